@@ -1,0 +1,42 @@
+// Makes a fresh clone ready: installs the locked dependencies when they are missing or older than the lock
+// file, and compiles src/ to dist/ when a source is newer. The README's commands call it, so that each of
+// them works alone on a machine that has only Node and npm.
+//   node scripts/ensure-ready.mjs           both steps
+//   node scripts/ensure-ready.mjs --built   only the second (npm runs it as `prepare`, dependencies are there)
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const onlyBuild = process.argv.includes('--built');
+
+const newestTime = (path) => {
+  if (!existsSync(path)) return 0;
+  const stat = statSync(path);
+  if (!stat.isDirectory()) return stat.mtimeMs;
+  return readdirSync(path).reduce((newest, name) => Math.max(newest, newestTime(join(path, name))), 0);
+};
+
+// Output goes to stderr: stdout belongs to the command that follows.
+const run = (command, args) => {
+  const shell = process.platform === 'win32';
+  const done = spawnSync(command, args, { cwd: root, stdio: ['ignore', 2, 2], shell });
+  if (done.status !== 0) {
+    process.stderr.write(`${command} ${args.join(' ')} failed (${done.error?.message ?? `exit ${done.status}`})\n`);
+    process.exit(1);
+  }
+};
+
+const installedMark = join(root, 'node_modules', '.package-lock.json');
+if (!onlyBuild && newestTime(installedMark) < newestTime(join(root, 'package-lock.json'))) {
+  run('npm', ['ci', '--no-audit', '--no-fund']);
+}
+
+const compiler = join(root, 'node_modules', 'typescript', 'bin', 'tsc');
+const built = join(root, 'dist', 'cli', 'main.js');
+const sources = Math.max(newestTime(join(root, 'src')), newestTime(join(root, 'tsconfig.build.json')));
+// A packed tarball has dist/ and no src/: nothing to compile there.
+if (existsSync(join(root, 'src')) && existsSync(compiler) && newestTime(built) < sources) {
+  run(process.execPath, [compiler, '-p', 'tsconfig.build.json']);
+}

@@ -1,0 +1,92 @@
+// What a backend must do, and nothing more: take a recorded program, keep its weights and KV caches, run steps.
+
+import { BitnetError } from '../errors.ts';
+import type { Program } from './program.ts';
+
+/** A sequence's KV cache inside one executable. */
+export type SequenceId = number;
+
+/**
+ * One replay of the program over T rows. Rows of one sequence are contiguous and their positions consecutive,
+ * starting at that sequence's current length; different sequences may share a step.
+ */
+export type Step = {
+  /** (T,) token ids. */
+  readonly tokens: Int32Array;
+  /** (T,) sequence of each row. */
+  readonly sequences: Int32Array;
+  /** (T,) position of each row in its sequence. */
+  readonly positions: Int32Array;
+  /** (O,) increasing indices of the rows whose logits are wanted; may be empty. */
+  readonly outputRows: Int32Array;
+  /** Run the `countTrits` operations. */
+  readonly trace?: boolean;
+};
+
+export type StepResult = {
+  /** (O, vocabSize) row-major float32, the caller's to keep. */
+  readonly logits: Float32Array;
+  /** (T, tracePoints, 3) minus, ergodic, plus; empty when the step was not traced. */
+  readonly tritCounts: Int32Array;
+};
+
+export type LoadOptions = {
+  /** Worker threads; backends that have none ignore it. */
+  readonly threads?: number;
+  readonly signal?: AbortSignal;
+};
+
+export type ExecutableInfo = {
+  readonly backend: BackendName;
+  /** Instruction set in use: scalar, avx2, ..., simd128; undefined where it has no meaning. */
+  readonly isa?: string;
+  readonly threads: number;
+  /** Bytes of weights that one decoded token reads. */
+  readonly weightBytes: number;
+};
+
+/** A loaded program. Not reentrant: one step at a time. */
+export interface Executable extends Disposable {
+  readonly info: ExecutableInfo;
+  /** An empty sequence. Memory grows with its length. */
+  createSequence(): SequenceId;
+  freeSequence(sequence: SequenceId): void;
+  /** Tokens in the sequence's cache. */
+  sequenceLength(sequence: SequenceId): number;
+  /** Forgets everything from position `length` on. */
+  truncate(sequence: SequenceId, length: number): void;
+  /** A new sequence whose first `length` positions are a copy of another's. */
+  fork(sequence: SequenceId, length: number): SequenceId;
+  /** Runs the program. On failure the sequences are as before the call. */
+  step(step: Step): Promise<StepResult>;
+}
+
+export const BACKEND_NAMES = ['metal', 'cpu', 'wasm', 'js'] as const;
+export type BackendName = (typeof BACKEND_NAMES)[number];
+
+export interface Backend {
+  readonly name: BackendName;
+  /** Undefined when usable here, else one sentence that says why not. */
+  unavailable(): Promise<string | undefined>;
+  load(program: Program, options: LoadOptions): Promise<Executable>;
+}
+
+/** NaN or infinity where the arithmetic needs finite numbers: the weights are broken or not what they claim to be. */
+export class NonFiniteError extends BitnetError {
+  readonly code = 'NON_FINITE';
+  readonly fault = 'job';
+
+  constructor(where: string) {
+    super({
+      what: 'a NaN or infinity appeared in the activations',
+      where,
+      fix: 'the checkpoint is damaged or its scales are read the wrong way round (config quantization_config.linear_class): run `analyze` on it and compare the download with its published hash',
+    });
+  }
+}
+
+/** A step whose rows do not fit the program or the sequences. */
+export class StepError extends BitnetError {
+  readonly code = 'BAD_STEP';
+  readonly fault = 'call';
+}

@@ -1,0 +1,190 @@
+// A model's forward pass as data: a flat list of operations over named buffers, recorded once by `model/` and
+// replayed by a backend for every step. `engine/js/` interprets it and is the readable specification of every
+// operation; a faster backend is right when its logits equal those bit for bit (see EXACTNESS below).
+//
+// B sequences, T rows (tokens) of a step, R rows / C columns of a matrix, H heads, D head dimension, V vocabulary.
+//
+// EXACTNESS. All floats are float32 with one rounding per operation (no fused multiply-add).
+// - Integer sums (ternary x int8, int8 x int8) are exact, so their order is free.
+// - A float sum over a vector (`laneSum`) runs in 16 lanes: lane i adds elements i, i+16, ... in order, starting from
+//   +0; then lanes 8..15 are added to 0..7, 4..7 to 0..3, 2..3 to 0..1, and lane 1 to lane 0.
+// - The weighted sum of values in attention adds one key after the other, from position 0 upward, per dimension.
+// - exp is `expF32` of `engine/js/math.ts`: the same polynomial in multiply and add everywhere.
+// - Rounding to integers is half to even.
+// A row's result depends on that row and on its sequence's cache only, so neither the thread count, nor how a prompt
+// is cut into chunks, nor which other sequences share a step can change a bit.
+
+/** Rows of a buffer: one per token of the step, or one per row whose logits were asked for. */
+export type RowCount = 'tokens' | 'outputs';
+
+export type BufferSpec = {
+  readonly name: string;
+  readonly dtype: 'f32' | 'i8';
+  readonly rows: RowCount;
+  /** Elements in one row. */
+  readonly width: number;
+};
+
+/** Ternary matrix [rows, columns], packed as the file had it: w = scale * trit. */
+export type TernaryWeight = {
+  readonly kind: 'ternary';
+  readonly name: string;
+  readonly rows: number;
+  readonly columns: number;
+  readonly layout: 'rowquad';
+  /** `rowquad`: ceil(rows/4) * columns bytes; no code 3 in a used field. */
+  readonly bytes: Uint8Array;
+  /** Always multiplied; finite and > 0. */
+  readonly scale: number;
+};
+
+/** Dense matrix [rows, columns], row-major: the embedding and an unquantized head. */
+export type DenseWeight = {
+  readonly kind: 'dense';
+  readonly name: string;
+  readonly rows: number;
+  readonly columns: number;
+  readonly dtype: 'f32' | 'f16' | 'bf16';
+  /** rows * columns elements, little endian; may be unaligned. */
+  readonly bytes: Uint8Array;
+};
+
+/** int8 matrix [rows, columns] with one scale per row: w[r, c] = rowScale[r] * code. */
+export type Int8Weight = {
+  readonly kind: 'int8';
+  readonly name: string;
+  readonly rows: number;
+  readonly columns: number;
+  readonly codes: Int8Array;
+  readonly rowScale: Float32Array;
+};
+
+/** A vector (norm weights), already float32. */
+export type VectorWeight = {
+  readonly kind: 'vector';
+  readonly name: string;
+  readonly values: Float32Array;
+};
+
+export type Weight = TernaryWeight | DenseWeight | Int8Weight | VectorWeight;
+
+/** Index into `Program.buffers` / `Program.weights`. */
+export type BufferId = number;
+export type WeightId = number;
+
+export type Op =
+  /** out[t] = table row of the step's token t, as float32. */
+  | { readonly op: 'embed'; readonly table: WeightId; readonly out: BufferId }
+  /** out[t, i] = (x[t, i] * r) * weight[i]; r = 1 / sqrt(laneSum(x * x) / width + eps). */
+  | {
+      readonly op: 'rmsNorm';
+      readonly x: BufferId;
+      readonly weight: WeightId;
+      readonly eps: number;
+      readonly out: BufferId;
+    }
+  /**
+   * Per row: a = max |x|; scale[t] = 127 / max(a, 1e-5); codes[t, i] = clamp(rint(x * scale), -128, 127).
+   * A row that holds NaN or infinity fails the step (`NonFiniteError` with this op's `label`).
+   */
+  | {
+      readonly op: 'quantize';
+      readonly x: BufferId;
+      readonly codes: BufferId;
+      /** f32 buffer of width 1. */
+      readonly scale: BufferId;
+      /** Where we are, for errors: "layer 3, input of q_proj". */
+      readonly label: string;
+    }
+  /** out[t, r] = float(sum_c trit[r, c] * codes[t, c]) * (weight.scale / scale[t]). */
+  | {
+      readonly op: 'ternaryMatmul';
+      readonly codes: BufferId;
+      readonly scale: BufferId;
+      readonly weight: WeightId;
+      readonly out: BufferId;
+    }
+  /**
+   * In place, per head: with j < D/2, c = cos[position, j], s = sin[position, j]:
+   * x[j] = x[j] * c - x[j + D/2] * s;  x[j + D/2] = x[j + D/2] * c + x[j] * s  (both read the old values).
+   */
+  | { readonly op: 'rope'; readonly x: BufferId; readonly heads: number; readonly headDim: number }
+  /** Stores rows k[t], v[t] (width kvHeads * D) at the step's position of the step's sequence in layer's cache. */
+  | { readonly op: 'kvAppend'; readonly layer: number; readonly k: BufferId; readonly v: BufferId }
+  /**
+   * Causal attention of each row over its sequence's cache, positions 0..position[t].
+   * Query head h reads kv head floor(h / (heads / kvHeads)).
+   * score_j = laneSum(q * k_j) * scale;  e_j = expF32(score_j - max);  out = (sum_j e_j * v_j) / laneSum(e).
+   */
+  | {
+      readonly op: 'attention';
+      readonly layer: number;
+      readonly q: BufferId;
+      readonly out: BufferId;
+      readonly heads: number;
+      readonly kvHeads: number;
+      readonly headDim: number;
+      /** float32 value of D^-0.5. */
+      readonly scale: number;
+    }
+  /** out = f(gate) * up; relu2: g = max(gate, 0), (g * g) * up; silu: (gate / (1 + expF32(-gate))) * up. */
+  | {
+      readonly op: 'gatedActivation';
+      readonly fn: 'relu2' | 'silu';
+      readonly gate: BufferId;
+      readonly up: BufferId;
+      readonly out: BufferId;
+    }
+  /** x[t] = x[t] + y[t]. */
+  | { readonly op: 'add'; readonly x: BufferId; readonly y: BufferId }
+  /** out row i = x row outputRows[i] of the step ('tokens' rows to 'outputs' rows). */
+  | { readonly op: 'selectOutputs'; readonly x: BufferId; readonly out: BufferId }
+  /** out[i, r] = laneSum(x[i] * table[r]). */
+  | { readonly op: 'denseMatmul'; readonly x: BufferId; readonly weight: WeightId; readonly out: BufferId }
+  /** out[i, r] = float(sum_c code[r, c] * codes[i, c]) * (rowScale[r] / scale[i]). */
+  | {
+      readonly op: 'int8Matmul';
+      readonly codes: BufferId;
+      readonly scale: BufferId;
+      readonly weight: WeightId;
+      readonly out: BufferId;
+    }
+  /**
+   * Only in traced programs: counts the trits of each row of x by the absmean rule of the weights
+   * (m = max(laneSum(|x|) / width, 1e-5); trit = clamp(rint(x * (1 / m)), -1, 1)) into the step's
+   * `tritCounts[t, index, 0..2]` = (minus, ergodic, plus).
+   */
+  | { readonly op: 'countTrits'; readonly x: BufferId; readonly index: number };
+
+export type KvSpec = {
+  readonly layers: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+};
+
+export type RopeSpec = {
+  readonly headDim: number;
+  /**
+   * cos and sin of position * theta^(-2j/D), computed in double and rounded to float32, position-major
+   * [positions, D/2]. Tables cover `contextLength` positions.
+   */
+  readonly cos: Float32Array;
+  readonly sin: Float32Array;
+};
+
+export type Program = {
+  /** For messages: the model's name. */
+  readonly name: string;
+  readonly buffers: readonly BufferSpec[];
+  readonly weights: readonly Weight[];
+  readonly ops: readonly Op[];
+  readonly kv: KvSpec;
+  readonly rope: RopeSpec;
+  /** Positions 0..contextLength-1 may be used. */
+  readonly contextLength: number;
+  readonly vocabSize: number;
+  /** f32 buffer, 'outputs' rows, width vocabSize. */
+  readonly logits: BufferId;
+  /** Number of `countTrits` ops: 0 in an untraced program. */
+  readonly tracePoints: number;
+};

@@ -1,0 +1,10 @@
+import { defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    // Engine tests are CPU bound; the machines this runs on have few cores.
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+  },
+});
