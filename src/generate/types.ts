@@ -1,0 +1,95 @@
+// What is asked of a generation and what comes back: the contract's `generate_with_trace` fields in camelCase.
+
+import type { Scheme } from '../color/schemes.ts';
+import type { BackendName } from '../engine/backend.ts';
+import type { Trit } from '../gf3/trit.ts';
+
+export type ChatMessage = { readonly role: string; readonly content: string };
+
+/** The output head: the checkpoint's own precision, or int8 with one scale per row. */
+export type HeadPrecision = 'full' | 'int8';
+
+export type GenerateRequest = {
+  /** Model name, folder or file as the contract defines MODEL; `default` is the embedded one. */
+  readonly model: string;
+  /** Exactly one of `prompt`, `messages`, `continuation`. */
+  readonly prompt?: string;
+  readonly messages?: readonly ChatMessage[];
+  /** Handle of an earlier result that ended by `time` or `length`. */
+  readonly continuation?: string;
+  /** Default 100. */
+  readonly maxTokens?: number;
+  /** Color stream; default 1069. */
+  readonly seed?: bigint;
+  readonly scheme?: Scheme;
+  /** 0 (default) is greedy. */
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  /** Seed of the sampler; default 0. The same request gives the same text. */
+  readonly sampleSeed?: bigint;
+  /** The completion ends before the first of these. */
+  readonly stop?: readonly string[];
+  /** Count the trits of every layer's output for each token. */
+  readonly activations?: boolean;
+  /** Ends with finishReason `time` and a continuation handle. Default: no limit. */
+  readonly maxSeconds?: number;
+  readonly backend?: BackendName | 'auto';
+  readonly threads?: number;
+  readonly head?: HeadPrecision;
+};
+
+export type TritCounts = { readonly minus: number; readonly ergodic: number; readonly plus: number };
+
+export type TraceStep = {
+  /** From 0; its color is that of index step + 1 of the stream. */
+  readonly step: number;
+  /** Text that this token completed; joined over the trace they are the completion, byte for byte. */
+  readonly token: string;
+  readonly tokenId: number;
+  /** Natural logarithm of the token's probability under the untempered distribution. */
+  readonly logprob: number;
+  /** `#RRGGBB`. */
+  readonly color: string;
+  readonly trit: Trit;
+  /** Per layer, with `activations`. */
+  readonly activations?: readonly TritCounts[];
+};
+
+export type FinishReason = 'stop' | 'length' | 'time' | 'cancelled';
+
+export type GenerateResult = {
+  readonly model: string;
+  /** Prompt + completion. */
+  readonly output: string;
+  readonly completion: string;
+  readonly finishReason: FinishReason;
+  readonly continuation?: string;
+  readonly trace: readonly TraceStep[];
+  readonly tritSum: number;
+  readonly gf3Residue: 0 | 1 | 2;
+  readonly conserved: boolean;
+  readonly seed: bigint;
+  readonly scheme: Scheme;
+  readonly usage: { readonly promptTokens: number; readonly completionTokens: number };
+  readonly timings: {
+    readonly promptMs: number;
+    readonly firstTokenMs: number;
+    readonly tokensPerSecond: number;
+  };
+  /** How it was computed, for logs and `--json`. */
+  readonly engine: {
+    readonly backend: BackendName;
+    readonly isa?: string;
+    readonly threads: number;
+    readonly head: HeadPrecision;
+  };
+};
+
+export type GenerateHooks = {
+  readonly signal?: AbortSignal;
+  /** Called after each token, before the next is computed. */
+  readonly onStep?: (step: TraceStep) => void;
+  /** Called during prefill: prompt tokens processed of all. */
+  readonly onPrompt?: (done: number, total: number) => void;
+};
