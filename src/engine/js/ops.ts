@@ -1,0 +1,283 @@
+// Every operation of a recorded program, one function each, on plain typed arrays. These define the results; the
+// other backends reproduce them bit for bit. T rows (tokens), R rows / C columns of a matrix, H heads, D headDim.
+// The caller owns all memory; `out` comes last.
+
+import { expF32, laneDot, laneSum, laneSumAbs, rintF32 } from './math.ts';
+
+const fround = Math.fround;
+const EPSILON_ABSMAX = fround(1e-5);
+
+/** float32 of a bf16 bit pattern is that pattern in the upper half of the word. */
+const word = new Uint32Array(1);
+const wordAsFloat = new Float32Array(word.buffer);
+
+function halfToFloat(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  if (exponent === 31) return fraction ? Number.NaN : sign * Infinity;
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+/** A dense matrix as its file stores it: float32 words, or the 16-bit patterns of f16 / bf16. */
+export type DenseRows =
+  | { readonly dtype: 'f32'; readonly values: Float32Array }
+  | { readonly dtype: 'f16' | 'bf16'; readonly values: Uint16Array };
+
+/** Row r of a dense (R, C) matrix as float32 into out (C,), which starts at outAt. */
+export function denseRow(table: DenseRows, r: number, C: number, out: Float32Array, outAt: number): void {
+  const base = r * C;
+  if (table.dtype === 'f32') {
+    out.set(table.values.subarray(base, base + C), outAt);
+  } else if (table.dtype === 'bf16') {
+    for (let c = 0; c < C; c += 1) {
+      word[0] = table.values[base + c]! << 16;
+      out[outAt + c] = wordAsFloat[0]!;
+    }
+  } else {
+    for (let c = 0; c < C; c += 1) out[outAt + c] = halfToFloat(table.values[base + c]!);
+  }
+}
+
+/** RMSNorm of x (T, C) with weight (C,) into out (T, C). Source: arXiv:1910.07467; the order of Hugging Face's Llama. */
+export function rmsNorm(
+  x: Float32Array,
+  weight: Float32Array,
+  eps: number,
+  T: number,
+  C: number,
+  out: Float32Array,
+): void {
+  const epsilon = fround(eps);
+  for (let t = 0; t < T; t += 1) {
+    const at = t * C;
+    const mean = fround(laneDot(x, at, x, at, C) / C);
+    const r = fround(1 / fround(Math.sqrt(fround(mean + epsilon))));
+    for (let i = 0; i < C; i += 1) out[at + i] = fround(x[at + i]! * r) * weight[i]!;
+  }
+}
+
+/**
+ * absmax quantization of x (T, C) to codes (T, C) in -128..127 and scale (T,), so that x is about codes / scale.
+ * Returns the first row that holds a NaN or infinity, or -1. Source: arXiv:2402.17764 section 2; ties to even.
+ */
+export function quantizeRows(x: Float32Array, T: number, C: number, codes: Int8Array, scale: Float32Array): number {
+  for (let t = 0; t < T; t += 1) {
+    const at = t * C;
+    let largest = 0;
+    // Math.max keeps a NaN.
+    for (let i = 0; i < C; i += 1) largest = Math.max(largest, Math.abs(x[at + i]!));
+    if (!(largest < Infinity)) return t;
+    const s = fround(127 / Math.max(largest, EPSILON_ABSMAX));
+    scale[t] = s;
+    for (let i = 0; i < C; i += 1) {
+      codes[at + i] = Math.min(rintF32(fround(x[at + i]! * s)), 127);
+    }
+  }
+  return -1;
+}
+
+// Two sums share one double in the ternary product: the low one is below 2^25 in magnitude (C < 2^17, codes 0..2,
+// activations in -128..127), the other rides 2^26 above it, and all stays an exact integer below 2^53.
+const HIGH = 2 ** 26;
+/** LOW_PAIR[byte] = code of row r + code of row r + Q * 2^26; HIGH_PAIR the same for rows r + 2Q and r + 3Q. */
+const LOW_PAIR = Float64Array.from({ length: 256 }, (_, byte) => (byte & 3) + ((byte >> 2) & 3) * HIGH);
+const HIGH_PAIR = Float64Array.from({ length: 256 }, (_, byte) => ((byte >> 4) & 3) + ((byte >> 6) & 3) * HIGH);
+
+/**
+ * out (T, R) = trits (R, C) . codes (T, C), times weightScale / scale[t]. `packed` is `rowquad`: byte [r, c] holds
+ * rows r, r + Q, r + 2Q, r + 3Q of column c (Q = ceil(R / 4)), lowest bits first, as trit + 1; so the sum of the codes
+ * is taken off once per row.
+ */
+export function ternaryMatmul(
+  packed: Uint8Array,
+  weightScale: number,
+  codes: Int8Array,
+  scale: Float32Array,
+  T: number,
+  R: number,
+  C: number,
+  out: Float32Array,
+): void {
+  const Q = Math.ceil(R / 4);
+  for (let t = 0; t < T; t += 1) {
+    const x = codes.subarray(t * C, t * C + C);
+    const factor = fround(fround(weightScale) / scale[t]!);
+    let codeSum = 0;
+    for (let c = 0; c < C; c += 1) codeSum += x[c]!;
+    for (let r = 0; r < Q; r += 1) {
+      const bytes = packed.subarray(r * C, r * C + C);
+      let low = 0;
+      let high = 0;
+      for (let c = 0; c < C; c += 1) {
+        const byte = bytes[c]!;
+        low += LOW_PAIR[byte]! * x[c]!;
+        high += HIGH_PAIR[byte]! * x[c]!;
+      }
+      // `| 0`: integers, so that a sum of nothing is +0 and never -0.
+      const row1 = Math.round(low / HIGH) | 0;
+      const row3 = Math.round(high / HIGH) | 0;
+      const at = t * R + r;
+      out[at] = fround((low - row1 * HIGH - codeSum) | 0) * factor;
+      if (r + Q < R) out[at + Q] = fround(row1 - codeSum) * factor;
+      if (r + 2 * Q < R) out[at + 2 * Q] = fround((high - row3 * HIGH - codeSum) | 0) * factor;
+      if (r + 3 * Q < R) out[at + 3 * Q] = fround(row3 - codeSum) * factor;
+    }
+  }
+}
+
+/** Rotates x (T, H, D) in place; row t by its position's cos and sin (positions, D/2). Source: arXiv:2104.09864. */
+export function rope(
+  x: Float32Array,
+  positions: Int32Array,
+  cos: Float32Array,
+  sin: Float32Array,
+  T: number,
+  H: number,
+  D: number,
+): void {
+  const half = D / 2;
+  for (let t = 0; t < T; t += 1) {
+    const table = positions[t]! * half;
+    for (let h = 0; h < H; h += 1) {
+      const at = (t * H + h) * D;
+      for (let j = 0; j < half; j += 1) {
+        const c = cos[table + j]!;
+        const s = sin[table + j]!;
+        const a = x[at + j]!;
+        const b = x[at + half + j]!;
+        x[at + j] = fround(a * c) - fround(b * s);
+        x[at + half + j] = fround(b * c) + fround(a * s);
+      }
+    }
+  }
+}
+
+/**
+ * One row of causal attention: q (H, D) against keys and values (positions, kvHeads, D) 0..count-1, into out (H, D).
+ * `scores` is scratch of at least `count`. Source: arXiv:1706.03762; grouped heads: arXiv:2305.13245.
+ */
+export function attentionRow(
+  q: Float32Array,
+  qAt: number,
+  keys: Float32Array,
+  values: Float32Array,
+  count: number,
+  heads: number,
+  kvHeads: number,
+  D: number,
+  scale: number,
+  scores: Float32Array,
+  out: Float32Array,
+  outAt: number,
+): void {
+  const group = heads / kvHeads;
+  const width = kvHeads * D;
+  for (let h = 0; h < heads; h += 1) {
+    const head = Math.floor(h / group) * D;
+    let largest = -Infinity;
+    for (let j = 0; j < count; j += 1) {
+      const score = fround(laneDot(q, qAt + h * D, keys, j * width + head, D) * scale);
+      scores[j] = score;
+      largest = Math.max(largest, score);
+    }
+    for (let j = 0; j < count; j += 1) scores[j] = expF32(fround(scores[j]! - largest));
+    const total = laneSum(scores, 0, count);
+    const to = outAt + h * D;
+    out.fill(0, to, to + D);
+    for (let j = 0; j < count; j += 1) {
+      const weight = scores[j]!;
+      const from = j * width + head;
+      for (let d = 0; d < D; d += 1) out[to + d] = out[to + d]! + fround(weight * values[from + d]!);
+    }
+    for (let d = 0; d < D; d += 1) out[to + d] = out[to + d]! / total;
+  }
+}
+
+/** out = max(gate, 0)^2 * up, elementwise. Source: BitNet b1.58 2B4T (arXiv:2504.12285), squared ReLU of Primer. */
+export function relu2Gate(gate: Float32Array, up: Float32Array, n: number, out: Float32Array): void {
+  for (let i = 0; i < n; i += 1) {
+    // A NaN must stay one, so that the next quantization reports it.
+    const g = gate[i]! <= 0 ? 0 : gate[i]!;
+    out[i] = fround(g * g) * up[i]!;
+  }
+}
+
+/** out = silu(gate) * up, elementwise; silu(x) = x / (1 + exp(-x)). Source: arXiv:2002.05202 (SwiGLU). */
+export function siluGate(gate: Float32Array, up: Float32Array, n: number, out: Float32Array): void {
+  for (let i = 0; i < n; i += 1) {
+    const g = gate[i]!;
+    out[i] = fround(g / fround(1 + expF32(-g))) * up[i]!;
+  }
+}
+
+/** x += y over n elements. */
+export function addInPlace(x: Float32Array, y: Float32Array, n: number): void {
+  for (let i = 0; i < n; i += 1) x[i] = x[i]! + y[i]!;
+}
+
+/** out (T, R) = x (T, C) . table (R, C), each a lane sum. `row` is scratch (C,). */
+export function denseMatmul(
+  x: Float32Array,
+  table: DenseRows,
+  T: number,
+  R: number,
+  C: number,
+  row: Float32Array,
+  out: Float32Array,
+): void {
+  for (let r = 0; r < R; r += 1) {
+    denseRow(table, r, C, row, 0);
+    for (let t = 0; t < T; t += 1) out[t * R + r] = laneDot(x, t * C, row, 0, C);
+  }
+}
+
+/** out (T, R) = codes (T, C) . table codes (R, C), times rowScale[r] / scale[t]. */
+export function int8Matmul(
+  codes: Int8Array,
+  scale: Float32Array,
+  table: Int8Array,
+  rowScale: Float32Array,
+  T: number,
+  R: number,
+  C: number,
+  out: Float32Array,
+): void {
+  for (let t = 0; t < T; t += 1) {
+    for (let r = 0; r < R; r += 1) {
+      let sum = 0;
+      for (let c = 0; c < C; c += 1) sum += codes[t * C + c]! * table[r * C + c]!;
+      out[t * R + r] = fround(sum) * fround(rowScale[r]! / scale[t]!);
+    }
+  }
+}
+
+/**
+ * Counts the trits of each row of x (T, C) by the absmean rule into counts[t * stride + at + 0..2] = minus, zero, plus.
+ * Source of the rule: arXiv:2402.17764 section 2, there for weights.
+ */
+export function countTrits(
+  x: Float32Array,
+  T: number,
+  C: number,
+  counts: Int32Array,
+  stride: number,
+  at: number,
+): void {
+  for (let t = 0; t < T; t += 1) {
+    const mean = fround(laneSumAbs(x, t * C, C) / C);
+    const s = fround(1 / Math.max(mean, EPSILON_ABSMAX));
+    let minus = 0;
+    let plus = 0;
+    for (let i = 0; i < C; i += 1) {
+      const scaled = fround(x[t * C + i]! * s);
+      // Half to even: exactly +-0.5 is the trit 0.
+      if (scaled > 0.5) plus += 1;
+      else if (scaled < -0.5) minus += 1;
+    }
+    counts[t * stride + at] = minus;
+    counts[t * stride + at + 1] = C - minus - plus;
+    counts[t * stride + at + 2] = plus;
+  }
+}
