@@ -11,6 +11,7 @@
 // - The weighted sum of values in attention adds one key after the other, from position 0 upward, per dimension.
 // - exp is `expF32` of `engine/js/math.ts`: the same polynomial in multiply and add everywhere.
 // - Rounding to integers is half to even.
+// An operation may write where it reads only as said: rmsNorm and gatedActivation may have out equal to x or gate.
 // A row's result depends on that row and on its sequence's cache only, so neither the thread count, nor how a prompt
 // is cut into chunks, nor which other sequences share a step can change a bit.
 

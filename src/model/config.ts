@@ -227,7 +227,7 @@ function readLinearStorage(family: ModelFamily, quantization: Json | undefined, 
     quantization_mode: mode = 'offline',
   } = quantization;
   if (method !== 'bitnet') return fail(`quant_method is ${JSON.stringify(method)}`, 'only "bitnet" is supported');
-  if (quantization['use_rms_norm'] === true) {
+  if (quantization.use_rms_norm === true) {
     return fail('use_rms_norm is true', 'BitLinear layers with a norm of their own are not supported');
   }
   if (linearClass === 'bitlinear') return 'packed-divide';
@@ -247,9 +247,9 @@ function readRope(theta: unknown, parameters: unknown, scaling: unknown, fail: F
   ] as const) {
     if (value === undefined || value === null) continue;
     if (!isObject(value)) return fail(`${key} is not an object`);
-    const type = value['rope_type'] ?? value['type'] ?? 'default';
-    const harmless = type === 'default' || (type === 'linear' && (value['factor'] ?? 1) === 1);
+    const type = value.rope_type ?? value.type ?? 'default';
+    const harmless = type === 'default' || (type === 'linear' && (value.factor ?? 1) === 1);
     if (!harmless) return fail(`${key} has type ${JSON.stringify(type)}`, 'only unscaled RoPE is supported');
   }
-  return theta ?? (isObject(parameters) ? parameters['rope_theta'] : undefined) ?? 10000;
+  return theta ?? (isObject(parameters) ? parameters.rope_theta : undefined) ?? 10000;
 }

@@ -46,7 +46,7 @@ class JsExecutable implements Executable {
     let widest = 0;
     for (const weight of program.weights) {
       if (weight.kind !== 'dense') continue;
-      this.#dense.set(weight, denseRows(weight));
+      this.#dense.set(weight, denseRowsOf(weight));
       widest = Math.max(widest, weight.columns);
     }
     this.#row = new Float32Array(widest);
@@ -271,7 +271,7 @@ function wrongKind(weight: Weight, wanted: string): TypeError {
 }
 
 /** Views the bytes as elements; copies only when they are not aligned. */
-function denseRows({ dtype, bytes }: DenseWeight): ops.DenseRows {
+function denseRowsOf({ dtype, bytes }: DenseWeight): ops.DenseRows {
   const size = dtype === 'f32' ? 4 : 2;
   const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
   const { buffer, byteOffset, byteLength } = aligned;

@@ -1,0 +1,215 @@
+// From a checkpoint's tensors to the weights of a program. Ternary matrices stay packed as the file has them; masters
+// are made ternary once, here. Every shape is compared with the config before a byte is read.
+
+import type { DenseWeight, Int8Weight, TernaryWeight, VectorWeight } from '../engine/program.ts';
+import { BitnetError } from '../errors.ts';
+import type { Checkpoint } from '../formats/checkpoint.ts';
+import { absmean } from '../quant/absmean.ts';
+import { checkRowquad, packRowquad } from '../quant/rowquad.ts';
+import { toFloat32 } from '../quant/to-float32.ts';
+import type { ModelConfig } from './config.ts';
+import { quantizeHead } from './head.ts';
+import type { LayerWeights, ModelWeights } from './record.ts';
+
+/** A tensor is missing, has the wrong shape or dtype, or holds values no sound checkpoint has. */
+export class WeightError extends BitnetError {
+  readonly code = 'BAD_WEIGHT';
+  readonly fault = 'job';
+}
+
+export type LoadWeightsOptions = {
+  readonly head: 'full' | 'int8';
+  /** Called after each layer. */
+  readonly onLayer?: (done: number, total: number) => void;
+  readonly signal?: AbortSignal;
+};
+
+/** Names of the sub-norms; a graph without them has undefined. */
+const SUB_NORMS = {
+  bitnet: { attention: 'self_attn.attn_sub_norm', ffn: 'mlp.ffn_sub_norm' },
+  onebitllm: { attention: 'self_attn.inner_attn_ln', ffn: 'mlp.ffn_layernorm' },
+  llama: undefined,
+} as const;
+
+/** Tensors that some files carry and no graph of ours reads. */
+const IGNORED = [/\.rotary_emb\.inv_freq$/];
+
+export async function loadWeights(
+  checkpoint: Checkpoint,
+  config: ModelConfig,
+  options: LoadWeightsOptions,
+): Promise<ModelWeights> {
+  const reader = new WeightReader(checkpoint, config);
+  const { hiddenSize, intermediateSize } = config;
+  const attentionWidth = config.numAttentionHeads * config.headDim;
+  const kvWidth = config.numKeyValueHeads * config.headDim;
+  const subNorms = SUB_NORMS[config.family];
+
+  const embedding = await reader.dense('model.embed_tokens.weight', config.vocabSize, hiddenSize);
+  const finalNorm = await reader.vector('model.norm.weight', hiddenSize);
+  const layers: LayerWeights[] = [];
+  for (let index = 0; index < config.numHiddenLayers; index += 1) {
+    options.signal?.throwIfAborted();
+    const at = `model.layers.${index}`;
+    layers.push({
+      inputNorm: await reader.vector(`${at}.input_layernorm.weight`, hiddenSize),
+      q: await reader.ternary(`${at}.self_attn.q_proj.weight`, attentionWidth, hiddenSize),
+      k: await reader.ternary(`${at}.self_attn.k_proj.weight`, kvWidth, hiddenSize),
+      v: await reader.ternary(`${at}.self_attn.v_proj.weight`, kvWidth, hiddenSize),
+      o: await reader.ternary(`${at}.self_attn.o_proj.weight`, hiddenSize, attentionWidth),
+      postAttentionNorm: await reader.vector(`${at}.post_attention_layernorm.weight`, hiddenSize),
+      gate: await reader.ternary(`${at}.mlp.gate_proj.weight`, intermediateSize, hiddenSize),
+      up: await reader.ternary(`${at}.mlp.up_proj.weight`, intermediateSize, hiddenSize),
+      down: await reader.ternary(`${at}.mlp.down_proj.weight`, hiddenSize, intermediateSize),
+      ...(subNorms === undefined
+        ? {}
+        : {
+            attnSubNorm: await reader.vector(`${at}.${subNorms.attention}.weight`, attentionWidth),
+            ffnSubNorm: await reader.vector(`${at}.${subNorms.ffn}.weight`, intermediateSize),
+          }),
+    });
+    options.onLayer?.(index + 1, config.numHiddenLayers);
+  }
+
+  let head: DenseWeight | Int8Weight = embedding;
+  if (!config.tieWordEmbeddings) {
+    head = await reader.dense('lm_head.weight', config.vocabSize, hiddenSize);
+  } else if (reader.has('lm_head.weight')) {
+    await reader.requireEqual('lm_head.weight', embedding);
+  }
+  reader.requireAllUsed();
+  if (options.head === 'int8') head = quantizeHead(head);
+  return { embedding, layers, finalNorm, head };
+}
+
+class WeightReader {
+  readonly #checkpoint: Checkpoint;
+  readonly #config: ModelConfig;
+  readonly #used = new Set<string>();
+
+  constructor(checkpoint: Checkpoint, config: ModelConfig) {
+    this.#checkpoint = checkpoint;
+    this.#config = config;
+  }
+
+  has(name: string): boolean {
+    return this.#checkpoint.has(name);
+  }
+
+  async vector(name: string, length: number): Promise<VectorWeight> {
+    this.#expect(name, [length], ['F32', 'F16', 'BF16']);
+    const values = toFloat32(await this.#checkpoint.read(name));
+    const bad = values.findIndex((value) => !Number.isFinite(value));
+    if (bad >= 0) this.#fail(`element ${bad} is ${values[bad]}`, name, 'the file is damaged: download it again');
+    return { kind: 'vector', name, values };
+  }
+
+  async dense(name: string, rows: number, columns: number): Promise<DenseWeight> {
+    const dtype = this.#expect(name, [rows, columns], ['F32', 'F16', 'BF16']);
+    const { bytes } = await this.#checkpoint.read(name);
+    return { kind: 'dense', name, rows, columns, dtype: dtype.toLowerCase() as DenseWeight['dtype'], bytes };
+  }
+
+  async ternary(name: string, rows: number, columns: number): Promise<TernaryWeight> {
+    const info = this.#info(name);
+    if (info.dtype === 'U8') return this.#packed(name, rows, columns);
+    this.#expect(name, [rows, columns], ['F32', 'F16', 'BF16']);
+    const values = toFloat32(await this.#checkpoint.read(name));
+    if (this.#config.linearStorage === 'masters') {
+      const { trits, scale } = absmean(values, rows, columns, name);
+      return {
+        kind: 'ternary',
+        name,
+        rows,
+        columns,
+        layout: 'rowquad',
+        bytes: packRowquad(trits, rows, columns),
+        scale,
+      };
+    }
+    return this.#fail(
+      `dtype ${info.dtype}, though the config says that linear layers are packed`,
+      name,
+      'if the weights are QAT masters set quantization_config.quantization_mode to "online"',
+    );
+  }
+
+  async #packed(name: string, rows: number, columns: number): Promise<TernaryWeight> {
+    const packedRows = Math.ceil(rows / 4);
+    const { shape } = this.#info(name);
+    if (shape.length === 2 && shape[0] === rows && shape[1] === Math.ceil(columns / 4)) {
+      this.#fail(
+        `packed shape [${shape.join(', ')}] holds four neighbouring inputs in a byte`,
+        name,
+        `expected Hugging Face's layout [${packedRows}, ${columns}], four rows in a byte`,
+      );
+    }
+    this.#expect(name, [packedRows, columns], ['U8']);
+    const scaleName = `${name}_scale`;
+    const stored = this.#info(scaleName);
+    const count = stored.shape.reduce((product, size) => product * size, 1);
+    if (count !== 1) this.#fail(`shape [${stored.shape.join(', ')}], expected one element`, scaleName);
+    this.#expect(scaleName, stored.shape, ['F32', 'F16', 'BF16']);
+    const value = toFloat32(await this.#checkpoint.read(scaleName))[0]!;
+    const scale = this.#config.linearStorage === 'packed-divide' ? Math.fround(1 / value) : value;
+    if (!(scale > 0 && Number.isFinite(scale))) {
+      this.#fail(`scale ${value}, expected a positive number`, scaleName, 'the file is damaged: download it again');
+    }
+    const { bytes } = await this.#checkpoint.read(name);
+    checkRowquad(bytes, rows, columns, { tensor: name, file: this.#info(name).file });
+    return { kind: 'ternary', name, rows, columns, layout: 'rowquad', bytes, scale };
+  }
+
+  async requireEqual(name: string, embedding: DenseWeight): Promise<void> {
+    const head = await this.dense(name, embedding.rows, embedding.columns);
+    if (head.dtype !== embedding.dtype || Buffer.compare(head.bytes, embedding.bytes) !== 0) {
+      this.#fail(
+        'differs from the embedding',
+        name,
+        'set tie_word_embeddings to false in the config if it is a head of its own',
+      );
+    }
+  }
+
+  /** A tensor nobody asked for means that the graph is not the one the config claims. */
+  requireAllUsed(): void {
+    const unused = this.#checkpoint
+      .names()
+      .filter((name) => !this.#used.has(name) && !IGNORED.some((pattern) => pattern.test(name)));
+    if (unused.length > 0) {
+      const shown = unused.slice(0, 3).join(', ');
+      this.#fail(
+        `${unused.length} tensor${unused.length === 1 ? '' : 's'} that a ${this.#config.family} model of ${this.#config.numHiddenLayers} layers does not have`,
+        shown + (unused.length > 3 ? ', ...' : ''),
+        'check architectures and num_hidden_layers in config.json',
+      );
+    }
+  }
+
+  #info(name: string) {
+    this.#used.add(name);
+    const info = this.#checkpoint.info(name);
+    if (info === undefined)
+      return this.#fail('is missing', name, 'the download is incomplete or the config is of another model');
+    return info;
+  }
+
+  #expect(name: string, shape: readonly number[], dtypes: readonly string[]): string {
+    const info = this.#info(name);
+    if (!dtypes.includes(info.dtype)) this.#fail(`dtype ${info.dtype}, expected ${dtypes.join(' or ')}`, name);
+    if (info.shape.length !== shape.length || info.shape.some((size, axis) => size !== shape[axis])) {
+      this.#fail(
+        `shape [${info.shape.join(', ')}], the config asks for [${shape.join(', ')}]`,
+        name,
+        'config.json and the weights belong to different models',
+      );
+    }
+    return info.dtype;
+  }
+
+  #fail(what: string, tensor: string, fix?: string): never {
+    const file = this.#checkpoint.has(tensor) ? this.#checkpoint.info(tensor).file : this.#checkpoint.path;
+    const where = `tensor "${tensor}" in ${file}`;
+    throw new WeightError({ what, where, ...(fix === undefined ? {} : { fix }) });
+  }
+}

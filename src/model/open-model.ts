@@ -1,0 +1,46 @@
+// A model folder opened for the engine: config, weights, and the program recorded from them.
+
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Program } from '../engine/program.ts';
+import { openCheckpoint } from '../formats/open-checkpoint.ts';
+import { ConfigError, type ModelConfig, parseConfig } from './config.ts';
+import { type LoadWeightsOptions, loadWeights } from './load.ts';
+import { recordProgram } from './record.ts';
+
+/** Positions a program covers unless told otherwise, where the model allows more: bounds the RoPE tables and the cache. */
+export const DEFAULT_CONTEXT_LENGTH = 4096;
+
+export type OpenModelOptions = LoadWeightsOptions & {
+  /** For messages and results. */
+  readonly name: string;
+  /** Default: the model's own, at most 4096. */
+  readonly contextLength?: number;
+};
+
+export type OpenedModel = { readonly config: ModelConfig; readonly program: Program };
+
+export async function readModelConfig(folder: string): Promise<ModelConfig> {
+  const file = join(folder, 'config.json');
+  let text: string;
+  try {
+    text = await readFile(file, 'utf8');
+  } catch (cause) {
+    const reason = (cause as NodeJS.ErrnoException).code === 'ENOENT' ? 'there is no config.json' : String(cause);
+    throw new ConfigError(
+      { what: reason, where: folder, fix: 'give a folder in Hugging Face layout: config.json beside the weights' },
+      { cause },
+    );
+  }
+  return parseConfig(text, file);
+}
+
+/** Reads config.json and the safetensors of a folder in Hugging Face layout. */
+export async function openModelFolder(folder: string, options: OpenModelOptions): Promise<OpenedModel> {
+  const config = await readModelConfig(folder);
+  using checkpoint = await openCheckpoint(folder);
+  const weights = await loadWeights(checkpoint, config, options);
+  const longest = config.maxPositionEmbeddings;
+  const contextLength = Math.min(options.contextLength ?? DEFAULT_CONTEXT_LENGTH, longest);
+  return { config, program: recordProgram(config, weights, { name: options.name, contextLength }) };
+}
