@@ -1,0 +1,100 @@
+// Files that appear whole or not at all: written beside their place under another name, flushed, then renamed. A reader
+// (or a crash, or Ctrl-C) never meets half a checkpoint.
+
+import { randomBytes } from 'node:crypto';
+import { type FileHandle, open, rename, unlink } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { WriteError } from './errors.ts';
+
+/** Appends bytes to the file being written. */
+export type AtomicSink = { write(bytes: Uint8Array): Promise<void>; readonly written: number };
+
+/**
+ * Calls `produce` with a sink and puts what it wrote at `path`, replacing a file there. If `produce` fails or `signal`
+ * fires, `path` is as it was and the temporary file is gone.
+ */
+export async function writeFileAtomically(
+  path: string,
+  produce: (sink: AtomicSink) => Promise<void>,
+  signal?: AbortSignal,
+): Promise<void> {
+  const folder = dirname(path);
+  const temporary = join(folder, `.${basename(path).slice(0, 200)}.${randomBytes(6).toString('hex')}.tmp`);
+  let handle: FileHandle;
+  try {
+    handle = await open(temporary, 'wx');
+  } catch (cause) {
+    const fix = 'check that the folder exists and can be written';
+    throw new WriteError(
+      { file: path, what: `cannot write here: ${(cause as NodeJS.ErrnoException).code}`, fix },
+      cause,
+    );
+  }
+  try {
+    try {
+      await produce(new HandleSink(handle, path, signal));
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    signal?.throwIfAborted();
+    try {
+      await rename(temporary, path);
+    } catch (cause) {
+      const fix = 'choose a path that is not a folder';
+      throw new WriteError(
+        { file: path, what: `cannot put the file here: ${(cause as NodeJS.ErrnoException).code}`, fix },
+        cause,
+      );
+    }
+  } catch (error) {
+    await unlink(temporary).catch(() => undefined);
+    throw error;
+  }
+  await syncFolder(folder);
+}
+
+class HandleSink implements AtomicSink {
+  written = 0;
+  readonly #handle: FileHandle;
+  readonly #path: string;
+  readonly #signal: AbortSignal | undefined;
+
+  constructor(handle: FileHandle, path: string, signal: AbortSignal | undefined) {
+    this.#handle = handle;
+    this.#path = path;
+    this.#signal = signal;
+  }
+
+  async write(bytes: Uint8Array): Promise<void> {
+    this.#signal?.throwIfAborted();
+    for (let done = 0; done < bytes.byteLength; ) {
+      try {
+        const length = Math.min(bytes.byteLength - done, 1 << 30);
+        done += (await this.#handle.write(bytes, done, length)).bytesWritten;
+      } catch (cause) {
+        const code = (cause as NodeJS.ErrnoException).code;
+        const fix = code === 'ENOSPC' ? 'free some disk space' : 'check the disk';
+        throw new WriteError(
+          { file: this.#path, offset: this.written + done, what: `writing failed: ${code}`, fix },
+          cause,
+        );
+      }
+    }
+    this.written += bytes.byteLength;
+  }
+}
+
+/** The rename itself is durable only once the folder is flushed. Systems that cannot open folders do it on their own. */
+async function syncFolder(folder: string): Promise<void> {
+  let handle: FileHandle | undefined;
+  try {
+    handle = await open(folder, 'r');
+    await handle.sync();
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? '';
+    if (!['EISDIR', 'EPERM', 'EACCES', 'EINVAL', 'ENOTSUP'].includes(code)) throw error;
+  } finally {
+    await handle?.close();
+  }
+}

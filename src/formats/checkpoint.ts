@@ -1,0 +1,36 @@
+// One face for every place weights can lie: a .safetensors file, several of them behind an index, or a .gguf file.
+
+import type { TensorView } from '../tensor/tensor-view.ts';
+
+export type TensorInfo = {
+  readonly name: string;
+  /** As the file spells it: a safetensors dtype (`U8`, `BF16`) or a ggml type (`TQ2_0`, `I2_S`). */
+  readonly dtype: string;
+  /** Row-major, outermost first, also for GGUF (which lists the innermost first). */
+  readonly shape: readonly number[];
+  readonly byteLength: number;
+  readonly file: string;
+  /** Of the first byte, from the start of `file`. */
+  readonly offset: number;
+};
+
+/** Nothing of the data section is read before it is asked for. Dispose it to close its files. */
+export interface Checkpoint extends Disposable {
+  readonly format: 'safetensors' | 'gguf';
+  /** The file, or the index file of a sharded checkpoint. */
+  readonly path: string;
+  readonly metadata: ReadonlyMap<string, unknown>;
+  /** In the order of the file. */
+  names(): string[];
+  has(name: string): boolean;
+  /** Throws `UnknownTensorError`. */
+  info(name: string): TensorInfo;
+  /** A tensor of a plain element type; throws `UnsupportedTypeError` for block-quantized ggml types. */
+  read(name: string): Promise<TensorView>;
+  /** All bytes, whatever the type, in memory of their own (so aligned for any element type). */
+  readBytes(name: string): Promise<Uint8Array<ArrayBuffer>>;
+  /** Bytes [start, end) of the tensor. */
+  readRange(name: string, start: number, end: number): Promise<Uint8Array<ArrayBuffer>>;
+  /** Fills `out` from byte `start` of the tensor on; `out` may be shared memory. */
+  readInto(name: string, start: number, out: Uint8Array): Promise<void>;
+}

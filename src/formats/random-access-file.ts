@@ -1,0 +1,82 @@
+// A regular file read at given positions. Nothing is read ahead and nothing is kept: a 5 GB checkpoint costs its header.
+
+import { closeSync, constants, fstatSync, openSync, read as readCallback, readSync } from 'node:fs';
+import { FileAccessError, TruncatedFileError } from './errors.ts';
+
+/** Largest piece asked of the system at once: read(2) and Node both stop near 2^31. */
+const MAX_READ = 1 << 30;
+
+export class RandomAccessFile implements Disposable {
+  readonly path: string;
+  /** Bytes in the file when it was opened. */
+  readonly size: number;
+  #fd: number;
+
+  constructor(path: string) {
+    let fd: number;
+    try {
+      // Non-blocking, so that opening a FIFO returns at once and is refused below instead of waiting for a writer.
+      fd = openSync(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
+    } catch (cause) {
+      const errno = (cause as NodeJS.ErrnoException).code;
+      const what =
+        errno === 'ENOENT' ? 'there is no such file' : `the file cannot be opened: ${errno ?? String(cause)}`;
+      throw new FileAccessError(path, what, cause);
+    }
+    try {
+      const stat = fstatSync(fd);
+      if (!stat.isFile()) throw new FileAccessError(path, 'this is not a regular file');
+      this.size = stat.size;
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
+    this.path = path;
+    this.#fd = fd;
+  }
+
+  /** Fills `out` with the bytes from `position` on; a file that ends earlier is an error. */
+  async readInto(out: Uint8Array, position: number): Promise<void> {
+    for (let done = 0; done < out.byteLength; ) {
+      const length = Math.min(out.byteLength - done, MAX_READ);
+      const fd = this.#openFd();
+      const count = await new Promise<number>((resolve, reject) => {
+        readCallback(fd, out, done, length, position + done, (error, bytesRead) => {
+          if (error === null) resolve(bytesRead);
+          else reject(new FileAccessError(this.path, `reading failed: ${error.code ?? error.message}`, error));
+        });
+      });
+      done += this.#progress(count, position + done, out.byteLength - done);
+    }
+  }
+
+  /** As `readInto`, blocking. */
+  readIntoSync(out: Uint8Array, position: number): void {
+    for (let done = 0; done < out.byteLength; ) {
+      let count: number;
+      try {
+        count = readSync(this.#openFd(), out, done, Math.min(out.byteLength - done, MAX_READ), position + done);
+      } catch (cause) {
+        if (cause instanceof FileAccessError) throw cause;
+        throw new FileAccessError(this.path, `reading failed: ${(cause as NodeJS.ErrnoException).code}`, cause);
+      }
+      done += this.#progress(count, position + done, out.byteLength - done);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#fd < 0) return;
+    closeSync(this.#fd);
+    this.#fd = -1;
+  }
+
+  #openFd(): number {
+    if (this.#fd < 0) throw new FileAccessError(this.path, 'the file was already closed by this program');
+    return this.#fd;
+  }
+
+  #progress(count: number, offset: number, missing: number): number {
+    if (count > 0) return count;
+    throw new TruncatedFileError({ file: this.path, offset, what: `the file ends ${missing} bytes too early` });
+  }
+}

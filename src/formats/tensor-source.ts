@@ -1,0 +1,88 @@
+// Tensors at known places of one open file: what a .safetensors and a .gguf file have in common.
+
+import { DTYPES, type Dtype, type TensorView } from '../tensor/tensor-view.ts';
+import type { TensorInfo } from './checkpoint.ts';
+import { TensorRangeError, UnknownTensorError, UnsupportedTypeError } from './errors.ts';
+import type { RandomAccessFile } from './random-access-file.ts';
+
+export class TensorSource implements Disposable {
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  readonly path: string;
+  readonly #file: RandomAccessFile;
+
+  constructor(file: RandomAccessFile, tensors: ReadonlyMap<string, TensorInfo>) {
+    this.#file = file;
+    this.path = file.path;
+    this.tensors = tensors;
+  }
+
+  names(): string[] {
+    return [...this.tensors.keys()];
+  }
+
+  has(name: string): boolean {
+    return this.tensors.has(name);
+  }
+
+  info(name: string): TensorInfo {
+    const info = this.tensors.get(name);
+    if (info !== undefined) return info;
+    throw new UnknownTensorError({ file: this.path, tensor: name, names: this.names() });
+  }
+
+  async read(name: string): Promise<TensorView> {
+    const dtype = this.#plainDtype(name);
+    return { name, dtype, shape: this.info(name).shape, bytes: await this.readBytes(name) };
+  }
+
+  readSync(name: string): TensorView {
+    const dtype = this.#plainDtype(name);
+    const info = this.info(name);
+    const bytes = new Uint8Array(info.byteLength);
+    this.#file.readIntoSync(bytes, info.offset);
+    return { name, dtype, shape: info.shape, bytes };
+  }
+
+  readBytes(name: string): Promise<Uint8Array<ArrayBuffer>> {
+    return this.readRange(name, 0, this.info(name).byteLength);
+  }
+
+  async readRange(name: string, start: number, end: number): Promise<Uint8Array<ArrayBuffer>> {
+    this.#checkRange(this.info(name), start, end);
+    const bytes = new Uint8Array(end - start);
+    await this.readInto(name, start, bytes);
+    return bytes;
+  }
+
+  async readInto(name: string, start: number, out: Uint8Array): Promise<void> {
+    const info = this.info(name);
+    this.#checkRange(info, start, start + out.byteLength);
+    await this.#file.readInto(out, info.offset + start);
+  }
+
+  [Symbol.dispose](): void {
+    this.#file[Symbol.dispose]();
+  }
+
+  #plainDtype(name: string): Dtype {
+    const info = this.info(name);
+    if (Object.hasOwn(DTYPES, info.dtype)) return info.dtype as Dtype;
+    throw new UnsupportedTypeError({
+      file: info.file,
+      offset: info.offset,
+      tensor: name,
+      type: info.dtype,
+      supported: Object.keys(DTYPES),
+    });
+  }
+
+  #checkRange(info: TensorInfo, start: number, end: number): void {
+    if (Number.isInteger(start) && start >= 0 && end >= start && end <= info.byteLength) return;
+    throw new TensorRangeError({
+      file: info.file,
+      offset: info.offset,
+      tensor: info.name,
+      what: `bytes ${start} to ${end} of tensor "${info.name}" were asked for, it has ${info.byteLength}`,
+    });
+  }
+}
