@@ -1,0 +1,260 @@
+// From what a user calls a model to the files it is. This is the one place that decides which paths a caller may name.
+
+import { type FileHandle, open, readdir, realpath, stat } from 'node:fs/promises';
+import { dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
+import { BitnetError } from '../errors.ts';
+import {
+  cachedRepos,
+  type Environment,
+  expandHome,
+  hubCacheFolder,
+  isRepoId,
+  isRevision,
+  snapshotFolder,
+  snapshotsOf,
+} from './hub-cache.ts';
+import { packageRoot } from './package-root.ts';
+
+export type ModelLocation = {
+  readonly kind: 'folder' | 'safetensors' | 'gguf';
+  /** Absolute. */
+  readonly path: string;
+  /** As asked for. */
+  readonly name: string;
+  /** Commit of a model from the hub cache. */
+  readonly commit?: string;
+};
+
+export type ResolveOptions = {
+  /**
+   * Folders that paths must lie in, links followed; without it any path goes. Names (`default`, hub ids) always
+   * resolve, since where they lead is not the caller's choice.
+   */
+  readonly allowedRoots?: readonly string[];
+  readonly env?: Environment;
+};
+
+/** No model of this name, here or in the hub cache. */
+export class ModelNotFoundError extends BitnetError {
+  readonly code = 'MODEL_NOT_FOUND';
+  readonly fault = 'call';
+}
+
+/** A path that this caller may not read. */
+export class PathNotAllowedError extends BitnetError {
+  readonly code = 'PATH_NOT_ALLOWED';
+  readonly fault = 'call';
+
+  constructor(path: string, roots: readonly string[]) {
+    super({
+      what: `the path ${JSON.stringify(path)} lies outside the folders that may be read`,
+      fix:
+        roots.length === 0
+          ? 'use "default" or the id of a model in the hub cache'
+          : `use a path inside ${roots.join(' or ')}, "default", or the id of a model in the hub cache`,
+    });
+  }
+}
+
+/** A file or folder that exists but is no model. */
+export class NotAModelError extends BitnetError {
+  readonly code = 'NOT_A_MODEL';
+  readonly fault = 'call';
+}
+
+/** The model that ships with the package. */
+export const DEFAULT_MODEL = 'default';
+
+/**
+ * `name` is `default` (or another folder of the package's models/), a folder in Hugging Face layout, a .gguf or
+ * .safetensors file, or a hub id: ORG/NAME, ORG/NAME@REVISION, ORG/NAME/FILE.gguf. A path wins over a hub id.
+ */
+export async function resolveModel(name: string, options: ResolveOptions = {}): Promise<ModelLocation> {
+  if (name === '' || name.includes('\0')) {
+    throw new ModelNotFoundError({ what: `${JSON.stringify(name)} is not a model name`, fix: ALLOWED });
+  }
+  if (/^[\w-]+$/.test(name)) {
+    const embedded = join(packageRoot(), 'models', name);
+    if (await isFolder(embedded)) return { kind: 'folder', path: embedded, name };
+  }
+  const path = resolve(expandHome(name));
+  const looksLikePath = isAbsolute(name) || /^(\.{1,2}|~)([/\\]|$)/.test(name) || name.includes('\\');
+  const roots = options.allowedRoots;
+  if (roots === undefined) {
+    if (await exists(path)) return locate(path, name);
+  } else if (await isAllowed(path, roots)) {
+    if (await exists(path)) return locate(path, name);
+  } else if (looksLikePath || !isRepoId(splitAtFirst(name)[0].split('/').slice(0, 2).join('/'))) {
+    throw new PathNotAllowedError(name, roots);
+  }
+  const hub = await resolveInHub(name, options.env ?? process.env);
+  if (hub !== undefined) return hub;
+  if (looksLikePath || !isRepoId(name.split('@')[0]!)) {
+    throw new ModelNotFoundError({ what: `there is no model ${JSON.stringify(name)}`, where: path, fix: ALLOWED });
+  }
+  throw new ModelNotFoundError({
+    what: `the model ${JSON.stringify(name)} is neither a path here nor in the hub cache`,
+    where: hubCacheFolder(options.env ?? process.env),
+    fix: name.includes('/') ? `run \`bitnet-gf3 pull ${name}\` first, or check the name; ${ALLOWED}` : ALLOWED,
+  });
+}
+
+const ALLOWED =
+  'a model is "default", a folder in Hugging Face layout, a .gguf or .safetensors file, or the id ORG/NAME of a model in the hub cache';
+
+/** What a model of the hub or of the package is; for lists. */
+export type KnownModel = ModelLocation & { readonly source: 'embedded' | 'hub' };
+
+/** The package's own models and those of the hub cache that hold weights. */
+export async function listModels(options: Pick<ResolveOptions, 'env'> = {}): Promise<KnownModel[]> {
+  const models: KnownModel[] = [];
+  const folder = join(packageRoot(), 'models');
+  for (const name of (await readdirOrEmpty(folder)).sort()) {
+    if (await isFolder(join(folder, name)))
+      models.push({ kind: 'folder', path: join(folder, name), name, source: 'embedded' });
+  }
+  const cache = hubCacheFolder(options.env ?? process.env);
+  for (const name of await cachedRepos(cache)) {
+    const snapshot = await snapshotFolder(cache, name);
+    if (snapshot === undefined) continue;
+    const files = await readdirOrEmpty(snapshot.path);
+    if (files.some((file) => file.endsWith('.safetensors'))) {
+      models.push({ kind: 'folder', path: snapshot.path, name, commit: snapshot.commit, source: 'hub' });
+      continue;
+    }
+    const ggufs = files.filter((file) => file.endsWith('.gguf')).sort();
+    for (const file of ggufs) {
+      const id = ggufs.length === 1 ? name : `${name}/${file}`;
+      models.push({ kind: 'gguf', path: join(snapshot.path, file), name: id, commit: snapshot.commit, source: 'hub' });
+    }
+  }
+  return models;
+}
+
+async function resolveInHub(name: string, env: Environment): Promise<ModelLocation | undefined> {
+  const file = /^([^/@]+\/[^/@]+)\/([^/@]+\.gguf)(?:@(.+))?$/.exec(name);
+  const [repo, revision] = file === null ? splitAtFirst(name) : [file[1]!, file[3] ?? 'main'];
+  if (!isRepoId(repo) || !isRevision(revision)) return undefined;
+  const cache = hubCacheFolder(env);
+  const snapshot = await snapshotFolder(cache, repo, revision);
+  if (snapshot === undefined) {
+    const commits = await snapshotsOf(cache, repo);
+    if (commits.length === 0) return undefined;
+    throw new ModelNotFoundError({
+      what: `the hub cache has ${repo}, but not its revision "${revision}"`,
+      where: cache,
+      fix: `run \`bitnet-gf3 pull ${name}\`, or name a cached commit: ${commits
+        .slice(0, 3)
+        .map((c) => `${repo}@${c}`)
+        .join(', ')}`,
+    });
+  }
+  const { path, commit } = snapshot;
+  if (file !== null) return { ...(await locate(join(path, file[2]!), name)), commit };
+  return { ...(await locate(path, name)), commit };
+}
+
+function splitAtFirst(name: string): [string, string] {
+  const at = name.indexOf('@');
+  return at < 0 ? [name, 'main'] : [name.slice(0, at), name.slice(at + 1)];
+}
+
+/** Tells what lies at `path`. A folder whose only weights are one .gguf is that file. */
+async function locate(path: string, name: string): Promise<ModelLocation> {
+  let isDirectory: boolean;
+  try {
+    isDirectory = (await stat(path)).isDirectory();
+  } catch (cause) {
+    const what = `the model ${JSON.stringify(name)} cannot be read: ${(cause as NodeJS.ErrnoException).code}`;
+    throw new ModelNotFoundError({ what, where: path, fix: ALLOWED }, { cause });
+  }
+  if (isDirectory) {
+    const files = await readdirOrEmpty(path);
+    const ggufs = files.filter((file) => file.endsWith('.gguf'));
+    if (ggufs.length === 0 || files.some((file) => file.endsWith('.safetensors')))
+      return { kind: 'folder', path, name };
+    if (ggufs.length === 1) return { kind: 'gguf', path: join(path, ggufs[0]!), name };
+    throw new NotAModelError({
+      what: `${JSON.stringify(name)} holds several .gguf files`,
+      where: path,
+      fix: `name one of them: ${ggufs
+        .sort()
+        .slice(0, 8)
+        .map((file) => `${name}/${file}`)
+        .join(', ')}`,
+    });
+  }
+  if (path.endsWith('.index.json')) return { kind: 'folder', path: dirname(path), name };
+  if (await hasGgufMagic(path)) return { kind: 'gguf', path, name };
+  if (path.endsWith('.safetensors')) return { kind: 'safetensors', path, name };
+  if (path.endsWith('.gguf')) {
+    throw new NotAModelError({
+      what: 'the file does not begin with "GGUF"',
+      where: `${path}, byte 0`,
+      fix: 'download it again',
+    });
+  }
+  throw new NotAModelError({
+    what: `${JSON.stringify(name)} is not a .gguf or .safetensors file`,
+    where: path,
+    fix: ALLOWED,
+  });
+}
+
+async function hasGgufMagic(path: string): Promise<boolean> {
+  let handle: FileHandle | undefined;
+  try {
+    if (!(await stat(path)).isFile()) return false;
+    handle = await open(path, 'r');
+    const start = Buffer.alloc(4);
+    await handle.read(start, 0, 4, 0);
+    return start.toString('latin1') === 'GGUF';
+  } catch (cause) {
+    const what = `the file cannot be read: ${(cause as NodeJS.ErrnoException).code}`;
+    throw new NotAModelError({ what, where: path, fix: 'check its permissions' }, { cause });
+  } finally {
+    await handle?.close();
+  }
+}
+
+function inside(path: string, root: string): boolean {
+  const way = relative(root, path);
+  return way === '' || (way !== '..' && !way.startsWith(`..${sep}`) && !isAbsolute(way));
+}
+
+/**
+ * Where the path's links lead must lie in a root. An absent path is judged as written, so that the answer does not
+ * tell whether something exists outside.
+ */
+async function isAllowed(path: string, roots: readonly string[]): Promise<boolean> {
+  const real = await realpath(path).catch(() => undefined);
+  for (const root of roots) {
+    const written = resolve(root);
+    const realRoot = await realpath(written).catch(() => written);
+    if (real === undefined ? inside(path, written) || inside(path, realRoot) : inside(real, realRoot)) return true;
+  }
+  return false;
+}
+
+async function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  try {
+    return (await stat(path)).isDirectory();
+  } catch {
+    return false;
+  }
+}
+
+async function readdirOrEmpty(path: string): Promise<string[]> {
+  try {
+    return await readdir(path);
+  } catch {
+    return [];
+  }
+}
