@@ -1,0 +1,80 @@
+// Reading the JSON files around a model: size limit first, then one clear error for whatever is wrong.
+
+import { readFile, stat } from 'node:fs/promises';
+import { TokenizerFileError } from './tokenizer-error.ts';
+
+export type JsonObject = { readonly [key: string]: unknown };
+
+/** tokenizer.json. Largest seen: 33 MB (Gemma 3); Llama 3's has 17 MB. */
+export const MAX_TOKENIZER_JSON_BYTES = 128 * 2 ** 20;
+/** Any other JSON file of a model folder. Largest seen: 1.2 MB (Gemma 3's tokenizer_config.json). */
+export const MAX_CONFIG_JSON_BYTES = 16 * 2 ** 20;
+
+/** The bytes of a regular file of at most `limit` bytes; undefined when there is none. */
+export async function readLimited(path: string, limit: number): Promise<Buffer | undefined> {
+  try {
+    const info = await stat(path);
+    if (!info.isFile()) {
+      throw new TokenizerFileError({
+        what: 'expected a regular file',
+        where: path,
+        fix: 'replace it with the model’s own file',
+      });
+    }
+    if (info.size > limit) {
+      throw new TokenizerFileError({
+        what: `file has ${info.size} bytes, more than the limit of ${limit}`,
+        where: path,
+        fix: 'this is not a tokenizer file of a known model; fetch it again',
+      });
+    }
+    return await readFile(path);
+  } catch (cause) {
+    if (cause instanceof TokenizerFileError) throw cause;
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT' || (cause as NodeJS.ErrnoException).code === 'ENOTDIR')
+      return undefined;
+    throw new TokenizerFileError(
+      { what: `cannot be read: ${(cause as Error).message}`, where: path, fix: 'check the path and its permissions' },
+      { cause },
+    );
+  }
+}
+
+/** A JSON file whose top level is an object; undefined when there is no such file. */
+export async function readJsonObject(path: string, limit: number): Promise<JsonObject | undefined> {
+  const bytes = await readLimited(path, limit);
+  if (bytes === undefined) return undefined;
+  let value: unknown;
+  try {
+    value = JSON.parse(bytes.toString('utf8'));
+  } catch (cause) {
+    throw new TokenizerFileError(
+      {
+        what: `not valid JSON: ${(cause as Error).message}`,
+        where: path,
+        fix: 'fetch the file again; it may be cut off or a web page',
+      },
+      { cause },
+    );
+  }
+  if (!isObject(value)) {
+    throw new TokenizerFileError({
+      what: `expected a JSON object at the top level, found ${kindOf(value)}`,
+      where: path,
+      fix: 'fetch the file again',
+    });
+  }
+  return value;
+}
+
+export function isObject(value: unknown): value is JsonObject {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** What a JSON value is, for messages. */
+export function kindOf(value: unknown): string {
+  if (value === undefined) return 'nothing';
+  if (value === null) return 'null';
+  if (Array.isArray(value)) return 'an array';
+  return typeof value === 'object' ? 'an object' : `a ${typeof value}`;
+}

@@ -1,0 +1,303 @@
+// tokenizer.json: checked once, completely, and turned into the form the encoder and decoder are built from. A file that
+// passes here cannot make them fail later. The format is that of Hugging Face's tokenizers; only the parts that BPE
+// models of the BitNet family use are accepted, everything else is refused by name.
+
+import { isObject, type JsonObject, kindOf } from './json-file.ts';
+import type { DecoderPlan } from './token-decoder.ts';
+import { TokenizerFileError } from './tokenizer-error.ts';
+import { type AddedToken, checkId, MAX_TOKEN_LENGTH, MAX_VOCABULARY, quote, Vocabulary } from './vocabulary.ts';
+
+/** A checked tokenizer.json. */
+export type BpeTokenizer = {
+  readonly file: string;
+  readonly vocabulary: Vocabulary;
+  /** Tokens of the BPE model alone, without those that only `added_tokens` names. */
+  readonly modelTokens: ReadonlyMap<string, number>;
+  /** Pairs in the order of their rank. Both sides and their concatenation are tokens. */
+  readonly merges: readonly (readonly [left: string, right: string])[];
+  /** A piece of text that is a token as a whole is taken at once. */
+  readonly ignoreMerges: boolean;
+  /** Characters without a token become <0xXX> tokens. */
+  readonly byteFallback: boolean;
+  readonly unknownToken: string | null;
+  /** Neighbouring unknown characters make one unknown token. */
+  readonly fuseUnknown: boolean;
+  readonly normalizer: JsonObject | null;
+  readonly preTokenizer: JsonObject | null;
+  readonly decoder: DecoderPlan;
+  /** Ids the post-processor puts around a single text; null when the file has no template for that. */
+  readonly template: SpecialTemplate | null;
+};
+
+export type SpecialTemplate = { readonly before: readonly number[]; readonly after: readonly number[] };
+
+/** More merges than this are refused. Llama 3 has 280,147, Gemma 3 514,906. */
+const MAX_MERGES = 1 << 22;
+/** Added tokens. Gemma 3 has 6,415. */
+const MAX_ADDED_TOKENS = 1 << 17;
+
+/** Checks a parsed tokenizer.json. `more` are added tokens from tokenizer_config.json that the file itself lacks. */
+export function parseTokenizerJson(json: JsonObject, file: string, more: readonly AddedToken[] = []): BpeTokenizer {
+  const at = new Place(file);
+  const model = at.object(json, 'model');
+  const type = model.type ?? 'BPE';
+  if (type !== 'BPE') {
+    throw at.error(`model.type is ${JSON.stringify(type)}; only BPE is supported`, 'use a model with a BPE tokenizer');
+  }
+  for (const key of ['continuing_subword_prefix', 'end_of_word_suffix'] as const) {
+    if ((model[key] ?? '') !== '') {
+      throw at.error(`model.${key} is ${JSON.stringify(model[key])}; only empty is supported`, 'use another tokenizer');
+    }
+  }
+  if ((model.dropout ?? 0) !== 0) {
+    throw at.error(`model.dropout is ${String(model.dropout)}`, 'set it to null: encoding must be deterministic');
+  }
+  const modelTokens = parseVocabulary(at.object(model, 'vocab'), at);
+  const unknownToken = at.textOrNull(model, 'unk_token');
+  if (unknownToken !== null && !modelTokens.has(unknownToken)) {
+    throw at.error(`model.unk_token ${quote(unknownToken)} is not in model.vocab`, 'fetch the tokenizer files again');
+  }
+  const added = [...parseAddedTokens(json.added_tokens, at)];
+  const known = new Set(added.map((token) => token.content));
+  for (const token of more) if (!known.has(token.content)) added.push(token);
+  const vocabulary = new Vocabulary(new Map(modelTokens), added, file);
+  return {
+    file,
+    vocabulary,
+    modelTokens,
+    merges: parseMerges(model.merges, modelTokens, at),
+    ignoreMerges: model.ignore_merges === true,
+    byteFallback: model.byte_fallback === true,
+    unknownToken,
+    fuseUnknown: model.fuse_unk === true,
+    normalizer: at.objectOrNull(json, 'normalizer'),
+    preTokenizer: at.objectOrNull(json, 'pre_tokenizer'),
+    decoder: parseDecoder(at.objectOrNull(json, 'decoder'), at),
+    template: parsePostProcessor(at.objectOrNull(json, 'post_processor'), vocabulary, at),
+  };
+}
+
+/** Reads fields of an object; every refusal names the file. */
+class Place {
+  readonly file: string;
+
+  constructor(file: string) {
+    this.file = file;
+  }
+
+  error(what: string, fix: string): TokenizerFileError {
+    return new TokenizerFileError({ what, where: this.file, fix });
+  }
+
+  wrongType(key: string, expected: string, value: unknown): TokenizerFileError {
+    return this.error(`"${key}" must be ${expected}, found ${kindOf(value)}`, 'fetch the tokenizer files again');
+  }
+
+  object(from: JsonObject, key: string): JsonObject {
+    const value = from[key];
+    if (isObject(value)) return value;
+    throw this.wrongType(key, 'an object', value);
+  }
+
+  objectOrNull(from: JsonObject, key: string): JsonObject | null {
+    return from[key] === undefined || from[key] === null ? null : this.object(from, key);
+  }
+
+  textOrNull(from: JsonObject, key: string): string | null {
+    const value = from[key] ?? null;
+    if (value === null || typeof value === 'string') return value;
+    throw this.wrongType(key, 'a string or null', value);
+  }
+
+  list(from: JsonObject, key: string): readonly unknown[] {
+    const value = from[key];
+    if (Array.isArray(value)) return value;
+    throw this.wrongType(key, 'an array', value);
+  }
+}
+
+function parseVocabulary(vocab: JsonObject, at: Place): Map<string, number> {
+  const entries = Object.entries(vocab);
+  if (entries.length === 0) throw at.error('model.vocab is empty', 'fetch the tokenizer files again');
+  if (entries.length > MAX_VOCABULARY) {
+    throw at.error(`model.vocab has ${entries.length} tokens, more than ${MAX_VOCABULARY}`, 'use another tokenizer');
+  }
+  const tokens = new Map<string, number>();
+  for (const [token, id] of entries) {
+    checkId(token, id, at.file);
+    if (token.length > MAX_TOKEN_LENGTH) {
+      throw at.error(
+        `the token of id ${id} has ${token.length} characters, more than ${MAX_TOKEN_LENGTH}`,
+        'use another tokenizer',
+      );
+    }
+    tokens.set(token, id);
+  }
+  return tokens;
+}
+
+function parseMerges(
+  value: unknown,
+  tokens: ReadonlyMap<string, number>,
+  at: Place,
+): (readonly [left: string, right: string])[] {
+  if (!Array.isArray(value)) throw at.wrongType('model.merges', 'an array', value);
+  if (value.length > MAX_MERGES) {
+    throw at.error(`model.merges has ${value.length} entries, more than ${MAX_MERGES}`, 'use another tokenizer');
+  }
+  return value.map((entry: unknown, rank) => {
+    const pair: unknown = typeof entry === 'string' ? entry.split(' ') : entry;
+    const [left, right] = Array.isArray(pair) ? (pair as unknown[]) : [];
+    if (!Array.isArray(pair) || pair.length !== 2 || typeof left !== 'string' || typeof right !== 'string') {
+      throw at.error(
+        `model.merges[${rank}] is ${JSON.stringify(entry)?.slice(0, 80)}; expected "left right" or ["left", "right"]`,
+        'fetch the tokenizer files again',
+      );
+    }
+    for (const token of [left, right, left + right]) {
+      if (!tokens.has(token)) {
+        throw at.error(
+          `model.merges[${rank}] needs the token ${quote(token)}, which is not in model.vocab`,
+          'vocabulary and merges must come from one and the same tokenizer',
+        );
+      }
+    }
+    return [left, right];
+  });
+}
+
+function parseAddedTokens(value: unknown, at: Place): AddedToken[] {
+  if (value === undefined || value === null) return [];
+  if (!Array.isArray(value)) throw at.wrongType('added_tokens', 'an array', value);
+  if (value.length > MAX_ADDED_TOKENS) {
+    throw at.error(`added_tokens has ${value.length} entries, more than ${MAX_ADDED_TOKENS}`, 'use another tokenizer');
+  }
+  return value.map((entry: unknown, i) => {
+    if (!isObject(entry)) throw at.wrongType(`added_tokens[${i}]`, 'an object', entry);
+    return addedTokenOf(entry, entry.id, at.file, `added_tokens[${i}]`);
+  });
+}
+
+/** One added token from its JSON form (tokenizer.json or added_tokens_decoder). */
+export function addedTokenOf(entry: JsonObject, id: unknown, file: string, where: string): AddedToken {
+  const content = entry.content;
+  if (typeof content !== 'string' || content === '' || content.length > MAX_TOKEN_LENGTH) {
+    throw new TokenizerFileError({
+      what: `${where}.content must be a string of 1 to ${MAX_TOKEN_LENGTH} characters, found ${kindOf(content)}`,
+      where: file,
+      fix: 'fetch the tokenizer files again',
+    });
+  }
+  checkId(content, id, file);
+  const special = entry.special === true;
+  return {
+    id,
+    content,
+    special,
+    normalized: typeof entry.normalized === 'boolean' ? entry.normalized : !special,
+    singleWord: entry.single_word === true,
+    lstrip: entry.lstrip === true,
+    rstrip: entry.rstrip === true,
+  };
+}
+
+function parseDecoder(decoder: JsonObject | null, at: Place): DecoderPlan {
+  // Without a decoder the reference joins tokens with spaces.
+  if (decoder === null) return { kind: 'pieces', replace: [], bytes: 'none', stripStart: 0, separator: ' ' };
+  const steps = decoder.type === 'Sequence' ? at.list(decoder, 'decoders') : [decoder];
+  const replace: [string, string][] = [];
+  let bytes: 'run' | 'none' = 'none';
+  let fused = false;
+  let stripStart = 0;
+  for (const [i, step] of steps.entries()) {
+    if (!isObject(step)) throw at.wrongType(`decoder.decoders[${i}]`, 'an object', step);
+    const type = step.type;
+    if (type === 'ByteLevel' && steps.length === 1) return { kind: 'byte-level' };
+    if (type === 'Replace' && bytes === 'none' && !fused) {
+      const pattern = step.pattern;
+      const from = isObject(pattern) ? pattern.String : undefined;
+      const to = step.content;
+      if (typeof from !== 'string' || from === '' || typeof to !== 'string') {
+        throw at.error(`decoder step ${i}: Replace needs {"String": …} and a "content"`, 'use a supported tokenizer');
+      }
+      replace.push([from, to]);
+    } else if (type === 'ByteFallback' && !fused) bytes = 'run';
+    else if (type === 'Fuse') fused = true;
+    else if (type === 'Strip' && fused && step.content === ' ' && (step.stop ?? 0) === 0) {
+      const start = step.start;
+      if (typeof start !== 'number' || !Number.isInteger(start) || start < 0) {
+        throw at.error(`decoder step ${i}: Strip.start must be a whole number`, 'fetch the tokenizer files again');
+      }
+      stripStart += start;
+    } else {
+      throw at.error(
+        `decoder step ${i} (${JSON.stringify(type)}) is not supported here`,
+        'supported: ByteLevel, or the sequence Replace, ByteFallback, Fuse, Strip (spaces at the start)',
+      );
+    }
+  }
+  return { kind: 'pieces', replace, bytes, stripStart, separator: '' };
+}
+
+function parsePostProcessor(post: JsonObject | null, vocabulary: Vocabulary, at: Place): SpecialTemplate | null {
+  if (post === null) return null;
+  switch (post.type) {
+    case 'ByteLevel':
+      return null;
+    case 'Sequence': {
+      let template: SpecialTemplate | null = null;
+      for (const [i, step] of at.list(post, 'processors').entries()) {
+        if (!isObject(step)) throw at.wrongType(`post_processor.processors[${i}]`, 'an object', step);
+        const inner = parsePostProcessor(step, vocabulary, at);
+        if (inner !== null && template !== null) {
+          template = { before: [...inner.before, ...template.before], after: [...template.after, ...inner.after] };
+        } else template = inner ?? template;
+      }
+      return template;
+    }
+    case 'TemplateProcessing':
+      return parseTemplate(post, vocabulary, at);
+    case 'BertProcessing':
+    case 'RobertaProcessing':
+      return { before: [pairId(post, 'cls', at)], after: [pairId(post, 'sep', at)] };
+    default:
+      throw at.error(
+        `post_processor type ${JSON.stringify(post.type)} is not supported`,
+        'supported: TemplateProcessing, ByteLevel, RobertaProcessing, BertProcessing, Sequence',
+      );
+  }
+}
+
+function pairId(post: JsonObject, key: string, at: Place): number {
+  const pair = at.list(post, key);
+  checkId(String(pair[0]), pair[1], at.file);
+  return pair[1];
+}
+
+function parseTemplate(post: JsonObject, vocabulary: Vocabulary, at: Place): SpecialTemplate {
+  const specials = post.special_tokens;
+  const before: number[] = [];
+  const after: number[] = [];
+  let seenText = false;
+  for (const [i, item] of at.list(post, 'single').entries()) {
+    if (isObject(item) && isObject(item.Sequence)) {
+      seenText = true;
+      continue;
+    }
+    const special = isObject(item) ? item.SpecialToken : undefined;
+    const name = isObject(special) ? special.id : undefined;
+    if (typeof name !== 'string') throw at.wrongType(`post_processor.single[${i}]`, 'a Sequence or SpecialToken', item);
+    const entry = isObject(specials) ? specials[name] : undefined;
+    const ids: readonly unknown[] = isObject(entry) && Array.isArray(entry.ids) ? entry.ids : [vocabulary.id(name)];
+    for (const id of ids) {
+      if (typeof id !== 'number' || vocabulary.token(id) === undefined) {
+        throw at.error(
+          `post_processor.single[${i}] names ${quote(name)} with the id ${String(id)}, which is not in the vocabulary`,
+          'fetch the tokenizer files again',
+        );
+      }
+      (seenText ? after : before).push(id);
+    }
+  }
+  return { before, after };
+}
