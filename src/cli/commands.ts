@@ -1,0 +1,25 @@
+// The commands: one line each, loaded when called, so that no command pays for another's imports.
+
+import type { Command } from './command.ts';
+
+export type CommandEntry = {
+  readonly name: string;
+  readonly summary: string;
+  /** For people who work on this repository; left out of help. */
+  readonly hidden?: boolean;
+  readonly load: () => Promise<{ readonly command: unknown }>;
+};
+
+export const COMMANDS: readonly CommandEntry[] = [
+  { name: 'serve', summary: 'Serve MCP on stdio', load: () => import('./serve.ts') },
+  { name: 'infer', summary: 'Write text with a model, with a GF(3) trace if asked', load: () => import('./infer.ts') },
+  { name: 'color', summary: 'The color at one index of a seeded stream', load: () => import('./color.ts') },
+  { name: 'palette', summary: 'A run of colors and their GF(3) sum', load: () => import('./palette.ts') },
+  { name: 'version', summary: 'The version of this program', load: () => import('./version.ts') },
+  { name: 'schemas', summary: 'Write the JSON Schemas of the tools', hidden: true, load: () => import('./schemas.ts') },
+];
+
+export async function loadCommand(entry: CommandEntry): Promise<Command> {
+  // A command's flags differ from every other's; the parser reads them from the same object it then calls.
+  return (await entry.load()).command as Command;
+}

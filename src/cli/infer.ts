@@ -1,0 +1,93 @@
+// The command a newcomer runs first. It generates in this process and loads neither the schemas nor the MCP SDK, so
+// that the first token comes at once.
+
+import { SCHEMES, type Scheme } from '../color/scheme.ts';
+import { ansiSwatch } from '../color/terminal.ts';
+import type { GenerateRequest, GenerateResult, TraceStep } from '../generate/types.ts';
+import { generateResultToJson } from '../tools/generate-result.ts';
+import { colorMark, conservationLine } from './color-line.ts';
+import { type CommandInput, defineCommand } from './command.ts';
+import { BACKEND_FLAGS, backendOptions, MODEL_FLAG } from './model-flags.ts';
+import type { Output } from './output.ts';
+import { visible } from './visible.ts';
+
+const FLAGS = {
+  'trace-gf3': { type: 'boolean', description: "One line a token with its color and trit, then the trits' sum" },
+  model: MODEL_FLAG,
+  chat: { type: 'boolean', description: 'PROMPT is what a user says: apply the chat template of the model' },
+  'max-tokens': { type: 'integer', min: 1, default: 100, placeholder: 'N', description: 'Stop after so many tokens' },
+  temperature: { type: 'number', min: 0, default: 0, placeholder: 'T', description: '0 takes the likeliest token' },
+  'top-k': { type: 'integer', min: 1, placeholder: 'K', description: 'Sample among the K likeliest' },
+  'top-p': { type: 'number', min: 0, max: 1, placeholder: 'P', description: 'Sample within this probability mass' },
+  'sample-seed': { type: 'seed', placeholder: 'S', description: 'Seed of the sampling' },
+  stop: { type: 'strings', placeholder: 'TEXT', description: 'End before this text (may be repeated)' },
+  seed: { type: 'seed', default: 1069n, placeholder: 'S', description: 'Color stream' },
+  scheme: { type: 'string', choices: SCHEMES, default: 'trace', placeholder: 'X', description: 'Rule of the colors' },
+  activations: { type: 'boolean', description: "With --json: count each layer's trits per token" },
+  ...BACKEND_FLAGS,
+} as const;
+
+export const command = defineCommand({
+  name: 'infer',
+  summary: 'Write text with a model, with a GF(3) trace if asked',
+  positionals: [{ name: 'PROMPT', description: 'text to continue' }],
+  flags: FLAGS,
+  examples: [
+    'infer "Once upon a time" --trace-gf3',
+    'infer "Lily found" --temperature 0.8 --sample-seed 7 --max-tokens 200',
+  ],
+  run: async (input) => {
+    const { json, output, flags, signal } = input;
+    const { generate } = await import('../generate/generate.ts');
+    const print = json ? undefined : flags['trace-gf3'] ? tracePrinter(output) : textPrinter(output);
+    const result = await generate(requestOf(input), { signal, ...(print && { onStep: print }) });
+    if (json) output.json({ ...generateResultToJson(result), engine: result.engine });
+    else if (flags['trace-gf3']) output.line(conservationLine(result.tritSum, result.gf3Residue));
+    else output.line();
+    if (!json) output.note(footer(result));
+    return result.finishReason === 'cancelled' ? 130 : 0;
+  },
+});
+
+function requestOf({ positionals, flags }: CommandInput<typeof FLAGS>): GenerateRequest {
+  const prompt = positionals[0]!;
+  return {
+    model: flags.model,
+    ...(flags.chat ? { messages: [{ role: 'user', content: prompt }] } : { prompt }),
+    maxTokens: flags['max-tokens'],
+    seed: flags.seed,
+    scheme: flags.scheme as Scheme,
+    temperature: flags.temperature,
+    ...(flags['top-k'] !== undefined && { topK: flags['top-k'] }),
+    ...(flags['top-p'] !== undefined && { topP: flags['top-p'] }),
+    ...(flags['sample-seed'] !== undefined && { sampleSeed: flags['sample-seed'] }),
+    ...(flags.stop !== undefined && { stop: flags.stop }),
+    activations: flags.activations,
+    ...backendOptions(flags),
+  };
+}
+
+function textPrinter(output: Output): (step: TraceStep) => void {
+  return ({ token }) => output.write(token);
+}
+
+/** `  [-] #6404C3 token`; on a terminal with colors the token stands on its color. */
+function tracePrinter(output: Output): (step: TraceStep) => void {
+  return ({ token, color, trit }) => {
+    const text = visible(token);
+    const shown =
+      output.colorDepth === 'none' || text.trim() === '' ? text : ansiSwatch(color, output.colorDepth, text);
+    output.line(`${colorMark({ hex: color, trit }, output.colorDepth)} ${shown}`);
+  };
+}
+
+function footer({ usage, timings, engine, finishReason }: GenerateResult): string {
+  const backend = engine.isa === undefined ? engine.backend : `${engine.backend} ${engine.isa}`;
+  const ended = { stop: 'end of text', length: 'token limit', time: 'time limit', cancelled: 'stopped' }[finishReason];
+  return [
+    `${usage.completionTokens} tokens at ${timings.tokensPerSecond.toFixed(0)}/s (${backend}, ${engine.threads} ` +
+      `${engine.threads === 1 ? 'thread' : 'threads'}, ${engine.head} head)`,
+    `first after ${timings.firstTokenMs.toFixed(0)} ms`,
+    ended,
+  ].join(', ');
+}

@@ -1,0 +1,83 @@
+#!/usr/bin/env node
+// The entry of both bin names: finds the command, parses its arguments, turns errors into one line and an exit code.
+// Keep imports few: everything here is paid before the first token of `infer`.
+
+import { ArgumentError, BitnetError, CancelledError } from '../errors.ts';
+import { packageVersion } from '../package-info.ts';
+import { COMMANDS, loadCommand } from './commands.ts';
+import { Output } from './output.ts';
+
+const EXIT_JOB_FAILED = 1;
+const EXIT_CALL_WRONG = 2;
+/** What shells report for a program that ended by Ctrl-C. */
+const EXIT_INTERRUPTED = 130;
+
+async function main(argv: readonly string[], output: Output, signal: AbortSignal): Promise<number> {
+  const [first, ...rest] = argv;
+  if (first === '--version' || first === '-V') return main(['version', ...rest], output, signal);
+  if (first === '--help' || first === '-h' || first === 'help') {
+    if (first === 'help' && rest[0] !== undefined) return main([rest[0], '--help'], output, signal);
+    const { programHelp } = await import('./help.ts');
+    output.line(programHelp(packageVersion(), COMMANDS));
+    return 0;
+  }
+  const name = first ?? 'serve';
+  const entry = COMMANDS.find((candidate) => candidate.name === name);
+  if (entry === undefined) throw await unknownCommand(name);
+
+  const command = await loadCommand(entry);
+  const { parseFlags } = await import('./parse-flags.ts');
+  const parsed = parseFlags(command, rest);
+  if (parsed.help) {
+    const { commandHelp } = await import('./help.ts');
+    output.line(commandHelp(command));
+    return 0;
+  }
+  return (await command.run({ ...parsed, output, signal })) ?? 0;
+}
+
+async function unknownCommand(name: string): Promise<ArgumentError> {
+  const { nearest } = await import('../tools/nearest.ts');
+  const names = COMMANDS.filter(({ hidden }) => !hidden).map((command) => command.name);
+  const guess = nearest(name, names);
+  return new ArgumentError({
+    what: name.startsWith('-') ? `unknown flag ${name}` : `unknown command "${name}"`,
+    fix: `${guess === undefined ? '' : `did you mean ${guess}? `}commands: ${names.join(', ')}`,
+  });
+}
+
+/** The first signal asks the work to stop, the second ends the process. */
+function abortOnSignals(): AbortSignal {
+  const controller = new AbortController();
+  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.on(name, () => {
+      if (controller.signal.aborted) process.exit(EXIT_INTERRUPTED);
+      controller.abort(new CancelledError(`stopped by ${name}`));
+    });
+  }
+  return controller.signal;
+}
+
+function report(error: unknown): number {
+  const message = error instanceof Error ? error.message : String(error);
+  process.stderr.write(`error: ${message}\n`);
+  const foreseen = error instanceof BitnetError;
+  if (process.env.BITNET_DEBUG || !foreseen) {
+    const hint = process.env.BITNET_DEBUG ? '' : '(set BITNET_DEBUG=1 for the stack trace)';
+    process.stderr.write(`${hint || (error instanceof Error ? error.stack : '')}\n`);
+  }
+  if (error instanceof CancelledError) return EXIT_INTERRUPTED;
+  return foreseen && error.fault === 'call' ? EXIT_CALL_WRONG : EXIT_JOB_FAILED;
+}
+
+// A reader that went away (`bitnet-gf3 palette 4096 | head -1`) is not a failure.
+process.stdout.on('error', (error: NodeJS.ErrnoException) =>
+  process.exit(error.code === 'EPIPE' ? 0 : EXIT_JOB_FAILED),
+);
+
+const signal = abortOnSignals();
+const output = new Output(process.stdout, process.stderr, process.env);
+const exitCode = await main(process.argv.slice(2), output, signal).catch(report);
+await output.flush();
+// Not `process.exitCode`: a worker thread or a timer that is winding down must not hold the shell.
+process.exit(exitCode);

@@ -1,0 +1,52 @@
+// MCP over this process's stdin and stdout, for clients that start the server themselves.
+
+import { Writable } from 'node:stream';
+import { StdioServerTransport, serveStdio } from '@modelcontextprotocol/server/stdio';
+import { Logger } from '../logger.ts';
+import { EngineServices } from '../tools/engine-services.ts';
+import { createMcpServer } from './server.ts';
+
+/** An engine that does not end by itself within this time is left to its parent's death. */
+const FORCE_EXIT_MS = 2000;
+
+/** Serves until the client closes stdin, stops reading stdout, or `signal` fires. */
+export async function serveOnStdio({ signal }: { readonly signal: AbortSignal }): Promise<void> {
+  const wire = claimStdout();
+  const logger = new Logger();
+  const services = new EngineServices();
+  const ended = new Promise<string>((resolve) => {
+    process.stdin.once('end', () => resolve('stdin ended'));
+    process.stdin.once('close', () => resolve('stdin closed'));
+    wire.once('error', () => resolve('stdout closed'));
+    signal.addEventListener('abort', () => resolve('signal'), { once: true });
+  });
+
+  const handle = serveStdio(() => createMcpServer({ services, logger }), {
+    transport: new StdioServerTransport(process.stdin, wire),
+    onerror: (error) => logger.warn('protocol error', { err: error }),
+  });
+
+  const reason = await ended;
+  setTimeout(() => process.exit(0), FORCE_EXIT_MS).unref();
+  logger.info('closing', { reason });
+  await Promise.allSettled([handle.close(), services.close()]);
+  await logger.flush();
+}
+
+/**
+ * Only the protocol may reach stdout from here on: whatever else in this process prints there, `console.log` included,
+ * goes to stderr.
+ */
+function claimStdout(): Writable {
+  const write = process.stdout.write.bind(process.stdout);
+  const wire = new Writable({
+    decodeStrings: false,
+    write: (chunk, _encoding, done) => {
+      write(chunk, done);
+    },
+  });
+  process.stdout.removeAllListeners('error');
+  process.stdout.on('error', (error) => wire.destroy(error));
+  process.stdout.write = process.stderr.write.bind(process.stderr) as typeof process.stdout.write;
+  return wire;
+}

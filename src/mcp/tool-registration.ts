@@ -1,0 +1,117 @@
+// Tools on the wire. Arguments are checked once, by callTool, whose messages a model can act on; the SDK only gets the
+// schemas to show.
+
+import type { CallToolResult, McpServer, ServerContext, StandardSchemaWithJSON } from '@modelcontextprotocol/server';
+import { BitnetError } from '../errors.ts';
+import type { Logger } from '../logger.ts';
+import { callTool, type ToolResult } from '../tools/call-tool.ts';
+import { type JsonSchema, jsonSchemaOf, type Tool, type ToolContext } from '../tools/define-tool.ts';
+import type { Services } from '../tools/services.ts';
+
+/** Beyond this many characters the JSON is only in structuredContent: the text would fill a model's context. */
+const MAX_JSON_TEXT = 16_384;
+
+/** Clients redraw on every notification; more often than this nobody sees. */
+const PROGRESS_INTERVAL_MS = 50;
+
+export type ToolEnvironment = { readonly services: Services; readonly logger: Logger };
+
+export function registerTool(server: McpServer, tool: Tool, environment: ToolEnvironment): void {
+  const { readOnly, idempotent, destructive = false } = tool.hints;
+  const { input, output } = schemasOf(tool);
+  server.registerTool(
+    tool.name,
+    {
+      title: tool.title,
+      description: tool.description,
+      inputSchema: input,
+      outputSchema: output,
+      annotations: {
+        readOnlyHint: readOnly,
+        idempotentHint: idempotent,
+        ...(!readOnly && { destructiveHint: destructive }),
+        openWorldHint: false,
+      },
+    },
+    async (args, context) => {
+      try {
+        return toContent(await callTool(tool, args, { services: environment.services, ...requestHooks(context) }));
+      } catch (error) {
+        if (!(error instanceof BitnetError)) environment.logger.error('tool failed', { tool: tool.name, err: error });
+        return toErrorContent(error);
+      }
+    },
+  );
+}
+
+/** Each tool's schemas are made once a process, not once a connection. */
+const schemaCache = new WeakMap<Tool, { input: StandardSchemaWithJSON; output: StandardSchemaWithJSON }>();
+
+function schemasOf(tool: Tool) {
+  let schemas = schemaCache.get(tool);
+  if (schemas === undefined) {
+    schemas = {
+      input: shownSchema(jsonSchemaOf(tool.input, 'input')),
+      output: shownSchema(jsonSchemaOf(tool.output, 'output')),
+    };
+    schemaCache.set(tool, schemas);
+  }
+  return schemas;
+}
+
+/** A schema that is shown and lets everything pass. */
+function shownSchema(json: JsonSchema): StandardSchemaWithJSON {
+  const show = () => ({ ...json });
+  return {
+    '~standard': {
+      version: 1,
+      vendor: 'bitnet-gf3',
+      validate: (value: unknown) => ({ value }),
+      jsonSchema: { input: show, output: show },
+    },
+  };
+}
+
+function requestHooks({ mcpReq }: ServerContext): Pick<ToolContext, 'signal' | 'progress'> {
+  const progressToken = mcpReq._meta?.progressToken;
+  if (progressToken === undefined) return { signal: mcpReq.signal };
+  let last = Number.NEGATIVE_INFINITY;
+  return {
+    signal: mcpReq.signal,
+    progress: (done, total, message) => {
+      const now = performance.now();
+      if (done < total && now - last < PROGRESS_INTERVAL_MS) return;
+      last = now;
+      // A client that went away ends the request by its signal; a lost notification needs no second report.
+      mcpReq
+        .notify({ method: 'notifications/progress', params: { progressToken, progress: done, total, message } })
+        .catch(() => {});
+    },
+  };
+}
+
+function toContent({ structured, text, images }: ToolResult): CallToolResult {
+  const json = JSON.stringify(structured);
+  return {
+    content: [
+      { type: 'text', text },
+      // For clients that show a model only the text.
+      ...(json.length <= MAX_JSON_TEXT ? [{ type: 'text' as const, text: json }] : []),
+      ...images.map(({ png }) => ({
+        type: 'image' as const,
+        data: Buffer.from(png.buffer, png.byteOffset, png.byteLength).toString('base64'),
+        mimeType: 'image/png',
+      })),
+    ],
+    structuredContent: structured,
+  };
+}
+
+function toErrorContent(error: unknown): CallToolResult {
+  const message = error instanceof Error ? error.message : String(error);
+  const text =
+    error instanceof BitnetError
+      ? message
+      : `internal error: ${message}; this is a defect of bitnet-gf3, its log on stderr has the details`;
+  return { content: [{ type: 'text', text }], isError: true };
+}

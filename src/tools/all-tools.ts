@@ -1,0 +1,9 @@
+// Every tool, in the order in which clients list them.
+
+import { balanceTriadTool } from './balance-triad.ts';
+import { colorAtTool } from './color-at.ts';
+import type { Tool } from './define-tool.ts';
+import { generateWithTraceTool } from './generate-with-trace.ts';
+import { paletteTool } from './palette.ts';
+
+export const ALL_TOOLS: readonly Tool[] = [generateWithTraceTool, colorAtTool, paletteTool, balanceTriadTool];

@@ -1,0 +1,103 @@
+// Runs a tool on raw arguments. Bad arguments become one error whose text says, per argument, what was wrong, what was
+// expected and what to do, in words that a model can act on.
+
+import type { z } from 'zod';
+import { ArgumentError } from '../errors.ts';
+import { type JsonSchema, jsonSchemaOf, type Tool, type ToolContext, type ToolImage } from './define-tool.ts';
+import { nearest } from './nearest.ts';
+
+export type ToolResult = {
+  readonly structured: Record<string, unknown>;
+  readonly text: string;
+  readonly images: readonly ToolImage[];
+};
+
+/** @throws ArgumentError for arguments that do not fit; whatever the tool throws otherwise. */
+export async function callTool(tool: Tool, args: unknown, context: Omit<ToolContext, 'addImage'>): Promise<ToolResult> {
+  const parsed = tool.input.safeParse(args ?? {});
+  if (!parsed.success) throw argumentError(tool, args, parsed.error.issues);
+  const images: ToolImage[] = [];
+  const structured = await tool.run(parsed.data, { ...context, addImage: (image) => images.push(image) });
+  return { structured, text: tool.summarize(structured), images };
+}
+
+function argumentError(tool: Tool, args: unknown, issues: readonly z.core.$ZodIssue[]): ArgumentError {
+  const schema = jsonSchemaOf(tool.input, 'input');
+  const problems = issues.flatMap((issue) => describeIssue(issue, args, schema));
+  return new ArgumentError({
+    what: `${tool.name}: ${problems.join('; ')}`,
+    fix: `a call that works: ${JSON.stringify(tool.example)}`,
+  });
+}
+
+function describeIssue(issue: z.core.$ZodIssue, args: unknown, schema: JsonSchema): string[] {
+  const path = issue.path.map(String);
+  if (issue.code === 'unrecognized_keys') {
+    const allowed = Object.keys(schemaAt(schema, path)?.properties ?? {});
+    return issue.keys.map((key) => {
+      const guess = nearest(key, allowed);
+      const hint = guess === undefined ? '' : `did you mean ${guess}? `;
+      return `unknown argument ${[...path, key].join('.')} (${hint}allowed: ${allowed.join(', ')})`;
+    });
+  }
+  const name = path.length === 0 ? 'the arguments' : path.join('.');
+  if (issue.code === 'custom') return [issue.message];
+  const expected = expectation(schemaAt(schema, path)) ?? issue.message;
+  const actual = valueAt(args, path);
+  if (actual === undefined) return [`${name} is missing (expected ${expected})`];
+  return [`${name} must be ${expected}, got ${show(actual)}`];
+}
+
+/** What a value of this schema looks like, in a few words. */
+export function expectation(schema: JsonSchema | undefined): string | undefined {
+  if (schema === undefined) return undefined;
+  if (schema.enum !== undefined) return `one of ${schema.enum.join(', ')}`;
+  const { minimum, exclusiveMinimum, maximum } = schema;
+  const low = minimum !== undefined ? `>= ${minimum}` : exclusiveMinimum !== undefined ? `> ${exclusiveMinimum}` : '';
+  const range =
+    minimum !== undefined && maximum !== undefined
+      ? ` from ${minimum} to ${maximum}`
+      : maximum !== undefined
+        ? ` ${[low, `<= ${maximum}`].filter(Boolean).join(' and ')}`
+        : low === ''
+          ? ''
+          : ` ${low}`;
+  switch (schema.type) {
+    case 'integer':
+      return `an integer${range}`;
+    case 'number':
+      return `a number${range}`;
+    case 'string':
+      return schema.minLength === undefined ? 'a string' : 'a non-empty string';
+    case 'boolean':
+      return 'true or false';
+    case 'array': {
+      const item = expectation(schema.items);
+      const least = schema.minItems === undefined ? '' : ` at least ${schema.minItems}`;
+      return `a list${least === '' ? ' of' : ` of${least},`} ${item === undefined ? 'values' : `each ${item}`}`;
+    }
+    case 'object':
+      return `an object with ${Object.keys(schema.properties ?? {}).join(', ')}`;
+    default:
+      return undefined;
+  }
+}
+
+function schemaAt(schema: JsonSchema, path: readonly string[]): JsonSchema | undefined {
+  let at: JsonSchema | undefined = schema;
+  for (const key of path) at = at?.items ?? at?.properties?.[key];
+  return at;
+}
+
+function valueAt(value: unknown, path: readonly string[]): unknown {
+  let at = value;
+  for (const key of path) at = typeof at === 'object' && at !== null ? (at as Record<string, unknown>)[key] : undefined;
+  return at;
+}
+
+/** A value as it may stand in a message: cut when long, its type named when its looks could mislead. */
+function show(value: unknown): string {
+  const text = JSON.stringify(value) ?? String(value);
+  const cut = text.length > 60 ? `${text.slice(0, 57)}...` : text;
+  return typeof value === 'string' ? `the string ${cut}` : cut;
+}

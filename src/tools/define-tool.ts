@@ -1,0 +1,109 @@
+// One declaration per operation. The MCP registration, the JSON Schemas of schemas/, the flags and help of the command
+// line and the README's tool table are all derived from it; a tool knows no transport.
+
+import { z } from 'zod';
+import type { Services } from './services.ts';
+
+/** A PNG that a tool shows beside its structured result. */
+export type ToolImage = {
+  readonly png: Uint8Array;
+  /** One line for whoever cannot see it. */
+  readonly caption: string;
+};
+
+export type ToolContext = {
+  readonly services: Services;
+  /** Fires when the caller no longer wants the result. */
+  readonly signal?: AbortSignal;
+  /** Present only when the caller listens. `done` never falls from call to call. */
+  readonly progress?: (done: number, total: number, message: string) => void;
+  /** Adds an image to the result. */
+  readonly addImage: (image: ToolImage) => void;
+};
+
+/** What the caller may assume about effects; becomes MCP annotations. */
+export type ToolHints = {
+  readonly readOnly: boolean;
+  readonly idempotent: boolean;
+  /** May overwrite or delete; only meaningful when not read-only. */
+  readonly destructive?: boolean;
+};
+
+/** A result as `run` may give it: the rooms below hand out read-only values. */
+type DeepReadonly<T> = T extends object ? { readonly [Key in keyof T]: DeepReadonly<T[Key]> } : T;
+
+type ResultOf<Output extends z.ZodObject> = DeepReadonly<z.input<Output>>;
+
+export type ToolDeclaration<Input extends z.ZodObject, Output extends z.ZodObject> = {
+  /** snake_case. */
+  readonly name: string;
+  readonly title: string;
+  /** At most 2 KB; says when to call it, in words a model cannot misread. */
+  readonly description: string;
+  readonly input: Input;
+  readonly output: Output;
+  readonly hints: ToolHints;
+  /** Arguments of a call that works with the embedded model; help and tests use it. */
+  readonly example: z.input<Input>;
+  /** @throws BitnetError for everything that can go wrong on purpose. */
+  readonly run: (args: z.output<Input>, context: ToolContext) => ResultOf<Output> | Promise<ResultOf<Output>>;
+  /** One or a few lines for people; the structured result is the answer. */
+  readonly summarize: (result: ResultOf<Output>) => string;
+};
+
+/** A tool with its argument types forgotten, so that tools of different shapes fit one list. */
+export type Tool = {
+  readonly name: string;
+  readonly title: string;
+  readonly description: string;
+  readonly input: z.ZodObject;
+  readonly output: z.ZodObject;
+  readonly hints: ToolHints;
+  readonly example: Record<string, unknown>;
+  readonly run: (args: unknown, context: ToolContext) => Promise<Record<string, unknown>>;
+  readonly summarize: (result: Record<string, unknown>) => string;
+};
+
+export function defineTool<Input extends z.ZodObject, Output extends z.ZodObject>(
+  declaration: ToolDeclaration<Input, Output>,
+): Tool & ToolDeclaration<Input, Output> {
+  // `run` and `summarize` are called with arguments that `input` has parsed and a result that `run` gave
+  // (call-tool.ts), which is what makes forgetting the types sound.
+  return declaration as unknown as Tool & ToolDeclaration<Input, Output>;
+}
+
+export type JsonSchema = {
+  readonly type?: string;
+  readonly description?: string;
+  readonly default?: unknown;
+  readonly enum?: readonly unknown[];
+  readonly anyOf?: readonly JsonSchema[];
+  readonly properties?: Readonly<Record<string, JsonSchema>>;
+  readonly required?: readonly string[];
+  readonly items?: JsonSchema;
+  readonly minimum?: number;
+  readonly exclusiveMinimum?: number;
+  readonly maximum?: number;
+  readonly minItems?: number;
+  readonly maxItems?: number;
+  readonly minLength?: number;
+  readonly maxLength?: number;
+  readonly additionalProperties?: boolean;
+};
+
+/**
+ * JSON Schema of a tool's input or output, small and within what MCP clients accept (test/tools/schemas.test.ts lints
+ * it): no `$schema`, no bounds that only repeat what a JSON number can hold.
+ */
+export function jsonSchemaOf(schema: z.ZodObject, io: 'input' | 'output'): JsonSchema {
+  const { $schema: _, ...json } = z.toJSONSchema(schema, {
+    io,
+    reused: 'inline',
+    cycles: 'throw',
+    override: ({ jsonSchema }) => {
+      if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
+      if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
+    },
+  });
+  return json as JsonSchema;
+}

@@ -1,0 +1,33 @@
+// A generation's result in the contract's spelling. Apart from its tool so that `infer` need not load the schemas.
+
+import type { GenerateResult } from '../generate/types.ts';
+
+/** What `generate_with_trace` returns and `infer --json` prints. */
+export function generateResultToJson(result: GenerateResult) {
+  return {
+    model: result.model,
+    output: result.output,
+    completion: result.completion,
+    finish_reason: result.finishReason,
+    ...(result.continuation !== undefined && { continuation: result.continuation }),
+    trace: result.trace.map(({ step, token, tokenId, logprob, color, trit, activations }) => ({
+      step,
+      token,
+      token_id: tokenId,
+      logprob,
+      color,
+      trit,
+      ...(activations && { activations: [...activations] }),
+    })),
+    trit_sum: result.tritSum,
+    gf3_residue: result.gf3Residue,
+    gf3_conserved: result.conserved,
+    seed: `${result.seed}`,
+    usage: { prompt_tokens: result.usage.promptTokens, completion_tokens: result.usage.completionTokens },
+    timings: {
+      prompt_ms: result.timings.promptMs,
+      first_token_ms: result.timings.firstTokenMs,
+      tokens_per_second: result.timings.tokensPerSecond,
+    },
+  };
+}

@@ -1,0 +1,103 @@
+import { z } from 'zod';
+import { ArgumentError } from '../errors.ts';
+import type { GenerateRequest } from '../generate/types.ts';
+import { defineTool } from './define-tool.ts';
+import { hex, modelField, residue, schemeField, seedField, trit, tritCounts, uint64 } from './fields.ts';
+import { generateResultToJson } from './generate-result.ts';
+
+/** Ends a call before the shortest time-out that clients are known to have, 60 s. */
+const DEFAULT_MAX_SECONDS = 45;
+
+const message = z.strictObject({ role: z.enum(['system', 'user', 'assistant']), content: z.string() });
+
+export const generateWithTraceTool = defineTool({
+  name: 'generate_with_trace',
+  title: 'Generate with a GF(3) trace',
+  description:
+    'Writes text with a ternary (BitNet b1.58) model. Each token comes with its log-probability, and with the color and ' +
+    'trit of its place in a seeded stream; the result tells whether the trits sum to 0 mod 3. Give exactly one of prompt, ' +
+    'messages (chat models) or continuation. Greedy and repeatable unless temperature is above 0. When finish_reason is ' +
+    '"time" or "length", call again with the continuation handle to go on.',
+  input: z.strictObject({
+    prompt: z.string().optional().describe('Text to continue'),
+    messages: z.array(message).min(1).optional().describe('Chat turns, for models with a chat template'),
+    model: modelField,
+    max_tokens: z.int().min(1).default(100),
+    seed: seedField,
+    scheme: schemeField,
+    temperature: z.number().min(0).default(0).describe('0: always the likeliest token'),
+    top_k: z.int().min(1).optional().describe('Sample among the k likeliest'),
+    top_p: z.number().gt(0).max(1).optional().describe('Sample within this probability mass'),
+    sample_seed: uint64('sample_seed').optional().describe('Seed of the sampling; same request, same text'),
+    stop: z.array(z.string().min(1)).optional().describe('The text ends before the first of these'),
+    activations: z.boolean().default(false).describe("Count each layer's trits per token"),
+    max_seconds: z.number().gt(0).default(DEFAULT_MAX_SECONDS),
+    continuation: z.string().min(1).optional().describe('Handle of an earlier result'),
+  }),
+  output: z.strictObject({
+    model: z.string(),
+    output: z.string().describe('Prompt + completion'),
+    completion: z.string(),
+    finish_reason: z.enum(['stop', 'length', 'time', 'cancelled']),
+    continuation: z.string().optional(),
+    trace: z.array(
+      z.strictObject({
+        step: z.int(),
+        token: z.string(),
+        token_id: z.int(),
+        logprob: z.number(),
+        color: hex,
+        trit,
+        activations: z.array(tritCounts).optional().describe('Per layer'),
+      }),
+    ),
+    trit_sum: z.int(),
+    gf3_residue: residue,
+    gf3_conserved: z.boolean(),
+    seed: z.string(),
+    usage: z.strictObject({ prompt_tokens: z.int(), completion_tokens: z.int() }),
+    timings: z.strictObject({ prompt_ms: z.number(), first_token_ms: z.number(), tokens_per_second: z.number() }),
+  }),
+  hints: { readOnly: true, idempotent: true },
+  example: { prompt: 'Once upon a time', max_tokens: 12 },
+  run: async (args, { services, signal, progress }) => {
+    const begins = (['prompt', 'messages', 'continuation'] as const).filter((name) => args[name] !== undefined);
+    if (begins.length !== 1) {
+      throw new ArgumentError({
+        what: `generate_with_trace: ${begins.length === 0 ? 'no prompt, messages or continuation' : `${begins.join(' and ')} together`}`,
+        fix: 'give exactly one of prompt, messages, continuation',
+      });
+    }
+    const request: GenerateRequest = {
+      model: args.model,
+      ...(args.prompt !== undefined && { prompt: args.prompt }),
+      ...(args.messages !== undefined && { messages: args.messages }),
+      ...(args.continuation !== undefined && { continuation: args.continuation }),
+      maxTokens: args.max_tokens,
+      seed: args.seed,
+      scheme: args.scheme,
+      temperature: args.temperature,
+      ...(args.top_k !== undefined && { topK: args.top_k }),
+      ...(args.top_p !== undefined && { topP: args.top_p }),
+      ...(args.sample_seed !== undefined && { sampleSeed: args.sample_seed }),
+      ...(args.stop !== undefined && { stop: args.stop }),
+      activations: args.activations,
+      maxSeconds: args.max_seconds,
+    };
+    const result = await services.generate(request, {
+      ...(signal && { signal }),
+      ...(progress && {
+        onStep: ({ step, token }) => progress(step + 1, args.max_tokens, `token ${step + 1}: ${JSON.stringify(token)}`),
+      }),
+    });
+    return generateResultToJson(result);
+  },
+  summarize: ({ output, usage, trit_sum, gf3_residue, gf3_conserved, finish_reason, continuation }) =>
+    [
+      output,
+      '',
+      `${usage.completion_tokens} tokens, ended by ${finish_reason}; GF(3) trit sum ${trit_sum} mod 3 = ${gf3_residue}, ` +
+        `${gf3_conserved ? 'conserved' : 'not conserved'}`,
+      ...(continuation === undefined ? [] : [`to go on: {"continuation": "${continuation}"}`]),
+    ].join('\n'),
+});

@@ -1,0 +1,59 @@
+import { z } from 'zod';
+import { palette } from '../color/palette.ts';
+import { gf3Residue, isConserved, tritSum } from '../gf3/sums.ts';
+import { defineTool } from './define-tool.ts';
+import { colorFields, imageField, residue, schemeField, seedField } from './fields.ts';
+
+/** Enough for any picture; keeps a result within what clients accept. */
+const MAX_COLORS = 4096;
+
+export const paletteTool = defineTool({
+  name: 'palette',
+  title: 'Palette',
+  description:
+    'A run of colors of a seeded stream with their trits and the GF(3) sum. Set image for a PNG of the swatches. ' +
+    'Large palettes make large results: ask for what you need.',
+  input: z.strictObject({
+    n: z.int().min(1).max(MAX_COLORS).describe('How many colors'),
+    seed: seedField,
+    start: z.int().min(0).default(1).describe('Index of the first'),
+    scheme: schemeField,
+    image: imageField.describe('Add a PNG of the swatches'),
+  }),
+  output: z.strictObject({
+    seed: z.string().describe('Decimal'),
+    scheme: z.string(),
+    start: z.int(),
+    colors: z.array(z.strictObject({ index: z.int(), ...colorFields })),
+    trit_sum: z.int(),
+    gf3_residue: residue,
+    conserved: z.boolean(),
+  }),
+  hints: { readOnly: true, idempotent: true },
+  example: { n: 12 },
+  run: async ({ n, seed, start, scheme, image }, { addImage }) => {
+    const colors = palette({ seed, start, n, scheme });
+    const sum = tritSum(colors.map(({ trit }) => trit));
+    if (image) {
+      const { renderSwatches } = await import('../image/swatches.ts');
+      addImage({
+        png: renderSwatches(colors),
+        caption: `${n} swatches of seed ${seed} (${scheme}) from index ${start}`,
+      });
+    }
+    return {
+      seed: `${seed}`,
+      scheme,
+      start,
+      colors,
+      trit_sum: sum,
+      gf3_residue: gf3Residue(sum),
+      conserved: isConserved(sum),
+    };
+  },
+  summarize: ({ colors, seed, trit_sum, conserved }) => {
+    const shown = colors.slice(0, 12).map(({ hex }) => hex);
+    const more = colors.length > shown.length ? ` and ${colors.length - shown.length} more` : '';
+    return `seed ${seed}: ${shown.join(' ')}${more}; trit sum ${trit_sum}, ${conserved ? 'conserved' : 'not conserved'} mod 3`;
+  },
+});

@@ -1,0 +1,9 @@
+// What tools need from the process they run in. The MCP server gives an engine in a child process, so that its event
+// loop stays free while a model writes; tests give what they like.
+
+import type { GenerateHooks, GenerateRequest, GenerateResult } from '../generate/types.ts';
+
+export interface Services {
+  /** Rejects with CancelledError when the signal fires before there is anything to return. */
+  generate(request: GenerateRequest, hooks: GenerateHooks): Promise<GenerateResult>;
+}

@@ -1,0 +1,97 @@
+// Which room of src/ may import which. A room stands for what it owns; an edge that is not here is a dependency that
+// nobody decided on. To add one, write it down with its reason.
+
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative, resolve, sep } from 'node:path';
+import { expect, test } from 'vitest';
+
+const src = resolve(import.meta.dirname, '../src');
+
+/** May be imported by every room. */
+const COMMON = ['errors.ts'];
+
+const ANY = 'any';
+
+/** From leaf to face. */
+const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
+  'errors.ts': [],
+  'logger.ts': [],
+  gf3: [],
+  random: [],
+  tensor: [],
+  color: ['gf3', 'random'],
+  quant: ['gf3', 'tensor'],
+  formats: ['tensor'],
+  hub: [],
+  // The version is in package.json, which hub finds.
+  'package-info.ts': ['hub'],
+  tokenizer: [],
+  engine: ['quant', 'tensor'],
+  analysis: ['gf3', 'quant', 'tensor'],
+  image: ['color', 'tensor'],
+  triads: ['gf3'],
+  model: ['engine', 'formats', 'quant', 'tensor'],
+  generate: ['model', 'engine', 'tokenizer', 'color', 'gf3', 'random'],
+  train: ['model', 'engine', 'quant', 'formats', 'tokenizer', 'tensor', 'random'],
+  world: ['train', 'model', 'formats', 'quant', 'gf3', 'color'],
+  tools: ANY,
+  mcp: ['tools', 'hub', 'world', 'triads', 'image', 'logger.ts', 'package-info.ts'],
+  cli: ANY,
+  'index.ts': ANY,
+};
+
+/** What `any` leaves out: faces are not building blocks. */
+const NEVER: Readonly<Record<string, readonly string[]>> = {
+  tools: ['mcp', 'cli', 'index.ts'],
+  cli: ['index.ts'],
+  'index.ts': ['mcp', 'cli'],
+};
+
+/** The wire is one room's business. */
+const SDK = /^@modelcontextprotocol\//;
+
+const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.ts'));
+
+const roomOf = (path: string) => path.split(sep)[0]!;
+
+function importsOf(file: string): string[] {
+  const text = readFileSync(join(src, file), 'utf8');
+  const pattern =
+    /^import\s+(?:[^'"();]*?\bfrom\s+)?['"]([^'"]+)['"]|^export\s[^'"();=]*?\bfrom\s+['"]([^'"]+)['"]|\bimport\(\s*['"]([^'"]+)['"]|new URL\(\s*['"](\.[^'"]+\.[tj]s)['"]/gm;
+  return [...text.matchAll(pattern)].map((match) => match.slice(1).find((specifier) => specifier !== undefined)!);
+}
+
+function allowed(room: string): readonly string[] {
+  const list = ROOMS[room]!;
+  const rooms = list === ANY ? Object.keys(ROOMS).filter((name) => !NEVER[room]?.includes(name)) : list;
+  return [room, ...rooms, ...COMMON];
+}
+
+test('every file lies in a room of the table', () => {
+  expect(files.filter((file) => ROOMS[roomOf(file)] === undefined)).toEqual([]);
+});
+
+test('every room imports only what the table allows', () => {
+  const broken: string[] = [];
+  for (const file of files) {
+    const room = roomOf(file);
+    for (const specifier of importsOf(file)) {
+      if (!specifier.startsWith('.')) {
+        if (SDK.test(specifier) && room !== 'mcp') broken.push(`${file} imports ${specifier}: only mcp/ may`);
+        continue;
+      }
+      const target = roomOf(relative(src, resolve(src, dirname(file), specifier)));
+      if (!allowed(room).includes(target)) {
+        broken.push(`${file} imports ${specifier}: ${room} may import ${allowed(room).join(', ')}`);
+      }
+    }
+  }
+  expect(broken).toEqual([]);
+});
+
+test('the check sees imports in all their forms', () => {
+  // If the pattern broke, the test above would pass on an empty list.
+  expect(importsOf('cli/commands.ts')).toContain('./serve.ts');
+  expect(importsOf('cli/main.ts')).toContain('../errors.ts');
+  expect(importsOf('tools/fields.ts')).toContain('zod');
+});

@@ -1,0 +1,92 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { describe, expect, test } from 'vitest';
+import { ALL_TOOLS } from '../../src/tools/all-tools.ts';
+import { type JsonSchema, jsonSchemaOf } from '../../src/tools/define-tool.ts';
+import { schemaFiles } from '../../src/tools/schema-files.ts';
+
+const schemasFolder = new URL('../../schemas/', import.meta.url);
+
+test('the tools are these, in this order', () => {
+  expect(ALL_TOOLS.map(({ name }) => name)).toEqual([
+    'generate_with_trace',
+    'analyze_layer',
+    'color_at',
+    'palette',
+    'balance_triad',
+  ]);
+});
+
+test('schemas/ holds what the declarations say (npm run schemas writes it)', () => {
+  const files = schemaFiles(ALL_TOOLS);
+  expect(readdirSync(schemasFolder).sort()).toEqual([...files.keys()].sort());
+  for (const [name, text] of files) expect(readFileSync(new URL(name, schemasFolder), 'utf8'), name).toBe(text);
+});
+
+// What breaks clients: the model API refuses or Claude Code drops a tool with such a schema.
+const ROOT_FORBIDDEN = ['oneOf', 'anyOf', 'allOf', 'not', 'if'];
+const ANYWHERE_FORBIDDEN = [
+  '$ref',
+  '$defs',
+  'definitions',
+  'prefixItems',
+  'patternProperties',
+  'allOf',
+  'not',
+  'const',
+];
+
+/** Every schema in a schema, with its path. */
+function* walk(schema: JsonSchema, path: string): Generator<[JsonSchema, string]> {
+  yield [schema, path];
+  for (const [name, child] of Object.entries(schema.properties ?? {})) yield* walk(child, `${path}.${name}`);
+  if (schema.items !== undefined) yield* walk(schema.items, `${path}[]`);
+  for (const [i, child] of (schema.anyOf ?? []).entries()) yield* walk(child, `${path}|${i}`);
+}
+
+describe.each(ALL_TOOLS.flatMap((tool) => (['input', 'output'] as const).map((io) => ({ tool, io, name: tool.name }))))(
+  '$name $io',
+  ({ tool, io }) => {
+    const schema = jsonSchemaOf(tool[io], io);
+
+    test('is a plain object at the root', () => {
+      expect(schema.type).toBe('object');
+      expect(schema.additionalProperties).toBe(false);
+      expect(Object.keys(schema).filter((key) => ROOT_FORBIDDEN.includes(key))).toEqual([]);
+    });
+
+    test('uses only what clients accept, in every part', () => {
+      for (const [part, path] of walk(schema, tool.name)) {
+        expect(
+          Object.keys(part).filter((key) => ANYWHERE_FORBIDDEN.includes(key)),
+          path,
+        ).toEqual([]);
+        expect(part.type === undefined ? part.anyOf?.length : typeof part.type, `${path} has a type`).toBeTruthy();
+        expect(Array.isArray(part.items), `${path} is a tuple`).toBe(false);
+        for (const name of Object.keys(part.properties ?? {})) expect(name).toMatch(/^[a-z0-9_]{1,64}$/);
+      }
+    });
+  },
+);
+
+describe.each(ALL_TOOLS.map((tool) => ({ name: tool.name, tool })))('$name', ({ tool }) => {
+  test('describes itself and its arguments within what clients read', () => {
+    expect(tool.name).toMatch(/^[a-z][a-z0-9_]{0,63}$/);
+    expect(tool.title.length).toBeGreaterThan(0);
+    expect(tool.description.length).toBeLessThanOrEqual(2048);
+  });
+
+  test('takes its own example', () => {
+    expect(tool.input.safeParse(tool.example).success).toBe(true);
+  });
+});
+
+test('all tools together stay small in a model’s context', () => {
+  const listed = ALL_TOOLS.map((tool) => ({
+    name: tool.name,
+    title: tool.title,
+    description: tool.description,
+    inputSchema: jsonSchemaOf(tool.input, 'input'),
+    outputSchema: jsonSchemaOf(tool.output, 'output'),
+  }));
+  expect(JSON.stringify(listed).length).toBeLessThan(12 * 1024);
+});
