@@ -1,6 +1,6 @@
 // What is asked of a generation and what comes back: the contract's `generate_with_trace` fields in camelCase.
 
-import type { Scheme } from '../color/schemes.ts';
+import type { Scheme } from '../color/scheme.ts';
 import type { BackendName } from '../engine/backend.ts';
 import type { Trit } from '../gf3/trit.ts';
 

@@ -1,7 +1,7 @@
 // From a checkpoint's tensors to the weights of a program. Ternary matrices stay packed as the file has them; masters
 // are made ternary once, here. Every shape is compared with the config before a byte is read.
 
-import type { DenseWeight, Int8Weight, TernaryWeight, VectorWeight } from '../engine/program.ts';
+import type { DenseWeight, TernaryWeight, VectorWeight } from '../engine/program.ts';
 import { BitnetError } from '../errors.ts';
 import type { Checkpoint } from '../formats/checkpoint.ts';
 import { absmean } from '../quant/absmean.ts';
@@ -18,7 +18,8 @@ export class WeightError extends BitnetError {
 }
 
 export type LoadWeightsOptions = {
-  readonly head: 'full' | 'int8';
+  /** `int8Above`: int8 if the head's bytes exceed this, else as the checkpoint has it. */
+  readonly head: 'full' | 'int8' | { readonly int8Above: number };
   /** Called after each layer. */
   readonly onLayer?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
@@ -71,15 +72,16 @@ export async function loadWeights(
     options.onLayer?.(index + 1, config.numHiddenLayers);
   }
 
-  let head: DenseWeight | Int8Weight = embedding;
+  let head: DenseWeight = embedding;
   if (!config.tieWordEmbeddings) {
     head = await reader.dense('lm_head.weight', config.vocabSize, hiddenSize);
   } else if (reader.has('lm_head.weight')) {
     await reader.requireEqual('lm_head.weight', embedding);
   }
   reader.requireAllUsed();
-  if (options.head === 'int8') head = quantizeHead(head);
-  return { embedding, layers, finalNorm, head };
+  const limit = typeof options.head === 'object' ? options.head.int8Above : options.head === 'int8' ? -1 : Infinity;
+  const whole = head.bytes.byteLength <= limit;
+  return { embedding, layers, finalNorm, head: whole ? head : quantizeHead(head) };
 }
 
 class WeightReader {

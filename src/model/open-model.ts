@@ -18,7 +18,12 @@ export type OpenModelOptions = LoadWeightsOptions & {
   readonly contextLength?: number;
 };
 
-export type OpenedModel = { readonly config: ModelConfig; readonly program: Program };
+export type OpenedModel = {
+  readonly config: ModelConfig;
+  readonly program: Program;
+  /** What the output head became. */
+  readonly head: 'full' | 'int8';
+};
 
 export async function readModelConfig(folder: string): Promise<ModelConfig> {
   const file = join(folder, 'config.json');
@@ -42,5 +47,9 @@ export async function openModelFolder(folder: string, options: OpenModelOptions)
   const weights = await loadWeights(checkpoint, config, options);
   const longest = config.maxPositionEmbeddings;
   const contextLength = Math.min(options.contextLength ?? DEFAULT_CONTEXT_LENGTH, longest);
-  return { config, program: recordProgram(config, weights, { name: options.name, contextLength }) };
+  return {
+    config,
+    program: recordProgram(config, weights, { name: options.name, contextLength }),
+    head: weights.head.kind === 'int8' ? 'int8' : 'full',
+  };
 }

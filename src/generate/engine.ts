@@ -1,0 +1,160 @@
+// Models kept loaded in this process, each with its tokenizer and a scheduler. A server runs this in a child process
+// (`engine-host.ts`); the command line runs it in its own.
+
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { BackendName, Executable } from '../engine/backend.ts';
+import { jsBackend } from '../engine/js/backend.ts';
+import { BitnetError } from '../errors.ts';
+import { type ModelLocation, resolveModel } from '../hub/resolve-model.ts';
+import { openModelFolder } from '../model/open-model.ts';
+import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
+import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import { Scheduler } from './scheduler.ts';
+import type { HeadPrecision } from './types.ts';
+
+/** A kind of file that generation cannot run from. */
+export class UnsupportedModelError extends BitnetError {
+  readonly code = 'UNSUPPORTED_MODEL';
+  readonly fault = 'call';
+}
+
+export type LoadRequest = {
+  readonly model: string;
+  readonly backend?: BackendName | 'auto';
+  readonly threads?: number;
+  /** Undefined: the checkpoint's own precision, int8 where the head is large. */
+  readonly head?: HeadPrecision;
+  readonly signal?: AbortSignal;
+  readonly onLayer?: (done: number, total: number) => void;
+};
+
+export type LoadedModel = {
+  readonly name: string;
+  readonly location: ModelLocation;
+  readonly tokenizer: Tokenizer;
+  readonly executable: Executable;
+  readonly scheduler: Scheduler;
+  readonly contextLength: number;
+  readonly vocabSize: number;
+  readonly head: HeadPrecision;
+  /** Ids at which generation ends. */
+  readonly stopIds: ReadonlySet<number>;
+  readonly loadMs: number;
+};
+
+export type EngineOptions = {
+  /** Folders that model paths must lie in; without it any path goes. */
+  readonly allowedRoots?: readonly string[];
+  /** Models kept loaded; the least recently used idle one goes first. Default 2. */
+  readonly maxModels?: number;
+};
+
+/** Above this many bytes a dense head is rounded to int8 unless `full` is asked for: it would cost more than the layers. */
+export const INT8_HEAD_BYTES = 64 << 20;
+
+/** Rows of a step: few where a row costs as much as a step (JavaScript), so that a cancellation is noticed soon. */
+const MAX_ROWS: Record<BackendName, number> = { js: 8, wasm: 64, cpu: 256, metal: 256 };
+const MAX_DRAFTS: Record<BackendName, number> = { js: 0, wasm: 3, cpu: 7, metal: 7 };
+
+export class Engine implements Disposable {
+  readonly #options: EngineOptions;
+  /** In order of use, the last used last. */
+  readonly #models = new Map<string, Promise<LoadedModel>>();
+
+  constructor(options: EngineOptions = {}) {
+    this.#options = options;
+  }
+
+  /** The model, loaded now or before. Two callers of the same model share one load. */
+  async load(request: LoadRequest): Promise<LoadedModel> {
+    const roots = this.#options.allowedRoots;
+    const location = await resolveModel(request.model, roots === undefined ? {} : { allowedRoots: roots });
+    const { backend = 'auto', threads = 0, head = 'auto' } = request;
+    const key = JSON.stringify([location.path, backend, threads, head]);
+    const known = this.#models.get(key);
+    const loading = known ?? loadModel(location, request);
+    this.#models.delete(key);
+    this.#models.set(key, loading);
+    try {
+      const model = await loading;
+      await this.#evict();
+      return model;
+    } catch (error) {
+      this.#models.delete(key);
+      throw error;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    for (const loading of this.#models.values()) {
+      loading.then(
+        (model) => model.executable[Symbol.dispose](),
+        () => {},
+      );
+    }
+    this.#models.clear();
+  }
+
+  async #evict(): Promise<void> {
+    for (const [key, loading] of [...this.#models]) {
+      if (this.#models.size <= (this.#options.maxModels ?? 2)) return;
+      const model = await loading.catch(() => undefined);
+      if (model !== undefined && model.scheduler.active > 0) continue;
+      this.#models.delete(key);
+      model?.executable[Symbol.dispose]();
+    }
+  }
+}
+
+async function loadModel(location: ModelLocation, request: LoadRequest): Promise<LoadedModel> {
+  const start = performance.now();
+  if (location.kind !== 'folder') {
+    throw new UnsupportedModelError({
+      what: `generation needs a model folder, this is a ${location.kind} file`,
+      where: location.path,
+      fix: 'give the folder with config.json, the weights and tokenizer.json',
+    });
+  }
+  const tokenizer = loadTokenizer(location.path);
+  // Both are awaited below; a failure of the model must not leave this one unhandled.
+  tokenizer.catch(() => {});
+  const { program, head, config } = await openModelFolder(location.path, {
+    name: request.model,
+    head: request.head ?? { int8Above: INT8_HEAD_BYTES },
+    ...(request.signal === undefined ? {} : { signal: request.signal }),
+    ...(request.onLayer === undefined ? {} : { onLayer: request.onLayer }),
+  });
+  const executable = await jsBackend.load(program, {
+    ...(request.threads === undefined ? {} : { threads: request.threads }),
+  });
+  const { backend } = executable.info;
+  return {
+    name: request.model,
+    location,
+    tokenizer: await tokenizer,
+    executable,
+    scheduler: new Scheduler(executable, {
+      maxRows: MAX_ROWS[backend],
+      maxDrafts: MAX_DRAFTS[backend],
+      cachedTokens: 4 * program.contextLength,
+      contextLength: program.contextLength,
+    }),
+    contextLength: program.contextLength,
+    vocabSize: program.vocabSize,
+    head,
+    stopIds: new Set(
+      (await tokenizer).stopIds({ eos_token_id: [...config.eosTokenIds] }, await generationConfig(location.path)),
+    ),
+    loadMs: performance.now() - start,
+  };
+}
+
+/** generation_config.json if there is one; a broken one is as good as none, since config.json decides what matters. */
+async function generationConfig(folder: string): Promise<unknown> {
+  try {
+    return JSON.parse(await readFile(join(folder, 'generation_config.json'), 'utf8'));
+  } catch {
+    return undefined;
+  }
+}

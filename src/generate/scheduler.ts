@@ -1,0 +1,284 @@
+// Runs any number of generations on one loaded program. Each step of the engine carries the next token of every running
+// generation, the drafts some of them guessed, and a piece of the prompts still to be read; so the weights are read
+// once for all. Because a row's result does not depend on what shares its step, none of this changes a single bit of
+// anybody's text.
+//
+// - Prefix cache: the KV caches of recent sequences stay, and a new prompt starts from the longest one it shares.
+// - Drafts (prompt lookup): when the last tokens have occurred before, what followed them then is guessed to follow now
+//   and checked in one step. A guess that fails costs its rows, never the result.
+
+import type { Executable, SequenceId } from '../engine/backend.ts';
+import { CancelledError } from '../errors.ts';
+
+export type SchedulerOptions = {
+  /** Rows of a step at most; bounds how long a step, and so a cancellation, takes. */
+  readonly maxRows: number;
+  /** Tokens guessed ahead at most; 0 turns guessing off (where a row costs as much as a step). */
+  readonly maxDrafts: number;
+  /** Tokens whose KV caches are kept for later prompts. */
+  readonly cachedTokens: number;
+  /** Positions of the program. */
+  readonly contextLength: number;
+};
+
+export type GenerationHandlers = {
+  /**
+   * Called with the logits (V,) that follow the tokens so far (a view, valid during the call) and the trit counts of
+   * the row that gave them; returns the next token, or undefined to end.
+   */
+  readonly next: (logits: Float32Array, tritCounts: Int32Array) => number | undefined;
+  readonly trace: boolean;
+  /** Prompt tokens read, of all. */
+  readonly onPrompt?: (done: number, total: number) => void;
+  readonly signal?: AbortSignal;
+};
+
+type Job = GenerationHandlers & {
+  readonly sequence: SequenceId;
+  /** All tokens; those from `cached` on are still to be computed. */
+  readonly tokens: number[];
+  readonly promptLength: number;
+  cached: number;
+  drafts: number[];
+  /** Running mean of accepted drafts, to stop guessing where it does not pay. */
+  draftYield: number;
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+};
+
+type CacheEntry = { readonly sequence: SequenceId; readonly tokens: readonly number[] };
+
+/** Fewer shared tokens are computed faster than copied. */
+const MIN_SHARED = 8;
+const MAX_CACHE_ENTRIES = 16;
+/** Length of the run of tokens that must have occurred before; the longer first. */
+const LOOKUP_LENGTHS = [3, 2];
+
+export class Scheduler {
+  readonly #executable: Executable;
+  readonly #options: SchedulerOptions;
+  readonly #jobs: Job[] = [];
+  /** Least recently used first. */
+  #cache: CacheEntry[] = [];
+  #running = false;
+
+  constructor(executable: Executable, options: SchedulerOptions) {
+    this.#executable = executable;
+    this.#options = options;
+  }
+
+  /** Sequences whose generation has not ended. */
+  get active(): number {
+    return this.#jobs.length;
+  }
+
+  /** Reads the prompt and goes on until `next` says stop. Rejects with CancelledError when the signal fires. */
+  run(prompt: readonly number[], handlers: GenerationHandlers): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const { sequence, length } = this.#startSequence(prompt);
+      this.#jobs.push({
+        ...handlers,
+        sequence,
+        tokens: [...prompt],
+        promptLength: prompt.length,
+        cached: length,
+        drafts: [],
+        draftYield: 1,
+        resolve,
+        reject,
+      });
+      if (!this.#running) void this.#pump();
+    });
+  }
+
+  async #pump(): Promise<void> {
+    this.#running = true;
+    try {
+      while (this.#jobs.length > 0) {
+        for (const job of [...this.#jobs]) {
+          if (job.signal?.aborted) this.#finish(job, new CancelledError('the generation was cancelled'));
+        }
+        if (this.#jobs.length > 0) await this.#stepOrFindCulprit(this.#compose());
+        // Lets cancellations, new requests and streamed output through.
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+    } catch (error) {
+      for (const job of this.#jobs.splice(0)) job.reject(error);
+    } finally {
+      this.#running = false;
+    }
+  }
+
+  /** One sequence's numbers must not end the others: a step that fails is taken again, one job at a time. */
+  async #stepOrFindCulprit(parts: readonly { job: Job; rows: number }[]): Promise<void> {
+    try {
+      await this.#step(parts);
+    } catch (error) {
+      if (parts.length === 1) {
+        this.#finish(parts[0]!.job, error);
+        return;
+      }
+      for (const part of parts) await this.#step([part]).catch((cause) => this.#finish(part.job, cause));
+    }
+  }
+
+  /** Rows of the next step: every job that writes gets its token and drafts, prompts share the rest. */
+  #compose(): { job: Job; rows: number }[] {
+    const parts: { job: Job; rows: number }[] = [];
+    const reading: Job[] = [];
+    let free = this.#options.maxRows;
+    for (const job of this.#jobs) {
+      if (job.tokens.length - job.cached > 1) {
+        reading.push(job);
+        continue;
+      }
+      if (free === 0) continue;
+      job.drafts = this.#guess(job, free - 1);
+      parts.push({ job, rows: 1 + job.drafts.length });
+      free -= 1 + job.drafts.length;
+    }
+    reading.forEach((job, i) => {
+      const share = Math.ceil(free / (reading.length - i));
+      const rows = Math.min(job.tokens.length - job.cached, share);
+      if (rows === 0) return;
+      parts.push({ job, rows });
+      free -= rows;
+    });
+    // A job that found no room goes first next time.
+    const left = this.#jobs.filter((job) => !parts.some((part) => part.job === job));
+    if (left.length > 0) this.#jobs.splice(0, this.#jobs.length, ...left, ...parts.map((part) => part.job));
+    return parts;
+  }
+
+  async #step(parts: readonly { job: Job; rows: number }[]): Promise<void> {
+    const tokens: number[] = [];
+    const sequences: number[] = [];
+    const positions: number[] = [];
+    const outputRows: number[] = [];
+    for (const { job, rows } of parts) {
+      const ahead = [...job.tokens.slice(job.cached, job.cached + rows), ...job.drafts].slice(0, rows);
+      const firstOutput = job.tokens.length - job.cached - 1;
+      ahead.forEach((token, i) => {
+        if (i >= firstOutput) outputRows.push(tokens.length);
+        tokens.push(token);
+        sequences.push(job.sequence);
+        positions.push(job.cached + i);
+      });
+    }
+    const trace = parts.some(({ job }) => job.trace);
+    const { logits, tritCounts } = await this.#executable.step({
+      tokens: Int32Array.from(tokens),
+      sequences: Int32Array.from(sequences),
+      positions: Int32Array.from(positions),
+      outputRows: Int32Array.from(outputRows),
+      trace,
+    });
+
+    const vocabSize = outputRows.length === 0 ? 0 : logits.length / outputRows.length;
+    const countsWidth = tritCounts.length / tokens.length;
+    let firstRow = 0;
+    let output = 0;
+    for (const { job, rows } of parts) {
+      const outputs: { logits: Float32Array; counts: Int32Array }[] = [];
+      while (output < outputRows.length && outputRows[output]! < firstRow + rows) {
+        const row = outputRows[output]!;
+        outputs.push({
+          logits: logits.subarray(output * vocabSize, (output + 1) * vocabSize),
+          counts: tritCounts.subarray(row * countsWidth, (row + 1) * countsWidth),
+        });
+        output += 1;
+      }
+      firstRow += rows;
+      this.#advance(job, rows, outputs);
+    }
+  }
+
+  /** Takes the results of a job's rows: more of its prompt is read, or one or more tokens are chosen. */
+  #advance(job: Job, rows: number, outputs: readonly { logits: Float32Array; counts: Int32Array }[]): void {
+    const { drafts } = job;
+    job.cached += rows - drafts.length;
+    job.drafts = [];
+    job.onPrompt?.(Math.min(job.cached, job.promptLength), job.promptLength);
+    let accepted = 0;
+    try {
+      for (const { logits, counts } of outputs) {
+        const token = job.next(logits, counts);
+        if (token === undefined) {
+          this.#finish(job);
+          return;
+        }
+        job.tokens.push(token);
+        if (accepted >= drafts.length || drafts[accepted] !== token) break;
+        accepted += 1;
+        job.cached += 1;
+      }
+    } catch (error) {
+      this.#finish(job, error);
+    } finally {
+      // Rows of drafts that were not taken are still in the cache (of a job that goes on; an ended one is cut already).
+      if (drafts.length > 0 && this.#jobs.includes(job)) {
+        this.#executable.truncate(job.sequence, job.cached);
+        job.draftYield += 0.25 * (accepted / drafts.length - job.draftYield);
+      }
+    }
+  }
+
+  /** What followed the last occurrence of the tokens that were just written. */
+  #guess(job: Job, room: number): number[] {
+    const { tokens } = job;
+    // Where guesses rarely hit, guess one token now and then to notice a change.
+    const wanted = job.draftYield < 0.2 ? (tokens.length % 16 === 0 ? 2 : 0) : this.#options.maxDrafts;
+    const most = Math.min(wanted, room, this.#options.maxDrafts, this.#options.contextLength - tokens.length);
+    if (most <= 0) return [];
+    for (const length of LOOKUP_LENGTHS) {
+      const from = tokens.length - length;
+      if (from < 1) continue;
+      for (let at = from - 1; at >= 0; at -= 1) {
+        let same = 0;
+        while (same < length && tokens[at + same] === tokens[from + same]) same += 1;
+        if (same === length) return tokens.slice(at + length, at + length + most);
+      }
+    }
+    return [];
+  }
+
+  #finish(job: Job, error?: unknown): void {
+    const at = this.#jobs.indexOf(job);
+    if (at < 0) return;
+    this.#jobs.splice(at, 1);
+    // What is in the cache is sound even when the generation failed or was cancelled.
+    const cached = Math.min(job.cached, this.#executable.sequenceLength(job.sequence));
+    this.#keep({ sequence: job.sequence, tokens: job.tokens.slice(0, cached) });
+    if (error === undefined) job.resolve();
+    else job.reject(error);
+  }
+
+  #startSequence(prompt: readonly number[]): { sequence: SequenceId; length: number } {
+    let best: CacheEntry | undefined;
+    let shared = 0;
+    for (const entry of this.#cache) {
+      let same = 0;
+      // The last token is computed anyway: its logits are wanted.
+      const most = Math.min(entry.tokens.length, prompt.length - 1);
+      while (same < most && entry.tokens[same] === prompt[same]) same += 1;
+      if (same > shared) [best, shared] = [entry, same];
+    }
+    if (best === undefined || shared < MIN_SHARED) return { sequence: this.#executable.createSequence(), length: 0 };
+    this.#cache = this.#cache.filter((entry) => entry !== best);
+    // A prompt that goes on where the entry ended takes it over; one that branches off leaves it to others.
+    if (shared === best.tokens.length) return { sequence: best.sequence, length: shared };
+    const sequence = this.#executable.fork(best.sequence, shared);
+    this.#cache.push(best);
+    return { sequence, length: shared };
+  }
+
+  #keep(entry: CacheEntry): void {
+    // `truncate` first: a cache longer than its tokens would be wrong to continue.
+    this.#executable.truncate(entry.sequence, entry.tokens.length);
+    this.#cache.push(entry);
+    const total = () => this.#cache.reduce((sum, { tokens }) => sum + tokens.length, 0);
+    while (this.#cache.length > 0 && (this.#cache.length > MAX_CACHE_ENTRIES || total() > this.#options.cachedTokens)) {
+      this.#executable.freeSequence(this.#cache.shift()!.sequence);
+    }
+  }
+}
