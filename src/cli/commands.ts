@@ -13,6 +13,7 @@ export type CommandEntry = {
 export const COMMANDS: readonly CommandEntry[] = [
   { name: 'serve', summary: 'Serve MCP on stdio', load: () => import('./serve.ts') },
   { name: 'infer', summary: 'Write text with a model, with a GF(3) trace if asked', load: () => import('./infer.ts') },
+  { name: 'tokenize', summary: "Text to a model's token ids and back", load: () => import('./tokenize.ts') },
   { name: 'color', summary: 'The color at one index of a seeded stream', load: () => import('./color.ts') },
   { name: 'palette', summary: 'A run of colors and their GF(3) sum', load: () => import('./palette.ts') },
   { name: 'version', summary: 'The version of this program', load: () => import('./version.ts') },

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { ArgumentError } from '../errors.ts';
-import type { GenerateRequest } from '../generate/types.ts';
-import { defineTool } from './define-tool.ts';
+import type { GenerateHooks, GenerateRequest } from '../generate/types.ts';
+import { defineTool, type ToolContext } from './define-tool.ts';
 import { hex, modelField, residue, schemeField, seedField, trit, tritCounts, uint64 } from './fields.ts';
 import { generateResultToJson } from './generate-result.ts';
 
@@ -86,9 +86,7 @@ export const generateWithTraceTool = defineTool({
     };
     const result = await services.generate(request, {
       ...(signal && { signal }),
-      ...(progress && {
-        onStep: ({ step, token }) => progress(step + 1, args.max_tokens, `token ${step + 1}: ${JSON.stringify(token)}`),
-      }),
+      ...hooksFor(progress, args.max_tokens),
     });
     return generateResultToJson(result);
   },
@@ -101,3 +99,20 @@ export const generateWithTraceTool = defineTool({
       ...(continuation === undefined ? [] : [`to go on: {"continuation": "${continuation}"}`]),
     ].join('\n'),
 });
+
+/** Progress counts the prompt's tokens and then the written ones. */
+function hooksFor(progress: ToolContext['progress'], maxTokens: number): Pick<GenerateHooks, 'onPrompt' | 'onStep'> {
+  if (progress === undefined) return {};
+  let prompt = 0;
+  let written = 0;
+  return {
+    onPrompt: (done, total) => {
+      prompt = total;
+      progress(done, total + maxTokens, `prompt: ${done} of ${total} tokens`);
+    },
+    onStep: ({ token }) => {
+      written += 1;
+      progress(prompt + written, prompt + maxTokens, `token ${written}: ${JSON.stringify(token)}`);
+    },
+  };
+}

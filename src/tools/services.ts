@@ -4,6 +4,8 @@
 import type { GenerateHooks, GenerateRequest, GenerateResult } from '../generate/types.ts';
 
 export interface Services {
+  /** Folders that callers' model paths must lie in; any path when undefined. */
+  readonly allowedRoots?: readonly string[] | undefined;
   /** Rejects with CancelledError when the signal fires before there is anything to return. */
   generate(request: GenerateRequest, hooks: GenerateHooks): Promise<GenerateResult>;
 }

@@ -1,0 +1,125 @@
+import { describe, expect, test } from 'vitest';
+import { COMMANDS, loadCommand } from '../../src/cli/commands.ts';
+import { runCli } from './run-cli.ts';
+
+describe.each(COMMANDS.map((entry) => ({ entry, name: entry.name })))('$name', ({ entry }) => {
+  test('is declared as the table says, with an example of its own', async () => {
+    const command = await loadCommand(entry);
+    expect(command.name).toBe(entry.name);
+    expect(command.summary).toBe(entry.summary);
+    expect(command.examples.length).toBeGreaterThan(0);
+    for (const example of command.examples) expect(example.split(' ')[0]).toBe(entry.name);
+  });
+
+  test('--help shows usage, flags and the example', async () => {
+    const { code, stdout, stderr } = await runCli([entry.name, '--help']);
+    expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+    expect(stdout).toContain(`bitnet-gf3 ${entry.name}`);
+    expect(stdout).toContain('--json');
+    expect(stdout).toMatch(/^Examples?:$/m);
+  });
+
+  test('an unknown flag is a wrong call', async () => {
+    const { code, stdout, stderr } = await runCli([entry.name, '--jsn']);
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
+    expect(stderr).toMatch(/^error: unknown flag --jsn; did you mean --json\? .*\n$/);
+  });
+});
+
+test('--help lists every public command', async () => {
+  const { code, stdout } = await runCli(['--help']);
+  expect(code).toBe(0);
+  for (const { name, hidden } of COMMANDS) {
+    expect(stdout.includes(`\n  ${name} `), name).toBe(hidden !== true);
+  }
+});
+
+test('help COMMAND and --version', async () => {
+  expect((await runCli(['help', 'color'])).stdout).toBe((await runCli(['color', '--help'])).stdout);
+  expect((await runCli(['--version'])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
+});
+
+test('an unknown command names the nearest one', async () => {
+  const { code, stderr } = await runCli(['palete', '3']);
+  expect(code).toBe(2);
+  expect(stderr).toMatch(/^error: unknown command "palete"; did you mean palette\? commands: .*\n$/);
+});
+
+test('color prints mark, role and spaces', async () => {
+  expect(await runCli(['color', '1'])).toEqual({
+    code: 0,
+    stdout: [
+      '  [-] #6404C3 MINUS',
+      '      rgb(100, 4, 195)',
+      '      hsl(270.2, 96.0%, 39.0%)',
+      '      oklch(43.9% 0.2384 295.4)',
+      '',
+    ].join('\n'),
+    stderr: '',
+  });
+});
+
+test('color --json is the tool’s result', async () => {
+  const { stdout } = await runCli(['color', '1', '--json', '--seed', '0xffffffffffffffff', '--scheme', 'gay.jl']);
+  expect(Object.keys(JSON.parse(stdout))).toEqual([
+    'index',
+    'seed',
+    'scheme',
+    'hex',
+    'rgb',
+    'hsl',
+    'oklch',
+    'trit',
+    'role',
+  ]);
+  expect(JSON.parse(stdout)).toMatchObject({ index: 1, seed: '18446744073709551615', scheme: 'gay.jl' });
+});
+
+const TRACE_1069 = '#6404C3 #EB6AF7 #7F1747 #4A4744 #3AC4D6 #6D2BEE #6BCECC #3B194C #9DA895 #1C45D5 #4ED072 #1F3EA5';
+
+test('palette 12 is the published trace', async () => {
+  const { stdout } = await runCli(['palette', '12']);
+  const lines = stdout.trimEnd().split('\n');
+  expect(lines.slice(0, 12).map((line) => line.match(/#[0-9A-F]{6}/)?.[0])).toEqual(TRACE_1069.split(' '));
+  expect(lines.slice(0, 12).map((line) => line[3])).toEqual([...'---+o-o-+ooo']);
+  expect(lines[12]).toBe('GF(3) trit sum: -3 mod 3 = 0 ✓ CONSERVED');
+});
+
+test('a sum that is not conserved says so', async () => {
+  expect((await runCli(['palette', '2'])).stdout).toContain('GF(3) trit sum: -2 mod 3 = 1 ✗ NOT CONSERVED');
+});
+
+test('swatches only where colors are asked for or shown', async () => {
+  const swatch = '\x1b[48;2;100;4;195m  \x1b[0m #6404C3';
+  expect((await runCli(['palette', '1'])).stdout).not.toContain('\x1b');
+  expect((await runCli(['palette', '1'], { env: { FORCE_COLOR: '3' } })).stdout).toContain(swatch);
+});
+
+test('tokenize goes both ways', async () => {
+  const { stdout } = await runCli(['tokenize', 'default', 'Once upon a time', '--json']);
+  const { ids, tokens, text } = JSON.parse(stdout);
+  expect(text).toBe('Once upon a time');
+  expect(tokens).toHaveLength(ids.length);
+  const bare = JSON.parse((await runCli(['tokenize', 'default', 'Once upon a time', '--no-special', '--json'])).stdout);
+  expect(ids.slice(1)).toEqual(bare.ids);
+  const back = await runCli(['tokenize', 'default', '--ids', bare.ids.join(',')]);
+  expect(back.stdout).toBe('Once upon a time\n');
+});
+
+test.each([
+  [['tokenize', 'default'], 2, 'tokenize needs TEXT or --ids'],
+  [['tokenize', 'default', 'a', '--ids', '1'], 2, 'not both'],
+  [['tokenize', 'default', '--ids', '999999'], 2, '999999 is not a token id of this model'],
+  [['tokenize', '/nowhere/model', 'a'], 2, '/nowhere/model'],
+  [['color', 'one'], 2, 'INDEX must be an integer'],
+  [['color', '-1'], 2, ''],
+  [['color', '99999999999999999999'], 2, 'index must be an integer'],
+  [['palette', '0'], 2, 'n must be an integer from 1 to 4096, got 0'],
+  [['color', '10000001', '--scheme', 'gay-mcp'], 2, 'past the limit'],
+])('%j fails with one clear line', async (args, expected, message) => {
+  const { code, stdout, stderr } = await runCli(args);
+  expect({ code, stdout }).toEqual({ code: expected, stdout: '' });
+  expect(stderr).toContain(message);
+  expect(stderr.trimEnd().split('\n')).toHaveLength(1);
+  expect(stderr).toMatch(/^error: /);
+});
