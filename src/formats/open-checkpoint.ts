@@ -4,6 +4,7 @@ import { readdir, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { Checkpoint } from './checkpoint.ts';
 import { FileAccessError, NoCheckpointError } from './errors.ts';
+import { GgufFile } from './gguf-file.ts';
 import { RandomAccessFile } from './random-access-file.ts';
 import { SafetensorsFile } from './safetensors-file.ts';
 import { readShardIndex, SHARD_INDEX_NAME, ShardedSafetensors } from './sharded-safetensors.ts';
@@ -31,6 +32,7 @@ async function openFile(path: string): Promise<Checkpoint> {
   if (path.endsWith('.index.json')) return ShardedSafetensors.open(path);
   const start = await firstBytes(path);
   const magic = String.fromCharCode(...start);
+  if (magic === 'GGUF') return GgufFile.open(path);
   if (magic.startsWith('PK')) {
     throw new NoCheckpointError({
       file: path,
