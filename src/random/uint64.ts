@@ -1,5 +1,5 @@
-// A mutable 64-bit register for bulk work. BigInt arithmetic allocates on every operation (about 1 us a splitmix64);
-// two int32 halves stay in machine registers (about 5 ns). Halves are signed because V8 keeps those unboxed.
+// A mutable 64-bit register for bulk work. BigInt arithmetic allocates on every operation; two int32 halves stay in
+// machine registers, which makes a splitmix64 about fifteen times faster. Signed, because V8 keeps those unboxed.
 //
 // Legend: hi = bits 32..63, lo = bits 0..31, both int32. All arithmetic is modulo 2^64.
 
