@@ -1,13 +1,10 @@
-// Text to ids through @huggingface/tokenizers, for any tokenizer.json that library knows.
+// Text to ids through @huggingface/tokenizers, for the stages of tokenizer.json that
+// bpe-encoder.ts does not have. Loaded only when needed.
 
 import { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers';
+import type { TextEncoding } from './text-encoding.ts';
 import { TokenizerFileError } from './tokenizer-error.ts';
 import type { BpeTokenizer } from './tokenizer-json.ts';
-
-/** Text (well formed) to ids, nothing added at either end. */
-export type TextEncoding = {
-  encode(text: string, options: { readonly parseSpecial: boolean }): number[];
-};
 
 export function libraryEncoder(from: BpeTokenizer): TextEncoding {
   const full = build(from, true);

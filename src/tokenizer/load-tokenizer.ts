@@ -2,6 +2,7 @@
 
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { bpeEncoder } from './bpe-encoder.ts';
 import { ChatTemplate } from './chat-template.ts';
 import {
   isObject,
@@ -11,7 +12,6 @@ import {
   readJsonObject,
   readLimited,
 } from './json-file.ts';
-import { libraryEncoder } from './library-encoder.ts';
 import { eosTokenIds, Tokenizer } from './tokenizer.ts';
 import { TokenizerFileError, TokenizerMissingError } from './tokenizer-error.ts';
 import { addedTokenOf, type BpeTokenizer, parseTokenizerJson } from './tokenizer-json.ts';
@@ -83,7 +83,7 @@ async function readSurroundings(folder: string): Promise<Surroundings> {
   };
 }
 
-function fromTokenizerJson(json: JsonObject, file: string, around: Surroundings): Tokenizer {
+async function fromTokenizerJson(json: JsonObject, file: string, around: Surroundings): Promise<Tokenizer> {
   const parsed = parseTokenizerJson(json, file, moreAddedTokens(around));
   const bosId = namedId('bos_token', parsed.vocabulary, around);
   const eosId = namedId('eos_token', parsed.vocabulary, around);
@@ -92,7 +92,7 @@ function fromTokenizerJson(json: JsonObject, file: string, around: Surroundings)
   return new Tokenizer({
     source: around.folder,
     vocabulary: parsed.vocabulary,
-    encoding: libraryEncoder(parsed),
+    encoding: bpeEncoder(parsed) ?? (await import('./library-encoder.ts')).libraryEncoder(parsed),
     decoder: parsed.decoder,
     bosId,
     eosIds: [...eosIds],

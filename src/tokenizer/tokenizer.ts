@@ -2,7 +2,7 @@
 
 import { ArgumentError } from '../errors.ts';
 import { type ChatMessage, type ChatTemplate, chooseGuard, mapStrings } from './chat-template.ts';
-import type { TextEncoding } from './library-encoder.ts';
+import type { TextEncoding } from './text-encoding.ts';
 import { type DecoderPlan, openStream, type StreamDecoder, type StreamOptions } from './token-decoder.ts';
 import { ChatTemplateError, ChatTemplateMissingError } from './tokenizer-error.ts';
 import type { Vocabulary } from './vocabulary.ts';

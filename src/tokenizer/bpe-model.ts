@@ -1,0 +1,128 @@
+// Byte pair encoding of one piece: start from single characters and join, again and again, the neighbours whose pair has
+// the lowest rank, leftmost first, until no pair is left. A heap of (rank, place) keeps that at n log n; entries that no
+// longer describe what stands at their place are dropped when they come up.
+
+import { Heap } from './heap.ts';
+import type { BpeTokenizer } from './tokenizer-json.ts';
+import { MAX_VOCABULARY } from './vocabulary.ts';
+
+/** Pieces seen before are not merged again; the table is emptied when it holds this many. */
+const CACHE_ENTRIES = 20_000;
+/** Longer pieces are rare and not worth keeping. */
+const CACHE_LENGTH = 64;
+/** Places in one piece must stay below this, so that rank and place fit one exact number. */
+const MAX_PIECE_LENGTH = 2 ** 30;
+
+export class BpeModel {
+  readonly #tokens: ReadonlyMap<string, number>;
+  /** left * MAX_VOCABULARY + right to rank. */
+  readonly #ranks: Map<number, number>;
+  /** What the pair of a rank becomes. */
+  readonly #merged: Int32Array;
+  readonly #ignoreMerges: boolean;
+  readonly #byteIds: readonly number[] | undefined;
+  readonly #unknownId: number | undefined;
+  readonly #fuseUnknown: boolean;
+  readonly #cache = new Map<string, readonly number[]>();
+
+  constructor(from: BpeTokenizer) {
+    const tokens = from.modelTokens;
+    this.#tokens = tokens;
+    this.#merged = new Int32Array(from.merges.length);
+    this.#ranks = new Map();
+    for (const [rank, [left, right]] of from.merges.entries()) {
+      const pair = tokens.get(left)! * MAX_VOCABULARY + tokens.get(right)!;
+      this.#ranks.set(pair, rank);
+      this.#merged[rank] = tokens.get(left + right)!;
+    }
+    this.#ignoreMerges = from.ignoreMerges;
+    this.#byteIds = from.byteFallback ? byteIds(tokens) : undefined;
+    this.#unknownId = from.unknownToken === null ? undefined : tokens.get(from.unknownToken);
+    this.#fuseUnknown = from.fuseUnknown;
+  }
+
+  /** Ids of a piece written in the model's alphabet. Ids in `avoid` do not come out, except for unknown characters. */
+  encode(piece: string, avoid?: ReadonlySet<number>): readonly number[] {
+    if (avoid !== undefined) return this.#encode(piece, avoid);
+    const cached = this.#cache.get(piece);
+    if (cached !== undefined) return cached;
+    const ids = this.#encode(piece, undefined);
+    if (piece.length <= CACHE_LENGTH) {
+      if (this.#cache.size >= CACHE_ENTRIES) this.#cache.clear();
+      this.#cache.set(piece, ids);
+    }
+    return ids;
+  }
+
+  #encode(piece: string, avoid: ReadonlySet<number> | undefined): number[] {
+    const whole = this.#ignoreMerges ? this.#tokens.get(piece) : undefined;
+    if (whole !== undefined && avoid?.has(whole) !== true) return [whole];
+    return this.#merge(this.#symbols(piece, avoid), avoid);
+  }
+
+  #symbols(piece: string, avoid: ReadonlySet<number> | undefined): number[] {
+    const symbols: number[] = [];
+    let unknownBefore = false;
+    for (const character of piece) {
+      const id = this.#tokens.get(character);
+      if (id !== undefined && avoid?.has(id) !== true) {
+        symbols.push(id);
+        unknownBefore = false;
+      } else if (this.#byteIds !== undefined) {
+        for (const byte of Buffer.from(character)) symbols.push(this.#byteIds[byte]!);
+        unknownBefore = false;
+      } else if (this.#unknownId !== undefined) {
+        // Without an unknown token such characters vanish, as in the reference.
+        if (!(unknownBefore && this.#fuseUnknown)) symbols.push(this.#unknownId);
+        unknownBefore = true;
+      }
+    }
+    return symbols;
+  }
+
+  #merge(symbols: number[], avoid: ReadonlySet<number> | undefined): number[] {
+    const count = symbols.length;
+    if (count < 2) return symbols;
+    const next = new Int32Array(count);
+    const previous = new Int32Array(count);
+    const heap = new Heap();
+    const rankAt = (place: number): number | undefined => {
+      const right = next[place]!;
+      if (right >= count || symbols[place]! < 0) return undefined;
+      return this.#ranks.get(symbols[place]! * MAX_VOCABULARY + symbols[right]!);
+    };
+    const offer = (place: number): void => {
+      const rank = rankAt(place);
+      if (rank !== undefined && avoid?.has(this.#merged[rank]!) !== true) heap.push(rank * MAX_PIECE_LENGTH + place);
+    };
+    for (let i = 0; i < count; i++) {
+      next[i] = i + 1;
+      previous[i] = i - 1;
+    }
+    for (let i = 0; i + 1 < count; i++) offer(i);
+    for (let entry = heap.pop(); entry !== undefined; entry = heap.pop()) {
+      const place = entry % MAX_PIECE_LENGTH;
+      const rank = Math.floor(entry / MAX_PIECE_LENGTH);
+      if (rankAt(place) !== rank) continue;
+      const gone = next[place]!;
+      symbols[place] = this.#merged[rank]!;
+      symbols[gone] = -1;
+      next[place] = next[gone]!;
+      if (next[gone]! < count) previous[next[gone]!] = place;
+      if (previous[place]! >= 0) offer(previous[place]!);
+      offer(place);
+    }
+    return symbols.filter((id) => id >= 0);
+  }
+}
+
+/** The ids of <0x00> to <0xFF>, if all are there. */
+function byteIds(tokens: ReadonlyMap<string, number>): number[] | undefined {
+  const ids: number[] = [];
+  for (let byte = 0; byte < 256; byte++) {
+    const id = tokens.get(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`);
+    if (id === undefined) return undefined;
+    ids.push(id);
+  }
+  return ids;
+}

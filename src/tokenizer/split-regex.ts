@@ -1,0 +1,117 @@
+// Regular expressions of tokenizer files, which are written for Oniguruma, as JavaScript ones with the same matches.
+
+/** JavaScript's \s also has U+FEFF and lacks U+0085; Unicode's White_Space is what the reference means. */
+const CLASS_ESCAPES: Readonly<Record<string, string>> = {
+  s: '\\p{White_Space}',
+  S: '\\P{White_Space}',
+  d: '\\p{Nd}',
+  D: '\\P{Nd}',
+};
+const SAME_ESCAPES = new Set([...'nrtfv0', ...'^$\\.*+?()[]{}|/']);
+/** A pattern longer than this is refused. GPT-4o's, the longest in use, has 280 characters. */
+const MAX_PATTERN_LENGTH = 4096;
+
+/**
+ * Translates the part of the syntax that the split patterns of byte-level BPE use: alternatives, groups, look-ahead,
+ * (?i:…) of ASCII letters, classes, properties, greedy and lazy quantifiers. Returns undefined for anything else.
+ */
+export function translateRegex(source: string): RegExp | undefined {
+  if (source.length > MAX_PATTERN_LENGTH) return undefined;
+  const translated = new Translation(source).run();
+  if (translated === undefined) return undefined;
+  try {
+    return new RegExp(translated, 'gu');
+  } catch {
+    // A property or construct that JavaScript does not know.
+    return undefined;
+  }
+}
+
+class Translation {
+  readonly #source: string;
+  #at = 0;
+  #out = '';
+  /** One entry for each open group: whether letters in it match either case. */
+  readonly #ignoreCase: boolean[] = [false];
+
+  constructor(source: string) {
+    this.#source = source;
+  }
+
+  run(): string | undefined {
+    while (this.#at < this.#source.length) if (!this.#step()) return undefined;
+    return this.#ignoreCase.length === 1 ? this.#out : undefined;
+  }
+
+  #step(): boolean {
+    const rest = this.#source.slice(this.#at);
+    const group = /^\((?:\?(?:i:|:|=|!))?/.exec(rest);
+    if (group !== null) {
+      if (rest.startsWith('(?') && group[0] === '(') return false;
+      const inherited = this.#ignoreCase.at(-1)!;
+      this.#ignoreCase.push(inherited || group[0] === '(?i:');
+      return this.#emit(group[0].length, group[0] === '(?i:' || group[0] === '(' ? '(?:' : group[0]);
+    }
+    if (rest[0] === ')') {
+      this.#ignoreCase.pop();
+      return this.#ignoreCase.length > 0 && this.#emit(1, ')');
+    }
+    const quantifier = /^(?:[*+?]|\{\d+(?:,\d*)?\})([?+]?)/.exec(rest);
+    // A second + makes a quantifier possessive, which JavaScript lacks.
+    if (quantifier !== null) return quantifier[1] !== '+' && this.#emit(quantifier[0].length, quantifier[0]);
+    if (rest[0] === '[') return this.#class(rest);
+    const escaped = readEscape(rest);
+    if (escaped !== undefined) return this.#emit(escaped.length, escaped.text);
+    if ('\\]{}^$'.includes(rest[0]!)) return false;
+    const character = String.fromCodePoint(rest.codePointAt(0)!);
+    return this.#emit(character.length, this.#ignoreCase.at(-1)! ? eitherCase(character) : character);
+  }
+
+  #class(rest: string): boolean {
+    // Letters in a class under (?i:…) would need folding of ranges; no pattern in use has that.
+    if (this.#ignoreCase.at(-1)!) return false;
+    let out = '[';
+    let at = 1;
+    if (rest[at] === '^') {
+      out += '^';
+      at++;
+    }
+    const first = at;
+    for (;;) {
+      const inside = rest.slice(at);
+      if (inside === '' || inside[0] === '[' || inside.startsWith('&&')) return false;
+      if (inside[0] === ']') return at > first && this.#emit(at + 1, `${out}]`);
+      const escaped = inside.startsWith('\\-') ? { text: '\\-', length: 2 } : readEscape(inside);
+      if (escaped === undefined && inside[0] === '\\') return false;
+      const piece = escaped ?? plainInClass(inside);
+      out += piece.text;
+      at += piece.length;
+    }
+  }
+
+  #emit(length: number, text: string): true {
+    this.#at += length;
+    this.#out += text;
+    return true;
+  }
+}
+
+function readEscape(rest: string): { readonly text: string; readonly length: number } | undefined {
+  if (rest[0] !== '\\') return undefined;
+  const property = /^\\[pP]\{\^?[A-Za-z_]+\}/.exec(rest)?.[0];
+  if (property !== undefined) return property.includes('^') ? undefined : { text: property, length: property.length };
+  const letter = rest[1] ?? '';
+  const known = CLASS_ESCAPES[letter];
+  if (known !== undefined) return { text: known, length: 2 };
+  return SAME_ESCAPES.has(letter) ? { text: rest.slice(0, 2), length: 2 } : undefined;
+}
+
+/** A character of a class; those that only JavaScript's u flag wants escaped are. */
+function plainInClass(inside: string): { readonly text: string; readonly length: number } {
+  const character = String.fromCodePoint(inside.codePointAt(0)!);
+  return { text: '^$.*+?(){}|/'.includes(character) ? `\\${character}` : character, length: character.length };
+}
+
+function eitherCase(character: string): string {
+  return /[A-Za-z]/.test(character) ? `[${character.toLowerCase()}${character.toUpperCase()}]` : character;
+}
