@@ -28,7 +28,7 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   tokenizer: [],
   engine: ['quant', 'tensor'],
   analysis: ['gf3', 'quant', 'tensor'],
-  image: ['color', 'tensor'],
+  image: ['color', 'gf3', 'tensor'],
   triads: ['gf3'],
   model: ['engine', 'formats', 'quant', 'tensor'],
   generate: ['model', 'engine', 'tokenizer', 'color', 'gf3', 'random'],

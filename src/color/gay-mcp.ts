@@ -7,8 +7,11 @@ import { GAMMA_HI, GAMMA_LO, mix64InPlace } from '../random/splitmix64.ts';
 import { Uint64 } from '../random/uint64.ts';
 import { hslToRgb } from './hsl.ts';
 
-/** The largest index: reaching it takes about a second on a slow core, and a server must answer in that time. */
-export const GAY_MCP_MAX_INDEX = 10_000_000;
+/**
+ * The largest index. Reaching it takes about 60 ms, which is how long one call may hold up a server's event loop; no
+ * sequence that anyone looks at is longer.
+ */
+export const GAY_MCP_MAX_INDEX = 1_000_000;
 
 /** A gamma with few bit changes makes poor streams; it is repaired below this count (Steele et al. 2014, section 4). */
 const MIN_BIT_CHANGES = 24;
@@ -58,16 +61,18 @@ export class GayMcpWalk {
 
   /** 0xRRGGBB at the index where the walk stands; does not move it. */
   color(): number {
-    const draw = this.#draw.assign(this.#state);
-    const uniform = () => {
-      draw.add(this.#gamma.hi, this.#gamma.lo);
-      return uniform52(mix64InPlace(this.#mixed.assign(draw)));
-    };
-    const h = 360 * uniform();
-    const s = 0.5 + 0.4 * uniform();
-    const l = 0.35 + 0.4 * uniform();
+    this.#draw.assign(this.#state);
+    const h = 360 * this.#uniform();
+    const s = 0.5 + 0.4 * this.#uniform();
+    const l = 0.35 + 0.4 * this.#uniform();
     const [r, g, b] = hslToRgb({ h, s, l });
     return (Math.round(255 * r) << 16) | (Math.round(255 * g) << 8) | Math.round(255 * b);
+  }
+
+  /** The next draw of the generator whose state is in #draw. */
+  #uniform(): number {
+    this.#draw.add(this.#gamma.hi, this.#gamma.lo);
+    return uniform52(mix64InPlace(this.#mixed.assign(this.#draw)));
   }
 }
 

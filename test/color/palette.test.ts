@@ -64,10 +64,14 @@ describe('limits', () => {
     expect(() => colorAt({ seed: 1n, index })).toThrow(ArgumentError);
   });
 
+  test('gay-mcp reaches its largest index', () => {
+    expect(colorAt({ seed: 1069n, index: GAY_MCP_MAX_INDEX, scheme: 'gay-mcp' }).hex).toBe('#B16D20');
+  });
+
   test('gay-mcp says how far it goes and what goes further', () => {
     const index = GAY_MCP_MAX_INDEX + 1;
     expect(() => colorAt({ seed: 1n, index, scheme: 'gay-mcp' })).toThrow(
-      /past the limit 10000000 .*use scheme trace or gay\.jl/,
+      /past the limit 1000000 .*use scheme trace or gay\.jl/,
     );
     expect(() => palette({ seed: 1n, start: GAY_MCP_MAX_INDEX, n: 2, scheme: 'gay-mcp' })).toThrow('at most 1 ');
     expect(colorAt({ seed: 1n, index, scheme: 'trace' }).index).toBe(index);
