@@ -57,7 +57,7 @@ describe('HSL', () => {
       fc.property(byte, byte, byte, (r, g, b) => {
         const hsl = rgbToHsl(r / 255, g / 255, b / 255);
         expect(hsl.h >= 0 && hsl.h < 360 && hsl.s >= 0 && hsl.s <= 1 + 1e-12).toBe(true);
-        expect(hslToRgb(hsl).map((v) => Math.round(255 * v))).toEqual([r, g, b]);
+        expect(hslToRgb(hsl).map((v) => Math.round(255 * v) + 0)).toEqual([r, g, b]);
       }),
     );
   });
