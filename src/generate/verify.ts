@@ -1,0 +1,242 @@
+// `verify`: a checkpoint against what other people's code computed from it. A case folder holds config.json and
+// model.safetensors, which the engine loads, and expected.json and expected.safetensors, which it must reproduce.
+
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { BackendName, Executable } from '../engine/backend.ts';
+import { jsBackend } from '../engine/js/backend.ts';
+import { BitnetError } from '../errors.ts';
+import { openCheckpoint } from '../formats/open-checkpoint.ts';
+import { openModelFolder } from '../model/open-model.ts';
+import { toFloat32 } from '../quant/to-float32.ts';
+import { allLogits, negativeLogLikelihood } from './forward.ts';
+import { chooseToken } from './sampler.ts';
+import type { HeadPrecision } from './types.ts';
+
+export type VerifyOptions = {
+  readonly backend?: BackendName | 'auto';
+  readonly threads?: number;
+  /** Default `full`. */
+  readonly head?: HeadPrecision;
+  readonly signal?: AbortSignal;
+};
+
+export type VerifyReport = {
+  readonly case: string;
+  readonly backend: BackendName;
+  /** Largest |logit - expected|. */
+  readonly maxAbsErr: number;
+  /** Largest |logit - expected| over the largest |expected|. */
+  readonly maxRelErr: number;
+  /** Limit on maxAbsErr that the case requires. */
+  readonly tolerance: number;
+  /** Greedy tokens equal before the first difference, of how many, and how many of them are required. */
+  readonly greedyMatch: number;
+  readonly greedyTotal: number;
+  readonly greedyCertain: number;
+  /** The prompt in pieces through the KV cache gives the same logits, bit for bit. */
+  readonly chunkedEqual: boolean;
+  /** Largest and mean difference of -ln p over the case's perplexity tokens, with their limits; if it has any. */
+  readonly nll?: {
+    readonly maxAbsErr: number;
+    readonly meanAbsErr: number;
+    readonly maxTolerance: number;
+    readonly meanTolerance: number;
+  };
+  readonly ok: boolean;
+};
+
+/** The case folder's expected.json is missing or not what a case needs. */
+export class CaseError extends BitnetError {
+  readonly code = 'BAD_CASE';
+  readonly fault = 'call';
+}
+
+type Expected = {
+  readonly input_ids: readonly number[];
+  readonly greedy: readonly number[];
+  readonly greedy_certain: number;
+  readonly tolerance: {
+    readonly logits_max_abs: number;
+    readonly token_nll_max_abs?: number;
+    readonly mean_nll_abs?: number;
+  };
+  readonly perplexity?: {
+    readonly input_ids: readonly number[];
+    readonly token_nll: readonly number[];
+    readonly mean_nll: number;
+  };
+  readonly chunked_prefill?: { readonly chunks: readonly number[] };
+};
+
+/** What kind of case a folder holds: one of inference, or one training step (which `train/` verifies). */
+export async function caseKind(dir: string): Promise<'inference' | 'qat'> {
+  const expected = await readExpected(dir);
+  const ids = (expected as { input_ids?: unknown }).input_ids;
+  return Array.isArray(ids) && Array.isArray(ids[0]) ? 'qat' : 'inference';
+}
+
+export async function verifyCase(dir: string, options: VerifyOptions = {}): Promise<VerifyReport> {
+  const expected = checkExpected(await readExpected(dir), dir);
+  const { program } = await openModelFolder(dir, { name: dir, head: options.head ?? 'full' });
+  using executable = await jsBackend.load(program, options.threads === undefined ? {} : { threads: options.threads });
+  const { vocabSize } = program;
+  const ids = expected.input_ids;
+  const logits = await allLogits(executable, ids, vocabSize, { chunk: ids.length });
+
+  using reference = await openCheckpoint(join(dir, 'expected.safetensors'));
+  const wanted = toFloat32(await reference.read('logits'));
+  if (wanted.length !== logits.length) {
+    throw new CaseError({
+      what: `expected logits have ${wanted.length} elements, the model gives ${logits.length}`,
+      where: join(dir, 'expected.safetensors'),
+      fix: 'config.json and the expected files belong to different models',
+    });
+  }
+  let maxAbsErr = 0;
+  let largest = 0;
+  for (let i = 0; i < wanted.length; i += 1) {
+    const error = Math.abs(logits[i]! - wanted[i]!);
+    // A NaN is the largest error there is.
+    if (!(error <= maxAbsErr)) maxAbsErr = error;
+    largest = Math.max(largest, Math.abs(wanted[i]!));
+  }
+
+  const greedy = await greedyTokens(executable, ids, expected.greedy.length, vocabSize);
+  const different = greedy.findIndex((token, i) => token !== expected.greedy[i]);
+  const greedyMatch = different < 0 ? greedy.length : different;
+  const chunkedEqual = await sameInPieces(executable, ids, vocabSize, logits, expected.chunked_prefill?.chunks);
+  const nll = await compareNll(executable, vocabSize, expected);
+  const tolerance = expected.tolerance.logits_max_abs;
+  return {
+    case: dir,
+    backend: executable.info.backend,
+    maxAbsErr,
+    maxRelErr: largest === 0 ? maxAbsErr : maxAbsErr / largest,
+    tolerance,
+    greedyMatch,
+    greedyTotal: expected.greedy.length,
+    greedyCertain: expected.greedy_certain,
+    chunkedEqual,
+    ...(nll === undefined ? {} : { nll }),
+    ok:
+      maxAbsErr <= tolerance &&
+      greedyMatch >= expected.greedy_certain &&
+      chunkedEqual &&
+      (nll === undefined || (nll.maxAbsErr <= nll.maxTolerance && nll.meanAbsErr <= nll.meanTolerance)),
+  };
+}
+
+async function readExpected(dir: string): Promise<unknown> {
+  const file = join(dir, 'expected.json');
+  try {
+    return JSON.parse(await readFile(file, 'utf8'));
+  } catch (cause) {
+    const missing = (cause as NodeJS.ErrnoException).code === 'ENOENT';
+    const what = missing ? 'there is no expected.json' : `expected.json cannot be read: ${(cause as Error).message}`;
+    throw new CaseError({
+      what,
+      where: dir,
+      fix: 'a case holds config.json, model.safetensors, expected.json and expected.safetensors',
+    });
+  }
+}
+
+function checkExpected(json: unknown, dir: string): Expected {
+  const numbers = (value: unknown): value is number[] =>
+    Array.isArray(value) && value.length > 0 && value.every((item) => typeof item === 'number');
+  const found = json as Partial<Expected> | null;
+  const sound =
+    typeof found === 'object' &&
+    found !== null &&
+    numbers(found.input_ids) &&
+    numbers(found.greedy) &&
+    typeof found.tolerance?.logits_max_abs === 'number';
+  if (!sound) {
+    throw new CaseError({
+      what: 'expected.json lacks input_ids, greedy or tolerance.logits_max_abs',
+      where: join(dir, 'expected.json'),
+      fix: 'input_ids and greedy are lists of token ids, tolerance.logits_max_abs a number',
+    });
+  }
+  const expected = found as Expected;
+  return { ...expected, greedy_certain: expected.greedy_certain ?? expected.greedy.length };
+}
+
+async function greedyTokens(
+  executable: Executable,
+  prompt: readonly number[],
+  count: number,
+  vocabSize: number,
+): Promise<number[]> {
+  const sequence = executable.createSequence();
+  const written: number[] = [];
+  let pending = [...prompt];
+  let position = 0;
+  while (written.length < count) {
+    const rows = pending.length;
+    const { logits } = await executable.step({
+      tokens: Int32Array.from(pending),
+      sequences: new Int32Array(rows).fill(sequence),
+      positions: Int32Array.from({ length: rows }, (_, i) => position + i),
+      outputRows: Int32Array.of(rows - 1),
+    });
+    position += rows;
+    const greedy = { temperature: 0, topK: 0, topP: 1, sampleSeed: 0n };
+    const { token } = chooseToken(logits.subarray(0, vocabSize), written.length, greedy);
+    written.push(token);
+    pending = [token];
+  }
+  executable.freeSequence(sequence);
+  return written;
+}
+
+/** The case's own pieces, or pieces of 1, 2, 3, ... tokens. */
+async function sameInPieces(
+  executable: Executable,
+  ids: readonly number[],
+  vocabSize: number,
+  whole: Float32Array,
+  chunks: readonly number[] | undefined,
+): Promise<boolean> {
+  const sequence = executable.createSequence();
+  let equal = true;
+  let from = 0;
+  for (let piece = 0; from < ids.length; piece += 1) {
+    const rows = Math.min(Math.max(1, chunks?.[piece] ?? piece + 1), ids.length - from);
+    const { logits } = await executable.step({
+      tokens: Int32Array.from(ids.slice(from, from + rows)),
+      sequences: new Int32Array(rows).fill(sequence),
+      positions: Int32Array.from({ length: rows }, (_, i) => from + i),
+      outputRows: Int32Array.from({ length: rows }, (_, i) => i),
+    });
+    const bits = new Uint32Array(logits.buffer, logits.byteOffset, logits.length);
+    const wholeBits = new Uint32Array(whole.buffer, whole.byteOffset + 4 * from * vocabSize, logits.length);
+    equal &&= bits.every((word, i) => word === wholeBits[i]);
+    from += rows;
+  }
+  executable.freeSequence(sequence);
+  return equal;
+}
+
+async function compareNll(executable: Executable, vocabSize: number, expected: Expected): Promise<VerifyReport['nll']> {
+  const { perplexity, tolerance } = expected;
+  if (perplexity === undefined || tolerance.token_nll_max_abs === undefined || tolerance.mean_nll_abs === undefined) {
+    return undefined;
+  }
+  const ids = perplexity.input_ids;
+  const logits = await allLogits(executable, ids, vocabSize);
+  let maxAbsErr = 0;
+  let sum = 0;
+  perplexity.token_nll.forEach((wanted, i) => {
+    const got = negativeLogLikelihood(logits.subarray(i * vocabSize, (i + 1) * vocabSize), ids[i + 1]!);
+    maxAbsErr = Math.max(maxAbsErr, Math.abs(got - wanted));
+    sum += got;
+  });
+  return {
+    maxAbsErr,
+    meanAbsErr: Math.abs(sum / perplexity.token_nll.length - perplexity.mean_nll),
+    maxTolerance: tolerance.token_nll_max_abs,
+    meanTolerance: tolerance.mean_nll_abs,
+  };
+}
