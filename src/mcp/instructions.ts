@@ -6,6 +6,7 @@ When to call what:
 - generate_with_trace: write text. Each token gets a color and a trit of a seeded stream, and a log-probability. The embedded model ("default") is small and writes simple stories: use it to see how generation works, not as a source of facts.
 - color_at: one color of a stream. palette: a run of them (image: true adds a PNG).
 - analyze_layer: how a model's ternary weights are distributed, per layer; image: true adds a picture of their trits.
+- balance_triad: the sum of some trits, and the trit that completes them.
 
 Rules that hold everywhere:
 - seed is an unsigned 64-bit integer. Write seeds above 9007199254740991 as a decimal or 0x string; a JSON number would lose digits. The default seed is 1069.

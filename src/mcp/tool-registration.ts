@@ -76,12 +76,15 @@ function requestHooks({ mcpReq }: ServerContext): Pick<ToolContext, 'signal' | '
   const progressToken = mcpReq._meta?.progressToken;
   if (progressToken === undefined) return { signal: mcpReq.signal };
   let last = Number.NEGATIVE_INFINITY;
+  let furthest = -1;
   return {
     signal: mcpReq.signal,
     progress: (done, total, message) => {
       const now = performance.now();
-      if (done < total && now - last < PROGRESS_INTERVAL_MS) return;
+      // The protocol wants every value to be above the last.
+      if (done <= furthest || (done < total && now - last < PROGRESS_INTERVAL_MS)) return;
       last = now;
+      furthest = done;
       // A client that went away ends the request by its signal; a lost notification needs no second report.
       mcpReq
         .notify({ method: 'notifications/progress', params: { progressToken, progress: done, total, message } })

@@ -35,9 +35,9 @@ export const paletteTool = defineTool({
     const colors = palette({ seed, start, n, scheme });
     const sum = tritSum(colors.map(({ trit }) => trit));
     if (image) {
-      const { renderSwatches } = await import('../image/swatches.ts');
+      const { swatchPng } = await import('../image/swatches.ts');
       addImage({
-        png: renderSwatches(colors),
+        png: swatchPng(colors),
         caption: `${n} swatches of seed ${seed} (${scheme}) from index ${start}`,
       });
     }

@@ -1,0 +1,141 @@
+// Real clients against the built server over stdio: each lists every tool and calls every tool's example.
+
+import { Client as ModernClient } from '@modelcontextprotocol/client';
+import { StdioClientTransport as ModernTransport } from '@modelcontextprotocol/client/stdio';
+import { Client as LegacyClient } from '@modelcontextprotocol/sdk/client/index.js';
+import { StdioClientTransport as LegacyTransport } from '@modelcontextprotocol/sdk/client/stdio.js';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { ALL_TOOLS } from '../../src/tools/all-tools.ts';
+import { serverFromMcpJson } from './server-process.ts';
+
+type Result = {
+  readonly isError?: boolean;
+  readonly content: {
+    readonly type: string;
+    readonly text?: string;
+    readonly data?: string;
+    readonly mimeType?: string;
+  }[];
+  readonly structuredContent?: Record<string, unknown>;
+};
+
+type ListedTool = {
+  readonly name: string;
+  readonly title?: string | undefined;
+  readonly annotations?: object | undefined;
+  readonly outputSchema?: object | undefined;
+};
+
+type Connection = {
+  list(): Promise<ListedTool[]>;
+  call(name: string, args: Record<string, unknown>, onProgress?: (p: { progress: number }) => void): Promise<Result>;
+  instructions(): string | undefined;
+  close(): Promise<void>;
+};
+
+const info = { name: 'interop', version: '0' };
+
+async function connectLegacy(): Promise<Connection> {
+  const client = new LegacyClient(info);
+  await client.connect(new LegacyTransport({ ...serverFromMcpJson(), stderr: 'ignore' }));
+  return {
+    list: async () => (await client.listTools()).tools,
+    call: async (name, args, onprogress) =>
+      (await client.callTool({ name, arguments: args }, undefined, onprogress && { onprogress })) as Result,
+    instructions: () => client.getInstructions(),
+    close: () => client.close(),
+  };
+}
+
+const connectModern = (mode: 'legacy' | { pin: string }) => async (): Promise<Connection> => {
+  const client = new ModernClient(info, { versionNegotiation: { mode } });
+  await client.connect(new ModernTransport({ ...serverFromMcpJson(), stderr: 'ignore' }));
+  return {
+    list: async () => (await client.listTools()).tools,
+    call: async (name, args, onprogress) =>
+      (await client.callTool({ name, arguments: args }, onprogress && { onprogress })) as Result,
+    instructions: () => client.getInstructions(),
+    close: () => client.close(),
+  };
+};
+
+describe.each([
+  { client: '1.x SDK', connect: connectLegacy },
+  { client: '2.x SDK, 2025 protocol', connect: connectModern('legacy') },
+  { client: '2.x SDK, 2026-07-28', connect: connectModern({ pin: '2026-07-28' }) },
+])('$client', ({ connect }) => {
+  let connection: Connection;
+  beforeAll(async () => {
+    connection = await connect();
+  });
+  afterAll(() => connection.close());
+
+  test('gets the instructions, short enough for every client', () => {
+    const instructions = connection.instructions() ?? '';
+    expect(Buffer.byteLength(instructions)).toBeGreaterThan(0);
+    expect(Buffer.byteLength(instructions)).toBeLessThanOrEqual(2048);
+    for (const { name } of ALL_TOOLS) expect(instructions).toContain(name);
+  });
+
+  test('lists every tool with title, annotations and output schema', async () => {
+    const tools = await connection.list();
+    expect(tools.map(({ name }) => name)).toEqual(ALL_TOOLS.map(({ name }) => name));
+    for (const tool of tools) {
+      expect(tool.title, tool.name).toBeTruthy();
+      expect(tool.annotations, tool.name).toMatchObject({ readOnlyHint: true, openWorldHint: false });
+      expect(tool.outputSchema, tool.name).toMatchObject({ type: 'object' });
+    }
+  });
+
+  test.each(ALL_TOOLS.map((tool) => ({ name: tool.name, tool })))('calls $name', async ({ tool }) => {
+    // The clients check structuredContent against the schema that was listed; this is the declaration's own.
+    const result = await connection.call(tool.name, tool.example);
+    expect(result.isError ?? false).toBe(false);
+    expect(tool.output.safeParse(result.structuredContent).error).toBeUndefined();
+    expect(result.content[0]).toMatchObject({ type: 'text', text: tool.summarize(result.structuredContent!) });
+    expect(JSON.parse(result.content[1]!.text!)).toEqual(result.structuredContent);
+  });
+
+  test('gets a PNG when it asks for one', async () => {
+    const { content } = await connection.call('palette', { n: 3, image: true });
+    const image = content.find(({ type }) => type === 'image');
+    expect(image?.mimeType).toBe('image/png');
+    expect(Buffer.from(image!.data!, 'base64').subarray(1, 4).toString()).toBe('PNG');
+  });
+
+  test('keeps every bit of a seed', async () => {
+    const { structuredContent } = await connection.call('color_at', { index: 0, seed: '18446744073709551615' });
+    expect(structuredContent?.seed).toBe('18446744073709551615');
+  });
+
+  test('hears progress that only rises, when it asks', async () => {
+    const heard: number[] = [];
+    const args = { prompt: 'Once upon a time', max_tokens: 60 };
+    await connection.call('generate_with_trace', args, ({ progress }) => heard.push(progress));
+    expect(heard.length).toBeGreaterThan(1);
+    expect(heard).toEqual([...heard].sort((a, b) => a - b));
+    expect(new Set(heard).size).toBe(heard.length);
+  });
+
+  test('a wrong call is a result that says what to do', async () => {
+    const result = await connection.call('color_at', { indx: 1 });
+    expect(result.isError).toBe(true);
+    expect(result.content[0]?.text).toContain('did you mean index?');
+    const unknown = await connection.call('generate_with_trace', { prompt: 'x', model: '/nowhere' });
+    expect(unknown.isError).toBe(true);
+    expect(unknown.content[0]?.text).toContain('/nowhere');
+    expect(unknown.content[0]?.text).not.toContain('    at ');
+  });
+
+  test('goes on where a generation ended', async () => {
+    const args = { prompt: 'Once upon a time', max_tokens: 6 };
+    const first = (await connection.call('generate_with_trace', args)).structuredContent!;
+    const second = (await connection.call('generate_with_trace', { continuation: first.continuation, max_tokens: 6 }))
+      .structuredContent!;
+    const whole = (await connection.call('generate_with_trace', { ...args, max_tokens: 12 })).structuredContent!;
+    expect(second.output).toBe(whole.output);
+    const colors = (trace: unknown) => (trace as { color: string }[]).map(({ color }) => color);
+    expect([...colors(first.trace), ...colors(second.trace)]).toEqual(colors(whole.trace));
+    expect(String(first.continuation).length).toBeLessThan(20);
+  });
+});

@@ -1,0 +1,166 @@
+// The server's process: what is on stdout, how it ends, and that it answers while a model writes.
+
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, expect, test } from 'vitest';
+import { childrenOf, isAlive, RawClient } from './server-process.ts';
+
+const LONG = { prompt: 'Once upon a time', max_tokens: 900, temperature: 1, max_seconds: 60 };
+
+const clients: RawClient[] = [];
+
+async function connect(env: Record<string, string> = {}): Promise<RawClient> {
+  const client = new RawClient(env);
+  clients.push(client);
+  await client.initialize();
+  return client;
+}
+
+afterEach(() => {
+  for (const { child } of clients.splice(0)) child.kill('SIGKILL');
+});
+
+/** Starts a generation and waits until it writes. */
+async function startWriting(client: RawClient): Promise<{ id: number; steps: () => number }> {
+  let progress = 0;
+  const writing = new Promise<void>((resolve) => {
+    client.onNotification(({ method, params }) => {
+      if (method !== 'notifications/progress' || !String(params?.message).startsWith('token')) return;
+      progress = Number(params?.progress);
+      resolve();
+    });
+  });
+  const { id, answer } = client.request('tools/call', {
+    name: 'generate_with_trace',
+    arguments: LONG,
+    _meta: { progressToken: 'p' },
+  });
+  const early = answer.then(({ result }) => expect.fail(`it ended early: ${JSON.stringify(result).slice(0, 500)}`));
+  early.catch(() => {});
+  await Promise.race([writing, early]);
+  return { id, steps: () => progress };
+}
+
+async function within(milliseconds: number, condition: () => boolean): Promise<boolean> {
+  const end = performance.now() + milliseconds;
+  while (!condition()) {
+    if (performance.now() > end) return false;
+    await sleep(10);
+  }
+  return true;
+}
+
+test('stdout carries protocol only, whatever happens', async () => {
+  const client = await connect({ BITNET_LOG: 'debug' });
+  await client.call('color_at', { index: 1 });
+  await client.call('color_at', { index: 'x' });
+  await client.call('generate_with_trace', { prompt: 'Once', max_tokens: 3 });
+  client.child.stdin!.write('this is no JSON\n{"jsonrpc":"2.0"}\n[]\n{"jsonrpc":"2.0","id":99,"method":"no/such"}\n');
+  await client.call('no_such_tool', {});
+  await client.call('color_at', { index: 2 });
+  for (const line of client.lines) expect(JSON.parse(line)).toMatchObject({ jsonrpc: '2.0' });
+  const answered = client.lines.map((line) => JSON.parse(line)).filter(({ id }) => id === 99);
+  expect(answered[0]?.error?.code).toBe(-32601);
+});
+
+test('color_at answers in less than 20 ms while a model writes', async () => {
+  const client = await connect();
+  await client.call('color_at', { index: 1 });
+  const { steps } = await startWriting(client);
+  const before = steps();
+  const times: number[] = [];
+  for (let index = 1; index <= 50; index++) {
+    const start = performance.now();
+    const { result } = await client.call('color_at', { index });
+    times.push(performance.now() - start);
+    expect(result.structuredContent.index).toBe(index);
+    await sleep(5);
+  }
+  expect(steps(), 'it was writing meanwhile').toBeGreaterThan(before);
+  times.sort((a, b) => a - b);
+  expect(times[Math.floor(times.length / 2)]).toBeLessThan(20);
+});
+
+test('a cancelled generation stops writing', async () => {
+  const client = await connect();
+  const { id, steps } = await startWriting(client);
+  client.send({ method: 'notifications/cancelled', params: { requestId: id, reason: 'test' } });
+  await sleep(200);
+  const stopped = steps();
+  await sleep(300);
+  expect(steps()).toBe(stopped);
+  // The engine is free again at once: a short generation is not behind the long one.
+  const start = performance.now();
+  const { result } = await client.call('generate_with_trace', { prompt: 'Once', max_tokens: 2 });
+  expect(result.structuredContent.usage.completion_tokens).toBe(2);
+  expect(performance.now() - start).toBeLessThan(2000);
+  expect(
+    client.lines.some((line) => JSON.parse(line).id === id),
+    'no answer to what was cancelled',
+  ).toBe(false);
+});
+
+test('a generation that is out of time gives what it has and a way to go on', async () => {
+  const client = await connect();
+  const { result } = await client.call('generate_with_trace', { ...LONG, max_seconds: 0.2 });
+  expect(result.structuredContent.finish_reason).toBe('time');
+  expect(result.structuredContent.usage.completion_tokens).toBeGreaterThan(0);
+  const { continuation } = result.structuredContent;
+  const next = await client.call('generate_with_trace', { continuation, max_tokens: 3 });
+  expect(next.result.structuredContent.trace[0].step).toBe(result.structuredContent.trace.length);
+  expect(next.result.structuredContent.output.startsWith(result.structuredContent.output)).toBe(true);
+});
+
+const ENDS: Record<string, (client: RawClient) => void> = {
+  'stdin ends': ({ child }) => child.stdin!.end(),
+  SIGTERM: ({ child }) => child.kill('SIGTERM'),
+  SIGINT: ({ child }) => child.kill('SIGINT'),
+  SIGHUP: ({ child }) => child.kill('SIGHUP'),
+  'stdout closes': (client) => {
+    client.child.stdout!.destroy();
+    client.send({ id: 1000, method: 'tools/list' });
+  },
+};
+
+test.skipIf(process.platform !== 'linux').each(Object.keys(ENDS))(
+  'no process survives when %s in the middle of a generation',
+  async (how) => {
+    const client = await connect();
+    await startWriting(client);
+    const family = [client.child.pid!, ...childrenOf(client.child.pid!)];
+    expect(family.length, 'the engine runs in a process of its own').toBe(2);
+    ENDS[how]!(client);
+    expect(await within(4000, () => !family.some(isAlive)), 'all gone').toBe(true);
+    expect(await client.exit()).toBe(0);
+  },
+);
+
+test.skipIf(process.platform !== 'linux')('the engine ends with a server that is killed', async () => {
+  const client = await connect();
+  await startWriting(client);
+  const family = [client.child.pid!, ...childrenOf(client.child.pid!)];
+  client.child.kill('SIGKILL');
+  expect(await within(4000, () => !family.some(isAlive)), 'all gone').toBe(true);
+});
+
+test.skipIf(process.platform !== 'linux')(
+  'an engine that dies ends its request with an error, not the server',
+  async () => {
+    const client = await connect();
+    const { id } = await startWriting(client);
+    process.kill(childrenOf(client.child.pid!)[0]!, 'SIGKILL');
+    await within(4000, () => client.lines.some((line) => JSON.parse(line).id === id));
+    const answer = client.lines.map((line) => JSON.parse(line)).find((message) => message.id === id);
+    expect(answer.result.isError).toBe(true);
+    expect(answer.result.content[0].text).toContain('ask again');
+    const next = await client.call('generate_with_trace', { prompt: 'Once', max_tokens: 2 });
+    expect(next.result.structuredContent.usage.completion_tokens).toBe(2);
+  },
+);
+
+test('logs are on stderr only, as JSON lines', async () => {
+  const client = await connect({ BITNET_LOG: 'info' });
+  client.child.stdin!.end();
+  await client.exit();
+  const lines = client.stderr.join('').trimEnd().split('\n');
+  expect(lines.map((line) => JSON.parse(line).msg)).toEqual(['closing']);
+});
