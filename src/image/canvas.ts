@@ -4,8 +4,8 @@ import { encode } from 'fast-png';
 import { ArgumentError } from '../errors.ts';
 import { GLYPH_ADVANCE, GLYPH_WIDTH, glyphRows } from './font.ts';
 
-/** 64 Mi pixels: 192 MiB in true color. Larger pictures are refused before they are allocated. */
-export const MAX_PIXELS = 2 ** 26;
+/** Room for an 8192 x 8192 map with its legend. Larger pictures are refused before they are allocated. */
+export const MAX_PIXELS = 72_000_000;
 
 /** Neutral colors of every picture: they go with any stream's colors. */
 export const PAPER = 0xfbfaf8;
