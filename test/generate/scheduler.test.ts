@@ -1,0 +1,188 @@
+// Whatever shares a step (other generations, drafts, cached prefixes), a generation's tokens must be those it would have
+// had alone.
+
+import { describe, expect, test } from 'vitest';
+import type { Executable, Step } from '../../src/engine/backend.ts';
+import { NonFiniteError } from '../../src/engine/backend.ts';
+import { jsBackend } from '../../src/engine/js/backend.ts';
+import { CancelledError } from '../../src/errors.ts';
+import { chooseToken } from '../../src/generate/sampler.ts';
+import { Scheduler, type SchedulerOptions } from '../../src/generate/scheduler.ts';
+import { randomProgram } from './helpers.ts';
+
+const program = randomProgram();
+const plain: SchedulerOptions = { maxRows: 64, maxDrafts: 0, cachedTokens: 0, contextLength: 128 };
+
+/** The executable with a record of its steps. */
+async function watched(): Promise<{ executable: Executable; steps: Step[] }> {
+  const executable = await jsBackend.load(program, {});
+  const steps: Step[] = [];
+  const step = executable.step.bind(executable);
+  executable.step = (input) => {
+    steps.push(input);
+    return step(input);
+  };
+  return { executable, steps };
+}
+
+function writer(count: number, temperature = 0) {
+  const tokens: number[] = [];
+  const next = (logits: Float32Array) => {
+    const options = { temperature, topK: 0, topP: 1, sampleSeed: 5n };
+    tokens.push(chooseToken(logits, tokens.length, options).token);
+    return tokens.length === count ? undefined : tokens.at(-1);
+  };
+  return { tokens, next };
+}
+
+async function alone(prompt: number[], count: number, temperature = 0): Promise<number[]> {
+  const { executable } = await watched();
+  const { tokens, next } = writer(count, temperature);
+  await new Scheduler(executable, plain).run(prompt, { next, trace: false });
+  return tokens;
+}
+
+const prompts = [
+  [0, 5, 9, 33],
+  [0, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7],
+  [0, 2],
+  [0, 40, 41, 42, 43, 40, 41, 42, 43, 40, 41],
+];
+
+test('four generations at once write what each writes alone', async () => {
+  const { executable, steps } = await watched();
+  const scheduler = new Scheduler(executable, plain);
+  const writers = prompts.map(() => writer(12));
+  await Promise.all(prompts.map((prompt, i) => scheduler.run(prompt, { next: writers[i]!.next, trace: false })));
+  expect(steps.some(({ sequences }) => new Set(sequences).size === 4)).toBe(true);
+  for (const [i, prompt] of prompts.entries()) expect(writers[i]!.tokens).toEqual(await alone(prompt, 12));
+});
+
+test('a step never has more rows than allowed, however many prompts wait', async () => {
+  const { executable, steps } = await watched();
+  const scheduler = new Scheduler(executable, { ...plain, maxRows: 3 });
+  const writers = prompts.map(() => writer(4));
+  await Promise.all(prompts.map((prompt, i) => scheduler.run(prompt, { next: writers[i]!.next, trace: false })));
+  expect(Math.max(...steps.map(({ tokens }) => tokens.length))).toBeLessThanOrEqual(3);
+  for (const [i, prompt] of prompts.entries()) expect(writers[i]!.tokens).toEqual(await alone(prompt, 4));
+});
+
+describe('drafts', () => {
+  test.each([0, 0.9])('at temperature %f do not change the text, and some are taken', async (temperature) => {
+    const prompt = prompts[3]!;
+    const { executable, steps } = await watched();
+    const { tokens, next } = writer(80, temperature);
+    await new Scheduler(executable, { ...plain, maxDrafts: 5 }).run(prompt, { next, trace: false });
+    expect(tokens).toEqual(await alone(prompt, 80, temperature));
+    expect(steps.slice(1).some(({ tokens: rows }) => rows.length > 1)).toBe(true);
+    // A greedy random model falls into a loop, where guesses hit: fewer steps than tokens.
+    if (temperature === 0) expect(steps.length).toBeLessThan(60);
+  });
+
+  test('stay inside the context', async () => {
+    const { executable, steps } = await watched();
+    const { tokens, next } = writer(128 - 11);
+    await new Scheduler(executable, { ...plain, maxDrafts: 9 }).run(prompts[3]!, { next, trace: false });
+    expect(tokens.length).toBe(117);
+    expect(Math.max(...steps.flatMap(({ positions }) => [...positions]))).toBeLessThan(128);
+  });
+});
+
+describe('prefix cache', () => {
+  const long = Array.from({ length: 40 }, (_, i) => (i * 7) % 61);
+
+  test('a repeated prompt reads only its last token again, and writes the same', async () => {
+    const { executable, steps } = await watched();
+    const scheduler = new Scheduler(executable, { ...plain, cachedTokens: 200 });
+    const [first, second] = [writer(6), writer(6)];
+    await scheduler.run(long, { next: first.next, trace: false });
+    const before = steps.length;
+    await scheduler.run(long, { next: second.next, trace: false });
+    expect(steps[before]!.tokens.length).toBe(1);
+    expect(second.tokens).toEqual(first.tokens);
+  });
+
+  test('two prompts that branch share the stem', async () => {
+    const { executable, steps } = await watched();
+    const scheduler = new Scheduler(executable, { ...plain, cachedTokens: 400 });
+    await scheduler.run(long, { next: writer(3).next, trace: false });
+    for (const branch of [
+      [...long.slice(0, 30), 3, 3],
+      [...long.slice(0, 30), 4, 4],
+    ]) {
+      const before = steps.length;
+      const { tokens, next } = writer(5);
+      await scheduler.run(branch, { next, trace: false });
+      expect(steps[before]!.tokens.length).toBe(2);
+      expect(tokens).toEqual(await alone(branch, 5));
+    }
+  });
+
+  test('keeps no more than its budget', async () => {
+    const { executable } = await watched();
+    const live = new Set<number>();
+    const { createSequence, freeSequence } = executable;
+    executable.createSequence = () => {
+      const id = createSequence.call(executable);
+      live.add(id);
+      return id;
+    };
+    executable.freeSequence = (id) => {
+      live.delete(id);
+      freeSequence.call(executable, id);
+    };
+    const scheduler = new Scheduler(executable, { ...plain, cachedTokens: 50 });
+    for (let i = 0; i < 6; i += 1)
+      await scheduler.run([i, ...long.slice(0, 20)], { next: writer(2).next, trace: false });
+    const total = [...live].reduce((sum, id) => sum + executable.sequenceLength(id), 0);
+    expect(total).toBeLessThanOrEqual(50);
+    expect(live.size).toBeGreaterThan(0);
+  });
+});
+
+describe('ends', () => {
+  test('a fired signal rejects with CancelledError within a token', async () => {
+    const { executable } = await watched();
+    const controller = new AbortController();
+    let written = 0;
+    const next = () => {
+      written += 1;
+      if (written === 5) controller.abort();
+      return 3;
+    };
+    const run = new Scheduler(executable, plain).run([0, 1], { next, trace: false, signal: controller.signal });
+    await expect(run).rejects.toBeInstanceOf(CancelledError);
+    expect(written).toBe(5);
+  });
+
+  test('a failing sequence does not end the others', async () => {
+    const { executable } = await watched();
+    const step = executable.step.bind(executable);
+    executable.step = async (input) => {
+      if (input.tokens.includes(60)) throw new NonFiniteError('a test');
+      return step(input);
+    };
+    const scheduler = new Scheduler(executable, plain);
+    const good = writer(6);
+    const [bad, fine] = await Promise.allSettled([
+      scheduler.run([0, 60], { next: writer(6).next, trace: false }),
+      scheduler.run(prompts[0]!, { next: good.next, trace: false }),
+    ]);
+    expect(bad).toMatchObject({ status: 'rejected', reason: { code: 'NON_FINITE' } });
+    expect(fine.status).toBe('fulfilled');
+    expect(good.tokens).toEqual(await alone(prompts[0]!, 6));
+  });
+
+  test('an error in `next` ends that generation only', async () => {
+    const { executable } = await watched();
+    const scheduler = new Scheduler(executable, plain);
+    const run = scheduler.run([0, 1], {
+      next: () => {
+        throw new Error('mine');
+      },
+      trace: false,
+    });
+    await expect(run).rejects.toThrow('mine');
+    expect(scheduler.active).toBe(0);
+  });
+});
