@@ -28,12 +28,13 @@ export class BpeModel {
   constructor(from: BpeTokenizer) {
     const tokens = from.modelTokens;
     this.#tokens = tokens;
-    this.#merged = new Int32Array(from.merges.length);
+    const { left, right, merged } = from.merges;
+    this.#merged = merged;
     this.#ranks = new Map();
-    for (const [rank, [left, right]] of from.merges.entries()) {
-      const pair = tokens.get(left)! * MAX_VOCABULARY + tokens.get(right)!;
+    for (let rank = 0; rank < merged.length; rank++) {
+      const pair = left[rank]! * MAX_VOCABULARY + right[rank]!;
+      // A pair that is listed twice keeps its last rank, as in the reference.
       this.#ranks.set(pair, rank);
-      this.#merged[rank] = tokens.get(left + right)!;
     }
     this.#ignoreMerges = from.ignoreMerges;
     this.#byteIds = from.byteFallback ? byteIds(tokens) : undefined;

@@ -5,7 +5,8 @@
 // before rendering. The guard occurs nowhere else; afterwards the guarded stretches are encoded as plain text. A
 // conversation without such literals is rendered and encoded exactly as Hugging Face does it.
 
-import { Template } from '@huggingface/jinja';
+import { createRequire } from 'node:module';
+import type { Template } from '@huggingface/jinja';
 import { ChatTemplateError } from './tokenizer-error.ts';
 
 export type ChatMessage = {
@@ -72,8 +73,10 @@ export class ChatTemplate {
         fix: 'use the model’s published tokenizer_config.json',
       });
     }
+    // Loaded here and not above: it takes 6 ms, which a command that only completes a prompt need not spend.
+    const jinja = createRequire(import.meta.url)('@huggingface/jinja') as typeof import('@huggingface/jinja');
     try {
-      this.#compiled = new Template(this.source.replace(/\bstrftime_now\b/g, CLOCK));
+      this.#compiled = new jinja.Template(this.source.replace(/\bstrftime_now\b/g, CLOCK));
     } catch (cause) {
       throw new ChatTemplateError(
         {

@@ -39,7 +39,10 @@ function build(from: BpeTokenizer, withSpecial: boolean): LibraryTokenizer {
         model: {
           type: 'BPE',
           vocab: Object.fromEntries(from.modelTokens),
-          merges: from.merges,
+          merges: Array.from(from.merges.left, (left, rank) => [
+            from.vocabulary.token(left),
+            from.vocabulary.token(from.merges.right[rank]!),
+          ]),
           unk_token: from.unknownToken,
           byte_fallback: from.byteFallback,
           fuse_unk: from.fuseUnknown,

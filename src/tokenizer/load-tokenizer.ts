@@ -1,6 +1,6 @@
 // From the files of a model to its tokenizer.
 
-import { stat } from 'node:fs/promises';
+import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { bpeEncoder } from './bpe-encoder.ts';
 import { ChatTemplate } from './chat-template.ts';
@@ -32,7 +32,7 @@ type Surroundings = {
  * files cannot be used.
  */
 export async function loadTokenizer(path: string): Promise<Tokenizer> {
-  const info = await stat(path).catch(() => undefined);
+  const info = statSync(path, { throwIfNoEntry: false });
   if (info === undefined) {
     throw new TokenizerMissingError({
       what: 'no such file or folder',
@@ -47,9 +47,9 @@ export async function loadTokenizer(path: string): Promise<Tokenizer> {
       fix: 'give the folder that holds tokenizer.json',
     });
   }
-  const surroundings = await readSurroundings(path);
+  const surroundings = readSurroundings(path);
   const file = join(path, 'tokenizer.json');
-  const json = await readJsonObject(file, MAX_TOKENIZER_JSON_BYTES);
+  const json = readJsonObject(file, MAX_TOKENIZER_JSON_BYTES);
   if (json === undefined) {
     throw new TokenizerMissingError({
       what: 'the folder has no tokenizer.json',
@@ -60,26 +60,19 @@ export async function loadTokenizer(path: string): Promise<Tokenizer> {
   return fromTokenizerJson(json, file, surroundings);
 }
 
-async function readSurroundings(folder: string): Promise<Surroundings> {
-  const read = async (name: string): Promise<JsonObject> =>
-    (await readJsonObject(join(folder, name), MAX_CONFIG_JSON_BYTES)) ?? {};
-  const [tokenizerConfig, specialTokensMap, addedTokens, config, generationConfig] = await Promise.all([
-    read('tokenizer_config.json'),
-    read('special_tokens_map.json'),
-    read('added_tokens.json'),
-    read('config.json'),
-    read('generation_config.json'),
-  ]);
+function readSurroundings(folder: string): Surroundings {
+  const read = (name: string): JsonObject => readJsonObject(join(folder, name), MAX_CONFIG_JSON_BYTES) ?? {};
+  const tokenizerConfig = read('tokenizer_config.json');
   const inConfig = tokenizerConfig.chat_template !== undefined;
-  const template = inConfig ? undefined : await readLimited(join(folder, 'chat_template.jinja'), MAX_CONFIG_JSON_BYTES);
+  const template = inConfig ? undefined : readLimited(join(folder, 'chat_template.jinja'), MAX_CONFIG_JSON_BYTES);
   return {
     folder,
     tokenizerConfig:
       template === undefined ? tokenizerConfig : { ...tokenizerConfig, chat_template: template.toString('utf8') },
-    specialTokensMap,
-    addedTokens,
-    config,
-    generationConfig,
+    specialTokensMap: read('special_tokens_map.json'),
+    addedTokens: read('added_tokens.json'),
+    config: read('config.json'),
+    generationConfig: read('generation_config.json'),
   };
 }
 

@@ -5,7 +5,7 @@
 import { isObject, type JsonObject, kindOf } from './json-file.ts';
 import type { DecoderPlan } from './token-decoder.ts';
 import { TokenizerFileError } from './tokenizer-error.ts';
-import { type AddedToken, checkId, MAX_TOKEN_LENGTH, MAX_VOCABULARY, quote, Vocabulary } from './vocabulary.ts';
+import { type AddedToken, checkId, MAX_TOKEN_LENGTH, quote, Vocabulary } from './vocabulary.ts';
 
 /** A checked tokenizer.json. */
 export type BpeTokenizer = {
@@ -13,8 +13,8 @@ export type BpeTokenizer = {
   readonly vocabulary: Vocabulary;
   /** Tokens of the BPE model alone, without those that only `added_tokens` names. */
   readonly modelTokens: ReadonlyMap<string, number>;
-  /** Pairs in the order of their rank. Both sides and their concatenation are tokens. */
-  readonly merges: readonly (readonly [left: string, right: string])[];
+  /** Pairs in the order of their rank. */
+  readonly merges: Merges;
   /** A piece of text that is a token as a whole is taken at once. */
   readonly ignoreMerges: boolean;
   /** Characters without a token become <0xXX> tokens. */
@@ -28,6 +28,9 @@ export type BpeTokenizer = {
   /** Ids the post-processor puts around a single text; null when the file has no template for that. */
   readonly template: SpecialTemplate | null;
 };
+
+/** Three ids for each rank; `merged` is the token of both texts joined. */
+export type Merges = { readonly left: Int32Array; readonly right: Int32Array; readonly merged: Int32Array };
 
 export type SpecialTemplate = { readonly before: readonly number[]; readonly after: readonly number[] };
 
@@ -60,7 +63,7 @@ export function parseTokenizerJson(json: JsonObject, file: string, more: readonl
   const added = [...parseAddedTokens(json.added_tokens, at)];
   const known = new Set(added.map((token) => token.content));
   for (const token of more) if (!known.has(token.content)) added.push(token);
-  const vocabulary = new Vocabulary(new Map(modelTokens), added, file);
+  const vocabulary = new Vocabulary(modelTokens, added, file);
   return {
     file,
     vocabulary,
@@ -116,14 +119,13 @@ class Place {
   }
 }
 
+// The two loops below run over the whole vocabulary before the first token can be written, in code that is not yet
+// compiled: hence plain loops, no copies, and every merge looked up once.
+
 function parseVocabulary(vocab: JsonObject, at: Place): Map<string, number> {
-  const entries = Object.entries(vocab);
-  if (entries.length === 0) throw at.error('model.vocab is empty', 'fetch the tokenizer files again');
-  if (entries.length > MAX_VOCABULARY) {
-    throw at.error(`model.vocab has ${entries.length} tokens, more than ${MAX_VOCABULARY}`, 'use another tokenizer');
-  }
   const tokens = new Map<string, number>();
-  for (const [token, id] of entries) {
+  for (const token in vocab) {
+    const id = vocab[token];
     checkId(token, id, at.file);
     if (token.length > MAX_TOKEN_LENGTH) {
       throw at.error(
@@ -133,37 +135,44 @@ function parseVocabulary(vocab: JsonObject, at: Place): Map<string, number> {
     }
     tokens.set(token, id);
   }
+  if (tokens.size === 0) throw at.error('model.vocab is empty', 'fetch the tokenizer files again');
   return tokens;
 }
 
-function parseMerges(
-  value: unknown,
-  tokens: ReadonlyMap<string, number>,
-  at: Place,
-): (readonly [left: string, right: string])[] {
+function parseMerges(value: unknown, tokens: ReadonlyMap<string, number>, at: Place): Merges {
   if (!Array.isArray(value)) throw at.wrongType('model.merges', 'an array', value);
-  if (value.length > MAX_MERGES) {
-    throw at.error(`model.merges has ${value.length} entries, more than ${MAX_MERGES}`, 'use another tokenizer');
+  const count = value.length;
+  if (count > MAX_MERGES) {
+    throw at.error(`model.merges has ${count} entries, more than ${MAX_MERGES}`, 'use another tokenizer');
   }
-  return value.map((entry: unknown, rank) => {
+  const left = new Int32Array(count);
+  const right = new Int32Array(count);
+  const merged = new Int32Array(count);
+  for (let rank = 0; rank < count; rank++) {
+    const entry: unknown = value[rank];
     const pair: unknown = typeof entry === 'string' ? entry.split(' ') : entry;
-    const [left, right] = Array.isArray(pair) ? (pair as unknown[]) : [];
-    if (!Array.isArray(pair) || pair.length !== 2 || typeof left !== 'string' || typeof right !== 'string') {
+    const first: unknown = Array.isArray(pair) && pair.length === 2 ? pair[0] : undefined;
+    const second: unknown = Array.isArray(pair) ? pair[1] : undefined;
+    if (typeof first !== 'string' || typeof second !== 'string') {
       throw at.error(
         `model.merges[${rank}] is ${JSON.stringify(entry)?.slice(0, 80)}; expected "left right" or ["left", "right"]`,
         'fetch the tokenizer files again',
       );
     }
-    for (const token of [left, right, left + right]) {
-      if (!tokens.has(token)) {
-        throw at.error(
-          `model.merges[${rank}] needs the token ${quote(token)}, which is not in model.vocab`,
-          'vocabulary and merges must come from one and the same tokenizer',
-        );
-      }
-    }
-    return [left, right];
-  });
+    left[rank] = idOfPart(first, rank, tokens, at);
+    right[rank] = idOfPart(second, rank, tokens, at);
+    merged[rank] = idOfPart(first + second, rank, tokens, at);
+  }
+  return { left, right, merged };
+}
+
+function idOfPart(token: string, rank: number, tokens: ReadonlyMap<string, number>, at: Place): number {
+  const id = tokens.get(token);
+  if (id !== undefined) return id;
+  throw at.error(
+    `model.merges[${rank}] needs the token ${quote(token)}, which is not in model.vocab`,
+    'vocabulary and merges must come from one and the same tokenizer',
+  );
 }
 
 function parseAddedTokens(value: unknown, at: Place): AddedToken[] {

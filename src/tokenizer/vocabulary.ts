@@ -25,16 +25,18 @@ export const MAX_TOKEN_LENGTH = 1 << 14;
 export class Vocabulary {
   readonly added: readonly AddedToken[];
   readonly #tokens: (string | undefined)[] = [];
-  readonly #ids: Map<string, number>;
+  readonly #ids: ReadonlyMap<string, number>;
+  /** Added tokens that `ids` lacks. */
+  readonly #moreIds = new Map<string, number>();
   readonly #special = new Set<number>();
 
-  /** Takes over `ids` (token to id). Throws TokenizerFileError when two tokens claim one id or an id is out of range. */
-  constructor(ids: Map<string, number>, added: readonly AddedToken[], file: string) {
+  /** Keeps `ids` (token to id). Throws TokenizerFileError when two tokens claim one id or an id is out of range. */
+  constructor(ids: ReadonlyMap<string, number>, added: readonly AddedToken[], file: string) {
     this.#ids = ids;
     this.added = added;
     for (const [token, id] of ids) this.#place(token, id, file);
     for (const token of added) {
-      const known = ids.get(token.content);
+      const known = this.id(token.content);
       if (known !== undefined && known !== token.id) {
         throw new TokenizerFileError({
           what: `added token ${quote(token.content)} has id ${token.id}, but the vocabulary gives it ${known}`,
@@ -44,7 +46,7 @@ export class Vocabulary {
       }
       if (known === undefined) {
         this.#place(token.content, token.id, file);
-        ids.set(token.content, token.id);
+        this.#moreIds.set(token.content, token.id);
       }
       if (token.special) this.#special.add(token.id);
     }
@@ -75,7 +77,7 @@ export class Vocabulary {
   }
 
   id(token: string): number | undefined {
-    return this.#ids.get(token);
+    return this.#ids.get(token) ?? this.#moreIds.get(token);
   }
 
   isSpecial(id: number): boolean {
