@@ -190,10 +190,10 @@ class WeightReader {
 
   #info(name: string) {
     this.#used.add(name);
-    const info = this.#checkpoint.info(name);
-    if (info === undefined)
-      return this.#fail('is missing', name, 'the download is incomplete or the config is of another model');
-    return info;
+    if (!this.#checkpoint.has(name)) {
+      this.#fail('a tensor is missing', name, 'the download is incomplete or the config is of another model');
+    }
+    return this.#checkpoint.info(name);
   }
 
   #expect(name: string, shape: readonly number[], dtypes: readonly string[]): string {

@@ -1,0 +1,71 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { ConfigError, parseConfig } from '../../src/model/config.ts';
+
+const golden = (name: string) =>
+  JSON.parse(readFileSync(join(import.meta.dirname, '../golden/model', name, 'config.json'), 'utf8'));
+const parse = (config: object) => parseConfig(JSON.stringify(config), 'config.json');
+const bitnet = golden('bitnet_packed_a_s111');
+
+describe('families', () => {
+  test.each([
+    ['bitnet_packed_a_s111', 'bitnet', 'packed-multiply', 'relu2'],
+    ['bitnet_packed_div_b_s322', 'bitnet', 'packed-divide', 'relu2'],
+    ['bitnet_online_a_s11', 'bitnet', 'masters', 'relu2'],
+    ['llama_bitlinear_plain_config_c_s433', 'llama', 'packed-divide', 'silu'],
+    ['onebitllm_a_s511', 'onebitllm', 'masters', 'silu'],
+  ])('%s', (name, family, linearStorage, hiddenAct) => {
+    expect(parse(golden(name))).toMatchObject({ family, linearStorage, hiddenAct, unknownKeys: [] });
+  });
+
+  test('1bitLLM and Hugging Face differ in one letter', () => {
+    const { quantization_config: _, ...rest } = bitnet;
+    expect(parse({ ...rest, architectures: ['BitnetForCausalLM'], hidden_act: 'silu' }).family).toBe('onebitllm');
+  });
+
+  test('head_dim is its own field', () => expect(parse({ ...bitnet, head_dim: 48 }).headDim).toBe(48));
+
+  test("transformers 5's rope_parameters", () => {
+    const { rope_theta: _, ...rest } = bitnet;
+    const config = parse({ ...rest, rope_parameters: { rope_theta: 12345, rope_type: 'default' } });
+    expect(config.ropeTheta).toBe(12345);
+  });
+
+  test('unknown keys are reported, harmless ones are not', () => {
+    expect(parse({ ...bitnet, secret_sauce: 1, use_cache: true }).unknownKeys).toEqual(['secret_sauce']);
+  });
+});
+
+describe('refused, with the file and a reason', () => {
+  test.each([
+    [{ hidden_size: -4 }, /hidden_size is -4/],
+    [{ hidden_size: 1e12 }, /hidden_size is 1000000000000.*1 to 65536/],
+    [{ hidden_size: '64' }, /hidden_size is "64"/],
+    [{ num_hidden_layers: 1.5 }, /num_hidden_layers is 1.5/],
+    [{ vocab_size: undefined }, /vocab_size is missing/],
+    [{ num_key_value_heads: 3 }, /4 attention heads cannot share 3/],
+    [{ head_dim: 15 }, /head_dim 15 is odd/],
+    [{ hidden_act: 'gelu' }, /hidden_act is "gelu".*relu2/],
+    [{ rope_scaling: { type: 'yarn', factor: 4 } }, /rope_scaling has type "yarn"/],
+    [{ attention_bias: true }, /attention_bias is true/],
+    [{ sliding_window: 512 }, /sliding_window is 512/],
+    [{ rms_norm_eps: 0 }, /rms_norm_eps is 0/],
+    [{ eos_token_id: ['a'] }, /eos_token_id is \["a"\]/],
+    [{ architectures: ['GPT2LMHeadModel'] }, /GPT2LMHeadModel.*supported/],
+    [{ architectures: ['LlamaForCausalLM'], quantization_config: undefined }, /ordinary float model/],
+    [{ quantization_config: undefined }, /no quantization_config.*online/],
+    [{ quantization_config: { quant_method: 'gptq' } }, /quant_method is "gptq"/],
+    [{ quantization_config: { quant_method: 'bitnet', linear_class: 'x' } }, /linear_class is "x"/],
+    [{ quantization_config: 7 }, /quantization_config is not an object/],
+  ])('%j', (change, message) => {
+    const broken = () => parse({ ...bitnet, ...change });
+    expect(broken).toThrow(ConfigError);
+    expect(broken).toThrow(message);
+    expect(broken).toThrow(/\(config\.json\)/);
+  });
+
+  test.each(['', '[]', 'null', '{"hidden_size": 64', '"text"'])('%j is no config', (text) => {
+    expect(() => parseConfig(text, 'config.json')).toThrow(ConfigError);
+  });
+});

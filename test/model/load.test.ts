@@ -1,0 +1,130 @@
+// Checkpoints that lie: each defect ends in one error that names the tensor, the file and what to do.
+
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { BitnetError } from '../../src/errors.ts';
+import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
+import { writeSafetensors } from '../../src/formats/write-safetensors.ts';
+import { openModelFolder } from '../../src/model/open-model.ts';
+import type { TensorView } from '../../src/tensor/tensor-view.ts';
+
+const golden = join(import.meta.dirname, '../golden/model');
+let root = '';
+beforeAll(async () => {
+  root = await mkdtemp(join(tmpdir(), 'load-'));
+});
+afterAll(() => rm(root, { recursive: true }));
+
+/** A copy of a golden case with some tensors changed, added (new name) or removed (undefined). */
+async function altered(
+  name: string,
+  change: (tensors: Map<string, TensorView>) => void,
+  config: Record<string, unknown> = {},
+): Promise<string> {
+  const dir = join(root, `${Math.random()}`);
+  await cp(join(golden, name), dir, { recursive: true });
+  const file = join(dir, 'model.safetensors');
+  const tensors = new Map<string, TensorView>();
+  {
+    using checkpoint = await openCheckpoint(file);
+    for (const tensor of checkpoint.names()) tensors.set(tensor, await checkpoint.read(tensor));
+  }
+  change(tensors);
+  await writeSafetensors(file, [...tensors.values()]);
+  const old = JSON.parse(await readFile(join(dir, 'config.json'), 'utf8'));
+  await writeFile(join(dir, 'config.json'), JSON.stringify({ ...old, ...config }));
+  return dir;
+}
+
+const open = (dir: string) => openModelFolder(dir, { name: 'test', head: 'full' });
+const Q0 = 'model.layers.0.self_attn.q_proj.weight';
+const f32 = (name: string, shape: number[], values: number[]): TensorView => ({
+  name,
+  dtype: 'F32',
+  shape,
+  bytes: new Uint8Array(Float32Array.from(values).buffer),
+});
+
+describe('a packed checkpoint', () => {
+  const packed = 'bitnet_packed_a_s111';
+  const cases: [string, (tensors: Map<string, TensorView>) => void, RegExp][] = [
+    ['a missing tensor', (t) => t.delete(Q0), /is missing.*q_proj/],
+    ['a missing scale', (t) => t.delete(`${Q0}_scale`), /is missing.*q_proj\.weight_scale/],
+    ['a tensor too many', (t) => t.set('extra.weight', f32('extra.weight', [1], [1])), /does not have.*extra\.weight/],
+    ['code 3', (t) => t.get(Q0)!.bytes.fill(0xff, 3, 4), /code|11/],
+    ['the wrong shape', (t) => t.set(Q0, { ...t.get(Q0)!, shape: [64, 16] }), /four neighbouring inputs/],
+    ['another wrong shape', (t) => t.set(Q0, { ...t.get(Q0)!, shape: [8, 128] }), /shape \[8, 128\].*\[16, 64\]/],
+    ['the wrong dtype', (t) => t.set(Q0, { ...t.get(Q0)!, dtype: 'I8' }), /dtype I8/],
+    ['a zero scale', (t) => t.set(`${Q0}_scale`, f32(`${Q0}_scale`, [1], [0])), /scale 0, expected a positive/],
+    ['a NaN scale', (t) => t.set(`${Q0}_scale`, f32(`${Q0}_scale`, [1], [Number.NaN])), /scale NaN/],
+    ['two scales', (t) => t.set(`${Q0}_scale`, f32(`${Q0}_scale`, [2], [1, 1])), /expected one element/],
+    [
+      'a NaN norm',
+      (t) => t.set('model.norm.weight', f32('model.norm.weight', [64], new Array(64).fill(Number.NaN))),
+      /element 0 is NaN/,
+    ],
+    [
+      'float weights under a packed config',
+      (t) =>
+        t.set(
+          Q0,
+          f32(
+            Q0,
+            [64, 64],
+            Array.from({ length: 4096 }, (_, i) => Math.sin(i)),
+          ),
+        ),
+      /online/,
+    ],
+  ];
+  test.each(cases)('%s', async (_, change, message) => {
+    const opened = open(await altered(packed, change));
+    await expect(opened).rejects.toBeInstanceOf(BitnetError);
+    await expect(opened).rejects.toThrow(message);
+    await expect(opened).rejects.toThrow(/model\.safetensors|tensor/);
+  });
+
+  test('a config of more layers than the file has', async () => {
+    await expect(open(await altered(packed, () => {}, { num_hidden_layers: 3 }))).rejects.toThrow(
+      /layers\.2.*missing|missing.*layers\.2/,
+    );
+  });
+
+  test('a config of fewer layers than the file has', async () => {
+    await expect(open(await altered(packed, () => {}, { num_hidden_layers: 1 }))).rejects.toThrow(
+      /does not have.*layers\.1/,
+    );
+  });
+
+  test('a config of a much larger model allocates nothing', async () => {
+    const before = process.memoryUsage().arrayBuffers;
+    const dir = await altered(packed, () => {}, { hidden_size: 65536, num_attention_heads: 1024 });
+    await expect(open(dir)).rejects.toThrow(/shape/);
+    expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(50e6);
+  });
+});
+
+test('a folder without a config', async () => {
+  await expect(open(root)).rejects.toThrow(/there is no config\.json.*Hugging Face layout/);
+});
+
+test('masters with a NaN', async () => {
+  const dir = await altered('bitnet_online_a_s11', (t) => {
+    const old = t.get(Q0)!;
+    t.set(Q0, f32(Q0, [...old.shape], new Array(old.shape[0]! * old.shape[1]!).fill(Number.NaN)));
+  });
+  await expect(open(dir)).rejects.toThrow(/NaN/);
+});
+
+test('a tied lm_head that differs from the embedding', async () => {
+  const add = (factor: number) => (t: Map<string, TensorView>) => {
+    const embedding = t.get('model.embed_tokens.weight')!;
+    const bytes = embedding.bytes.slice();
+    bytes[0]! ^= factor;
+    t.set('lm_head.weight', { ...embedding, name: 'lm_head.weight', bytes });
+  };
+  await expect(open(await altered('bitnet_packed_a_s111', add(0)))).resolves.toBeDefined();
+  await expect(open(await altered('bitnet_packed_a_s111', add(1)))).rejects.toThrow(/differs from the embedding/);
+});
