@@ -13,6 +13,16 @@ export type CommandEntry = {
 export const COMMANDS: readonly CommandEntry[] = [
   { name: 'serve', summary: 'Serve MCP on stdio', load: () => import('./serve.ts') },
   { name: 'infer', summary: 'Write text with a model, with a GF(3) trace if asked', load: () => import('./infer.ts') },
+  {
+    name: 'verify',
+    summary: 'Compare a checkpoint with what reference code computed from it',
+    load: () => import('./verify.ts'),
+  },
+  {
+    name: 'eval',
+    summary: 'Logits of given tokens, or cross-entropy and perplexity of a text',
+    load: () => import('./eval.ts'),
+  },
   { name: 'tokenize', summary: "Text to a model's token ids and back", load: () => import('./tokenize.ts') },
   { name: 'color', summary: 'The color at one index of a seeded stream', load: () => import('./color.ts') },
   { name: 'palette', summary: 'A run of colors and their GF(3) sum', load: () => import('./palette.ts') },

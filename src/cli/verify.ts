@@ -1,0 +1,73 @@
+import { ArgumentError } from '../errors.ts';
+import { defineCommand } from './command.ts';
+import { BACKEND_FLAGS, backendOptions } from './model-flags.ts';
+
+export const command = defineCommand({
+  name: 'verify',
+  summary: 'Compare a checkpoint with what reference code computed from it',
+  positionals: [
+    {
+      name: 'CASE_DIR',
+      description: 'folder with config.json, model.safetensors, expected.json and expected.safetensors',
+    },
+  ],
+  flags: BACKEND_FLAGS,
+  examples: ['verify test/golden/model/bitnet_packed_a_s111', 'verify CASE_DIR --backend js --json'],
+  notes:
+    'Ok means: logits (and log-probabilities, where the case has them) within the tolerance that expected.json\n' +
+    'requires, the first greedy_certain greedy tokens equal, and the same bits however the prompt is cut. The head has\n' +
+    "the checkpoint's own precision unless --head says otherwise. Exit code 1 when not ok.",
+  run: async ({ positionals, flags, json, output, signal }) => {
+    const folder = positionals[0]!;
+    const { caseKind, verifyCase } = await import('../generate/verify.ts');
+    if ((await caseKind(folder)) === 'qat') {
+      throw new ArgumentError({
+        what: 'this is a case of a training step, and this version does not train yet',
+        where: folder,
+        fix: 'verify a case of inference: one whose input_ids are a flat list',
+      });
+    }
+    const report = await verifyCase(folder, { ...backendOptions(flags), signal });
+    if (json) {
+      output.json({
+        case: report.case,
+        backend: report.backend,
+        max_abs_err: report.maxAbsErr,
+        max_rel_err: report.maxRelErr,
+        tolerance: report.tolerance,
+        greedy_match: report.greedyMatch,
+        greedy_total: report.greedyTotal,
+        greedy_certain: report.greedyCertain,
+        chunked_equal: report.chunkedEqual,
+        ...(report.nll && {
+          nll: {
+            max_abs_err: report.nll.maxAbsErr,
+            mean_abs_err: report.nll.meanAbsErr,
+            max_tolerance: report.nll.maxTolerance,
+            mean_tolerance: report.nll.meanTolerance,
+          },
+        }),
+        ok: report.ok,
+      });
+    } else {
+      const { maxAbsErr, maxRelErr, tolerance, greedyMatch, greedyTotal, greedyCertain, chunkedEqual, nll } = report;
+      const mark = (good: boolean) => (good ? '✓' : '✗');
+      const number = (value: number) => value.toExponential(2);
+      output.line(
+        `${mark(maxAbsErr <= tolerance)} logits: largest error ${number(maxAbsErr)} (limit ${number(tolerance)}), relative ${number(maxRelErr)}`,
+      );
+      output.line(
+        `${mark(greedyMatch >= greedyCertain)} greedy tokens: ${greedyMatch} of ${greedyTotal} equal (${greedyCertain} required)`,
+      );
+      output.line(`${mark(chunkedEqual)} the same bits however the prompt is cut`);
+      if (nll !== undefined) {
+        const good = nll.maxAbsErr <= nll.maxTolerance && nll.meanAbsErr <= nll.meanTolerance;
+        output.line(
+          `${mark(good)} -ln p: largest error ${number(nll.maxAbsErr)} (limit ${number(nll.maxTolerance)}), of the mean ${number(nll.meanAbsErr)} (limit ${number(nll.meanTolerance)})`,
+        );
+      }
+      output.line(`${report.ok ? 'ok' : 'NOT ok'} on backend ${report.backend}`);
+    }
+    return report.ok ? 0 : 1;
+  },
+});
