@@ -1,0 +1,109 @@
+// The engine's child process: it works, it can die, and it never outlives its parent. Needs the compiled files, which
+// `npm test` makes first.
+
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { afterEach, describe, expect, test } from 'vitest';
+import { EngineDiedError, EngineHost } from '../../src/generate/engine-host.ts';
+
+const hosts: EngineHost[] = [];
+const open = () => {
+  const host = new EngineHost();
+  hosts.push(host);
+  return host;
+};
+afterEach(() => Promise.all(hosts.splice(0).map((host) => host.close())));
+
+const story = { model: 'default', prompt: 'Once upon a time' } as const;
+const alive = (pid: number) => {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+};
+const gone = async (pid: number) => {
+  for (let i = 0; i < 100 && alive(pid); i += 1) await new Promise((resolve) => setTimeout(resolve, 20));
+  return !alive(pid);
+};
+
+describe('EngineHost', () => {
+  test('generates, with steps and 64-bit seeds over the border', async () => {
+    const steps: number[] = [];
+    const result = await open().generate(
+      { ...story, maxTokens: 5, seed: 2n ** 64n - 1n },
+      { onStep: ({ step }) => steps.push(step) },
+    );
+    expect(result.seed).toBe(2n ** 64n - 1n);
+    expect(steps).toEqual([0, 1, 2, 3, 4]);
+  });
+
+  test('errors arrive with code, fault and text', async () => {
+    const failed = open().generate({ ...story, model: './nowhere' });
+    await expect(failed).rejects.toMatchObject({ code: 'MODEL_NOT_FOUND', fault: 'call' });
+    await expect(open().generate({ ...story, maxTokens: 0 })).rejects.toMatchObject({ code: 'BAD_ARGUMENT' });
+  });
+
+  test('a cancellation crosses over', async () => {
+    const controller = new AbortController();
+    const result = await open().generate(
+      { ...story, maxTokens: 400 },
+      { signal: controller.signal, onStep: ({ step }) => step === 2 && controller.abort() },
+    );
+    expect(result.finishReason).toBe('cancelled');
+    expect(result.trace.length).toBeLessThan(40);
+  });
+
+  test('a killed engine fails its request within a second, and the next one works', async () => {
+    const host = open();
+    let killedAt = 0;
+    const failed = host.generate(
+      { ...story, maxTokens: 400 },
+      {
+        onStep: ({ step }) => {
+          if (step !== 2) return;
+          killedAt = performance.now();
+          process.kill(host.pid!, 'SIGKILL');
+        },
+      },
+    );
+    await expect(failed).rejects.toBeInstanceOf(EngineDiedError);
+    await expect(failed).rejects.toThrow(/SIGKILL.*ask again/);
+    expect(performance.now() - killedAt).toBeLessThan(1000);
+    expect((await host.generate({ ...story, maxTokens: 2 })).trace.length).toBe(2);
+  });
+
+  test('close ends the process, also in the middle of a generation', async () => {
+    const host = open();
+    let pid = 0;
+    const running = host.generate(
+      { ...story, maxTokens: 400 },
+      {
+        onStep: () => {
+          pid = host.pid!;
+          void host.close();
+        },
+      },
+    );
+    await expect(running).rejects.toThrow();
+    expect(await gone(pid)).toBe(true);
+    await expect(host.generate(story)).rejects.toThrow(/closed/);
+  });
+
+  test('a killed parent leaves no engine behind', async () => {
+    const script = `
+      import { EngineHost } from './dist/generate/engine-host.js';
+      const host = new EngineHost();
+      await host.generate({ model: 'default', prompt: 'A fox', maxTokens: 400 }, { onStep: () => console.log(host.pid) });
+    `;
+    const parent = spawn(process.execPath, ['--input-type=module', '-e', script], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const [line] = (await once(parent.stdout, 'data')) as [Buffer];
+    const pid = Number(line.toString().split('\n')[0]);
+    expect(alive(pid)).toBe(true);
+    parent.kill('SIGKILL');
+    expect(await gone(pid)).toBe(true);
+  });
+});
