@@ -63,13 +63,14 @@ export class TernaryCodeError extends BitnetError {
     readonly layout: string;
     readonly byteIndex: number;
     readonly byte: number;
-    readonly row: number;
+    /** Absent where only a flat element index is known, which `column` then is. */
+    readonly row?: number;
     readonly column: number;
   }) {
     const at = facts.at ?? {};
     super({
       what:
-        `${nameOf(at)} holds code 3 at row ${facts.row}, column ${facts.column} ` +
+        `${nameOf(at)} holds code 3 at ${facts.row === undefined ? 'element' : `row ${facts.row}, column`} ${facts.column} ` +
         `(byte 0x${facts.byte.toString(16).padStart(2, '0')} as ${facts.layout}); a trit has the codes 0, 1, 2`,
       ...whereIn(at, facts.byteIndex),
       fix: 'the file is damaged or packed in another layout: download it again, or name its layout',
