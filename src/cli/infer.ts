@@ -84,9 +84,10 @@ function tracePrinter(output: Output): (step: TraceStep) => void {
 function footer({ usage, timings, engine, finishReason }: GenerateResult): string {
   const backend = engine.isa === undefined ? engine.backend : `${engine.backend} ${engine.isa}`;
   const ended = { stop: 'end of text', length: 'token limit', time: 'time limit', cancelled: 'stopped' }[finishReason];
+  const { completionTokens: tokens } = usage;
+  const rate = timings.tokensPerSecond > 0 ? ` at ${timings.tokensPerSecond.toFixed(0)}/s` : '';
   return [
-    `${usage.completionTokens} tokens at ${timings.tokensPerSecond.toFixed(0)}/s (${backend}, ${engine.threads} ` +
-      `${engine.threads === 1 ? 'thread' : 'threads'}, ${engine.head} head)`,
+    `${tokens} ${tokens === 1 ? 'token' : 'tokens'}${rate} (${backend}, ${engine.threads} ${engine.threads === 1 ? 'thread' : 'threads'}, ${engine.head} head)`,
     `first after ${timings.firstTokenMs.toFixed(0)} ms`,
     ended,
   ].join(', ');

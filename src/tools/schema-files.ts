@@ -20,3 +20,19 @@ export function schemaFiles(tools: readonly Tool[]): Map<string, string> {
     }),
   );
 }
+
+const TABLE_START = '<!-- tools: npm run schemas writes this table -->';
+const TABLE_END = '<!-- end of tools -->';
+
+/** The README with its table of tools brought up to date. Throws a RangeError when the markers are missing. */
+export function withToolTable(readme: string, tools: readonly Tool[]): string {
+  const start = readme.indexOf(TABLE_START);
+  const end = readme.indexOf(TABLE_END);
+  if (start < 0 || end < start) throw new RangeError(`no "${TABLE_START}" before "${TABLE_END}"`);
+  const rows = tools.map(({ name, description, example }) => {
+    const summary = description.slice(0, description.indexOf('. ') + 1) || description;
+    return `| \`${name}\` | ${summary} | \`${JSON.stringify(example)}\` |`;
+  });
+  const table = ['| tool | does | for example |', '| --- | --- | --- |', ...rows].join('\n');
+  return `${readme.slice(0, start)}${TABLE_START}\n${table}\n${readme.slice(end)}`;
+}

@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { ALL_TOOLS } from '../../src/tools/all-tools.ts';
 import { type JsonSchema, jsonSchemaOf } from '../../src/tools/define-tool.ts';
-import { schemaFiles } from '../../src/tools/schema-files.ts';
+import { schemaFiles, withToolTable } from '../../src/tools/schema-files.ts';
 
 const schemasFolder = new URL('../../schemas/', import.meta.url);
 
@@ -20,6 +20,11 @@ test('schemas/ holds what the declarations say (npm run schemas writes it)', () 
   const files = schemaFiles(ALL_TOOLS);
   expect(readdirSync(schemasFolder).sort()).toEqual([...files.keys()].sort());
   for (const [name, text] of files) expect(readFileSync(new URL(name, schemasFolder), 'utf8'), name).toBe(text);
+});
+
+test('the README lists the tools as the declarations say (npm run schemas writes it)', () => {
+  const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8');
+  expect(withToolTable(readme, ALL_TOOLS)).toBe(readme);
 });
 
 // What breaks clients: the model API refuses or Claude Code drops a tool with such a schema.
