@@ -1,8 +1,7 @@
 // Byte pair encoding of one piece: start from single characters and join, again and again, the neighbours whose pair has
-// the lowest rank, leftmost first, until no pair is left. A heap of (rank, place) keeps that at n log n; entries that no
-// longer describe what stands at their place are dropped when they come up.
+// the lowest rank, leftmost first, until no pair is left.
 
-import { Heap } from './heap.ts';
+import { mergeNeighbours } from './merge-neighbours.ts';
 import type { BpeTokenizer } from './tokenizer-json.ts';
 import { MAX_VOCABULARY } from './vocabulary.ts';
 
@@ -10,8 +9,6 @@ import { MAX_VOCABULARY } from './vocabulary.ts';
 const CACHE_ENTRIES = 20_000;
 /** Longer pieces are rare and not worth keeping. */
 const CACHE_LENGTH = 64;
-/** Places in one piece must stay below this, so that rank and place fit one exact number. */
-const MAX_PIECE_LENGTH = 2 ** 30;
 
 export class BpeModel {
   readonly #tokens: ReadonlyMap<string, number>;
@@ -82,37 +79,15 @@ export class BpeModel {
   }
 
   #merge(symbols: number[], avoid: ReadonlySet<number> | undefined): number[] {
-    const count = symbols.length;
-    if (count < 2) return symbols;
-    const next = new Int32Array(count);
-    const previous = new Int32Array(count);
-    const heap = new Heap();
-    const rankAt = (place: number): number | undefined => {
-      const right = next[place]!;
-      if (right >= count || symbols[place]! < 0) return undefined;
-      return this.#ranks.get(symbols[place]! * MAX_VOCABULARY + symbols[right]!);
+    if (symbols.length < 2) return symbols;
+    const rankOf = (left: number, right: number): number | undefined => {
+      const rank = this.#ranks.get(symbols[left]! * MAX_VOCABULARY + symbols[right]!);
+      return rank !== undefined && avoid?.has(this.#merged[rank]!) === true ? undefined : rank;
     };
-    const offer = (place: number): void => {
-      const rank = rankAt(place);
-      if (rank !== undefined && avoid?.has(this.#merged[rank]!) !== true) heap.push(rank * MAX_PIECE_LENGTH + place);
-    };
-    for (let i = 0; i < count; i++) {
-      next[i] = i + 1;
-      previous[i] = i - 1;
-    }
-    for (let i = 0; i + 1 < count; i++) offer(i);
-    for (let entry = heap.pop(); entry !== undefined; entry = heap.pop()) {
-      const place = entry % MAX_PIECE_LENGTH;
-      const rank = Math.floor(entry / MAX_PIECE_LENGTH);
-      if (rankAt(place) !== rank) continue;
-      const gone = next[place]!;
-      symbols[place] = this.#merged[rank]!;
-      symbols[gone] = -1;
-      next[place] = next[gone]!;
-      if (next[gone]! < count) previous[next[gone]!] = place;
-      if (previous[place]! >= 0) offer(previous[place]!);
-      offer(place);
-    }
+    mergeNeighbours(symbols.length, rankOf, (left, right) => {
+      symbols[left] = this.#merged[rankOf(left, right)!]!;
+      symbols[right] = -1;
+    });
     return symbols.filter((id) => id >= 0);
   }
 }

@@ -21,6 +21,18 @@ export type ChatVariables = {
   readonly tools?: readonly unknown[];
 };
 
+/**
+ * The format that BitNet b1.58 2B-4T was trained on. Its official GGUF carries another one, which writes "Human:", runs
+ * "BITNETAssistant:" together and puts the end token after the generation prompt; the model's own folder is right.
+ */
+const BITNET_TEMPLATE =
+  "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] | trim }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}";
+
+/** The template to use in place of a published one that is known to be wrong; undefined when none is known. */
+export function correctedTemplate(source: string): string | undefined {
+  return source.includes('BITNETAssistant') ? BITNET_TEMPLATE : undefined;
+}
+
 /** A template longer than this is refused. The longest seen has 22 kB. */
 const MAX_TEMPLATE_LENGTH = 1 << 20;
 

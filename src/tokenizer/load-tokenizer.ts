@@ -3,7 +3,7 @@
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { bpeEncoder } from './bpe-encoder.ts';
-import { ChatTemplate } from './chat-template.ts';
+import { ChatTemplate, correctedTemplate } from './chat-template.ts';
 import {
   isObject,
   type JsonObject,
@@ -12,9 +12,11 @@ import {
   readJsonObject,
   readLimited,
 } from './json-file.ts';
+import type { TextEncoding } from './text-encoding.ts';
+import type { DecoderPlan } from './token-decoder.ts';
 import { eosTokenIds, Tokenizer } from './tokenizer.ts';
 import { TokenizerFileError, TokenizerMissingError } from './tokenizer-error.ts';
-import { addedTokenOf, type BpeTokenizer, parseTokenizerJson } from './tokenizer-json.ts';
+import { addedTokenOf, type BpeTokenizer, parseTokenizerJson, type SpecialTemplate } from './tokenizer-json.ts';
 import type { AddedToken, Vocabulary } from './vocabulary.ts';
 
 /** The small JSON files around a tokenizer; any of them may be missing. */
@@ -28,8 +30,8 @@ type Surroundings = {
 };
 
 /**
- * Loads the tokenizer of a model folder. Throws TokenizerMissingError when there is none, TokenizerFileError when its
- * files cannot be used.
+ * Loads the tokenizer of a model: a folder with tokenizer.json or tokenizer.model, or a .gguf file (one with nothing but
+ * a vocabulary will do). Throws TokenizerMissingError when there is none, TokenizerFileError when its files cannot be used.
  */
 export async function loadTokenizer(path: string): Promise<Tokenizer> {
   const info = statSync(path, { throwIfNoEntry: false });
@@ -40,24 +42,84 @@ export async function loadTokenizer(path: string): Promise<Tokenizer> {
       fix: 'give a model folder or a .gguf file',
     });
   }
-  if (!info.isDirectory()) {
+  if (!info.isDirectory()) return loadGgufTokenizer(path);
+  const jsonFile = join(path, 'tokenizer.json');
+  const json = readJsonObject(jsonFile, MAX_TOKENIZER_JSON_BYTES);
+  if (json !== undefined) return fromTokenizerJson(json, jsonFile, readSurroundings(path));
+  return loadSentencepieceTokenizer(path);
+}
+
+async function fromTokenizerJson(json: JsonObject, file: string, around: Surroundings): Promise<Tokenizer> {
+  const parsed = parseTokenizerJson(json, file, moreAddedTokens(around));
+  return assemble(around, {
+    vocabulary: parsed.vocabulary,
+    encoding: await encodingOf(parsed),
+    decoder: parsed.decoder,
+    template: parsed.template,
+    ids: {},
+    alwaysBos: false,
+  });
+}
+
+async function encodingOf(parsed: BpeTokenizer): Promise<TextEncoding> {
+  return bpeEncoder(parsed) ?? (await import('./library-encoder.ts')).libraryEncoder(parsed);
+}
+
+async function loadSentencepieceTokenizer(folder: string): Promise<Tokenizer> {
+  const { loadPieces, MAX_SENTENCEPIECE_BYTES } = await import('./load-pieces.ts');
+  const file = join(folder, 'tokenizer.model');
+  const bytes = readLimited(file, MAX_SENTENCEPIECE_BYTES);
+  if (bytes === undefined) {
     throw new TokenizerMissingError({
-      what: 'expected a model folder',
-      where: path,
-      fix: 'give the folder that holds tokenizer.json',
-    });
-  }
-  const surroundings = readSurroundings(path);
-  const file = join(path, 'tokenizer.json');
-  const json = readJsonObject(file, MAX_TOKENIZER_JSON_BYTES);
-  if (json === undefined) {
-    throw new TokenizerMissingError({
-      what: 'the folder has no tokenizer.json',
-      where: path,
+      what: 'the folder has neither tokenizer.json nor tokenizer.model',
+      where: folder,
       fix: 'copy the tokenizer files of the model into its folder',
     });
   }
-  return fromTokenizerJson(json, file, surroundings);
+  const around = readSurroundings(folder);
+  const pieces = loadPieces(bytes, file, moreAddedTokens(around), declaredSpecials(around));
+  return assemble(around, { ...pieces, template: null, alwaysBos: true });
+}
+
+async function loadGgufTokenizer(path: string): Promise<Tokenizer> {
+  if (!path.toLowerCase().endsWith('.gguf')) {
+    throw new TokenizerMissingError({
+      what: 'this file holds no tokenizer',
+      where: path,
+      fix: 'give the model folder that has tokenizer.json, or a .gguf file',
+    });
+  }
+  const [{ GgufFile }, { readGgufVocabulary }] = await Promise.all([
+    import('../formats/gguf-file.ts'),
+    import('./gguf-vocabulary.ts'),
+  ]);
+  using file = await GgufFile.open(path);
+  const found = readGgufVocabulary(file);
+  const chat = templateFrom(found.chatTemplate, path);
+  let encoding: TextEncoding;
+  let decoder: DecoderPlan;
+  if (found.kind === 'bpe') {
+    encoding = await encodingOf(found.bpe);
+    decoder = found.bpe.decoder;
+  } else {
+    const { pieceDecoder } = await import('./load-pieces.ts');
+    const { pieceEncoder } = await import('./piece-encoder.ts');
+    encoding = pieceEncoder(found.pieces, found.matched);
+    decoder = pieceDecoder(found.pieces);
+  }
+  return new Tokenizer({
+    source: path,
+    vocabulary: found.vocabulary,
+    encoding,
+    decoder,
+    bosId: found.bosId,
+    eosIds: found.eosIds,
+    before: found.addBos && found.bosId !== undefined ? [found.bosId] : [],
+    after: found.addEos ? found.eosIds.slice(0, 1) : [],
+    chatTemplate: chat.template,
+    idLimit: 0,
+    warnings: [...found.warnings, ...chat.warnings],
+  });
 }
 
 function readSurroundings(folder: string): Surroundings {
@@ -76,22 +138,35 @@ function readSurroundings(folder: string): Surroundings {
   };
 }
 
-async function fromTokenizerJson(json: JsonObject, file: string, around: Surroundings): Promise<Tokenizer> {
-  const parsed = parseTokenizerJson(json, file, moreAddedTokens(around));
-  const bosId = namedId('bos_token', parsed.vocabulary, around);
-  const eosId = namedId('eos_token', parsed.vocabulary, around);
-  const eosIds = new Set([...eosTokenIds(around.config), ...eosTokenIds(around.generationConfig)]);
-  if (eosId !== undefined) eosIds.add(eosId);
+/** What the vocabulary files themselves say; the files around them complete it. */
+type Core = {
+  readonly vocabulary: Vocabulary;
+  readonly encoding: TextEncoding;
+  readonly decoder: DecoderPlan;
+  readonly template: SpecialTemplate | null;
+  readonly ids: { readonly bosId?: number | undefined; readonly eosId?: number | undefined };
+  /** A BOS is the custom of this kind of tokenizer. */
+  readonly alwaysBos: boolean;
+};
+
+function assemble(around: Surroundings, core: Core): Tokenizer {
+  const { vocabulary } = core;
+  const bosId = namedId('bos_token', vocabulary, around) ?? core.ids.bosId;
+  const eosId = namedId('eos_token', vocabulary, around) ?? core.ids.eosId;
+  const eosIds = new Set<number>(eosId === undefined ? [] : [eosId]);
+  for (const id of [...eosTokenIds(around.config), ...eosTokenIds(around.generationConfig)]) eosIds.add(id);
+  const chat = chatTemplateOf(around);
   return new Tokenizer({
     source: around.folder,
-    vocabulary: parsed.vocabulary,
-    encoding: bpeEncoder(parsed) ?? (await import('./library-encoder.ts')).libraryEncoder(parsed),
-    decoder: parsed.decoder,
+    vocabulary,
+    encoding: core.encoding,
+    decoder: core.decoder,
     bosId,
     eosIds: [...eosIds],
-    ...specialTemplate(parsed, bosId, eosId, around),
-    chatTemplate: chatTemplateOf(around),
+    ...specialTemplate(core, bosId, eosId, around),
+    chatTemplate: chat.template,
     idLimit: vocabularyLimit(around.config),
+    warnings: chat.warnings,
   });
 }
 
@@ -111,18 +186,39 @@ function moreAddedTokens(around: Surroundings): AddedToken[] {
     }
   }
   const file = join(around.folder, 'added_tokens.json');
+  const specials = new Set(declaredSpecials(around));
   for (const [content, id] of Object.entries(around.addedTokens)) {
-    if (!tokens.has(content)) tokens.set(content, addedTokenOf({ content, special: false }, id, file, `"${content}"`));
+    const entry = { content, special: specials.has(content), normalized: false };
+    if (!tokens.has(content)) tokens.set(content, addedTokenOf(entry, id, file, `"${content}"`));
   }
   return [...tokens.values()];
+}
+
+/** Literals that tokenizer_config.json or special_tokens_map.json give a role. */
+function declaredSpecials(around: Surroundings): string[] {
+  const names: string[] = [];
+  for (const source of [around.tokenizerConfig, around.specialTokensMap]) {
+    for (const key of ['bos_token', 'eos_token', 'unk_token', 'pad_token']) {
+      const name = contentOf(source[key]);
+      if (name !== undefined) names.push(name);
+    }
+    const more = source.additional_special_tokens;
+    if (Array.isArray(more)) names.push(...more.map(contentOf).filter((name) => name !== undefined));
+  }
+  return [...new Set(names)];
+}
+
+/** A token is written as its text or as an object with it. */
+function contentOf(value: unknown): string | undefined {
+  const content = isObject(value) ? value.content : value;
+  return typeof content === 'string' ? content : undefined;
 }
 
 /** The id of bos_token or eos_token: as the tokenizer's files name it, else as config.json numbers it. */
 function namedId(key: 'bos_token' | 'eos_token', vocabulary: Vocabulary, around: Surroundings): number | undefined {
   for (const source of [around.tokenizerConfig, around.specialTokensMap]) {
-    const value = source[key];
-    const name = isObject(value) ? value.content : value;
-    const id = typeof name === 'string' ? vocabulary.id(name) : undefined;
+    const name = contentOf(source[key]);
+    const id = name === undefined ? undefined : vocabulary.id(name);
     if (id !== undefined) return id;
   }
   for (const source of [around.config, around.generationConfig]) {
@@ -135,22 +231,20 @@ function namedId(key: 'bos_token' | 'eos_token', vocabulary: Vocabulary, around:
 
 /**
  * The ids around a text. tokenizer_config's add_bos_token and add_eos_token decide where they stand; else the
- * post-processor; else, for Llama 3's early files that lost theirs, one <|begin_of_text|>, which those models need.
+ * post-processor; else the custom of the kind: sentencepiece models begin with BOS, and so do Llama 3's early files that
+ * lost their template.
  */
 function specialTemplate(
-  parsed: BpeTokenizer,
+  core: Core,
   bosId: number | undefined,
   eosId: number | undefined,
   around: Surroundings,
-): { readonly before: readonly number[]; readonly after: readonly number[] } {
-  const { add_bos_token: addBos, add_eos_token: addEos } = around.tokenizerConfig as {
-    readonly add_bos_token?: unknown;
-    readonly add_eos_token?: unknown;
-  };
-  let before = parsed.template?.before ?? [];
-  let after = parsed.template?.after ?? [];
-  if (parsed.template === null && bosId !== undefined && parsed.vocabulary.token(bosId) === '<|begin_of_text|>') {
-    before = [bosId];
+): SpecialTemplate {
+  const { add_bos_token: addBos, add_eos_token: addEos } = around.tokenizerConfig;
+  let before = core.template?.before ?? [];
+  let after = core.template?.after ?? [];
+  if (core.template === null && bosId !== undefined) {
+    if (core.alwaysBos || core.vocabulary.token(bosId) === '<|begin_of_text|>') before = [bosId];
   }
   if (addBos === false) before = [];
   if (addBos === true && bosId !== undefined && !before.includes(bosId)) before = [bosId, ...before];
@@ -159,14 +253,24 @@ function specialTemplate(
   return { before, after };
 }
 
-function chatTemplateOf(around: Surroundings): ChatTemplate | undefined {
+type FoundTemplate = { readonly template: ChatTemplate | undefined; readonly warnings: readonly string[] };
+
+function chatTemplateOf(around: Surroundings): FoundTemplate {
   const value = around.tokenizerConfig.chat_template;
   const where = join(around.folder, 'tokenizer_config.json');
-  if (typeof value === 'string') return new ChatTemplate(value, where);
-  if (!Array.isArray(value)) return undefined;
+  if (!Array.isArray(value)) return templateFrom(value, where);
   // Several named templates: the one called "default" is for plain chat.
-  const named = value.filter(isObject).find((entry) => entry.name === 'default');
-  return typeof named?.template === 'string' ? new ChatTemplate(named.template, where) : undefined;
+  return templateFrom(value.filter(isObject).find((entry) => entry.name === 'default')?.template, where);
+}
+
+function templateFrom(source: unknown, where: string): FoundTemplate {
+  if (typeof source !== 'string') return { template: undefined, warnings: [] };
+  const corrected = correctedTemplate(source);
+  return {
+    template: new ChatTemplate(corrected ?? source, where),
+    warnings:
+      corrected === undefined ? [] : [`${where} has a chat template known to be wrong; the published format is used`],
+  };
 }
 
 function vocabularyLimit(config: JsonObject): number {

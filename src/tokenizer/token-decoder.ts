@@ -94,7 +94,11 @@ class PieceStream implements StreamDecoder {
     const separator = this.#first ? '' : this.#plan.separator;
     this.#first = false;
     if (byte !== undefined) {
-      if (this.#plan.bytes === 'character') return this.#strip(separator + this.#utf8.push([byte]));
+      if (this.#plan.bytes === 'character') {
+        // Only the mark of a piece is taken away; a space spelled as a byte was in the text.
+        this.#toStrip = 0;
+        return separator + this.#utf8.push([byte]);
+      }
       this.#run.push(byte);
       return this.#strip(separator);
     }

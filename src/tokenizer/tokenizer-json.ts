@@ -68,7 +68,7 @@ export function parseTokenizerJson(json: JsonObject, file: string, more: readonl
     file,
     vocabulary,
     modelTokens,
-    merges: parseMerges(model.merges, modelTokens, at),
+    merges: parseMerges(model.merges, modelTokens, file),
     ignoreMerges: model.ignore_merges === true,
     byteFallback: model.byte_fallback === true,
     unknownToken,
@@ -139,11 +139,13 @@ function parseVocabulary(vocab: JsonObject, at: Place): Map<string, number> {
   return tokens;
 }
 
-function parseMerges(value: unknown, tokens: ReadonlyMap<string, number>, at: Place): Merges {
-  if (!Array.isArray(value)) throw at.wrongType('model.merges', 'an array', value);
+/** Checks a list of merges ("left right" or pairs) against the tokens. */
+export function parseMerges(value: unknown, tokens: ReadonlyMap<string, number>, file: string): Merges {
+  const at = new Place(file);
+  if (!Array.isArray(value)) throw at.wrongType('merges', 'an array', value);
   const count = value.length;
   if (count > MAX_MERGES) {
-    throw at.error(`model.merges has ${count} entries, more than ${MAX_MERGES}`, 'use another tokenizer');
+    throw at.error(`merges has ${count} entries, more than ${MAX_MERGES}`, 'use another tokenizer');
   }
   const left = new Int32Array(count);
   const right = new Int32Array(count);
@@ -155,7 +157,7 @@ function parseMerges(value: unknown, tokens: ReadonlyMap<string, number>, at: Pl
     const second: unknown = Array.isArray(pair) ? pair[1] : undefined;
     if (typeof first !== 'string' || typeof second !== 'string') {
       throw at.error(
-        `model.merges[${rank}] is ${JSON.stringify(entry)?.slice(0, 80)}; expected "left right" or ["left", "right"]`,
+        `merges[${rank}] is ${JSON.stringify(entry)?.slice(0, 80)}; expected "left right" or ["left", "right"]`,
         'fetch the tokenizer files again',
       );
     }
@@ -170,7 +172,7 @@ function idOfPart(token: string, rank: number, tokens: ReadonlyMap<string, numbe
   const id = tokens.get(token);
   if (id !== undefined) return id;
   throw at.error(
-    `model.merges[${rank}] needs the token ${quote(token)}, which is not in model.vocab`,
+    `merges[${rank}] needs the token ${quote(token)}, which is not in the vocabulary`,
     'vocabulary and merges must come from one and the same tokenizer',
   );
 }

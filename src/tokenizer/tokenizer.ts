@@ -39,6 +39,8 @@ export type TokenizerParts = {
   readonly chatTemplate: ChatTemplate | undefined;
   /** Ids below this may come from the model though they have no token (padded embedding tables); they decode to ''. */
   readonly idLimit: number;
+  /** What a person should know about these files. */
+  readonly warnings: readonly string[];
 };
 
 /** With the u flag a surrogate that is half of a pair does not match. */
@@ -73,6 +75,11 @@ export class Tokenizer {
   get endOfTurnIds(): readonly number[] {
     this.#endOfTurnIds ??= this.#findTurnEnds();
     return this.#endOfTurnIds;
+  }
+
+  /** What a person should know about the tokenizer's files; most have nothing. */
+  get warnings(): readonly string[] {
+    return this.#parts.warnings;
   }
 
   get chatTemplate(): string | undefined {

@@ -16,7 +16,7 @@ const cases = JSON.parse(readFileSync(new URL('cases.json', golden), 'utf8')) as
 >;
 const texts = cases.texts as string[];
 
-describe.each(['llama3', 'neox', 'odd', 'llama2'])('%s', async (name) => {
+describe.each(['llama3', 'neox', 'odd', 'llama2', 'sentencepiece', 'sentencepiece-symbols'])('%s', async (name) => {
   const expected = cases[name]!;
   const tokenizer = await loadTokenizer(new URL(name, golden).pathname);
 

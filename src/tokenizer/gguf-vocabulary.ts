@@ -1,0 +1,234 @@
+// The vocabulary inside a GGUF file: byte-level BPE ("gpt2") or sentencepiece ("llama"), brought to the forms that the
+// files of other models have, so that the same encoders serve both.
+
+import { PIECE, type PieceModel } from './sentencepiece-model.ts';
+import { TokenizerFileError, TokenizerMissingError } from './tokenizer-error.ts';
+import { type BpeTokenizer, parseMerges } from './tokenizer-json.ts';
+import { type AddedToken, MAX_TOKEN_LENGTH, MAX_VOCABULARY, quote, Vocabulary } from './vocabulary.ts';
+
+/** What is needed of a GGUF file; each getter returns undefined for a missing key and throws for another type. */
+export type GgufMetadata = {
+  readonly path: string;
+  string(key: string): string | undefined;
+  number(key: string): number | undefined;
+  boolean(key: string): boolean | undefined;
+  strings(key: string): string[] | undefined;
+  numbers(key: string): number[] | undefined;
+};
+
+export type GgufVocabulary = {
+  readonly vocabulary: Vocabulary;
+  readonly bosId: number | undefined;
+  readonly eosIds: readonly number[];
+  readonly addBos: boolean;
+  readonly addEos: boolean;
+  readonly chatTemplate: string | undefined;
+  /** What a person should know about this file. */
+  readonly warnings: readonly string[];
+} & (
+  | { readonly kind: 'bpe'; readonly bpe: BpeTokenizer }
+  | { readonly kind: 'pieces'; readonly pieces: PieceModel; readonly matched: readonly AddedToken[] }
+);
+
+const LLAMA3 =
+  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+const QWEN2 = LLAMA3.replace('\\p{N}{1,3}', '\\p{N}');
+const GPT2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+/** What llama.cpp does for files that name no pre-tokenizer: each pattern cuts the pieces of the one before. */
+const DEFAULT = ['[\\p{P}\\$\\+<=>\\^~\\|]+', GPT2, '\\p{N}+', '[0-9][0-9][0-9]'];
+
+type PreTokenizerKind = { readonly patterns: readonly string[]; readonly ignoreMerges?: true; readonly addBos?: true };
+
+/** Names in tokenizer.ggml.pre and what they stand for. */
+const PRE_TOKENIZERS: Readonly<Record<string, PreTokenizerKind>> = {
+  ...named(['llama3', 'llama-v3', 'llama-bpe', 'falcon3', 'falcon_e', 'falcon-e', 'falcon-h1'], {
+    patterns: [LLAMA3],
+    ignoreMerges: true,
+    addBos: true,
+  }),
+  ...named(['dbrx', 'smaug-bpe'], { patterns: [LLAMA3] }),
+  ...named(['gpt-2', 'olmo', 'mpt', 'phi-2', 'jais', 'gptneox'], { patterns: [GPT2] }),
+  ...named(['qwen2', 'stablelm2'], { patterns: [QWEN2] }),
+  default: { patterns: DEFAULT },
+};
+
+function named(names: readonly string[], kind: PreTokenizerKind): Record<string, PreTokenizerKind> {
+  return Object.fromEntries(names.map((name) => [name, kind]));
+}
+
+/** Reads and checks the vocabulary. Throws TokenizerMissingError when the file has none, TokenizerFileError when it is broken. */
+export function readGgufVocabulary(file: GgufMetadata): GgufVocabulary {
+  const model = file.string('tokenizer.ggml.model');
+  const tokens = file.strings('tokenizer.ggml.tokens');
+  if (model === undefined || model === 'none' || tokens === undefined) {
+    throw new TokenizerMissingError({
+      what: `the file has no vocabulary (tokenizer.ggml.model is ${model === undefined ? 'missing' : quote(model)})`,
+      where: file.path,
+      fix: 'convert the model again with its tokenizer, or use the model folder it came from',
+    });
+  }
+  if (model !== 'gpt2' && model !== 'llama') {
+    throw refuse(
+      file,
+      `tokenizer.ggml.model is ${quote(model)}`,
+      'supported: gpt2 (byte-level BPE), llama (sentencepiece BPE)',
+    );
+  }
+  const types = file.numbers('tokenizer.ggml.token_type') ?? tokens.map(() => PIECE.normal);
+  checkTokens(file, tokens, types);
+  const id = (key: string): number | undefined => {
+    const value = file.number(`tokenizer.ggml.${key}`);
+    return value !== undefined && tokens[value] !== undefined ? value : undefined;
+  };
+  const eosIds = [id('eos_token_id'), id('eot_token_id')].filter((value) => value !== undefined);
+  const common = {
+    bosId: id('bos_token_id'),
+    eosIds: [...new Set(eosIds)],
+    addEos: file.boolean('tokenizer.ggml.add_eos_token') ?? false,
+    chatTemplate: file.string('tokenizer.chat_template'),
+  };
+  const addBos = file.boolean('tokenizer.ggml.add_bos_token');
+  const matched = addedTokens(tokens, types);
+  if (model === 'llama') {
+    return {
+      kind: 'pieces',
+      ...common,
+      ...readPieces(file, tokens, types, matched),
+      addBos: addBos ?? true,
+      matched,
+      warnings: [],
+    };
+  }
+  const { pre, warnings } = preTokenizerOf(file, tokens);
+  const bpe = readBpe(file, tokens, types, matched, pre);
+  return { kind: 'bpe', ...common, vocabulary: bpe.vocabulary, bpe, addBos: addBos ?? pre.addBos === true, warnings };
+}
+
+function checkTokens(file: GgufMetadata, tokens: readonly string[], types: readonly number[]): void {
+  const again = 'convert the model again with a current converter';
+  if (tokens.length === 0) throw refuse(file, 'tokenizer.ggml.tokens is empty', again);
+  if (tokens.length > MAX_VOCABULARY) {
+    throw refuse(file, `tokenizer.ggml.tokens has ${tokens.length} entries, more than ${MAX_VOCABULARY}`, again);
+  }
+  if (types.length !== tokens.length) {
+    throw refuse(file, `${tokens.length} tokens but ${types.length} token types`, again);
+  }
+  const seen = new Map<string, number>();
+  for (const [id, token] of tokens.entries()) {
+    if (token.length > MAX_TOKEN_LENGTH) throw refuse(file, `token ${id} has ${token.length} characters`, again);
+    const other = seen.get(token);
+    if (other !== undefined) throw refuse(file, `tokens ${other} and ${id} are both ${quote(token)}`, again);
+    seen.set(token, id);
+  }
+}
+
+/** Control and unknown tokens mark structure; user-defined ones are words that must not be cut. */
+function addedTokens(tokens: readonly string[], types: readonly number[]): AddedToken[] {
+  const out: AddedToken[] = [];
+  for (const [id, content] of tokens.entries()) {
+    const type = types[id];
+    if (content === '' || (type !== PIECE.control && type !== PIECE.unknown && type !== PIECE.userDefined)) continue;
+    const special = type !== PIECE.userDefined;
+    out.push({ id, content, special, normalized: false, singleWord: false, lstrip: false, rstrip: false });
+  }
+  return out;
+}
+
+/** The pre-tokenizer the file names; the official 2B-4T file names none and is known by its vocabulary. */
+function preTokenizerOf(
+  file: GgufMetadata,
+  tokens: readonly string[],
+): { readonly pre: PreTokenizerKind; readonly warnings: readonly string[] } {
+  const name = file.string('tokenizer.ggml.pre');
+  if (name === undefined && tokens.length === 128_256 && tokens[128_000] === '<|begin_of_text|>') {
+    return { pre: PRE_TOKENIZERS['llama-bpe']!, warnings: [] };
+  }
+  if (name === undefined || name === 'default') {
+    const warning = `${file.path} does not say how it splits words (tokenizer.ggml.pre); llama.cpp's default is used and may differ from the model's training`;
+    return { pre: PRE_TOKENIZERS.default!, warnings: [warning] };
+  }
+  const pre = Object.hasOwn(PRE_TOKENIZERS, name) ? PRE_TOKENIZERS[name] : undefined;
+  if (pre !== undefined) return { pre, warnings: [] };
+  const known = Object.keys(PRE_TOKENIZERS).join(', ');
+  throw refuse(
+    file,
+    `tokenizer.ggml.pre is ${quote(name)}`,
+    `supported: ${known}; or use the model folder with its tokenizer.json`,
+  );
+}
+
+function readBpe(
+  file: GgufMetadata,
+  tokens: readonly string[],
+  types: readonly number[],
+  added: readonly AddedToken[],
+  pre: PreTokenizerKind,
+): BpeTokenizer {
+  const merges = file.strings('tokenizer.ggml.merges');
+  if (merges === undefined) throw refuse(file, 'tokenizer.ggml.merges is missing', 'convert the model again');
+  const modelTokens = new Map<string, number>();
+  for (const [id, token] of tokens.entries()) {
+    const type = types[id];
+    if (type !== PIECE.control && type !== PIECE.userDefined) modelTokens.set(token, id);
+  }
+  // The left side may itself begin with a space-like character, so the first character never separates.
+  const pairs = merges.map((merge) => {
+    const space = merge.indexOf(' ', 1);
+    return space < 0 ? [merge] : [merge.slice(0, space), merge.slice(space + 1)];
+  });
+  return {
+    file: file.path,
+    vocabulary: new Vocabulary(modelTokens, added, file.path),
+    modelTokens,
+    merges: parseMerges(pairs, modelTokens, file.path),
+    ignoreMerges: pre.ignoreMerges === true,
+    byteFallback: false,
+    unknownToken: null,
+    fuseUnknown: false,
+    normalizer: null,
+    preTokenizer: {
+      type: 'Sequence',
+      pretokenizers: [
+        ...pre.patterns.map((Regex) => ({ type: 'Split', pattern: { Regex }, behavior: 'Isolated', invert: false })),
+        { type: 'ByteLevel', add_prefix_space: false, use_regex: false },
+      ],
+    },
+    decoder: { kind: 'byte-level' },
+    template: null,
+  };
+}
+
+function readPieces(
+  file: GgufMetadata,
+  tokens: readonly string[],
+  types: readonly number[],
+  added: readonly AddedToken[],
+): { readonly vocabulary: Vocabulary; readonly pieces: PieceModel } {
+  const scores = file.numbers('tokenizer.ggml.scores');
+  if (scores?.length !== tokens.length || scores.some(Number.isNaN)) {
+    throw refuse(
+      file,
+      `${tokens.length} tokens need as many scores, found ${scores?.length ?? 'none'}`,
+      'convert the model again',
+    );
+  }
+  const unknownId = file.number('tokenizer.ggml.unknown_token_id') ?? types.indexOf(PIECE.unknown);
+  if (tokens[unknownId] === undefined) throw refuse(file, 'no unknown token is declared', 'convert the model again');
+  return {
+    vocabulary: new Vocabulary(new Map(tokens.map((token, id) => [token, id])), added, file.path),
+    pieces: {
+      file: file.path,
+      pieces: tokens.map((text, id) => ({ text, score: scores[id]!, type: types[id]! })),
+      byteFallback: types.includes(PIECE.byte),
+      unknownId,
+      bosId: undefined,
+      eosId: undefined,
+      addDummyPrefix: file.boolean('tokenizer.ggml.add_space_prefix') ?? true,
+      removeExtraWhitespaces: file.boolean('tokenizer.ggml.remove_extra_whitespaces') ?? false,
+    },
+  };
+}
+
+function refuse(file: GgufMetadata, what: string, fix: string): TokenizerFileError {
+  return new TokenizerFileError({ what, where: file.path, fix });
+}
