@@ -25,13 +25,15 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   hub: [],
   // The version is in package.json, which hub finds.
   'package-info.ts': ['hub'],
-  tokenizer: [],
+  // GGUF files carry their vocabulary.
+  tokenizer: ['formats'],
   engine: ['quant', 'tensor'],
   analysis: ['gf3', 'quant', 'tensor'],
   image: ['color', 'gf3', 'tensor'],
   triads: ['gf3'],
   model: ['engine', 'formats', 'quant', 'tensor'],
-  generate: ['model', 'engine', 'tokenizer', 'color', 'gf3', 'random'],
+  // From a model's name (hub) to text; `verify` reads the logits that a case expects (formats, quant).
+  generate: ['model', 'engine', 'tokenizer', 'color', 'gf3', 'random', 'hub', 'formats', 'quant'],
   train: ['model', 'engine', 'quant', 'formats', 'tokenizer', 'tensor', 'random'],
   world: ['train', 'model', 'formats', 'quant', 'gf3', 'color'],
   tools: ANY,
