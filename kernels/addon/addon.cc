@@ -1,0 +1,517 @@
+// Node-API glue: checks arguments, calls the engine, turns results into JavaScript values. No arithmetic.
+//
+//   isas() -> {usable: string[], built: string[]}
+//   selfTest() -> "ok" or what is wrong
+//   load({words, blobs, isa, threads, prefetch}) -> handle   throws Error with .status, .op
+//   createSequence(h) / freeSequence(h, id) / sequenceLength(h, id) / truncate(h, id, n) / fork(h, id, n)
+//   step(h, tokens, sequences, positions, outputRows, trace, logits, tritCounts) -> Promise<{status, op, text}>
+//   info(h) -> {isa, threads, counters, memory}
+//   dispose(h)
+//   measure(kind, isa, threads, bytes) -> Promise<number>    'read': bytes/s, 'macs': int8 multiply-adds/s
+//
+// The blobs are used where they lie: the handle keeps the typed arrays alive, and the caller must not change them.
+#define NAPI_VERSION 8
+#include <node_api.h>
+
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "../include/engine.h"
+#include "../include/isa.h"
+#include "../include/pool.h"
+#include "../include/selftest.h"
+
+using namespace bitnet;
+
+namespace {
+
+constexpr int kMaxThreads = 256;
+
+struct Handle {
+  Engine* engine = nullptr;
+  std::unique_ptr<Pool> pool;
+  napi_ref kept = nullptr;  // the typed arrays behind the blobs
+  bool busy = false;
+  bool disposed = false;
+
+  void release(napi_env env) {
+    pool.reset();
+    engine_free(engine);
+    engine = nullptr;
+    if (kept) napi_delete_reference(env, kept);
+    kept = nullptr;
+  }
+};
+
+// Marks our externals, so that a foreign one is refused.
+constexpr napi_type_tag kHandleTag = {0x6269746e65743135, 0x38636275656e6769};
+
+napi_value undefined(napi_env env) {
+  napi_value v;
+  napi_get_undefined(env, &v);
+  return v;
+}
+napi_value number(napi_env env, double n) {
+  napi_value v;
+  napi_create_double(env, n, &v);
+  return v;
+}
+napi_value string(napi_env env, const char* s) {
+  napi_value v;
+  napi_create_string_utf8(env, s, NAPI_AUTO_LENGTH, &v);
+  return v;
+}
+void set(napi_env env, napi_value object, const char* name, napi_value v) { napi_set_named_property(env, object, name, v); }
+
+napi_value result_of(napi_env env, const Failure& f) {
+  napi_value r;
+  napi_create_object(env, &r);
+  set(env, r, "status", number(env, (int32_t)f.status));
+  set(env, r, "op", number(env, f.op));
+  set(env, r, "text", string(env, f.text));
+  return r;
+}
+napi_value throw_failure(napi_env env, const Failure& f) {
+  napi_value error;
+  napi_create_error(env, nullptr, string(env, f.text), &error);
+  set(env, error, "status", number(env, (int32_t)f.status));
+  set(env, error, "op", number(env, f.op));
+  napi_throw(env, error);
+  return nullptr;
+}
+napi_value throw_type(napi_env env, const char* text) {
+  napi_throw_type_error(env, nullptr, text);
+  return nullptr;
+}
+
+struct Bytes {
+  void* data = nullptr;
+  size_t length = 0;  // elements
+  size_t bytes = 0;
+  napi_typedarray_type type;
+};
+
+bool typed_array(napi_env env, napi_value v, Bytes* out) {
+  bool is = false;
+  if (napi_is_typedarray(env, v, &is) != napi_ok || !is) return false;
+  napi_value buffer;
+  size_t offset;
+  if (napi_get_typedarray_info(env, v, &out->type, &out->length, &out->data, &buffer, &offset) != napi_ok) return false;
+  static const size_t sizes[] = {1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8};
+  if ((size_t)out->type >= sizeof sizes / sizeof *sizes) return false;
+  out->bytes = out->length * sizes[out->type];
+  return true;
+}
+bool typed_array(napi_env env, napi_value v, napi_typedarray_type type, Bytes* out) {
+  return typed_array(env, v, out) && out->type == type;
+}
+
+template <size_t N>
+bool arguments(napi_env env, napi_callback_info info, napi_value (&argv)[N]) {
+  size_t n = N;
+  return napi_get_cb_info(env, info, &n, argv, nullptr, nullptr) == napi_ok && n == N;
+}
+
+Handle* handle_of(napi_env env, napi_value v) {
+  napi_valuetype type;
+  bool ours = false;
+  void* p = nullptr;
+  if (napi_typeof(env, v, &type) != napi_ok || type != napi_external) return nullptr;
+  if (napi_check_object_type_tag(env, v, &kHandleTag, &ours) != napi_ok || !ours) return nullptr;
+  napi_get_value_external(env, v, &p);
+  return (Handle*)p;
+}
+/** Throws and returns null when the handle is not usable now. */
+Handle* ready(napi_env env, napi_value v) {
+  Handle* h = handle_of(env, v);
+  if (!h || h->disposed) return throw_type(env, "not a loaded program"), nullptr;
+  if (h->busy) return napi_throw_error(env, nullptr, "a step of this program is running"), nullptr;
+  return h;
+}
+
+napi_value names(napi_env env, const char* const* list, int n) {
+  napi_value array;
+  napi_create_array(env, &array);
+  for (int i = 0; i < n; i += 1) napi_set_element(env, array, (uint32_t)i, string(env, list[i]));
+  return array;
+}
+
+napi_value Isas(napi_env env, napi_callback_info) {
+  const Kernels* tables[kMaxIsas];
+  const int n = usable_isas(tables);
+  const char* usable[kMaxIsas];
+  for (int i = 0; i < n; i += 1) usable[i] = tables[i]->isa;
+  int built = 0;
+  while (built_isas()[built]) built += 1;
+  napi_value r;
+  napi_create_object(env, &r);
+  set(env, r, "usable", names(env, usable, n));
+  set(env, r, "built", names(env, built_isas(), built));
+  return r;
+}
+
+napi_value SelfTest(napi_env env, napi_callback_info) {
+  const Kernels* tables[kMaxIsas];
+  const int n = usable_isas(tables);
+  for (int i = 0; i < n; i += 1)
+    if (const char* text = selftest(*tables[i], 1)) return string(env, text);
+  return string(env, "ok");
+}
+
+std::string text_of(napi_env env, napi_value v) {
+  char text[64] = {};
+  size_t n = 0;
+  napi_get_value_string_utf8(env, v, text, sizeof text, &n);
+  return std::string(text, n);
+}
+
+napi_value property(napi_env env, napi_value object, const char* name) {
+  napi_value v = nullptr;
+  napi_get_named_property(env, object, name, &v);
+  return v;
+}
+
+void finalize(napi_env env, void* data, void*) {
+  Handle* h = (Handle*)data;
+  // Only when the process ends in the middle of a step: its memory goes with the process.
+  if (h->busy) return;
+  h->release(env);
+  delete h;
+}
+
+napi_value Load(napi_env env, napi_callback_info info) {
+  napi_value argv[1];
+  if (!arguments(env, info, argv)) return throw_type(env, "load takes one object");
+  const napi_value list = property(env, argv[0], "blobs");
+  Bytes words;
+  bool is_array = false;
+  uint32_t count = 0;
+  int32_t threads = 0, prefetch = 0;
+  if (!typed_array(env, property(env, argv[0], "words"), napi_int32_array, &words) ||
+      napi_is_array(env, list, &is_array) != napi_ok || !is_array || napi_get_array_length(env, list, &count) != napi_ok ||
+      napi_get_value_int32(env, property(env, argv[0], "threads"), &threads) != napi_ok ||
+      napi_get_value_int32(env, property(env, argv[0], "prefetch"), &prefetch) != napi_ok)
+    return throw_type(env, "load takes {words: Int32Array, blobs: TypedArray[], isa, threads, prefetch}");
+  if (threads < 1 || threads > kMaxThreads) return throw_type(env, "threads must be in 1..256");
+  const std::string isa = text_of(env, property(env, argv[0], "isa"));
+  const Kernels* kernels = find_isa(isa.c_str());
+  if (!kernels) return throw_type(env, ("instruction set '" + isa + "' is not usable here").c_str());
+
+  std::vector<Blob> blobs(count);
+  napi_value kept;
+  napi_create_array_with_length(env, count, &kept);
+  for (uint32_t i = 0; i < count; i += 1) {
+    napi_value v;
+    Bytes b;
+    if (napi_get_element(env, list, i, &v) != napi_ok || !typed_array(env, v, &b)) return throw_type(env, "blobs must be typed arrays");
+    napi_set_element(env, kept, i, v);
+    blobs[i] = Blob{b.data, b.bytes};
+  }
+
+  std::unique_ptr<Handle> h(new Handle);
+  Failure failure;
+  try {
+    h->engine = engine_create((const int32_t*)words.data, words.length, blobs.data(), count, kernels, threads, prefetch, &failure);
+    if (!h->engine) return throw_failure(env, failure);
+    h->pool.reset(new Pool(threads));
+  } catch (const std::exception& e) {
+    h->release(env);
+    napi_throw_error(env, nullptr, (std::string("cannot start threads: ") + e.what()).c_str());
+    return nullptr;
+  }
+  napi_create_reference(env, kept, 1, &h->kept);
+  napi_value external;
+  if (napi_create_external(env, h.get(), finalize, nullptr, &external) != napi_ok) {
+    h->release(env);
+    return throw_type(env, "cannot make a handle");
+  }
+  h.release();
+  napi_type_tag_object(env, external, &kHandleTag);
+  return external;
+}
+
+napi_value CreateSequence(napi_env env, napi_callback_info info) {
+  napi_value argv[1];
+  Handle* h = arguments(env, info, argv) ? ready(env, argv[0]) : nullptr;
+  return h ? number(env, engine_sequence_create(h->engine)) : nullptr;
+}
+
+bool two(napi_env env, napi_callback_info info, Handle** h, int32_t* id) {
+  napi_value argv[2];
+  if (!arguments(env, info, argv) || napi_get_value_int32(env, argv[1], id) != napi_ok) return throw_type(env, "takes (handle, sequence)"), false;
+  *h = ready(env, argv[0]);
+  return *h != nullptr;
+}
+bool three(napi_env env, napi_callback_info info, Handle** h, int32_t* id, int32_t* n) {
+  napi_value argv[3];
+  if (!arguments(env, info, argv) || napi_get_value_int32(env, argv[1], id) != napi_ok ||
+      napi_get_value_int32(env, argv[2], n) != napi_ok)
+    return throw_type(env, "takes (handle, sequence, length)"), false;
+  *h = ready(env, argv[0]);
+  return *h != nullptr;
+}
+
+napi_value FreeSequence(napi_env env, napi_callback_info info) {
+  Handle* h;
+  int32_t id;
+  if (!two(env, info, &h, &id)) return nullptr;
+  engine_sequence_free(h->engine, id);
+  return undefined(env);
+}
+napi_value SequenceLength(napi_env env, napi_callback_info info) {
+  Handle* h;
+  int32_t id;
+  return two(env, info, &h, &id) ? number(env, engine_sequence_length(h->engine, id)) : nullptr;
+}
+napi_value Truncate(napi_env env, napi_callback_info info) {
+  Handle* h;
+  int32_t id, length;
+  if (!three(env, info, &h, &id, &length)) return nullptr;
+  Failure f;
+  return engine_truncate(h->engine, id, length, &f) ? undefined(env) : throw_failure(env, f);
+}
+napi_value Fork(napi_env env, napi_callback_info info) {
+  Handle* h;
+  int32_t id, length;
+  if (!three(env, info, &h, &id, &length)) return nullptr;
+  Failure f;
+  const int32_t made = engine_fork(h->engine, id, length, &f);
+  return made >= 0 ? number(env, made) : throw_failure(env, f);
+}
+
+// A step below this many multiply-adds is over before a second thread has woken up.
+constexpr int64_t kWorthThreads = 4'000'000;
+
+struct StepJob {
+  Handle* handle;
+  napi_async_work work;
+  napi_deferred deferred;
+  napi_ref kept;  // handle, logits, tritCounts
+  std::vector<int32_t> tokens, sequences, positions, output_rows;
+  Step step;
+  Failure failure;
+};
+
+void step_execute(napi_env, void* data) {
+  StepJob* job = (StepJob*)data;
+  Engine* engine = job->handle->engine;
+  if (!engine_begin(engine, job->step, &job->failure)) return;
+  job->handle->pool->run(engine, engine_macs_per_row(engine) * job->step.rows < kWorthThreads);
+  engine_end(engine, &job->failure);
+}
+
+void step_complete(napi_env env, napi_status status, void* data) {
+  std::unique_ptr<StepJob> job((StepJob*)data);
+  Handle* h = job->handle;
+  h->busy = false;
+  if (h->disposed) h->release(env);
+  if (status != napi_ok && job->failure.status == Status::ok) {
+    job->failure.status = Status::bad_step;
+    strcpy(job->failure.text, "the step was cancelled by the runtime");
+  }
+  napi_resolve_deferred(env, job->deferred, result_of(env, job->failure));
+  napi_delete_reference(env, job->kept);
+  napi_delete_async_work(env, job->work);
+}
+
+napi_value RunStep(napi_env env, napi_callback_info info) {
+  napi_value argv[8];
+  if (!arguments(env, info, argv)) return throw_type(env, "step takes 8 arguments");
+  Handle* h = ready(env, argv[0]);
+  if (!h) return nullptr;
+  Bytes tokens, sequences, positions, rows, logits, trits;
+  bool trace;
+  if (!typed_array(env, argv[1], napi_int32_array, &tokens) || !typed_array(env, argv[2], napi_int32_array, &sequences) ||
+      !typed_array(env, argv[3], napi_int32_array, &positions) || !typed_array(env, argv[4], napi_int32_array, &rows) ||
+      napi_get_value_bool(env, argv[5], &trace) != napi_ok || !typed_array(env, argv[6], napi_float32_array, &logits) ||
+      !typed_array(env, argv[7], napi_int32_array, &trits))
+    return throw_type(env, "step takes (handle, Int32Array x 4, boolean, Float32Array, Int32Array)");
+  if (sequences.length != tokens.length || positions.length != tokens.length || tokens.length > INT32_MAX || rows.length > tokens.length)
+    return throw_type(env, "step: tokens, sequences and positions must be equally long");
+  const EngineSizes sizes = engine_sizes(h->engine);
+  if (logits.length != rows.length * (size_t)sizes.vocab) return throw_type(env, "step: logits must hold outputs * vocab floats");
+  if (trits.length != (trace ? tokens.length * (size_t)sizes.trace_points * 3 : 0)) return throw_type(env, "step: tritCounts has the wrong size");
+
+  std::unique_ptr<StepJob> job(new StepJob);
+  job->handle = h;
+  const auto copy = [](const Bytes& b) {
+    const int32_t* p = (const int32_t*)b.data;
+    return b.length ? std::vector<int32_t>(p, p + b.length) : std::vector<int32_t>();
+  };
+  job->tokens = copy(tokens);
+  job->sequences = copy(sequences);
+  job->positions = copy(positions);
+  job->output_rows = copy(rows);
+  job->step = Step{(int32_t)tokens.length, job->tokens.data(), job->sequences.data(), job->positions.data(),
+                   (int32_t)rows.length, job->output_rows.data(), trace, (float*)logits.data, (int32_t*)trits.data};
+  napi_value kept, promise;
+  napi_create_array_with_length(env, 3, &kept);
+  napi_set_element(env, kept, 0, argv[0]);
+  napi_set_element(env, kept, 1, argv[6]);
+  napi_set_element(env, kept, 2, argv[7]);
+  napi_create_reference(env, kept, 1, &job->kept);
+  napi_create_promise(env, &job->deferred, &promise);
+  if (napi_create_async_work(env, nullptr, string(env, "bitnet:step"), step_execute, step_complete, job.get(), &job->work) != napi_ok ||
+      napi_queue_async_work(env, job->work) != napi_ok) {
+    napi_delete_reference(env, job->kept);
+    napi_throw_error(env, nullptr, "cannot queue the step");
+    return nullptr;
+  }
+  h->busy = true;
+  job.release();
+  return promise;
+}
+
+napi_value Info(napi_env env, napi_callback_info info) {
+  napi_value argv[1];
+  Handle* h = arguments(env, info, argv) ? ready(env, argv[0]) : nullptr;
+  if (!h) return nullptr;
+  const Counters c = engine_counters(h->engine);
+  const Memory m = engine_memory(h->engine);
+  napi_value r, counters, memory;
+  napi_create_object(env, &r);
+  napi_create_object(env, &counters);
+  napi_create_object(env, &memory);
+  set(env, counters, "ternaryVector", number(env, (double)c.ternary_vector));
+  set(env, counters, "ternaryMatrix", number(env, (double)c.ternary_matrix));
+  set(env, counters, "int8", number(env, (double)c.int8));
+  set(env, counters, "dense", number(env, (double)c.dense));
+  set(env, counters, "attention", number(env, (double)c.attention));
+  set(env, memory, "activations", number(env, (double)m.activations));
+  set(env, memory, "kv", number(env, (double)m.kv));
+  set(env, memory, "scratch", number(env, (double)m.scratch));
+  set(env, r, "isa", string(env, engine_sizes(h->engine).isa));
+  set(env, r, "threads", number(env, h->pool->threads()));
+  set(env, r, "counters", counters);
+  set(env, r, "memory", memory);
+  return r;
+}
+
+napi_value Dispose(napi_env env, napi_callback_info info) {
+  napi_value argv[1];
+  Handle* h = arguments(env, info, argv) ? handle_of(env, argv[0]) : nullptr;
+  if (!h) return throw_type(env, "not a loaded program");
+  if (h->disposed) return undefined(env);
+  h->disposed = true;
+  if (!h->busy) h->release(env);
+  return undefined(env);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Limits of the machine, measured with the same loads and multiplies that the kernels use.
+
+struct MeasureJob {
+  napi_async_work work;
+  napi_deferred deferred;
+  const Kernels* kernels;
+  int threads;
+  uint64_t bytes;
+  bool read;
+  double best = 0;
+};
+
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+void measure_execute(napi_env, void* data) {
+  MeasureJob* job = (MeasureJob*)data;
+  const int rounds = 5;
+  uint8_t* memory = nullptr;
+  if (job->read) {
+    memory = (uint8_t*)host_alloc(job->bytes);
+    if (!memory) return;
+    memset(memory, 1, job->bytes);
+  }
+  const int64_t macs = 400'000;
+  std::atomic<uint64_t> sink{0};
+  std::atomic<int> waiting{0};
+  std::vector<double> started((size_t)job->threads), ended((size_t)job->threads);
+  std::vector<int64_t> done((size_t)job->threads);
+  for (int round = 0; round < rounds; round += 1) {
+    waiting = 0;
+    const auto body = [&](int id) {
+      const uint64_t share = job->bytes / (uint64_t)job->threads / 4096 * 4096;
+      waiting.fetch_add(1);
+      while (waiting.load() < job->threads) std::this_thread::yield();
+      started[(size_t)id] = seconds();
+      if (job->read) {
+        sink += job->kernels->read_bytes(memory + share * (uint64_t)id, (int64_t)share, 4096);
+        done[(size_t)id] = (int64_t)share;
+      } else {
+        done[(size_t)id] = job->kernels->peak_macs(macs);
+      }
+      ended[(size_t)id] = seconds();
+    };
+    std::vector<std::thread> threads;
+    for (int t = 1; t < job->threads; t += 1) threads.emplace_back(body, t);
+    body(0);
+    for (auto& t : threads) t.join();
+    double first = started[0], last = ended[0], total = 0;
+    for (int t = 0; t < job->threads; t += 1) {
+      first = started[(size_t)t] < first ? started[(size_t)t] : first;
+      last = ended[(size_t)t] > last ? ended[(size_t)t] : last;
+      total += (double)done[(size_t)t];
+    }
+    const double rate = total / (last - first);
+    job->best = rate > job->best ? rate : job->best;
+  }
+  if (memory) host_free(memory, job->bytes);
+}
+
+void measure_complete(napi_env env, napi_status, void* data) {
+  std::unique_ptr<MeasureJob> job((MeasureJob*)data);
+  napi_resolve_deferred(env, job->deferred, number(env, job->best));
+  napi_delete_async_work(env, job->work);
+}
+
+napi_value Measure(napi_env env, napi_callback_info info) {
+  napi_value argv[4];
+  std::unique_ptr<MeasureJob> job(new MeasureJob);
+  int64_t bytes = 0;
+  if (!arguments(env, info, argv) || napi_get_value_int32(env, argv[2], &job->threads) != napi_ok ||
+      napi_get_value_int64(env, argv[3], &bytes) != napi_ok)
+    return throw_type(env, "measure takes (kind, isa, threads, bytes)");
+  const std::string kind = text_of(env, argv[0]), isa = text_of(env, argv[1]);
+  job->kernels = find_isa(isa.c_str());
+  job->bytes = (uint64_t)bytes;
+  job->read = kind == "read";
+  if (!job->kernels || job->threads < 1 || job->threads > kMaxThreads || (!job->read && kind != "macs") ||
+      (job->read && (bytes < 1 << 20 || bytes > (int64_t)1 << 36)))
+    return throw_type(env, "measure: bad argument");
+  napi_value promise;
+  napi_create_promise(env, &job->deferred, &promise);
+  napi_create_async_work(env, nullptr, string(env, "bitnet:measure"), measure_execute, measure_complete, job.get(), &job->work);
+  napi_queue_async_work(env, job->work);
+  job.release();
+  return promise;
+}
+
+}  // namespace
+
+NAPI_MODULE_INIT() {
+  const struct {
+    const char* name;
+    napi_callback call;
+  } functions[] = {{"isas", Isas},
+                   {"selfTest", SelfTest},
+                   {"load", Load},
+                   {"createSequence", CreateSequence},
+                   {"freeSequence", FreeSequence},
+                   {"sequenceLength", SequenceLength},
+                   {"truncate", Truncate},
+                   {"fork", Fork},
+                   {"step", RunStep},
+                   {"info", Info},
+                   {"dispose", Dispose},
+                   {"measure", Measure}};
+  for (const auto& f : functions) {
+    napi_value v;
+    napi_create_function(env, f.name, NAPI_AUTO_LENGTH, f.call, nullptr, &v);
+    napi_set_named_property(env, exports, f.name, v);
+  }
+  return exports;
+}

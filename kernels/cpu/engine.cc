@@ -1,0 +1,1007 @@
+// See engine.h. Three parts: decoding and checking a program, sequences and their KV blocks, running a step.
+#include "../include/engine.h"
+
+namespace bitnet {
+namespace {
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Small helpers: there is no C library in the WebAssembly build.
+
+void copy_bytes(void* to, const void* from, uint64_t n) { __builtin_memcpy(to, from, n); }
+
+struct TextWriter {
+  char* at;
+  char* end;
+  void text(const char* s) {
+    while (*s && at < end) *at++ = *s++;
+  }
+  void number(int64_t n) {
+    char digits[24];
+    int count = 0;
+    uint64_t v = n < 0 ? 0 - (uint64_t)n : (uint64_t)n;
+    do {
+      digits[count++] = (char)('0' + v % 10);
+      v /= 10;
+    } while (v);
+    if (n < 0 && at < end) *at++ = '-';
+    while (count && at < end) *at++ = digits[--count];
+  }
+};
+
+struct Arg {
+  const char* text = nullptr;
+  int64_t value = 0;
+  Arg(const char* t) : text(t) {}
+  Arg(int64_t v) : value(v) {}
+  Arg(int32_t v) : value(v) {}
+  Arg(uint64_t v) : value((int64_t)v) {}
+};
+
+template <class... Args>
+bool fail(Failure* failure, Status status, int32_t op, Args... args) {
+  failure->status = status;
+  failure->op = op;
+  TextWriter out{failure->text, failure->text + sizeof failure->text - 1};
+  const Arg list[] = {args...};
+  for (const Arg& a : list) {
+    if (a.text) out.text(a.text);
+    else out.number(a.value);
+  }
+  *out.at = 0;
+  return false;
+}
+
+/** A fixed-size array from the host; T is plain data. */
+template <class T>
+struct Array {
+  T* data = nullptr;
+  uint64_t size = 0;
+  bool allocate(uint64_t n) {
+    release();
+    if (n == 0) return true;
+    if (n > (uint64_t)1 << 60) return false;
+    data = (T*)host_alloc(n * sizeof(T));
+    if (!data) return false;
+    size = n;
+    return true;
+  }
+  /** Keeps the first elements. */
+  bool grow(uint64_t n) {
+    if (n <= size) return true;
+    Array<T> next;
+    if (!next.allocate(n)) return false;
+    if (size) copy_bytes(next.data, data, size * sizeof(T));
+    release();
+    data = next.data;
+    size = n;
+    return true;
+  }
+  void release() {
+    if (data) host_free(data, size * sizeof(T));
+    data = nullptr;
+    size = 0;
+  }
+  T& operator[](uint64_t i) { return data[i]; }
+  const T& operator[](uint64_t i) const { return data[i]; }
+};
+
+// Limits on untrusted programs, with the largest value of a real model beside each.
+constexpr int32_t kMaxBuffers = 1 << 16;    // about 20
+constexpr int32_t kMaxWeights = 1 << 20;    // 2B-4T: 332
+constexpr int32_t kMaxOps = 1 << 20;        // 2B-4T: about 700
+constexpr int32_t kMaxWidth = 1 << 22;      // vocabularies of 262144
+constexpr int32_t kMaxColumns = 1 << 17;    // feed-forward of 14336; beyond, js's exact sums would not fit a double
+constexpr int32_t kMaxLayers = 4096;        // 40
+constexpr int32_t kMaxHeads = 4096;         // 32
+constexpr int32_t kMaxHeadDim = 4096;       // 256
+constexpr int32_t kMaxContext = 1 << 24;    // 131072
+constexpr int32_t kMaxRows = 1 << 15;       // rows of one step: prompt chunks of 512
+constexpr int32_t kMaxSequences = 1 << 16;
+
+// Packed bytes of one work item: large enough that claiming one costs nothing beside it, small enough that a thread
+// which loses its core holds up the others for microseconds.
+constexpr int64_t kChunkBytes = 48 * 1024;
+
+struct Buffer {
+  bool codes;    // int8, else float
+  bool outputs;  // one row per output, else per token
+  int32_t width;
+  uint64_t row_bytes;
+  uint8_t* data;  // during a step
+};
+
+struct Weight {
+  WeightKind kind;
+  int64_t rows, columns;
+  Dense dtype;
+  const uint8_t* bytes;
+  const float* row_scale;
+  float scale;
+  const uint8_t* tail;
+  int64_t tail_first;
+};
+
+struct Op {
+  OpKind kind;
+  int32_t a[7];
+};
+
+enum class StageKind : int32_t { rows, matmul, attention };
+
+struct Stage {
+  StageKind kind;
+  bool outputs;  // rows: over output rows
+  int32_t first, last;  // operations [first, last)
+  int32_t items;        // during a step
+};
+
+/** How the items of one matmul lie in its stage, during a step. */
+struct Split {
+  int32_t items;
+  int32_t row_chunks;
+  int32_t chunk;  // byte rows (ternary) or rows
+};
+
+/** kBlock positions of one sequence, shared by forks until one of them writes. */
+struct KvBlock {
+  int32_t owners;
+  int32_t unused[15];  // floats start 64 bytes in
+  float* floats() { return (float*)(this + 1); }
+};
+static_assert(sizeof(KvBlock) == 64, "keeps the floats aligned");
+
+struct Sequence {
+  bool used;
+  int32_t length;
+  Array<float*> blocks;  // floats of each block
+};
+
+struct Run {
+  int32_t first, rows;  // rows of the step
+  int32_t sequence;
+};
+
+KvBlock* block_of(float* floats) { return (KvBlock*)floats - 1; }
+
+}  // namespace
+
+struct Engine {
+  const Kernels* k;
+  int32_t threads;
+  int64_t prefetch;
+
+  Array<Buffer> buffers;
+  Array<Weight> weights;
+  Array<Op> ops;
+  Array<Stage> stages;
+  int32_t stage_count = 0;
+  Array<Split> splits;     // per operation
+  Array<uint8_t> tails;
+
+  int32_t layers, kv_heads, head_dim, rope_dim, context, vocab, logits, trace_points;
+  const float* cos;
+  const float* sin;
+  int64_t layer_floats, block_floats;
+  int64_t macs_per_row = 0;
+  int64_t scratch_bytes = 0;
+
+  Array<Sequence> sequences;
+  uint64_t kv_bytes = 0;
+
+  // Step state.
+  Step step;
+  int32_t row_capacity = 0, output_capacity = 0;
+  Array<uint8_t> arena;
+  Array<uint8_t> scratch;      // per thread: matmul scratch, then score rows
+  int64_t scratch_stride = 0, score_stride = 0;
+  Array<float> factors;        // per thread: token_block floats
+  Array<Run> runs;
+  int32_t run_count = 0;
+  Array<int32_t> group_first;  // per run: first attention row group
+  int32_t attention_rows = 1;
+  int32_t failed_op;           // lowest operation that met a NaN, or INT32_MAX; atomic
+  Counters counters;
+
+  float* f32(int32_t buffer, int64_t row) const {
+    const Buffer& b = buffers[buffer];
+    return (float*)(b.data + row * b.row_bytes);
+  }
+  int8_t* i8(int32_t buffer, int64_t row) const {
+    const Buffer& b = buffers[buffer];
+    return (int8_t*)(b.data + row * b.row_bytes);
+  }
+};
+
+namespace {
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Decoding
+
+const char* const kOpNames[kOpKinds] = {"embed",           "rmsNorm",   "quantize",        "ternaryMatmul", "rope",
+                                        "kvAppend",        "attention", "gatedActivation", "add",           "selectOutputs",
+                                        "denseMatmul",     "int8Matmul", "countTrits"};
+
+float float_of(int32_t bits) {
+  float f;
+  copy_bytes(&f, &bits, 4);
+  return f;
+}
+bool finite(float f) {
+  int32_t bits;
+  copy_bytes(&bits, &f, 4);
+  return (bits & 0x7f800000) != 0x7f800000;
+}
+
+struct Decoder {
+  Engine& e;
+  const int32_t* words;
+  const Blob* blobs;
+  int32_t blob_count;
+  Failure* failure;
+  int32_t op = -1;
+
+  template <class... Args>
+  bool bad(Args... args) {
+    if (op >= 0) return fail(failure, Status::bad_program, op, "operation ", op, " (", kOpNames[(int)e.ops[op].kind], "): ", args...);
+    return fail(failure, Status::bad_program, op, args...);
+  }
+
+  bool in_range(int32_t v, int32_t low, int32_t high, const char* what) {
+    if (v >= low && v <= high) return true;
+    return bad(what, " is ", v, ", must be in ", low, "..", high);
+  }
+
+  /** Null when the blob does not exist or has not exactly `size` bytes. */
+  const uint8_t* blob(int32_t index, uint64_t size, const char* what) {
+    if (index < 0 || index >= blob_count) {
+      bad(what, ": blob ", index, " of ", blob_count);
+      return nullptr;
+    }
+    if (blobs[index].size != size || (size && !blobs[index].data)) {
+      bad(what, " has ", blobs[index].size, " bytes, must have ", size);
+      return nullptr;
+    }
+    return (const uint8_t*)blobs[index].data;
+  }
+
+  /** The same for floats, which must be aligned. */
+  const float* floats(int32_t index, uint64_t count, const char* what) {
+    const uint8_t* bytes = blob(index, count * 4, what);
+    if (!bytes || (uintptr_t)bytes % 4 == 0) return (const float*)bytes;
+    bad(what, " are not aligned to 4 bytes");
+    return nullptr;
+  }
+
+  bool buffer(int32_t id, bool codes, int32_t width, const char* what) {
+    if (id < 0 || (uint64_t)id >= e.buffers.size) return bad(what, ": buffer ", id, " of ", e.buffers.size);
+    const Buffer& b = e.buffers[id];
+    if (b.codes != codes) return bad(what, ": buffer ", id, codes ? " must be i8" : " must be f32");
+    if (width > 0 && b.width != width) return bad(what, ": buffer ", id, " is ", b.width, " wide, must be ", width);
+    return true;
+  }
+  bool same_rows(int32_t a, int32_t b, const char* what) {
+    if (e.buffers[a].outputs == e.buffers[b].outputs) return true;
+    return bad(what, ": buffers ", a, " and ", b, " count different rows");
+  }
+  bool token_rows(int32_t a, const char* what) {
+    return e.buffers[a].outputs ? bad(what, ": buffer ", a, " must have 'tokens' rows") : true;
+  }
+  bool weight(int32_t id, WeightKind kind, const char* what) {
+    if (id < 0 || (uint64_t)id >= e.weights.size) return bad(what, ": weight ", id, " of ", e.weights.size);
+    return e.weights[id].kind == kind ? true : bad(what, ": weight ", id, " has the wrong kind");
+  }
+  bool distinct(int32_t a, int32_t b) {
+    return a != b ? true : bad("buffer ", a, " is both read and written");
+  }
+
+  bool header(uint64_t word_count, int32_t& n_buffers, int32_t& n_weights, int32_t& n_ops) {
+    if (word_count < (uint64_t)kHeaderWords || words[0] != kProgramMagic) return bad("not a program of this version");
+    n_buffers = words[1], n_weights = words[2], n_ops = words[3];
+    e.layers = words[4], e.kv_heads = words[5], e.head_dim = words[6], e.rope_dim = words[7];
+    e.context = words[8], e.vocab = words[9], e.logits = words[10], e.trace_points = words[11];
+    if (!in_range(n_buffers, 1, kMaxBuffers, "number of buffers") ||
+        !in_range(n_weights, 0, kMaxWeights, "number of weights") || !in_range(n_ops, 1, kMaxOps, "number of operations") ||
+        !in_range(e.layers, 0, kMaxLayers, "kv.layers") || !in_range(e.kv_heads, 1, kMaxHeads, "kv.kvHeads") ||
+        !in_range(e.head_dim, 1, kMaxHeadDim, "kv.headDim") || !in_range(e.rope_dim, 2, kMaxHeadDim, "rope.headDim") ||
+        !in_range(e.context, 1, kMaxContext, "contextLength") || !in_range(e.vocab, 1, kMaxWidth, "vocabSize") ||
+        !in_range(e.trace_points, 0, kMaxOps, "tracePoints"))
+      return false;
+    if (e.rope_dim % 2) return bad("rope.headDim ", e.rope_dim, " is odd");
+    const uint64_t need = (uint64_t)kHeaderWords + (uint64_t)n_buffers * kBufferWords + (uint64_t)n_weights * kWeightWords +
+                          (uint64_t)n_ops * kOpWords;
+    if (word_count != need) return bad("program has ", word_count, " words, must have ", need);
+    const uint64_t table = (uint64_t)e.context * (e.rope_dim / 2);
+    e.cos = floats(words[12], table, "rope.cos");
+    e.sin = e.cos ? floats(words[13], table, "rope.sin") : nullptr;
+    if (!e.sin) return false;
+    e.layer_floats = e.kv_heads * (k_head_floats(e.head_dim) + v_head_floats(e.head_dim));
+    e.block_floats = e.layers * e.layer_floats;
+    if (e.block_floats > (int64_t)1 << 32) return bad("one block of the KV cache would hold ", e.block_floats, " floats");
+    return true;
+  }
+
+  bool memory() { return fail(failure, Status::out_of_memory, -1, "not enough memory to load the program"); }
+
+  bool decode_buffers(const int32_t* at, int32_t n) {
+    if (!e.buffers.allocate(n)) return memory();
+    for (int32_t i = 0; i < n; i += 1, at += kBufferWords) {
+      if (!in_range(at[0], 0, 1, "buffer dtype") || !in_range(at[1], 0, 1, "buffer rows") ||
+          !in_range(at[2], 1, kMaxWidth, "buffer width"))
+        return false;
+      Buffer& b = e.buffers[i];
+      b.codes = at[0] == 1;
+      b.outputs = at[1] == 1;
+      b.width = at[2];
+      b.row_bytes = b.codes ? code_stride(b.width) : (uint64_t)b.width * 4;
+    }
+    if (!buffer(e.logits, false, e.vocab, "logits")) return false;
+    return e.buffers[e.logits].outputs ? true : bad("logits must have 'outputs' rows");
+  }
+
+  bool decode_weights(const int32_t* at, int32_t n) {
+    if (!e.weights.allocate(n)) return memory();
+    uint64_t tail_bytes = 0;
+    for (int32_t i = 0; i < n; i += 1, at += kWeightWords) {
+      if (!in_range(at[0], 0, 3, "weight kind") || !in_range(at[1], 1, kMaxWidth, "weight rows") ||
+          !in_range(at[2], 1, kMaxWidth, "weight columns") || !in_range(at[3], 0, 2, "weight dtype"))
+        return false;
+      Weight& w = e.weights[i];
+      w.kind = (WeightKind)at[0];
+      w.rows = at[1];
+      w.columns = at[2];
+      w.dtype = (Dense)at[3];
+      w.scale = float_of(at[5]);
+      uint64_t byte_rows = w.rows, size = 0;
+      if (w.kind == WeightKind::ternary) {
+        byte_rows = (w.rows + 3) / 4;
+        size = byte_rows * w.columns;
+        if (!finite(w.scale) || !(w.scale > 0)) return bad("weight ", i, ": scale must be finite and above 0");
+      } else if (w.kind == WeightKind::dense) {
+        size = (uint64_t)w.rows * w.columns * (w.dtype == Dense::f32 ? 4 : 2);
+      } else if (w.kind == WeightKind::int8) {
+        size = (uint64_t)w.rows * w.columns;
+        w.row_scale = floats(at[6], w.rows, "row scales");
+        if (!w.row_scale) return false;
+      } else if (w.rows != 1) {
+        return bad("weight ", i, ": a vector has one row");
+      }
+      w.bytes = w.kind == WeightKind::vector ? (const uint8_t*)floats(at[4], w.columns, "vector")
+                                             : blob(at[4], size, "weight bytes");
+      if (!w.bytes) return false;
+      if (w.kind == WeightKind::ternary || w.kind == WeightKind::int8) {
+        if (w.columns > kMaxColumns) return bad("weight ", i, " has ", w.columns, " columns, at most ", kMaxColumns);
+        w.tail_first = first_tail_row(byte_rows, w.columns);
+        tail_bytes += (byte_rows - w.tail_first) * w.columns + 64;
+      }
+    }
+    if (!e.tails.allocate(tail_bytes)) return memory();
+    uint64_t used = 0;
+    for (int32_t i = 0; i < n; i += 1) {
+      Weight& w = e.weights[i];
+      if (w.kind != WeightKind::ternary && w.kind != WeightKind::int8) continue;
+      const uint64_t byte_rows = w.kind == WeightKind::ternary ? (w.rows + 3) / 4 : w.rows;
+      const uint64_t bytes = (byte_rows - w.tail_first) * w.columns;
+      uint8_t* to = e.tails.data + used;
+      copy_bytes(to, w.bytes + w.tail_first * w.columns, bytes);
+      w.tail = to;
+      used += bytes + 64;
+    }
+    return true;
+  }
+
+  bool matmul(const int32_t* a, WeightKind kind) {
+    const int32_t codes = a[0], scale = a[1], w = a[2], out = a[3];
+    if (!weight(w, kind, "weight")) return false;
+    const Weight& m = e.weights[w];
+    if (!buffer(codes, true, (int32_t)m.columns, "codes") || !buffer(scale, false, 1, "scale") ||
+        !buffer(out, false, (int32_t)m.rows, "out"))
+      return false;
+    return same_rows(codes, out, "codes") && same_rows(codes, scale, "codes") && distinct(scale, out);
+  }
+
+  bool check_op() {
+    const Op& o = e.ops[op];
+    const int32_t* a = o.a;
+    switch (o.kind) {
+      case OpKind::embed: {
+        if (!weight(a[0], WeightKind::dense, "table")) return false;
+        const Weight& w = e.weights[a[0]];
+        if (w.rows < e.vocab) return bad("table has ", w.rows, " rows for ", e.vocab, " tokens");
+        return buffer(a[1], false, (int32_t)w.columns, "out") && token_rows(a[1], "out");
+      }
+      case OpKind::rms_norm: {
+        if (!weight(a[1], WeightKind::vector, "weight")) return false;
+        const int32_t n = (int32_t)e.weights[a[1]].columns;
+        return buffer(a[0], false, n, "x") && buffer(a[3], false, n, "out") && same_rows(a[0], a[3], "x");
+      }
+      case OpKind::quantize:
+        return buffer(a[0], false, 0, "x") && buffer(a[1], true, e.buffers[a[0]].width, "codes") &&
+               buffer(a[2], false, 1, "scale") && same_rows(a[0], a[1], "x") && same_rows(a[0], a[2], "x") &&
+               distinct(a[0], a[2]) && in_range(e.buffers[a[0]].width, 1, kMaxColumns, "width of x");
+      case OpKind::ternary_matmul:
+        return matmul(a, WeightKind::ternary);
+      case OpKind::int8_matmul:
+        return matmul(a, WeightKind::int8);
+      case OpKind::rope:
+        if (!in_range(a[1], 1, kMaxHeads, "heads")) return false;
+        if (a[2] != e.rope_dim) return bad("headDim ", a[2], " has no rope table (", e.rope_dim, ")");
+        return buffer(a[0], false, a[1] * a[2], "x") && token_rows(a[0], "x");
+      case OpKind::kv_append: {
+        const int32_t width = e.kv_heads * e.head_dim;
+        return in_range(a[0], 0, e.layers - 1, "layer") && buffer(a[1], false, width, "k") && buffer(a[2], false, width, "v") &&
+               token_rows(a[1], "k") && token_rows(a[2], "v");
+      }
+      case OpKind::attention: {
+        if (!in_range(a[0], 0, e.layers - 1, "layer") || !in_range(a[3], 1, kMaxHeads, "heads")) return false;
+        if (a[4] != e.kv_heads || a[5] != e.head_dim) return bad("kvHeads and headDim differ from the cache's");
+        if (a[3] % a[4]) return bad("heads ", a[3], " is not a multiple of kvHeads ", a[4]);
+        const int32_t width = a[3] * a[5];
+        return buffer(a[1], false, width, "q") && buffer(a[2], false, width, "out") && token_rows(a[1], "q") &&
+               token_rows(a[2], "out") && distinct(a[1], a[2]);
+      }
+      case OpKind::gated_activation: {
+        if (!in_range(a[0], 0, 1, "fn") || !buffer(a[1], false, 0, "gate")) return false;
+        const int32_t n = e.buffers[a[1]].width;
+        return buffer(a[2], false, n, "up") && buffer(a[3], false, n, "out") && same_rows(a[1], a[2], "gate") &&
+               same_rows(a[1], a[3], "gate");
+      }
+      case OpKind::add:
+        return buffer(a[0], false, 0, "x") && buffer(a[1], false, e.buffers[a[0]].width, "y") && same_rows(a[0], a[1], "x");
+      case OpKind::select_outputs:
+        if (!buffer(a[0], false, 0, "x") || !buffer(a[1], false, e.buffers[a[0]].width, "out") || !token_rows(a[0], "x"))
+          return false;
+        return e.buffers[a[1]].outputs ? true : bad("out must have 'outputs' rows");
+      case OpKind::dense_matmul: {
+        if (!weight(a[1], WeightKind::dense, "weight")) return false;
+        const Weight& w = e.weights[a[1]];
+        return buffer(a[0], false, (int32_t)w.columns, "x") && buffer(a[2], false, (int32_t)w.rows, "out") &&
+               same_rows(a[0], a[2], "x") && distinct(a[0], a[2]);
+      }
+      case OpKind::count_trits:
+        return buffer(a[0], false, 0, "x") && token_rows(a[0], "x") && in_range(a[1], 0, e.trace_points - 1, "index");
+    }
+    return false;
+  }
+
+  bool decode_ops(const int32_t* at, int32_t n) {
+    if (!e.ops.allocate(n) || !e.splits.allocate(n) || !e.stages.allocate(n)) return memory();
+    for (int32_t i = 0; i < n; i += 1, at += kOpWords) {
+      op = -1;
+      if (!in_range(at[0], 0, kOpKinds - 1, "operation code")) return false;
+      e.ops[i].kind = (OpKind)at[0];
+      copy_bytes(e.ops[i].a, at + 1, sizeof e.ops[i].a);
+      op = i;
+      if (!check_op()) return false;
+      count_work(e.ops[i]);
+      stage(i);
+    }
+    return true;
+  }
+
+  void count_work(const Op& o) {
+    int32_t w = -1;
+    if (o.kind == OpKind::ternary_matmul || o.kind == OpKind::int8_matmul) w = o.a[2];
+    if (o.kind == OpKind::dense_matmul) w = o.a[1];
+    if (w < 0) return;
+    e.macs_per_row += e.weights[w].rows * e.weights[w].columns;
+    if (o.kind != OpKind::ternary_matmul) return;
+    const int64_t need = e.k->ternary_scratch(e.weights[w].columns);
+    if (need > e.scratch_bytes) e.scratch_bytes = round_up(need, 64);
+  }
+
+  // Stages: operations that need no barrier between them. A run of operations that each touch only their own row is
+  // one stage whose items are rows; matrix products that do not read one another's outputs are one stage whose items
+  // are chunks of all of them.
+  static bool is_matmul(OpKind kind) {
+    return kind == OpKind::ternary_matmul || kind == OpKind::int8_matmul || kind == OpKind::dense_matmul;
+  }
+  bool over_outputs(const Op& o) const {
+    switch (o.kind) {
+      case OpKind::select_outputs: return true;
+      case OpKind::rms_norm: case OpKind::quantize: case OpKind::add: return e.buffers[o.a[0]].outputs;
+      case OpKind::gated_activation: return e.buffers[o.a[1]].outputs;
+      default: return false;
+    }
+  }
+  static int32_t matmul_out(const Op& o) { return o.kind == OpKind::dense_matmul ? o.a[2] : o.a[3]; }
+  static bool matmul_reads(const Op& o, int32_t buffer) {
+    return o.a[0] == buffer || (o.kind != OpKind::dense_matmul && o.a[1] == buffer);
+  }
+  bool joins(const Stage& s, const Op& o) const {
+    // Finding an item's operation is a walk over the stage's.
+    if (s.last - s.first >= 8) return false;
+    for (int32_t i = s.first; i < s.last; i += 1) {
+      const Op& p = e.ops[i];
+      if (matmul_out(p) == matmul_out(o) || matmul_reads(o, matmul_out(p)) || matmul_reads(p, matmul_out(o))) return false;
+    }
+    return true;
+  }
+  void stage(int32_t i) {
+    const Op& o = e.ops[i];
+    const StageKind kind = is_matmul(o.kind)               ? StageKind::matmul
+                           : o.kind == OpKind::attention ? StageKind::attention
+                                                         : StageKind::rows;
+    const bool outputs = kind == StageKind::rows && over_outputs(o);
+    if (e.stage_count > 0) {
+      Stage& last = e.stages[e.stage_count - 1];
+      if (last.kind == kind && ((kind == StageKind::rows && last.outputs == outputs) ||
+                                (kind == StageKind::matmul && joins(last, o)))) {
+        last.last = i + 1;
+        return;
+      }
+    }
+    e.stages[e.stage_count++] = Stage{kind, outputs, i, i + 1, 0};
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Sequences
+
+Sequence* find(const Engine* e, int32_t id) {
+  if (id < 0 || (uint64_t)id >= e->sequences.size || !e->sequences[id].used) return nullptr;
+  return &const_cast<Engine*>(e)->sequences[id];
+}
+
+uint64_t block_bytes(const Engine* e) { return sizeof(KvBlock) + (uint64_t)e->block_floats * 4; }
+
+float* new_block(Engine* e) {
+  KvBlock* block = (KvBlock*)host_alloc(block_bytes(e));
+  if (!block) return nullptr;
+  block->owners = 1;
+  e->kv_bytes += block_bytes(e);
+  return block->floats();
+}
+void drop_block(Engine* e, float* floats) {
+  KvBlock* block = block_of(floats);
+  block->owners -= 1;
+  if (block->owners > 0) return;
+  e->kv_bytes -= block_bytes(e);
+  host_free(block, block_bytes(e));
+}
+
+int64_t blocks_for(int64_t length) { return (length + kBlock - 1) / kBlock; }
+
+/** Drops the blocks that no position below `length` needs. */
+void trim(Engine* e, Sequence& s, int64_t length) {
+  for (uint64_t b = blocks_for(length); b < s.blocks.size; b += 1) {
+    if (!s.blocks[b]) continue;
+    drop_block(e, s.blocks[b]);
+    s.blocks[b] = nullptr;
+  }
+}
+
+/** Makes positions [from, to) writable: they exist and no fork shares them. */
+bool reserve(Engine* e, Sequence& s, int64_t from, int64_t to) {
+  const uint64_t need = blocks_for(to);
+  if (need > s.blocks.size) {
+    uint64_t grown = s.blocks.size * 2 > 8 ? s.blocks.size * 2 : 8;
+    if (!s.blocks.grow(grown > need ? grown : need)) return false;
+  }
+  for (uint64_t b = from / kBlock; b < need; b += 1) {
+    float*& block = s.blocks[b];
+    if (block && block_of(block)->owners == 1) continue;
+    float* fresh = new_block(e);
+    if (!fresh) return false;
+    if (block) {
+      copy_bytes(fresh, block, (uint64_t)e->block_floats * 4);
+      drop_block(e, block);
+    }
+    block = fresh;
+  }
+  return true;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Steps
+
+bool check_step(Engine* e, const Step& s, Failure* f) {
+  const auto bad = [&](auto... args) { return fail(f, Status::bad_step, -1, args...); };
+  if (s.rows < 1 || s.rows > kMaxRows) return bad("a step has ", s.rows, " rows, must have 1..", kMaxRows);
+  if (s.outputs < 0 || s.outputs > s.rows) return bad(s.outputs, " output rows of ", s.rows);
+  if (!e->runs.grow(s.rows) || !e->group_first.grow((uint64_t)s.rows + 1))
+    return fail(f, Status::out_of_memory, -1, "not enough memory for ", s.rows, " rows");
+  e->run_count = 0;
+  for (int32_t t = 0; t < s.rows; t += 1) {
+    if (s.tokens[t] < 0 || s.tokens[t] >= e->vocab) return bad("token ", s.tokens[t], " of row ", t, " is not below ", e->vocab);
+    const Sequence* seq = find(e, s.sequences[t]);
+    if (!seq) return bad("sequence ", s.sequences[t], " of row ", t, " does not exist");
+    if (s.positions[t] < 0 || s.positions[t] >= e->context)
+      return bad("position ", s.positions[t], " of row ", t, " is not below ", e->context);
+    if (t > 0 && s.sequences[t] == s.sequences[t - 1]) {
+      if (s.positions[t] != s.positions[t - 1] + 1) return bad("row ", t, ": positions of a sequence must be consecutive");
+      e->runs[e->run_count - 1].rows += 1;
+      continue;
+    }
+    if (s.positions[t] != seq->length)
+      return bad("row ", t, ": sequence ", s.sequences[t], " continues at ", seq->length, ", not at ", s.positions[t]);
+    for (int32_t r = 0; r < e->run_count; r += 1)
+      if (e->runs[r].sequence == s.sequences[t]) return bad("rows of sequence ", s.sequences[t], " are not contiguous");
+    e->runs[e->run_count++] = Run{t, 1, s.sequences[t]};
+  }
+  for (int32_t i = 0; i < s.outputs; i += 1) {
+    const int32_t r = s.output_rows[i];
+    if (r < 0 || r >= s.rows || (i > 0 && r <= s.output_rows[i - 1])) return bad("output rows must increase and be below ", s.rows);
+  }
+  return true;
+}
+
+/** Activation buffers for the rows of this step; logits go straight to the caller. */
+bool reserve_buffers(Engine* e, const Step& s) {
+  if (s.rows > e->row_capacity || s.outputs > e->output_capacity) {
+    const int32_t rows = s.rows > e->row_capacity ? s.rows : e->row_capacity;
+    const int32_t outputs = s.outputs > e->output_capacity ? s.outputs : e->output_capacity;
+    uint64_t total = 0;
+    for (uint64_t i = 0; i < e->buffers.size; i += 1) {
+      if ((int32_t)i == e->logits) continue;
+      const Buffer& b = e->buffers[i];
+      total += round_up(b.row_bytes * (b.outputs ? outputs : rows) + 64, 64);
+    }
+    e->arena.release();
+    e->row_capacity = e->output_capacity = 0;
+    if (!e->arena.allocate(total)) return false;
+    e->row_capacity = rows;
+    e->output_capacity = outputs;
+    uint64_t used = 0;
+    for (uint64_t i = 0; i < e->buffers.size; i += 1) {
+      Buffer& b = e->buffers[i];
+      if ((int32_t)i == e->logits) continue;
+      b.data = e->arena.data + used;
+      used += round_up(b.row_bytes * (b.outputs ? outputs : rows) + 64, 64);
+    }
+  }
+  e->buffers[e->logits].data = (uint8_t*)s.logits;
+  return true;
+}
+
+bool reserve_scratch(Engine* e, int64_t longest) {
+  // Score rows start at different cache sets.
+  const int64_t stride = round_up(longest, 16) + 16;
+  if (e->scratch.size == 0 || stride > e->score_stride) {
+    // Grows by doubling: a generation lengthens by one position a step.
+    const int64_t grown = stride > 2 * e->score_stride ? stride : 2 * e->score_stride;
+    e->scratch.release();
+    e->score_stride = grown;
+    e->scratch_stride = round_up(e->scratch_bytes + kQueries * grown * 4, 64) + 64;
+    if (!e->scratch.allocate((uint64_t)e->scratch_stride * e->threads)) {
+      e->score_stride = 0;
+      return false;
+    }
+  }
+  return true;
+}
+
+const Weight& matmul_weight(const Engine* e, const Op& o) {
+  return e->weights[o.kind == OpKind::dense_matmul ? o.a[1] : o.a[2]];
+}
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/** Chunks of a matrix product: token blocks x row chunks. */
+Split split_matmul(const Engine* e, const Op& o, int64_t T) {
+  if (T == 0) return Split{0, 1, 1};
+  const Weight& w = matmul_weight(e, o);
+  const bool ternary = o.kind == OpKind::ternary_matmul;
+  const int64_t units = ternary ? (w.rows + 3) / 4 : w.rows;
+  int64_t unit_bytes = w.columns;
+  if (w.kind == WeightKind::dense) unit_bytes *= w.dtype == Dense::f32 ? 4 : 2;
+  const int64_t blocks = divide_up(T, e->k->token_block);
+  // More tokens are more work for the same bytes.
+  const int64_t tokens = T < e->k->token_block ? T : e->k->token_block;
+  int64_t chunk = kChunkBytes / (unit_bytes * (tokens < 8 ? 1 : tokens / 4));
+  // Every thread gets several chunks, so that the last ones level out.
+  const int64_t most = units / (4 * e->threads);
+  if (e->threads > 1 && chunk > most) chunk = most;
+  // Whole tiles of the matrix-matrix kernels; byte rows q..q+3 make one.
+  chunk = chunk < 4 ? 4 : chunk / 4 * 4;
+  const int64_t chunks = divide_up(units, chunk);
+  return Split{(int32_t)(chunks * blocks), (int32_t)chunks, (int32_t)chunk};
+}
+
+void note_failure(Engine* e, int32_t op) {
+  int32_t seen = __atomic_load_n(&e->failed_op, __ATOMIC_RELAXED);
+  while (op < seen && !__atomic_compare_exchange_n(&e->failed_op, &seen, op, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+}
+
+void count(uint64_t& counter) { __atomic_fetch_add(&counter, 1, __ATOMIC_RELAXED); }
+
+void run_row_op(Engine* e, int32_t index, int64_t row) {
+  const Op& o = e->ops[index];
+  const int32_t* a = o.a;
+  const Kernels& k = *e->k;
+  const Step& s = e->step;
+  switch (o.kind) {
+    case OpKind::embed: {
+      const Weight& w = e->weights[a[0]];
+      const int64_t size = w.dtype == Dense::f32 ? 4 : 2;
+      k.embed(w.bytes + (int64_t)s.tokens[row] * w.columns * size, w.dtype, w.columns, e->f32(a[1], row));
+      break;
+    }
+    case OpKind::rms_norm: {
+      const Weight& w = e->weights[a[1]];
+      k.rms_norm(e->f32(a[0], row), (const float*)w.bytes, float_of(a[2]), w.columns, e->f32(a[3], row));
+      break;
+    }
+    case OpKind::quantize:
+      if (!k.quantize(e->f32(a[0], row), e->buffers[a[0]].width, e->i8(a[1], row), e->f32(a[2], row))) note_failure(e, index);
+      break;
+    case OpKind::rope: {
+      const int64_t at = (int64_t)s.positions[row] * (e->rope_dim / 2);
+      k.rope(e->f32(a[0], row), e->cos + at, e->sin + at, a[1], a[2]);
+      break;
+    }
+    case OpKind::kv_append: {
+      const int64_t D = e->head_dim, position = s.positions[row];
+      float* block = e->sequences[s.sequences[row]].blocks[position / kBlock] + a[0] * e->layer_floats;
+      const float* key = e->f32(a[1], row);
+      const float* value = e->f32(a[2], row);
+      for (int64_t h = 0; h < e->kv_heads; h += 1) {
+        float* v_head = block + e->kv_heads * k_head_floats(D) + h * v_head_floats(D);
+        k.kv_append(key + h * D, value + h * D, D, position % kBlock, block + h * k_head_floats(D), v_head);
+      }
+      break;
+    }
+    case OpKind::gated_activation: {
+      const auto apply = a[0] == 0 ? k.relu2 : k.silu;
+      apply(e->f32(a[1], row), e->f32(a[2], row), e->buffers[a[1]].width, e->f32(a[3], row));
+      break;
+    }
+    case OpKind::add:
+      k.add(e->f32(a[0], row), e->f32(a[1], row), e->buffers[a[0]].width);
+      break;
+    case OpKind::select_outputs:
+      copy_bytes(e->f32(a[1], row), e->f32(a[0], s.output_rows[row]), (uint64_t)e->buffers[a[0]].width * 4);
+      break;
+    case OpKind::count_trits:
+      if (s.trace) k.count_trits(e->f32(a[0], row), e->buffers[a[0]].width, s.trit_counts + (row * e->trace_points + a[1]) * 3);
+      break;
+    default:
+      break;
+  }
+}
+
+void run_matmul(Engine* e, int32_t index, int32_t item, int32_t thread) {
+  const Op& o = e->ops[index];
+  const int32_t* a = o.a;
+  const Split& split = e->splits[index];
+  const Weight& w = matmul_weight(e, o);
+  const bool outputs = e->buffers[a[0]].outputs;
+  const int64_t T = outputs ? e->step.outputs : e->step.rows;
+  const int64_t t = item / split.row_chunks * e->k->token_block;
+  const int64_t n = T - t < e->k->token_block ? T - t : e->k->token_block;
+  const int64_t units = o.kind == OpKind::ternary_matmul ? (w.rows + 3) / 4 : w.rows;
+  const int64_t begin = (int64_t)(item % split.row_chunks) * split.chunk;
+  const int64_t end = begin + split.chunk < units ? begin + split.chunk : units;
+  if (o.kind == OpKind::ternary_matmul) {
+    float* factor = e->factors.data + thread * e->k->token_block;
+    for (int64_t i = 0; i < n; i += 1) factor[i] = w.scale / *e->f32(a[1], t + i);
+    TernaryArgs args{w.bytes, w.tail, w.tail_first, w.columns, w.rows, units, begin, end, e->i8(a[0], t), factor, n,
+                     e->f32(a[3], t), e->scratch.data + thread * e->scratch_stride, e->prefetch};
+    count(n == 1 ? e->counters.ternary_vector : e->counters.ternary_matrix);
+    e->k->ternary(args);
+  } else if (o.kind == OpKind::int8_matmul) {
+    Int8Args args{w.bytes, w.tail, w.tail_first, w.row_scale, w.columns, w.rows, begin, end, e->i8(a[0], t),
+                  e->f32(a[1], t), n, e->f32(a[3], t), e->prefetch};
+    count(e->counters.int8);
+    e->k->int8(args);
+  } else {
+    DenseArgs args{w.bytes, w.dtype, w.columns, w.rows, begin, end, e->f32(a[0], t), n, e->f32(a[2], t), e->prefetch};
+    count(e->counters.dense);
+    e->k->dense(args);
+  }
+}
+
+/** Item: one group of rows of one sequence with one KV head. */
+void run_attention(Engine* e, int32_t index, int32_t item, int32_t thread) {
+  const int32_t* a = e->ops[index].a;
+  const int64_t D = e->head_dim, heads = a[3], per_kv = heads / e->kv_heads;
+  const int32_t kv_head = item % e->kv_heads, group = item / e->kv_heads;
+  int32_t low = 0, high = e->run_count - 1;
+  while (low < high) {
+    const int32_t middle = (low + high + 1) / 2;
+    if (e->group_first[middle] <= group) low = middle;
+    else high = middle - 1;
+  }
+  const Run& run = e->runs[low];
+  const int64_t first = run.first + (int64_t)(group - e->group_first[low]) * e->attention_rows;
+  const int64_t stop = run.first + run.rows;
+  const int64_t last = first + e->attention_rows < stop ? first + e->attention_rows : stop;
+  float* scores = (float*)(e->scratch.data + thread * e->scratch_stride + e->scratch_bytes);
+  const int64_t layer = a[0] * e->layer_floats;
+  AttentionArgs args{};
+  args.blocks = e->sequences[run.sequence].blocks.data;
+  args.k_at = layer + kv_head * k_head_floats(D);
+  args.v_at = layer + e->kv_heads * k_head_floats(D) + kv_head * v_head_floats(D);
+  args.D = D;
+  args.scale = float_of(a[6]);
+  args.scores = scores;
+  args.score_stride = e->score_stride;
+  for (int64_t row = first; row < last; row += 1) {
+    for (int64_t h = kv_head * per_kv; h < (kv_head + 1) * per_kv; h += 1) {
+      args.q[args.queries] = e->f32(a[1], row) + h * D;
+      args.out[args.queries] = e->f32(a[2], row) + h * D;
+      args.count[args.queries] = (int64_t)e->step.positions[row] + 1;
+      args.queries += 1;
+      if (args.queries < kQueries) continue;
+      e->k->attention(args);
+      args.queries = 0;
+    }
+  }
+  if (args.queries) e->k->attention(args);
+  count(e->counters.attention);
+}
+
+}  // namespace
+
+Engine* engine_create(const int32_t* words, uint64_t word_count, const Blob* blobs, uint32_t blob_count,
+                      const Kernels* kernels, int32_t threads, int64_t prefetch, Failure* failure) {
+  // Plain memory from the host; every member's initial value is zero or set below.
+  Engine* e = (Engine*)host_alloc(sizeof(Engine));
+  if (!e) {
+    fail(failure, Status::out_of_memory, -1, "not enough memory to load the program");
+    return nullptr;
+  }
+  e->k = kernels;
+  e->threads = threads < 1 ? 1 : threads;
+  e->prefetch = prefetch;
+  e->failed_op = INT32_MAX;
+  Decoder d{*e, words, blobs, blob_count > INT32_MAX ? INT32_MAX : (int32_t)blob_count, failure};
+  int32_t n_buffers = 0, n_weights = 0, n_ops = 0;
+  bool ok = d.header(word_count, n_buffers, n_weights, n_ops);
+  const int32_t* at = words + kHeaderWords;
+  ok = ok && d.decode_buffers(at, n_buffers);
+  at += (int64_t)n_buffers * kBufferWords;
+  ok = ok && d.decode_weights(at, n_weights);
+  at += (int64_t)n_weights * kWeightWords;
+  ok = ok && d.decode_ops(at, n_ops);
+  if (ok && !e->factors.allocate((uint64_t)e->threads * kernels->token_block)) ok = d.memory();
+  if (ok) return e;
+  engine_free(e);
+  return nullptr;
+}
+
+void engine_free(Engine* e) {
+  if (!e) return;
+  for (uint64_t i = 0; i < e->sequences.size; i += 1) engine_sequence_free(e, (int32_t)i);
+  e->buffers.release();
+  e->weights.release();
+  e->ops.release();
+  e->stages.release();
+  e->splits.release();
+  e->tails.release();
+  e->sequences.release();
+  e->arena.release();
+  e->scratch.release();
+  e->factors.release();
+  e->runs.release();
+  e->group_first.release();
+  host_free(e, sizeof(Engine));
+}
+
+int32_t engine_sequence_create(Engine* e) {
+  uint64_t id = 0;
+  while (id < e->sequences.size && e->sequences[id].used) id += 1;
+  if (id == e->sequences.size) {
+    if (id >= (uint64_t)kMaxSequences || !e->sequences.grow(id ? 2 * id : 4)) return -1;
+  }
+  e->sequences[id].used = true;
+  e->sequences[id].length = 0;
+  return (int32_t)id;
+}
+
+bool engine_sequence_free(Engine* e, int32_t sequence) {
+  Sequence* s = find(e, sequence);
+  if (!s) return false;
+  trim(e, *s, 0);
+  s->blocks.release();
+  s->used = false;
+  return true;
+}
+
+int32_t engine_sequence_length(const Engine* e, int32_t sequence) {
+  const Sequence* s = find(e, sequence);
+  return s ? s->length : -1;
+}
+
+bool engine_truncate(Engine* e, int32_t sequence, int32_t length, Failure* f) {
+  Sequence* s = find(e, sequence);
+  if (!s) return fail(f, Status::bad_sequence, -1, "sequence ", sequence, " does not exist");
+  if (length < 0 || length > s->length) return fail(f, Status::bad_sequence, -1, "truncate to ", length, " of ", s->length);
+  s->length = length;
+  trim(e, *s, length);
+  return true;
+}
+
+int32_t engine_fork(Engine* e, int32_t sequence, int32_t length, Failure* f) {
+  const Sequence* from = find(e, sequence);
+  if (!from) return fail(f, Status::bad_sequence, -1, "sequence ", sequence, " does not exist"), -1;
+  if (length < 0 || length > from->length) return fail(f, Status::bad_sequence, -1, "fork at ", length, " of ", from->length), -1;
+  const int32_t id = engine_sequence_create(e);
+  const uint64_t blocks = blocks_for(length);
+  if (id < 0 || !e->sequences[id].blocks.grow(blocks)) {
+    if (id >= 0) engine_sequence_free(e, id);
+    return fail(f, Status::out_of_memory, -1, "not enough memory for another sequence"), -1;
+  }
+  from = find(e, sequence);  // the table may have moved
+  for (uint64_t b = 0; b < blocks; b += 1) {
+    e->sequences[id].blocks[b] = from->blocks[b];
+    block_of(from->blocks[b])->owners += 1;
+  }
+  e->sequences[id].length = length;
+  return id;
+}
+
+bool engine_begin(Engine* e, const Step& step, Failure* f) {
+  if (!check_step(e, step, f)) return false;
+  const auto memory = [&] {
+    return fail(f, Status::out_of_memory, -1, "not enough memory for a step of ", step.rows, " rows");
+  };
+  int64_t longest = 1;
+  for (int32_t r = 0; r < e->run_count; r += 1) {
+    const Run& run = e->runs[r];
+    Sequence& s = e->sequences[run.sequence];
+    const int64_t to = (int64_t)s.length + run.rows;
+    if (!reserve(e, s, s.length, to)) return memory();
+    if (to > longest) longest = to;
+  }
+  if (!reserve_buffers(e, step) || !reserve_scratch(e, longest)) return memory();
+  e->step = step;
+  e->failed_op = INT32_MAX;
+
+  // Several rows of a sequence share the reads of its cache; a lone row still fills the four queries of the kernel
+  // when its heads share a KV head.
+  e->attention_rows = step.rows < 16 ? 1 : 4;
+  int32_t groups = 0;
+  for (int32_t r = 0; r < e->run_count; r += 1) {
+    e->group_first[r] = groups;
+    groups += (e->runs[r].rows + e->attention_rows - 1) / e->attention_rows;
+  }
+  for (int32_t i = 0; i < e->stage_count; i += 1) {
+    Stage& s = e->stages[i];
+    if (s.kind == StageKind::rows) {
+      s.items = s.outputs ? step.outputs : step.rows;
+    } else if (s.kind == StageKind::attention) {
+      s.items = groups * e->kv_heads;
+    } else {
+      s.items = 0;
+      for (int32_t op = s.first; op < s.last; op += 1) {
+        const bool outputs = e->buffers[e->ops[op].a[0]].outputs;
+        e->splits[op] = split_matmul(e, e->ops[op], outputs ? step.outputs : step.rows);
+        s.items += e->splits[op].items;
+      }
+    }
+  }
+  return true;
+}
+
+int32_t engine_stages(const Engine* e) { return e->stage_count; }
+int32_t engine_items(const Engine* e, int32_t stage) { return e->stages[stage].items; }
+
+void engine_run_item(Engine* e, int32_t stage, int32_t item, int32_t thread) {
+  const Stage& s = e->stages[stage];
+  if (s.kind == StageKind::rows) {
+    for (int32_t op = s.first; op < s.last; op += 1) run_row_op(e, op, item);
+  } else if (s.kind == StageKind::attention) {
+    run_attention(e, s.first, item, thread);
+  } else {
+    int32_t op = s.first;
+    while (item >= e->splits[op].items) item -= e->splits[op++].items;
+    run_matmul(e, op, item, thread);
+  }
+}
+
+bool engine_failed(const Engine* e) { return __atomic_load_n(&e->failed_op, __ATOMIC_RELAXED) != INT32_MAX; }
+
+bool engine_end(Engine* e, Failure* f) {
+  if (e->failed_op != INT32_MAX)
+    return fail(f, Status::non_finite, e->failed_op, "a NaN or infinity in operation ", e->failed_op);
+  for (int32_t r = 0; r < e->run_count; r += 1) e->sequences[e->runs[r].sequence].length += e->runs[r].rows;
+  return true;
+}
+
+Counters engine_counters(const Engine* e) { return e->counters; }
+Memory engine_memory(const Engine* e) { return Memory{e->arena.size, e->kv_bytes, e->scratch.size}; }
+EngineSizes engine_sizes(const Engine* e) { return EngineSizes{e->k->isa, e->vocab, e->trace_points}; }
+int64_t engine_macs_per_row(const Engine* e) { return e->macs_per_row; }
+
+}  // namespace bitnet

@@ -1,0 +1,475 @@
+// The float operations of a step, written once over V16 (vec16.h). Included by every isa_*.cc. C columns, D head
+// dimension, T rows. Each comes out with the bits of engine/js/ops.ts; the order of every sum is the one of
+// engine/program.ts (EXACTNESS).
+#pragma once
+
+#include "../include/kernels.h"
+#include "vec16.h"
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+using bitnet::AttentionArgs;
+using bitnet::Dense;
+using bitnet::DenseArgs;
+using bitnet::kBlock;
+using bitnet::kQueries;
+
+BITNET_INLINE float sqrt_f32(float x) {
+#if defined(__SSE2__)
+  // __builtin_sqrtf may call libm for negative arguments.
+  typedef float v4 __attribute__((vector_size(16)));
+  return __builtin_ia32_sqrtss((v4){x, 0, 0, 0})[0];
+#else
+  return __builtin_sqrtf(x);
+#endif
+}
+
+/** laneSum of x * x. */
+BITNET_INLINE float lane_square_sum(const float* x, int64_t n) {
+  V16 sum = v_zero();
+  const int64_t whole = n & ~int64_t{15};
+  for (int64_t i = 0; i < whole; i += 16) {
+    const V16 a = v_load(x + i);
+    sum = sum + a * a;
+  }
+  if (whole < n) {
+    const V16 a = v_load_part(x + whole, n - whole);
+    sum = sum + a * a;
+  }
+  return v_fold(sum);
+}
+
+void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* out) {
+  const float mean = lane_square_sum(x, n) / (float)n;
+  const float r = 1.0f / sqrt_f32(mean + eps);
+  const V16 rv = v_splat(r);
+  const int64_t whole = n & ~int64_t{15};
+  for (int64_t i = 0; i < whole; i += 16) v_store(out + i, (v_load(x + i) * rv) * v_load(weight + i));
+  for (int64_t i = whole; i < n; i += 1) out[i] = (x[i] * r) * weight[i];
+}
+
+bool quantize(const float* x, int64_t n, int8_t* codes, float* scale) {
+  const int64_t whole = n & ~int64_t{15};
+  // As integers, |x| orders like the float and puts infinity and NaN above every finite number.
+  vi top = vi{};
+  for (int64_t i = 0; i < whole; i += 16) {
+    const V16 a = v_abs(v_load(x + i));
+    for (int k = 0; k < kParts; k += 1) {
+      const vi b = (vi)a.p[k];
+      const vi greater = b > top;
+      top = (b & greater) | (top & ~greater);
+    }
+  }
+  int32_t lanes[kVecFloats];
+  __builtin_memcpy(lanes, &top, sizeof top);
+  int32_t bits = 0;
+  for (int i = 0; i < kVecFloats; i += 1) bits = lanes[i] > bits ? lanes[i] : bits;
+  for (int64_t i = whole; i < n; i += 1) {
+    int32_t b;
+    __builtin_memcpy(&b, x + i, 4);
+    b &= 0x7fffffff;
+    bits = b > bits ? b : bits;
+  }
+  if (bits >= 0x7f800000) return false;
+  float largest;
+  __builtin_memcpy(&largest, &bits, 4);
+  const float floor = (float)1e-5;
+  const float s = 127.0f / (largest > floor ? largest : floor);
+  *scale = s;
+  const V16 sv = v_splat(s);
+  const vi limit = vi_splat(127);
+  vi total = vi{};
+  int64_t i = 0;
+  for (; i < whole; i += 16) {
+    const V16 a = v_rint(v_load(x + i) * sv);
+    int32_t whole_codes[16];
+    for (int k = 0; k < kParts; k += 1) {
+      vi c = __builtin_convertvector(a.p[k], vi);
+      const vi big = c > limit;
+      c = (limit & big) | (c & ~big);
+      total = total + c;
+      __builtin_memcpy(whole_codes + k * kVecFloats, &c, sizeof c);
+    }
+    for (int k = 0; k < 16; k += 1) codes[i + k] = (int8_t)whole_codes[k];
+  }
+  __builtin_memcpy(lanes, &total, sizeof total);
+  int32_t sum = 0;
+  for (int k = 0; k < kVecFloats; k += 1) sum += lanes[k];
+  for (; i < n; i += 1) {
+    const float c = (x[i] * s + 12582912.0f) - 12582912.0f;
+    const int32_t code = c > 127.0f ? 127 : (int32_t)c;
+    codes[i] = (int8_t)code;
+    sum += code;
+  }
+  const int64_t sum_at = bitnet::code_sum_at(n);
+  for (; i < sum_at; i += 1) codes[i] = 0;
+  __builtin_memcpy(codes + sum_at, &sum, 4);
+  return true;
+}
+
+void rope(float* x, const float* cos, const float* sin, int64_t heads, int64_t head_dim) {
+  const int64_t half = head_dim / 2;
+  const int64_t whole = half & ~int64_t{15};
+  for (int64_t h = 0; h < heads; h += 1) {
+    float* a = x + h * head_dim;
+    float* b = a + half;
+    for (int64_t j = 0; j < whole; j += 16) {
+      const V16 c = v_load(cos + j), s = v_load(sin + j), u = v_load(a + j), v = v_load(b + j);
+      v_store(a + j, u * c - v * s);
+      v_store(b + j, v * c + u * s);
+    }
+    for (int64_t j = whole; j < half; j += 1) {
+      const float u = a[j], v = b[j];
+      a[j] = u * cos[j] - v * sin[j];
+      b[j] = v * cos[j] + u * sin[j];
+    }
+  }
+}
+
+void kv_append(const float* k, const float* v, int64_t D, int64_t slot, float* k_head, float* v_head) {
+  float* kt = k_head + (slot / 16) * D * 16 + slot % 16;
+  for (int64_t d = 0; d < D; d += 1) kt[d * 16] = k[d];
+  for (int64_t d = 0; d < D; d += 16) {
+    float* to = v_head + (d / 16) * kBlock * 16 + slot * 16;
+    v_store(to, D - d >= 16 ? v_load(v + d) : v_load_part(v + d, D - d));
+  }
+}
+
+void relu2(const float* gate, const float* up, int64_t n, float* out) {
+  const int64_t whole = n & ~int64_t{15};
+  for (int64_t i = 0; i < whole; i += 16) {
+    const V16 g = v_load(gate + i), u = v_load(up + i);
+    V16 r;
+    for (int k = 0; k < kParts; k += 1) {
+      // A NaN is not <= 0, so it stays.
+      const vf kept = (vf)((vi)g.p[k] & ~(g.p[k] <= vf{}));
+      r.p[k] = (kept * kept) * u.p[k];
+    }
+    v_store(out + i, r);
+  }
+  for (int64_t i = whole; i < n; i += 1) {
+    const float g = gate[i] <= 0 ? 0.0f : gate[i];
+    out[i] = (g * g) * up[i];
+  }
+}
+
+BITNET_INLINE V16 silu_gate(V16 g, V16 u) {
+  V16 minus;
+  for (int k = 0; k < kParts; k += 1) minus.p[k] = -g.p[k];
+  return (g / (v_splat(1.0f) + v_exp(minus))) * u;
+}
+void silu(const float* gate, const float* up, int64_t n, float* out) {
+  const int64_t whole = n & ~int64_t{15};
+  for (int64_t i = 0; i < whole; i += 16) v_store(out + i, silu_gate(v_load(gate + i), v_load(up + i)));
+  if (whole < n) {
+    const int64_t rest = n - whole;
+    v_store_part(out + whole, silu_gate(v_load_part(gate + whole, rest), v_load_part(up + whole, rest)), rest);
+  }
+}
+
+void add(float* x, const float* y, int64_t n) {
+  const int64_t whole = n & ~int64_t{15};
+  for (int64_t i = 0; i < whole; i += 16) v_store(x + i, v_load(x + i) + v_load(y + i));
+  for (int64_t i = whole; i < n; i += 1) x[i] = x[i] + y[i];
+}
+
+void count_trits(const float* x, int64_t n, int32_t* counts) {
+  V16 sum = v_zero();
+  const int64_t whole = n & ~int64_t{15};
+  for (int64_t i = 0; i < whole; i += 16) sum = sum + v_abs(v_load(x + i));
+  if (whole < n) sum = sum + v_abs(v_load_part(x + whole, n - whole));
+  const float mean = v_fold(sum) / (float)n;
+  const float floor = (float)1e-5;
+  // NaN stays NaN, as Math.max keeps it.
+  const float s = 1.0f / (mean <= floor ? floor : mean);
+  int32_t minus = 0, plus = 0;
+  for (int64_t i = 0; i < n; i += 1) {
+    const float scaled = x[i] * s;
+    plus += scaled > 0.5f;
+    minus += scaled < -0.5f;
+  }
+  counts[0] = minus;
+  counts[1] = (int32_t)n - minus - plus;
+  counts[2] = plus;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Dense rows
+
+BITNET_INLINE uint16_t read_u16(const uint8_t* p) {
+  uint16_t v;
+  __builtin_memcpy(&v, p, 2);
+  return v;
+}
+BITNET_INLINE float bits_float(uint32_t bits) {
+  float f;
+  __builtin_memcpy(&f, &bits, 4);
+  return f;
+}
+BITNET_INLINE float half_float(uint16_t h) {
+  const uint32_t sign = (uint32_t)(h & 0x8000) << 16;
+  const uint32_t exponent = (h >> 10) & 31, fraction = h & 1023;
+  if (exponent == 0) {
+    const float small = (float)fraction * 5.9604644775390625e-8f;  // 2^-24
+    return sign ? -small : small;
+  }
+  if (exponent == 31) return bits_float(sign | 0x7f800000 | fraction << 13);
+  return bits_float(sign | (exponent + 112) << 23 | fraction << 13);
+}
+
+template <Dense dtype>
+BITNET_INLINE V16 dense_load(const uint8_t* p) {
+  if constexpr (dtype == Dense::f32) {
+    return v_load((const float*)p);
+  } else if constexpr (dtype == Dense::bf16) {
+    V16 r;
+#if defined(__AVX512F__)
+    r.p[0] = (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+#elif defined(__AVX2__)
+    for (int i = 0; i < 2; i += 1) {
+      const __m128i half = _mm_loadu_si128((const __m128i*)(p + 16 * i));
+      r.p[i] = (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16);
+    }
+#else
+    typedef uint16_t v8u16 __attribute__((vector_size(16)));
+    typedef uint32_t v4u32 __attribute__((vector_size(16)));
+    for (int i = 0; i < 2; i += 1) {
+      v8u16 h;
+      __builtin_memcpy(&h, p + 16 * i, 16);
+      const v8u16 z = {};
+      const v8u16 low = __builtin_shufflevector(z, h, 0, 8, 1, 9, 2, 10, 3, 11);
+      const v8u16 high = __builtin_shufflevector(z, h, 4, 12, 5, 13, 6, 14, 7, 15);
+      r.p[2 * i] = (vf)(v4u32)low;
+      r.p[2 * i + 1] = (vf)(v4u32)high;
+    }
+#endif
+    return r;
+  } else {
+    V16 r;
+#if defined(__AVX512F__)
+    r.p[0] = (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__F16C__)
+    for (int i = 0; i < 2; i += 1) r.p[i] = (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 16 * i)));
+#else
+    float lanes[16];
+    for (int i = 0; i < 16; i += 1) lanes[i] = half_float(read_u16(p + 2 * i));
+    r = v_load(lanes);
+#endif
+    return r;
+  }
+}
+
+template <Dense dtype>
+BITNET_INLINE float dense_one(const uint8_t* p) {
+  if constexpr (dtype == Dense::f32) {
+    float f;
+    __builtin_memcpy(&f, p, 4);
+    return f;
+  } else if constexpr (dtype == Dense::bf16) {
+    return bits_float((uint32_t)read_u16(p) << 16);
+  } else {
+    return half_float(read_u16(p));
+  }
+}
+
+template <Dense dtype>
+BITNET_INLINE void embed_row(const uint8_t* row, int64_t n, float* out) {
+  constexpr int64_t size = dtype == Dense::f32 ? 4 : 2;
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) v_store(out + i, dense_load<dtype>(row + i * size));
+  for (; i < n; i += 1) out[i] = dense_one<dtype>(row + i * size);
+}
+
+void embed(const uint8_t* row, Dense dtype, int64_t n, float* out) {
+  if (dtype == Dense::f32) embed_row<Dense::f32>(row, n, out);
+  else if (dtype == Dense::bf16) embed_row<Dense::bf16>(row, n, out);
+  else embed_row<Dense::f16>(row, n, out);
+}
+
+/** Rows r..r+NR-1 of the table with rows t..t+NT-1 of x; NR * NT accumulators of 16 lanes stay in registers. */
+template <Dense dtype, int NR, int NT>
+BITNET_INLINE void dense_cell(const DenseArgs& a, int64_t r, int64_t t) {
+  constexpr int64_t size = dtype == Dense::f32 ? 4 : 2;
+  const int64_t C = a.C, whole = C & ~int64_t{15};
+  V16 sum[NR][NT];
+  for (int i = 0; i < NR; i += 1)
+    for (int k = 0; k < NT; k += 1) sum[i][k] = v_zero();
+  const uint8_t* w = a.w + r * C * size;
+  const float* x = a.x + t * C;
+  for (int64_t c = 0; c < whole; c += 16) {
+    V16 xs[NT];
+    for (int k = 0; k < NT; k += 1) xs[k] = v_load(x + k * C + c);
+    for (int i = 0; i < NR; i += 1) {
+      const uint8_t* at = w + (i * C + c) * size;
+      if (c % (int64_t)(64 / size) == 0) __builtin_prefetch(at + a.prefetch);
+      const V16 b = dense_load<dtype>(at);
+      for (int k = 0; k < NT; k += 1) sum[i][k] = sum[i][k] + xs[k] * b;
+    }
+  }
+  if (whole < C) {
+    for (int i = 0; i < NR; i += 1) {
+      float lanes[16] = {};
+      for (int64_t c = whole; c < C; c += 1) lanes[c - whole] = dense_one<dtype>(w + (i * C + c) * size);
+      const V16 b = v_load(lanes);
+      for (int k = 0; k < NT; k += 1) sum[i][k] = sum[i][k] + v_load_part(x + k * C + whole, C - whole) * b;
+    }
+  }
+  for (int i = 0; i < NR; i += 1)
+    for (int k = 0; k < NT; k += 1) a.out[(t + k) * a.R + r + i] = v_fold(sum[i][k]);
+}
+
+template <Dense dtype, int NR>
+BITNET_INLINE void dense_strip(const DenseArgs& a, int64_t r) {
+  int64_t t = 0;
+  for (; t + 2 <= a.T; t += 2) dense_cell<dtype, NR, 2>(a, r, t);
+  if (t < a.T) dense_cell<dtype, NR, 1>(a, r, t);
+}
+
+template <Dense dtype>
+void dense_rows(const DenseArgs& a) {
+  int64_t r = a.begin;
+  for (; r + 2 <= a.end; r += 2) dense_strip<dtype, 2>(a, r);
+  if (r < a.end) dense_strip<dtype, 1>(a, r);
+}
+
+void dense(const DenseArgs& a) {
+  if (a.dtype == Dense::f32) dense_rows<Dense::f32>(a);
+  else if (a.dtype == Dense::bf16) dense_rows<Dense::bf16>(a);
+  else dense_rows<Dense::f16>(a);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Attention. Scores run across keys: the K block is transposed, so the 16 lanes of a sum are 16 separate vectors over
+// keys and folding them is plain addition, without a shuffle. Lanes of js start at +0; here a lane starts with its
+// first product. The two differ only in the sign of a zero score, which exp(score - max) does not see.
+
+/** Lanes i and i+8 of q . k for kVecFloats keys and N queries, added. kt points at [d = 0][first key]. */
+template <int N>
+BITNET_INLINE void score_lane_pair(const float* const* q, const float* kt, int64_t D, int64_t lane, vf* out) {
+  if (lane >= D) {
+    for (int g = 0; g < N; g += 1) out[g] = vf{};
+    return;
+  }
+  vf a[N], b[N];
+  {
+    const vf k = vf_load(kt + lane * 16);
+    for (int g = 0; g < N; g += 1) a[g] = vf_splat(q[g][lane]) * k;
+  }
+  if (lane + 8 < D) {
+    const vf k = vf_load(kt + (lane + 8) * 16);
+    for (int g = 0; g < N; g += 1) b[g] = vf_splat(q[g][lane + 8]) * k;
+  } else {
+    for (int g = 0; g < N; g += 1) b[g] = vf{};
+  }
+  int64_t d = lane + 16;
+  for (; d + 8 < D; d += 16) {
+    const vf k = vf_load(kt + d * 16);
+    for (int g = 0; g < N; g += 1) a[g] = a[g] + vf_splat(q[g][d]) * k;
+    const vf m = vf_load(kt + (d + 8) * 16);
+    for (int g = 0; g < N; g += 1) b[g] = b[g] + vf_splat(q[g][d + 8]) * m;
+  }
+  if (d < D) {
+    const vf k = vf_load(kt + d * 16);
+    for (int g = 0; g < N; g += 1) a[g] = a[g] + vf_splat(q[g][d]) * k;
+  }
+  for (int g = 0; g < N; g += 1) out[g] = a[g] + b[g];
+}
+
+template <int N>
+BITNET_INLINE void score_lane_quad(const float* const* q, const float* kt, int64_t D, int64_t lane, vf* out) {
+  vf b[N];
+  score_lane_pair<N>(q, kt, D, lane, out);
+  score_lane_pair<N>(q, kt, D, lane + 4, b);
+  for (int g = 0; g < N; g += 1) out[g] = out[g] + b[g];
+}
+
+template <int N>
+void attention_n(const AttentionArgs& a) {
+  const int64_t D = a.D;
+  int64_t most = 0;
+  for (int g = 0; g < N; g += 1) most = a.count[g] > most ? a.count[g] : most;
+
+  const vf scale = vf_splat(a.scale);
+  for (int64_t j = 0; j < most; j += 16) {
+    const float* kt = a.blocks[j / kBlock] + a.k_at + (j % kBlock) * D;
+    for (int part = 0; part < kParts; part += 1) {
+      const float* at = kt + part * kVecFloats;
+      vf even[N], odd[N], t[N];
+      score_lane_quad<N>(a.q, at, D, 0, even);
+      score_lane_quad<N>(a.q, at, D, 2, t);
+      for (int g = 0; g < N; g += 1) even[g] = even[g] + t[g];
+      score_lane_quad<N>(a.q, at, D, 1, odd);
+      score_lane_quad<N>(a.q, at, D, 3, t);
+      for (int g = 0; g < N; g += 1) odd[g] = odd[g] + t[g];
+      for (int g = 0; g < N; g += 1)
+        vf_store(a.scores + g * a.score_stride + j + part * kVecFloats, (even[g] + odd[g]) * scale);
+    }
+  }
+
+  float total[N];
+  for (int g = 0; g < N; g += 1) {
+    float* s = a.scores + g * a.score_stride;
+    const int64_t count = a.count[g], padded = bitnet::round_up(most, 16);
+    // Keys behind the query's own position: -infinity becomes the weight 0, which adds nothing.
+    for (int64_t j = count; j < padded; j += 1) s[j] = -__builtin_inff();
+    V16 top = v_load(s);
+    for (int64_t j = 16; j < count; j += 16) top = v_max(v_load(s + j), top);
+    const V16 largest = v_splat(v_max_lane(top));
+    V16 sum = v_zero();
+    for (int64_t j = 0; j < padded; j += 16) {
+      const V16 e = v_exp(v_load(s + j) - largest);
+      v_store(s + j, e);
+      sum = sum + e;
+    }
+    total[g] = v_fold(sum);
+  }
+
+  for (int64_t d = 0; d < D; d += 16) {
+    V16 acc[N];
+    for (int g = 0; g < N; g += 1) acc[g] = v_zero();
+    for (int64_t j = 0; j < most; j += kBlock) {
+      const float* v = a.blocks[j / kBlock] + a.v_at + (d / 16) * kBlock * 16;
+      const int64_t keys = most - j < kBlock ? most - j : kBlock;
+      for (int64_t k = 0; k < keys; k += 1) {
+        const V16 value = v_load(v + k * 16);
+        for (int g = 0; g < N; g += 1) acc[g] = acc[g] + v_splat(a.scores[g * a.score_stride + j + k]) * value;
+      }
+    }
+    for (int g = 0; g < N; g += 1) {
+      const V16 out = acc[g] / v_splat(total[g]);
+      if (D - d >= 16) v_store(a.out[g] + d, out);
+      else v_store_part(a.out[g] + d, out, D - d);
+    }
+  }
+}
+
+void attention(const AttentionArgs& a) {
+  if (a.queries == 4) attention_n<4>(a);
+  else if (a.queries == 3) attention_n<3>(a);
+  else if (a.queries == 2) attention_n<2>(a);
+  else attention_n<1>(a);
+}
+
+uint64_t read_bytes(const uint8_t* p, int64_t n, int64_t prefetch) {
+  typedef uint64_t vq __attribute__((vector_size(BITNET_VECTOR_BYTES)));
+  vq sum[8] = {};
+  for (int64_t i = 0; i + 8 * BITNET_VECTOR_BYTES <= n; i += 8 * BITNET_VECTOR_BYTES) {
+    if (prefetch > 0)
+      for (int k = 0; k < 8 * BITNET_VECTOR_BYTES; k += 64) __builtin_prefetch(p + i + k + prefetch);
+    for (int k = 0; k < 8; k += 1) {
+      vq v;
+      __builtin_memcpy(&v, p + i + k * BITNET_VECTOR_BYTES, sizeof v);
+      sum[k] = sum[k] + v;
+    }
+  }
+  uint64_t total = 0;
+  for (int k = 0; k < 8; k += 1)
+    for (int i = 0; i < BITNET_VECTOR_BYTES / 8; i += 1) total += sum[k][i];
+  return total;
+}
+
+}  // namespace

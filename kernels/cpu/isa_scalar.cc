@@ -1,0 +1,13 @@
+// What any CPU of the target can run.
+#include "float_ops.h"
+#include "matmul_scalar.h"
+
+namespace bitnet {
+
+extern const Kernels kScalarKernels;
+const Kernels kScalarKernels = {
+    "scalar",    64,       ternary_scratch_none, ternary_scalar, int8_scalar, dense, attention,   embed,      rms_norm,
+    quantize,    rope,     kv_append,            relu2,          silu,        add,   count_trits, read_bytes, peak_macs_scalar,
+};
+
+}  // namespace bitnet

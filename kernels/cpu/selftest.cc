@@ -1,0 +1,237 @@
+// See selftest.h.
+#include "../include/selftest.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include <memory>
+#include <vector>
+
+#include "../include/engine.h"
+
+namespace bitnet {
+
+extern const Kernels kScalarKernels;
+
+namespace {
+
+struct Random {
+  uint64_t state;
+  uint32_t next() {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(state >> 33);
+  }
+  int below(int n) { return (int)(next() % (uint32_t)n); }
+  /** Roughly normal, now and then large or tiny. */
+  float value() {
+    float v = 0;
+    for (int i = 0; i < 4; i += 1) v += (float)(below(20001) - 10000) * 1e-4f;
+    const int kind = below(64);
+    return kind == 0 ? v * 1000.0f : kind == 1 ? v * 1e-12f : kind == 2 ? 0.0f : v;
+  }
+};
+
+char message[256];
+
+const char* differs(const Kernels& table, const char* what, int64_t a, int64_t b, int64_t c) {
+  snprintf(message, sizeof message, "%s: %s differs from scalar (%lld, %lld, %lld)", table.isa, what, (long long)a,
+           (long long)b, (long long)c);
+  return message;
+}
+
+struct Aligned {
+  void* p;
+  uint64_t n;
+  explicit Aligned(uint64_t bytes) : p(host_alloc(bytes ? bytes : 64)), n(bytes ? bytes : 64) {}
+  ~Aligned() { host_free(p, n); }
+  Aligned(const Aligned&) = delete;
+};
+
+std::vector<float> floats(Random& r, int64_t n) {
+  std::vector<float> v((size_t)n);
+  for (auto& x : v) x = r.value();
+  return v;
+}
+
+bool same(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && (a.empty() || !memcmp(a.data(), b.data(), a.size() * 4));
+}
+
+/** Codes of T rows as the engine keeps them; also compares quantize. */
+bool make_codes(const Kernels& k, Random& r, int64_t T, int64_t C, std::vector<int8_t>& codes, std::vector<float>& scale) {
+  const int64_t stride = code_stride(C);
+  codes.assign((size_t)(T * stride), 0);
+  scale.assign((size_t)T, 0);
+  std::vector<int8_t> other((size_t)stride);
+  for (int64_t t = 0; t < T; t += 1) {
+    auto x = floats(r, C);
+    float s = 0;
+    if (!kScalarKernels.quantize(x.data(), C, codes.data() + t * stride, &scale[(size_t)t])) return false;
+    if (!k.quantize(x.data(), C, other.data(), &s) || s != scale[(size_t)t]) return false;
+    if (memcmp(other.data(), codes.data() + t * stride, (size_t)code_sum_at(C) + 4)) return false;
+    x[(size_t)r.below((int)C)] = r.below(2) ? __builtin_nanf("") : -__builtin_inff();
+    if (k.quantize(x.data(), C, other.data(), &s)) return false;
+  }
+  return true;
+}
+
+const char* check_matmul(const Kernels& k, Random& r, int64_t R, int64_t C, int64_t T) {
+  std::vector<int8_t> codes;
+  std::vector<float> scale;
+  if (!make_codes(k, r, T, C, codes, scale)) return differs(k, "quantize", T, C, 0);
+  const int64_t Q = (R + 3) / 4;
+  std::vector<uint8_t> w((size_t)(Q * C));
+  for (auto& b : w) b = (uint8_t)(r.below(3) | r.below(3) << 2 | r.below(3) << 4 | r.below(3) << 6);
+  const auto tail_of = [&](const std::vector<uint8_t>& bytes, int64_t rows, int64_t* first) {
+    *first = first_tail_row(rows, C);
+    std::vector<uint8_t> tail(bytes.begin() + *first * C, bytes.end());
+    tail.resize(tail.size() + 64);
+    return tail;
+  };
+  int64_t first = 0;
+  const auto tail = tail_of(w, Q, &first);
+  std::vector<float> factor((size_t)T);
+  for (int64_t t = 0; t < T; t += 1) factor[(size_t)t] = 0.37f / scale[(size_t)t];
+  std::vector<float> expected((size_t)(T * R), -1), got((size_t)(T * R), -1);
+  Aligned scratch((uint64_t)k.ternary_scratch(C));
+  const int64_t middle = Q / 2 / 4 * 4;
+  for (int64_t t = 0; t < T; t += k.token_block) {
+    const int64_t n = T - t < k.token_block ? T - t : k.token_block;
+    TernaryArgs args{w.data(), tail.data(), first, C, R, Q, 0, Q, codes.data() + t * code_stride(C), factor.data() + t, n,
+                     expected.data() + t * R, (uint8_t*)scratch.p, 2048};
+    kScalarKernels.ternary(args);
+    args.out = got.data() + t * R;
+    args.end = middle;
+    k.ternary(args);
+    args.begin = middle;
+    args.end = Q;
+    k.ternary(args);
+  }
+  if (!same(expected, got)) return differs(k, "ternary product", R, C, T);
+
+  std::vector<uint8_t> w8((size_t)(R * C));
+  for (auto& b : w8) b = (uint8_t)r.next();
+  const auto tail8 = tail_of(w8, R, &first);
+  const auto row_scale = floats(r, R);
+  Int8Args args8{w8.data(), tail8.data(), first, row_scale.data(), C, R, 0, R, codes.data(), scale.data(), T, expected.data(), 2048};
+  kScalarKernels.int8(args8);
+  args8.out = got.data();
+  k.int8(args8);
+  if (!same(expected, got)) return differs(k, "int8 product", R, C, T);
+
+  const auto x = floats(r, T * C);
+  for (int dtype = 0; dtype < 3; dtype += 1) {
+    const auto table = floats(r, R * C);
+    std::vector<uint8_t> bytes((size_t)(R * C * 4));
+    if (dtype == 0) {
+      memcpy(bytes.data(), table.data(), bytes.size());
+    } else {
+      for (int64_t i = 0; i < R * C; i += 1) {
+        // f16 of exponents 0..30: subnormals, no infinities.
+        const uint16_t bits = dtype == 1 ? (uint16_t)(r.below(0x7c00) | r.below(2) << 15) : (uint16_t)0;
+        memcpy(&bytes[(size_t)(2 * i)], dtype == 1 ? (const char*)&bits : (const char*)&table[(size_t)i] + 2, 2);
+      }
+    }
+    DenseArgs dense{bytes.data(), (Dense)dtype, C, R, 0, R, x.data(), T, expected.data(), 2048};
+    kScalarKernels.dense(dense);
+    dense.out = got.data();
+    k.dense(dense);
+    if (!same(expected, got)) return differs(k, "dense product", R, C, dtype);
+    std::vector<float> a((size_t)C), b((size_t)C);
+    kScalarKernels.embed(bytes.data(), (Dense)dtype, C, a.data());
+    k.embed(bytes.data(), (Dense)dtype, C, b.data());
+    if (!same(a, b)) return differs(k, "embed", C, dtype, 0);
+  }
+  return nullptr;
+}
+
+const char* check_rows(const Kernels& k, Random& r, int64_t n) {
+  const auto x = floats(r, n), y = floats(r, n);
+  std::vector<float> a((size_t)n), b((size_t)n);
+  kScalarKernels.rms_norm(x.data(), y.data(), 1e-5f, n, a.data());
+  k.rms_norm(x.data(), y.data(), 1e-5f, n, b.data());
+  if (!same(a, b)) return differs(k, "rms_norm", n, 0, 0);
+  kScalarKernels.relu2(x.data(), y.data(), n, a.data());
+  k.relu2(x.data(), y.data(), n, b.data());
+  if (!same(a, b)) return differs(k, "relu2", n, 0, 0);
+  kScalarKernels.silu(x.data(), y.data(), n, a.data());
+  k.silu(x.data(), y.data(), n, b.data());
+  if (!same(a, b)) return differs(k, "silu", n, 0, 0);
+  a = b = x;
+  kScalarKernels.add(a.data(), y.data(), n);
+  k.add(b.data(), y.data(), n);
+  if (!same(a, b)) return differs(k, "add", n, 0, 0);
+  int32_t c[3], d[3];
+  kScalarKernels.count_trits(x.data(), n, c);
+  k.count_trits(x.data(), n, d);
+  if (memcmp(c, d, sizeof c)) return differs(k, "count_trits", n, 0, 0);
+  return nullptr;
+}
+
+const char* check_attention(const Kernels& k, Random& r, int64_t D, int queries, int64_t keys) {
+  const int64_t blocks = (keys + kBlock - 1) / kBlock, floats_each = k_head_floats(D) + v_head_floats(D);
+  Aligned first((uint64_t)(blocks * floats_each * 4)), second((uint64_t)(blocks * floats_each * 4));
+  std::vector<float*> expected_blocks, got_blocks;
+  for (int64_t i = 0; i < blocks; i += 1) {
+    expected_blocks.push_back((float*)first.p + i * floats_each);
+    got_blocks.push_back((float*)second.p + i * floats_each);
+  }
+  for (int64_t j = 0; j < keys; j += 1) {
+    const auto key = floats(r, D), value = floats(r, D);
+    float* to = expected_blocks[(size_t)(j / kBlock)];
+    kScalarKernels.kv_append(key.data(), value.data(), D, j % kBlock, to, to + k_head_floats(D));
+    to = got_blocks[(size_t)(j / kBlock)];
+    k.kv_append(key.data(), value.data(), D, j % kBlock, to, to + k_head_floats(D));
+  }
+  if (memcmp(first.p, second.p, (size_t)(blocks * floats_each * 4))) return differs(k, "kv_append", D, keys, 0);
+  auto q = floats(r, queries * D);
+  if (D % 2 == 0) {
+    const auto cos = floats(r, D / 2), sin = floats(r, D / 2);
+    auto other = q;
+    kScalarKernels.rope(q.data(), cos.data(), sin.data(), queries, D);
+    k.rope(other.data(), cos.data(), sin.data(), queries, D);
+    if (!same(q, other)) return differs(k, "rope", D, queries, 0);
+  }
+  std::vector<float> expected((size_t)(queries * D)), got((size_t)(queries * D));
+  const int64_t stride = round_up(keys, 16) + 16;
+  std::vector<float> scores((size_t)(kQueries * stride));
+  AttentionArgs args{};
+  args.queries = queries;
+  args.D = D;
+  args.scale = 0.1f;
+  args.scores = scores.data();
+  args.score_stride = stride;
+  args.v_at = k_head_floats(D);
+  for (int g = 0; g < queries; g += 1) {
+    args.q[g] = q.data() + g * D;
+    args.count[g] = g == 0 ? keys : 1 + r.below((int)keys);
+    args.out[g] = expected.data() + g * D;
+  }
+  args.blocks = expected_blocks.data();
+  kScalarKernels.attention(args);
+  for (int g = 0; g < queries; g += 1) args.out[g] = got.data() + g * D;
+  args.blocks = got_blocks.data();
+  k.attention(args);
+  return same(expected, got) ? nullptr : differs(k, "attention", D, queries, keys);
+}
+
+}  // namespace
+
+const char* selftest(const Kernels& table, uint32_t seed) {
+  Random r{seed * 2654435761u + 1};
+  const int64_t sizes[] = {1, 2, 7, 15, 16, 17, 31, 33, 48, 64, 100, 172, 256, 300};
+  for (int64_t C : sizes) {
+    if (const char* text = check_rows(table, r, C)) return text;
+    const int64_t R = 1 + r.below(70);
+    for (int64_t T : {1, 2, 3, 4, 5, 8, 17})
+      if (const char* text = check_matmul(table, r, R, C, T)) return text;
+  }
+  if (const char* text = check_matmul(table, r, 37, 2050, 33)) return text;
+  if (const char* text = check_matmul(table, r, 64, 1030, 111)) return text;
+  for (int64_t D : {1, 3, 8, 12, 17, 48, 64, 100, 128})
+    for (int queries = 1; queries <= kQueries; queries += 1)
+      if (const char* text = check_attention(table, r, D, queries, 1 + r.below(150))) return text;
+  return nullptr;
+}
+
+}  // namespace bitnet

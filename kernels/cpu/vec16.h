@@ -1,0 +1,151 @@
+// 16 float lanes on whatever vector the instruction set has: the one type in which all float arithmetic is written, so
+// that every instruction set adds the same numbers in the same order. Included by isa_*.cc only, each of which
+// compiles its own copy (everything here has internal linkage).
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__AVX512F__)
+#define BITNET_VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define BITNET_VECTOR_BYTES 32
+#else
+#define BITNET_VECTOR_BYTES 16
+#endif
+
+#define BITNET_INLINE inline __attribute__((always_inline))
+
+namespace {
+
+constexpr int kVecFloats = BITNET_VECTOR_BYTES / 4;
+constexpr int kParts = 16 / kVecFloats;
+
+typedef float vf __attribute__((vector_size(BITNET_VECTOR_BYTES)));
+typedef int32_t vi __attribute__((vector_size(BITNET_VECTOR_BYTES)));
+typedef uint32_t vu __attribute__((vector_size(BITNET_VECTOR_BYTES)));
+
+BITNET_INLINE vf vf_load(const float* p) {
+  vf v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+BITNET_INLINE void vf_store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
+BITNET_INLINE vf vf_splat(float x) { return x - vf{}; }
+BITNET_INLINE vi vi_splat(int32_t x) { return x - vi{}; }
+BITNET_INLINE vf vf_select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+
+struct V16 {
+  vf p[kParts];
+};
+
+#define BITNET_PARTS for (int i = 0; i < kParts; i += 1)
+
+BITNET_INLINE V16 v_zero() {
+  V16 r;
+  BITNET_PARTS r.p[i] = vf{};
+  return r;
+}
+BITNET_INLINE V16 v_splat(float x) {
+  V16 r;
+  BITNET_PARTS r.p[i] = vf_splat(x);
+  return r;
+}
+BITNET_INLINE V16 v_load(const float* x) {
+  V16 r;
+  BITNET_PARTS r.p[i] = vf_load(x + i * kVecFloats);
+  return r;
+}
+/** The first n lanes (0 < n < 16) of x, zeros behind them. */
+BITNET_INLINE V16 v_load_part(const float* x, int64_t n) {
+  float lanes[16] = {};
+  for (int64_t i = 0; i < n; i += 1) lanes[i] = x[i];
+  return v_load(lanes);
+}
+BITNET_INLINE void v_store(float* x, V16 a) { BITNET_PARTS vf_store(x + i * kVecFloats, a.p[i]); }
+BITNET_INLINE void v_store_part(float* x, V16 a, int64_t n) {
+  float lanes[16];
+  v_store(lanes, a);
+  for (int64_t i = 0; i < n; i += 1) x[i] = lanes[i];
+}
+BITNET_INLINE V16 operator+(V16 a, V16 b) {
+  BITNET_PARTS a.p[i] = a.p[i] + b.p[i];
+  return a;
+}
+BITNET_INLINE V16 operator-(V16 a, V16 b) {
+  BITNET_PARTS a.p[i] = a.p[i] - b.p[i];
+  return a;
+}
+BITNET_INLINE V16 operator*(V16 a, V16 b) {
+  BITNET_PARTS a.p[i] = a.p[i] * b.p[i];
+  return a;
+}
+BITNET_INLINE V16 operator/(V16 a, V16 b) {
+  BITNET_PARTS a.p[i] = a.p[i] / b.p[i];
+  return a;
+}
+BITNET_INLINE V16 v_abs(V16 a) {
+  BITNET_PARTS a.p[i] = (vf)((vi)a.p[i] & vi_splat(0x7fffffff));
+  return a;
+}
+/** a where a > b or a is NaN, else b; so a NaN of either side is lost only when b is the NaN. */
+BITNET_INLINE V16 v_max(V16 a, V16 b) {
+  BITNET_PARTS a.p[i] = vf_select(a.p[i] > b.p[i], a.p[i], b.p[i]);
+  return a;
+}
+/** Half to even, |a| < 2^22; see rintF32 of engine/js/math.ts. */
+BITNET_INLINE V16 v_rint(V16 a) {
+  BITNET_PARTS a.p[i] = (a.p[i] + vf_splat(12582912.0f)) - vf_splat(12582912.0f);
+  return a;
+}
+
+/** The fold of 16 lanes: 8..15 onto 0..7, 4..7 onto 0..3, 2..3 onto 0..1, 1 onto 0. */
+BITNET_INLINE float v_fold(V16 a) {
+  float x[16];
+  v_store(x, a);
+  float b[8], c[4];
+  for (int i = 0; i < 8; i += 1) b[i] = x[i] + x[i + 8];
+  for (int i = 0; i < 4; i += 1) c[i] = b[i] + b[i + 4];
+  return (c[0] + c[2]) + (c[1] + c[3]);
+}
+BITNET_INLINE float v_max_lane(V16 a) {
+  float x[16];
+  v_store(x, a);
+  float m = x[0];
+  for (int i = 1; i < 16; i += 1) m = x[i] > m ? x[i] : m;
+  return m;
+}
+
+/** expF32 of engine/js/math.ts, lane by lane. */
+BITNET_INLINE vf vf_exp(vf x) {
+  // Decimal to double to float, as Math.fround of the same literals does.
+  const float top = (float)88.72283, bottom = (float)-87.33654;
+  const vf magic = vf_splat(12582912.0f);
+  const vi over = x > vf_splat(top), under = x < vf_splat(bottom), number = x == x;
+  // Clamped so that the integers below stay in range; the clamped lanes are replaced at the end.
+  vf a = vf_select(over | ~number, vf_splat(0.0f), x);
+  a = vf_select(under, vf_splat(0.0f), a);
+  const vf n = (a * vf_splat((float)1.4426950408889634) + magic) - magic;
+  const vf r = (a - n * vf_splat(0.693359375f)) - n * vf_splat((float)(0.6931471805599453 - 0.693359375));
+  vf p = vf_splat((float)(1.0 / 5040));
+  p = p * r + vf_splat((float)(1.0 / 720));
+  p = p * r + vf_splat((float)(1.0 / 120));
+  p = p * r + vf_splat((float)(1.0 / 24));
+  p = p * r + vf_splat((float)(1.0 / 6));
+  p = p * r + vf_splat(0.5f);
+  p = p * r + vf_splat(1.0f);
+  p = p * r + vf_splat(1.0f);
+  const vi whole = __builtin_convertvector(n, vi);
+  const vi half = whole >> 1;
+  p = p * (vf)((half + vi_splat(127)) << 23);
+  p = p * (vf)((whole - half + vi_splat(127)) << 23);
+  p = vf_select(under, vf_splat(0.0f), p);
+  p = vf_select(over, vf_splat(__builtin_inff()), p);
+  return vf_select(number, p, x);
+}
+BITNET_INLINE V16 v_exp(V16 a) {
+  BITNET_PARTS a.p[i] = vf_exp(a.p[i]);
+  return a;
+}
+
+}  // namespace

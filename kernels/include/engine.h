@@ -1,0 +1,133 @@
+// The interpreter of recorded programs (src/engine/program.ts), without threads, files or a C library: the addon runs
+// it on a thread pool, the WebAssembly build in a plain loop, the fuzz target under sanitizers.
+//
+// Life: engine_create decodes and checks a program once. Then, per step: engine_begin checks the step and makes room,
+// engine_stages / engine_items say what there is to do, engine_run_item does one item (any thread, any order within a
+// stage, all items of a stage before the next stage), engine_end settles. Nothing is allocated between begin and end.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels.h"
+
+namespace bitnet {
+
+enum class Status : int32_t {
+  ok = 0,
+  bad_program = 1,
+  bad_step = 2,
+  out_of_memory = 3,
+  non_finite = 4,
+  bad_sequence = 5,
+};
+
+struct Failure {
+  Status status = Status::ok;
+  /** Index of the operation, or -1. */
+  int32_t op = -1;
+  char text[200] = {};
+};
+
+/** Bytes of the caller, alive and unchanged as long as the engine. */
+struct Blob {
+  const void* data;
+  uint64_t size;
+};
+
+struct Step {
+  int32_t rows;
+  const int32_t* tokens;
+  const int32_t* sequences;
+  const int32_t* positions;
+  int32_t outputs;
+  const int32_t* output_rows;
+  bool trace;
+  float* logits;         // (outputs, vocab)
+  int32_t* trit_counts;  // (rows, tracePoints, 3); only read when trace
+};
+
+/** Calls of each kind of kernel since the engine was created. */
+struct Counters {
+  uint64_t ternary_vector;  // one token
+  uint64_t ternary_matrix;  // several tokens
+  uint64_t int8;
+  uint64_t dense;
+  uint64_t attention;
+};
+
+struct Memory {
+  uint64_t activations;
+  uint64_t kv;
+  uint64_t scratch;
+};
+
+struct Engine;
+
+/** threads: how many may run items at once. Null and `failure` filled when the program is refused. */
+Engine* engine_create(const int32_t* words, uint64_t word_count, const Blob* blobs, uint32_t blob_count,
+                      const Kernels* kernels, int32_t threads, int64_t prefetch, Failure* failure);
+void engine_free(Engine*);
+
+/** Id >= 0, or -1. */
+int32_t engine_sequence_create(Engine*);
+bool engine_sequence_free(Engine*, int32_t sequence);
+/** -1 when there is no such sequence. */
+int32_t engine_sequence_length(const Engine*, int32_t sequence);
+bool engine_truncate(Engine*, int32_t sequence, int32_t length, Failure*);
+int32_t engine_fork(Engine*, int32_t sequence, int32_t length, Failure*);
+
+bool engine_begin(Engine*, const Step&, Failure*);
+int32_t engine_stages(const Engine*);
+int32_t engine_items(const Engine*, int32_t stage);
+void engine_run_item(Engine*, int32_t stage, int32_t item, int32_t thread);
+/** True when a stage that has run met a NaN or infinity: the rest may be skipped. */
+bool engine_failed(const Engine*);
+/** Moves the sequences on, or reports why the step failed and leaves them as they were. */
+bool engine_end(Engine*, Failure*);
+
+Counters engine_counters(const Engine*);
+Memory engine_memory(const Engine*);
+struct EngineSizes {
+  const char* isa;
+  int32_t vocab;
+  int32_t trace_points;
+};
+EngineSizes engine_sizes(const Engine*);
+/** Multiply-adds of one token through the matrices of the program, to judge whether threads pay. */
+int64_t engine_macs_per_row(const Engine*);
+
+// What the surroundings provide.
+/** Zeroed and 64-byte aligned, or null. */
+void* host_alloc(uint64_t bytes);
+void host_free(void* p, uint64_t bytes);
+
+// Program words ------------------------------------------------------------------------------------------------------
+// header, then buffers (3 words each), weights (8 words each), operations (8 words each); src/engine/cpu/encode.ts
+// writes them. Floats travel as their bits.
+constexpr int32_t kProgramMagic = 0x62313538;  // "b158"
+constexpr int32_t kHeaderWords = 14;
+constexpr int32_t kBufferWords = 3;
+constexpr int32_t kWeightWords = 8;
+constexpr int32_t kOpWords = 8;
+
+enum class OpKind : int32_t {
+  embed = 0,            // table, out
+  rms_norm = 1,         // x, weight, eps, out
+  quantize = 2,         // x, codes, scale
+  ternary_matmul = 3,   // codes, scale, weight, out
+  rope = 4,             // x, heads, headDim
+  kv_append = 5,        // layer, k, v
+  attention = 6,        // layer, q, out, heads, kvHeads, headDim, scale
+  gated_activation = 7, // fn (0 relu2, 1 silu), gate, up, out
+  add = 8,              // x, y
+  select_outputs = 9,   // x, out
+  dense_matmul = 10,    // x, weight, out
+  int8_matmul = 11,     // codes, scale, weight, out
+  count_trits = 12,     // x, index
+};
+constexpr int32_t kOpKinds = 13;
+
+enum class WeightKind : int32_t { ternary = 0, dense = 1, int8 = 2, vector = 3 };
+
+}  // namespace bitnet

@@ -1,0 +1,113 @@
+// What one instruction set offers to the interpreter: a table of functions over rows. Each takes plain pointers,
+// allocates nothing and cannot fail; sizes were checked when the program was decoded.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "layouts.h"
+
+namespace bitnet {
+
+enum class Dense : int32_t { f32 = 0, f16 = 1, bf16 = 2 };
+
+/**
+ * Kernels read whole 64-byte vectors, up to 63 bytes past a row. That is only a problem near the end of the caller's
+ * bytes, so the last rows are read from a padded copy.
+ */
+template <class Args>
+inline __attribute__((always_inline)) const uint8_t* row_at(const Args& a, int64_t row) {
+  return row < a.tail_first ? a.w + row * a.C : a.tail + (row - a.tail_first) * a.C;
+}
+/** The first row whose whole-vector read would leave rows * C bytes. */
+constexpr int64_t first_tail_row(int64_t rows, int64_t C) {
+  const int64_t over = round_up(C, 64) - C;
+  const int64_t unsafe = (over + C - 1) / C;
+  return rows > unsafe ? rows - unsafe : 0;
+}
+
+/** Ternary product of T rows of codes with byte rows [begin, end) of a rowquad matrix. */
+struct TernaryArgs {
+  const uint8_t* w;     // rowquad bytes, Q byte rows of C
+  const uint8_t* tail;  // byte rows tail_first.. again, in a copy with 64 readable bytes behind it (row_at)
+  int64_t tail_first;
+  int64_t C, R, Q;
+  int64_t begin, end;  // byte rows
+  const int8_t* x;     // codes of row 0, rows code_stride(C) apart
+  const float* factor;  // [T] weight scale / activation scale, filled by the caller
+  int64_t T;
+  float* out;  // (T, R)
+  uint8_t* scratch;  // ternary_scratch bytes, 64-aligned
+  int64_t prefetch;  // bytes ahead
+};
+
+/** int8 product: rows [begin, end) of codes (R, C). */
+struct Int8Args {
+  const uint8_t* w;
+  const uint8_t* tail;
+  int64_t tail_first;
+  const float* row_scale;  // [R]
+  int64_t C, R;
+  int64_t begin, end;
+  const int8_t* x;
+  const float* scale;  // [T] activation scale
+  int64_t T;
+  float* out;  // (T, R)
+  int64_t prefetch;
+};
+
+/** Dense product: rows [begin, end) of table (R, C). */
+struct DenseArgs {
+  const uint8_t* w;
+  Dense dtype;
+  int64_t C, R;
+  int64_t begin, end;
+  const float* x;  // (T, C)
+  int64_t T;
+  float* out;  // (T, R)
+  int64_t prefetch;
+};
+
+/** Up to 4 query vectors that read the same KV head of the same sequence. */
+constexpr int kQueries = 4;
+struct AttentionArgs {
+  const float* q[kQueries];  // [D] each
+  float* out[kQueries];      // [D] each
+  int64_t count[kQueries];   // keys each may see, >= 1
+  int queries;
+  float* const* blocks;  // block table of the sequence
+  int64_t k_at, v_at;    // float offset of this layer's head inside a block
+  int64_t D;
+  float scale;
+  float* scores;  // kQueries rows of score_stride floats
+  int64_t score_stride;
+};
+
+struct Kernels {
+  const char* isa;
+  /** Rows of a step that are multiplied together at most; larger blocks amortize the decoding of weights. */
+  int64_t token_block;
+  /** Bytes of scratch a thread needs for ternary products of matrices with C columns. */
+  int64_t (*ternary_scratch)(int64_t C);
+  void (*ternary)(const TernaryArgs&);
+  void (*int8)(const Int8Args&);
+  void (*dense)(const DenseArgs&);
+  void (*attention)(const AttentionArgs&);
+  void (*embed)(const uint8_t* row, Dense dtype, int64_t n, float* out);
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
+  /** False when the row holds a NaN or infinity. */
+  bool (*quantize)(const float* x, int64_t n, int8_t* codes, float* scale);
+  void (*rope)(float* x, const float* cos, const float* sin, int64_t heads, int64_t head_dim);
+  /** Writes one position of one head. */
+  void (*kv_append)(const float* k, const float* v, int64_t D, int64_t slot, float* k_head, float* v_head);
+  void (*relu2)(const float* gate, const float* up, int64_t n, float* out);
+  void (*silu)(const float* gate, const float* up, int64_t n, float* out);
+  void (*add)(float* x, const float* y, int64_t n);
+  void (*count_trits)(const float* x, int64_t n, int32_t* counts);
+  /** Sum of bytes, to measure read bandwidth with this instruction set's widest loads. */
+  uint64_t (*read_bytes)(const uint8_t* p, int64_t n, int64_t prefetch);
+  /** What the multiply-add pipe can do: returns the number of int8 multiply-adds done. */
+  int64_t (*peak_macs)(int64_t rounds);
+};
+
+}  // namespace bitnet

@@ -1,0 +1,3 @@
+#define BITNET_TRAIN_ISA "scalar"
+#define BITNET_TRAIN_TABLE kScalar
+#include "ops.h"

@@ -1,0 +1,176 @@
+// The native backend: hands the recorded program to the addon once, then one asynchronous call per step.
+
+import { availableParallelism } from 'node:os';
+import { ArgumentError, BitnetError, CancelledError } from '../../errors.ts';
+import {
+  type Backend,
+  type Executable,
+  type ExecutableInfo,
+  type LoadOptions,
+  NonFiniteError,
+  type SequenceId,
+  type Step,
+  StepError,
+  type StepResult,
+} from '../backend.ts';
+import type { Program } from '../program.ts';
+import { checkStep, weightBytesPerToken } from '../validate.ts';
+import { encodeProgram } from './encode.ts';
+import {
+  loadNative,
+  type NativeAddon,
+  type NativeHandle,
+  type NativeInfo,
+  type NativeResult,
+  STATUS,
+} from './native.ts';
+
+/** Values of BITNET_ISA. */
+export const ISA_NAMES = ['scalar', 'avx2', 'avxvnni', 'avx512', 'amx', 'neon'] as const;
+
+/** Memory ran out, or the program is not one the kernels accept. */
+export class NativeEngineError extends BitnetError {
+  readonly code = 'NATIVE_ENGINE';
+  readonly fault = 'job';
+}
+
+// Bytes that each thread asks for ahead of its stream of weights; 2 to 4 KiB measured alike, without it half the speed.
+const PREFETCH_BYTES = 3072;
+
+export type CpuLoadOptions = LoadOptions & {
+  /** Instruction set; BITNET_ISA, else the best one, when not given. */
+  readonly isa?: string;
+  readonly prefetchBytes?: number;
+};
+
+export const cpuBackend = {
+  name: 'cpu',
+  unavailable: async () => {
+    const native = await loadNative();
+    return 'reason' in native ? native.reason : undefined;
+  },
+  load: async (program: Program, options: CpuLoadOptions): Promise<CpuExecutable> => {
+    const native = await loadNative();
+    if ('reason' in native) {
+      throw new NativeEngineError({
+        what: 'the native kernels cannot be used here',
+        where: native.reason,
+        fix: 'use --backend wasm',
+      });
+    }
+    if (options.signal?.aborted) throw new CancelledError('loading was cancelled');
+    return new CpuExecutable(native.addon, program, options);
+  },
+} satisfies Backend;
+
+/** The instruction set to ask the addon for: '' is its own choice. */
+export function chooseIsa(wanted: string | undefined, usable: readonly string[], built: readonly string[]): string {
+  if (wanted === undefined || wanted === '') return '';
+  const matches = (isa: string) => isa === wanted || (wanted === 'neon' && isa.startsWith('neon'));
+  if (usable.some(matches)) return wanted;
+  const known = ISA_NAMES.some((name) => name === wanted) || built.includes(wanted);
+  throw new ArgumentError({
+    what: known
+      ? `this CPU or build cannot run the instruction set "${wanted}"`
+      : `unknown instruction set "${wanted}"`,
+    where: 'BITNET_ISA',
+    fix: `use one of ${usable.join(', ')}, or leave it unset`,
+  });
+}
+
+export class CpuExecutable implements Executable {
+  readonly info: ExecutableInfo;
+  readonly #addon: NativeAddon;
+  readonly #program: Program;
+  #handle: NativeHandle | undefined;
+
+  constructor(addon: NativeAddon, program: Program, options: CpuLoadOptions) {
+    const { usable, built } = addon.isas();
+    const isa = chooseIsa(options.isa ?? process.env.BITNET_ISA, usable, built);
+    const threads = options.threads ?? availableParallelism();
+    const { words, blobs } = encodeProgram(program);
+    try {
+      const prefetch = options.prefetchBytes ?? PREFETCH_BYTES;
+      this.#handle = addon.load({ words, blobs, isa, threads, prefetch });
+    } catch (error) {
+      throw new NativeEngineError({ what: (error as Error).message, where: program.name }, { cause: error });
+    }
+    this.#addon = addon;
+    this.#program = program;
+    const loaded = addon.info(this.#handle);
+    this.info = { backend: 'cpu', isa: loaded.isa, threads: loaded.threads, weightBytes: weightBytesPerToken(program) };
+  }
+
+  createSequence(): SequenceId {
+    const id = this.#addon.createSequence(this.#live());
+    if (id < 0) throw new NativeEngineError({ what: 'no room for another sequence', where: this.#program.name });
+    return id;
+  }
+
+  freeSequence(sequence: SequenceId): void {
+    this.#addon.freeSequence(this.#live(), sequence);
+  }
+
+  sequenceLength(sequence: SequenceId): number {
+    const length = this.#addon.sequenceLength(this.#live(), sequence);
+    if (length < 0) throw new RangeError(`sequence ${sequence} does not exist`);
+    return length;
+  }
+
+  truncate(sequence: SequenceId, length: number): void {
+    const known = this.sequenceLength(sequence);
+    if (!(length >= 0 && length <= known)) throw new RangeError(`truncate to ${length} of ${known}`);
+    this.#addon.truncate(this.#live(), sequence, length);
+  }
+
+  fork(sequence: SequenceId, length: number): SequenceId {
+    const known = this.sequenceLength(sequence);
+    if (!(length >= 0 && length <= known)) throw new RangeError(`fork at ${length} of ${known}`);
+    return this.#addon.fork(this.#live(), sequence, length);
+  }
+
+  async step(step: Step): Promise<StepResult> {
+    const handle = this.#live();
+    const program = this.#program;
+    checkStep(program, step, (sequence) => {
+      const length = this.#addon.sequenceLength(handle, sequence);
+      return length < 0 ? undefined : length;
+    });
+    const trace = step.trace === true;
+    const logits = new Float32Array(step.outputRows.length * program.vocabSize);
+    const tritCounts = new Int32Array(trace ? step.tokens.length * program.tracePoints * 3 : 0);
+    const { tokens, sequences, positions, outputRows } = step;
+    const args = [tokens, sequences, positions, outputRows, trace, logits, tritCounts] as const;
+    const result = await this.#addon.step(handle, ...args);
+    if (result.status !== STATUS.ok) throw stepFailure(program, result);
+    return { logits, tritCounts };
+  }
+
+  /** Counters and memory of the addon, for tests and `bench`. */
+  nativeInfo(): NativeInfo {
+    return this.#addon.info(this.#live());
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#handle !== undefined) this.#addon.dispose(this.#handle);
+    this.#handle = undefined;
+  }
+
+  #live(): NativeHandle {
+    if (this.#handle === undefined)
+      throw new NativeEngineError({ what: 'this program was disposed', where: this.#program.name });
+    return this.#handle;
+  }
+}
+
+/** What a failed step of the native or WebAssembly engine becomes. */
+export function stepFailure(program: Program, { status, op, text }: NativeResult): BitnetError {
+  if (status === STATUS.nonFinite) {
+    const failed = program.ops[op];
+    const label = failed?.op === 'quantize' ? failed.label : `operation ${op}`;
+    return new NonFiniteError(`${program.name}, ${label}`);
+  }
+  if (status === STATUS.badStep || status === STATUS.badSequence)
+    return new StepError({ what: text, where: program.name });
+  return new NativeEngineError({ what: text, where: program.name });
+}

@@ -1,0 +1,126 @@
+// Finds, builds and tries the native addon. A binary that was never run here is first run in a child process, so that
+// one that crashes (a wrong CPU, a broken compiler) costs a message and not the server.
+
+import { execFile } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { cpus } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { promisify } from 'node:util';
+
+export type NativeHandle = { readonly __native: unique symbol };
+
+/** 0 is success; the others are `Status` of kernels/include/engine.h. */
+export type NativeResult = { readonly status: number; readonly op: number; readonly text: string };
+export const STATUS = { ok: 0, badProgram: 1, badStep: 2, outOfMemory: 3, nonFinite: 4, badSequence: 5 } as const;
+
+export type NativeInfo = {
+  readonly isa: string;
+  readonly threads: number;
+  /** Calls of each kind of kernel so far: tests assert by them that the fast path ran. */
+  readonly counters: {
+    readonly ternaryVector: number;
+    readonly ternaryMatrix: number;
+    readonly int8: number;
+    readonly dense: number;
+    readonly attention: number;
+  };
+  /** Bytes beside the weights. */
+  readonly memory: { readonly activations: number; readonly kv: number; readonly scratch: number };
+};
+
+export type NativeAddon = {
+  isas(): { usable: string[]; built: string[] };
+  selfTest(): string;
+  load(request: {
+    words: Int32Array;
+    blobs: readonly (Uint8Array | Int8Array | Float32Array)[];
+    isa: string;
+    threads: number;
+    prefetch: number;
+  }): NativeHandle;
+  createSequence(handle: NativeHandle): number;
+  freeSequence(handle: NativeHandle, sequence: number): void;
+  sequenceLength(handle: NativeHandle, sequence: number): number;
+  truncate(handle: NativeHandle, sequence: number, length: number): void;
+  fork(handle: NativeHandle, sequence: number, length: number): number;
+  step(
+    handle: NativeHandle,
+    tokens: Int32Array,
+    sequences: Int32Array,
+    positions: Int32Array,
+    outputRows: Int32Array,
+    trace: boolean,
+    logits: Float32Array,
+    tritCounts: Int32Array,
+  ): Promise<NativeResult>;
+  info(handle: NativeHandle): NativeInfo;
+  dispose(handle: NativeHandle): void;
+  measure(kind: 'read' | 'macs', isa: string, threads: number, bytes: number): Promise<number>;
+};
+
+export type NativeState = { readonly addon: NativeAddon; readonly path: string } | { readonly reason: string };
+
+type BuildModule = {
+  buildNative(): Promise<{ path: string; seconds: number; without: string[] } | { path?: undefined; reason: string }>;
+};
+
+// src/engine/cpu and dist/engine/cpu lie equally deep in the package.
+const packageRoot = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
+
+let state: Promise<NativeState> | undefined;
+
+/** The addon, built on first use when it is not there; or one sentence why there is none. Decided once a process. */
+export function loadNative(): Promise<NativeState> {
+  state ??= prepare();
+  return state;
+}
+
+async function prepare(): Promise<NativeState> {
+  let path: string;
+  try {
+    const builder: BuildModule = await import(pathToFileURL(join(packageRoot, 'scripts', 'build-native.mjs')).href);
+    const built = await builder.buildNative();
+    if (built.path === undefined) return { reason: built.reason };
+    path = built.path;
+  } catch (error) {
+    return { reason: `the build script failed: ${messageOf(error)}` };
+  }
+  const failure = await tryInChild(path);
+  if (failure !== undefined) return { reason: failure };
+  try {
+    return { addon: createRequire(import.meta.url)(path) as NativeAddon, path };
+  } catch (error) {
+    return { reason: `${path} could not be loaded: ${messageOf(error)}` };
+  }
+}
+
+/** A binary tried once on one kind of CPU is not tried again. */
+async function tryInChild(path: string): Promise<string | undefined> {
+  const cpu = createHash('sha256').update(`${cpus()[0]?.model} ${process.version}`).digest('hex').slice(0, 12);
+  const mark = path.replace(/\.node$/, `.${cpu}.ok`);
+  try {
+    if (readFileSync(mark, 'utf8') === 'ok') return undefined;
+  } catch {
+    // Not tried yet.
+  }
+  try {
+    const script = 'process.stdout.write(require(process.argv[1]).selfTest())';
+    const { stdout } = await promisify(execFile)(process.execPath, ['-e', script, path], { timeout: 60_000 });
+    if (stdout !== 'ok') return `the native kernels failed their self-test: ${stdout}`;
+  } catch (error) {
+    return `the native kernels crashed when tried in a child process: ${messageOf(error).split('\n')[0]}`;
+  }
+  try {
+    writeFileSync(mark, 'ok');
+  } catch {
+    // A read-only folder: the next process tries again.
+  }
+  return undefined;
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
