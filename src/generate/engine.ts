@@ -2,22 +2,15 @@
 // (`engine-host.ts`); the command line runs it in its own.
 
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { BackendName, Executable } from '../engine/backend.ts';
 import { jsBackend } from '../engine/js/backend.ts';
-import { BitnetError } from '../errors.ts';
 import { type ModelLocation, resolveModel } from '../hub/resolve-model.ts';
-import { openModelFolder } from '../model/open-model.ts';
+import { openModel } from '../model/open-model.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { Scheduler } from './scheduler.ts';
 import type { HeadPrecision } from './types.ts';
-
-/** A kind of file that generation cannot run from. */
-export class UnsupportedModelError extends BitnetError {
-  readonly code = 'UNSUPPORTED_MODEL';
-  readonly fault = 'call';
-}
 
 export type LoadRequest = {
   readonly model: string;
@@ -109,17 +102,12 @@ export class Engine implements Disposable {
 
 async function loadModel(location: ModelLocation, request: LoadRequest): Promise<LoadedModel> {
   const start = performance.now();
-  if (location.kind !== 'folder') {
-    throw new UnsupportedModelError({
-      what: `generation needs a model folder, this is a ${location.kind} file`,
-      where: location.path,
-      fix: 'give the folder with config.json, the weights and tokenizer.json',
-    });
-  }
-  const tokenizer = loadTokenizer(location.path);
+  // A single .safetensors file has its config and tokenizer beside it, a .gguf holds its own.
+  const home = location.kind === 'safetensors' ? dirname(location.path) : location.path;
+  const tokenizer = loadTokenizer(home);
   // Both are awaited below; a failure of the model must not leave this one unhandled.
   tokenizer.catch(() => {});
-  const { program, head, config } = await openModelFolder(location.path, {
+  const { program, head, config } = await openModel(location, {
     name: request.model,
     head: request.head ?? { int8Above: INT8_HEAD_BYTES },
     ...(request.signal === undefined ? {} : { signal: request.signal }),
@@ -144,7 +132,7 @@ async function loadModel(location: ModelLocation, request: LoadRequest): Promise
     vocabSize: program.vocabSize,
     head,
     stopIds: new Set(
-      (await tokenizer).stopIds({ eos_token_id: [...config.eosTokenIds] }, await generationConfig(location.path)),
+      (await tokenizer).stopIds({ eos_token_id: [...config.eosTokenIds] }, await generationConfig(home)),
     ),
     loadMs: performance.now() - start,
   };

@@ -7,7 +7,7 @@ import type { BackendName, Executable } from '../engine/backend.ts';
 import { jsBackend } from '../engine/js/backend.ts';
 import { BitnetError } from '../errors.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
-import { openModelFolder } from '../model/open-model.ts';
+import { openModel } from '../model/open-model.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
 import { allLogits, negativeLogLikelihood } from './forward.ts';
 import { chooseToken } from './sampler.ts';
@@ -78,7 +78,7 @@ export async function caseKind(dir: string): Promise<'inference' | 'qat'> {
 
 export async function verifyCase(dir: string, options: VerifyOptions = {}): Promise<VerifyReport> {
   const expected = checkExpected(await readExpected(dir), dir);
-  const { program } = await openModelFolder(dir, { name: dir, head: options.head ?? 'full' });
+  const { program } = await openModel({ kind: 'folder', path: dir }, { name: dir, head: options.head ?? 'full' });
   using executable = await jsBackend.load(program, options.threads === undefined ? {} : { threads: options.threads });
   const { vocabSize } = program;
   const ids = expected.input_ids;

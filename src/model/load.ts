@@ -2,9 +2,10 @@
 // are made ternary once, here. Every shape is compared with the config before a byte is read.
 
 import type { DenseWeight, TernaryWeight, VectorWeight } from '../engine/program.ts';
-import { BitnetError } from '../errors.ts';
+import { BitnetError, CancelledError } from '../errors.ts';
 import type { Checkpoint } from '../formats/checkpoint.ts';
 import { absmean } from '../quant/absmean.ts';
+import { detectPrescaled } from '../quant/prescaled.ts';
 import { checkRowquad, packRowquad } from '../quant/rowquad.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
 import type { ModelConfig } from './config.ts';
@@ -25,66 +26,121 @@ export type LoadWeightsOptions = {
   readonly signal?: AbortSignal;
 };
 
-/** Names of the sub-norms; a graph without them has undefined. */
-const SUB_NORMS = {
-  bitnet: { attention: 'self_attn.attn_sub_norm', ffn: 'mlp.ffn_sub_norm' },
-  onebitllm: { attention: 'self_attn.inner_attn_ln', ffn: 'mlp.ffn_layernorm' },
-  llama: undefined,
-} as const;
+/** Reads and checks single weights by the names of a file format. */
+export interface WeightReader {
+  has(name: string): boolean;
+  vector(name: string, length: number): Promise<VectorWeight>;
+  dense(name: string, rows: number, columns: number): Promise<DenseWeight>;
+  /** `heads`: for projections whose rows a format may order by head (q and k). */
+  ternary(name: string, rows: number, columns: number, heads?: number): Promise<TernaryWeight>;
+  /** Throws unless the named matrix, which a tied head repeats, is the embedding. */
+  requireEqual(name: string, embedding: DenseWeight): Promise<void>;
+  /** A tensor nobody asked for means that the graph is not the one the config claims. */
+  requireAllUsed(): void;
+}
+
+/** Names of a format's tensors; `layer` makes the full name from a layer's index and the name within it. */
+export type WeightNames = {
+  readonly embedding: string;
+  readonly finalNorm: string;
+  readonly head: string;
+  readonly layer: (index: number, name: string) => string;
+  readonly inputNorm: string;
+  readonly q: string;
+  readonly k: string;
+  readonly v: string;
+  readonly attnSubNorm: string;
+  readonly o: string;
+  readonly postAttentionNorm: string;
+  readonly gate: string;
+  readonly up: string;
+  readonly ffnSubNorm: string;
+  readonly down: string;
+};
+
+const HUGGING_FACE: WeightNames = {
+  embedding: 'model.embed_tokens.weight',
+  finalNorm: 'model.norm.weight',
+  head: 'lm_head.weight',
+  layer: (index, name) => `model.layers.${index}.${name}.weight`,
+  inputNorm: 'input_layernorm',
+  q: 'self_attn.q_proj',
+  k: 'self_attn.k_proj',
+  v: 'self_attn.v_proj',
+  attnSubNorm: 'self_attn.attn_sub_norm',
+  o: 'self_attn.o_proj',
+  postAttentionNorm: 'post_attention_layernorm',
+  gate: 'mlp.gate_proj',
+  up: 'mlp.up_proj',
+  ffnSubNorm: 'mlp.ffn_sub_norm',
+  down: 'mlp.down_proj',
+};
+
+const ONEBITLLM: WeightNames = {
+  ...HUGGING_FACE,
+  attnSubNorm: 'self_attn.inner_attn_ln',
+  ffnSubNorm: 'mlp.ffn_layernorm',
+};
 
 /** Tensors that some files carry and no graph of ours reads. */
 const IGNORED = [/\.rotary_emb\.inv_freq$/];
 
-export async function loadWeights(
+/** Weights of a checkpoint in Hugging Face's names. */
+export function loadWeights(
   checkpoint: Checkpoint,
   config: ModelConfig,
   options: LoadWeightsOptions,
 ): Promise<ModelWeights> {
-  const reader = new WeightReader(checkpoint, config);
-  const { hiddenSize, intermediateSize } = config;
-  const attentionWidth = config.numAttentionHeads * config.headDim;
-  const kvWidth = config.numKeyValueHeads * config.headDim;
-  const subNorms = SUB_NORMS[config.family];
+  const names = config.family === 'onebitllm' ? ONEBITLLM : HUGGING_FACE;
+  return assembleWeights(new HuggingFaceReader(checkpoint, config), names, config, options);
+}
 
-  const embedding = await reader.dense('model.embed_tokens.weight', config.vocabSize, hiddenSize);
-  const finalNorm = await reader.vector('model.norm.weight', hiddenSize);
+/** All weights of a model, every shape compared with the config. */
+export async function assembleWeights(
+  reader: WeightReader,
+  names: WeightNames,
+  config: ModelConfig,
+  options: LoadWeightsOptions,
+): Promise<ModelWeights> {
+  const { hiddenSize, intermediateSize, numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim } = config;
+  const attentionWidth = heads * headDim;
+  const kvWidth = kvHeads * headDim;
+  const withSubNorms = config.family !== 'llama';
+
+  const embedding = await reader.dense(names.embedding, config.vocabSize, hiddenSize);
+  const finalNorm = await reader.vector(names.finalNorm, hiddenSize);
   const layers: LayerWeights[] = [];
   for (let index = 0; index < config.numHiddenLayers; index += 1) {
-    options.signal?.throwIfAborted();
-    const at = `model.layers.${index}`;
+    if (options.signal?.aborted) throw new CancelledError('loading was cancelled');
+    const at = (name: string) => names.layer(index, name);
     layers.push({
-      inputNorm: await reader.vector(`${at}.input_layernorm.weight`, hiddenSize),
-      q: await reader.ternary(`${at}.self_attn.q_proj.weight`, attentionWidth, hiddenSize),
-      k: await reader.ternary(`${at}.self_attn.k_proj.weight`, kvWidth, hiddenSize),
-      v: await reader.ternary(`${at}.self_attn.v_proj.weight`, kvWidth, hiddenSize),
-      o: await reader.ternary(`${at}.self_attn.o_proj.weight`, hiddenSize, attentionWidth),
-      postAttentionNorm: await reader.vector(`${at}.post_attention_layernorm.weight`, hiddenSize),
-      gate: await reader.ternary(`${at}.mlp.gate_proj.weight`, intermediateSize, hiddenSize),
-      up: await reader.ternary(`${at}.mlp.up_proj.weight`, intermediateSize, hiddenSize),
-      down: await reader.ternary(`${at}.mlp.down_proj.weight`, hiddenSize, intermediateSize),
-      ...(subNorms === undefined
-        ? {}
-        : {
-            attnSubNorm: await reader.vector(`${at}.${subNorms.attention}.weight`, attentionWidth),
-            ffnSubNorm: await reader.vector(`${at}.${subNorms.ffn}.weight`, intermediateSize),
-          }),
+      inputNorm: await reader.vector(at(names.inputNorm), hiddenSize),
+      q: await reader.ternary(at(names.q), attentionWidth, hiddenSize, heads),
+      k: await reader.ternary(at(names.k), kvWidth, hiddenSize, kvHeads),
+      v: await reader.ternary(at(names.v), kvWidth, hiddenSize),
+      o: await reader.ternary(at(names.o), hiddenSize, attentionWidth),
+      postAttentionNorm: await reader.vector(at(names.postAttentionNorm), hiddenSize),
+      gate: await reader.ternary(at(names.gate), intermediateSize, hiddenSize),
+      up: await reader.ternary(at(names.up), intermediateSize, hiddenSize),
+      down: await reader.ternary(at(names.down), hiddenSize, intermediateSize),
+      ...(withSubNorms && {
+        attnSubNorm: await reader.vector(at(names.attnSubNorm), attentionWidth),
+        ffnSubNorm: await reader.vector(at(names.ffnSubNorm), intermediateSize),
+      }),
     });
     options.onLayer?.(index + 1, config.numHiddenLayers);
   }
 
   let head: DenseWeight = embedding;
-  if (!config.tieWordEmbeddings) {
-    head = await reader.dense('lm_head.weight', config.vocabSize, hiddenSize);
-  } else if (reader.has('lm_head.weight')) {
-    await reader.requireEqual('lm_head.weight', embedding);
-  }
+  if (!config.tieWordEmbeddings) head = await reader.dense(names.head, config.vocabSize, hiddenSize);
+  else if (reader.has(names.head)) await reader.requireEqual(names.head, embedding);
   reader.requireAllUsed();
   const limit = typeof options.head === 'object' ? options.head.int8Above : options.head === 'int8' ? -1 : Infinity;
   const whole = head.bytes.byteLength <= limit;
   return { embedding, layers, finalNorm, head: whole ? head : quantizeHead(head) };
 }
 
-class WeightReader {
+class HuggingFaceReader implements WeightReader {
   readonly #checkpoint: Checkpoint;
   readonly #config: ModelConfig;
   readonly #used = new Set<string>();
@@ -129,11 +185,7 @@ class WeightReader {
         scale,
       };
     }
-    return this.#fail(
-      `dtype ${info.dtype}, though the config says that linear layers are packed`,
-      name,
-      'if the weights are QAT masters set quantization_config.quantization_mode to "online"',
-    );
+    return prescaledWeight(name, values, rows, columns, info.file);
   }
 
   async #packed(name: string, rows: number, columns: number): Promise<TernaryWeight> {
@@ -173,7 +225,6 @@ class WeightReader {
     }
   }
 
-  /** A tensor nobody asked for means that the graph is not the one the config claims. */
   requireAllUsed(): void {
     const unused = this.#checkpoint
       .names()
@@ -214,4 +265,31 @@ class WeightReader {
     const where = `tensor "${tensor}" in ${file}`;
     throw new WeightError({ what, where, ...(fix === undefined ? {} : { fix }) });
   }
+}
+
+/**
+ * Floats of a matrix that a file declares ternary without saying how: some exports hold trit * scale. One magnitude in
+ * the whole matrix proves it; anything else is refused, because float weights may as well be QAT masters.
+ */
+export function prescaledWeight(
+  name: string,
+  values: Float32Array,
+  rows: number,
+  columns: number,
+  file: string,
+): TernaryWeight {
+  const found = detectPrescaled(values, rows, columns);
+  const scale = found?.scale;
+  if (found === undefined || scale?.kind !== 'tensor') {
+    throw new WeightError({
+      what:
+        scale?.kind === undefined
+          ? 'float weights that are not trits times one scale, though the file declares ternary layers'
+          : 'trits with more than one scale, this engine runs models with one scale a matrix',
+      where: `tensor "${name}" in ${file}`,
+      fix: 'if they are QAT masters, set quantization_config.quantization_mode to "online" in config.json',
+    });
+  }
+  const bytes = packRowquad(found.trits, rows, columns);
+  return { kind: 'ternary', name, rows, columns, layout: 'rowquad', bytes, scale: scale.value };
 }

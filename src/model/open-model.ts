@@ -1,12 +1,14 @@
-// A model folder opened for the engine: config, weights, and the program recorded from them.
+// A model opened for the engine: config, weights, and the program recorded from them.
 
 import { readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Program } from '../engine/program.ts';
+import { GgufFile } from '../formats/gguf-file.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { ConfigError, type ModelConfig, parseConfig } from './config.ts';
+import { ggufConfig, loadGgufWeights } from './gguf-model.ts';
 import { type LoadWeightsOptions, loadWeights } from './load.ts';
-import { recordProgram } from './record.ts';
+import { type ModelWeights, recordProgram } from './record.ts';
 
 /** Positions a program covers unless told otherwise, where the model allows more: bounds the RoPE tables and the cache. */
 export const DEFAULT_CONTEXT_LENGTH = 4096;
@@ -40,11 +42,25 @@ export async function readModelConfig(folder: string): Promise<ModelConfig> {
   return parseConfig(text, file);
 }
 
-/** Reads config.json and the safetensors of a folder in Hugging Face layout. */
-export async function openModelFolder(folder: string, options: OpenModelOptions): Promise<OpenedModel> {
+/**
+ * Opens a folder in Hugging Face layout, a .safetensors file beside its config.json, or a .gguf file.
+ * Throws `ConfigError`, `WeightError`, and what reading the file throws.
+ */
+export async function openModel(location: ModelFiles, options: OpenModelOptions): Promise<OpenedModel> {
+  if (location.kind === 'gguf') {
+    using file = await GgufFile.open(location.path);
+    const config = ggufConfig(file);
+    return record(config, await loadGgufWeights(file, config, options), options);
+  }
+  const folder = location.kind === 'folder' ? location.path : dirname(location.path);
   const config = await readModelConfig(folder);
-  using checkpoint = await openCheckpoint(folder);
-  const weights = await loadWeights(checkpoint, config, options);
+  using checkpoint = await openCheckpoint(location.path);
+  return record(config, await loadWeights(checkpoint, config, options), options);
+}
+
+export type ModelFiles = { readonly kind: 'folder' | 'safetensors' | 'gguf'; readonly path: string };
+
+function record(config: ModelConfig, weights: ModelWeights, options: OpenModelOptions): OpenedModel {
   const longest = config.maxPositionEmbeddings;
   const contextLength = Math.min(options.contextLength ?? DEFAULT_CONTEXT_LENGTH, longest);
   return {

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { BitnetError } from '../../src/errors.ts';
 import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
 import { writeSafetensors } from '../../src/formats/write-safetensors.ts';
-import { openModelFolder } from '../../src/model/open-model.ts';
+import { openModel } from '../../src/model/open-model.ts';
 import type { TensorView } from '../../src/tensor/tensor-view.ts';
 
 const golden = join(import.meta.dirname, '../golden/model');
@@ -38,7 +38,7 @@ async function altered(
   return dir;
 }
 
-const open = (dir: string) => openModelFolder(dir, { name: 'test', head: 'full' });
+const open = (dir: string) => openModel({ kind: 'folder', path: dir }, { name: 'test', head: 'full' });
 const Q0 = 'model.layers.0.self_attn.q_proj.weight';
 const f32 = (name: string, shape: number[], values: number[]): TensorView => ({
   name,

@@ -1,0 +1,149 @@
+// The same weights as safetensors and as GGUF give the same logits, bit for bit: layouts, names, the interleaved rows
+// of architecture "llama", and the scale beside a matrix.
+
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { jsBackend } from '../../src/engine/js/backend.ts';
+import type { Program } from '../../src/engine/program.ts';
+import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
+import { type GgufPair, type GgufTensorToWrite, writeGguf } from '../../src/formats/write-gguf.ts';
+import { halvesOfHeads } from '../../src/model/gguf-model.ts';
+import { openModel, readModelConfig } from '../../src/model/open-model.ts';
+import { packI2s } from '../../src/quant/i2s.ts';
+import { unpackRowquad } from '../../src/quant/rowquad.ts';
+import { toFloat32 } from '../../src/quant/to-float32.ts';
+
+const golden = join(import.meta.dirname, '../golden/model');
+let root = '';
+beforeAll(async () => {
+  root = await mkdtemp(join(tmpdir(), 'gguf-'));
+});
+afterAll(() => rm(root, { recursive: true }));
+
+const RENAMED: [RegExp, string][] = [
+  [/^model\.embed_tokens/, 'token_embd'],
+  [/^model\.norm/, 'output_norm'],
+  [/^lm_head/, 'output'],
+  [/^model\.layers\.(\d+)\./, 'blk.$1.'],
+  [/input_layernorm/, 'attn_norm'],
+  [/post_attention_layernorm/, 'ffn_norm'],
+  [/self_attn\.attn_sub_norm/, 'attn_sub_norm'],
+  [/self_attn\.([qkv])_proj/, 'attn_$1'],
+  [/self_attn\.o_proj/, 'attn_output'],
+  [/mlp\.(gate|up|down)_proj/, 'ffn_$1'],
+  [/mlp\.ffn_sub_norm/, 'ffn_sub_norm'],
+];
+const ggufName = (name: string) => RENAMED.reduce((text, [from, to]) => text.replace(from, to), name);
+
+/** From halves of a head to neighbouring pairs: what converters do to q and k of Llama models. */
+function interleaved(trits: Int8Array, rows: number, columns: number, heads: number): Int8Array {
+  const headDim = rows / heads;
+  const out = new Int8Array(trits.length);
+  for (let row = 0; row < rows; row += 1) {
+    const j = row % headDim;
+    const to = row - j + 2 * (j % (headDim / 2)) + (j >= headDim / 2 ? 1 : 0);
+    out.set(trits.subarray(row * columns, (row + 1) * columns), to * columns);
+  }
+  return out;
+}
+
+/** A golden case written as GGUF: matrices as I2_S, norms F32, embedding F32; `split` puts the scale in a tensor. */
+async function asGguf(name: string, architecture: string, split = false): Promise<string> {
+  const dir = join(golden, name);
+  const config = await readModelConfig(dir);
+  using checkpoint = await openCheckpoint(join(dir, 'model.safetensors'));
+  const tensors: GgufTensorToWrite[] = [];
+  for (const tensor of checkpoint.names()) {
+    if (tensor.endsWith('_scale')) continue;
+    const view = await checkpoint.read(tensor);
+    if (view.dtype !== 'U8') {
+      const values = Float32Array.from(toFloat32(view));
+      tensors.push({ name: ggufName(tensor), type: 'F32', shape: view.shape, bytes: new Uint8Array(values.buffer) });
+      continue;
+    }
+    const stored = toFloat32(await checkpoint.read(`${tensor}_scale`))[0]!;
+    const scale = config.linearStorage === 'packed-divide' ? Math.fround(1 / stored) : stored;
+    const columns = view.shape[1]!;
+    const rows = rowsOf(tensor, config);
+    let trits: Int8Array = unpackRowquad(view.bytes, rows, columns);
+    const heads = tensor.includes('q_proj') ? config.numAttentionHeads : config.numKeyValueHeads;
+    if (architecture === 'llama' && /[qk]_proj/.test(tensor)) trits = interleaved(trits, rows, columns, heads);
+    const bytes = packI2s(trits, rows, columns, split ? 1 : scale);
+    tensors.push({ name: ggufName(tensor), type: 'I2_S', shape: [rows, columns], bytes });
+    if (split) {
+      const factor = new Uint8Array(Float32Array.of(scale).buffer);
+      tensors.push({ name: ggufName(tensor).replace('.weight', '.scale'), type: 'F32', shape: [1], bytes: factor });
+    }
+  }
+  const number = (key: string, value: number): GgufPair => ({ key: `${architecture}.${key}`, type: 'u32', value });
+  const float = (key: string, value: number): GgufPair => ({ key: `${architecture}.${key}`, type: 'f32', value });
+  const path = join(root, `${name}-${architecture}-${split}.gguf`);
+  await writeGguf(path, {
+    metadata: [
+      { key: 'general.architecture', type: 'string', value: architecture },
+      number('embedding_length', config.hiddenSize),
+      number('feed_forward_length', config.intermediateSize),
+      number('block_count', config.numHiddenLayers),
+      number('attention.head_count', config.numAttentionHeads),
+      number('attention.head_count_kv', config.numKeyValueHeads),
+      number('attention.key_length', config.headDim),
+      number('rope.dimension_count', config.headDim),
+      number('context_length', config.maxPositionEmbeddings),
+      float('rope.freq_base', config.ropeTheta),
+      float('attention.layer_norm_rms_epsilon', config.rmsNormEps),
+    ],
+    tensors,
+  });
+  return path;
+}
+
+function rowsOf(tensor: string, config: Awaited<ReturnType<typeof readModelConfig>>): number {
+  if (tensor.includes('q_proj')) return config.numAttentionHeads * config.headDim;
+  if (/[kv]_proj/.test(tensor)) return config.numKeyValueHeads * config.headDim;
+  return /gate|up/.test(tensor) ? config.intermediateSize : config.hiddenSize;
+}
+
+async function logits(program: Program): Promise<Uint32Array> {
+  using executable = await jsBackend.load(program, {});
+  const T = 9;
+  const result = await executable.step({
+    tokens: Int32Array.from({ length: T }, (_, i) => (i * 37 + 5) % program.vocabSize),
+    sequences: new Int32Array(T).fill(executable.createSequence()),
+    positions: Int32Array.from({ length: T }, (_, i) => i),
+    outputRows: Int32Array.from({ length: T }, (_, i) => i),
+  });
+  return new Uint32Array(result.logits.buffer);
+}
+
+describe('logits from GGUF equal those from safetensors', () => {
+  // The shapes of these cases fill the 128-element blocks of I2_S.
+  test.each([
+    ['bitnet_packed_a_s111', 'bitnet-b1.58', false],
+    ['bitnet_packed_a_s111', 'bitnet-25', true],
+    ['llama_bitlinear_a_s411', 'llama', false],
+    ['bitnet_2b4t_style_d_s744', 'bitnet-b1.58', false],
+  ])('%s as %s, scale in a tensor: %s', async (name, architecture, split) => {
+    const head = 'full';
+    const wanted = await openModel({ kind: 'folder', path: join(golden, name) }, { name, head });
+    const got = await openModel({ kind: 'gguf', path: await asGguf(name, architecture, split) }, { name, head });
+    // eps and theta pass through float32 in GGUF.
+    expect(got.config).toMatchObject({ hiddenAct: wanted.config.hiddenAct, headDim: wanted.config.headDim });
+    expect(await logits(got.program)).toEqual(await logits(wanted.program));
+  });
+});
+
+test('an architecture we do not run is refused by name', async () => {
+  await expect(
+    asGguf('bitnet_packed_a_s111', 'gemma3').then((path) =>
+      openModel({ kind: 'gguf', path }, { name: 'x', head: 'full' }),
+    ),
+  ).rejects.toThrow(/architecture "gemma3".*supported: bitnet/);
+});
+
+test('halvesOfHeads undoes the interleaving', () => {
+  const trits = Int8Array.from({ length: 16 * 3 }, (_, i) => (i % 3) - 1);
+  const rows = Int8Array.from({ length: 16 * 3 }, (_, i) => Math.floor(i / 3));
+  for (const matrix of [trits, rows]) expect(halvesOfHeads(interleaved(matrix, 16, 3, 2), 16, 3, 2)).toEqual(matrix);
+});
