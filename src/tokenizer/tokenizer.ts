@@ -1,6 +1,7 @@
 // A model's tokenizer: text ↔ ids, the ids that begin and end things, and chat.
 
 import { ArgumentError } from '../errors.ts';
+import { AddedTokenMatcher } from './added-token-matcher.ts';
 import { type ChatMessage, type ChatTemplate, chooseGuard, mapStrings } from './chat-template.ts';
 import type { TextEncoding } from './text-encoding.ts';
 import { type DecoderPlan, openStream, type StreamDecoder, type StreamOptions } from './token-decoder.ts';
@@ -184,7 +185,9 @@ export class Tokenizer {
       return text;
     });
     const forged = this.#specialLiterals().filter((literal) => texts.some((text) => text.includes(literal)));
-    if (forged.length === 0) return this.#encodeRendered(this.renderChat(messages, options));
+    if (forged.length === 0) {
+      return this.#withBos(this.encode(this.renderChat(messages, options), { addSpecial: false }));
+    }
 
     const guard = chooseGuard([...texts, this.chatTemplate ?? '']);
     const guarded = (text: string): string =>
@@ -196,33 +199,17 @@ export class Tokenizer {
     return this.#encodeGuarded(rendered, guard);
   }
 
-  #encodeRendered(text: string): number[] {
-    return this.#withBos(this.encode(text, { addSpecial: false }));
-  }
-
-  /** Stretches between the template's special tokens are plain text where a guard stands in them. */
+  /** Between the template's special tokens, a stretch in which a guard stands is plain text. */
   #encodeGuarded(rendered: string, guard: string): number[] {
-    const literals = this.#specialLiterals();
+    const matcher = new AddedTokenMatcher(this.#parts.vocabulary.added.filter((token) => token.special));
     const ids: number[] = [];
-    let plainFrom = 0;
-    const plain = (end: number): void => {
-      const stretch = rendered.slice(plainFrom, end);
-      if (stretch === '') return;
-      const parseSpecial = !stretch.includes(guard);
-      ids.push(...this.encode(stretch.replaceAll(guard, ''), { addSpecial: false, parseSpecial }));
-    };
-    for (let i = 0; i < rendered.length; ) {
-      const literal = literals.find((candidate) => rendered.startsWith(candidate, i));
-      if (literal === undefined) {
-        i++;
-        continue;
+    for (const { text, id } of matcher.split(rendered)) {
+      if (id !== undefined) ids.push(id);
+      else {
+        const options = { addSpecial: false, parseSpecial: !text.includes(guard) };
+        for (const plain of this.encode(text.replaceAll(guard, ''), options)) ids.push(plain);
       }
-      plain(i);
-      ids.push(this.#parts.vocabulary.id(literal)!);
-      i += literal.length;
-      plainFrom = i;
     }
-    plain(rendered.length);
     return this.#withBos(ids);
   }
 
