@@ -1,20 +1,38 @@
 // The tools' schemas as the files of schemas/, for readers that do not speak MCP.
 
+import type { z } from 'zod';
+import { manifestSchema } from '../triads/manifest.ts';
+import { registrySchema } from '../triads/registry.ts';
 import { jsonSchemaOf, type Tool } from './define-tool.ts';
 
-/** File name to text, one file a tool. `npm run schemas` writes them; a test fails when they differ. */
+const DIALECT = 'https://json-schema.org/draft/2020-12/schema';
+
+/**
+ * File name to text: one file a tool, and those of the files in skills/. `npm run schemas` writes them; a test fails
+ * when they differ.
+ */
 export function schemaFiles(tools: readonly Tool[]): Map<string, string> {
+  return new Map([
+    ...toolSchemas(tools),
+    documentSchema('skill-manifest', 'The head of a SKILL.md of this package', manifestSchema),
+    documentSchema('triads', 'skills/triads.json: the skills and the triads they stand in', registrySchema),
+  ]);
+}
+
+function documentSchema(name: string, title: string, schema: z.ZodObject): [string, string] {
+  const document = { $schema: DIALECT, title, ...jsonSchemaOf(schema, 'input') };
+  return [`${name}.json`, `${JSON.stringify(document, null, 2)}\n`];
+}
+
+function toolSchemas(tools: readonly Tool[]): Map<string, string> {
   return new Map(
     tools.map((tool) => {
       const document = {
         name: tool.name,
         title: tool.title,
         description: tool.description,
-        inputSchema: { $schema: 'https://json-schema.org/draft/2020-12/schema', ...jsonSchemaOf(tool.input, 'input') },
-        outputSchema: {
-          $schema: 'https://json-schema.org/draft/2020-12/schema',
-          ...jsonSchemaOf(tool.output, 'output'),
-        },
+        inputSchema: { $schema: DIALECT, ...jsonSchemaOf(tool.input, 'input') },
+        outputSchema: { $schema: DIALECT, ...jsonSchemaOf(tool.output, 'output') },
       };
       return [`${tool.name}.json`, `${JSON.stringify(document, null, 2)}\n`];
     }),
