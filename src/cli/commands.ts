@@ -14,6 +14,12 @@ export const COMMANDS: readonly CommandEntry[] = [
   { name: 'serve', summary: 'Serve MCP on stdio', load: () => import('./serve.ts') },
   { name: 'infer', summary: 'Write text with a model, with a GF(3) trace if asked', load: () => import('./infer.ts') },
   {
+    name: 'analyze',
+    summary: 'How the trits of every ternary layer are distributed',
+    load: () => import('./analyze.ts'),
+  },
+  { name: 'viz', summary: "A layer's weights as pixels in the three trit colors", load: () => import('./viz.ts') },
+  {
     name: 'verify',
     summary: 'Compare a checkpoint with what reference code computed from it',
     load: () => import('./verify.ts'),
@@ -23,6 +29,7 @@ export const COMMANDS: readonly CommandEntry[] = [
     summary: 'Logits of given tokens, or cross-entropy and perplexity of a text',
     load: () => import('./eval.ts'),
   },
+  { name: 'convert', summary: 'Write a model in another format', load: () => import('./convert.ts') },
   { name: 'tokenize', summary: "Text to a model's token ids and back", load: () => import('./tokenize.ts') },
   { name: 'color', summary: 'The color at one index of a seeded stream', load: () => import('./color.ts') },
   { name: 'palette', summary: 'A run of colors and their GF(3) sum', load: () => import('./palette.ts') },

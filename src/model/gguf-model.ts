@@ -16,7 +16,7 @@ import {
 } from './load.ts';
 import type { ModelWeights } from './record.ts';
 
-const NAMES: WeightNames = {
+export const GGUF_NAMES: WeightNames = {
   embedding: 'token_embd.weight',
   finalNorm: 'output_norm.weight',
   head: 'output.weight',
@@ -77,9 +77,9 @@ export function ggufConfig(file: GgufFile): ModelConfig {
   if (scaling !== 'none' && !(scaling === 'linear' && number('rope.scaling.factor', 1) === 1)) {
     fail(`rope.scaling.type is "${scaling}"`, 'only unscaled RoPE is supported');
   }
-  if (!file.has(NAMES.embedding))
-    fail(`there is no ${NAMES.embedding}`, 'this GGUF holds no weights (a vocabulary only?)');
-  const vocabSize = file.info(NAMES.embedding).shape[0] ?? 0;
+  if (!file.has(GGUF_NAMES.embedding))
+    fail(`there is no ${GGUF_NAMES.embedding}`, 'this GGUF holds no weights (a vocabulary only?)');
+  const vocabSize = file.info(GGUF_NAMES.embedding).shape[0] ?? 0;
 
   // The 2B-4T model under the name of 1bitLLM's architecture: its FFN is ReLU² all the same.
   const is2B4T = family === 'onebitllm' && numHiddenLayers === 30 && hiddenSize === 2560 && vocabSize === 128256;
@@ -97,7 +97,7 @@ export function ggufConfig(file: GgufFile): ModelConfig {
     ropeTheta: number('rope.freq_base', 10000),
     rmsNormEps: number('attention.layer_norm_rms_epsilon'),
     hiddenAct: family === 'bitnet' || is2B4T ? 'relu2' : 'silu',
-    tieWordEmbeddings: !file.has(NAMES.head),
+    tieWordEmbeddings: !file.has(GGUF_NAMES.head),
     linearStorage: 'packed-multiply',
     bosTokenId: file.number('tokenizer.ggml.bos_token_id'),
     eosTokenIds: eos === undefined ? [] : [eos],
@@ -110,7 +110,7 @@ export function loadGgufWeights(
   config: ModelConfig,
   options: LoadWeightsOptions,
 ): Promise<ModelWeights> {
-  return assembleWeights(new GgufReader(file, config), NAMES, config, options);
+  return assembleWeights(new GgufReader(file, config), GGUF_NAMES, config, options);
 }
 
 class GgufReader implements WeightReader {
@@ -242,6 +242,19 @@ export function halvesOfHeads(trits: Int8Array, rows: number, columns: number, h
   for (let row = 0; row < rows; row += 1) {
     const inHead = row % headDim;
     const to = row - inHead + (inHead % 2) * (headDim / 2) + (inHead >> 1);
+    out.set(trits.subarray(row * columns, (row + 1) * columns), to * columns);
+  }
+  return out;
+}
+
+/** The inverse of `halvesOfHeads`: what files of architecture "llama" hold. */
+export function interleavedHeads(trits: Int8Array, rows: number, columns: number, heads: number): Int8Array {
+  const headDim = rows / heads;
+  const out = new Int8Array(trits.length);
+  for (let row = 0; row < rows; row += 1) {
+    const inHead = row % headDim;
+    const half = headDim / 2;
+    const to = row - inHead + 2 * (inHead % half) + (inHead >= half ? 1 : 0);
     out.set(trits.subarray(row * columns, (row + 1) * columns), to * columns);
   }
   return out;

@@ -58,7 +58,7 @@ export type WeightNames = {
   readonly down: string;
 };
 
-const HUGGING_FACE: WeightNames = {
+export const HUGGING_FACE_NAMES: WeightNames = {
   embedding: 'model.embed_tokens.weight',
   finalNorm: 'model.norm.weight',
   head: 'lm_head.weight',
@@ -77,7 +77,7 @@ const HUGGING_FACE: WeightNames = {
 };
 
 const ONEBITLLM: WeightNames = {
-  ...HUGGING_FACE,
+  ...HUGGING_FACE_NAMES,
   attnSubNorm: 'self_attn.inner_attn_ln',
   ffnSubNorm: 'mlp.ffn_layernorm',
 };
@@ -91,7 +91,7 @@ export function loadWeights(
   config: ModelConfig,
   options: LoadWeightsOptions,
 ): Promise<ModelWeights> {
-  const names = config.family === 'onebitllm' ? ONEBITLLM : HUGGING_FACE;
+  const names = config.family === 'onebitllm' ? ONEBITLLM : HUGGING_FACE_NAMES;
   return assembleWeights(new HuggingFaceReader(checkpoint, config), names, config, options);
 }
 

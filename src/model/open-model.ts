@@ -43,24 +43,11 @@ export async function readModelConfig(folder: string): Promise<ModelConfig> {
 }
 
 /**
- * Opens a folder in Hugging Face layout, a .safetensors file beside its config.json, or a .gguf file.
- * Throws `ConfigError`, `WeightError`, and what reading the file throws.
+ * Opens a folder in Hugging Face layout, a .safetensors file beside its config.json, or a .gguf file, and records its
+ * program. Throws `ConfigError`, `WeightError`, and what reading the file throws.
  */
 export async function openModel(location: ModelFiles, options: OpenModelOptions): Promise<OpenedModel> {
-  if (location.kind === 'gguf') {
-    using file = await GgufFile.open(location.path);
-    const config = ggufConfig(file);
-    return record(config, await loadGgufWeights(file, config, options), options);
-  }
-  const folder = location.kind === 'folder' ? location.path : dirname(location.path);
-  const config = await readModelConfig(folder);
-  using checkpoint = await openCheckpoint(location.path);
-  return record(config, await loadWeights(checkpoint, config, options), options);
-}
-
-export type ModelFiles = { readonly kind: 'folder' | 'safetensors' | 'gguf'; readonly path: string };
-
-function record(config: ModelConfig, weights: ModelWeights, options: OpenModelOptions): OpenedModel {
+  const { config, weights } = await openWeights(location, options);
   const longest = config.maxPositionEmbeddings;
   const contextLength = Math.min(options.contextLength ?? DEFAULT_CONTEXT_LENGTH, longest);
   return {
@@ -69,3 +56,20 @@ function record(config: ModelConfig, weights: ModelWeights, options: OpenModelOp
     head: weights.head.kind === 'int8' ? 'int8' : 'full',
   };
 }
+
+/** The config and weights alone. */
+export async function openWeights(
+  location: ModelFiles,
+  options: LoadWeightsOptions,
+): Promise<{ readonly config: ModelConfig; readonly weights: ModelWeights }> {
+  if (location.kind === 'gguf') {
+    using file = await GgufFile.open(location.path);
+    const config = ggufConfig(file);
+    return { config, weights: await loadGgufWeights(file, config, options) };
+  }
+  const config = await readModelConfig(location.kind === 'folder' ? location.path : dirname(location.path));
+  using checkpoint = await openCheckpoint(location.path);
+  return { config, weights: await loadWeights(checkpoint, config, options) };
+}
+
+export type ModelFiles = { readonly kind: 'folder' | 'safetensors' | 'gguf'; readonly path: string };

@@ -9,7 +9,7 @@ import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { Program } from '../../src/engine/program.ts';
 import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
 import { type GgufPair, type GgufTensorToWrite, writeGguf } from '../../src/formats/write-gguf.ts';
-import { halvesOfHeads } from '../../src/model/gguf-model.ts';
+import { halvesOfHeads, interleavedHeads } from '../../src/model/gguf-model.ts';
 import { openModel, readModelConfig } from '../../src/model/open-model.ts';
 import { packI2s } from '../../src/quant/i2s.ts';
 import { unpackRowquad } from '../../src/quant/rowquad.ts';
@@ -37,18 +37,6 @@ const RENAMED: [RegExp, string][] = [
 ];
 const ggufName = (name: string) => RENAMED.reduce((text, [from, to]) => text.replace(from, to), name);
 
-/** From halves of a head to neighbouring pairs: what converters do to q and k of Llama models. */
-function interleaved(trits: Int8Array, rows: number, columns: number, heads: number): Int8Array {
-  const headDim = rows / heads;
-  const out = new Int8Array(trits.length);
-  for (let row = 0; row < rows; row += 1) {
-    const j = row % headDim;
-    const to = row - j + 2 * (j % (headDim / 2)) + (j >= headDim / 2 ? 1 : 0);
-    out.set(trits.subarray(row * columns, (row + 1) * columns), to * columns);
-  }
-  return out;
-}
-
 /** A golden case written as GGUF: matrices as I2_S, norms F32, embedding F32; `split` puts the scale in a tensor. */
 async function asGguf(name: string, architecture: string, split = false): Promise<string> {
   const dir = join(golden, name);
@@ -69,7 +57,7 @@ async function asGguf(name: string, architecture: string, split = false): Promis
     const rows = rowsOf(tensor, config);
     let trits: Int8Array = unpackRowquad(view.bytes, rows, columns);
     const heads = tensor.includes('q_proj') ? config.numAttentionHeads : config.numKeyValueHeads;
-    if (architecture === 'llama' && /[qk]_proj/.test(tensor)) trits = interleaved(trits, rows, columns, heads);
+    if (architecture === 'llama' && /[qk]_proj/.test(tensor)) trits = interleavedHeads(trits, rows, columns, heads);
     const bytes = packI2s(trits, rows, columns, split ? 1 : scale);
     tensors.push({ name: ggufName(tensor), type: 'I2_S', shape: [rows, columns], bytes });
     if (split) {
@@ -145,5 +133,10 @@ test('an architecture we do not run is refused by name', async () => {
 test('halvesOfHeads undoes the interleaving', () => {
   const trits = Int8Array.from({ length: 16 * 3 }, (_, i) => (i % 3) - 1);
   const rows = Int8Array.from({ length: 16 * 3 }, (_, i) => Math.floor(i / 3));
-  for (const matrix of [trits, rows]) expect(halvesOfHeads(interleaved(matrix, 16, 3, 2), 16, 3, 2)).toEqual(matrix);
+  // Row 1 of a head of 8 is the second of its first half: it pairs with row 5, so they become rows 2 and 3.
+  expect([...interleavedHeads(rows, 16, 3, 2)].filter((_, i) => i % 3 === 0).slice(0, 8)).toEqual([
+    0, 4, 1, 5, 2, 6, 3, 7,
+  ]);
+  for (const matrix of [trits, rows])
+    expect(halvesOfHeads(interleavedHeads(matrix, 16, 3, 2), 16, 3, 2)).toEqual(matrix);
 });
