@@ -1,6 +1,7 @@
 // Random models of any shape for the differential tests of the backends: the same seed makes the same program.
 
 import type { DenseWeight, Int8Weight, Program, TernaryWeight, VectorWeight } from '../../src/engine/program.ts';
+import type { ModelConfig } from '../../src/model/config.ts';
 import { type LayerWeights, recordProgram } from '../../src/model/record.ts';
 
 export type Shape = {
@@ -115,8 +116,8 @@ export function randomProgram(shape: Shape, seed: number, contextLength = 128): 
     };
   });
   const embedding = dense(random, 'embedding', shape.vocab, hidden, shape.head === 'int8' ? 'bf16' : shape.head);
-  const config: Parameters<typeof recordProgram>[0] = {
-    modelType: 'bitnet',
+  const config: ModelConfig = {
+    family: 'bitnet',
     hiddenSize: hidden,
     intermediateSize: ffn,
     numHiddenLayers: shape.layers,
@@ -129,7 +130,11 @@ export function randomProgram(shape: Shape, seed: number, contextLength = 128): 
     rmsNormEps: 1e-5,
     hiddenAct: shape.activation,
     tieWordEmbeddings: shape.head !== 'int8',
-  } as Parameters<typeof recordProgram>[0];
+    linearStorage: 'packed-multiply',
+    bosTokenId: 0,
+    eosTokenIds: [1],
+    unknownKeys: [],
+  };
   const finalNorm = vector(random, 'norm', hidden);
   const head = shape.head === 'int8' ? int8(random, 'head', shape.vocab, hidden) : embedding;
   return recordProgram(config, { embedding, layers, finalNorm, head }, { name: `random ${seed}`, contextLength });
