@@ -21,7 +21,8 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   tensor: [],
   color: ['gf3', 'random'],
   quant: ['gf3', 'tensor'],
-  formats: ['tensor'],
+  // A checkpoint's ternary layers are read as windows of trits.
+  formats: ['quant', 'tensor'],
   hub: [],
   // The version is in package.json, which hub finds.
   'package-info.ts': ['hub'],
@@ -31,7 +32,8 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   analysis: ['gf3', 'quant', 'tensor'],
   image: ['color', 'gf3', 'tensor'],
   triads: ['gf3'],
-  model: ['engine', 'formats', 'quant', 'tensor'],
+  // Converting to GGUF carries the vocabulary over.
+  model: ['engine', 'formats', 'quant', 'tensor', 'tokenizer'],
   // From a model's name (hub) to text; `verify` reads the logits that a case expects (formats, quant).
   generate: ['model', 'engine', 'tokenizer', 'color', 'gf3', 'random', 'hub', 'formats', 'quant'],
   train: ['model', 'engine', 'quant', 'formats', 'tokenizer', 'tensor', 'random'],

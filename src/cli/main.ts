@@ -2,6 +2,7 @@
 // The entry of both bin names: finds the command, parses its arguments, turns errors into one line and an exit code.
 // Keep imports few: everything here is paid before the first token of `infer`.
 
+import module from 'node:module';
 import { ArgumentError, BitnetError, CancelledError } from '../errors.ts';
 import { packageVersion } from '../package-info.ts';
 import { COMMANDS, loadCommand } from './commands.ts';
@@ -11,6 +12,9 @@ const EXIT_JOB_FAILED = 1;
 const EXIT_CALL_WRONG = 2;
 /** What shells report for a program that ended by Ctrl-C. */
 const EXIT_INTERRUPTED = 130;
+
+// Node 22 and later keep compiled code between runs: the server then starts in half the time.
+(module as { enableCompileCache?: () => unknown }).enableCompileCache?.();
 
 async function main(argv: readonly string[], output: Output, signal: AbortSignal): Promise<number> {
   const [first, ...rest] = argv;

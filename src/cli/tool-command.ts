@@ -55,7 +55,7 @@ export function toolCommand(declaration: ToolCommand): Command<FlagSpecs> {
 }
 
 /** Commands made this way call tools that compute in place. */
-const NO_SERVICES: ToolContext['services'] = {
+export const NO_SERVICES: ToolContext['services'] = {
   generate: () => Promise.reject(new TypeError('a command that generates text brings its own services')),
 };
 

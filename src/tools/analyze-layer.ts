@@ -1,0 +1,93 @@
+import { z } from 'zod';
+import { tritColors } from '../color/trit-colors.ts';
+import { defineTool } from './define-tool.ts';
+import { hex, imageField, modelField, residue, seedField, tritCounts } from './fields.ts';
+import type { AnalyzedLayer } from './layer-analysis.ts';
+
+/** A picture of more layers than this shows nothing of any. */
+const MAX_PICTURED_LAYERS = 16;
+/** Longest side of one layer's map: small enough for a chat, large enough to see structure. */
+const PICTURE_SIDE = 512;
+
+const stats = z.strictObject({
+  name: z.string(),
+  shape: z.array(z.int()).length(2),
+  counts: tritCounts,
+  minus_pct: z.number(),
+  ergodic_pct: z.number(),
+  plus_pct: z.number(),
+  trit_sum: z.int(),
+  gf3_residue: residue,
+  conserved: z.boolean(),
+  scale: z.number().describe('weight = scale * trit'),
+  entropy_bits: z.number(),
+});
+
+export const analyzeLayerTool = defineTool({
+  name: 'analyze_layer',
+  title: 'Analyze ternary layers',
+  description:
+    "Counts the trits of a model's ternary weight matrices: shares of -1, 0 and +1, GF(3) sum, scale, entropy. Reads " +
+    'the files only; no model is loaded. Name a layer or use a glob: large models have hundreds of layers. Set image ' +
+    `for a PNG of the trits of up to ${MAX_PICTURED_LAYERS} layers.`,
+  input: z.strictObject({
+    model: modelField,
+    layer: z.string().min(1).optional().describe('Layer name or glob such as model.layers.0.*; default all'),
+    seed: seedField,
+    image: imageField.describe('Add a PNG of the trits'),
+  }),
+  output: z.strictObject({
+    model: z.string(),
+    colors: z.strictObject({ minus: hex, ergodic: hex, plus: hex }).describe('Of the picture'),
+    layers: z.array(stats),
+    total: stats,
+  }),
+  hints: { readOnly: true, idempotent: true },
+  example: { layer: 'model.layers.0.*' },
+  run: async ({ model, layer, seed, image }, { services, signal, progress, addImage }) => {
+    const { openTernaryModel, selectLayers } = await import('./ternary-model.ts');
+    const { analyzeLayers } = await import('./layer-analysis.ts');
+    using opened = await openTernaryModel(model, { allowedRoots: services.allowedRoots });
+    const chosen = selectLayers(opened.layers, layer);
+    const { layers, total } = await analyzeLayers(opened, chosen, { signal, ...(progress && { onLayer: progress }) });
+    if (image) {
+      const { tritPicture } = await import('./trit-pictures.ts');
+      const pictured = chosen.slice(0, MAX_PICTURED_LAYERS);
+      addImage({
+        png: await tritPicture(opened, pictured, { seed, maxSide: PICTURE_SIDE, signal }),
+        caption: `trits of ${pictured.map(({ name }) => name).join(', ')}`,
+      });
+    }
+    const { minus, ergodic, plus } = tritColors({ seed });
+    return {
+      model,
+      colors: { minus: minus.hex, ergodic: ergodic.hex, plus: plus.hex },
+      layers: layers.map(layerToJson),
+      total: layerToJson(total),
+    };
+  },
+  summarize: ({ model, layers, total }) =>
+    [
+      `${model}: ${layers.length} ternary ${layers.length === 1 ? 'layer' : 'layers'}, ${total.shape[0]} weights`,
+      `-1 ${total.minus_pct.toFixed(2)}%, 0 ${total.ergodic_pct.toFixed(2)}%, +1 ${total.plus_pct.toFixed(2)}%, ` +
+        `${total.entropy_bits.toFixed(4)} bits a weight`,
+      `GF(3) trit sum ${total.trit_sum} mod 3 = ${total.gf3_residue}, ${total.conserved ? 'conserved' : 'not conserved'}`,
+    ].join('\n'),
+});
+
+/** The contract's spelling. */
+function layerToJson({ name, shape, counts, scale, ...stats }: AnalyzedLayer) {
+  return {
+    name,
+    shape,
+    counts,
+    minus_pct: stats.minusPct,
+    ergodic_pct: stats.ergodicPct,
+    plus_pct: stats.plusPct,
+    trit_sum: stats.tritSum,
+    gf3_residue: stats.gf3Residue,
+    conserved: stats.conserved,
+    scale,
+    entropy_bits: stats.entropyBits,
+  };
+}

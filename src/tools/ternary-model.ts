@@ -1,0 +1,102 @@
+// A model's ternary layers, found by name or glob, for the tools and commands that look at weights. No model is built.
+
+import { readFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { ArgumentError, BitnetError } from '../errors.ts';
+import type { Checkpoint } from '../formats/checkpoint.ts';
+import { openCheckpoint } from '../formats/open-checkpoint.ts';
+import { listTernaryLayers, type SkippedTensor, type TernaryLayer } from '../formats/ternary-layers.ts';
+import { resolveModel } from '../hub/resolve-model.ts';
+import { nearest } from './nearest.ts';
+
+export type TernaryModel = Disposable & {
+  readonly checkpoint: Checkpoint;
+  /** Parsed config.json, where there is one. */
+  readonly config: Readonly<Record<string, unknown>> | undefined;
+  readonly layers: readonly TernaryLayer[];
+  readonly skipped: readonly SkippedTensor[];
+};
+
+/** A checkpoint without a single ternary matrix. */
+export class NoTernaryLayersError extends BitnetError {
+  readonly code = 'NO_TERNARY_LAYERS';
+  readonly fault = 'call';
+}
+
+export type TernaryModelOptions = {
+  readonly allowedRoots?: readonly string[] | undefined;
+};
+
+/** @throws NoTernaryLayersError, and what resolving and opening throw. */
+export async function openTernaryModel(
+  name: string,
+  { allowedRoots }: TernaryModelOptions = {},
+): Promise<TernaryModel> {
+  const location = await resolveModel(name, allowedRoots === undefined ? {} : { allowedRoots });
+  const checkpoint = await openCheckpoint(location.path);
+  try {
+    const config = await readConfig(location.kind === 'folder' ? location.path : dirname(location.path));
+    const { layers, skipped } = await listTernaryLayers(checkpoint, config === undefined ? {} : { config });
+    if (layers.length === 0) {
+      const first = skipped[0];
+      throw new NoTernaryLayersError({
+        what: `the model ${JSON.stringify(name)} has no ternary layers${first === undefined ? '' : ` (${first.name}: ${first.reason})`}`,
+        where: checkpoint.path,
+        fix: 'give a BitNet, 1bitLLM or other ternary checkpoint',
+      });
+    }
+    return { checkpoint, config, layers, skipped, [Symbol.dispose]: () => checkpoint[Symbol.dispose]() };
+  } catch (error) {
+    checkpoint[Symbol.dispose]();
+    throw error;
+  }
+}
+
+/** A weights file may lie alone; a config that is there must be readable, since it decides what the bytes mean. */
+async function readConfig(folder: string): Promise<Record<string, unknown> | undefined> {
+  const file = join(folder, 'config.json');
+  let text: string;
+  try {
+    text = await readFile(file, 'utf8');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
+  }
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+  } catch {
+    // Reported below, like a file that holds something else.
+  }
+  throw new ArgumentError({ what: 'config.json is not a JSON object', where: file, fix: 'download it again' });
+}
+
+/** The layers that a name or glob (`*` any text, `?` one character) selects. Throws ArgumentError when it selects none. */
+export function selectLayers(layers: readonly TernaryLayer[], pattern: string | undefined): readonly TernaryLayer[] {
+  if (pattern === undefined || pattern === '*') return layers;
+  const names = layers.map(({ name }) => name);
+  const glob = globPattern(pattern);
+  const chosen = layers.filter(
+    ({ name }) => name === pattern || glob.test(name) || glob.test(name.replace(/\.weight$/, '')),
+  );
+  if (chosen.length > 0) return chosen;
+  const guess = nearest(pattern, names);
+  throw new ArgumentError({
+    what: `no ternary layer matches ${JSON.stringify(pattern)}`,
+    where: 'layer',
+    fix: `${guess === undefined ? '' : `did you mean ${guess}? `}the ${names.length} layers are ${listed(names)}`,
+  });
+}
+
+function globPattern(glob: string): RegExp {
+  const source = glob.replace(/[.*+?^${}()|[\]\\]/g, (character) =>
+    character === '*' ? '.*' : character === '?' ? '.' : `\\${character}`,
+  );
+  // Runs of stars would make the match backtrack without end.
+  return new RegExp(`^${source.replace(/(\.\*)+/g, '.*')}$`, 's');
+}
+
+function listed(names: readonly string[]): string {
+  const shown = names.slice(0, 7);
+  return `${shown.join(', ')}${names.length > shown.length ? `, ... ${names.at(-1)}` : ''}`;
+}
