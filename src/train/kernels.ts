@@ -7,7 +7,7 @@ import {
   bitLinearBackwardInput,
   bitLinearBackwardWeight,
   bitLinearForward,
-  quantizeWeights,
+  quantizeMatrices,
 } from './ops/bit-linear.ts';
 import { crossEntropyInPlace } from './ops/cross-entropy.ts';
 import { denseBackwardInput, denseBackwardWeight, denseForward } from './ops/dense.ts';
@@ -23,7 +23,7 @@ export type TrainKernels = {
   /** Instruction set of the native code; `js` has none. */
   readonly isa: string;
   readonly threads: number;
-  readonly quantizeWeights: typeof quantizeWeights;
+  readonly quantizeMatrices: typeof quantizeMatrices;
   readonly quantizeRows: typeof quantizeRows;
   readonly bitLinearForward: typeof bitLinearForward;
   readonly bitLinearBackwardInput: typeof bitLinearBackwardInput;
@@ -52,7 +52,7 @@ export const JS_KERNELS: TrainKernels = {
   name: 'js',
   isa: 'js',
   threads: 1,
-  quantizeWeights,
+  quantizeMatrices,
   quantizeRows,
   bitLinearForward,
   bitLinearBackwardInput,

@@ -70,7 +70,7 @@ export class Network {
   readonly #attention: AttentionShape;
   readonly #cos: Float32Array;
   readonly #sin: Float32Array;
-  /** Trits and scale of every ternary matrix, by parameter offset; as of the last `quantize`. */
+  /** Trits and scale of every ternary matrix, as of the last `quantize`. */
   readonly #trits = new Map<Parameter, Int8Array>();
   readonly #scales = new Map<Parameter, number>();
   #rows = 0;
@@ -105,9 +105,17 @@ export class Network {
 
   /** Takes the trits of all ternary matrices from the latents. Both passes use those of the last call. */
   quantize(latents: Float32Array): void {
-    for (const [parameter, trits] of this.#trits) {
-      this.#scales.set(parameter, this.kernels.quantizeWeights(view(latents, parameter), parameter.name, trits));
-    }
+    const parameters = [...this.#trits.keys()];
+    const scales = this.kernels.quantizeMatrices(
+      parameters.map((parameter) => ({
+        name: parameter.name,
+        w: view(latents, parameter),
+        trits: this.#trits.get(parameter)!,
+      })),
+    );
+    parameters.forEach((parameter, i) => {
+      this.#scales.set(parameter, scales[i]!);
+    });
   }
 
   /** Trits and scale of a matrix as of the last `quantize`; the trits are the network's memory. */

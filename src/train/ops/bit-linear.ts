@@ -14,11 +14,20 @@ import { absmeanScale, ternarize } from '../../quant/absmean.ts';
 
 const fround = Math.fround;
 
-/** Trits of a latent matrix w into `trits` (same length); returns the scale m. Refuses NaN and infinity. */
-export function quantizeWeights(w: Float32Array, name: string, trits: Int8Array): number {
-  const scale = absmeanScale(w, name);
-  ternarize(w, scale, trits);
-  return scale;
+export type LatentMatrix = {
+  readonly name: string;
+  readonly w: Float32Array;
+  /** As long as w; overwritten. */
+  readonly trits: Int8Array;
+};
+
+/** Takes the trits of latent matrices; returns their scales m. Refuses NaN and infinity. */
+export function quantizeMatrices(matrices: readonly LatentMatrix[]): number[] {
+  return matrices.map(({ name, w, trits }) => {
+    const scale = absmeanScale(w, name);
+    ternarize(w, scale, trits);
+    return scale;
+  });
 }
 
 /** out (T, R), as the engine's ternaryMatmul. */
@@ -32,8 +41,9 @@ export function bitLinearForward(
   C: number,
   out: Float32Array,
 ): void {
+  const m = fround(weightScale);
   for (let t = 0; t < T; t += 1) {
-    const factor = fround(weightScale / scale[t]!);
+    const factor = fround(m / scale[t]!);
     for (let r = 0; r < R; r += 1) {
       let sum = 0;
       for (let c = 0; c < C; c += 1) sum += codes[t * C + c]! * trits[r * C + c]!;
@@ -53,6 +63,7 @@ export function bitLinearBackwardInput(
   C: number,
   dx: Float32Array,
 ): void {
+  const m = fround(weightScale);
   const sum = new Float32Array(C);
   for (let t = 0; t < T; t += 1) {
     sum.fill(0);
@@ -60,7 +71,7 @@ export function bitLinearBackwardInput(
       const d = dy[t * R + r]!;
       for (let c = 0; c < C; c += 1) sum[c] = sum[c]! + d * trits[r * C + c]!;
     }
-    for (let c = 0; c < C; c += 1) dx[t * C + c] = dx[t * C + c]! + fround(sum[c]! * weightScale);
+    for (let c = 0; c < C; c += 1) dx[t * C + c] = dx[t * C + c]! + fround(sum[c]! * m);
   }
 }
 

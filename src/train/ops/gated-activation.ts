@@ -39,7 +39,7 @@ export function gatedActivationBackward(
     let a: number;
     let slope: number;
     if (fn === 'relu2') {
-      const g = gate[i]! <= 0 ? 0 : gate[i]!;
+      const g = Math.max(gate[i]!, 0);
       a = fround(g * g);
       slope = fround(2 * g);
     } else {
