@@ -1,0 +1,80 @@
+// Metal: the whole step as one command buffer on Apple's GPU.
+
+import { BitnetError } from '../../errors.ts';
+import type { Backend, LoadOptions } from '../backend.ts';
+import type { Program } from '../program.ts';
+import type { MetalAddon } from './addon.ts';
+import { MetalExecutable } from './executable.ts';
+import { Gpu } from './gpu.ts';
+import { loadMetalAddon } from './native.ts';
+import { selfTest } from './self-test.ts';
+import { readKernelText } from './shaders.ts';
+import { readTuning, tuningFile, writeTuning } from './tuning.ts';
+
+export type MetalBackendOptions = {
+  readonly loadAddon: () => Promise<{ addon: MetalAddon } | { reason: string }>;
+  readonly kernelText?: () => string;
+  /** Where to keep what was measured; default: the user's cache folder. */
+  readonly tuningFile?: string;
+};
+
+type Ready = { readonly gpu: Gpu; readonly tuningFile: string } | { readonly reason: string };
+
+/** A backend over a given addon: the real one, or the fake device of the tests. */
+export function createMetalBackend(options: MetalBackendOptions): Backend & {
+  load(program: Program, options: LoadOptions): Promise<MetalExecutable>;
+} {
+  let ready: Promise<Ready> | undefined;
+  /** Opened and tried once a process: Metal is used only where it computes what the reference computes. */
+  const open = () => {
+    ready ??= prepare(options);
+    return ready;
+  };
+  return {
+    name: 'metal',
+    unavailable: async () => {
+      const state = await open();
+      return 'reason' in state ? state.reason : undefined;
+    },
+    load: async (program, loadOptions) => {
+      const state = await open();
+      if ('reason' in state) throw new MetalUnavailableError(state.reason);
+      const tuning = readTuning(state.tuningFile);
+      const executable = new MetalExecutable(state.gpu, program, { ...loadOptions, tuning });
+      try {
+        if (await executable.tune()) writeTuning(state.tuningFile, tuning);
+      } catch (error) {
+        executable[Symbol.dispose]();
+        throw error;
+      }
+      return executable;
+    },
+  };
+}
+
+async function prepare(options: MetalBackendOptions): Promise<Ready> {
+  const loaded = await options.loadAddon();
+  if ('reason' in loaded) return loaded;
+  try {
+    const text = (options.kernelText ?? readKernelText)();
+    const gpu = new Gpu(loaded.addon, text);
+    const failure = await selfTest(async (program) => new MetalExecutable(gpu, program, {}));
+    if (failure !== undefined) return { reason: `Metal on ${gpu.name} is not used: ${failure}` };
+    return { gpu, tuningFile: options.tuningFile ?? tuningFile(gpu.name, text) };
+  } catch (error) {
+    // Whatever a foreign GPU or compiler does, the other backends still work.
+    return { reason: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+/** Metal was asked for where it does not work. */
+export class MetalUnavailableError extends BitnetError {
+  readonly code = 'METAL_UNAVAILABLE';
+  readonly fault = 'call';
+
+  constructor(reason: string) {
+    super({ what: 'the metal backend does not work here', where: reason, fix: 'use --backend auto' });
+  }
+}
+
+export const metalBackend = createMetalBackend({ loadAddon: loadMetalAddon });

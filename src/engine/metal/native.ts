@@ -1,0 +1,29 @@
+// Builds (on macOS only) and loads the addon.
+
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import type { MetalAddon } from './addon.ts';
+
+type Built = { readonly path: string } | { readonly path?: undefined; readonly reason: string };
+
+// src/engine/metal and dist/engine/metal lie equally deep in the package.
+const packageRoot = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
+
+/** The addon, or one sentence why there is none. */
+export async function loadMetalAddon(): Promise<{ addon: MetalAddon } | { reason: string }> {
+  if (process.platform !== 'darwin' || process.arch !== 'arm64') {
+    return { reason: `Metal needs macOS on Apple silicon, this is ${process.platform} on ${process.arch}` };
+  }
+  try {
+    const script = pathToFileURL(join(packageRoot, 'scripts', 'build-metal.mjs')).href;
+    const { buildMetal } = (await import(script)) as { buildMetal(): Built };
+    const built = buildMetal();
+    if (built.path === undefined) return { reason: built.reason };
+    return { addon: createRequire(import.meta.url)(built.path) as MetalAddon };
+  } catch (error) {
+    return {
+      reason: `the Metal addon could not be built or loaded: ${error instanceof Error ? error.message : error}`,
+    };
+  }
+}

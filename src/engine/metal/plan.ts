@@ -1,0 +1,350 @@
+// From the recorded program to fused kernel runs. A dispatch costs microseconds on the GPU whatever it does, and every
+// buffer that is written only to be read once costs bandwidth, so neighbouring operations are joined where one of the
+// fused kernels fits. Pure: no sizes of a step, no GPU; the executable turns runs into dispatches.
+//
+// A BitNet layer becomes 10 runs:
+//   [add +] norm + quantize · q, k, v · rope + append · attention · norm + quantize · o
+//   add + norm + quantize · gate, up · activation + norm + quantize · down
+
+import type { BufferId, Op, Program, WeightId } from '../program.ts';
+import { MetalUnsupportedError } from './addon.ts';
+
+type Quantize = {
+  readonly codes: BufferId;
+  readonly scale: BufferId;
+  readonly label: string;
+  /** Which quantization of the program this is, from 0: where it reports NaN. */
+  readonly index: number;
+};
+
+type Norm = { readonly weight: WeightId; readonly eps: number };
+
+export type Run =
+  | { readonly run: 'embed'; readonly table: WeightId; readonly out: BufferId }
+  | {
+      readonly run: 'rows';
+      readonly kernel:
+        | 'quantize'
+        | 'norm'
+        | 'norm_quantize'
+        | 'add_norm_quantize'
+        | 'relu2_norm_quantize'
+        | 'silu_norm_quantize'
+        | 'silu_quantize'
+        | 'add_rows'
+        | 'relu2_rows'
+        | 'silu_rows';
+      /** The row that is read; the gate of an activation; the sum of an addition. */
+      readonly x: BufferId;
+      /** The addend, or the up projection. */
+      readonly y?: BufferId;
+      readonly norm?: Norm;
+      /** The normed or gated row, where it is stored. */
+      readonly out?: BufferId;
+      readonly quantize?: Quantize;
+    }
+  | {
+      readonly run: 'ternary';
+      readonly codes: BufferId;
+      readonly scale: BufferId;
+      /** One to three. */
+      readonly matrices: readonly { readonly weight: WeightId; readonly out: BufferId }[];
+    }
+  | {
+      readonly run: 'rope';
+      readonly headDim: number;
+      readonly q?: { readonly x: BufferId; readonly heads: number };
+      /** `rotate`: heads to rotate before k is stored; 0 when it was rotated before or never. */
+      readonly append?: {
+        readonly layer: number;
+        readonly k: BufferId;
+        readonly v: BufferId;
+        readonly rotate: number;
+      };
+    }
+  | {
+      readonly run: 'attention';
+      readonly layer: number;
+      readonly q: BufferId;
+      readonly out: BufferId;
+      readonly heads: number;
+      readonly kvHeads: number;
+      readonly headDim: number;
+      readonly scale: number;
+    }
+  | { readonly run: 'select'; readonly x: BufferId; readonly y?: BufferId; readonly out: BufferId }
+  | { readonly run: 'dense'; readonly x: BufferId; readonly weight: WeightId; readonly out: BufferId }
+  | {
+      readonly run: 'int8';
+      readonly codes: BufferId;
+      readonly scale: BufferId;
+      readonly weight: WeightId;
+      readonly out: BufferId;
+    }
+  | { readonly run: 'count'; readonly x: BufferId; readonly index: number };
+
+export type Plan = {
+  readonly runs: readonly Run[];
+  /** Labels of the quantizations, by their index. */
+  readonly labels: readonly string[];
+  /** Buffers that hold a quantization's scale: (scale, sum of codes) per row. */
+  readonly scales: ReadonlySet<BufferId>;
+};
+
+/** Buffers an operation reads, and those it overwrites whole. An operation in place is among the readers only. */
+function uses(op: Op): { reads: readonly BufferId[]; writes: readonly BufferId[] } {
+  switch (op.op) {
+    case 'embed':
+      return { reads: [], writes: [op.out] };
+    case 'rmsNorm':
+    case 'denseMatmul':
+    case 'selectOutputs':
+      return { reads: [op.x], writes: [op.out] };
+    case 'quantize':
+      return { reads: [op.x], writes: [op.codes, op.scale] };
+    case 'ternaryMatmul':
+    case 'int8Matmul':
+      return { reads: [op.codes, op.scale], writes: [op.out] };
+    case 'rope':
+    case 'countTrits':
+      return { reads: [op.x], writes: [] };
+    case 'kvAppend':
+      return { reads: [op.k, op.v], writes: [] };
+    case 'attention':
+      return { reads: [op.q], writes: [op.out] };
+    case 'gatedActivation':
+      return { reads: [op.gate, op.up], writes: [op.out] };
+    case 'add':
+      return { reads: [op.x, op.y], writes: [] };
+  }
+}
+
+/** `traced`: keep the `countTrits` operations; without them more can be joined. */
+export function planProgram(program: Program, { traced }: { readonly traced: boolean }): Plan {
+  const ops = program.ops.filter((op) => traced || op.op !== 'countTrits');
+  const runs: Run[] = [];
+  const labels: string[] = [];
+  const scales = new Set<BufferId>();
+
+  /** Does anything from ops[from] on read what the buffer holds now? */
+  const isLive = (buffer: BufferId, from: number): boolean => {
+    for (let i = from; i < ops.length; i += 1) {
+      const { reads, writes } = uses(ops[i]!);
+      if (reads.includes(buffer)) return true;
+      if (writes.includes(buffer)) return false;
+    }
+    return buffer === program.logits;
+  };
+  const quantizeOf = (op: Op & { op: 'quantize' }): Quantize => {
+    scales.add(op.scale);
+    return { codes: op.codes, scale: op.scale, label: op.label, index: labels.push(op.label) - 1 };
+  };
+  const at = <K extends Op['op']>(i: number, kind: K): (Op & { op: K }) | undefined => {
+    const op = ops[i];
+    return op?.op === kind ? (op as Op & { op: K }) : undefined;
+  };
+  /** `out` of a fused run: stored only if someone still reads it. */
+  const kept = (out: BufferId, from: number) => (isLive(out, from) ? { out } : {});
+
+  let i = 0;
+  while (i < ops.length) {
+    const op = ops[i]!;
+    switch (op.op) {
+      case 'embed':
+        runs.push({ run: 'embed', table: op.table, out: op.out });
+        i += 1;
+        break;
+
+      case 'add': {
+        const norm = at(i + 1, 'rmsNorm');
+        const quantize = at(i + 2, 'quantize');
+        const select = at(i + 1, 'selectOutputs');
+        if (norm?.x === op.x && norm.out !== op.x && quantize !== undefined && quantize.x === norm.out) {
+          runs.push({
+            run: 'rows',
+            kernel: 'add_norm_quantize',
+            x: op.x,
+            y: op.y,
+            norm: { weight: norm.weight, eps: norm.eps },
+            ...kept(norm.out, i + 3),
+            quantize: quantizeOf(quantize),
+          });
+          i += 3;
+        } else if (select?.x === op.x && !isLive(op.x, i + 2)) {
+          runs.push({ run: 'select', x: op.x, y: op.y, out: select.out });
+          i += 2;
+        } else {
+          runs.push({ run: 'rows', kernel: 'add_rows', x: op.x, y: op.y });
+          i += 1;
+        }
+        break;
+      }
+
+      case 'gatedActivation': {
+        const norm = at(i + 1, 'rmsNorm');
+        const quantize = at(i + (norm === undefined ? 1 : 2), 'quantize');
+        // The gated row exists in registers only, so nothing else may want it.
+        const hidden = norm !== undefined && (norm.out === op.out || !isLive(op.out, i + 2));
+        if (norm?.x === op.out && quantize !== undefined && quantize.x === norm.out && hidden) {
+          runs.push({
+            run: 'rows',
+            kernel: op.fn === 'relu2' ? 'relu2_norm_quantize' : 'silu_norm_quantize',
+            x: op.gate,
+            y: op.up,
+            norm: { weight: norm.weight, eps: norm.eps },
+            ...kept(norm.out, i + 3),
+            quantize: quantizeOf(quantize),
+          });
+          i += 3;
+        } else if (op.fn === 'silu' && norm === undefined && quantize?.x === op.out) {
+          runs.push({
+            run: 'rows',
+            kernel: 'silu_quantize',
+            x: op.gate,
+            y: op.up,
+            ...kept(op.out, i + 2),
+            quantize: quantizeOf(quantize),
+          });
+          i += 2;
+        } else {
+          runs.push({
+            run: 'rows',
+            kernel: op.fn === 'relu2' ? 'relu2_rows' : 'silu_rows',
+            x: op.gate,
+            y: op.up,
+            out: op.out,
+          });
+          i += 1;
+        }
+        break;
+      }
+
+      case 'rmsNorm': {
+        const quantize = at(i + 1, 'quantize');
+        const norm = { weight: op.weight, eps: op.eps };
+        if (quantize?.x === op.out) {
+          const out = kept(op.out, i + 2);
+          runs.push({ run: 'rows', kernel: 'norm_quantize', x: op.x, norm, ...out, quantize: quantizeOf(quantize) });
+          i += 2;
+        } else {
+          runs.push({ run: 'rows', kernel: 'norm', x: op.x, norm, out: op.out });
+          i += 1;
+        }
+        break;
+      }
+
+      case 'quantize':
+        runs.push({ run: 'rows', kernel: 'quantize', x: op.x, quantize: quantizeOf(op) });
+        i += 1;
+        break;
+
+      case 'ternaryMatmul': {
+        const matrices = [{ weight: op.weight, out: op.out }];
+        i += 1;
+        for (let next = at(i, 'ternaryMatmul'); matrices.length < 3; next = at(i, 'ternaryMatmul')) {
+          if (next?.codes !== op.codes || next.scale !== op.scale) break;
+          if (matrices.some(({ out }) => out === next.out)) break;
+          matrices.push({ weight: next.weight, out: next.out });
+          i += 1;
+        }
+        runs.push({ run: 'ternary', codes: op.codes, scale: op.scale, matrices });
+        break;
+      }
+
+      case 'rope': {
+        const { headDim } = op;
+        const second = at(i + 1, 'rope');
+        const append = at(i + (second === undefined ? 1 : 2), 'kvAppend');
+        const ropes = second === undefined ? [op] : [op, second];
+        const ofK = ropes.find(({ x }) => x === append?.k);
+        const ofQ = ropes.find(({ x }) => x !== append?.k);
+        const fits = ofK !== undefined && ropes.length === (ofQ === undefined ? 1 : 2);
+        if (append !== undefined && fits && ropes.every((rope) => rope.headDim === headDim)) {
+          runs.push({
+            run: 'rope',
+            headDim,
+            ...(ofQ === undefined ? {} : { q: { x: ofQ.x, heads: ofQ.heads } }),
+            append: { layer: append.layer, k: append.k, v: append.v, rotate: ofK.heads },
+          });
+          i += ropes.length + 1;
+        } else {
+          runs.push({ run: 'rope', headDim, q: { x: op.x, heads: op.heads } });
+          i += 1;
+        }
+        break;
+      }
+
+      case 'kvAppend':
+        runs.push({
+          run: 'rope',
+          headDim: program.kv.headDim,
+          append: { layer: op.layer, k: op.k, v: op.v, rotate: 0 },
+        });
+        i += 1;
+        break;
+
+      case 'attention': {
+        const { op: _, ...attention } = op;
+        runs.push({ run: 'attention', ...attention });
+        i += 1;
+        break;
+      }
+      case 'selectOutputs':
+        runs.push({ run: 'select', x: op.x, out: op.out });
+        i += 1;
+        break;
+      case 'denseMatmul':
+        runs.push({ run: 'dense', x: op.x, weight: op.weight, out: op.out });
+        i += 1;
+        break;
+      case 'int8Matmul':
+        runs.push({ run: 'int8', codes: op.codes, scale: op.scale, weight: op.weight, out: op.out });
+        i += 1;
+        break;
+      case 'countTrits':
+        runs.push({ run: 'count', x: op.x, index: op.index });
+        i += 1;
+    }
+  }
+  return { runs, labels, scales };
+}
+
+/** The bounds that keep sums exact in float32 and registers in reach; see the kernels. */
+export const LIMITS = {
+  /** Sums of codes 0..2 times int8: 2 * 128 * columns < 2^24. */
+  ternaryColumns: 65535,
+  /** A lane's sum of int8 times int8: 128 * 127 * columns / 32 < 2^24. */
+  int8Columns: 32768,
+  headDim: 256,
+  /** Elements of a row that 1024 threads hold. */
+  rowWidth: 32768,
+  /** Elements that a 32-bit index reaches. */
+  elements: 2 ** 32 - 1,
+} as const;
+
+/** Throws `MetalUnsupportedError` for a program outside `LIMITS`. */
+export function checkProgram(program: Program): void {
+  const refuse = (what: string, where: string): never => {
+    throw new MetalUnsupportedError(what, `${program.name}, ${where}`);
+  };
+  for (const weight of program.weights) {
+    if (weight.kind === 'vector') continue;
+    const { kind, name, rows, columns } = weight;
+    const most = kind === 'ternary' ? LIMITS.ternaryColumns : kind === 'int8' ? LIMITS.int8Columns : LIMITS.rowWidth;
+    if (columns > most) refuse(`${columns} columns, the Metal kernels take ${kind} matrices of up to ${most}`, name);
+    const elements = Math.ceil(columns / 16) * 16 * rows;
+    if (elements > LIMITS.elements) refuse(`${elements} elements are more than a 32-bit index reaches`, name);
+  }
+  program.buffers.forEach(({ name, width }, id) => {
+    if (id !== program.logits && width > LIMITS.rowWidth)
+      refuse(`rows of ${width}, the limit is ${LIMITS.rowWidth}`, name);
+  });
+  const { headDim } = program.kv;
+  if (headDim % 4 !== 0 || headDim > LIMITS.headDim) {
+    refuse(`heads of ${headDim} elements, the Metal kernels take multiples of 4 up to ${LIMITS.headDim}`, 'attention');
+  }
+  for (const op of program.ops) {
+    if (op.op === 'attention' && op.heads % op.kvHeads !== 0)
+      refuse(`${op.heads} heads, ${op.kvHeads} kv heads`, 'attention');
+  }
+}

@@ -1,0 +1,177 @@
+// A small model with every kind of operation, run on the GPU and on the reference: whether Metal is used at all depends on
+// their agreement. It is fixed, and its activations keep clear of rounding boundaries (a test checks that), so that a
+// sound GPU's float noise cannot show up as a flipped activation.
+
+import type { Executable } from '../backend.ts';
+import { jsBackend } from '../js/backend.ts';
+import type { DenseWeight, Op, Program, TernaryWeight, VectorWeight, Weight } from '../program.ts';
+
+/** Largest difference of a logit, as a share of the largest logit: float32 noise is a hundred times smaller. */
+export const SELF_TEST_TOLERANCE = 1e-4;
+
+const HIDDEN = 72;
+const FEED_FORWARD = 148;
+const HEADS = 6;
+const KV_HEADS = 2;
+const HEAD_DIM = 12;
+const VOCABULARY = 96;
+const LAYERS = 2;
+const CONTEXT = 64;
+/** Prefill by the matrix kernel, then a short step, then decode. */
+const STEPS: readonly (readonly number[])[] = [[1, 95, 17, 40, 40, 3, 88, 21, 64, 9, 30], [77, 5], [11]];
+
+/** Uniform in [-1, 1), the same everywhere. */
+function* uniforms(seed: number): Generator<number, never> {
+  let state = seed;
+  for (;;) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    yield state / 2 ** 31 - 1;
+  }
+}
+
+export function selfTestProgram(seed = 5): Program {
+  const random = uniforms(seed);
+  const next = () => random.next().value;
+  const weights: Weight[] = [];
+  const add = (weight: Weight) => weights.push(weight) - 1;
+  const vector = (name: string, length: number): VectorWeight => ({
+    kind: 'vector',
+    name,
+    values: Float32Array.from({ length }, () => 1 + 0.5 * next()),
+  });
+  const ternary = (name: string, rows: number, columns: number): TernaryWeight => {
+    const bytes = new Uint8Array(Math.ceil(rows / 4) * columns);
+    for (let i = 0; i < bytes.length; i += 1) {
+      for (let k = 0; k < 4; k += 1) bytes[i] = bytes[i]! | (Math.min(2, Math.floor((next() + 1) * 1.5)) << (2 * k));
+    }
+    return { kind: 'ternary', name, rows, columns, layout: 'rowquad', bytes, scale: 0.02 + 0.01 * next() };
+  };
+  const bf16 = (name: string, rows: number, columns: number): DenseWeight => {
+    const floats = Float32Array.from({ length: rows * columns }, next);
+    const words = Uint16Array.from(new Uint32Array(floats.buffer), (word) => word >>> 16);
+    return { kind: 'dense', name, rows, columns, dtype: 'bf16', bytes: new Uint8Array(words.buffer) };
+  };
+
+  const buffers: { name: string; dtype: 'f32' | 'i8'; rows: 'tokens' | 'outputs'; width: number }[] = [];
+  const buffer = (name: string, width: number, dtype: 'f32' | 'i8' = 'f32', rows: 'tokens' | 'outputs' = 'tokens') =>
+    buffers.push({ name, dtype, rows, width }) - 1;
+  const ops: Op[] = [];
+  const x = buffer('x', HIDDEN);
+  const normed = buffer('normed', HIDDEN);
+  const codes = buffer('codes', HIDDEN, 'i8');
+  const scale = buffer('scale', 1);
+  const q = buffer('q', HEADS * HEAD_DIM);
+  const k = buffer('k', KV_HEADS * HEAD_DIM);
+  const v = buffer('v', KV_HEADS * HEAD_DIM);
+  const attended = buffer('attended', HEADS * HEAD_DIM);
+  const attendedCodes = buffer('attended codes', HEADS * HEAD_DIM, 'i8');
+  const gate = buffer('gate', FEED_FORWARD);
+  const up = buffer('up', FEED_FORWARD);
+  const gatedCodes = buffer('gated codes', FEED_FORWARD, 'i8');
+  const update = buffer('update', HIDDEN);
+  const last = buffer('last', HIDDEN, 'f32', 'outputs');
+  const logits = buffer('logits', VOCABULARY, 'f32', 'outputs');
+  const embedding = add(bf16('embedding', VOCABULARY, HIDDEN));
+  const eps = Math.fround(1e-5);
+  const product = (from: number, name: string, rows: number, columns: number, out: number) =>
+    ops.push({ op: 'ternaryMatmul', codes: from, scale, weight: add(ternary(name, rows, columns)), out });
+
+  ops.push({ op: 'embed', table: embedding, out: x });
+  for (let layer = 0; layer < LAYERS; layer += 1) {
+    const label = `layer ${layer}`;
+    ops.push({ op: 'rmsNorm', x, weight: add(vector('norm', HIDDEN)), eps, out: normed });
+    ops.push({ op: 'quantize', x: normed, codes, scale, label });
+    product(codes, 'q', HEADS * HEAD_DIM, HIDDEN, q);
+    product(codes, 'k', KV_HEADS * HEAD_DIM, HIDDEN, k);
+    product(codes, 'v', KV_HEADS * HEAD_DIM, HIDDEN, v);
+    ops.push({ op: 'rope', x: q, heads: HEADS, headDim: HEAD_DIM });
+    ops.push({ op: 'rope', x: k, heads: KV_HEADS, headDim: HEAD_DIM });
+    ops.push({ op: 'kvAppend', layer, k, v });
+    ops.push({
+      op: 'attention',
+      layer,
+      q,
+      out: attended,
+      heads: HEADS,
+      kvHeads: KV_HEADS,
+      headDim: HEAD_DIM,
+      scale: Math.fround(HEAD_DIM ** -0.5),
+    });
+    ops.push({ op: 'rmsNorm', x: attended, weight: add(vector('sub-norm', HEADS * HEAD_DIM)), eps, out: attended });
+    ops.push({ op: 'quantize', x: attended, codes: attendedCodes, scale, label });
+    product(attendedCodes, 'o', HIDDEN, HEADS * HEAD_DIM, update);
+    ops.push({ op: 'add', x, y: update });
+    ops.push({ op: 'rmsNorm', x, weight: add(vector('norm', HIDDEN)), eps, out: normed });
+    ops.push({ op: 'quantize', x: normed, codes, scale, label });
+    product(codes, 'gate', FEED_FORWARD, HIDDEN, gate);
+    product(codes, 'up', FEED_FORWARD, HIDDEN, up);
+    ops.push({ op: 'gatedActivation', fn: layer % 2 === 0 ? 'relu2' : 'silu', gate, up, out: gate });
+    ops.push({ op: 'rmsNorm', x: gate, weight: add(vector('sub-norm', FEED_FORWARD)), eps, out: gate });
+    ops.push({ op: 'quantize', x: gate, codes: gatedCodes, scale, label });
+    product(gatedCodes, 'down', HIDDEN, FEED_FORWARD, update);
+    ops.push({ op: 'add', x, y: update });
+  }
+  ops.push({ op: 'selectOutputs', x, out: last });
+  ops.push({ op: 'rmsNorm', x: last, weight: add(vector('final norm', HIDDEN)), eps, out: last });
+  ops.push({ op: 'denseMatmul', x: last, weight: embedding, out: logits });
+
+  const half = HEAD_DIM / 2;
+  const angle = (i: number) => Math.floor(i / half) * 1e4 ** (-(i % half) / half);
+  return {
+    name: 'self-test',
+    buffers,
+    weights,
+    ops,
+    kv: { layers: LAYERS, kvHeads: KV_HEADS, headDim: HEAD_DIM },
+    rope: {
+      headDim: HEAD_DIM,
+      cos: Float32Array.from({ length: CONTEXT * half }, (_, i) => Math.cos(angle(i))),
+      sin: Float32Array.from({ length: CONTEXT * half }, (_, i) => Math.sin(angle(i))),
+    },
+    contextLength: CONTEXT,
+    vocabSize: VOCABULARY,
+    logits,
+    tracePoints: 0,
+  };
+}
+
+/** Logits of every row of the self-test's steps. */
+async function logitsOf(executable: Executable): Promise<Float32Array[]> {
+  const sequence = executable.createSequence();
+  const all: Float32Array[] = [];
+  let position = 0;
+  for (const tokens of STEPS) {
+    const { logits } = await executable.step({
+      tokens: Int32Array.from(tokens),
+      sequences: new Int32Array(tokens.length).fill(sequence),
+      positions: Int32Array.from(tokens, (_, i) => position + i),
+      outputRows: Int32Array.from(tokens, (_, i) => i),
+    });
+    position += tokens.length;
+    all.push(logits);
+  }
+  return all;
+}
+
+/** Undefined when the executable computes what the reference computes; else one sentence. */
+export async function selfTest(
+  load: (program: Program) => Promise<Executable>,
+  program: Program = selfTestProgram(),
+): Promise<string | undefined> {
+  using reference = await jsBackend.load(program, {});
+  using executable = await load(program);
+  const expected = await logitsOf(reference);
+  const actual = await logitsOf(executable);
+  let largest = 0;
+  let worst = 0;
+  expected.forEach((logits, step) => {
+    logits.forEach((value, i) => {
+      largest = Math.max(largest, Math.abs(value));
+      const error = Math.abs(value - actual[step]![i]!);
+      // NaN must not compare as small.
+      worst = error <= worst ? worst : error;
+    });
+  });
+  if (worst <= SELF_TEST_TOLERANCE * largest) return undefined;
+  return `its self-test differs from the reference by ${worst.toPrecision(3)} (logits up to ${largest.toPrecision(3)})`;
+}

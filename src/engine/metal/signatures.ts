@@ -1,0 +1,143 @@
+// The kernels' arguments as the host binds them: names in the order of their buffer index, and the fields of the argument
+// structs. A test compares both lists with the text of the kernels, so an index or a field cannot drift unnoticed.
+
+/** Fields in order; every field has 4 bytes. */
+export const STRUCTS = {
+  EmbedArgs: { width: 'uint', table_stride: 'uint', out_stride: 'uint' },
+  SelectArgs: { stride4: 'uint' },
+  RowArgs: { stride4: 'uint', width: 'float', eps: 'float', keep: 'uint', status_at: 'uint' },
+  CountArgs: { stride: 'uint', width: 'uint', counts_at: 'uint', counts_stride: 'uint' },
+  TernaryArgs: {
+    groups: 'uint',
+    tokens: 'uint',
+    out_stride0: 'uint',
+    out_stride1: 'uint',
+    out_stride2: 'uint',
+    rows0: 'uint',
+    rows1: 'uint',
+    rows2: 'uint',
+    quads0: 'uint',
+    quads1: 'uint',
+    quads2: 'uint',
+    tiles0: 'uint',
+    tiles1: 'uint',
+    scale0: 'float',
+    scale1: 'float',
+    scale2: 'float',
+  },
+  DenseArgs: { rows: 'uint', groups: 'uint', tokens: 'uint', x_stride4: 'uint', out_stride: 'uint' },
+  CacheArgs: { block_stride: 'uint', layer_at: 'uint', kv_heads: 'uint', head_dim: 'uint', table_stride: 'uint' },
+  RopeArgs: { heads: 'uint', k_heads: 'uint', append: 'uint', head_dim: 'uint', q_stride: 'uint', k_stride: 'uint' },
+  AttentionArgs: {
+    group_heads: 'uint',
+    split: 'uint',
+    splits: 'uint',
+    lanes: 'uint',
+    scale: 'float',
+    q_stride4: 'uint',
+    out_stride4: 'uint',
+  },
+  TopArgs: { width: 'uint', stride: 'uint', count: 'uint', chunks: 'uint', chunk: 'uint' },
+} as const;
+
+export type StructName = keyof typeof STRUCTS;
+export type StructValues<S extends StructName> = { readonly [F in keyof (typeof STRUCTS)[S]]: number };
+
+const EMBED = { table: 0, tokens: 1, out: 2, a: 'EmbedArgs' } as const;
+const GATED = { gate: 0, up: 1, out: 2, a: 'RowArgs' } as const;
+const GATED_NORM = { gate: 0, up: 1, weight: 2, out: 3, codes: 4, scales: 5, status: 6, a: 'RowArgs' } as const;
+const TERNARY = { w0: 0, w1: 1, w2: 2, codes: 3, scales: 4, out0: 5, out1: 6, out2: 7, a: 'TernaryArgs' } as const;
+const DENSE = { w: 0, x: 1, out: 2, a: 'DenseArgs' } as const;
+const INT8 = { w: 0, row_scale: 1, codes: 2, scales: 3, out: 4, a: 'DenseArgs' } as const;
+const ATTENTION = {
+  q: 0,
+  cache: 1,
+  places: 2,
+  table: 3,
+  out: 4,
+  partials: 5,
+  partial_stats: 6,
+  a: 'AttentionArgs',
+  c: 'CacheArgs',
+} as const;
+
+/** Arguments in the order of their index; a struct's name stands for an argument struct. */
+export const KERNELS = {
+  embed_f32: EMBED,
+  embed_f16: EMBED,
+  embed_bf16: EMBED,
+  select_rows: { x: 0, rows: 1, out: 2, a: 'SelectArgs' },
+  select_sum: { x: 0, y: 1, rows: 2, out: 3, a: 'SelectArgs' },
+  quantize: { x: 0, codes: 1, scales: 2, status: 3, a: 'RowArgs' },
+  norm: { x: 0, weight: 1, out: 2, a: 'RowArgs' },
+  norm_quantize: { x: 0, weight: 1, out: 2, codes: 3, scales: 4, status: 5, a: 'RowArgs' },
+  add_norm_quantize: { x: 0, y: 1, weight: 2, out: 3, codes: 4, scales: 5, status: 6, a: 'RowArgs' },
+  relu2_norm_quantize: GATED_NORM,
+  silu_norm_quantize: GATED_NORM,
+  silu_quantize: { gate: 0, up: 1, out: 2, codes: 3, scales: 4, status: 5, a: 'RowArgs' },
+  add_rows: { x: 0, y: 1, a: 'RowArgs' },
+  relu2_rows: GATED,
+  silu_rows: GATED,
+  count_trits: { x: 0, counts: 1, a: 'CountArgs' },
+  ternary_gemv: TERNARY,
+  ternary_gemv_q2: TERNARY,
+  ternary_gemv_mask: TERNARY,
+  ternary_gemv_mask_q2: TERNARY,
+  ternary_gemv_t2: TERNARY,
+  ternary_gemv_t4: TERNARY,
+  ternary_gemv_splitk: TERNARY,
+  ternary_gemm: TERNARY,
+  dense_f32: DENSE,
+  dense_f32_t4: DENSE,
+  dense_f16: DENSE,
+  dense_f16_t4: DENSE,
+  dense_bf16: DENSE,
+  dense_bf16_t4: DENSE,
+  int8_gemv: INT8,
+  int8_gemv_t4: INT8,
+  rope_append: {
+    q: 0,
+    k: 1,
+    v: 2,
+    cosine: 3,
+    sine: 4,
+    places: 5,
+    table: 6,
+    cache: 7,
+    a: 'RopeArgs',
+    c: 'CacheArgs',
+  },
+  attention_h1: ATTENTION,
+  attention_h2: ATTENTION,
+  attention_h4: ATTENTION,
+  attention_wide: ATTENTION,
+  attention_merge: { partials: 0, partial_stats: 1, places: 2, out: 3, a: 'AttentionArgs', c: 'CacheArgs' },
+  top_chunk: { logits: 0, candidates: 1, statistics: 2, a: 'TopArgs' },
+  top_merge: { candidates: 0, statistics: 1, out_values: 2, out_ids: 3, log_sums: 4, a: 'TopArgs' },
+} as const;
+
+export type KernelName = keyof typeof KERNELS;
+
+/** What a kernel is given, by argument name: a buffer, or the fields of its struct. */
+export type Arguments<K extends KernelName, B> = {
+  readonly [A in keyof (typeof KERNELS)[K]]: (typeof KERNELS)[K][A] extends StructName
+    ? StructValues<(typeof KERNELS)[K][A]>
+    : B;
+};
+
+const scratch = new DataView(new ArrayBuffer(4));
+
+/** The struct as 32-bit words. Throws on a value its field cannot hold. */
+export function packStruct(struct: StructName, values: Readonly<Record<string, number>>): number[] {
+  return Object.entries(STRUCTS[struct]).map(([field, type]) => {
+    const value = values[field];
+    if (value === undefined) throw new RangeError(`${struct}.${field} is missing`);
+    if (type === 'float') {
+      scratch.setFloat32(0, value, true);
+      return scratch.getUint32(0, true);
+    }
+    if (!Number.isInteger(value) || value < 0 || value > 0xffffffff)
+      throw new RangeError(`${struct}.${field} = ${value}`);
+    return value;
+  });
+}
