@@ -78,17 +78,10 @@ export function quantizeRows(x: Float32Array, T: number, C: number, codes: Int8A
   return -1;
 }
 
-// Two sums share one double in the ternary product: the low one is below 2^25 in magnitude (C < 2^17, codes 0..2,
-// activations in -128..127), the other rides 2^26 above it, and all stays an exact integer below 2^53.
-const HIGH = 2 ** 26;
-/** LOW_PAIR[byte] = code of row r + code of row r + Q * 2^26; HIGH_PAIR the same for rows r + 2Q and r + 3Q. */
-const LOW_PAIR = Float64Array.from({ length: 256 }, (_, byte) => (byte & 3) + ((byte >> 2) & 3) * HIGH);
-const HIGH_PAIR = Float64Array.from({ length: 256 }, (_, byte) => ((byte >> 4) & 3) + ((byte >> 6) & 3) * HIGH);
-
 /**
  * out (T, R) = trits (R, C) . codes (T, C), times weightScale / scale[t]. `packed` is `rowquad`: byte [r, c] holds
  * rows r, r + Q, r + 2Q, r + 3Q of column c (Q = ceil(R / 4)), lowest bits first, as trit + 1; so the sum of the codes
- * is taken off once per row.
+ * is taken off once per row. The sums are below 2^25 for C < 2^17, so int32 holds them and float32 their differences.
  */
 export function ternaryMatmul(
   packed: Uint8Array,
@@ -102,26 +95,28 @@ export function ternaryMatmul(
 ): void {
   const Q = Math.ceil(R / 4);
   for (let t = 0; t < T; t += 1) {
-    const x = codes.subarray(t * C, t * C + C);
+    const x = Int32Array.from(codes.subarray(t * C, t * C + C));
     const factor = fround(fround(weightScale) / scale[t]!);
     let codeSum = 0;
     for (let c = 0; c < C; c += 1) codeSum += x[c]!;
     for (let r = 0; r < Q; r += 1) {
-      const bytes = packed.subarray(r * C, r * C + C);
-      let low = 0;
-      let high = 0;
-      for (let c = 0; c < C; c += 1) {
-        const byte = bytes[c]!;
-        low += LOW_PAIR[byte]! * x[c]!;
-        high += HIGH_PAIR[byte]! * x[c]!;
+      let row0 = 0;
+      let row1 = 0;
+      let row2 = 0;
+      let row3 = 0;
+      // `| 0` and Math.imul keep the loop in integer registers.
+      for (let c = 0, at = r * C; c < C; c += 1, at += 1) {
+        const byte = packed[at]!;
+        const code = x[c]!;
+        row0 = (row0 + Math.imul(byte & 3, code)) | 0;
+        row1 = (row1 + Math.imul((byte >> 2) & 3, code)) | 0;
+        row2 = (row2 + Math.imul((byte >> 4) & 3, code)) | 0;
+        row3 = (row3 + Math.imul(byte >> 6, code)) | 0;
       }
-      // `| 0`: integers, so that a sum of nothing is +0 and never -0.
-      const row1 = Math.round(low / HIGH) | 0;
-      const row3 = Math.round(high / HIGH) | 0;
       const at = t * R + r;
-      out[at] = fround((low - row1 * HIGH - codeSum) | 0) * factor;
+      out[at] = fround(row0 - codeSum) * factor;
       if (r + Q < R) out[at + Q] = fround(row1 - codeSum) * factor;
-      if (r + 2 * Q < R) out[at + 2 * Q] = fround((high - row3 * HIGH - codeSum) | 0) * factor;
+      if (r + 2 * Q < R) out[at + 2 * Q] = fround(row2 - codeSum) * factor;
       if (r + 3 * Q < R) out[at + 3 * Q] = fround(row3 - codeSum) * factor;
     }
   }
@@ -198,8 +193,8 @@ export function attentionRow(
 /** out = max(gate, 0)^2 * up, elementwise. Source: BitNet b1.58 2B4T (arXiv:2504.12285), squared ReLU of Primer. */
 export function relu2Gate(gate: Float32Array, up: Float32Array, n: number, out: Float32Array): void {
   for (let i = 0; i < n; i += 1) {
-    // A NaN must stay one, so that the next quantization reports it.
-    const g = gate[i]! <= 0 ? 0 : gate[i]!;
+    // Math.max keeps a NaN, so that the next quantization reports it.
+    const g = Math.max(gate[i]!, 0);
     out[i] = fround(g * g) * up[i]!;
   }
 }
