@@ -1,0 +1,85 @@
+// Just enough of ONNX's protobuf to hand a graph to onnxruntime: written here so that no converter stands between the
+// test and the runtime. Field numbers: onnx.proto3 of ONNX 1.x.
+
+export type OnnxTensor = { readonly name: string; readonly shape: readonly number[] } & (
+  | { readonly type: 'f32'; readonly values: Float32Array }
+  | { readonly type: 'i64'; readonly values: readonly number[] }
+  | { readonly type: 'u8'; readonly values: Uint8Array }
+);
+
+export type OnnxNode = {
+  readonly op: string;
+  readonly domain?: string;
+  readonly inputs: readonly string[];
+  readonly outputs: readonly string[];
+  readonly ints?: Readonly<Record<string, number>>;
+};
+
+export type OnnxGraph = {
+  readonly nodes: readonly OnnxNode[];
+  readonly constants: readonly OnnxTensor[];
+  /** float32 of any shape with this many dimensions. */
+  readonly inputs: Readonly<Record<string, number>>;
+  readonly outputs: Readonly<Record<string, number>>;
+};
+
+const TYPE = { f32: 1, u8: 2, i64: 7 } as const;
+
+const varint = (value: number): number[] => {
+  const bytes: number[] = [];
+  let left = BigInt.asUintN(64, BigInt(value));
+  do {
+    const low = Number(left & 127n);
+    left >>= 7n;
+    bytes.push(left === 0n ? low : low | 128);
+  } while (left !== 0n);
+  return bytes;
+};
+const number = (field: number, value: number): Uint8Array => Uint8Array.from([...varint(field << 3), ...varint(value)]);
+const bytes = (field: number, value: Uint8Array): Uint8Array =>
+  Buffer.concat([Uint8Array.from([...varint((field << 3) | 2), ...varint(value.length)]), value]);
+const text = (field: number, value: string): Uint8Array => bytes(field, new TextEncoder().encode(value));
+const message = (field: number, ...parts: Uint8Array[]): Uint8Array => bytes(field, Buffer.concat(parts));
+
+function raw(tensor: OnnxTensor): Uint8Array {
+  if (tensor.type === 'u8') return tensor.values;
+  const typed = tensor.type === 'f32' ? tensor.values : BigInt64Array.from(tensor.values, BigInt);
+  return new Uint8Array(typed.buffer, typed.byteOffset, typed.byteLength);
+}
+
+function valueInfo(field: number, name: string, rank: number): Uint8Array {
+  const dims = Array.from({ length: rank }, (_, axis) => message(1, text(2, `${name}_${axis}`)));
+  return message(field, text(1, name), message(2, message(1, number(1, TYPE.f32), message(2, ...dims))));
+}
+
+/** A serialized ModelProto of opset 17. */
+export function onnxModel({ nodes, constants, inputs, outputs }: OnnxGraph): Uint8Array {
+  const graph = [
+    ...nodes.map((node) =>
+      message(
+        1,
+        ...node.inputs.map((name) => text(1, name)),
+        ...node.outputs.map((name) => text(2, name)),
+        text(4, node.op),
+        ...Object.entries(node.ints ?? {}).map(([name, value]) =>
+          message(5, text(1, name), number(3, value), number(20, 2)),
+        ),
+        ...(node.domain === undefined ? [] : [text(7, node.domain)]),
+      ),
+    ),
+    text(2, 'oracle'),
+    ...constants.map((tensor) =>
+      message(
+        5,
+        ...tensor.shape.map((size) => number(1, size)),
+        number(2, TYPE[tensor.type]),
+        text(8, tensor.name),
+        bytes(9, raw(tensor)),
+      ),
+    ),
+    ...Object.entries(inputs).map(([name, rank]) => valueInfo(11, name, rank)),
+    ...Object.entries(outputs).map(([name, rank]) => valueInfo(12, name, rank)),
+  ];
+  const opsets = [message(8, text(1, ''), number(2, 17)), message(8, text(1, 'com.microsoft'), number(2, 1))];
+  return Buffer.concat([number(1, 8), message(7, ...graph), ...opsets]);
+}
