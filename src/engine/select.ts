@@ -1,0 +1,72 @@
+// Chooses a backend: the one asked for, or the fastest that works here, with the reasons why the faster ones do not.
+
+import { ArgumentError } from '../errors.ts';
+import { BACKEND_NAMES, type Backend, type BackendName } from './backend.ts';
+
+export type Selection = {
+  readonly backend: Backend;
+  /** Why each faster backend was passed over: one sentence each, in order. Empty when the first one works. */
+  readonly reasons: readonly { readonly backend: BackendName; readonly reason: string }[];
+};
+
+export type SelectOptions = {
+  /** Told once a process when `auto` has to do without native code; stderr when not given. */
+  readonly warn?: (line: string) => void;
+};
+
+// Loaded on demand: a backend that is not chosen costs no start-up time.
+const LOADERS: Readonly<Record<BackendName, () => Promise<Backend>>> = {
+  metal: async () => (await import('./metal/backend.ts')).metalBackend,
+  cpu: async () => (await import('./cpu/backend.ts')).cpuBackend,
+  wasm: async () => (await import('./wasm/backend.ts')).wasmBackend,
+  js: async () => (await import('./js/backend.ts')).jsBackend,
+};
+
+const isBackendName = (name: string): name is BackendName => BACKEND_NAMES.some((known) => known === name);
+
+/** 'auto' takes metal, cpu, wasm, js in this order. A backend asked for by name that does not work is an error. */
+export async function selectBackend(name: 'auto' | BackendName, options: SelectOptions = {}): Promise<Selection> {
+  if (name !== 'auto') {
+    if (!isBackendName(name)) {
+      throw new ArgumentError({ what: `unknown backend "${name}"`, fix: `use auto, ${BACKEND_NAMES.join(', ')}` });
+    }
+    const backend = await LOADERS[name]();
+    const reason = await backend.unavailable();
+    if (reason !== undefined) {
+      throw new ArgumentError({ what: `the backend "${name}" does not work here`, where: reason, fix: 'use auto' });
+    }
+    return { backend, reasons: [] };
+  }
+  const reasons: { backend: BackendName; reason: string }[] = [];
+  for (const candidate of BACKEND_NAMES) {
+    const backend = await LOADERS[candidate]();
+    const reason = await backend.unavailable();
+    if (reason === undefined) {
+      warnOnce(candidate, reasons, options);
+      return { backend, reasons };
+    }
+    reasons.push({ backend: candidate, reason });
+  }
+  throw new ArgumentError({
+    what: 'no backend works here',
+    where: reasons.map((one) => `${one.backend}: ${one.reason}`).join('; '),
+    fix: 'reinstall the package',
+  });
+}
+
+let warned = false;
+
+function warnOnce(chosen: BackendName, reasons: Selection['reasons'], options: SelectOptions): void {
+  const cpu = reasons.find((one) => one.backend === 'cpu');
+  if (warned || cpu === undefined) return;
+  warned = true;
+  const warn = options.warn ?? ((line: string) => process.stderr.write(`${line}\n`));
+  warn(`using the ${chosen} backend: ${cpu.reason}`);
+}
+
+/** Every backend with the reason why it does not work here, for `doctor`. */
+export async function surveyBackends(): Promise<{ backend: BackendName; reason: string | undefined }[]> {
+  return Promise.all(
+    BACKEND_NAMES.map(async (backend) => ({ backend, reason: await (await LOADERS[backend]()).unavailable() })),
+  );
+}
