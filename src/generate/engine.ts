@@ -4,7 +4,7 @@
 import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { BackendName, Executable } from '../engine/backend.ts';
-import { jsBackend } from '../engine/js/backend.ts';
+import { selectBackend } from '../engine/select.ts';
 import { type ModelLocation, resolveModel } from '../hub/resolve-model.ts';
 import { openModel } from '../model/open-model.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
@@ -113,7 +113,8 @@ async function loadModel(location: ModelLocation, request: LoadRequest): Promise
     ...(request.signal === undefined ? {} : { signal: request.signal }),
     ...(request.onLayer === undefined ? {} : { onLayer: request.onLayer }),
   });
-  const executable = await jsBackend.load(program, {
+  const { backend: chosen } = await selectBackend(request.backend ?? 'auto');
+  const executable = await chosen.load(program, {
     ...(request.threads === undefined ? {} : { threads: request.threads }),
   });
   const { backend } = executable.info;

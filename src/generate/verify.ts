@@ -4,7 +4,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BackendName, Executable } from '../engine/backend.ts';
-import { jsBackend } from '../engine/js/backend.ts';
+import { selectBackend } from '../engine/select.ts';
 import { BitnetError } from '../errors.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { openModel } from '../model/open-model.ts';
@@ -79,7 +79,8 @@ export async function caseKind(dir: string): Promise<'inference' | 'qat'> {
 export async function verifyCase(dir: string, options: VerifyOptions = {}): Promise<VerifyReport> {
   const expected = checkExpected(await readExpected(dir), dir);
   const { program } = await openModel({ kind: 'folder', path: dir }, { name: dir, head: options.head ?? 'full' });
-  using executable = await jsBackend.load(program, options.threads === undefined ? {} : { threads: options.threads });
+  const { backend } = await selectBackend(options.backend ?? 'auto');
+  using executable = await backend.load(program, options.threads === undefined ? {} : { threads: options.threads });
   const { vocabSize } = program;
   const ids = expected.input_ids;
   const logits = await allLogits(executable, ids, vocabSize, { chunk: ids.length });
