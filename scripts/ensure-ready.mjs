@@ -1,8 +1,8 @@
 // Makes a fresh clone ready: installs the locked dependencies when they are missing or older than the lock
-// file, and compiles src/ to dist/ when a source is newer. The README's commands call it, so that each of
-// them works alone on a machine that has only Node and npm.
-//   node scripts/ensure-ready.mjs           both steps
-//   node scripts/ensure-ready.mjs --built   only the second (npm runs it as `prepare`, dependencies are there)
+// file, compiles src/ to dist/ when a source is newer, and builds the native kernels where a C++ compiler is.
+// The README's commands call it, so that each of them works alone on a machine that has only Node and npm.
+//   node scripts/ensure-ready.mjs           all steps
+//   node scripts/ensure-ready.mjs --built   all but the first (npm runs it as `prepare`, dependencies are there)
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -40,3 +40,7 @@ const sources = Math.max(newestTime(join(root, 'src')), newestTime(join(root, 't
 if (existsSync(join(root, 'src')) && existsSync(compiler) && newestTime(built) < sources) {
   run(process.execPath, [compiler, '-p', 'tsconfig.build.json']);
 }
+
+// The native kernels. Without a C++ compiler the program runs on WebAssembly, so this step never fails.
+const kernels = join(root, 'scripts', 'build-native.mjs');
+if (existsSync(kernels)) run(process.execPath, [kernels]);
