@@ -178,7 +178,7 @@ function readBpe(
   });
   return {
     file: file.path,
-    vocabulary: new Vocabulary(modelTokens, added, file.path),
+    vocabulary: new Vocabulary({ ids: modelTokens, tokens: [...tokens] }, added, file.path),
     modelTokens,
     merges: parseMerges(pairs, modelTokens, file.path),
     ignoreMerges: pre.ignoreMerges === true,
@@ -214,8 +214,9 @@ function readPieces(
   }
   const unknownId = file.number('tokenizer.ggml.unknown_token_id') ?? types.indexOf(PIECE.unknown);
   if (tokens[unknownId] === undefined) throw refuse(file, 'no unknown token is declared', 'convert the model again');
+  const ids = new Map(tokens.map((token, id) => [token, id]));
   return {
-    vocabulary: new Vocabulary(new Map(tokens.map((token, id) => [token, id])), added, file.path),
+    vocabulary: new Vocabulary({ ids, tokens: [...tokens] }, added, file.path),
     pieces: {
       file: file.path,
       pieces: tokens.map((text, id) => ({ text, score: scores[id]!, type: types[id]! })),

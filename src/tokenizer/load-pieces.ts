@@ -50,7 +50,7 @@ export function loadPieces(
     if (structural && !added.has(piece.text)) added.set(piece.text, special(id, piece.text));
   }
   return {
-    vocabulary: new Vocabulary(ids, [...added.values()], file),
+    vocabulary: new Vocabulary({ ids, tokens: model.pieces.map((piece) => piece.text) }, [...added.values()], file),
     encoding: pieceEncoder(model, [...matched.values()]),
     decoder: pieceDecoder(model),
     ids: { bosId: model.bosId, eosId: model.eosId },

@@ -1,8 +1,6 @@
 // The merging loop that byte pair encoding and sentencepiece share: of all neighbours that may be joined, the pair of the
 // lowest rank first, the leftmost of equals, until none is left.
 
-import { Heap } from './heap.ts';
-
 /** Rank and place together are one exact number, so places stay below this and ranks below 2^23. */
 const MAX_SYMBOLS = 2 ** 30;
 
@@ -45,3 +43,40 @@ export function mergeNeighbours(
 
 /** In place of the next symbol: this one was joined to the one before it. */
 const GONE = -1;
+
+/** A binary heap of numbers, smallest first. */
+class Heap {
+  readonly #items: number[] = [];
+
+  push(item: number): void {
+    const items = this.#items;
+    let at = items.length;
+    items.push(item);
+    while (at > 0) {
+      const parent = (at - 1) >> 1;
+      if (items[parent]! <= item) break;
+      items[at] = items[parent]!;
+      at = parent;
+    }
+    items[at] = item;
+  }
+
+  /** Takes the smallest number out; undefined when there is none. */
+  pop(): number | undefined {
+    const items = this.#items;
+    const top = items[0];
+    const last = items.pop();
+    if (last === undefined || items.length === 0) return top;
+    let at = 0;
+    for (;;) {
+      let child = 2 * at + 1;
+      if (child >= items.length) break;
+      if (child + 1 < items.length && items[child + 1]! < items[child]!) child++;
+      if (items[child]! >= last) break;
+      items[at] = items[child]!;
+      at = child;
+    }
+    items[at] = last;
+    return top;
+  }
+}

@@ -45,7 +45,7 @@ class Translation {
 
   #step(): boolean {
     const rest = this.#source.slice(this.#at);
-    const group = /^\((?:\?(?:i:|:|=|!))?/.exec(rest);
+    const group = rest[0] === '(' ? /^\((?:\?(?:i:|:|=|!))?/.exec(rest) : null;
     if (group !== null) {
       if (rest.startsWith('(?') && group[0] === '(') return false;
       const inherited = this.#ignoreCase.at(-1)!;
@@ -56,7 +56,7 @@ class Translation {
       this.#ignoreCase.pop();
       return this.#ignoreCase.length > 0 && this.#emit(1, ')');
     }
-    const quantifier = /^(?:[*+?]|\{\d+(?:,\d*)?\})([?+]?)/.exec(rest);
+    const quantifier = !'*+?{'.includes(rest[0]!) ? null : /^(?:[*+?]|\{\d+(?:,\d*)?\})([?+]?)/.exec(rest);
     // A second + makes a quantifier possessive, which JavaScript lacks.
     if (quantifier !== null) return quantifier[1] !== '+' && this.#emit(quantifier[0].length, quantifier[0]);
     if (rest[0] === '[') return this.#class(rest);
@@ -98,9 +98,11 @@ class Translation {
 
 function readEscape(rest: string): { readonly text: string; readonly length: number } | undefined {
   if (rest[0] !== '\\') return undefined;
-  const property = /^\\[pP]\{\^?[A-Za-z_]+\}/.exec(rest)?.[0];
-  if (property !== undefined) return property.includes('^') ? undefined : { text: property, length: property.length };
   const letter = rest[1] ?? '';
+  if (letter === 'p' || letter === 'P') {
+    const property = /^\\[pP]\{[A-Za-z_]+\}/.exec(rest)?.[0];
+    return property === undefined ? undefined : { text: property, length: property.length };
+  }
   const known = CLASS_ESCAPES[letter];
   if (known !== undefined) return { text: known, length: 2 };
   return SAME_ESCAPES.has(letter) ? { text: rest.slice(0, 2), length: 2 } : undefined;

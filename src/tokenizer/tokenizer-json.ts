@@ -5,7 +5,7 @@
 import { isObject, type JsonObject, kindOf } from './json-file.ts';
 import type { DecoderPlan } from './token-decoder.ts';
 import { TokenizerFileError } from './tokenizer-error.ts';
-import { type AddedToken, checkId, MAX_TOKEN_LENGTH, quote, Vocabulary } from './vocabulary.ts';
+import { type AddedToken, checkId, MAX_TOKEN_LENGTH, quote, readTokenTable, Vocabulary } from './vocabulary.ts';
 
 /** A checked tokenizer.json. */
 export type BpeTokenizer = {
@@ -55,7 +55,9 @@ export function parseTokenizerJson(json: JsonObject, file: string, more: readonl
   if ((model.dropout ?? 0) !== 0) {
     throw at.error(`model.dropout is ${String(model.dropout)}`, 'set it to null: encoding must be deterministic');
   }
-  const modelTokens = parseVocabulary(at.object(model, 'vocab'), at);
+  const table = readTokenTable(at.object(model, 'vocab'), file);
+  const modelTokens = table.ids;
+  if (modelTokens.size === 0) throw at.error('model.vocab is empty', 'fetch the tokenizer files again');
   const unknownToken = at.textOrNull(model, 'unk_token');
   if (unknownToken !== null && !modelTokens.has(unknownToken)) {
     throw at.error(`model.unk_token ${quote(unknownToken)} is not in model.vocab`, 'fetch the tokenizer files again');
@@ -63,7 +65,7 @@ export function parseTokenizerJson(json: JsonObject, file: string, more: readonl
   const added = [...parseAddedTokens(json.added_tokens, at)];
   const known = new Set(added.map((token) => token.content));
   for (const token of more) if (!known.has(token.content)) added.push(token);
-  const vocabulary = new Vocabulary(modelTokens, added, file);
+  const vocabulary = new Vocabulary(table, added, file);
   return {
     file,
     vocabulary,
@@ -119,26 +121,6 @@ class Place {
   }
 }
 
-// The two loops below run over the whole vocabulary before the first token can be written, in code that is not yet
-// compiled: hence plain loops, no copies, and every merge looked up once.
-
-function parseVocabulary(vocab: JsonObject, at: Place): Map<string, number> {
-  const tokens = new Map<string, number>();
-  for (const token in vocab) {
-    const id = vocab[token];
-    checkId(token, id, at.file);
-    if (token.length > MAX_TOKEN_LENGTH) {
-      throw at.error(
-        `the token of id ${id} has ${token.length} characters, more than ${MAX_TOKEN_LENGTH}`,
-        'use another tokenizer',
-      );
-    }
-    tokens.set(token, id);
-  }
-  if (tokens.size === 0) throw at.error('model.vocab is empty', 'fetch the tokenizer files again');
-  return tokens;
-}
-
 /** Checks a list of merges ("left right" or pairs) against the tokens. */
 export function parseMerges(value: unknown, tokens: ReadonlyMap<string, number>, file: string): Merges {
   const at = new Place(file);
@@ -150,28 +132,36 @@ export function parseMerges(value: unknown, tokens: ReadonlyMap<string, number>,
   const left = new Int32Array(count);
   const right = new Int32Array(count);
   const merged = new Int32Array(count);
+  // As plain as readTokenTable's loop, and for the same reason.
   for (let rank = 0; rank < count; rank++) {
     const entry: unknown = value[rank];
     const pair: unknown = typeof entry === 'string' ? entry.split(' ') : entry;
-    const first: unknown = Array.isArray(pair) && pair.length === 2 ? pair[0] : undefined;
-    const second: unknown = Array.isArray(pair) ? pair[1] : undefined;
-    if (typeof first !== 'string' || typeof second !== 'string') {
-      throw at.error(
-        `merges[${rank}] is ${JSON.stringify(entry)?.slice(0, 80)}; expected "left right" or ["left", "right"]`,
-        'fetch the tokenizer files again',
-      );
+    if (!Array.isArray(pair) || pair.length !== 2) throw badMerge(rank, entry, at);
+    const first: unknown = pair[0];
+    const second: unknown = pair[1];
+    if (typeof first !== 'string' || typeof second !== 'string') throw badMerge(rank, entry, at);
+    const a = tokens.get(first);
+    const b = tokens.get(second);
+    const ab = tokens.get(first + second);
+    if (a === undefined || b === undefined || ab === undefined) {
+      throw strangeMerge(rank, a === undefined ? first : b === undefined ? second : first + second, at);
     }
-    left[rank] = idOfPart(first, rank, tokens, at);
-    right[rank] = idOfPart(second, rank, tokens, at);
-    merged[rank] = idOfPart(first + second, rank, tokens, at);
+    left[rank] = a;
+    right[rank] = b;
+    merged[rank] = ab;
   }
   return { left, right, merged };
 }
 
-function idOfPart(token: string, rank: number, tokens: ReadonlyMap<string, number>, at: Place): number {
-  const id = tokens.get(token);
-  if (id !== undefined) return id;
-  throw at.error(
+function badMerge(rank: number, entry: unknown, at: Place): TokenizerFileError {
+  return at.error(
+    `merges[${rank}] is ${JSON.stringify(entry)?.slice(0, 80)}; expected "left right" or ["left", "right"]`,
+    'fetch the tokenizer files again',
+  );
+}
+
+function strangeMerge(rank: number, token: string, at: Place): TokenizerFileError {
+  return at.error(
     `merges[${rank}] needs the token ${quote(token)}, which is not in the vocabulary`,
     'vocabulary and merges must come from one and the same tokenizer',
   );

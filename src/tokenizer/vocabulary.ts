@@ -19,52 +19,66 @@ export type AddedToken = {
 
 /** Ids above this are refused before a table is made for them. The largest vocabulary seen has 262,144 (Gemma 3). */
 export const MAX_VOCABULARY = 1 << 21;
-/** One token's longest text in UTF-16 units. The longest seen is a run of 512 spaces-like characters in a byte-level vocabulary. */
+/** One token's longest text in UTF-16 units. The longest seen is a run of 512 spaces. */
 export const MAX_TOKEN_LENGTH = 1 << 14;
+
+/** Tokens by id and ids by token. */
+export type TokenTable = { readonly ids: Map<string, number>; readonly tokens: (string | undefined)[] };
+
+/**
+ * The table of a JSON object of ids by token. Throws TokenizerFileError for an id that is out of range or taken twice. It
+ * runs over the whole vocabulary before a first token can be written, in code that is not compiled yet: hence one plain
+ * loop, and helpers only where something is wrong.
+ */
+export function readTokenTable(vocab: { readonly [token: string]: unknown }, file: string): TokenTable {
+  const names = Object.keys(vocab);
+  const ids = new Map<string, number>();
+  const tokens: (string | undefined)[] = [];
+  for (let i = 0; i < names.length; i++) {
+    const token = names[i]!;
+    const id = vocab[token];
+    if (typeof id !== 'number' || id < 0 || id >= MAX_VOCABULARY || id !== Math.trunc(id)) throw badId(token, id, file);
+    if (token.length > MAX_TOKEN_LENGTH) throw tooLong(id, token.length, file);
+    while (tokens.length <= id) tokens.push(undefined);
+    const taken = tokens[id];
+    if (taken !== undefined) throw takenTwice(id, taken, token, file);
+    tokens[id] = token;
+    ids.set(token, id);
+  }
+  return { ids, tokens };
+}
 
 export class Vocabulary {
   readonly added: readonly AddedToken[];
-  readonly #tokens: (string | undefined)[] = [];
+  readonly #tokens: (string | undefined)[];
   readonly #ids: ReadonlyMap<string, number>;
-  /** Added tokens that `ids` lacks. */
+  /** Added tokens that the table lacks. */
   readonly #moreIds = new Map<string, number>();
   readonly #special = new Set<number>();
 
-  /** Keeps `ids` (token to id). Throws TokenizerFileError when two tokens claim one id or an id is out of range. */
-  constructor(ids: ReadonlyMap<string, number>, added: readonly AddedToken[], file: string) {
-    this.#ids = ids;
+  /** Takes over the table. Throws TokenizerFileError when an added token contradicts it. */
+  constructor(table: TokenTable, added: readonly AddedToken[], file: string) {
+    this.#ids = table.ids;
+    this.#tokens = table.tokens;
     this.added = added;
-    for (const [token, id] of ids) this.#place(token, id, file);
-    for (const token of added) {
-      const known = this.id(token.content);
-      if (known !== undefined && known !== token.id) {
+    for (const { content, id, special } of added) {
+      const known = this.id(content);
+      if (known !== undefined && known !== id) {
         throw new TokenizerFileError({
-          what: `added token ${quote(token.content)} has id ${token.id}, but the vocabulary gives it ${known}`,
+          what: `added token ${quote(content)} has id ${id}, but the vocabulary gives it ${known}`,
           where: file,
           fix: 'use the tokenizer files of one and the same model',
         });
       }
       if (known === undefined) {
-        this.#place(token.content, token.id, file);
-        this.#moreIds.set(token.content, token.id);
+        while (this.#tokens.length <= id) this.#tokens.push(undefined);
+        const taken = this.#tokens[id];
+        if (taken !== undefined && taken !== content) throw takenTwice(id, taken, content, file);
+        this.#tokens[id] = content;
+        this.#moreIds.set(content, id);
       }
-      if (token.special) this.#special.add(token.id);
+      if (special) this.#special.add(id);
     }
-  }
-
-  #place(token: string, id: number, file: string): void {
-    checkId(token, id, file);
-    const taken = this.#tokens[id];
-    if (taken !== undefined && taken !== token) {
-      throw new TokenizerFileError({
-        what: `id ${id} belongs to two tokens, ${quote(taken)} and ${quote(token)}`,
-        where: file,
-        fix: 'ids must be unique; fetch the tokenizer files again',
-      });
-    }
-    // Holes first get a value, so that the array stays a plain list (ids are bounded by MAX_VOCABULARY).
-    while (this.#tokens.length < id) this.#tokens.push(undefined);
-    this.#tokens[id] = token;
   }
 
   /** Highest id plus one. */
@@ -88,10 +102,30 @@ export class Vocabulary {
 /** Refuses an id that is not an integer in [0, MAX_VOCABULARY). */
 export function checkId(token: string, id: unknown, file: string): asserts id is number {
   if (typeof id === 'number' && Number.isInteger(id) && id >= 0 && id < MAX_VOCABULARY) return;
-  throw new TokenizerFileError({
+  throw badId(token, id, file);
+}
+
+function badId(token: string, id: unknown, file: string): TokenizerFileError {
+  return new TokenizerFileError({
     what: `token ${quote(token)} has the id ${String(id)}; expected an integer from 0 to ${MAX_VOCABULARY - 1}`,
     where: file,
     fix: 'fetch the tokenizer files again',
+  });
+}
+
+function tooLong(id: number, length: number, file: string): TokenizerFileError {
+  return new TokenizerFileError({
+    what: `the token of id ${id} has ${length} characters, more than ${MAX_TOKEN_LENGTH}`,
+    where: file,
+    fix: 'use another tokenizer',
+  });
+}
+
+function takenTwice(id: number, first: string, second: string, file: string): TokenizerFileError {
+  return new TokenizerFileError({
+    what: `id ${id} belongs to two tokens, ${quote(first)} and ${quote(second)}`,
+    where: file,
+    fix: 'ids must be unique; fetch the tokenizer files again',
   });
 }
 
