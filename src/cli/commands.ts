@@ -33,6 +33,11 @@ export const COMMANDS: readonly CommandEntry[] = [
   { name: 'tokenize', summary: "Text to a model's token ids and back", load: () => import('./tokenize.ts') },
   { name: 'color', summary: 'The color at one index of a seeded stream', load: () => import('./color.ts') },
   { name: 'palette', summary: 'A run of colors and their GF(3) sum', load: () => import('./palette.ts') },
+  {
+    name: 'doctor',
+    summary: 'Backends found and why others are not, CPU features, model and cache folders',
+    load: () => import('./doctor.ts'),
+  },
   { name: 'version', summary: 'The version of this program', load: () => import('./version.ts') },
   { name: 'schemas', summary: 'Write the JSON Schemas of the tools', hidden: true, load: () => import('./schemas.ts') },
 ];

@@ -55,9 +55,11 @@ test('sampling repeats with its seed and differs with another', async () => {
   expect(other).not.toBe(one);
 });
 
-test('--stop ends before the text', async () => {
-  const { stdout } = await runCli([...PROMPT, '--stop', 'girl', '--stop', 'boy']);
-  expect(stdout.trimEnd()).toMatch(/little$/);
+test('--stop ends before the text, the first of several', async () => {
+  const whole = (await runCli(PROMPT)).stdout.trimEnd();
+  const word = whole.split(' ')[3]!;
+  const { stdout } = await runCli([...PROMPT, '--stop', word, '--stop', 'never written']);
+  expect(stdout).toBe(`${whole.slice(0, whole.indexOf(word))}\n`);
 });
 
 test('Ctrl-C ends it with what there is', async () => {
