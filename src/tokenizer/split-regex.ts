@@ -60,11 +60,17 @@ class Translation {
     // A second + makes a quantifier possessive, which JavaScript lacks.
     if (quantifier !== null) return quantifier[1] !== '+' && this.#emit(quantifier[0].length, quantifier[0]);
     if (rest[0] === '[') return this.#class(rest);
+    const ignoreCase = this.#ignoreCase.at(-1)!;
     const escaped = readEscape(rest);
-    if (escaped !== undefined) return this.#emit(escaped.length, escaped.text);
+    // Folding of properties and of letters beyond ASCII is left to the library.
+    if (escaped !== undefined)
+      return !(ignoreCase && /[pP]/.test(escaped.text)) && this.#emit(escaped.length, escaped.text);
     if ('\\]{}^$'.includes(rest[0]!)) return false;
+    // JavaScript's dot leaves out more line ends.
+    if (rest[0] === '.') return this.#emit(1, '[^\\n]');
     const character = String.fromCodePoint(rest.codePointAt(0)!);
-    return this.#emit(character.length, this.#ignoreCase.at(-1)! ? eitherCase(character) : character);
+    if (!ignoreCase) return this.#emit(character.length, character);
+    return character <= '\x7f' && this.#emit(1, eitherCase(character));
   }
 
   #class(rest: string): boolean {
