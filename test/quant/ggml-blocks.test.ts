@@ -234,7 +234,7 @@ describe('Q8_0, Q4_0, Q6_K', () => {
       [224, 0.375],
       [255, -2.875],
     ];
-    for (const [i, value] of want) expect(decoded[i]! - value, `w[${i}]`).toBe(0);
+    for (const [i, value] of want) expect(Math.abs(decoded[i]! - value), `w[${i}]`).toBe(0);
   });
 });
 
