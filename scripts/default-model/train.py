@@ -2,10 +2,11 @@
 
     python scripts/default-model/train.py --corpus DIR --out models/default
 
-Steps: read and hold out, tokenizer, tokens, training, export, held-out comparison, history. See README.md beside this.
+Steps: read and hold out, tokenizer, tokens, training, export, held-out comparison, pictures, expected continuations. See README.md beside this.
 """
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -31,9 +32,9 @@ def arguments():
     p.add_argument("--work", default=".default-model-work", help="tokens and resume state; reused when present")
     for name in ("vocab", "hidden", "layers", "heads", "kv_heads", "ffn", "context"):
         p.add_argument("--" + name.replace("_", "-"), type=int, default=getattr(d, name))
-    p.add_argument("--steps", type=int, default=12000)
-    p.add_argument("--batch", type=int, default=64, help="rows of `context` tokens in a step")
-    p.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
+    p.add_argument("--steps", type=int, default=24500)
+    p.add_argument("--batch", type=int, default=32, help="rows of `context` tokens in a step")
+    p.add_argument("--lr", type=float, default=2.5e-3, help="peak learning rate")
     p.add_argument("--weight-decay", type=float, default=0.1, help="in the first half; none in the second")
     p.add_argument("--seed", type=int, default=data.SEED)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -41,6 +42,7 @@ def arguments():
     p.add_argument("--resume", action="store_true", help="go on from the work folder's state.pt")
     p.add_argument("--stop-after", type=float, default=0, help="seconds; saves the state and ends, for --resume")
     p.add_argument("--compare", metavar="FOLDER", help="a packed checkpoint to compare with on the held-out text")
+    p.add_argument("--docs", metavar="FOLDER", help="history, evaluation and pictures go there (default: the work folder)")
     p.add_argument("--probe", action="store_true", help="train only: print speed and held-out loss, write nothing")
     return p.parse_args()
 
@@ -188,6 +190,20 @@ def train(a, tok, held):
     return model, history
 
 
+def write_compact(path, value):
+    """One line for each top-level key: long number lists stay readable as a diff and small."""
+    with open(path, "w", encoding="utf-8") as f:
+        f.write("{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()) + "\n}\n")
+
+
+def optional(module, function, argument):
+    """The last steps need packages that training does not: without them say so and leave the step for later."""
+    try:
+        getattr(importlib.import_module(module), function)(argument)
+    except ImportError as e:
+        print(f"not done: {module}.py ({e}); run it by itself where that is installed", flush=True)
+
+
 def main():
     a = arguments()
     tok, held = prepare(a)
@@ -198,15 +214,19 @@ def main():
     bad = check_masters(a.out)
     if bad:
         raise SystemExit(f"{bad} trits of the masters differ from the packed ones")
-    write_json(os.path.join(a.work, "history.json"), history)
+    docs = a.docs or a.work
+    os.makedirs(docs, exist_ok=True)
+    write_compact(os.path.join(docs, "history.json"), history)
     # Which documents were held out, by the first 12 digits of their SHA-256.
-    write_json(os.path.join(a.work, "heldout-ids.json"), {s: sorted(map(data.digest, d)) for s, d in held.items()})
+    write_compact(os.path.join(docs, "heldout-ids.json"), {s: sorted(map(data.digest, d)) for s, d in held.items()})
     models = {"new": a.out}
     if a.compare:
         models = {"old": a.compare, "new": a.out}
     report = evaluate.compare(held, models, a.device)
     evaluate.print_report(report)
-    write_json(os.path.join(a.work, "evaluation.json"), report)
+    write_json(os.path.join(docs, "evaluation.json"), report)
+    optional("picture", "draw", docs)  # needs matplotlib
+    optional("expected", "write_expected", a.out)  # needs transformers and accelerate
     print(f"done: {history['tokens_trained'] / 1e6:.0f} M tokens in {history['seconds']} s on {history['device']}")
 
 
