@@ -14,6 +14,10 @@
 #define BITNET_VECTOR_BYTES 16
 #endif
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 #define BITNET_INLINE inline __attribute__((always_inline))
 
 namespace {
@@ -101,12 +105,25 @@ BITNET_INLINE V16 v_rint(V16 a) {
 
 /** The fold of 16 lanes: 8..15 onto 0..7, 4..7 onto 0..3, 2..3 onto 0..1, 1 onto 0. */
 BITNET_INLINE float v_fold(V16 a) {
+#if defined(__AVX__)
+#if defined(__AVX512F__)
+  const __m512 x = (__m512)a.p[0];
+  const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1));
+  const __m256 b = _mm256_add_ps(_mm512_castps512_ps256(x), high);
+#else
+  const __m256 b = (__m256)(a.p[0] + a.p[1]);
+#endif
+  const __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+  const __m128 d = _mm_add_ps(c, _mm_movehl_ps(c, c));
+  return _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)));
+#else
   float x[16];
   v_store(x, a);
   float b[8], c[4];
   for (int i = 0; i < 8; i += 1) b[i] = x[i] + x[i + 8];
   for (int i = 0; i < 4; i += 1) c[i] = b[i] + b[i + 4];
   return (c[0] + c[2]) + (c[1] + c[3]);
+#endif
 }
 BITNET_INLINE float v_max_lane(V16 a) {
   float x[16];

@@ -1,0 +1,193 @@
+// scripts/kernel-selftest: every instruction set this CPU has against "scalar", then how near each comes to the
+// machine's limits. Speeds are per CPU second of the thread, so that a busy machine tells the same.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "../include/engine.h"
+#include "../include/isa.h"
+#include "../include/selftest.h"
+
+using namespace bitnet;
+
+namespace {
+
+double cpu_seconds() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+double wall_seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+/** Best of n. */
+template <class F>
+double best(int n, F f) {
+  double least = 1e9;
+  for (int i = 0; i < n; i += 1) {
+    const double start = cpu_seconds();
+    f();
+    least = std::min(least, cpu_seconds() - start);
+  }
+  return least;
+}
+
+struct Bench {
+  std::vector<uint8_t> random;
+  uint8_t* weights;
+  uint64_t bytes;
+  std::vector<int8_t> codes;
+  std::vector<float> factor, out, scale;
+
+  explicit Bench(uint64_t n) : bytes(n) {
+    weights = (uint8_t*)host_alloc(n);
+    if (!weights) abort();
+    uint32_t s = 1;
+    for (uint64_t i = 0; i < n; i += 1) {
+      s = s * 1664525 + 1013904223;
+      const uint32_t v = s >> 8;
+      weights[i] = (uint8_t)((v % 3) | (v / 3 % 3) << 2 | (v / 9 % 3) << 4 | (v / 27 % 3) << 6);
+    }
+    codes.assign(1 << 22, 0);
+    for (auto& c : codes) c = (int8_t)((int)(s = s * 1664525 + 1013904223, s >> 24) % 127);
+    factor.assign(4096, 0.5f);
+    scale.assign(4096, 2.0f);
+    out.assign(1 << 23, 0);
+  }
+
+  /** Matrices of (R, C) one behind the other over all of the memory, T tokens: seconds and bytes. */
+  double ternary(const Kernels& k, int64_t R, int64_t C, int64_t T, int64_t prefetch, uint64_t limit, uint8_t* scratch) {
+    const int64_t Q = R / 4;
+    const uint64_t each = (uint64_t)(Q * C);
+    double start = cpu_seconds();
+    for (uint64_t at = 0; at + each + 64 <= limit; at += each)
+      for (int64_t t = 0; t < T; t += k.token_block) {
+        const int64_t n = std::min(T - t, k.token_block);
+        TernaryArgs a{weights + at, nullptr, Q, C, R, Q, 0, Q, codes.data() + t * code_stride(C), factor.data(), n,
+                      out.data() + t * R, scratch, prefetch};
+        k.ternary(a);
+      }
+    return cpu_seconds() - start;
+  }
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const bool quick = argc > 1 && !strcmp(argv[1], "--quick");
+  const Kernels* tables[kMaxIsas];
+  const int n = usable_isas(tables);
+  printf("built:");
+  for (int i = 0; built_isas()[i]; i += 1) printf(" %s", built_isas()[i]);
+  printf("; usable here:");
+  for (int i = 0; i < n; i += 1) printf(" %s", tables[i]->isa);
+  printf("; %u CPUs\n", std::thread::hardware_concurrency());
+  for (int i = 0; i < n; i += 1) {
+    for (uint32_t seed = 1; seed <= (quick ? 1u : 8u); seed += 1) {
+      if (const char* text = selftest(*tables[i], seed)) {
+        printf("FAILED %s\n", text);
+        return 1;
+      }
+    }
+    printf("%-9s same bits as scalar\n", tables[i]->isa);
+  }
+  if (quick) return 0;
+
+  Bench bench((uint64_t)384 << 20);
+  uint8_t* scratch = (uint8_t*)host_alloc(1 << 21);
+  const int64_t shapes[][2] = {{6912, 2560}, {2560, 6912}};
+  for (int i = 0; i < n; i += 1) {
+    const Kernels& k = *tables[i];
+    const bool slow = !strcmp(k.isa, "scalar");
+    const uint64_t limit = slow ? bench.bytes / 16 : bench.bytes;
+    const double read = best(3, [&] { k.read_bytes(bench.weights, (int64_t)bench.bytes, 4096); });
+    int64_t macs = 0;
+    const double multiply = best(3, [&] { macs = k.peak_macs(1'000'000); });
+    const double bandwidth = (double)bench.bytes / read, peak = (double)macs / multiply;
+    printf("%-9s read %5.1f GB/s, int8 peak %6.0f GMAC/s\n", k.isa, bandwidth / 1e9, peak / 1e9);
+    for (const auto& s : shapes) {
+      const uint64_t each = (uint64_t)(s[0] * s[1] / 4);
+      const double used = (double)(limit / each * each);
+      for (int64_t prefetch : {0, 1024, 2048, 4096, 8192}) {
+        if (slow && prefetch) continue;
+        const double t = best(3, [&] { bench.ternary(k, s[0], s[1], 1, prefetch, limit, scratch); });
+        printf("          vector %5ldx%-5ld prefetch %5ld: %5.1f GB/s = %3.0f %% of read bandwidth\n", (long)s[0], (long)s[1],
+               (long)prefetch, used / t / 1e9, 100 * used / t / bandwidth);
+      }
+      const double hot = best(5, [&] {
+        for (int r = 0; r < 16; r += 1) bench.ternary(k, 640, s[1], 1, 2048, (uint64_t)(640 * s[1] / 4 + 64), scratch);
+      });
+      printf("          vector   640x%-5ld in cache:       %5.1f GB/s\n", (long)s[1], 16.0 * 640 * (double)s[1] / 4 / hot / 1e9);
+      for (int64_t T : {2, 4, 8, 16, 64, 256}) {
+        if (slow && T > 2) continue;
+        const uint64_t part = T >= 16 ? each + 64 : std::min<uint64_t>(limit, 4 * each + 64);
+        const double t = best(3, [&] { bench.ternary(k, s[0], s[1], T, 4096, part, scratch); });
+        const double done = (double)(part / each) * (double)each * 4 * (double)T;
+        printf("          matrix %5ldx%-5ld %3ld tokens: %6.1f GMAC/s = %3.0f %% of peak\n", (long)s[0], (long)s[1], (long)T,
+               done / t / 1e9, 100 * done / t / peak);
+      }
+    }
+    for (int64_t T : {1, 4}) {
+      const int64_t C = 2560, R = (int64_t)(limit / 2 / (uint64_t)C);
+      Int8Args a{bench.weights, nullptr, R, bench.factor.data(), C, R, 0, R, bench.codes.data(), bench.scale.data(), T,
+                 bench.out.data(), 4096};
+      std::vector<float> row_scale((size_t)R, 1.0f);
+      a.row_scale = row_scale.data();
+      const double t = best(3, [&] { k.int8(a); });
+      printf("          int8 head, %ld tokens: %5.1f GB/s = %3.0f %% of read bandwidth\n", (long)T, (double)(R * C) / t / 1e9,
+             100 * (double)(R * C) / t / bandwidth);
+    }
+    {
+      const int64_t C = 2560, R = (int64_t)(limit / 4 / (uint64_t)C / 2);
+      std::vector<float> x((size_t)C, 0.5f);
+      DenseArgs a{bench.weights, Dense::bf16, C, R, 0, R, x.data(), 1, bench.out.data(), 4096};
+      const double t = best(3, [&] { k.dense(a); });
+      printf("          bf16 head: %5.1f GB/s = %3.0f %% of read bandwidth\n", (double)(2 * R * C) / t / 1e9,
+             100 * (double)(2 * R * C) / t / bandwidth);
+    }
+    {
+      const int64_t D = 128, keys = 512, blocks = keys / kBlock, each = k_head_floats(D) + v_head_floats(D);
+      std::vector<float> kv((size_t)(blocks * each), 0.25f), q((size_t)(4 * D), 0.5f), scores(4 * 1024);
+      std::vector<float*> table;
+      for (int64_t b = 0; b < blocks; b += 1) table.push_back(kv.data() + b * each);
+      AttentionArgs a{};
+      a.queries = 4;
+      a.D = D;
+      a.scale = 0.1f;
+      a.scores = scores.data();
+      a.score_stride = 528;
+      a.v_at = k_head_floats(D);
+      a.blocks = table.data();
+      for (int g = 0; g < 4; g += 1) {
+        a.q[g] = q.data() + g * D;
+        a.out[g] = bench.out.data() + g * D;
+        a.count[g] = keys;
+      }
+      const double t = best(5, [&] {
+        for (int r = 0; r < 20; r += 1) k.attention(a);
+      });
+      printf("          attention, 512 keys: %5.1f GMAC/s (float)\n", 20.0 * 4 * keys * D * 2 / t / 1e9);
+    }
+    fflush(stdout);
+  }
+  const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
+  for (unsigned threads = 1; threads <= cores; threads *= 2) {
+    std::vector<std::thread> all;
+    std::atomic<uint64_t> sink{0};
+    const double start = wall_seconds();
+    for (unsigned t = 0; t < threads; t += 1)
+      all.emplace_back([&, t] {
+        const uint64_t share = bench.bytes / threads / 4096 * 4096;
+        for (int r = 0; r < 4; r += 1) sink += tables[0]->read_bytes(bench.weights + share * t, (int64_t)share, 4096);
+      });
+    for (auto& t : all) t.join();
+    printf("read with %u threads: %.1f GB/s (wall)\n", threads, 4.0 * (double)bench.bytes / (wall_seconds() - start) / 1e9);
+  }
+  return 0;
+}
