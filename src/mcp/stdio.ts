@@ -9,11 +9,17 @@ import { createMcpServer } from './server.ts';
 /** An engine that does not end by itself within this time is left to its parent's death. */
 const FORCE_EXIT_MS = 2000;
 
+export type StdioOptions = {
+  readonly signal: AbortSignal;
+  /** Folders that callers' model paths must lie in; any path when undefined. */
+  readonly allowedRoots?: readonly string[] | undefined;
+};
+
 /** Serves until the client closes stdin, stops reading stdout, or `signal` fires. */
-export async function serveOnStdio({ signal }: { readonly signal: AbortSignal }): Promise<void> {
+export async function serveOnStdio({ signal, allowedRoots }: StdioOptions): Promise<void> {
   const wire = claimStdout();
   const logger = new Logger();
-  const services = new EngineServices();
+  const services = new EngineServices(allowedRoots === undefined ? {} : { allowedRoots });
   const ended = new Promise<string>((resolve) => {
     process.stdin.once('end', () => resolve('stdin ended'));
     process.stdin.once('close', () => resolve('stdin closed'));

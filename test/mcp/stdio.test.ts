@@ -2,7 +2,7 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, expect, test } from 'vitest';
-import { childrenOf, isAlive, RawClient } from './server-process.ts';
+import { childrenOf, isAlive, RawClient, ROOT } from './server-process.ts';
 
 const LONG = { prompt: 'Once upon a time', max_tokens: 900, temperature: 1, max_seconds: 60 };
 
@@ -163,4 +163,18 @@ test('logs are on stderr only, as JSON lines', async () => {
   await client.exit();
   const lines = client.stderr.join('').trimEnd().split('\n');
   expect(lines.map((line) => JSON.parse(line).msg)).toEqual(['closing']);
+});
+
+test('BITNET_MODEL_ROOTS keeps callers out of other folders', async () => {
+  const client = await connect({ BITNET_MODEL_ROOTS: '' });
+  for (const [name, args] of [
+    ['analyze_layer', {}],
+    ['generate_with_trace', { prompt: 'Once', max_tokens: 1 }],
+  ] as const) {
+    const outside = await client.call(name, { ...args, model: `${ROOT}models/default` });
+    expect(outside.result.isError, name).toBe(true);
+    expect(outside.result.content[0].text).toContain('outside the folders that may be read');
+    const embedded = await client.call(name, args);
+    expect(embedded.result.isError ?? false, name).toBe(false);
+  }
 });
