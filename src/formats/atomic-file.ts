@@ -4,6 +4,7 @@
 import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, rename, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { CancelledError } from '../errors.ts';
 import { WriteError } from './errors.ts';
 
 /** Appends bytes to the file being written. */
@@ -37,7 +38,7 @@ export async function writeFileAtomically(
     } finally {
       await handle.close();
     }
-    signal?.throwIfAborted();
+    if (signal?.aborted) throw new CancelledError();
     try {
       await rename(temporary, path);
     } catch (cause) {
@@ -67,7 +68,7 @@ class HandleSink implements AtomicSink {
   }
 
   async write(bytes: Uint8Array): Promise<void> {
-    this.#signal?.throwIfAborted();
+    if (this.#signal?.aborted) throw new CancelledError();
     for (let done = 0; done < bytes.byteLength; ) {
       try {
         const length = Math.min(bytes.byteLength - done, 1 << 30);

@@ -10,6 +10,7 @@
 //
 // Embeddings, heads and norms are never ternary and are not looked at.
 
+import { CancelledError } from '../errors.ts';
 import { ABSMEAN_FLOOR, ternarize } from '../quant/absmean.ts';
 import { AFFINE_BITS, type AffineShape, affineCodes, affineTrits, decodeAffine } from '../quant/affine.ts';
 import { NonFiniteValueError, NotTernaryError } from '../quant/errors.ts';
@@ -144,7 +145,7 @@ async function classify(
   return 'ordinary floats; if they are masters of BitNet training, ask for absmean';
 }
 
-/** The rule for a stored weight_scale. Without a linear_class the reference multiplies nothing: it divides. */
+/** The rule for a stored weight_scale. `bitlinear`, which divides, is the reference's default linear_class. */
 function scaleRuleOf(config: Readonly<Record<string, unknown>> | undefined, stored: number): ScaleRule {
   const { quant_method: method, linear_class: linearClass } = quantizationConfig(config);
   if (linearClass === 'autobitlinear') return 'multiply';
@@ -286,7 +287,7 @@ export async function* readPackedWindows(
   const step = Math.max(1, Math.floor(WINDOW_BYTES / columns));
   const { file, offset } = checkpoint.info(name);
   for (let packedStart = 0; packedStart < quarter; packedStart += step) {
-    signal?.throwIfAborted();
+    checkCancelled(signal);
     const end = Math.min(quarter, packedStart + step);
     const bytes = await checkpoint.readRange(name, packedStart * columns, end * columns);
     checkRowquadRows(bytes, { rows, columns, packedStart }, { tensor: name, file, offset });
@@ -322,6 +323,10 @@ async function* packedWindows(
       yield { rowStart, rows: count, trits };
     }
   }
+}
+
+function checkCancelled(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new CancelledError();
 }
 
 /** Row ranges of about `WINDOW_BYTES`, in multiples of `multiple` rows. */
@@ -361,7 +366,7 @@ async function openGgml(
       scale: { kind: 'tensor', value },
       async *windows({ signal } = {}) {
         for (const [start, end] of rowRanges(rows, columns / 4, multiple)) {
-          signal?.throwIfAborted();
+          checkCancelled(signal);
           const bytes = await checkpoint.readRange(name, (start * columns) / 4, (end * columns) / 4);
           const trits = unpackI2sTrits(bytes, { columns, layout, firstElement: start * columns }, at);
           yield { rowStart: start, rows: end - start, trits };
@@ -378,7 +383,7 @@ async function openGgml(
   };
   const scales = new Float32Array((rows * columns) / blockElements);
   for (const [start, end] of rowRanges(rows, rowBytes)) {
-    options.signal?.throwIfAborted();
+    checkCancelled(options.signal);
     const { scale } = await unpackRows(start, end);
     const from = (start * columns) / blockElements;
     if (scale.kind === 'tensor') scales.fill(scale.value, from, (end * columns) / blockElements);
@@ -392,7 +397,7 @@ async function openGgml(
     ),
     async *windows({ signal } = {}) {
       for (const [start, end] of rowRanges(rows, rowBytes)) {
-        signal?.throwIfAborted();
+        checkCancelled(signal);
         yield { rowStart: start, rows: end - start, trits: (await unpackRows(start, end)).trits };
       }
     },
@@ -419,7 +424,7 @@ async function openAffine(
   };
   let largest = 0;
   for (const [start, end] of rowRanges(rows, shape.columns * 4)) {
-    options.signal?.throwIfAborted();
+    checkCancelled(options.signal);
     for (const value of await decodeRows(start, end)) largest = Math.max(largest, Math.abs(value));
   }
   if (!Number.isFinite(largest)) throw new NonFiniteValueError({ name: `tensor "${name}"`, index: 0, value: largest });
@@ -429,7 +434,7 @@ async function openAffine(
     scale: { kind: 'tensor', value },
     async *windows({ signal } = {}) {
       for (const [start, end] of rowRanges(rows, shape.columns * 4)) {
-        signal?.throwIfAborted();
+        checkCancelled(signal);
         const values = await decodeRows(start, end);
         const trits = new Int8Array(values.length);
         yield {
@@ -458,7 +463,7 @@ async function* floatWindows(
 ): AsyncGenerator<{ rowStart: number; rows: number; values: Float32Array }> {
   const info = checkpoint.info(layer.name);
   for (const [start, end] of rowRanges(layer.rows, layer.columns * 4)) {
-    signal?.throwIfAborted();
+    checkCancelled(signal);
     yield { rowStart: start, rows: end - start, values: await floatRows(checkpoint, info, start, end) };
   }
 }

@@ -434,12 +434,7 @@ const BAD_GGUF: [string, Uint8Array, ErrorClass, string][] = [
     TensorRangeError,
     'multiple of 128',
   ],
-  [
-    'a first offset',
-    gguf({ tensors: [tensor('w', [1], 0, 32)], data: 64 }),
-    TensorRangeError,
-    'put it at 0',
-  ],
+  ['a first offset', gguf({ tensors: [tensor('w', [1], 0, 32)], data: 64 }), TensorRangeError, 'put it at 0'],
   [
     'a gap',
     gguf({ tensors: [tensor('a', [1], 0, 0), tensor('b', [1], 0, 64)], data: 96 }),

@@ -77,6 +77,8 @@ afterEach(async () => {
 
 const environment = () => ({ HF_HOME: folder, HF_ENDPOINT: `http://127.0.0.1:${portOf(server)}/`, HF_TOKEN: 'secret' });
 const pullIt = (options: PullOptions = {}) => pull('org/model', { env: environment(), retryDelayMs: 1, ...options });
+// Comparing large buffers with toEqual takes seconds.
+const holdsWeights = async () => WEIGHTS.equals(await readFile(repoPath('snapshots', COMMIT, 'model.safetensors')));
 const repoPath = (...parts: string[]) => join(folder, 'hub/models--org--model', ...parts);
 
 test('lays a model into the cache as the Hub tools do, and reports progress', async () => {
@@ -89,7 +91,7 @@ test('lays a model into the cache as the Hub tools do, and reports progress', as
     files: ['config.json', 'model.safetensors'],
     downloadedBytes: WEIGHTS.length + CONFIG.length,
   });
-  expect(await readFile(repoPath('snapshots', COMMIT, 'model.safetensors'))).toEqual(WEIGHTS);
+  expect(await holdsWeights()).toBe(true);
   expect(await readlink(repoPath('snapshots', COMMIT, 'config.json'))).toBe(`../../blobs/${gitSha1(CONFIG)}`);
   expect(await readFile(repoPath('refs/main'), 'utf8')).toBe(COMMIT);
   expect(seen.at(-1)).toMatchObject({ doneBytes: result.downloadedBytes, totalBytes: result.downloadedBytes });
@@ -116,7 +118,7 @@ test('an interrupted download goes on where it stopped', async () => {
   const { downloadedBytes } = await pullIt();
   expect(downloadedBytes).toBe(WEIGHTS.length - 123_456);
   expect(requests.filter(({ url }) => url === '/blob').at(-1)?.range).toBe('bytes=123456-');
-  expect(await readFile(repoPath('snapshots', COMMIT, 'model.safetensors'))).toEqual(WEIGHTS);
+  expect(await holdsWeights()).toBe(true);
 });
 
 test('a body that ends early is continued by itself', async () => {
@@ -132,7 +134,7 @@ test('a body that ends early is continued by itself', async () => {
   };
   await pullIt();
   expect(cuts).toBe(6);
-  expect(await readFile(repoPath('snapshots', COMMIT, 'model.safetensors'))).toEqual(WEIGHTS);
+  expect(await holdsWeights()).toBe(true);
 });
 
 test('a server that ignores ranges is taken from the beginning', async () => {
@@ -144,7 +146,7 @@ test('a server that ignores ranges is taken from the beginning', async () => {
     return true;
   };
   await pullIt();
-  expect(await readFile(repoPath('snapshots', COMMIT, 'model.safetensors'))).toEqual(WEIGHTS);
+  expect(await holdsWeights()).toBe(true);
 });
 
 test('a connection that never delivers ends in an error, and what came is kept', async () => {
