@@ -32,6 +32,8 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   analysis: ['gf3', 'quant', 'tensor'],
   image: ['color', 'gf3', 'tensor'],
   triads: ['gf3'],
+  // A page that runs in a client's browser: it knows results by their JSON, and what a trit is called.
+  app: ['gf3'],
   // Converting to GGUF carries the vocabulary over.
   model: ['engine', 'formats', 'quant', 'tensor', 'tokenizer'],
   // From a model's name (hub) to text; `verify` reads the logits that a case expects (formats, quant).
@@ -41,7 +43,7 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   train: ['model', 'engine', 'quant', 'formats', 'tokenizer', 'tensor', 'random'],
   world: ['train', 'model', 'formats', 'quant', 'gf3', 'color'],
   tools: ANY,
-  mcp: ['tools', 'hub', 'world', 'triads', 'image', 'logger.ts', 'package-info.ts'],
+  mcp: ['tools', 'hub', 'world', 'triads', 'image', 'app', 'logger.ts', 'package-info.ts'],
   cli: ANY,
   'index.ts': ANY,
 };

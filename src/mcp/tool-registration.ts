@@ -7,6 +7,7 @@ import type { Logger } from '../logger.ts';
 import { callTool, type ToolResult } from '../tools/call-tool.ts';
 import { type JsonSchema, jsonSchemaOf, type Tool, type ToolContext } from '../tools/define-tool.ts';
 import type { Services } from '../tools/services.ts';
+import { appMeta } from './apps.ts';
 
 /** Beyond this many characters the JSON is only in structuredContent: the text would fill a model's context. */
 const MAX_JSON_TEXT = 16_384;
@@ -32,6 +33,7 @@ export function registerTool(server: McpServer, tool: Tool, environment: ToolEnv
         ...(!readOnly && { destructiveHint: destructive }),
         openWorldHint: false,
       },
+      ...appMeta(tool.name),
     },
     async (args, context) => {
       try {

@@ -1,0 +1,236 @@
+// A model's ternary layers: shares of the three trits for each, and a map of the chosen one's weights. The host reads
+// the map from the server, a square at a time; a host that cannot shows the shares, and the picture if the result has
+// one.
+
+import type { Trit } from '../../gf3/trit.ts';
+import { balanceBadge, balanceText, definitions, h, isHex, picker, tritText } from './dom.ts';
+import type { Host, ToolResult } from './host.ts';
+import { shares } from './trace-view.ts';
+
+type Layer = {
+  readonly name: string;
+  readonly shape: readonly [number, number];
+  readonly counts: { readonly minus: number; readonly ergodic: number; readonly plus: number };
+  readonly minus_pct: number;
+  readonly ergodic_pct: number;
+  readonly plus_pct: number;
+  readonly trit_sum: number;
+  readonly gf3_residue: number;
+  readonly conserved: boolean;
+  readonly scale: number;
+  readonly entropy_bits: number;
+};
+
+export type Layers = {
+  readonly model: string;
+  readonly colors: { readonly minus: string; readonly ergodic: string; readonly plus: string };
+  readonly layers: readonly Layer[];
+  readonly total: Layer;
+};
+
+/** The server's windows have this side. */
+const WINDOW = 128;
+
+export function layerView(result: Layers, host: Host, content: ToolResult['content']): HTMLElement {
+  const { layers, total, colors } = result;
+  const rows = layers.map((layer) =>
+    h(
+      'div',
+      { class: 'layer', 'aria-label': `${layer.name}, ${layer.shape.join(' x ')}` },
+      h('span', { class: 'name' }, layer.name),
+      bar(layer),
+      h('span', { class: 'sum' }, layer.conserved ? '✓' : `${layer.gf3_residue}`),
+    ),
+  );
+  const details = h('div', { class: 'details', 'aria-live': 'polite' });
+  const map = h('div', { class: 'map' });
+  const list = picker({
+    label: 'Layers; Enter shows the weights',
+    options: rows,
+    onLook: (index) => details.replaceChildren(layerDetails(layers[index]!)),
+    onPick: (index) => {
+      const layer = layers[index]!;
+      host.tellModel(
+        `The user looks at layer ${layer.name} of ${result.model}: trit sum ${layer.trit_sum}, ${layer.entropy_bits.toFixed(4)} bits.`,
+      );
+      if (host.capabilities.serverResources !== undefined) map.replaceChildren(tritMap(result, layer, host));
+    },
+  });
+  list.element.classList.add('layers');
+  const picture = content?.find(({ type }) => type === 'image')?.data;
+  if (picture !== undefined) {
+    map.append(h('img', { src: `data:image/png;base64,${picture}`, alt: 'The trits of the layers as a picture' }));
+  }
+  const view = h(
+    'section',
+    {},
+    h(
+      'header',
+      {},
+      h('h1', {}, `${layers.length} ternary ${layers.length === 1 ? 'layer' : 'layers'} of ${result.model}`),
+      h('p', {}, `${balanceText(total.trit_sum, total.gf3_residue)} `, balanceBadge(total.conserved)),
+    ),
+    legend(),
+    list.element,
+    details,
+    map,
+    h(
+      'footer',
+      {},
+      host.capabilities.serverResources === undefined
+        ? 'This client cannot read single weights; ask for image: true to see them.'
+        : 'Click a layer, or press Enter, to see its weights.',
+    ),
+  );
+  for (const [name, hex] of Object.entries(colors)) if (isHex(hex)) view.style.setProperty(`--${name}`, hex);
+  if (layers.length > 0) list.select(0);
+  return view;
+}
+
+function bar({ counts, minus_pct, ergodic_pct, plus_pct }: Layer): HTMLElement {
+  const title = `- ${minus_pct.toFixed(2)}%, o ${ergodic_pct.toFixed(2)}%, + ${plus_pct.toFixed(2)}%`;
+  return h('div', { class: 'bar', title }, ...shares([counts.minus, counts.ergodic, counts.plus]));
+}
+
+function legend(): HTMLElement {
+  const chip = (name: string, text: string) => h('span', { class: 'chip' }, h('i', { class: name }), text);
+  return h('p', { class: 'legend' }, chip('minus', '-1'), chip('ergodic', '0'), chip('plus', '+1'));
+}
+
+function layerDetails(layer: Layer): HTMLElement {
+  return definitions([
+    ['layer', layer.name],
+    ['shape', layer.shape.join(' x ')],
+    ['-1', `${layer.counts.minus} (${layer.minus_pct.toFixed(2)}%)`],
+    ['0', `${layer.counts.ergodic} (${layer.ergodic_pct.toFixed(2)}%)`],
+    ['+1', `${layer.counts.plus} (${layer.plus_pct.toFixed(2)}%)`],
+    ['sum', `${layer.trit_sum} mod 3 = ${layer.gf3_residue}`],
+    ['scale', layer.scale.toPrecision(5)],
+    ['entropy', `${layer.entropy_bits.toFixed(4)} bits`],
+  ]);
+}
+
+const TRITS: Readonly<Record<string, Trit>> = { '-': -1, o: 0, '+': 1 };
+
+/** A window of weights as squares; the pointer or the arrows tell which weight is where. */
+function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
+  const [rows, columns] = layer.shape;
+  const canvas = h('canvas', {
+    tabindex: '0',
+    role: 'application',
+    'aria-label': `Weights of ${layer.name}; arrows move`,
+  });
+  const place = h('p', { class: 'place', 'aria-live': 'polite' }, 'reading ...');
+  let origin = { row: 0, column: 0 };
+  let cursor = { row: 0, column: 0 };
+  let lines: string[] = [];
+
+  const draw = () => {
+    const height = lines.length;
+    const width = lines[0]?.length ?? 0;
+    const zoom = Math.max(2, Math.min(16, Math.floor(512 / Math.max(width, height, 1))));
+    canvas.width = width * zoom;
+    canvas.height = height * zoom;
+    const pen = canvas.getContext('2d')!;
+    const { minus, ergodic, plus } = result.colors;
+    const hexes: Readonly<Record<string, string>> = { '-': minus, o: ergodic, '+': plus };
+    lines.forEach((line, row) => {
+      [...line].forEach((symbol, column) => {
+        pen.fillStyle = hexes[symbol] ?? '#000';
+        pen.fillRect(column * zoom, row * zoom, zoom, zoom);
+      });
+    });
+    pen.lineWidth = 2;
+    for (const [style, grow] of [
+      ['#000', 2],
+      ['#fff', 0],
+    ] as const) {
+      pen.strokeStyle = style;
+      pen.strokeRect(cursor.column * zoom - grow, cursor.row * zoom - grow, zoom + 2 * grow, zoom + 2 * grow);
+    }
+    const symbol = lines[cursor.row]?.[cursor.column];
+    const trit = TRITS[symbol ?? ''];
+    if (trit === undefined) return;
+    place.textContent =
+      `row ${origin.row + cursor.row}, column ${origin.column + cursor.column}: ${tritText(trit)}, ` +
+      `weight ${(layer.scale * trit).toPrecision(4)}`;
+  };
+
+  const load = async (next: { row: number; column: number }) => {
+    const [model, name] = [result.model, layer.name].map(encodeURIComponent);
+    place.textContent = 'reading ...';
+    try {
+      const text = await host.readText(`bitnet-gf3://models/${model}/trits/${name}/${next.row}/${next.column}`);
+      origin = next;
+      lines = text.split('\n');
+      cursor = {
+        row: Math.min(cursor.row, lines.length - 1),
+        column: Math.min(cursor.column, (lines[0]?.length ?? 1) - 1),
+      };
+      draw();
+    } catch (error) {
+      place.textContent = `the weights could not be read: ${(error as Error).message}`;
+    }
+  };
+
+  /** Moves the cursor by weights; over the window's edge, into the next window. */
+  const move = (down: number, right: number) => {
+    const row = clamp(origin.row + cursor.row + down, rows);
+    const column = clamp(origin.column + cursor.column + right, columns);
+    const next = { row: row - (row % WINDOW), column: column - (column % WINDOW) };
+    cursor = { row: row - next.row, column: column - next.column };
+    if (next.row === origin.row && next.column === origin.column) draw();
+    else void load(next);
+  };
+
+  const keys: Readonly<Record<string, readonly [number, number]>> = {
+    ArrowUp: [-1, 0],
+    ArrowDown: [1, 0],
+    ArrowLeft: [0, -1],
+    ArrowRight: [0, 1],
+    PageUp: [-WINDOW, 0],
+    PageDown: [WINDOW, 0],
+    Home: [0, -columns],
+    End: [0, columns],
+  };
+  canvas.addEventListener('keydown', (event) => {
+    const step = keys[event.key];
+    if (step === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    move(...step);
+  });
+  canvas.addEventListener('pointermove', (event) => {
+    if (lines.length === 0) return;
+    const box = canvas.getBoundingClientRect();
+    const row = clamp(Math.floor(((event.clientY - box.top) / box.height) * lines.length), lines.length);
+    const column = clamp(Math.floor(((event.clientX - box.left) / box.width) * lines[0]!.length), lines[0]!.length);
+    if (row === cursor.row && column === cursor.column) return;
+    cursor = { row, column };
+    draw();
+  });
+
+  const button = (text: string, label: string, down: number, right: number) => {
+    const element = h('button', { type: 'button', 'aria-label': label }, text);
+    element.addEventListener('click', () => move(down * WINDOW, right * WINDOW));
+    return element;
+  };
+  const buttons =
+    rows <= WINDOW && columns <= WINDOW
+      ? []
+      : [
+          h(
+            'div',
+            { class: 'buttons' },
+            button('◀', 'Weights to the left', 0, -1),
+            button('▲', 'Weights above', -1, 0),
+            button('▼', 'Weights below', 1, 0),
+            button('▶', 'Weights to the right', 0, 1),
+          ),
+        ];
+  void load(origin);
+  return h('div', { class: 'trits' }, h('h2', {}, layer.name), canvas, place, ...buttons);
+}
+
+function clamp(value: number, length: number): number {
+  return Math.max(0, Math.min(length - 1, value));
+}
