@@ -118,6 +118,25 @@ def samples(model, tok, form, device, limit=90):
     return rows
 
 
+def exact_answers(model, tok, form, docs, device, limit=40):
+    """{source: [right, asked]}: held-out questions whose greedy answer is the document's, to the letter.
+
+    A fact stands in the corpus in several wordings; a held-out question asks for it in one that was not trained on.
+    """
+    out = {}
+    for source, texts in docs.items():
+        pairs = [t for t in map(data.turns, texts) if len(t) == 2 and len(t[0][1]) < 120 and len(t[1][1]) < 120][:limit]
+        right = 0
+        for (_, question), (_, answer) in pairs:
+            text = f"User: {question}<|eot_id|>Assistant: " if form == "eot" else f"User: {question}\nAssistant:"
+            ids = [0] + tok.encode(text, add_special_tokens=False).ids
+            said = tok.decode(generate(model, ids, 60, device), skip_special_tokens=True)
+            right += said.split("\nUser:")[0].strip() == answer
+        if pairs:
+            out[source] = [right, len(pairs)]
+    return out
+
+
 def compare(held, models, device, limit=120, window=256, with_samples=True):
     """held: {source: [document]}; models: {name: folder}."""
     docs = {s: random.Random(data.SEED).sample(d, min(limit, len(d))) for s, d in held.items()}
@@ -151,6 +170,7 @@ def compare(held, models, device, limit=120, window=256, with_samples=True):
         }
         if with_samples:
             report["samples"][name] = samples(model, tok, form, device)
+            report["models"][name]["exact_answers"] = exact_answers(model, tok, form, docs, device)
     return report
 
 
@@ -161,6 +181,8 @@ def print_report(r):
         print(s.ljust(30), *(f"{r['models'][n]['by_source'][s]['bits_per_byte']:10.3f}" for n in names))
     for key in ("bits_per_byte", "bits_per_byte_mean_of_sources", "nats_per_token"):
         print(("all: " + key).ljust(30), *(f"{r['models'][n][key]:10.3f}" for n in names), flush=True)
+    for n in names:
+        print("exact answers of", n + ":", r["models"][n].get("exact_answers"), flush=True)
     for rows in zip(*(r["samples"].get(n, []) for n in names)):
         print("\n#", rows[0]["prompt"])
         for n, row in zip(names, rows):
