@@ -26,13 +26,10 @@ export function i2sBlock(layout: I2sLayout, columns: number): number {
   return layout === 'L128' ? 128 : layout === 'L64' ? 64 : 4 * columns;
 }
 
-/** First element of byte `index`, and the distance to the second. */
-function startOf(layout: I2sLayout, columns: number, index: number): number {
-  if (layout === 'L128') return (index >> 5) * 128 + (index & 31);
-  if (layout === 'L64') return (index >> 4) * 64 + (index & 15);
-  return Math.floor(index / columns) * 4 * columns + (index % columns);
-}
-
+/**
+ * Distance between the four elements of a byte, and the number of bytes that follow each other in order: byte
+ * k * stride + b holds elements 4 * k * stride + b + (0, 1, 2, 3) * stride in all three layouts.
+ */
 function strideOf(layout: I2sLayout, columns: number): number {
   return layout === 'L128' ? 32 : layout === 'L64' ? 16 : columns;
 }
@@ -59,26 +56,27 @@ export function unpackI2sTrits(
   }
   const stride = strideOf(layout, columns);
   const trits = new Int8Array(bytes.byteLength * 4);
-  for (let index = 0; index < bytes.byteLength; index++) {
-    const byte = bytes[index]!;
-    const to = startOf(layout, columns, index);
-    if ((byte & (byte >> 1) & 0x55) !== 0) {
-      let field = 0;
-      while (((byte >> (6 - 2 * field)) & 3) !== 3) field++;
-      const element = firstElement + to + field * stride;
-      throw new TernaryCodeError({
-        ...(at === undefined ? {} : { at }),
-        layout: `I2_S ${layout}`,
-        byteIndex: firstElement / 4 + index,
-        byte,
-        row: Math.floor(element / columns),
-        column: element % columns,
-      });
+  for (let index = 0, start = 0; index < bytes.byteLength; start += 4 * stride) {
+    for (let to = start, end = start + stride; to < end; to++, index++) {
+      const byte = bytes[index]!;
+      if ((byte & (byte >> 1) & 0x55) !== 0) {
+        let field = 0;
+        while (((byte >> (6 - 2 * field)) & 3) !== 3) field++;
+        const element = firstElement + to + field * stride;
+        throw new TernaryCodeError({
+          ...(at === undefined ? {} : { at }),
+          layout: `I2_S ${layout}`,
+          byteIndex: firstElement / 4 + index,
+          byte,
+          row: Math.floor(element / columns),
+          column: element % columns,
+        });
+      }
+      trits[to] = (byte >> 6) - 1;
+      trits[to + stride] = ((byte >> 4) & 3) - 1;
+      trits[to + 2 * stride] = ((byte >> 2) & 3) - 1;
+      trits[to + 3 * stride] = (byte & 3) - 1;
     }
-    trits[to] = (byte >> 6) - 1;
-    trits[to + stride] = ((byte >> 4) & 3) - 1;
-    trits[to + 2 * stride] = ((byte >> 2) & 3) - 1;
-    trits[to + 3 * stride] = (byte & 3) - 1;
   }
   return trits;
 }
@@ -130,13 +128,14 @@ export function packI2s(
   const stride = strideOf(layout, columns);
   const packed = trits.length / 4;
   const bytes = new Uint8Array(packed + I2S_TAIL_BYTES);
-  for (let index = 0; index < packed; index++) {
-    const from = startOf(layout, columns, index);
-    bytes[index] =
-      ((trits[from]! + 1) << 6) |
-      ((trits[from + stride]! + 1) << 4) |
-      ((trits[from + 2 * stride]! + 1) << 2) |
-      (trits[from + 3 * stride]! + 1);
+  for (let index = 0, start = 0; index < packed; start += 4 * stride) {
+    for (let from = start, end = start + stride; from < end; from++, index++) {
+      bytes[index] =
+        ((trits[from]! + 1) << 6) |
+        ((trits[from + stride]! + 1) << 4) |
+        ((trits[from + 2 * stride]! + 1) << 2) |
+        (trits[from + 3 * stride]! + 1);
+    }
   }
   new DataView(bytes.buffer).setFloat32(packed, scale, true);
   return bytes;

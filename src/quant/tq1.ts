@@ -19,12 +19,12 @@ import { blockScales, type TernaryBlocks } from './ternary-blocks.ts';
 export const TQ1_BLOCK = 256;
 export const TQ1_BYTES = 54;
 
-/** Byte m of a block to the index of its first trit, the step to the next, and how many there are. */
-function placesOf(m: number): { first: number; step: number; digits: number } {
-  if (m < 32) return { first: m, step: 32, digits: 5 };
-  if (m < 48) return { first: 160 + (m - 32), step: 16, digits: 5 };
-  return { first: 240 + (m - 48), step: 4, digits: 4 };
-}
+/** Runs of bytes that are laid out alike: trit n of byte `byte + m` is `trit` + n * step + m. */
+const RUNS = [
+  { byte: 0, length: 32, trit: 0, step: 32, digits: 5 },
+  { byte: 32, length: 16, trit: 160, step: 16, digits: 5 },
+  { byte: 48, length: 4, trit: 240, step: 4, digits: 4 },
+] as const;
 
 // Trits of every byte, five each, made on first use.
 let table: Int8Array | undefined;
@@ -55,10 +55,11 @@ export function unpackTq1(bytes: Uint8Array, count: number, at?: PackedPlace): T
   const digitsOf = digitTable();
   const trits = new Int8Array(count);
   for (let block = 0; block < blocks; block++) {
-    for (let m = 0; m < 52; m++) {
-      const { first, step, digits } = placesOf(m);
-      const row = bytes[block * TQ1_BYTES + m]! * 5;
-      for (let n = 0, to = block * TQ1_BLOCK + first; n < digits; n++, to += step) trits[to] = digitsOf[row + n]!;
+    for (const { byte, length, trit, step, digits } of RUNS) {
+      for (let m = 0; m < length; m++) {
+        const row = bytes[block * TQ1_BYTES + byte + m]! * 5;
+        for (let n = 0, to = block * TQ1_BLOCK + trit + m; n < digits; n++, to += step) trits[to] = digitsOf[row + n]!;
+      }
     }
   }
   return { trits, scales: blockScales(bytes, TQ1_BYTES, 52) };
@@ -83,16 +84,17 @@ export function packTq1(trits: Int8Array, scale: number): Uint8Array<ArrayBuffer
   const bytes = new Uint8Array(blocks * TQ1_BYTES);
   for (let block = 0; block < blocks; block++) {
     let any = 0;
-    for (let m = 0; m < 52; m++) {
-      const { first, step, digits } = placesOf(m);
-      let v = 0;
-      for (let n = 0, from = block * TQ1_BLOCK + first; n < 5; n++, from += step) {
-        // The four bytes of four digits leave the last digit 0.
-        const trit = n < digits ? trits[from]! : -1;
-        if (n < digits) any |= trit;
-        v = v * 3 + trit + 1;
+    for (const { byte, length, trit: first, step, digits } of RUNS) {
+      for (let m = 0; m < length; m++) {
+        let v = 0;
+        for (let n = 0, from = block * TQ1_BLOCK + first + m; n < 5; n++, from += step) {
+          // The four bytes of four digits leave the last digit 0.
+          const trit = n < digits ? trits[from]! : -1;
+          if (n < digits) any |= trit;
+          v = v * 3 + trit + 1;
+        }
+        bytes[block * TQ1_BYTES + byte + m] = Math.floor((v * 256 + 242) / 243);
       }
-      bytes[block * TQ1_BYTES + m] = Math.floor((v * 256 + 242) / 243);
     }
     if (any !== 0) bytes.set(d, block * TQ1_BYTES + 52);
   }
