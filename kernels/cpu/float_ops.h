@@ -332,6 +332,10 @@ BITNET_INLINE void dense_strip(const DenseArgs& a, int64_t r) {
 template <Dense dtype>
 void dense_rows(const DenseArgs& a) {
   int64_t r = a.begin;
+  if (a.T == 1) {
+    // One row after the other: one sequential stream.
+    for (; r < a.end; r += 1) dense_strip<dtype, 1>(a, r);
+  }
   for (; r + 2 <= a.end; r += 2) dense_strip<dtype, 2>(a, r);
   if (r < a.end) dense_strip<dtype, 1>(a, r);
 }

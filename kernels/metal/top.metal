@@ -115,7 +115,7 @@ kernel void top_merge(
                 mine = i;
             }
         }
-        const uint local = id;
+        const uint own = id;
         simd_best(v, id);
         if (lane == 0u) { best_values[simdgroup_index] = v; best_ids[simdgroup_index] = id; }
         threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -128,7 +128,7 @@ kernel void top_merge(
             out_values[group.y * a.count + n] = v;
             out_ids[group.y * a.count + n] = id;
         }
-        if (id != TOP_NONE && local == id) { candidates[from + mine] = uint2(0u, TOP_NONE); }
+        if (id != TOP_NONE && own == id) { candidates[from + mine] = uint2(0u, TOP_NONE); }
     }
     if (simdgroup_index == 0u) {
         float largest = -INFINITY;
