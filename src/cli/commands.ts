@@ -34,6 +34,11 @@ export const COMMANDS: readonly CommandEntry[] = [
   { name: 'color', summary: 'The color at one index of a seeded stream', load: () => import('./color.ts') },
   { name: 'palette', summary: 'A run of colors and their GF(3) sum', load: () => import('./palette.ts') },
   {
+    name: 'bench',
+    summary: "Prompt and generation speed beside the machine's own memory bandwidth",
+    load: () => import('./bench.ts'),
+  },
+  {
     name: 'doctor',
     summary: 'Backends found and why others are not, CPU features, model and cache folders',
     load: () => import('./doctor.ts'),

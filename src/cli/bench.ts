@@ -1,0 +1,130 @@
+import { BENCH_SHAPES, type BenchShapeName } from '../bench/random-model.ts';
+import type { BackendName, Executable } from '../engine/backend.ts';
+import type { Program } from '../engine/program.ts';
+import { ArgumentError } from '../errors.ts';
+import { defineCommand } from './command.ts';
+import { BACKEND_FLAGS, MODEL_FLAG } from './model-flags.ts';
+import { openProgressBar } from './progress-bar.ts';
+
+export const command = defineCommand({
+  name: 'bench',
+  summary: "Prompt and generation speed beside the machine's own memory bandwidth",
+  positionals: [],
+  flags: {
+    model: MODEL_FLAG,
+    shape: {
+      type: 'string',
+      choices: Object.keys(BENCH_SHAPES),
+      placeholder: 'S',
+      description: 'Random ternary weights of a published shape, in place of a model',
+    },
+    concurrency: {
+      type: 'integer',
+      min: 1,
+      max: 64,
+      default: 1,
+      placeholder: 'N',
+      description: 'Also decode N sequences together',
+    },
+    ...BACKEND_FLAGS,
+  },
+  examples: ['bench', 'bench --shape 2b4t --threads 2 --json', 'bench --shape large --concurrency 4'],
+  notes:
+    '512 prompt tokens, then 128 generated ones. A head over 64 MB is int8 unless --head full is given. ' +
+    'BITNET_ISA forces an instruction set of the cpu backend.',
+  run: async ({ flags, json, output, signal }) => {
+    const { selectBackend } = await import('../engine/select.ts');
+    const { runBench } = await import('../bench/bench.ts');
+    const { backend } = await selectBackend(flags.backend as 'auto' | BackendName);
+    const started = performance.now();
+    const { program, head } = await openProgram(
+      flags.model,
+      flags.shape as BenchShapeName | undefined,
+      flags.head,
+      signal,
+    );
+    // Weights of a shape are made, not read: what a model costs to load is the rest.
+    const loadStarted = flags.shape === undefined ? started : performance.now();
+    using executable: Executable = await backend.load(program, {
+      signal,
+      ...(flags.threads !== undefined && { threads: flags.threads }),
+    });
+    const loadMs = performance.now() - loadStarted;
+    using bar = openProgressBar(output, 'bench');
+    const result = await runBench(executable, program, {
+      concurrency: flags.concurrency,
+      signal,
+      onProgress: (done, total, what) => bar.update(done, total, `${what}: ${done} of ${total} tokens`),
+    });
+    const shape = flags.shape ?? flags.model;
+    if (json) {
+      output.json({
+        shape,
+        backend: result.backend,
+        isa: result.isa ?? null,
+        threads: result.threads,
+        head,
+        prompt_tokens: result.promptTokens,
+        prompt_tokens_per_second: result.promptTokensPerSecond,
+        generated_tokens: result.generatedTokens,
+        generation_tokens_per_second: result.generationTokensPerSecond,
+        median_token_ms: result.medianTokenMs,
+        bytes_per_token: result.bytesPerToken,
+        bandwidth_bytes_per_second: result.bandwidthBytesPerSecond ?? null,
+        bandwidth_share: result.bandwidthShare ?? null,
+        peak_rss_bytes: result.peakRssBytes,
+        load_ms: loadMs,
+        ...(result.totalTokensPerSecond !== undefined && {
+          concurrency: result.concurrency,
+          total_tokens_per_second: result.totalTokensPerSecond,
+        }),
+      });
+      return 0;
+    }
+    const gigabytes = (bytes: number) => (bytes / 1e9).toFixed(2);
+    output.line(`${shape}, ${result.backend} ${result.isa ?? ''}, ${result.threads} threads, ${head} head`);
+    output.line(`prompt      ${result.promptTokensPerSecond.toFixed(1)} tokens/s (${result.promptTokens} tokens)`);
+    output.line(
+      `generation  ${result.generationTokensPerSecond.toFixed(2)} tokens/s (${result.generatedTokens} tokens, ` +
+        `${gigabytes(result.bytesPerToken * result.generationTokensPerSecond)} GB/s)`,
+    );
+    if (result.totalTokensPerSecond !== undefined) {
+      output.line(
+        `            ${result.totalTokensPerSecond.toFixed(2)} tokens/s in all, ${result.concurrency} sequences together`,
+      );
+    }
+    if (result.bandwidthBytesPerSecond !== undefined) {
+      const share = `${(100 * result.bandwidthShare!).toFixed(0)} %`;
+      output.line(
+        `bandwidth   ${gigabytes(result.bandwidthBytesPerSecond)} GB/s measured, of which generation used ${share}`,
+      );
+    }
+    output.line(`memory      ${gigabytes(result.peakRssBytes)} GB at most; ready in ${loadMs.toFixed(0)} ms`);
+    return 0;
+  },
+});
+
+async function openProgram(
+  model: string,
+  shape: BenchShapeName | undefined,
+  head: string | undefined,
+  signal: AbortSignal,
+): Promise<{ program: Program; head: 'full' | 'int8' }> {
+  if (shape !== undefined) {
+    if (model !== 'default') throw new ArgumentError({ what: 'bench takes --model or --shape, not both' });
+    const { randomModel } = await import('../bench/random-model.ts');
+    const { INT8_HEAD_BYTES } = await import('../generate/engine.ts');
+    const { vocab, hidden } = BENCH_SHAPES[shape];
+    const chosen = (head as 'full' | 'int8' | undefined) ?? (2 * vocab * hidden > INT8_HEAD_BYTES ? 'int8' : 'full');
+    return { program: randomModel(BENCH_SHAPES[shape], chosen, 1024, shape), head: chosen };
+  }
+  const { resolveModel } = await import('../hub/resolve-model.ts');
+  const { openModel } = await import('../model/open-model.ts');
+  const { INT8_HEAD_BYTES } = await import('../generate/engine.ts');
+  const opened = await openModel(await resolveModel(model, {}), {
+    name: model,
+    head: (head as 'full' | 'int8' | undefined) ?? { int8Above: INT8_HEAD_BYTES },
+    signal,
+  });
+  return { program: opened.program, head: opened.head };
+}
