@@ -196,9 +196,10 @@ export class Scheduler {
   /** Takes the results of a job's rows: more of its prompt is read, or one or more tokens are chosen. */
   #advance(job: Job, rows: number, outputs: readonly { logits: Float32Array; counts: Int32Array }[]): void {
     const { drafts } = job;
+    const isReading = job.cached < job.promptLength;
     job.cached += rows - drafts.length;
     job.drafts = [];
-    job.onPrompt?.(Math.min(job.cached, job.promptLength), job.promptLength);
+    if (isReading) job.onPrompt?.(Math.min(job.cached, job.promptLength), job.promptLength);
     let accepted = 0;
     try {
       for (const { logits, counts } of outputs) {

@@ -58,6 +58,21 @@ test('four generations at once write what each writes alone', async () => {
   for (const [i, prompt] of prompts.entries()) expect(writers[i]!.tokens).toEqual(await alone(prompt, 12));
 });
 
+test('reading a prompt is reported until it is read, and not after', async () => {
+  const { executable } = await watched();
+  const reported: number[] = [];
+  const scheduler = new Scheduler(executable, { ...plain, maxRows: 5 });
+  await scheduler.run(prompts[1]!, {
+    next: writer(6).next,
+    trace: false,
+    onPrompt: (done, total) => {
+      expect(total).toBe(12);
+      reported.push(done);
+    },
+  });
+  expect(reported).toEqual([5, 10, 12]);
+});
+
 test('a step never has more rows than allowed, however many prompts wait', async () => {
   const { executable, steps } = await watched();
   const scheduler = new Scheduler(executable, { ...plain, maxRows: 3 });
