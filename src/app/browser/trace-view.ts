@@ -53,7 +53,7 @@ export function traceView(result: Trace, host: Host): HTMLElement {
         ['id', String(token_id)],
         ['step', `${step} (color index ${step + 1})`],
         ['trit', tritText(trit)],
-        ['logprob', `${logprob.toFixed(3)} (${percent(Math.exp(logprob))})`],
+        ['logprob', `${logprob.toFixed(3).replace('-0.000', '0.000')} (${percent(Math.exp(logprob))})`],
         ['sum so far', `${sums[index]} mod 3 = ${gf3Residue(sums[index]!)}`],
       ]),
       ...(activations === undefined ? [] : [activationBars(activations)]),
