@@ -293,3 +293,97 @@ export function buildFake({ kernels = KERNELS, addon = join(KERNELS, 'addon.mm')
     compile(tools.clang, ['-shared', ...objects, '-o', join(folder, 'metal_fake.node'), '-lgnustep-base', '-lobjc']);
   });
 }
+
+/** Type-checks the kernels' address spaces. Throws with the compiler's messages. */
+export function checkAddressSpaces(kernels = KERNELS) {
+  const tools = findTools();
+  if (tools.clang === undefined) throw new Error(tools.clangMissing);
+  const { text } = joinKernels(kernels);
+  // Metal has no generic pointers, the compiler needs them to copy structs: so this is the one rule checked by text.
+  for (const match of withoutComments(text).matchAll(
+    /(\w+\s+)?(const\s+)?\b(?:(?:float|half|uint|int|ushort|uchar|char|bool)[234]?|[A-Z][a-z]\w*)\s*[*&]\s*\w/g,
+  )) {
+    if (/^(device|constant|threadgroup|thread)\s/.test(match[0])) continue;
+    const line = text.slice(0, match.index).split('\n').length;
+    throw new Error(`line ${line}: a pointer or reference without an address space: ${match[0]}`);
+  }
+  const source = text.replace(/\[\[[^\]]*\]\]/g, '');
+  compile(
+    tools.clang,
+    [
+      '-x',
+      'clcpp',
+      '-cl-std=clc++2021',
+      '-cl-no-stdinc',
+      '--target=spir64',
+      '-Wall',
+      '-Werror',
+      '-Wno-unused-function',
+      '-fsyntax-only',
+      '-I',
+      join(NATIVE, 'clcpp'),
+      '-',
+    ],
+    { input: source, stdio: ['pipe', 'pipe', 'pipe'] },
+  );
+}
+
+/** The kernels as CUDA, with one function that launches any of them by number. */
+export function translateForCuda(source) {
+  const kernels = readKernels(source);
+  let out =
+    '#pragma once\n#include "metal_cuda.cuh"\n// Inside the namespace, functions of Metal hide those of CUDA that have the same name.\nnamespace metal {\n#line 1\n';
+  out += withoutComments(source)
+    .replace(/\[\[[^\]]*\]\]/g, '')
+    .replace(/^#include <metal_stdlib>/m, '')
+    .replace('using namespace metal;', '')
+    // These words cannot be macros: CUDA's own __device__ expands to an attribute of the name `device`.
+    .replace(/\bdevice\s+/g, '')
+    .replace(/\bthreadgroup\s+(\w+)\s*\*/g, '$1*')
+    .replace(/\bthread\s+(const\s+)?(\w+)\s*([*&])/g, '$1$2$3')
+    .replace(/\bconstant\s+(\w+)\s*&/g, 'const $1&')
+    .replace(/\bkernel\s+void/g, 'static __device__ void');
+  let launch = 'static void launch(uint32_t kernel, dim3 grid, uint32_t threads, void** p) {\n  switch (kernel) {\n';
+  let index = 'static uint32_t kernel_index(const char* name) {\n';
+  kernels.forEach((kernel, number) => {
+    const buffers = buffersOf(kernel);
+    const isConst = (p) => (p.writable ? '' : 'const ');
+    const parameter = (p) =>
+      p.constant
+        ? `${pointee(p.type)} ${p.name}`
+        : `${isConst(p)}${pointee(p.type).replace(/^const\s+/, '')}* ${p.name}`;
+    const value = (p) =>
+      p.constant
+        ? `*(const ${pointee(p.type)}*)p[${p.index}]`
+        : `(${isConst(p)}${pointee(p.type).replace(/^const\s+/, '')}*)p[${p.index}]`;
+    const argument = (p) => (p.attribute === 'buffer' ? p.name : `t.${BUILTINS[p.attribute]}`);
+    out += `static __global__ void __launch_bounds__(1024) global_${kernel.name}(${buffers.map(parameter).join(', ')}) {\n`;
+    out += `  const metal::Thread t = metal::this_thread();\n  ${kernel.name}(${kernel.parameters.map(argument).join(', ')});\n}\n`;
+    launch += `    case ${number}: global_${kernel.name}<<<grid, threads>>>(${buffers.map(value).join(', ')}); break;\n`;
+    index += `  if (strcmp(name, "${kernel.name}") == 0) return ${number};\n`;
+  });
+  out += '}  // namespace metal\nusing namespace metal;\n';
+  out += `${launch}    default: abort();\n  }\n}\n${index}  abort();\n}\n`;
+  return out;
+}
+
+/** check.cu over the kernels: one program for an NVIDIA GPU. `architecture` as nvcc's -arch takes it. */
+export function buildCuda({ kernels = KERNELS, architecture = 'sm_90' } = {}) {
+  const tools = findTools();
+  if (tools.nvcc === undefined) throw new Error(tools.nvccMissing);
+  const source = translateForCuda(joinKernels(kernels).text);
+  const parts = [source, read('cuda', 'metal_cuda.cuh'), read('cuda', 'check.cu'), read('msl_types.h'), architecture];
+  return cached('metal_cuda_check', parts, (folder) => {
+    writeFileSync(join(folder, 'kernels.cuh'), source);
+    // No contraction: the emulator, whose results the recordings hold, has none either.
+    const flags = ['-std=c++17', '-O2', `-arch=${architecture}`, '--fmad=false', '-Xcudafe', '--diag_suppress=177'];
+    const include = ['-I', folder, '-I', join(NATIVE, 'cuda')];
+    compile(tools.nvcc, [
+      ...flags,
+      ...include,
+      join(NATIVE, 'cuda', 'check.cu'),
+      '-o',
+      join(folder, 'metal_cuda_check'),
+    ]);
+  });
+}

@@ -436,12 +436,12 @@ NAPI_MODULE_INIT() {
   CHECK(napi_set_instance_data(env, state.get(), dispose, nullptr));
   state.release();
   const napi_property_descriptor functions[] = {
-      {"open", nullptr, Open, nullptr, nullptr, nullptr, napi_default, nullptr},
-      {"pipeline", nullptr, Pipeline, nullptr, nullptr, nullptr, napi_default, nullptr},
-      {"allocate", nullptr, Allocate, nullptr, nullptr, nullptr, napi_default, nullptr},
-      {"wrap", nullptr, Wrap, nullptr, nullptr, nullptr, napi_default, nullptr},
-      {"release", nullptr, Release, nullptr, nullptr, nullptr, napi_default, nullptr},
-      {"run", nullptr, RunTape, nullptr, nullptr, nullptr, napi_default, nullptr},
+      {"open", nullptr, Open, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"pipeline", nullptr, Pipeline, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"allocate", nullptr, Allocate, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"wrap", nullptr, Wrap, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"release", nullptr, Release, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
+      {"run", nullptr, RunTape, nullptr, nullptr, nullptr, napi_enumerable, nullptr},
   };
   CHECK(napi_define_properties(env, exports, sizeof functions / sizeof *functions, functions));
   return exports;

@@ -1,13 +1,200 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+// What decides at load whether Metal is used: the self-test, the device's refusals, and the tuning kept between loads.
+
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { afterAll, describe, expect, test } from 'vitest';
-import { createMetalBackend } from '../../src/engine/metal/backend.ts';
-import { FAKE_MISSING, fakeAddon, SCHEDULES, withSchedule } from './fake-device.ts';
+import { jsBackend } from '../../src/engine/js/backend.ts';
+import type { MetalAddon } from '../../src/engine/metal/addon.ts';
+import { createMetalBackend, MetalUnavailableError, metalBackend } from '../../src/engine/metal/backend.ts';
+import { SELF_TEST_TOLERANCE, selfTest, selfTestProgram } from '../../src/engine/metal/self-test.ts';
+import { CANDIDATES, readTuning, tuningFile } from '../../src/engine/metal/tuning.ts';
+import type { Program } from '../../src/engine/program.ts';
+import { FAKE_MISSING, fakeAddon, figures, loadOnFake, SCHEDULES, withSchedule, withSettings } from './fake-device.ts';
+import { feed, relativeError, someTokens } from './tiny-programs.ts';
 
-describe.skipIf(FAKE_MISSING !== undefined)('the self-test at load', () => {
-  test.each(SCHEDULES)('passes on the fake device, schedule %i', async (schedule) => {
-    const backend = createMetalBackend({ loadAddon: async () => ({ addon: fakeAddon() }) });
-    expect(await withSchedule(schedule, () => backend.unavailable())).toBeUndefined();
+const folder = mkdtempSync(join(tmpdir(), 'metal-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const onFake = (addon: MetalAddon = fakeAddon(), file = join(folder, 'tuning.json')) =>
+  createMetalBackend({ loadAddon: async () => ({ addon }), tuningFile: file });
+
+test.skipIf(process.platform === 'darwin')('elsewhere than on a Mac it says what it needs', async () => {
+  expect(await metalBackend.unavailable()).toMatch(/^Metal needs macOS on Apple silicon, this is \w+ on \w+$/);
+  await expect(metalBackend.load(selfTestProgram(), {})).rejects.toThrow(MetalUnavailableError);
+});
+
+describe('the self-test', () => {
+  test.each([0, 1, 2])(
+    'its activations keep clear of rounding boundaries: noise of 2^-19 flips none (%i)',
+    async (at) => {
+      const program = selfTestProgram();
+      const noisy: Program = {
+        ...program,
+        weights: program.weights.map((weight, i) =>
+          weight.kind === 'vector'
+            ? { ...weight, values: weight.values.map((v, j) => v * (1 + (((i + j + at) % 3) - 1) * 2 ** -19)) }
+            : weight,
+        ),
+      };
+      expect(await selfTest(async () => jsBackend.load(noisy, {}), program)).toBeUndefined();
+    },
+  );
+
+  test('a wrong epsilon, RoPE, scale or trit fails it', async () => {
+    const spoil = async (change: (program: Program) => Program) => {
+      const program = selfTestProgram();
+      return selfTest(async () => jsBackend.load(change(program), {}), program);
+    };
+    const differs = /^its self-test differs from the reference by /;
+    expect(
+      await spoil((p) => ({ ...p, ops: p.ops.map((op) => (op.op === 'rmsNorm' ? { ...op, eps: 2e-3 } : op)) })),
+    ).toMatch(differs);
+    expect(await spoil((p) => ({ ...p, rope: { ...p.rope, sin: p.rope.sin.map((v) => -v) } }))).toMatch(differs);
+    const first = selfTestProgram().weights.findIndex(({ kind }) => kind === 'ternary');
+    const changed = (p: Program, values: object) => ({
+      ...p,
+      weights: p.weights.map((w, i) => (i === first ? { ...w, ...values } : w)) as Program['weights'],
+    });
+    expect(await spoil((p) => changed(p, { scale: 0.021 }))).toMatch(differs);
+    expect(
+      await spoil((p) => {
+        const weight = p.weights[first]!;
+        if (weight.kind !== 'ternary') throw new Error('unreachable');
+        const bytes = weight.bytes.slice();
+        bytes[5] = bytes[5]! ^ (((bytes[5]! & 3) === 1 ? 3 : 1) & 3);
+        return changed(p, { bytes });
+      }),
+    ).toMatch(differs);
+  });
+});
+
+describe.skipIf(FAKE_MISSING !== undefined)('the backend over the fake device', () => {
+  test.each(SCHEDULES)('passes its self-test, schedule %i', async (schedule) => {
+    expect(await withSchedule(schedule, () => onFake().unavailable())).toBeUndefined();
+  });
+
+  test('a GPU that computes something else is not used', async () => {
+    const addon = fakeAddon();
+    // It reports success and does nothing.
+    const idle: MetalAddon = { ...addon, run: async () => 0 };
+    expect(await onFake(idle).unavailable()).toMatch(/^Metal on Fake Metal .* is not used: its self-test differs/);
+    expect(await onFake(addon).unavailable()).toBeUndefined();
+  });
+
+  test('an old GPU, kernels that do not compile, pipelines too small: one sentence each', async () => {
+    const addon = { ...fakeAddon(), open: (source: string) => fakeAddon().open(`${source}\n`) };
+    expect(await onFake(addon).unavailable()).toContain('the kernels do not compile');
+    // The device is opened anew for other text only.
+    await withSettings({ FAKE_METAL_FAMILY: 'old' }, async () => {
+      expect(await onFake(addon).unavailable()).toContain("older than Apple's M1");
+    });
+    await withSettings({ FAKE_METAL_MAX_THREADS: '64' }, async () => {
+      expect(await onFake().unavailable()).toContain('threads per threadgroup');
+    });
+  });
+
+  test('pipelines of 256 threads (register-hungry kernels on a real GPU): the same results', async () => {
+    const program = selfTestProgram();
+    using reference = await jsBackend.load(program, {});
+    const tokens = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+    const expected = await feed(reference, reference.createSequence(), tokens);
+    await withSettings({ FAKE_METAL_MAX_THREADS: '256' }, async () => {
+      using executable = loadOnFake(program);
+      const actual = await feed(executable, executable.createSequence(), tokens);
+      expect(relativeError(expected.logits, actual.logits)).toBeLessThan(SELF_TEST_TOLERANCE);
+    });
+  });
+
+  test('the first load measures every shape and keeps it; the second reads it', async () => {
+    const file = join(folder, 'deep', 'er', 'tuning.json');
+    const program = selfTestProgram();
+    (await onFake(fakeAddon(), file).load(program, {}))[Symbol.dispose]();
+    const shapes = Object.keys(JSON.parse(readFileSync(file, 'utf8')) as object).sort();
+    // q + k + v: 18 + 6 + 6 quads of 72 columns; gate + up: 74 quads; o: 18; down: 18 of 148 columns.
+    expect(shapes).toEqual(['18x10', '18x5', '30x5', '74x5']);
+    const before = figures().commandBuffers;
+    const again = onFake(fakeAddon(), file);
+    await again.unavailable();
+    const tested = figures().commandBuffers;
+    (await again.load(program, {}))[Symbol.dispose]();
+    expect(figures().commandBuffers).toBe(tested);
+    expect(tested - before).toBe(3);
+  });
+
+  test('it keeps the fastest', async () => {
+    const addon = fakeAddon();
+    for (const choice of [CANDIDATES[4]!, CANDIDATES[12]!]) {
+      const file = join(folder, `${choice.kernel}.json`);
+      const { id } = addon.pipeline(choice.kernel);
+      const timed: MetalAddon = {
+        ...addon,
+        run: async (tape) => {
+          await addon.run(tape);
+          return tape[0] === id && tape[4] === choice.simdgroups * 32 ? 0.5 : 1;
+        },
+      };
+      (await onFake(timed, file).load(selfTestProgram(), {}))[Symbol.dispose]();
+      expect([...readTuning(file).values()]).toEqual([choice, choice, choice, choice]);
+    }
+  });
+
+  test('nothing is left behind: every buffer is released', async () => {
+    setFlagsFromString('--expose-gc');
+    const collectGarbage = runInNewContext('gc') as () => void;
+    /** The array buffers over GPU memory hold it until they are collected. */
+    const live = async () => {
+      for (let i = 0; i < 10; i += 1) {
+        collectGarbage();
+        await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+      return figures().buffers;
+    };
+    const program = selfTestProgram();
+    const backend = onFake();
+    const work = async () => {
+      const executable = await backend.load(program, {});
+      const sequence = executable.createSequence();
+      await feed(executable, sequence, someTokens(40, 96, 1));
+      executable.fork(sequence, 40);
+      await executable.stepTop(
+        {
+          tokens: Int32Array.of(1),
+          sequences: Int32Array.of(sequence),
+          positions: Int32Array.of(40),
+          outputRows: Int32Array.of(0),
+        },
+        3,
+      );
+      executable[Symbol.dispose]();
+      executable[Symbol.dispose]();
+    };
+    await work();
+    const before = await live();
+    for (let i = 0; i < 3; i += 1) await work();
+    expect(await live()).toBe(before);
+  });
+});
+
+describe('tuning files', () => {
+  test('a file of another make counts as nothing', () => {
+    const file = join(folder, 'foreign.json');
+    for (const text of ['', '[1', '7', '{"18x5": {"kernel": "rm", "simdgroups": 4}, "x": 1}', '{"18x5": null}']) {
+      writeFileSync(file, text);
+      expect(readTuning(file).size).toBe(0);
+    }
+    writeFileSync(file, JSON.stringify({ '18x5': CANDIDATES[3], bad: CANDIDATES[0] }));
+    expect([...readTuning(file)]).toEqual([['18x5', CANDIDATES[3]]]);
+    expect(readTuning(join(folder, 'missing.json')).size).toBe(0);
+  });
+
+  test('the name holds device and kernels', () => {
+    const env = { XDG_CACHE_HOME: '/cache' };
+    const a = tuningFile('Apple M3 Max', 'one', env);
+    expect(a).toMatch(/^\/cache\/bitnet-gf3-mcp\/metal\/Apple-M3-Max-[0-9a-f]{12}\.json$/);
+    expect(tuningFile('Apple M3 Max', 'two', env)).not.toBe(a);
+    expect(tuningFile('../../etc/passwd', 'one', env)).toMatch(/^\/cache\/bitnet-gf3-mcp\/metal\/-etc-passwd-/);
   });
 });

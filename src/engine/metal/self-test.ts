@@ -29,7 +29,7 @@ function* uniforms(seed: number): Generator<number, never> {
   }
 }
 
-export function selfTestProgram(seed = 5): Program {
+export function selfTestProgram(seed = 9): Program {
   const random = uniforms(seed);
   const next = () => random.next().value;
   const weights: Weight[] = [];

@@ -1,0 +1,344 @@
+// Runs the Metal kernels on an NVIDIA GPU: the same text, compiled as CUDA (test/metal/native/cuda). No replacement for
+// an Apple GPU, but a real one: thousands of threads at once, hardware warps, no emulator between.
+//
+//   node scripts/metal-cuda-check.mjs            records, builds and runs
+//   node scripts/metal-cuda-check.mjs record     only writes build/metal/recordings (needs no GPU)
+//   node scripts/metal-cuda-check.mjs build      only compiles build/metal/cuda-check (needs nvcc, no GPU)
+//   build/metal/cuda-check build/metal/recordings/*      on any machine with the GPU; exit 1 on a difference
+//   build/metal/cuda-check --speed                       bandwidth of the ternary kernels
+//
+// A recording is a step as the fake device ran it: buffers before, the tape, buffers after. Its results were compared
+// with the js backend and with the golden logits by the test suite.
+import { execFileSync } from 'node:child_process';
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { buildCuda, buildFake, joinKernels, ROOT, readKernels } from './metal-tools.mjs';
+
+const FOLDER = join(ROOT, 'build', 'metal');
+const RECORDINGS = join(FOLDER, 'recordings');
+const PROGRAM = join(FOLDER, 'cuda-check');
+
+/** Allowed difference of floats, as a share of the largest of their buffer: sums in another order, another exp. */
+const TOLERANCE = 2e-5;
+/** Results compared; the rest is scratch. */
+const COMPARED = /^(out\d?|x|q|k|counts|status|out_ids|out_values|log_sums)$/;
+
+/** The addon, with every run written to `folder` as `name-0.mtlr`, `name-1.mtlr`, ... while `name` is set. */
+function recorder(addon) {
+  const kernels = readKernels(joinKernels().text);
+  const kernelOf = new Map();
+  const memories = new Map();
+  const state = { name: undefined, exact: false, count: 0 };
+  const addonLike = {
+    open: (source) => addon.open(source),
+    pipeline: (name) => {
+      const made = addon.pipeline(name);
+      kernelOf.set(
+        made.id,
+        kernels.findIndex((kernel) => kernel.name === name),
+      );
+      return made;
+    },
+    allocate: (bytes) => {
+      const made = addon.allocate(bytes);
+      memories.set(made.id, made.memory);
+      return made;
+    },
+    wrap: () => undefined,
+    release: (id) => {
+      memories.delete(id);
+      addon.release(id);
+    },
+    run: async (tape) => {
+      if (state.name === undefined) return addon.run(tape);
+      const before = new Map([...memories].map(([id, memory]) => [id, new Uint8Array(memory).slice()]));
+      const seconds = await addon.run(tape);
+      const { translated, used, written } = translate(tape);
+      const words = [Uint32Array.of(0x524c544d, used.length)];
+      for (const id of used) {
+        const bytes = before.get(id);
+        const padded = new Uint8Array(Math.ceil(bytes.length / 4) * 4);
+        padded.set(bytes);
+        words.push(Uint32Array.of(bytes.length), new Uint32Array(padded.buffer));
+      }
+      words.push(Uint32Array.of(translated.length), Uint32Array.from(translated), Uint32Array.of(written.size));
+      for (const [id, type] of written) {
+        const after = new Uint32Array(new Uint8Array(memories.get(id)).slice().buffer);
+        const floats = type.includes('float');
+        const values = new Float32Array(after.buffer);
+        const largest = values.reduce((most, v) => (Math.abs(v) > most ? Math.abs(v) : most), 0);
+        const tolerance = new Uint32Array(Float32Array.of(state.exact ? 0 : TOLERANCE * largest).buffer);
+        words.push(Uint32Array.of(used.indexOf(id), floats ? 1 : 0, 0, after.length, tolerance[0]), after);
+      }
+      writeFileSync(
+        join(RECORDINGS, `${state.name}-${state.count}.mtlr`),
+        Buffer.concat(words.map((part) => Buffer.from(part.buffer, part.byteOffset, part.byteLength))),
+      );
+      state.count += 1;
+      return seconds;
+    },
+  };
+
+  /** The tape with kernels and buffers by their number in the recording, and the buffers whose results count. */
+  function translate(tape) {
+    const out = [];
+    const used = [];
+    const written = new Map();
+    for (let at = 0; at < tape.length; ) {
+      const kernel = kernels[kernelOf.get(tape[at])];
+      out.push(kernels.indexOf(kernel), ...tape.subarray(at + 1, at + 6));
+      const bindings = tape[at + 5];
+      at += 6;
+      for (let i = 0; i < bindings; i += 1) {
+        if (tape[at + 1] === 1) {
+          const length = 3 + tape[at + 2];
+          out.push(...tape.subarray(at, at + length));
+          at += length;
+          continue;
+        }
+        const id = tape[at + 2];
+        if (!used.includes(id)) used.push(id);
+        out.push(tape[at], 0, used.indexOf(id), tape[at + 3]);
+        const parameter = kernel.parameters.find((p) => p.index === tape[at]);
+        if (parameter.writable && COMPARED.test(parameter.name)) written.set(id, parameter.type);
+        at += 4;
+      }
+    }
+    return { translated: out, used, written };
+  }
+  return { addon: addonLike, state };
+}
+
+/** Uniform in [-1, 1). */
+function uniforms(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 31 - 1;
+  };
+}
+
+/** A model of random trits with the given sizes. */
+function randomModel(recordProgram, sizes, seed) {
+  const next = uniforms(seed);
+  const { hidden, ffn, heads, kvHeads, headDim, vocab, contextLength } = sizes;
+  const vector = (name, length) => ({
+    kind: 'vector',
+    name,
+    values: Float32Array.from({ length }, () => 1 + 0.3 * next()),
+  });
+  const ternary = (name, rows, columns) => {
+    const bytes = Uint8Array.from({ length: Math.ceil(rows / 4) * columns }, () => {
+      let byte = 0;
+      for (let k = 0; k < 8; k += 2) byte |= Math.floor((next() + 1) * 1.5) << k;
+      return byte;
+    });
+    return { kind: 'ternary', name, rows, columns, layout: 'rowquad', bytes, scale: 0.02 };
+  };
+  const layer = () => ({
+    inputNorm: vector('input norm', hidden),
+    q: ternary('q', heads * headDim, hidden),
+    k: ternary('k', kvHeads * headDim, hidden),
+    v: ternary('v', kvHeads * headDim, hidden),
+    attnSubNorm: vector('attention sub-norm', heads * headDim),
+    o: ternary('o', hidden, heads * headDim),
+    postAttentionNorm: vector('post-attention norm', hidden),
+    gate: ternary('gate', ffn, hidden),
+    up: ternary('up', ffn, hidden),
+    ffnSubNorm: vector('feed-forward sub-norm', ffn),
+    down: ternary('down', hidden, ffn),
+  });
+  const words = Uint16Array.from(
+    { length: vocab * hidden },
+    () => new Uint32Array(Float32Array.of(next()).buffer)[0] >>> 16,
+  );
+  const embedding = {
+    kind: 'dense',
+    name: 'embedding',
+    rows: vocab,
+    columns: hidden,
+    dtype: 'bf16',
+    bytes: new Uint8Array(words.buffer),
+  };
+  const codes = Int8Array.from({ length: vocab * hidden }, () => Math.round(127 * next()));
+  const int8 = {
+    kind: 'int8',
+    name: 'head',
+    rows: vocab,
+    columns: hidden,
+    codes,
+    rowScale: new Float32Array(vocab).fill(0.01),
+  };
+  const config = {
+    hiddenSize: hidden,
+    intermediateSize: ffn,
+    numAttentionHeads: heads,
+    numKeyValueHeads: kvHeads,
+    headDim,
+    numHiddenLayers: 1,
+    vocabSize: vocab,
+    rmsNormEps: Math.fround(1e-5),
+    ropeTheta: 500000,
+    hiddenAct: 'relu2',
+  };
+  const weights = {
+    embedding,
+    layers: [layer()],
+    finalNorm: vector('final norm', hidden),
+    head: sizes.int8 ? int8 : embedding,
+  };
+  return recordProgram(config, weights, { name: 'random', contextLength });
+}
+
+/** Only operations that are exact everywhere: embed, quantize, ternary products, their sum, an int8 product. */
+function exactProgram() {
+  const next = uniforms(9);
+  const columns = 1100;
+  const rows = 70;
+  const data = Float32Array.from({ length: rows * columns }, next);
+  const weights = [{ kind: 'dense', name: 'data', rows, columns, dtype: 'f32', bytes: new Uint8Array(data.buffer) }];
+  const buffers = [];
+  const buffer = (name, width, dtype = 'f32', of = 'tokens') => buffers.push({ name, dtype, rows: of, width }) - 1;
+  const [x, codes, scale] = [buffer('x', columns), buffer('codes', columns, 'i8'), buffer('scale', 1)];
+  const ops = [
+    { op: 'embed', table: 0, out: x },
+    { op: 'quantize', x, codes, scale, label: 'x' },
+  ];
+  const outs = [0, 1, 2].map((i) => buffer(`out ${i}`, rows));
+  for (const out of outs) {
+    const trits = () => [0, 2, 4, 6].reduce((byte, k) => byte | (Math.floor((next() + 1) * 1.5) << k), 0);
+    const bytes = Uint8Array.from({ length: Math.ceil(rows / 4) * columns }, trits);
+    const weight =
+      weights.push({ kind: 'ternary', name: `w${out}`, rows, columns, layout: 'rowquad', bytes, scale: 0.7 }) - 1;
+    ops.push({ op: 'ternaryMatmul', codes, scale, weight, out });
+  }
+  ops.push({ op: 'add', x: outs[0], y: outs[1] }, { op: 'add', x: outs[0], y: outs[2] });
+  const last = buffer('last', rows, 'f32', 'outputs');
+  const lastCodes = buffer('last codes', rows, 'i8', 'outputs');
+  const lastScale = buffer('last scale', 1, 'f32', 'outputs');
+  const logits = buffer('logits', rows, 'f32', 'outputs');
+  const int8Codes = Int8Array.from({ length: rows * rows }, () => Math.round(127 * next()));
+  const rowScale = Float32Array.from({ length: rows }, () => 0.02 + 0.01 * next());
+  const head = weights.push({ kind: 'int8', name: 'head', rows, columns: rows, codes: int8Codes, rowScale }) - 1;
+  ops.push(
+    { op: 'selectOutputs', x: outs[0], out: last },
+    { op: 'quantize', x: last, codes: lastCodes, scale: lastScale, label: 'head' },
+    { op: 'int8Matmul', codes: lastCodes, scale: lastScale, weight: head, out: logits },
+  );
+  const rope = { headDim: 4, cos: new Float32Array(512), sin: new Float32Array(512) };
+  const kv = { layers: 1, kvHeads: 1, headDim: 4 };
+  return {
+    name: 'exact',
+    buffers,
+    weights,
+    ops,
+    kv,
+    rope,
+    contextLength: 256,
+    vocabSize: rows,
+    logits,
+    tracePoints: 0,
+  };
+}
+
+async function record() {
+  execFileSync(process.execPath, [join(ROOT, 'scripts', 'ensure-ready.mjs'), '--built'], { stdio: 'inherit' });
+  const load = (path) => import(join(ROOT, 'dist', path));
+  const { MetalExecutable } = await load('engine/metal/executable.js');
+  const { Gpu } = await load('engine/metal/gpu.js');
+  const { readKernelText } = await load('engine/metal/shaders.js');
+  const { CANDIDATES, shapeKey } = await load('engine/metal/tuning.js');
+  const { recordProgram } = await load('model/record.js');
+  const { openModel } = await load('model/open-model.js');
+
+  rmSync(RECORDINGS, { recursive: true, force: true });
+  mkdirSync(RECORDINGS, { recursive: true });
+  const { addon, state } = recorder(createRequire(import.meta.url)(buildFake()));
+
+  const run = async (name, program, steps, options = {}) => {
+    const executable = new MetalExecutable(new Gpu(addon, readKernelText()), program, options);
+    const sequence = executable.createSequence();
+    state.count = 0;
+    state.exact = options.exact ?? false;
+    for (const { tokens, top, trace, unrecorded } of steps) {
+      state.name = unrecorded ? undefined : name;
+      const at = executable.sequenceLength(sequence);
+      const step = {
+        tokens: Int32Array.from(tokens),
+        sequences: new Int32Array(tokens.length).fill(sequence),
+        positions: Int32Array.from(tokens, (_, i) => at + i),
+        outputRows: unrecorded ? new Int32Array() : Int32Array.from(tokens, (_, i) => i),
+        trace: trace ?? false,
+      };
+      if (top === undefined) await executable.step(step);
+      else await executable.stepTop(step, top);
+    }
+    state.name = undefined;
+    executable[Symbol.dispose]();
+    process.stderr.write(`recorded ${name}\n`);
+  };
+
+  const golden = join(ROOT, 'test', 'golden', 'model');
+  for (const name of readdirSync(golden, { withFileTypes: true })
+    .filter((entry) => entry.isDirectory())
+    .map((entry) => entry.name)) {
+    const dir = join(golden, name);
+    const { input_ids: ids } = JSON.parse(readFileSync(join(dir, 'expected.json'), 'utf8'));
+    const { program } = await openModel({ kind: 'folder', path: dir }, { name, head: 'full' });
+    await run(name, program, [
+      { tokens: ids.slice(0, -3) },
+      { tokens: ids.slice(-3, -1) },
+      { tokens: ids.slice(-1), trace: true },
+    ]);
+  }
+  const next = uniforms(1);
+  const tokens = (count, vocab) => Array.from({ length: count }, () => Math.floor(((next() + 1) / 2) * vocab));
+  // 2B-4T's own widths but for a quarter of the feed-forward rows, which would only make the file large.
+  const layer = { hidden: 2560, ffn: 1728, heads: 20, kvHeads: 5, headDim: 128, vocab: 200, contextLength: 64 };
+  const prompt = { tokens: tokens(4, 200), unrecorded: true };
+  await run('layer-of-2b4t', randomModel(recordProgram, layer, 3), [prompt, { tokens: [5], top: 40 }]);
+  const exact = { exact: true };
+  await run(
+    'exact-products',
+    exactProgram(),
+    [1, 2, 3, 12, 40].map((count) => ({ tokens: tokens(count, 70) })),
+    exact,
+  );
+  const small = {
+    hidden: 96,
+    ffn: 200,
+    heads: 4,
+    kvHeads: 1,
+    headDim: 24,
+    vocab: 4200,
+    contextLength: 600,
+    int8: true,
+  };
+  const model = randomModel(recordProgram, small, 4);
+  await run('long-context-int8-head', model, [
+    { tokens: tokens(270, 4200), unrecorded: true },
+    { tokens: [1], top: 64 },
+    { tokens: tokens(4, 4200) },
+  ]);
+  const tiny = randomModel(recordProgram, { ...small, vocab: 64 }, 5);
+  for (const choice of CANDIDATES) {
+    const quads = [(96 + 2 * 24) / 4, 96 / 4, 400 / 4];
+    const tuning = new Map(quads.flatMap((n) => [6, 13].map((groups) => [shapeKey(n, groups), choice])));
+    await run(`${choice.kernel}-${choice.simdgroups}`, tiny, [{ tokens: [7] }], { tuning });
+  }
+}
+
+function build() {
+  mkdirSync(FOLDER, { recursive: true });
+  copyFileSync(buildCuda(), PROGRAM);
+  process.stderr.write(`${PROGRAM}\n`);
+}
+
+const what = process.argv[2];
+if (what !== 'build' && what !== 'run') await record();
+if (what !== 'record' && what !== 'run') build();
+if (what !== 'record' && what !== 'build') {
+  const files = readdirSync(RECORDINGS).map((file) => join(RECORDINGS, file));
+  execFileSync(PROGRAM, files, { stdio: 'inherit' });
+}
