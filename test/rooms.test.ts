@@ -41,7 +41,8 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   // Times what the other rooms compute.
   bench: ['generate', 'model', 'engine', 'quant', 'tensor', 'random', 'hub', 'formats'],
   train: ['model', 'engine', 'quant', 'formats', 'tokenizer', 'tensor', 'random'],
-  world: ['train', 'model', 'formats', 'quant', 'gf3', 'color'],
+  // A world begins from a model's name (hub), and its batches are text (tokenizer).
+  world: ['train', 'model', 'formats', 'quant', 'gf3', 'color', 'hub', 'tokenizer'],
   tools: ANY,
   mcp: ['tools', 'hub', 'world', 'triads', 'image', 'app', 'logger.ts', 'package-info.ts'],
   cli: ANY,

@@ -5,6 +5,8 @@ import { balanceTriadTool } from './balance-triad.ts';
 import { colorAtTool } from './color-at.ts';
 import type { Tool } from './define-tool.ts';
 import { generateWithTraceTool } from './generate-with-trace.ts';
+import { morphismInvertTool } from './morphism-invert.ts';
+import { morphismStepTool } from './morphism-step.ts';
 import { paletteTool } from './palette.ts';
 
 export const ALL_TOOLS: readonly Tool[] = [
@@ -13,4 +15,6 @@ export const ALL_TOOLS: readonly Tool[] = [
   colorAtTool,
   paletteTool,
   balanceTriadTool,
+  morphismStepTool,
+  morphismInvertTool,
 ];

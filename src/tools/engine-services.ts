@@ -3,18 +3,27 @@
 
 import type { EngineHost } from '../generate/engine-host.ts';
 import type { GenerateHooks, GenerateRequest, GenerateResult } from '../generate/types.ts';
+import type { MorphismHooks } from '../world/morphism.ts';
+import type { WorldHost, WorldService } from '../world/world-host.ts';
+import type { InvertResult, StepRequest, StepResult } from '../world/worlds.ts';
 import type { Services } from './services.ts';
 import { ShortHandles } from './short-handles.ts';
 
 export type EngineServicesOptions = {
   /** Folders that callers' model paths must lie in; any path without it. */
   readonly allowedRoots?: readonly string[];
+  /**
+   * Whether continuation handles are short names that only this process knows (default). Off, they carry the whole
+   * state, and any server with the same model can go on: what stateless servers behind a load balancer need.
+   */
+  readonly shortHandles?: boolean;
 };
 
 export class EngineServices implements Services {
   readonly #options: EngineServicesOptions;
   readonly #handles = new ShortHandles();
   #host: Promise<EngineHost> | undefined;
+  #worldHost: Promise<WorldHost> | undefined;
 
   constructor(options: EngineServicesOptions = {}) {
     this.#options = options;
@@ -34,15 +43,32 @@ export class EngineServices implements Services {
       { ...request, ...(continuation !== undefined && { continuation: this.#handles.expand(continuation) }) },
       hooks,
     );
-    return result.continuation === undefined
+    return result.continuation === undefined || this.#options.shortHandles === false
       ? result
       : { ...result, continuation: this.#handles.shorten(result.continuation) };
   }
 
-  /** Ends the engine's process; running generations end with it. */
+  /** Steps are taken in a process of their own, started by the first. */
+  readonly worlds: WorldService = {
+    step: async (request: StepRequest, hooks?: MorphismHooks): Promise<StepResult> =>
+      (await this.#worlds()).step(request, hooks),
+    invert: async (world: string): Promise<InvertResult> => (await this.#worlds()).invert(world),
+  };
+
+  #worlds(): Promise<WorldHost> {
+    const { allowedRoots } = this;
+    this.#worldHost ??= import('../world/world-host.ts').then(
+      ({ WorldHost }) => new WorldHost(allowedRoots === undefined ? {} : { allowedRoots }),
+    );
+    return this.#worldHost;
+  }
+
+  /** Ends the processes; running generations and steps end with them. */
   async close(): Promise<void> {
     const host = this.#host;
+    const worldHost = this.#worldHost;
     this.#host = undefined;
-    await (await host)?.close();
+    this.#worldHost = undefined;
+    await Promise.all([host, worldHost].map(async (one) => (await one)?.close()));
   }
 }

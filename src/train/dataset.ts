@@ -1,0 +1,226 @@
+// Training data: a .jsonl of texts, prompt and completion, or chat messages, or a plain .txt; to token sequences with
+// their targets, split into what is learned and what is held out, and dealt into batches in a seeded order.
+
+import { open } from 'node:fs/promises';
+import { BitnetError } from '../errors.ts';
+import { SplitMix64 } from '../random/splitmix64.ts';
+import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import type { Sequence } from './batch.ts';
+import { NO_TARGET } from './ops/cross-entropy.ts';
+
+/** A dataset that cannot be used, with the line that is at fault. */
+export class DatasetError extends BitnetError {
+  readonly code = 'BAD_DATASET';
+  readonly fault = 'call';
+}
+
+export type Message = { readonly role: string; readonly content: string };
+
+export type DatasetRecord =
+  | { readonly kind: 'text'; readonly text: string }
+  | { readonly kind: 'completion'; readonly prompt: string; readonly completion: string }
+  | { readonly kind: 'chat'; readonly messages: readonly Message[] };
+
+/** The whole dataset is held in memory: as text, then as tokens. */
+export const MAX_DATASET_BYTES = 2 ** 30;
+
+export async function readDataset(path: string): Promise<DatasetRecord[]> {
+  let handle: Awaited<ReturnType<typeof open>>;
+  try {
+    handle = await open(path, 'r');
+  } catch (cause) {
+    const reason = (cause as NodeJS.ErrnoException).code === 'ENOENT' ? 'there is no such file' : String(cause);
+    throw new DatasetError({ what: reason, where: path, fix: 'give a .jsonl or .txt file' }, { cause });
+  }
+  await using file = handle;
+  const info = await file.stat();
+  if (!info.isFile() || info.size > MAX_DATASET_BYTES) {
+    throw new DatasetError({
+      what: info.isFile() ? `${info.size} bytes, at most ${MAX_DATASET_BYTES} are read` : 'this is not a file',
+      where: path,
+      fix: 'give one .jsonl or .txt file; split a larger one and train on the parts in turn',
+    });
+  }
+  const text = await file.readFile('utf8');
+  const records = path.endsWith('.txt') ? [{ kind: 'text', text } as const] : parseJsonl(text, path);
+  if (records.every((record) => record.kind === 'text' && record.text.trim() === '')) {
+    throw new DatasetError({ what: 'there is no text in it', where: path, fix: 'give at least one line of data' });
+  }
+  return records;
+}
+
+export function parseJsonl(text: string, path: string): DatasetRecord[] {
+  const records: DatasetRecord[] = [];
+  text.split('\n').forEach((line, index) => {
+    if (line.trim() === '') return;
+    const where = `${path}, line ${index + 1}`;
+    let value: unknown;
+    try {
+      value = JSON.parse(line);
+    } catch (cause) {
+      throw new DatasetError(
+        { what: `not JSON: ${(cause as Error).message}`, where, fix: 'write one JSON object a line' },
+        { cause },
+      );
+    }
+    const record = recordOf(value);
+    if (record === undefined) {
+      throw new DatasetError({
+        what: `${line.length > 60 ? `${line.slice(0, 57)}...` : line} is none of the known forms`,
+        where,
+        fix: 'write {"text"}, {"prompt", "completion"} or {"messages": [{"role", "content"}]}, all of them strings',
+      });
+    }
+    records.push(record);
+  });
+  return records;
+}
+
+function recordOf(value: unknown): DatasetRecord | undefined {
+  if (typeof value !== 'object' || value === null) return undefined;
+  const { text, prompt, completion, messages } = value as Readonly<Record<string, unknown>>;
+  if (typeof text === 'string') return { kind: 'text', text };
+  if (typeof prompt === 'string' && typeof completion === 'string') return { kind: 'completion', prompt, completion };
+  if (!Array.isArray(messages) || messages.length === 0) return undefined;
+  const sound = messages.every(
+    (message) =>
+      typeof message === 'object' &&
+      message !== null &&
+      typeof message.role === 'string' &&
+      typeof message.content === 'string',
+  );
+  return sound ? { kind: 'chat', messages } : undefined;
+}
+
+/** One record as sequences of at most `context` inputs. */
+export function sequencesOf(record: DatasetRecord, tokenizer: Tokenizer, context: number): Sequence[] {
+  const { ids, learn } = idsOf(record, tokenizer);
+  return windows(ids, context, learn);
+}
+
+/** Ids as sequences of at most `context` inputs. Every token but the first is a target exactly once, if it is to be learned. */
+export function windows(
+  ids: readonly number[],
+  context: number,
+  learn: (index: number) => boolean = () => true,
+): Sequence[] {
+  const sequences: Sequence[] = [];
+  for (let start = 0; start + 1 < ids.length; start += context) {
+    const end = Math.min(start + context, ids.length - 1);
+    const tokens = Int32Array.from(ids.slice(start, end));
+    const targets = Int32Array.from(ids.slice(start + 1, end + 1), (id, i) => (learn(start + 1 + i) ? id : NO_TARGET));
+    if (targets.some((target) => target !== NO_TARGET)) sequences.push({ tokens, targets });
+  }
+  return sequences;
+}
+
+function idsOf(
+  record: DatasetRecord,
+  tokenizer: Tokenizer,
+): { readonly ids: readonly number[]; readonly learn: (index: number) => boolean } {
+  const end = tokenizer.eosIds.slice(0, 1);
+  if (record.kind === 'text') return { ids: [...tokenizer.encode(record.text), ...end], learn: () => true };
+  if (record.kind === 'completion') {
+    const prompt = tokenizer.encode(record.prompt);
+    const completion = tokenizer.encode(record.completion, { addSpecial: false });
+    return { ids: [...prompt, ...completion, ...end], learn: (index) => index >= prompt.length };
+  }
+  // What the assistant says is learned: from the end of its turn's opening to the end of the turn.
+  const { messages } = record;
+  const ids = tokenizer.encodeChat(messages, { addGenerationPrompt: false });
+  const spans: [from: number, to: number][] = [];
+  messages.forEach((message, i) => {
+    if (message.role !== 'assistant') return;
+    const before = tokenizer.encodeChat(messages.slice(0, i), { addGenerationPrompt: true });
+    const after = tokenizer.encodeChat(messages.slice(0, i + 1), { addGenerationPrompt: false });
+    if (isPrefix(before, ids) && isPrefix(after, ids)) spans.push([before.length, after.length]);
+  });
+  // A template whose turns cannot be told apart this way is learned whole.
+  if (spans.length === 0) return { ids, learn: () => true };
+  return { ids, learn: (index) => spans.some(([from, to]) => index >= from && index < to) };
+}
+
+function isPrefix(prefix: readonly number[], of: readonly number[]): boolean {
+  return prefix.length <= of.length && prefix.every((id, i) => id === of[i]);
+}
+
+export type Split = { readonly train: readonly Sequence[]; readonly heldOut: readonly Sequence[] };
+
+/**
+ * Sets a share of the records aside, chosen by the seed; of a single record (one long text) the last part instead. The
+ * sequences of one record stay together.
+ */
+export function splitHeldOut(
+  records: readonly (readonly Sequence[])[],
+  options: { readonly share: number; readonly seed: bigint },
+): Split {
+  const { share, seed } = options;
+  if (share === 0) return { train: records.flat(), heldOut: [] };
+  const units = records.length === 1 ? records[0]!.map((sequence) => [sequence]) : records;
+  const count = units.length < 2 ? 0 : Math.min(units.length - 1, Math.max(1, Math.round(units.length * share)));
+  const order = units.map((_, i) => i);
+  if (records.length > 1) shuffle(order, seed);
+  const held = new Set(order.slice(order.length - count));
+  return {
+    train: units.flatMap((unit, i) => (held.has(i) ? [] : unit)),
+    heldOut: units.flatMap((unit, i) => (held.has(i) ? unit : [])),
+  };
+}
+
+/** Fisher-Yates in place. */
+export function shuffle(items: number[], seed: bigint): void {
+  const random = new SplitMix64(seed);
+  for (let i = items.length - 1; i > 0; i -= 1) {
+    const j = Math.floor(random.nextFloat() * (i + 1));
+    [items[i], items[j]] = [items[j]!, items[i]!];
+  }
+}
+
+/** Where a run stands in its data. */
+export type Cursor = { readonly epoch: number; readonly next: number };
+
+/**
+ * Deals sequences into batches of about `tokens` tokens, in an order that depends on (seed, epoch) alone; so a cursor is
+ * all that a resumed run needs to see the same batches. An epoch ends between batches.
+ */
+export class BatchDealer {
+  readonly #sequences: readonly Sequence[];
+  readonly #tokens: number;
+  readonly #seed: bigint;
+  #epoch = -1;
+  #order: number[] = [];
+
+  constructor(sequences: readonly Sequence[], options: { readonly tokens: number; readonly seed: bigint }) {
+    this.#sequences = sequences;
+    this.#tokens = options.tokens;
+    this.#seed = options.seed;
+  }
+
+  /** The batch at a cursor (always at least one sequence) and the cursor behind it. */
+  deal(cursor: Cursor): { readonly sequences: readonly Sequence[]; readonly cursor: Cursor } {
+    this.#orderOf(cursor.epoch);
+    const sequences: Sequence[] = [];
+    let count = 0;
+    let { next } = cursor;
+    while (next < this.#order.length) {
+      const sequence = this.#sequences[this.#order[next]!]!;
+      if (sequences.length > 0 && count + sequence.tokens.length > this.#tokens) break;
+      sequences.push(sequence);
+      count += sequence.tokens.length;
+      next += 1;
+    }
+    const atEnd = next >= this.#order.length;
+    return { sequences, cursor: atEnd ? { epoch: cursor.epoch + 1, next: 0 } : { epoch: cursor.epoch, next } };
+  }
+
+  #orderOf(epoch: number): void {
+    if (epoch === this.#epoch) return;
+    this.#epoch = epoch;
+    this.#order = this.#sequences.map((_, i) => i);
+    // Seeds of neighbouring epochs must not give related orders: each is a draw of the seed's own stream.
+    const seeds = new SplitMix64(this.#seed ^ 0x5eedn);
+    let seed = 0n;
+    for (let i = 0; i <= epoch; i += 1) seed = seeds.nextUint64();
+    shuffle(this.#order, seed);
+  }
+}

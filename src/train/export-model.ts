@@ -1,0 +1,104 @@
+// Writes trained latents as models that `infer` and Hugging Face transformers load: packed trits, and float masters from
+// which training can go on.
+
+import { copyFile, mkdir, readdir, rename } from 'node:fs/promises';
+import { join } from 'node:path';
+import { writeFileAtomically } from '../formats/atomic-file.ts';
+import { type TensorToWrite, writeSafetensors } from '../formats/write-safetensors.ts';
+import { packRowquad } from '../quant/rowquad.ts';
+import { quantizeMatrices } from './ops/bit-linear.ts';
+import { type Parameter, type ParameterPlan, view } from './parameters.ts';
+import { MASTER_FOLDER } from './trainable-model.ts';
+
+/** Files beside the weights that a model needs to read and write text. */
+const COMPANIONS = [
+  'tokenizer.json',
+  'tokenizer.model',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'chat_template.jinja',
+  'generation_config.json',
+];
+
+export type ExportSource = {
+  /** config.json of the model that was trained. */
+  readonly configJson: Readonly<Record<string, unknown>>;
+  readonly plan: ParameterPlan;
+  readonly latents: Float32Array;
+  /** Where tokenizer files are copied from. */
+  readonly companions: string;
+};
+
+/** config.json for one of the two forms. Our 1bitLLM graph has no quantization_config while it holds masters. */
+export function exportConfig(
+  configJson: Readonly<Record<string, unknown>>,
+  mode: 'online' | 'offline',
+): Record<string, unknown> {
+  const { quantization_config: _, torch_dtype: __, dtype: ___, ...rest } = configJson;
+  const architectures = rest.architectures as readonly string[] | undefined;
+  if (architectures?.[0] === 'BitnetForCausalLM' && mode === 'online') return { ...rest, torch_dtype: 'float32' };
+  return {
+    ...rest,
+    torch_dtype: 'float32',
+    quantization_config: { quant_method: 'bitnet', linear_class: 'autobitlinear', quantization_mode: mode },
+  };
+}
+
+const bytesOf = (values: Float32Array) => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+
+function plainTensor(parameter: Parameter, latents: Float32Array): TensorToWrite {
+  const { name, shape } = parameter;
+  return { name, dtype: 'F32', shape, bytes: bytesOf(view(latents, parameter)) };
+}
+
+function packedTensors(parameter: Parameter, latents: Float32Array): TensorToWrite[] {
+  const { name } = parameter;
+  const [rows, columns] = parameter.shape as [number, number];
+  const trits = new Int8Array(parameter.length);
+  const [scale] = quantizeMatrices([{ name, w: view(latents, parameter), trits }]);
+  return [
+    { name, dtype: 'U8', shape: [Math.ceil(rows / 4), columns], bytes: packRowquad(trits, rows, columns) },
+    { name: `${name}_scale`, dtype: 'F32', shape: [1], bytes: bytesOf(Float32Array.of(scale!)) },
+  ];
+}
+
+/**
+ * Fills `out` with the packed model and its tokenizer, and `out/master` with the float masters, each file written whole
+ * or not at all. Embedding and norms stay float32, so that inference gives exactly the logits of training.
+ */
+export async function exportModel(out: string, source: ExportSource): Promise<void> {
+  const { plan, latents, configJson } = source;
+  const master = join(out, MASTER_FOLDER);
+  await mkdir(master, { recursive: true });
+  const metadata = { format: 'pt' };
+  await writeSafetensors(
+    join(master, 'model.safetensors'),
+    plan.all.map((parameter) => plainTensor(parameter, latents)),
+    metadata,
+  );
+  await writeJson(join(master, 'config.json'), exportConfig(configJson, 'online'));
+  await writeSafetensors(
+    join(out, 'model.safetensors'),
+    plan.all.flatMap((parameter) =>
+      parameter.kind === 'ternary' ? packedTensors(parameter, latents) : [plainTensor(parameter, latents)],
+    ),
+    metadata,
+  );
+  await writeJson(join(out, 'config.json'), exportConfig(configJson, 'offline'));
+  if (source.companions === out) return;
+  const present = await readdir(source.companions);
+  for (const name of COMPANIONS.filter((file) => present.includes(file))) {
+    const temporary = join(out, `.${name}.tmp`);
+    await copyFile(join(source.companions, name), temporary);
+    await rename(temporary, join(out, name));
+  }
+}
+
+export async function writeJson(path: string, value: unknown): Promise<void> {
+  await writeText(path, `${JSON.stringify(value, null, 1)}\n`);
+}
+
+export async function writeText(path: string, text: string): Promise<void> {
+  await writeFileAtomically(path, (sink) => sink.write(Buffer.from(text, 'utf8')));
+}

@@ -1,0 +1,67 @@
+// A model folder opened for training: config as written and as read, latents, and what identifies them.
+
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { ArgumentError } from '../errors.ts';
+import { openCheckpoint } from '../formats/open-checkpoint.ts';
+import { type ModelConfig, parseConfig } from '../model/config.ts';
+import { readModelConfig } from '../model/open-model.ts';
+import { loadLatents } from './load-latents.ts';
+import { type ParameterPlan, planParameters } from './parameters.ts';
+
+export type TrainableModel = {
+  /** Folder that holds the tokenizer. */
+  readonly folder: string;
+  readonly config: ModelConfig;
+  /** config.json as it is. */
+  readonly configJson: Readonly<Record<string, unknown>>;
+  readonly plan: ParameterPlan;
+  readonly latents: Float32Array<ArrayBuffer>;
+  /** Float masters, or latents made up for packed trits (`latentsFromTrits`). */
+  readonly from: 'masters' | 'trits';
+};
+
+/** Subfolder in which packed models bring their float masters along. */
+export const MASTER_FOLDER = 'master';
+
+/**
+ * Opens a folder in Hugging Face layout, or the `master/` inside it where there is one: training goes on from the float
+ * weights if they are to be had.
+ */
+export async function openTrainableModel(folder: string): Promise<TrainableModel> {
+  const inner = join(folder, MASTER_FOLDER);
+  const source =
+    existsSync(join(inner, 'config.json')) && existsSync(join(inner, 'model.safetensors')) ? inner : folder;
+  const config = await readModelConfig(source);
+  const plan = planParameters(config);
+  using checkpoint = await openCheckpoint(source);
+  if (checkpoint.format !== 'safetensors') {
+    throw new ArgumentError({
+      what: `${source} holds a ${checkpoint.format} file; training starts from safetensors`,
+      fix: 'convert it to a folder in Hugging Face layout first',
+    });
+  }
+  const latents = await loadLatents(checkpoint, config, plan);
+  const configJson = JSON.parse(await readFile(join(source, 'config.json'), 'utf8'));
+  const from = config.linearStorage === 'masters' ? 'masters' : 'trits';
+  return { folder, config, configJson, plan, latents, from };
+}
+
+/** Refuses a config that cannot be trained before anything is allocated for it; parses it otherwise. */
+export function configOf(json: Readonly<Record<string, unknown>>, name: string): ModelConfig {
+  return parseConfig(JSON.stringify(json), name);
+}
+
+/** SHA-256 of typed arrays and texts in order, each preceded by its length, so that no two lists collide. */
+export function hashOf(...parts: readonly (string | Float32Array)[]): string {
+  const hash = createHash('sha256');
+  for (const part of parts) {
+    const bytes =
+      typeof part === 'string' ? Buffer.from(part, 'utf8') : Buffer.from(part.buffer, part.byteOffset, part.byteLength);
+    hash.update(`${bytes.byteLength}:`);
+    hash.update(bytes);
+  }
+  return hash.digest('hex');
+}

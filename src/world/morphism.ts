@@ -1,0 +1,139 @@
+// A morphism World -> World': training steps on one batch, then conservation if asked for. Pure computation: the same
+// world and morphism give the same bits on every machine and with any number of threads.
+
+import { CancelledError } from '../errors.ts';
+import { type Gf3Residue, gf3Residue } from '../gf3/sums.ts';
+import type { Batch } from '../train/batch.ts';
+import type { Network } from '../train/network.ts';
+import { type OptimizerKind, optimizerStep } from '../train/optimizer.ts';
+import { view } from '../train/parameters.ts';
+import { type ConservedMatrix, conserve, type ExtraFlip } from './conserve.ts';
+import { copyState, WORLD_OPTIMIZER, type WorldState } from './world-state.ts';
+
+export type Morphism = {
+  readonly optimizer: OptimizerKind;
+  readonly lr: number;
+  /** Gradient steps on the same batch. */
+  readonly steps: number;
+  readonly conserve: boolean;
+};
+
+export type LayerChange = {
+  readonly name: string;
+  /** Trits that are not what they were. */
+  readonly flips: number;
+  readonly tritDeltaSum: number;
+};
+
+export type MorphismReport = {
+  readonly lossBefore: number;
+  readonly lossAfter: number;
+  readonly layers: readonly LayerChange[];
+  readonly tritDeltaSum: number;
+  readonly gf3Residue: Gf3Residue;
+  readonly conserved: boolean;
+  /** Flips that conservation added. */
+  readonly extraFlips: readonly ExtraFlip[];
+};
+
+export type MorphismHooks = {
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (done: number, total: number, message: string) => void;
+};
+
+/** Lets messages of a cancel in, between passes. */
+const breathe = (signal: AbortSignal | undefined) =>
+  new Promise<void>((resolve, reject) => {
+    setImmediate(() => (signal?.aborted ? reject(new CancelledError('the step was cancelled')) : resolve()));
+  });
+
+function isAbort(error: unknown, signal: AbortSignal | undefined): boolean {
+  return signal?.aborted === true && error === signal.reason;
+}
+
+/**
+ * Takes the morphism. The given world is not changed. `report` is computed only when asked for (`measure`): a replay
+ * needs no second look at the loss.
+ */
+export async function applyMorphism(
+  network: Network,
+  world: WorldState,
+  batch: Batch,
+  morphism: Morphism,
+  hooks: MorphismHooks & { readonly measure?: boolean } = {},
+): Promise<{ readonly world: WorldState; readonly report: MorphismReport | undefined }> {
+  const { kernels, plan } = network;
+  const { signal, onProgress, measure = true } = hooks;
+  const state = copyState(world);
+  const gradients = new Float32Array(plan.length);
+  // A backward pass costs about twice a forward pass.
+  const total = 3 * morphism.steps + (measure ? 1 : 0);
+  const passOptions = (start: number, share: number, message: string) => ({
+    ...(signal && { signal }),
+    onProgress: (done: number, of: number) => onProgress?.(start + (share * done) / of, total, message),
+  });
+  const ternary = plan.all.filter(({ kind }) => kind === 'ternary');
+  let before: Int8Array[] = [];
+  let lossBefore = 0;
+  try {
+    for (let step = 0; step < morphism.steps; step += 1) {
+      await breathe(signal);
+      network.quantize(state.latents);
+      if (step === 0) before = ternary.map((parameter) => network.ternary(parameter).trits.slice());
+      const message = morphism.steps === 1 ? 'gradient' : `gradient ${step + 1} of ${morphism.steps}`;
+      const { loss } = network.lossAndGradients(state.latents, batch, gradients, passOptions(3 * step, 3, message));
+      if (step === 0) lossBefore = loss;
+      const settings = { ...WORLD_OPTIMIZER, kind: morphism.optimizer };
+      const rates = { lr: morphism.lr, weightDecay: 0 };
+      optimizerStep(kernels, plan, settings, rates, state.latents, gradients, state.optimizer);
+    }
+    await breathe(signal);
+    network.quantize(state.latents);
+    const matrices = ternary.map((parameter, i): ConservedMatrix => {
+      const { trits, scale } = network.ternary(parameter);
+      return { name: parameter.name, w: view(state.latents, parameter), trits, scale, before: before[i]! };
+    });
+    const extraFlips = morphism.conserve ? conserve(matrices) : [];
+    const next: WorldState = { ...state, stepCount: world.stepCount + morphism.steps };
+    if (!measure) return { world: next, report: undefined };
+
+    const layers = matrices.map(({ name, trits, before: old }) => changeOf(name, old, trits));
+    const tritDeltaSum = layers.reduce((sum, layer) => sum + layer.tritDeltaSum, 0);
+    // Conservation has moved scales: quantize anew for the loss.
+    if (extraFlips.length > 0) network.quantize(state.latents);
+    const { loss: lossAfter } = network.loss(state.latents, batch, passOptions(3 * morphism.steps, 1, 'loss after'));
+    await breathe(signal);
+    const residue = gf3Residue(tritDeltaSum);
+    return {
+      world: next,
+      report: {
+        lossBefore,
+        lossAfter,
+        layers,
+        tritDeltaSum,
+        gf3Residue: residue,
+        conserved: residue === 0,
+        extraFlips,
+      },
+    };
+  } catch (error) {
+    throw isAbort(error, signal) ? new CancelledError('the step was cancelled') : error;
+  }
+}
+
+export function changeOf(name: string, from: Int8Array, to: Int8Array): LayerChange {
+  let flips = 0;
+  let sum = 0;
+  for (let i = 0; i < to.length; i += 1) {
+    const delta = to[i]! - from[i]!;
+    if (delta === 0) continue;
+    flips += 1;
+    sum += delta;
+  }
+  return { name, flips, tritDeltaSum: sum };
+}
+
+/** What a step gained, in nats per token and as a share; negative where it lost. */
+export function worldExpectedValue(lossBefore: number, lossAfter: number): { wev: number; wevRatio: number } {
+  return { wev: lossBefore - lossAfter, wevRatio: lossBefore / lossAfter - 1 };
+}

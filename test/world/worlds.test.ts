@@ -1,0 +1,249 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { writeSafetensors } from '../../src/formats/write-safetensors.ts';
+import { planParameters, view } from '../../src/train/parameters.ts';
+import { worldExpectedValue } from '../../src/world/morphism.ts';
+import { morphismColorIndex } from '../../src/world/morphism-color.ts';
+import { worldId } from '../../src/world/world-state.ts';
+import { type StepRequest, Worlds, type WorldsOptions } from '../../src/world/worlds.ts';
+import { randomLatents, tinyConfig, tinyConfigJson } from '../train/tiny.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'bitnet-worlds-'));
+const model = join(folder, 'model');
+let counter = 0;
+
+beforeAll(async () => {
+  await mkdir(model);
+  const plan = planParameters(tinyConfig('bitnet'));
+  const latents = randomLatents(plan, 77);
+  await writeFile(join(model, 'config.json'), JSON.stringify(tinyConfigJson('bitnet')));
+  await writeSafetensors(
+    join(model, 'model.safetensors'),
+    plan.all.map((parameter) => ({
+      name: parameter.name,
+      dtype: 'F32',
+      shape: parameter.shape,
+      bytes: new Uint8Array(view(latents, parameter).slice().buffer),
+    })),
+  );
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const open = (options: WorldsOptions = {}) =>
+  Worlds.open({ folder: join(folder, `store-${counter++}`), kernels: 'js', ...options });
+
+const TOKENS = [
+  [3, 14, 15, 9, 26, 5, 35, 8, 9, 7, 9],
+  [2, 7, 18, 28, 18, 28, 4],
+];
+const morphism = { tokens: TOKENS, lr: 0.003, optimizer: 'adamw', steps: 1, conserve: false } as const;
+const step = (
+  from: { readonly world: string } | { readonly model: string },
+  changes: Partial<StepRequest> = {},
+): StepRequest => ({
+  ...morphism,
+  ...changes,
+  ...from,
+});
+
+test('step, invert and step again give the same ids; the loss falls', async () => {
+  const worlds = await open();
+  const first = await worlds.step(step({ model }));
+  expect(first.report.lossAfter).toBeLessThan(first.report.lossBefore);
+  expect(first.before.parent).toBeNull();
+  const second = await worlds.step(step({ world: first.after.id }));
+  expect(second.before.id).toBe(first.after.id);
+  expect(second.report.lossBefore).toBe(first.report.lossAfter);
+
+  const back = await worlds.invert(second.after.id);
+  expect(back.to.id).toBe(first.after.id);
+  const again = await worlds.step(step({ world: back.to.id }));
+  expect(again.after.id).toBe(second.after.id);
+  const begin = await worlds.invert(back.to.id);
+  expect(begin.to.id).toBe(first.before.id);
+  expect((await worlds.step(step({ world: begin.to.id }))).after.id).toBe(first.after.id);
+  await expect(worlds.invert(begin.to.id)).rejects.toThrow(/no step led to it/);
+  expect((await worlds.log(second.after.id)).map(({ id }) => id)).toEqual([
+    second.after.id,
+    first.after.id,
+    first.before.id,
+  ]);
+});
+
+test('anything that the next step depends on is in the id', async () => {
+  const worlds = await open();
+  const { before, after } = await worlds.step(step({ model }));
+  const ids = [before.id, after.id];
+  for (const changes of [
+    { lr: 0.0031 },
+    { optimizer: 'sgd' },
+    { steps: 2 },
+    { tokens: [[3, 14, 15, 9, 26, 5]] },
+    { lr: 1e-30 },
+    { lr: 1e-30, optimizer: 'sgd' },
+  ] satisfies Partial<StepRequest>[]) {
+    ids.push((await worlds.step(step({ model }, changes))).after.id);
+  }
+  expect(new Set(ids).size).toBe(ids.length);
+  const state = await worlds.state(after.id);
+  expect(worldId(state)).toBe(after.id);
+  state.latents[5] = state.latents[5]! + 1;
+  expect(worldId(state)).not.toBe(after.id);
+});
+
+test('fifty steps replayed by another process on other thread counts give the same id', async () => {
+  const shared = join(folder, `store-${counter++}`);
+  const writer = await Worlds.open({ folder: shared, kernels: 'auto', threads: 1, snapshotEvery: 1000 });
+  let world = (await writer.begin(model)).id;
+  for (let i = 0; i < 25; i += 1) {
+    const changes = {
+      lr: 0.001 * (1 + (i % 3)),
+      conserve: i % 4 === 0,
+      steps: 2,
+      optimizer: i % 5 === 0 ? 'sgd' : 'adamw',
+    } as const;
+    world = (await writer.step(step({ world }, changes))).after.id;
+  }
+  expect((await writer.log(world))[0]!.stepCount).toBe(50);
+  expect(await readdir(join(shared, 'snapshots'))).toEqual([]);
+  for (const options of [{ kernels: 'auto', threads: 3 }, { kernels: 'js' }] as const) {
+    const reader = await Worlds.open({ folder: shared, ...options });
+    // state() throws unless the replayed state hashes to the id.
+    expect(worldId(await reader.state(world))).toBe(world);
+  }
+});
+
+test('snapshots come every so many steps, are checked, and eviction spares what cannot be replayed', async () => {
+  const shared = join(folder, `store-${counter++}`);
+  const worlds = await Worlds.open({ folder: shared, kernels: 'js', snapshotEvery: 3 });
+  const ids: string[] = [(await worlds.begin(model)).id];
+  for (let i = 0; i < 7; i += 1) ids.push((await worlds.step(step({ world: ids.at(-1)! }))).after.id);
+  expect([...(await worlds.store.snapshotIds())].sort()).toEqual([ids[3]!, ids[6]!].sort());
+
+  // A damaged snapshot is not believed: it is deleted, and the world computed again.
+  const path = join(shared, 'snapshots', `${ids[6]}.safetensors`);
+  await writeFile(path, 'damaged');
+  const second = await Worlds.open({ folder: shared, kernels: 'js', snapshotEvery: 3 });
+  expect(worldId(await second.state(ids[7]!))).toBe(ids[7]);
+  expect(await worlds.store.snapshotIds()).toEqual(new Set([ids[3]]));
+
+  // A limit of nothing keeps only the snapshot just written.
+  const small = await Worlds.open({ folder: shared, kernels: 'js', snapshotEvery: 3, maxBytes: 1 });
+  const next = await small.step(step({ world: ids[6]! }, { lr: 0.004 }));
+  expect(await worlds.store.snapshotIds()).toEqual(new Set([next.after.id]));
+  expect(worldId(await small.state(ids[5]!))).toBe(ids[5]);
+
+  // With the model gone, snapshots are all there is: none is evicted, and what has no snapshot is an error that says why.
+  const moved = `${model}-moved`;
+  const { rename } = await import('node:fs/promises');
+  await rename(model, moved);
+  try {
+    const orphan = await Worlds.open({ folder: shared, kernels: 'js', maxBytes: 1 });
+    expect(await orphan.store.evict(async () => false)).toEqual([]);
+    expect(worldId(await orphan.state(next.after.id))).toBe(next.after.id);
+    await expect(orphan.state(ids[2]!)).rejects.toThrow(/cannot be opened.*put the model back/);
+  } finally {
+    await rename(moved, model);
+  }
+});
+
+test('a cancelled step leaves nothing behind', async () => {
+  const worlds = await open();
+  const { id } = await worlds.begin(model);
+  const controller = new AbortController();
+  let seen = 0;
+  const running = worlds.step(step({ world: id }, { steps: 50 }), {
+    signal: controller.signal,
+    onProgress: (done, total) => {
+      expect(done).toBeLessThanOrEqual(total);
+      if (++seen === 12) controller.abort();
+    },
+  });
+  await expect(running).rejects.toMatchObject({ code: 'CANCELLED' });
+  expect(await worlds.store.ids()).toEqual([id]);
+  // And the next request is served as if nothing had been.
+  const { after } = await worlds.step(step({ world: id }));
+  expect((await (await open()).step(step({ model }))).after.id).toBe(after.id);
+});
+
+test('conserve makes the sum of trit changes 0 mod 3, also in what is stored', async () => {
+  const worlds = await open();
+  let world = (await worlds.begin(model)).id;
+  let repaired = 0;
+  for (let i = 0; i < 12; i += 1) {
+    const { after, report } = await worlds.step(step({ world }, { conserve: true, lr: 0.002 + 0.0005 * i }));
+    expect(report.gf3Residue).toBe(0);
+    expect(report.conserved).toBe(true);
+    expect(report.extraFlips.length).toBeLessThanOrEqual(2);
+    repaired += report.extraFlips.length > 0 ? 1 : 0;
+    const total = (await worlds.diff(world, after.id)).reduce((sum, layer) => sum + layer.tritDeltaSum, 0);
+    expect(total).toBe(report.tritDeltaSum);
+    expect(Math.abs(total % 3)).toBe(0);
+    world = after.id;
+  }
+  // Steps that need no repair prove nothing: about two in three do.
+  expect(repaired).toBeGreaterThan(3);
+});
+
+test('diff counts the flips that the step reported, by kind and place', async () => {
+  const worlds = await open();
+  const { before, after, report } = await worlds.step(step({ model }, { lr: 0.02 }));
+  const diff = await worlds.diff(before.id, after.id);
+  expect(diff.map(({ name, flips, tritDeltaSum }) => ({ name, flips, tritDeltaSum }))).toEqual(report.layers);
+  expect(diff.some(({ flips }) => flips > 0)).toBe(true);
+  for (const { kinds, flips } of diff) expect(Object.values(kinds).reduce((sum, n) => sum + n, 0)).toBe(flips);
+  const layer = diff.find(({ flips }) => flips > 0)!;
+  const { signs, shape } = await worlds.changes(before.id, after.id, layer.name);
+  expect(signs).toHaveLength(shape[0] * shape[1]);
+  expect(signs.filter((sign) => sign !== 0)).toHaveLength(layer.flips);
+  await expect(worlds.changes(before.id, after.id, 'nonsense')).rejects.toThrow(/no ternary layer/);
+});
+
+test('delete refuses to orphan worlds, or takes them all', async () => {
+  const worlds = await open();
+  const a = await worlds.step(step({ model }));
+  const b = await worlds.step(step({ world: a.after.id }));
+  const other = await worlds.step(step({ world: a.before.id }, { lr: 0.01 }));
+  await expect(worlds.delete(a.after.id, { descendants: false })).rejects.toThrow(/1 worlds came from/);
+  expect((await worlds.delete(a.after.id, { descendants: true })).sort()).toEqual([a.after.id, b.after.id].sort());
+  expect((await worlds.store.ids()).sort()).toEqual([a.before.id, other.after.id].sort());
+  await worlds.delete(other.after.id, { descendants: false });
+  await expect(worlds.state(b.after.id)).rejects.toThrow(/there is no world/);
+});
+
+test('bad requests say what is wrong', async () => {
+  const worlds = await open();
+  await expect(worlds.step(step({ world: 'xyz' }))).rejects.toThrow(/not a world id/);
+  await expect(worlds.step(step({ world: 'abcdef0123' }))).rejects.toThrow(/there is no world abcdef0123/);
+  await expect(worlds.step(step({ world: 'latest' }))).rejects.toThrow(/no worlds yet/);
+  await expect(worlds.step(step({ model }, { tokens: [[1, 999]] }))).rejects.toThrow(/token id 999/);
+  await expect(worlds.step(step({ model }, { tokens: [[1]] }))).rejects.toThrow(/nothing to predict/);
+  await expect(worlds.step(step({ model: join(folder, 'nowhere') }))).rejects.toThrow();
+  expect(await worlds.store.ids()).toHaveLength(1);
+});
+
+test('a temporary file of a killed process is cleared once it is old, and never read', async () => {
+  const shared = join(folder, `store-${counter++}`);
+  const worlds = await Worlds.open({ folder: shared, kernels: 'js' });
+  const { id } = await worlds.begin(model);
+  const fresh = join(shared, 'worlds', '.half.json.abcdef.tmp');
+  await writeFile(fresh, '{"id": ');
+  const { utimes } = await import('node:fs/promises');
+  const stale = join(shared, 'snapshots', '.half.safetensors.abcdef.tmp');
+  await writeFile(stale, 'half');
+  await utimes(stale, new Date(0), new Date(0));
+  const again = await Worlds.open({ folder: shared, kernels: 'js' });
+  expect(await again.store.ids()).toEqual([id]);
+  expect(await readdir(join(shared, 'worlds'))).toContain('.half.json.abcdef.tmp');
+  expect(await readdir(join(shared, 'snapshots'))).toEqual([]);
+  await rm(fresh);
+});
+
+test('wev and the morphism color follow their definitions', () => {
+  expect(worldExpectedValue(3, 2)).toEqual({ wev: 1, wevRatio: 0.5 });
+  // printf '["abc"]' | sha256sum begins with 02f393ea93585608; that number mod 1000 is 560.
+  expect(morphismColorIndex(['abc'])).toBe(560);
+});
