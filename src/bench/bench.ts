@@ -28,7 +28,7 @@ export type BenchResult = {
   /** Weights and, at the middle of the generation, KV cache. */
   readonly bytesPerToken: number;
   readonly weightBytes: number;
-  /** Of reads by as many threads, measured before and after; undefined without native code. */
+  /** Of reads by as many threads, the best of five right after the generation; undefined without native code. */
   readonly bandwidthBytesPerSecond: number | undefined;
   /** Share of that bandwidth which generation used. */
   readonly bandwidthShare: number | undefined;
@@ -136,7 +136,6 @@ export async function runBench(
   );
   const concurrency = options.concurrency ?? 1;
   const { backend, isa, threads, weightBytes } = executable.info;
-  const before = await readBandwidth(threads, isa);
 
   // Everything once, small: pages touched, code compiled.
   const warm = executable.createSequence();
@@ -158,8 +157,9 @@ export async function runBench(
   }
   for (const copy of copies) executable.freeSequence(copy);
 
-  const after = await readBandwidth(threads, isa);
-  const bandwidth = before === undefined || after === undefined ? undefined : Math.max(before, after);
+  // Before the bandwidth is measured, which takes memory of its own.
+  const peakRssBytes = process.resourceUsage().maxRSS * 1024;
+  const bandwidth = await readBandwidth(threads, isa);
   const bytesPerToken = weightBytes + kvBytes(program, promptTokens + generatedTokens / 2);
   const generationTokensPerSecond = (1000 * times.length) / times.reduce((a, b) => a + b, 0);
   return {
@@ -175,7 +175,7 @@ export async function runBench(
     weightBytes,
     bandwidthBytesPerSecond: bandwidth,
     bandwidthShare: bandwidth === undefined ? undefined : (generationTokensPerSecond * bytesPerToken) / bandwidth,
-    peakRssBytes: process.resourceUsage().maxRSS * 1024,
+    peakRssBytes,
     totalTokensPerSecond,
     concurrency,
   };

@@ -1,0 +1,13 @@
+// Plain NEON: every 64-bit Arm CPU.
+#include "float_ops.h"
+#include "matmul_neon.h"
+
+namespace bitnet {
+
+extern const Kernels kNeonKernels;
+const Kernels kNeonKernels = {
+    "neon", 64, ternary_scratch_none, ternary_neon, int8_neon, dense, attention,   embed,      rms_norm,
+    quantize, rope, kv_append,        relu2,        silu,      add,   count_trits, read_bytes, peak_macs_neon,
+};
+
+}  // namespace bitnet

@@ -1,0 +1,13 @@
+// NEON with smmla: Apple M2 and later, Neoverse V1 and later.
+#include "float_ops.h"
+#include "matmul_neon.h"
+
+namespace bitnet {
+
+extern const Kernels kNeonI8mmKernels;
+const Kernels kNeonI8mmKernels = {
+    "neon-i8mm", 64, ternary_scratch_none, ternary_neon, int8_neon, dense, attention,   embed,      rms_norm,
+    quantize, rope, kv_append,        relu2,        silu,      add,   count_trits, read_bytes, peak_macs_neon,
+};
+
+}  // namespace bitnet
