@@ -5,7 +5,9 @@ import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { BackendName, Executable } from '../engine/backend.ts';
 import { selectBackend } from '../engine/select.ts';
+import { CancelledError } from '../errors.ts';
 import { type ModelLocation, resolveModel } from '../hub/resolve-model.ts';
+import type { ModelConfig } from '../model/config.ts';
 import { openModel } from '../model/open-model.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
@@ -50,63 +52,112 @@ export const INT8_HEAD_BYTES = 64 << 20;
 const MAX_ROWS: Record<BackendName, number> = { js: 8, wasm: 64, cpu: 256, metal: 256 };
 const MAX_DRAFTS: Record<BackendName, number> = { js: 0, wasm: 3, cpu: 7, metal: 7 };
 
+/** A model in the engine. `users` hold it: neither the cap nor another caller's cancellation may take it from them. */
+type Entry = {
+  readonly loading: Promise<LoadedModel>;
+  readonly stop: AbortController;
+  loaded: boolean;
+  users: number;
+};
+
 export class Engine implements Disposable {
   readonly #options: EngineOptions;
   /** In order of use, the last used last. */
-  readonly #models = new Map<string, Promise<LoadedModel>>();
+  readonly #models = new Map<string, Entry>();
 
   constructor(options: EngineOptions = {}) {
     this.#options = options;
   }
 
-  /** The model, loaded now or before. Two callers of the same model share one load. */
-  async load(request: LoadRequest): Promise<LoadedModel> {
+  /**
+   * Runs `work` with the model, loaded now or before, which stays loaded until it ends. Callers of the same model
+   * share one load; it is given up when the last of them has been cancelled.
+   */
+  async use<T>(request: LoadRequest, work: (model: LoadedModel) => Promise<T>): Promise<T> {
     const roots = this.#options.allowedRoots;
     const location = await resolveModel(request.model, roots === undefined ? {} : { allowedRoots: roots });
     const { backend = 'auto', threads = 0, head = 'auto' } = request;
     const key = JSON.stringify([location.path, backend, threads, head]);
-    const known = this.#models.get(key);
-    const loading = known ?? loadModel(location, request);
+    const entry = this.#models.get(key) ?? startLoading(location, request);
     this.#models.delete(key);
-    this.#models.set(key, loading);
+    this.#models.set(key, entry);
+    entry.users += 1;
     try {
-      const model = await loading;
-      await this.#evict();
-      return model;
-    } catch (error) {
-      this.#models.delete(key);
-      throw error;
+      let model: LoadedModel;
+      try {
+        model = await unlessAborted(entry.loading, request.signal);
+      } catch (error) {
+        // A failed load is tried again by the next caller; one that others still wait for goes on.
+        if (!request.signal?.aborted || (entry.users === 1 && !entry.loaded)) {
+          if (this.#models.get(key) === entry) this.#models.delete(key);
+          release(entry);
+        }
+        throw error;
+      }
+      this.#evict();
+      return await work(model);
+    } finally {
+      entry.users -= 1;
+      this.#evict();
     }
   }
 
   [Symbol.dispose](): void {
-    for (const loading of this.#models.values()) {
-      loading.then(
-        (model) => model.executable[Symbol.dispose](),
-        () => {},
-      );
-    }
+    for (const entry of this.#models.values()) release(entry);
     this.#models.clear();
   }
 
-  async #evict(): Promise<void> {
-    for (const [key, loading] of [...this.#models]) {
+  /** Lets idle models go, the least recently used first, until the cap holds. */
+  #evict(): void {
+    for (const [key, entry] of this.#models) {
       if (this.#models.size <= (this.#options.maxModels ?? 2)) return;
-      const model = await loading.catch(() => undefined);
-      if (model !== undefined && model.scheduler.active > 0) continue;
+      if (entry.users > 0) continue;
       this.#models.delete(key);
-      model?.executable[Symbol.dispose]();
+      release(entry);
     }
   }
 }
 
-async function loadModel(location: ModelLocation, request: LoadRequest): Promise<LoadedModel> {
-  const start = performance.now();
-  // A single .safetensors file has its config and tokenizer beside it, a .gguf holds its own.
-  const home = location.kind === 'safetensors' ? dirname(location.path) : location.path;
-  const tokenizer = loadTokenizer(home);
-  // Both are awaited below; a failure of the model must not leave this one unhandled.
-  tokenizer.catch(() => {});
+function startLoading(location: ModelLocation, request: LoadRequest): Entry {
+  const stop = new AbortController();
+  const loading = loadModel(location, { ...request, signal: stop.signal });
+  const entry: Entry = { loading, stop, loaded: false, users: 0 };
+  loading.then(
+    () => {
+      entry.loaded = true;
+    },
+    // Whoever waits sees the failure; a load that nobody waits for any more must not end the process.
+    () => {},
+  );
+  return entry;
+}
+
+function release({ loading, stop }: Entry): void {
+  stop.abort();
+  loading.then(
+    (model) => model.executable[Symbol.dispose](),
+    () => {},
+  );
+}
+
+/** The promise's result, or CancelledError as soon as the signal fires. */
+function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return promise;
+  return new Promise((resolve, reject) => {
+    const cancel = () => reject(new CancelledError('the generation was cancelled'));
+    if (signal.aborted) cancel();
+    signal.addEventListener('abort', cancel, { once: true });
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', cancel));
+  });
+}
+
+/** A model's program on a backend, without its tokenizer. */
+export type LoadedProgram = Pick<LoadedModel, 'executable' | 'contextLength' | 'vocabSize' | 'head'> & {
+  readonly config: ModelConfig;
+};
+
+/** Loads what computes logits. The caller disposes of the executable. */
+export async function loadProgram(location: ModelLocation, request: LoadRequest): Promise<LoadedProgram> {
   const { program, head, config } = await openModel(location, {
     name: request.model,
     head: request.head ?? { int8Above: INT8_HEAD_BYTES },
@@ -117,6 +168,17 @@ async function loadModel(location: ModelLocation, request: LoadRequest): Promise
   const executable = await chosen.load(program, {
     ...(request.threads === undefined ? {} : { threads: request.threads }),
   });
+  return { executable, config, head, contextLength: program.contextLength, vocabSize: program.vocabSize };
+}
+
+async function loadModel(location: ModelLocation, request: LoadRequest): Promise<LoadedModel> {
+  const start = performance.now();
+  // A single .safetensors file has its config and tokenizer beside it, a .gguf holds its own.
+  const home = location.kind === 'safetensors' ? dirname(location.path) : location.path;
+  const tokenizer = loadTokenizer(home);
+  // Both are awaited below; a failure of the model must not leave this one unhandled.
+  tokenizer.catch(() => {});
+  const { executable, config, head, contextLength, vocabSize } = await loadProgram(location, request);
   const { backend } = executable.info;
   return {
     name: request.model,
@@ -126,11 +188,11 @@ async function loadModel(location: ModelLocation, request: LoadRequest): Promise
     scheduler: new Scheduler(executable, {
       maxRows: MAX_ROWS[backend],
       maxDrafts: MAX_DRAFTS[backend],
-      cachedTokens: 4 * program.contextLength,
-      contextLength: program.contextLength,
+      cachedTokens: 4 * contextLength,
+      contextLength,
     }),
-    contextLength: program.contextLength,
-    vocabSize: program.vocabSize,
+    contextLength,
+    vocabSize,
     head,
     stopIds: new Set(
       (await tokenizer).stopIds({ eos_token_id: [...config.eosTokenIds] }, await generationConfig(home)),

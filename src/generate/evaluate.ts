@@ -3,7 +3,8 @@
 import type { BackendName } from '../engine/backend.ts';
 import { NonFiniteError } from '../engine/backend.ts';
 import { ArgumentError } from '../errors.ts';
-import { Engine, type EngineOptions } from './engine.ts';
+import { resolveModel } from '../hub/resolve-model.ts';
+import { Engine, type EngineOptions, type LoadedModel, loadProgram } from './engine.ts';
 import { allLogits, type ForwardOptions, forwardTokens, negativeLogLikelihood } from './forward.ts';
 import type { HeadPrecision } from './types.ts';
 
@@ -45,17 +46,22 @@ export async function evaluateIds(
   ids: readonly number[],
   options: EvaluateOptions = {},
 ): Promise<IdsEvaluation> {
-  using engine = new Engine(options);
-  const model = await engine.load({ model: name, ...loadOptions(options) });
-  if (ids.length === 0 || ids.length > model.contextLength) {
+  const { allowedRoots } = options;
+  const location = await resolveModel(name, allowedRoots === undefined ? {} : { allowedRoots });
+  // Ids need no tokenizer, and some checkpoints come without one.
+  const { executable, contextLength, vocabSize } = await loadProgram(location, {
+    model: name,
+    ...loadOptions(options),
+  });
+  using _ = executable;
+  if (ids.length === 0 || ids.length > contextLength) {
     throw new ArgumentError({
       what: `${ids.length} token ids`,
       where: '--ids',
-      fix: `give 1 to ${model.contextLength} ids, the model's context`,
+      fix: `give 1 to ${contextLength} ids, the model's context`,
     });
   }
-  const { vocabSize } = model;
-  const logits = await allLogits(model.executable, ids, vocabSize, options);
+  const logits = await allLogits(executable, ids, vocabSize, options);
   const row = (i: number) => logits.subarray(i * vocabSize, (i + 1) * vocabSize);
   if (!logits.every(Number.isFinite)) throw new NonFiniteError(`${name}, output logits`);
   const argmax = ids.map((_, i) => row(i).reduce((best, value, id, all) => (value > all[best]! ? id : best), 0));
@@ -70,7 +76,10 @@ export async function evaluateIds(
  */
 export async function evaluateText(name: string, text: string, options: EvaluateOptions = {}): Promise<TextEvaluation> {
   using engine = new Engine(options);
-  const model = await engine.load({ model: name, ...loadOptions(options) });
+  return await engine.use({ model: name, ...loadOptions(options) }, (model) => crossEntropyOf(model, text, options));
+}
+
+async function crossEntropyOf(model: LoadedModel, text: string, options: EvaluateOptions): Promise<TextEvaluation> {
   const ids = model.tokenizer.encode(text, { addSpecial: false, parseSpecial: false });
   const { bosId } = model.tokenizer;
   if (ids.length < (bosId === undefined ? 2 : 1)) {
@@ -102,11 +111,11 @@ export async function evaluateText(name: string, text: string, options: Evaluate
       onChunk: (done) => options.onChunk?.(from + done, ids.length),
     });
   }
-  if (!Number.isFinite(nll)) throw new NonFiniteError(`${name}, output logits`);
+  if (!Number.isFinite(nll)) throw new NonFiniteError(`${model.name}, output logits`);
   const crossEntropy = nll / predicted;
   const bytes = Buffer.byteLength(text);
   return {
-    model: name,
+    model: model.name,
     tokens: predicted,
     bytes,
     crossEntropy,

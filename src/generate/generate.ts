@@ -45,15 +45,17 @@ export async function generateWith(
   checkRequest(request);
   const resumed = request.continuation === undefined ? undefined : decodeContinuation(request.continuation);
   const head = request.head ?? resumed?.head;
-  const model = await engine.load({
+  const wanted = {
     model: resumed?.model ?? request.model,
     ...(request.backend === undefined ? {} : { backend: request.backend }),
     ...(request.threads === undefined ? {} : { threads: request.threads }),
     ...(head === undefined ? {} : { head }),
     ...(hooks.signal === undefined ? {} : { signal: hooks.signal }),
+  };
+  return await engine.use(wanted, async (model) => {
+    const start = resumed === undefined ? begin(model, request, head) : resume(model, resumed);
+    return await run(model, start, request, hooks);
   });
-  const start = resumed === undefined ? begin(model, request, head) : resume(model, resumed);
-  return run(model, start, request, hooks);
 }
 
 function checkRequest(request: GenerateRequest): void {
