@@ -47,7 +47,9 @@ export const withSchedule = <T>(schedule: number, work: () => Promise<T> | T): P
   withSettings({ FAKE_METAL_SCHEDULE: String(schedule) }, work);
 
 /** What the fake device counted so far. */
-export function figures(): Record<'buffers' | 'bytes' | 'commandBuffers' | 'dispatches' | 'switches', number> {
+export type Figure = 'buffers' | 'bytes' | 'commandBuffers' | 'dispatches' | 'weightBytes' | 'cacheBytes' | 'switches';
+
+export function figures(): Record<Figure, number> {
   const entries = (process.env.FAKE_METAL_FIGURES ?? '').split(' ').map((entry) => entry.split('='));
   return Object.fromEntries(entries.map(([name, value]) => [name, Number(value)])) as ReturnType<typeof figures>;
 }

@@ -18,12 +18,14 @@ export type MetalBackendOptions = {
   readonly tuningFile?: string;
 };
 
+export type MetalBackend = Omit<Backend, 'load'> & {
+  load(program: Program, options: LoadOptions): Promise<MetalExecutable>;
+};
+
 type Ready = { readonly gpu: Gpu; readonly tuningFile: string } | { readonly reason: string };
 
 /** A backend over a given addon: the real one, or the fake device of the tests. */
-export function createMetalBackend(options: MetalBackendOptions): Backend & {
-  load(program: Program, options: LoadOptions): Promise<MetalExecutable>;
-} {
+export function createMetalBackend(options: MetalBackendOptions): MetalBackend {
   let ready: Promise<Ready> | undefined;
   /** Opened and tried once a process: Metal is used only where it computes what the reference computes. */
   const open = () => {
@@ -77,4 +79,4 @@ export class MetalUnavailableError extends BitnetError {
   }
 }
 
-export const metalBackend = createMetalBackend({ loadAddon: loadMetalAddon });
+export const metalBackend: Backend = createMetalBackend({ loadAddon: loadMetalAddon });

@@ -45,6 +45,8 @@ struct Memory {
   std::string name;
   unsigned char* data = nullptr;
   size_t size = 0;
+  /** Bytes that the dispatch loaded. */
+  uint64_t loaded = 0;
   /** Set by the dispatcher where a dispatch binds the buffer as writable: only then can threads collide. */
   bool tracked = false;
   std::vector<Trace> traces;
@@ -121,6 +123,7 @@ template <class T> struct Pointer {
   static T load(Memory* memory, size_t at, int line) {
     check(memory, at, line);
     touch_device(memory, at, sizeof(T), false, line);
+    memory->loaded += sizeof(T);
     T v;
     memcpy(&v, memory->data + at, sizeof(T));
     return v;

@@ -7,7 +7,8 @@
 //   FAKE_METAL_BUFFER_LIMIT maxBufferLength
 //   FAKE_METAL_FAIL         when "1", the next command buffer fails as a lost GPU would
 //   FAKE_METAL_FAMILY       when "old", the device is no Apple7
-//   FAKE_METAL_FIGURES      written: live buffers, their bytes, command buffers and dispatches so far, scheduler switches
+//   FAKE_METAL_FIGURES      written: live buffers, their bytes, command buffers and dispatches so far, bytes of weights
+//                           and of the KV cache that kernels loaded, scheduler switches
 #import <Foundation/Foundation.h>
 #import <Metal/Metal.h>
 #include <unistd.h>
@@ -31,13 +32,15 @@ constexpr NSUInteger THREADGROUP_BYTES = 32768;
 constexpr NSUInteger SET_BYTES_LIMIT = 4096;
 
 struct Figures {
-  long buffers = 0, bytes = 0, command_buffers = 0, dispatches = 0;
+  long buffers = 0, bytes = 0, command_buffers = 0, dispatches = 0, weight_bytes = 0, cache_bytes = 0;
 } figures;
 
 void publish() {
   const std::string text = "buffers=" + std::to_string(figures.buffers) + " bytes=" + std::to_string(figures.bytes) +
                            " commandBuffers=" + std::to_string(figures.command_buffers) +
-                           " dispatches=" + std::to_string(figures.dispatches) + " switches=" + std::to_string(emu::switches);
+                           " dispatches=" + std::to_string(figures.dispatches) +
+                           " weightBytes=" + std::to_string(figures.weight_bytes) +
+                           " cacheBytes=" + std::to_string(figures.cache_bytes) + " switches=" + std::to_string(emu::switches);
   setenv("FAKE_METAL_FIGURES", text.c_str(), 1);
 }
 
@@ -199,6 +202,7 @@ NSError* error_of(const std::string& what) {
     if (p.constant && structs[p.index]->size != p.element) {
       return [commands stop:at + " has " + std::to_string(p.element) + " bytes, " + std::to_string(structs[p.index]->size) + " are bound"];
     }
+    b.memory->loaded = 0;
     b.memory->name = std::string(p.name) + " (" + std::to_string(p.index) + ")";
   }
   for (int i = 0; i < kernel.parameter_count; ++i) {
@@ -212,6 +216,16 @@ NSError* error_of(const std::string& what) {
                                          unsigned(count), unsigned(setting("FAKE_METAL_SCHEDULE", 3)));
   for (FakeBuffer* buffer : buffers) if (buffer != nil) buffer->memory.tracked = false;
   if (!what.empty()) return [commands stop:emu_place(what)];
+  for (int i = 0; i < kernel.parameter_count; ++i) {
+    const emu::Parameter& p = kernel.parameters[i];
+    emu::Memory* memory = bindings[p.index].memory;
+    const std::string argument = p.name;
+    const bool weight = argument == "weight" || argument == "table" || argument == "row_scale" || argument[0] == 'w';
+    // `table` is the embedding in embed_*, and the block table elsewhere.
+    if (weight && (argument != "table" || name.rfind("embed", 0) == 0)) figures.weight_bytes += long(memory->loaded);
+    if (argument == "cache") figures.cache_bytes += long(memory->loaded);
+    memory->loaded = 0;  // a buffer bound twice counts once
+  }
   // Nothing may rely on what an earlier dispatch left bound.
   for (int i = 0; i < 31; ++i) {
     [buffers[i] release];
