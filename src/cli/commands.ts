@@ -29,6 +29,12 @@ export const COMMANDS: readonly CommandEntry[] = [
     summary: 'Logits of given tokens, or cross-entropy and perplexity of a text',
     load: () => import('./eval.ts'),
   },
+  { name: 'train', summary: 'Train a ternary model on a text (quantization-aware)', load: () => import('./train.ts') },
+  {
+    name: 'world',
+    summary: 'List, log, compare, export or delete the worlds of morphism_step',
+    load: () => import('./world.ts'),
+  },
   { name: 'convert', summary: 'Write a model in another format', load: () => import('./convert.ts') },
   { name: 'tokenize', summary: "Text to a model's token ids and back", load: () => import('./tokenize.ts') },
   { name: 'color', summary: 'The color at one index of a seeded stream', load: () => import('./color.ts') },

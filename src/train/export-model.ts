@@ -1,7 +1,7 @@
 // Writes trained latents as models that `infer` and Hugging Face transformers load: packed trits, and float masters from
 // which training can go on.
 
-import { copyFile, mkdir, readdir, rename } from 'node:fs/promises';
+import { mkdir, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeFileAtomically } from '../formats/atomic-file.ts';
 import { type TensorToWrite, writeSafetensors } from '../formats/write-safetensors.ts';
@@ -89,9 +89,8 @@ export async function exportModel(out: string, source: ExportSource): Promise<vo
   if (source.companions === out) return;
   const present = await readdir(source.companions);
   for (const name of COMPANIONS.filter((file) => present.includes(file))) {
-    const temporary = join(out, `.${name}.tmp`);
-    await copyFile(join(source.companions, name), temporary);
-    await rename(temporary, join(out, name));
+    const bytes = await readFile(join(source.companions, name));
+    await writeFileAtomically(join(out, name), (sink) => sink.write(bytes));
   }
 }
 
