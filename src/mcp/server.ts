@@ -13,7 +13,11 @@ import { registerTool, type ToolEnvironment } from './tool-registration.ts';
 /** No tool takes more values than this; a larger call is an attack or a mistake. */
 const MAX_ARGUMENT_ELEMENTS = 100_000;
 
-export async function createMcpServer(environment: ToolEnvironment): Promise<McpServer> {
+/** What one stateless request asks for. */
+export type OnlyMethod = { readonly method: string; readonly name: string | undefined };
+
+/** With `only`, a server that can answer that one request; what else there is, it neither has nor says. */
+export async function createMcpServer(environment: ToolEnvironment, only?: OnlyMethod): Promise<McpServer> {
   const server = new McpServer(
     { name: 'bitnet-gf3', title: 'BitNet GF(3)', version: packageVersion() },
     // The tools never change while the server runs.
@@ -23,7 +27,13 @@ export async function createMcpServer(environment: ToolEnvironment): Promise<Mcp
       maxToolInputElements: MAX_ARGUMENT_ELEMENTS,
     },
   );
+  if (only?.method === 'tools/call') {
+    const tool = ALL_TOOLS.find(({ name }) => name === only.name);
+    if (tool !== undefined) registerTool(server, tool, environment);
+    return server;
+  }
   for (const tool of ALL_TOOLS) registerTool(server, tool, environment);
+  if (only?.method === 'tools/list') return server;
   registerResources(server, environment);
   registerPrompts(server);
   registerApp(server);

@@ -2,7 +2,7 @@
 // schemas to show.
 
 import type { CallToolResult, McpServer, ServerContext, StandardSchemaWithJSON } from '@modelcontextprotocol/server';
-import { BitnetError } from '../errors.ts';
+import { BitnetError, CancelledError } from '../errors.ts';
 import type { Logger } from '../logger.ts';
 import { callTool, type ToolResult } from '../tools/call-tool.ts';
 import { type JsonSchema, jsonSchemaOf, type Tool, type ToolContext } from '../tools/define-tool.ts';
@@ -15,7 +15,19 @@ const MAX_JSON_TEXT = 16_384;
 /** Clients redraw on every notification; more often than this nobody sees. */
 const PROGRESS_INTERVAL_MS = 50;
 
-export type ToolEnvironment = { readonly services: Services; readonly logger: Logger };
+export type ToolEnvironment = {
+  readonly services: Services;
+  readonly logger: Logger;
+  /** Told of every call when it has ended. */
+  readonly onCall?: (call: ToolCall) => void;
+};
+
+export type ToolCall = {
+  readonly tool: string;
+  /** `error`: the arguments or the job were at fault; `failed`: we were. */
+  readonly outcome: 'ok' | 'error' | 'cancelled' | 'failed';
+  readonly seconds: number;
+};
 
 export function registerTool(server: McpServer, tool: Tool, environment: ToolEnvironment): void {
   const { readOnly, idempotent, destructive = false } = tool.hints;
@@ -36,14 +48,27 @@ export function registerTool(server: McpServer, tool: Tool, environment: ToolEnv
       ...appMeta(tool.name),
     },
     async (args, context) => {
+      const { services, logger, onCall } = environment;
+      const start = performance.now();
+      let outcome: ToolCall['outcome'] = 'ok';
       try {
-        return toContent(await callTool(tool, args, { services: environment.services, ...requestHooks(context) }));
+        const result = await callTool(tool, args, { services, ...requestHooks(context) });
+        if (context.mcpReq.signal.aborted) outcome = 'cancelled';
+        return toContent(result);
       } catch (error) {
-        if (!(error instanceof BitnetError)) environment.logger.error('tool failed', { tool: tool.name, err: error });
+        outcome = outcomeOf(error);
+        if (outcome === 'failed') logger.error('tool failed', { tool: tool.name, err: error });
         return toErrorContent(error);
+      } finally {
+        onCall?.({ tool: tool.name, outcome, seconds: (performance.now() - start) / 1000 });
       }
     },
   );
+}
+
+function outcomeOf(error: unknown): ToolCall['outcome'] {
+  if (error instanceof CancelledError) return 'cancelled';
+  return error instanceof BitnetError ? 'error' : 'failed';
 }
 
 /** Each tool's schemas are made once a process, not once a connection. */

@@ -1,9 +1,10 @@
 import { z } from 'zod';
 import { ArgumentError } from '../errors.ts';
-import type { GenerateHooks, GenerateRequest } from '../generate/types.ts';
+import type { GenerateRequest } from '../generate/types.ts';
 import { defineTool, type ToolContext } from './define-tool.ts';
 import { hex, modelField, residue, schemeField, seedField, trit, tritCounts, uint64 } from './fields.ts';
 import { generateResultToJson } from './generate-result.ts';
+import type { ServiceHooks } from './services.ts';
 
 /** Ends a call before the shortest time-out that clients are known to have, 60 s. */
 const DEFAULT_MAX_SECONDS = 45;
@@ -100,12 +101,16 @@ export const generateWithTraceTool = defineTool({
     ].join('\n'),
 });
 
-/** Progress counts the prompt's tokens and then the written ones. */
-function hooksFor(progress: ToolContext['progress'], maxTokens: number): Pick<GenerateHooks, 'onPrompt' | 'onStep'> {
+/** Progress counts the prompt's tokens and then the written ones; below 1 the call still waits for its turn. */
+function hooksFor(
+  progress: ToolContext['progress'],
+  maxTokens: number,
+): Pick<ServiceHooks, 'onPrompt' | 'onStep' | 'onQueue'> {
   if (progress === undefined) return {};
   let prompt = 0;
   let written = 0;
   return {
+    onQueue: (position) => progress(1 / (2 + position), 1 + maxTokens, `waiting: ${position} before this call`),
     onPrompt: (done, total) => {
       prompt = total;
       progress(done, total + maxTokens, `prompt: ${done} of ${total} tokens`);

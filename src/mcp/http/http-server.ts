@@ -1,0 +1,228 @@
+// The HTTP face of the server: connections and their limits, who may call, which address is what, and an end that lets
+// running calls finish. What is served at the addresses is in the other files of this folder.
+
+import { createServer as createNodeServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Refusal, sendJson, sendRefusal, sendText } from './answers.ts';
+import { BodyReader } from './body.ts';
+import { EventLog } from './event-log.ts';
+import { allowedHostNames, corsHeaders, NameGuard, PREFLIGHT_HEADERS, TokenGuard, urlHost } from './guards.ts';
+import type { Gauges, Metrics } from './metrics.ts';
+import { RateLimit } from './rate-limit.ts';
+import { type SessionOwner, SessionTable } from './sessions.ts';
+import { SseEndpoint } from './sse.ts';
+import { type ServerFactory, StreamableEndpoint } from './streamable.ts';
+
+export type HttpServerOptions = {
+  readonly host: string;
+  /** 0: any free one. */
+  readonly port: number;
+  /** Accepted bearer tokens; none: no token is asked for. */
+  readonly tokens: readonly string[];
+  /** Names in Host beside the loopback and bound ones. */
+  readonly allowedHosts: readonly string[];
+  /** Host names of pages in Origin beside the loopback ones. */
+  readonly allowedOrigins: readonly string[];
+  /** Requests a second of one client on average; twice as many at once. */
+  readonly requestsPerSecond: number;
+  readonly maxSessions: number;
+  readonly maxSessionsPerClient: number;
+  readonly sessionIdleMs: number;
+  /** A proxy in front tells the client's address (X-Forwarded-For) and scheme (X-Forwarded-Proto). */
+  readonly behindProxy: boolean;
+  /** How long running calls may take to finish when the server is told to end. */
+  readonly drainMs: number;
+  readonly createServer: ServerFactory;
+  readonly metrics: Metrics;
+  /** Told beside the counters. */
+  readonly gauges?: () => Gauges;
+  readonly onError: (error: unknown) => void;
+};
+
+const MCP_PATH = '/mcp';
+const SSE_PATH = '/sse';
+const MESSAGES_PATH = '/messages';
+const METADATA_PATH = '/.well-known/oauth-protected-resource';
+
+/** A whole request must arrive within this time, its head within the shorter: slow ones hold connections on purpose. */
+const REQUEST_MS = 30_000;
+const HEADERS_MS = 10_000;
+const MAX_HEADER_BYTES = 16 << 10;
+const KEEP_ALIVE_MS = 60_000;
+const MAX_CONNECTIONS = 4096;
+/** How soon a connection over its time is noticed. */
+const CHECK_MS = 1000;
+
+type Route = {
+  readonly name: string;
+  readonly handle: (req: IncomingMessage, res: ServerResponse, owner: SessionOwner) => Promise<void> | void;
+};
+
+export class HttpServer {
+  readonly #options: HttpServerOptions;
+  readonly #names: NameGuard;
+  readonly #tokens: TokenGuard;
+  readonly #rate: RateLimit;
+  readonly #sessions: SessionTable<unknown>;
+  readonly #events = new EventLog();
+  readonly #streamable: StreamableEndpoint;
+  readonly #sse: SseEndpoint;
+  readonly #server: Server;
+  /** POSTs that are being answered. */
+  #running = 0;
+  #draining = false;
+
+  constructor(options: HttpServerOptions) {
+    this.#options = options;
+    this.#names = new NameGuard(allowedHostNames(options.host, options.allowedHosts), [
+      ...LOOPBACK_ORIGINS,
+      ...options.allowedOrigins,
+    ]);
+    this.#tokens = new TokenGuard(options.tokens);
+    this.#rate = new RateLimit(options.requestsPerSecond);
+    this.#sessions = new SessionTable({ ...options, idleMs: options.sessionIdleMs });
+    const shared = { createServer: options.createServer, sessions: this.#sessions, bodies: new BodyReader() };
+    this.#streamable = new StreamableEndpoint({
+      ...shared,
+      events: this.#events,
+      // Mostly what clients did wrong, which they are told; a defect of ours ends in #answer.
+      onError: () => {},
+    });
+    this.#sse = new SseEndpoint({ ...shared, messagesPath: MESSAGES_PATH });
+    this.#server = createNodeServer(
+      {
+        requestTimeout: REQUEST_MS,
+        headersTimeout: HEADERS_MS,
+        keepAliveTimeout: KEEP_ALIVE_MS,
+        connectionsCheckingInterval: CHECK_MS,
+        maxHeaderSize: MAX_HEADER_BYTES,
+        noDelay: true,
+      },
+      (req, res) => void this.#answer(req, res),
+    );
+    this.#server.maxConnections = MAX_CONNECTIONS;
+  }
+
+  /** Resolves when connections are accepted, to the server's address. */
+  async listen(): Promise<{ url: string; port: number }> {
+    const { host, port } = this.#options;
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once('error', reject);
+      this.#server.listen(port, host, () => resolve());
+    });
+    const address = this.#server.address() as AddressInfo;
+    return { url: `http://${urlHost(host)}:${address.port}`, port: address.port };
+  }
+
+  /** Accepts nothing new, lets running calls finish for `drainMs`, then ends what is left. */
+  async close(): Promise<void> {
+    this.#draining = true;
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    this.#server.closeIdleConnections();
+    const deadline = performance.now() + this.#options.drainMs;
+    while (this.#running > 0 && performance.now() < deadline) await sleep(20);
+    await Promise.allSettled([this.#sessions.closeAll(), this.#streamable.close()]);
+    this.#server.closeIdleConnections();
+    // What was written last is on its way; a client that does not read is not waited for.
+    await Promise.race([closed, sleep(200)]);
+    this.#server.closeAllConnections();
+    await closed;
+  }
+
+  async #answer(req: IncomingMessage, res: ServerResponse): Promise<void> {
+    const path = pathOf(req);
+    const route = this.#routes[path];
+    if (req.method === 'POST') this.#running += 1;
+    res.once('close', () => {
+      if (req.method === 'POST') this.#running -= 1;
+      this.#options.metrics.request(route?.name ?? 'other', res.statusCode);
+    });
+    if (this.#draining) res.shouldKeepAlive = false;
+    try {
+      // Load balancers ask by address, and the answer tells nothing.
+      if (path === '/healthz') return this.#health(res);
+      this.#names.check(req);
+      for (const [name, value] of Object.entries(corsHeaders(req))) res.setHeader(name, value);
+      if (req.method === 'OPTIONS') return sendText(res, 204, '', PREFLIGHT_HEADERS);
+      if (path === METADATA_PATH || path === METADATA_PATH + MCP_PATH) return this.#metadata(req, res);
+      if (route === undefined) throw new Refusal(404, `there is nothing at this address; MCP is at ${MCP_PATH}`);
+      if (this.#draining) throw new Refusal(503, 'the server is ending', { headers: { 'retry-after': '5' } });
+      const principal = this.#tokens.principal(req, `${this.#baseUrl(req)}${METADATA_PATH}${MCP_PATH}`);
+      const client = `${principal} at ${this.#addressOf(req)}`;
+      const wait = this.#rate.take(client);
+      if (wait > 0) {
+        throw new Refusal(429, `too many requests: ${this.#options.requestsPerSecond} a second are allowed`, {
+          headers: { 'retry-after': String(Math.ceil(wait)) },
+        });
+      }
+      await route.handle(req, res, { principal, client });
+    } catch (error) {
+      if (error instanceof Refusal) {
+        sendRefusal(res, error);
+        return;
+      }
+      this.#options.onError(error);
+      sendRefusal(res, new Refusal(500, 'Internal server error', { code: -32_603 }));
+    }
+  }
+
+  readonly #routes: Readonly<Record<string, Route>> = Object.assign(Object.create(null) as Record<string, Route>, {
+    [MCP_PATH]: { name: MCP_PATH, handle: (req, res, owner) => this.#streamable.handle(req, res, owner) },
+    [SSE_PATH]: { name: SSE_PATH, handle: (req, res, owner) => this.#sse.open(req, res, owner) },
+    [MESSAGES_PATH]: {
+      name: MESSAGES_PATH,
+      handle: (req, res, owner) => this.#sse.post(req, res, owner, queryOf(req).get('sessionId')),
+    },
+    '/metrics': { name: '/metrics', handle: (_req, res) => this.#metrics(res) },
+    '/healthz': { name: '/healthz', handle: () => {} },
+  } satisfies Record<string, Route>);
+
+  #health(res: ServerResponse): void {
+    if (this.#draining) sendJson(res, 503, { status: 'draining' });
+    else sendJson(res, 200, { status: 'ok' });
+  }
+
+  #metrics(res: ServerResponse): void {
+    const text = this.#options.metrics.text({
+      bitnet_sessions: { help: 'Sessions of the 2025 protocols.', value: this.#sessions.size },
+      bitnet_requests_running: { help: 'POSTs that are being answered.', value: this.#running },
+      bitnet_event_log_characters: { help: 'What is kept for broken streams.', value: this.#events.characters },
+      ...this.#options.gauges?.(),
+    });
+    sendText(res, 200, text, { 'content-type': 'text/plain; version=0.0.4; charset=utf-8' });
+  }
+
+  /** RFC 9728. Tokens are given out by whoever runs the server, so there is no authorization server to name. */
+  #metadata(req: IncomingMessage, res: ServerResponse): void {
+    sendJson(res, 200, {
+      resource: `${this.#baseUrl(req)}${MCP_PATH}`,
+      resource_name: 'BitNet GF(3)',
+      bearer_methods_supported: this.#tokens.isOpen ? [] : ['header'],
+    });
+  }
+
+  #baseUrl(req: IncomingMessage): string {
+    const proto = this.#options.behindProxy ? req.headers['x-forwarded-proto'] : undefined;
+    return `${proto === 'https' ? 'https' : 'http'}://${req.headers.host}`;
+  }
+
+  #addressOf(req: IncomingMessage): string {
+    const forwarded = this.#options.behindProxy ? req.headers['x-forwarded-for'] : undefined;
+    // The last entry is the proxy's own; those before it are the client's to invent.
+    const last = (Array.isArray(forwarded) ? forwarded.join() : forwarded)?.split(',').at(-1)?.trim();
+    return last || req.socket.remoteAddress || 'unknown';
+  }
+}
+
+const LOOPBACK_ORIGINS = ['localhost', '127.0.0.1', '[::1]'];
+
+function pathOf({ url = '/' }: IncomingMessage): string {
+  const query = url.indexOf('?');
+  return query < 0 ? url : url.slice(0, query);
+}
+
+function queryOf({ url = '/' }: IncomingMessage): URLSearchParams {
+  const query = url.indexOf('?');
+  return new URLSearchParams(query < 0 ? '' : url.slice(query));
+}

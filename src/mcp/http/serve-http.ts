@@ -1,0 +1,78 @@
+// `serve --http`: the tools over HTTP, until a signal ends it.
+
+import { Logger } from '../../logger.ts';
+import { EngineServices } from '../../tools/engine-services.ts';
+import { QueuedServices } from '../../tools/queued-services.ts';
+import { createMcpServer } from '../server.ts';
+import { isLoopback } from './guards.ts';
+import { HttpServer, type HttpServerOptions } from './http-server.ts';
+import { Metrics } from './metrics.ts';
+
+export type ServeHttpOptions = Pick<
+  HttpServerOptions,
+  | 'host'
+  | 'port'
+  | 'tokens'
+  | 'allowedHosts'
+  | 'allowedOrigins'
+  | 'behindProxy'
+  | 'drainMs'
+  | 'maxSessions'
+  | 'requestsPerSecond'
+> & {
+  readonly signal: AbortSignal;
+  /** Folders that callers' model paths must lie in; undefined: any on a loopback address, none on others. */
+  readonly allowedRoots: readonly string[] | undefined;
+  /** Generations that run at once; the engine computes them together. */
+  readonly maxRunning: number;
+  readonly onListening: (server: { url: string; port: number }) => void;
+};
+
+/** An engine that does not end by itself within this time is left to its parent's death. */
+const FORCE_EXIT_MS = 2000;
+const MAX_WAITING = 256;
+const SESSION_IDLE_MS = 30 * 60_000;
+
+/** Throws what binding the address throws. */
+export async function serveOnHttp(options: ServeHttpOptions): Promise<void> {
+  const { signal, host, maxRunning, onListening } = options;
+  const logger = new Logger();
+  const metrics = new Metrics();
+  // Who calls over a network may name models, not look around in the file system.
+  const allowedRoots = options.allowedRoots ?? (isLoopback(host) ? undefined : []);
+  const engine = new EngineServices({ shortHandles: false, ...(allowedRoots && { allowedRoots }) });
+  const queued = new QueuedServices(engine, {
+    slots: maxRunning,
+    maxWaiting: MAX_WAITING,
+    onResult: ({ usage }) => metrics.tokens(usage),
+  });
+  const server = new HttpServer({
+    ...options,
+    sessionIdleMs: SESSION_IDLE_MS,
+    maxSessionsPerClient: Math.ceil(options.maxSessions / 4),
+    metrics,
+    gauges: () => ({
+      bitnet_generations_running: { help: 'Generations and training steps that run.', value: queued.queue.running },
+      bitnet_generations_waiting: { help: 'Those that wait for their turn.', value: queued.queue.waiting },
+    }),
+    createServer: ({ client, only }) =>
+      createMcpServer(
+        { services: queued.forClient(client), logger, onCall: (call) => metrics.call(call) },
+        ...(only === undefined ? [] : [only]),
+      ),
+    onError: (error) => logger.error('request failed', { err: error }),
+  });
+  try {
+    onListening(await server.listen());
+    await new Promise<void>((resolve) => {
+      if (signal.aborted) resolve();
+      else signal.addEventListener('abort', () => resolve(), { once: true });
+    });
+    logger.info('closing', { drainMs: options.drainMs });
+    setTimeout(() => process.exit(0), options.drainMs + FORCE_EXIT_MS).unref();
+    await server.close();
+  } finally {
+    await engine.close();
+    await logger.flush();
+  }
+}

@@ -1,0 +1,161 @@
+// Streamable HTTP at one path, for both protocol eras. A 2026-07-28 request stands alone: it gets a server object of its
+// own and leaves nothing behind. A 2025 client opens a session with `initialize`, and its server object lives as long.
+
+import { randomUUID } from 'node:crypto';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import {
+  createMcpHandler,
+  isInitializeRequest,
+  isJsonContentType,
+  isLegacyRequest,
+  type McpHttpHandler,
+  type McpServer,
+  WebStandardStreamableHTTPServerTransport,
+} from '@modelcontextprotocol/server';
+import { Refusal, sendWebResponse, toWebRequest } from './answers.ts';
+import type { BodyReader } from './body.ts';
+import type { EventLog } from './event-log.ts';
+import type { SessionOwner, SessionTable } from './sessions.ts';
+
+/** What a request is served for. */
+export type ServingContext = SessionOwner & {
+  /** The method and name of a stateless request, which needs no more of the server than they call. */
+  readonly only?: { readonly method: string; readonly name: string | undefined };
+};
+
+export type ServerFactory = (context: ServingContext) => McpServer | Promise<McpServer>;
+
+export type StreamableOptions = {
+  readonly createServer: ServerFactory;
+  readonly sessions: SessionTable<unknown>;
+  readonly events: EventLog;
+  readonly bodies: BodyReader;
+  readonly onError: (error: Error) => void;
+};
+
+const BOTH_TYPES = 'application/json, text/event-stream';
+
+export class StreamableEndpoint {
+  readonly #options: StreamableOptions;
+  readonly #modern: McpHttpHandler;
+  /** Whose request it is, for the factory. */
+  readonly #owners = new WeakMap<Request, SessionOwner>();
+
+  constructor(options: StreamableOptions) {
+    this.#options = options;
+    this.#modern = createMcpHandler(
+      ({ requestInfo }) => {
+        const owner = this.#owners.get(requestInfo!)!;
+        const method = requestInfo!.headers.get('mcp-method');
+        const name = requestInfo!.headers.get('mcp-name') ?? undefined;
+        return options.createServer({ ...owner, ...(method !== null && { only: { method, name } }) });
+      },
+      { legacy: 'reject', onerror: options.onError },
+    );
+  }
+
+  /** Throws Refusal. */
+  async handle(req: IncomingMessage, res: ServerResponse, owner: SessionOwner): Promise<void> {
+    switch (req.method) {
+      case 'POST':
+        return this.#post(req, res, owner);
+      case 'GET':
+      case 'DELETE':
+        return this.#inSession(req, res, owner, undefined);
+      default:
+        throw new Refusal(405, 'Method not allowed', { headers: { allow: 'GET, POST, DELETE' } });
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#modern.close();
+  }
+
+  async #post(req: IncomingMessage, res: ServerResponse, owner: SessionOwner): Promise<void> {
+    if (!isJsonContentType(req.headers['content-type'])) {
+      throw new Refusal(415, 'Unsupported Media Type: send application/json');
+    }
+    if (!acceptsBoth(req.headers.accept ?? '')) {
+      throw new Refusal(406, `Not Acceptable: send "Accept: ${BOTH_TYPES}"`);
+    }
+    const body = await this.#options.bodies.read(req);
+    const gone = new AbortController();
+    res.once('close', () => {
+      if (!res.writableFinished) gone.abort();
+    });
+    const request = toWebRequest(req, gone.signal);
+    if (!(await isLegacyRequest(request, body))) {
+      this.#owners.set(request, owner);
+      return sendWebResponse(res, await this.#modern.fetch(request, { parsedBody: body }));
+    }
+    request.headers.set('accept', BOTH_TYPES);
+    if (request.headers.has('mcp-session-id')) return this.#inSession(req, res, owner, { request, body });
+    if (!isInitializeRequest(body)) throw noSession();
+    return sendWebResponse(res, await this.#open(request, body, owner));
+  }
+
+  async #inSession(
+    req: IncomingMessage,
+    res: ServerResponse,
+    owner: SessionOwner,
+    posted: { request: Request; body: unknown } | undefined,
+  ): Promise<void> {
+    const id = req.headers['mcp-session-id'];
+    if (typeof id !== 'string' || id === '') throw noSession();
+    const session = this.#options.sessions.get(id, owner);
+    const { transport } = session;
+    if (!(transport instanceof WebStandardStreamableHTTPServerTransport)) {
+      throw new Refusal(400, 'this session is one of the old SSE transport; post to its endpoint');
+    }
+    session.open += 1;
+    try {
+      const response = await transport.handleRequest(
+        posted?.request ?? toWebRequest(req),
+        posted && { parsedBody: posted.body },
+      );
+      for (const cancelled of cancelledIds(posted?.body)) transport.closeSSEStream(cancelled);
+      await sendWebResponse(res, response);
+    } finally {
+      session.open -= 1;
+      session.lastUsed = Date.now();
+    }
+  }
+
+  async #open(request: Request, body: unknown, owner: SessionOwner): Promise<Response> {
+    const { sessions, events, createServer, onError } = this.#options;
+    using _place = sessions.reserve(owner);
+    const server = await createServer(owner);
+    const eventStore = events.store();
+    const transport = new WebStandardStreamableHTTPServerTransport({
+      sessionIdGenerator: randomUUID,
+      eventStore,
+      onsessioninitialized: (id) => sessions.add(id, { ...owner, transport, close: () => server.close() }),
+    });
+    transport.onerror = onError;
+    transport.onclose = () => {
+      eventStore.clear();
+      if (transport.sessionId !== undefined) sessions.delete(transport.sessionId);
+    };
+    await server.connect(transport);
+    const response = await transport.handleRequest(request, { parsedBody: body });
+    if (transport.sessionId === undefined) await server.close();
+    return response;
+  }
+}
+
+function noSession(): Refusal {
+  return new Refusal(400, 'Bad Request: no Mcp-Session-Id; send initialize first');
+}
+
+function acceptsBoth(accept: string): boolean {
+  return accept.includes('*/*') || (accept.includes('application/json') && accept.includes('text/event-stream'));
+}
+
+/** A cancelled request gets no answer, so that its stream would stay open for ever. */
+function cancelledIds(body: unknown): (string | number)[] {
+  return (Array.isArray(body) ? body : [body]).flatMap((message) => {
+    if (message?.method !== 'notifications/cancelled') return [];
+    const id: unknown = message.params?.requestId;
+    return typeof id === 'string' || typeof id === 'number' ? [id] : [];
+  });
+}

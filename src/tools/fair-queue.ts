@@ -1,0 +1,137 @@
+// A semaphore whose queue is fair: whoever waits is served in turns by client, so that one client with a hundred
+// requests does not keep another with one waiting behind all of them.
+
+import { BitnetError, CancelledError } from '../errors.ts';
+
+export type FairQueueOptions = {
+  /** Pieces of work that run at once. */
+  readonly slots: number;
+  /** Pieces of work that may wait; more are refused at once. */
+  readonly maxWaiting: number;
+};
+
+export type EnterOptions = {
+  /** Leaves the queue when it fires. */
+  readonly signal?: AbortSignal | undefined;
+  /** Called with how many are before this one, at first and whenever that changes; not when it may run at once. */
+  readonly onPosition?: ((position: number) => void) | undefined;
+};
+
+/** The queue is full. */
+export class BusyError extends BitnetError {
+  readonly code = 'BUSY';
+  readonly fault = 'job';
+}
+
+type Waiter = { readonly go: () => void; readonly onPosition: EnterOptions['onPosition']; position: number };
+
+export class FairQueue {
+  readonly #options: FairQueueOptions;
+  /** Clients that wait, the next one first; each with its waiters in order of arrival. */
+  readonly #clients = new Map<string, Waiter[]>();
+  #running = 0;
+  #waiting = 0;
+
+  constructor(options: FairQueueOptions) {
+    this.#options = options;
+  }
+
+  get running(): number {
+    return this.#running;
+  }
+
+  get waiting(): number {
+    return this.#waiting;
+  }
+
+  /**
+   * Resolves when the caller may work, with what it must call once when done. Throws BusyError when the queue is full
+   * and CancelledError when the signal fires first.
+   */
+  async enter(client: string, { signal, onPosition }: EnterOptions = {}): Promise<() => void> {
+    if (signal?.aborted) throw new CancelledError('cancelled before it ran');
+    if (this.#running < this.#options.slots) {
+      this.#running += 1;
+      return this.#leaver();
+    }
+    if (this.#waiting >= this.#options.maxWaiting) {
+      throw new BusyError({
+        what: `the server is busy: ${this.#running} generations run and ${this.#waiting} wait`,
+        fix: 'try again in half a minute',
+      });
+    }
+    await new Promise<void>((resolve, reject) => {
+      const leave = () => {
+        this.#remove(client, waiter);
+        reject(new CancelledError('cancelled while it waited for its turn'));
+      };
+      const waiter: Waiter = {
+        go: () => {
+          signal?.removeEventListener('abort', leave);
+          resolve();
+        },
+        onPosition,
+        position: -1,
+      };
+      signal?.addEventListener('abort', leave, { once: true });
+      const mine = this.#clients.get(client);
+      if (mine === undefined) this.#clients.set(client, [waiter]);
+      else mine.push(waiter);
+      this.#waiting += 1;
+      this.#tellPositions();
+    });
+    return this.#leaver();
+  }
+
+  #leaver(): () => void {
+    let left = false;
+    return () => {
+      if (left) return;
+      left = true;
+      const next = this.#next();
+      // The slot passes from hand to hand: nobody who comes now can take it before those who wait.
+      if (next === undefined) this.#running -= 1;
+      else next.go();
+    };
+  }
+
+  #next(): Waiter | undefined {
+    const first = this.#clients.entries().next().value;
+    if (first === undefined) return undefined;
+    const [client, waiters] = first;
+    const waiter = waiters.shift()!;
+    // To the end of the round.
+    this.#clients.delete(client);
+    if (waiters.length > 0) this.#clients.set(client, waiters);
+    this.#waiting -= 1;
+    this.#tellPositions();
+    return waiter;
+  }
+
+  #remove(client: string, waiter: Waiter): void {
+    const waiters = this.#clients.get(client);
+    const at = waiters?.indexOf(waiter) ?? -1;
+    if (waiters === undefined || at < 0) return;
+    waiters.splice(at, 1);
+    if (waiters.length === 0) this.#clients.delete(client);
+    this.#waiting -= 1;
+    this.#tellPositions();
+  }
+
+  /** Round by round: the first of every client, then the second of every client. */
+  #tellPositions(): void {
+    const queues = [...this.#clients.values()];
+    let position = 0;
+    for (let round = 0; position < this.#waiting; round++) {
+      for (const waiters of queues) {
+        const waiter = waiters[round];
+        if (waiter === undefined) continue;
+        if (waiter.position !== position) {
+          waiter.position = position;
+          waiter.onPosition?.(position);
+        }
+        position += 1;
+      }
+    }
+  }
+}
