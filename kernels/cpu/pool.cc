@@ -113,9 +113,11 @@ void Pool::publish(uint32_t serial, int finisher) {
                                       std::memory_order_release);
     }
   }
+  const bool over = stage == stages_;
+  // From here on the caller of run() may return and begin another step: nothing of this one is read any more.
   current_.store(next, std::memory_order_seq_cst);
   // A lone item is already in the hands of this thread; only the end of the step concerns a sleeper then.
-  if (claims > 1 || stage == stages_) {
+  if (claims > 1 || over) {
     if (sleeping_.load(std::memory_order_seq_cst) > 0) {
       {
         std::lock_guard<std::mutex> hold(mutex_);
