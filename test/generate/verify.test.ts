@@ -12,7 +12,7 @@ const cases = (await readdir(golden, { withFileTypes: true }))
   .filter((entry) => entry.isDirectory())
   .map(({ name }) => name);
 
-test('the golden folder has its cases', () => expect(cases.length).toBe(15));
+test('the golden folder has its cases', () => expect(cases.length).toBe(21));
 
 test.each(cases)('%s', async (name) => {
   const dir = join(golden, name);
