@@ -114,7 +114,7 @@ function makeTree() {
     cpSync(join(ROOT, path), join(tree, path), { recursive: true });
   }
   mkdirSync(join(tree, 'test/golden'), { recursive: true });
-  symlinkSync(join(ROOT, 'test/golden/model'), join(tree, 'test/golden/model'));
+  cpSync(join(ROOT, 'test/golden/model'), join(tree, 'test/golden/model'), { recursive: true });
   symlinkSync(join(ROOT, 'node_modules'), join(tree, 'node_modules'));
   // Objects that do not depend on the kernels' text.
   const build = join(ROOT, 'build', 'metal');

@@ -1,9 +1,9 @@
 // RoPE, the KV cache, and attention over it.
 //
 // The cache of all sequences is one buffer of blocks of KV_BLOCK positions, so that sequences grow, fork and share a step
-// without copies. Inside a block: [layer][k or v][kv head][position][D], so that attention streams one head's keys and
-// values contiguously. `table` has one row of block numbers per sequence of the step; `places` gives each token's
-// position and its row of the table.
+// without copies. Inside a block: [layer][k or v][kv head][position][head_stride], so that attention streams one head's
+// keys and values contiguously; head_stride is D rounded up to 4, and the elements past D stay zero. `table` has one row
+// of block numbers per sequence of the step; `places` gives each token's position and its row of the table.
 
 #define KV_BLOCK 32u
 
@@ -12,12 +12,13 @@ struct CacheArgs {
     uint layer_at;       // floats from the block's start to this layer's keys; its values follow
     uint kv_heads;
     uint head_dim;
+    uint head_stride;    // head_dim rounded up to whole vectors
     uint table_stride;
 };
 
 METAL_FUNC uint cache_at(device const uint* table, uint2 place, uint position, uint kv_head, constant CacheArgs& c) {
     const uint block = table[place.y * c.table_stride + position / KV_BLOCK];
-    return block * c.block_stride + c.layer_at + (kv_head * KV_BLOCK + position % KV_BLOCK) * c.head_dim;
+    return block * c.block_stride + c.layer_at + (kv_head * KV_BLOCK + position % KV_BLOCK) * c.head_stride;
 }
 
 struct RopeArgs {
@@ -93,7 +94,7 @@ kernel void rope_append(
         const uint j = i % pairs;
         const uint head = i / pairs;
         const uint at = token * a.k_stride + head * a.head_dim + j;
-        const uint to = cache_at(table, place, place.x, head, c) + c.kv_heads * KV_BLOCK * c.head_dim + j;
+        const uint to = cache_at(table, place, place.x, head, c) + c.kv_heads * KV_BLOCK * c.head_stride + j;
         const float x = v[at];
         const float y = v[at + pairs];
         cache[to] = x;
@@ -105,15 +106,33 @@ struct AttentionArgs {
     uint group_heads;   // query heads of a kv head
     uint split;         // positions per threadgroup
     uint splits;        // of the longest row of the step
-    uint lanes;         // that share a key: a power of two, at least head_dim / 4 or 32
+    uint lanes;         // that share a key: a power of two, at least head_stride / 4 or 32
     float scale;
-    uint q_stride4;
-    uint out_stride4;
+    uint q_stride;
+    uint out_stride;
 };
 
 // The running state of an online softmax (arXiv:1805.02867) has a largest score that starts here, not at -infinity, so
 // that an empty state merges with weight 0 and no infinity is subtracted from another.
 #define NO_SCORE -3.0e38f
+
+// Heads of q and of the result lie side by side, so the vectors of a head whose length is no multiple of 4 are not aligned.
+
+METAL_FUNC float4 load_vector(device const float* x, uint at, uint length) {
+    float4 v = float4(0.0f);
+    v.x = x[at];
+    if (length > 1u) { v.y = x[at + 1u]; }
+    if (length > 2u) { v.z = x[at + 2u]; }
+    if (length > 3u) { v.w = x[at + 3u]; }
+    return v;
+}
+
+METAL_FUNC void store_vector(device float* x, uint at, uint length, float4 v) {
+    x[at] = v.x;
+    if (length > 1u) { x[at + 1u] = v.y; }
+    if (length > 2u) { x[at + 2u] = v.z; }
+    if (length > 3u) { x[at + 3u] = v.w; }
+}
 
 // HEADS query heads of one kv head share every key and value they load. A key is held by `lanes` lanes, 4 * CHUNKS of its
 // elements each; narrow heads thus take several keys per step. The range of positions is cut every `split` positions
@@ -121,8 +140,8 @@ struct AttentionArgs {
 // grid: (splits, kv heads * tiles of HEADS heads, tokens).
 template <uint HEADS, uint CHUNKS>
 METAL_FUNC void attend(
-    device const float4* q, device const float4* cache, device const uint2* places, device const uint* table,
-    device float4* out, device float4* partials, device float2* partial_stats, threadgroup float4* merge,
+    device const float* q, device const float4* cache, device const uint2* places, device const uint* table,
+    device float* out, device float4* partials, device float2* partial_stats, threadgroup float4* merge,
     threadgroup float2* stats, constant AttentionArgs& a, constant CacheArgs& c, uint3 group, uint lane, uint simdgroup_index,
     uint simdgroups)
 {
@@ -134,7 +153,7 @@ METAL_FUNC void attend(
     const uint tiles = a.group_heads / HEADS;
     const uint kv_head = group.y / tiles;
     const uint head = kv_head * a.group_heads + (group.y % tiles) * HEADS;
-    const uint dim4 = c.head_dim / 4u;
+    const uint dim4 = c.head_stride / 4u;
     const uint key_lane = lane % a.lanes;
     const uint keys = 32u / a.lanes;  // per simdgroup and step
     const uint values_at = c.kv_heads * KV_BLOCK * dim4;
@@ -150,7 +169,10 @@ METAL_FUNC void attend(
             const uint d = key_lane + k * 32u;
             query[h * CHUNKS + k] = float4(0.0f);
             sums[h * CHUNKS + k] = float4(0.0f);
-            if (d < dim4) { query[h * CHUNKS + k] = q[token * a.q_stride4 + (head + h) * dim4 + d]; }
+            if (d < dim4) {
+                const uint at = token * a.q_stride + (head + h) * c.head_dim + 4u * d;
+                query[h * CHUNKS + k] = load_vector(q, at, c.head_dim - 4u * d);
+            }
         }
     }
 
@@ -227,7 +249,9 @@ METAL_FUNC void attend(
             sum = sum + part * rise;
         }
         if (a.splits == 1u) {
-            out[token * a.out_stride4 + head * dim4 + i] = sum / float4(sum_weights);
+            const uint d = i % dim4 * 4u;
+            const uint at = token * a.out_stride + (head + h) * c.head_dim + d;
+            store_vector(out, at, c.head_dim - d, sum / float4(sum_weights));
         } else {
             const uint heads = c.kv_heads * a.group_heads;
             const uint row = (token * heads + head + h) * a.splits + group.x;
@@ -240,11 +264,11 @@ METAL_FUNC void attend(
 // 8 simdgroups x HEADS x 32 lanes x CHUNKS vectors in `merge`: at most 16 KiB (CHUNKS = 2 runs with 4 simdgroups).
 
 kernel void attention_h1(
-    device const float4*    q             [[buffer(0)]],
+    device const float*     q             [[buffer(0)]],
     device const float4*    cache         [[buffer(1)]],
     device const uint2*     places        [[buffer(2)]],
     device const uint*      table         [[buffer(3)]],
-    device float4*          out           [[buffer(4)]],
+    device float*           out           [[buffer(4)]],
     device float4*          partials      [[buffer(5)]],
     device float2*          partial_stats [[buffer(6)]],
     constant AttentionArgs& a             [[buffer(7)]],
@@ -261,11 +285,11 @@ kernel void attention_h1(
 }
 
 kernel void attention_h2(
-    device const float4*    q             [[buffer(0)]],
+    device const float*     q             [[buffer(0)]],
     device const float4*    cache         [[buffer(1)]],
     device const uint2*     places        [[buffer(2)]],
     device const uint*      table         [[buffer(3)]],
-    device float4*          out           [[buffer(4)]],
+    device float*           out           [[buffer(4)]],
     device float4*          partials      [[buffer(5)]],
     device float2*          partial_stats [[buffer(6)]],
     constant AttentionArgs& a             [[buffer(7)]],
@@ -282,11 +306,11 @@ kernel void attention_h2(
 }
 
 kernel void attention_h4(
-    device const float4*    q             [[buffer(0)]],
+    device const float*     q             [[buffer(0)]],
     device const float4*    cache         [[buffer(1)]],
     device const uint2*     places        [[buffer(2)]],
     device const uint*      table         [[buffer(3)]],
-    device float4*          out           [[buffer(4)]],
+    device float*           out           [[buffer(4)]],
     device float4*          partials      [[buffer(5)]],
     device float2*          partial_stats [[buffer(6)]],
     constant AttentionArgs& a             [[buffer(7)]],
@@ -302,13 +326,13 @@ kernel void attention_h4(
         q, cache, places, table, out, partials, partial_stats, merge, stats, a, c, group, lane, simdgroup_index, simdgroups);
 }
 
-// Heads of 132 to 256 elements.
+// Heads of more than 128 elements, up to 256.
 kernel void attention_wide(
-    device const float4*    q             [[buffer(0)]],
+    device const float*     q             [[buffer(0)]],
     device const float4*    cache         [[buffer(1)]],
     device const uint2*     places        [[buffer(2)]],
     device const uint*      table         [[buffer(3)]],
-    device float4*          out           [[buffer(4)]],
+    device float*           out           [[buffer(4)]],
     device float4*          partials      [[buffer(5)]],
     device float2*          partial_stats [[buffer(6)]],
     constant AttentionArgs& a             [[buffer(7)]],
@@ -329,7 +353,7 @@ kernel void attention_merge(
     device const float4*    partials      [[buffer(0)]],
     device const float2*    partial_stats [[buffer(1)]],
     device const uint2*     places        [[buffer(2)]],
-    device float4*          out           [[buffer(3)]],
+    device float*           out           [[buffer(3)]],
     constant AttentionArgs& a             [[buffer(4)]],
     constant CacheArgs&     c             [[buffer(5)]],
     uint3 group [[threadgroup_position_in_grid]],
@@ -339,7 +363,7 @@ kernel void attention_merge(
     const uint head = group.x;
     const uint token = group.y;
     const uint heads = c.kv_heads * a.group_heads;
-    const uint dim4 = c.head_dim / 4u;
+    const uint dim4 = c.head_stride / 4u;
     const uint2 place = places[token];
     const uint count = place.x / a.split + 1u;
     const uint row = (token * heads + head) * a.splits;
@@ -358,6 +382,7 @@ kernel void attention_merge(
             sum_weights += stat.y * rise;
             sum = sum + part * rise;
         }
-        out[token * a.out_stride4 + head * dim4 + i] = sum / float4(sum_weights);
+        const uint at = token * a.out_stride + head * c.head_dim + 4u * i;
+        store_vector(out, at, c.head_dim - 4u * i, sum / float4(sum_weights));
     }
 }

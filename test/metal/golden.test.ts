@@ -48,7 +48,7 @@ async function greedyTokens(executable: Executable, prompt: readonly number[], c
 }
 
 describe.skipIf(FAKE_MISSING !== undefined)('golden model cases in the grid emulator', () => {
-  test('all 15 cases are there', () => expect(cases.length).toBe(15));
+  test('the cases are there', () => expect(cases.length).toBeGreaterThanOrEqual(15));
 
   test.each(cases.map((name, i) => [name, SCHEDULES[i % SCHEDULES.length]!] as const))(
     '%s, schedule %i',

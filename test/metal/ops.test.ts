@@ -275,6 +275,10 @@ describe.skipIf(FAKE_MISSING !== undefined)('operations in the grid emulator', (
 
   test.each([
     [4, 4, 4],
+    [4, 2, 2],
+    [3, 1, 18],
+    [2, 2, 74],
+    [1, 1, 134],
     [4, 2, 12],
     [8, 2, 16],
     [5, 1, 24],
@@ -295,8 +299,8 @@ describe.skipIf(FAKE_MISSING !== undefined)('operations in the grid emulator', (
   });
 
   test('a long context: splits and their merge, and the same bits whatever else is in the step', async () => {
-    const program = attentionProgram(1, 2, 1, 8, 400);
-    const all = someTokens(300, 16, 9);
+    const program = attentionProgram(1, 2, 1, 10, 400);
+    const all = someTokens(300, 20, 9);
     const [whole] = await compare(program, [all]);
     expect(relativeError(whole!.expected.logits, whole!.actual.logits)).toBeLessThan(TOLERANCES.attention);
     using executable = loadOnFake(program);
@@ -304,7 +308,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('operations in the grid emulator', (
     let at = 0;
     for (const size of [250, 10, 1, 39]) {
       const { logits } = await feed(executable, sequence, all.slice(at, at + size));
-      expect(logits).toEqual(whole!.actual.logits.slice(at * 16, (at + size) * 16));
+      expect(logits).toEqual(whole!.actual.logits.slice(at * 20, (at + size) * 20));
       at += size;
     }
   });

@@ -172,7 +172,7 @@ test('programs outside the limits are refused by name', () => {
     /65536 columns, the Metal kernels take ternary matrices of up to 65535/,
   );
   refused({ weights: replace('dense', 32784) }).toThrow(/32784 columns/);
-  refused({ kv: { ...program.kv, headDim: 6 } }).toThrow(/heads of 6 elements/);
+  refused({ kv: { ...program.kv, headDim: 7 } }).toThrow(/heads of 7 elements/);
   refused({ kv: { ...program.kv, headDim: 260 } }).toThrow(/heads of 260 elements/);
   refused({ buffers: program.buffers.map((b) => ({ ...b, width: 40000 })) }).toThrow(/rows of 40000/);
   expect(() => checkProgram(program)).not.toThrow();
@@ -230,11 +230,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('a decoded token', () => {
   test('every shape of the differential tests, against js', { timeout: 120_000 }, async () => {
     for (const [name, shape] of Object.entries(SHAPES)) {
       const program = randomProgram(shape, 7);
-      if (shape.headDim % 4 !== 0) {
-        expect(() => loadOnFake(program)).toThrow(MetalUnsupportedError);
-        continue;
-      }
-      const steps = [someTokens(9, Math.min(40, shape.vocab), 1), [1], [2, 3]];
+      const steps = [someTokens(9, Math.min(40, shape.vocab), 1), [1], [2, 0]];
       for (const { expected, actual } of await runBoth(loadOnFake, program, steps)) {
         // One activation may round the other way under another order of summation: wide here, sharp in the golden cases.
         expect([name, relativeError(expected.logits, actual.logits) < 0.05]).toEqual([name, true]);

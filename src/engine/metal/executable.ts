@@ -426,7 +426,7 @@ export class MetalExecutable implements Executable {
   }
 
   #partialBytes(): number {
-    return this.#headCount() * this.#program.kv.headDim * 4;
+    return this.#headCount() * this.#pool.headStride * 4;
   }
 
   #planOf({ traced }: Shape): Plan {
@@ -617,6 +617,7 @@ export class MetalExecutable implements Executable {
       layer_at: layer * this.#pool.layerStride,
       kv_heads: kvHeads,
       head_dim: headDim,
+      head_stride: this.#pool.headStride,
       table_stride: this.#tableStride(),
     };
   }
@@ -662,8 +663,8 @@ export class MetalExecutable implements Executable {
       splits,
       lanes,
       scale: run.scale,
-      q_stride4: this.#stride(run.q) / 4,
-      out_stride4: this.#stride(run.out) / 4,
+      q_stride: this.#stride(run.q),
+      out_stride: this.#stride(run.out),
     };
     const c = this.#cacheArgs(run.layer);
     const places = this.#scratch.get('places')!;

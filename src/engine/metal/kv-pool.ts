@@ -18,7 +18,9 @@ export class KvCacheFullError extends BitnetError {
 }
 
 export class KvPool {
-  /** floats of a block: [layer][k, v][kv head][position][D]. */
+  /** Floats of a head's key or value: D rounded up to whole vectors of 4; the rest stays zero. */
+  readonly headStride: number;
+  /** Floats of a block: [layer][k, v][kv head][position][headStride]. */
   readonly blockStride: number;
   readonly layerStride: number;
   readonly #gpu: Gpu;
@@ -28,7 +30,8 @@ export class KvPool {
 
   constructor(gpu: Gpu, kv: KvSpec) {
     this.#gpu = gpu;
-    this.layerStride = 2 * kv.kvHeads * BLOCK_POSITIONS * kv.headDim;
+    this.headStride = Math.ceil(kv.headDim / 4) * 4;
+    this.layerStride = 2 * kv.kvHeads * BLOCK_POSITIONS * this.headStride;
     this.blockStride = kv.layers * this.layerStride;
   }
 

@@ -340,8 +340,8 @@ export function checkProgram(program: Program): void {
       refuse(`rows of ${width}, the limit is ${LIMITS.rowWidth}`, name);
   });
   const { headDim } = program.kv;
-  if (headDim % 4 !== 0 || headDim > LIMITS.headDim) {
-    refuse(`heads of ${headDim} elements, the Metal kernels take multiples of 4 up to ${LIMITS.headDim}`, 'attention');
+  if (headDim % 2 !== 0 || headDim > LIMITS.headDim) {
+    refuse(`heads of ${headDim} elements, the Metal kernels take even numbers up to ${LIMITS.headDim}`, 'attention');
   }
   for (const op of program.ops) {
     if (op.op === 'attention' && op.heads % op.kvHeads !== 0)

@@ -26,7 +26,14 @@ export const STRUCTS = {
     scale2: 'float',
   },
   DenseArgs: { rows: 'uint', groups: 'uint', tokens: 'uint', x_stride4: 'uint', out_stride: 'uint' },
-  CacheArgs: { block_stride: 'uint', layer_at: 'uint', kv_heads: 'uint', head_dim: 'uint', table_stride: 'uint' },
+  CacheArgs: {
+    block_stride: 'uint',
+    layer_at: 'uint',
+    kv_heads: 'uint',
+    head_dim: 'uint',
+    head_stride: 'uint',
+    table_stride: 'uint',
+  },
   RopeArgs: { heads: 'uint', k_heads: 'uint', append: 'uint', head_dim: 'uint', q_stride: 'uint', k_stride: 'uint' },
   AttentionArgs: {
     group_heads: 'uint',
@@ -34,8 +41,8 @@ export const STRUCTS = {
     splits: 'uint',
     lanes: 'uint',
     scale: 'float',
-    q_stride4: 'uint',
-    out_stride4: 'uint',
+    q_stride: 'uint',
+    out_stride: 'uint',
   },
   TopArgs: { width: 'uint', stride: 'uint', count: 'uint', chunks: 'uint', chunk: 'uint' },
 } as const;
