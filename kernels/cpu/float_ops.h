@@ -300,16 +300,23 @@ BITNET_INLINE void dense_cell(const DenseArgs& a, int64_t r, int64_t t) {
     for (int k = 0; k < NT; k += 1) sum[i][k] = v_zero();
   const uint8_t* w = a.w + r * C * size;
   const float* x = a.x + t * C;
-  for (int64_t c = 0; c < whole; c += 16) {
+  const int64_t ahead = a.prefetch;
+  const auto step = [&](int64_t c) __attribute__((always_inline)) {
     V16 xs[NT];
     for (int k = 0; k < NT; k += 1) xs[k] = v_load(x + k * C + c);
     for (int i = 0; i < NR; i += 1) {
-      const uint8_t* at = w + (i * C + c) * size;
-      if (c % (int64_t)(64 / size) == 0) __builtin_prefetch(at + a.prefetch);
-      const V16 b = dense_load<dtype>(at);
+      const V16 b = dense_load<dtype>(w + (i * C + c) * size);
       for (int k = 0; k < NT; k += 1) sum[i][k] = sum[i][k] + xs[k] * b;
     }
+  };
+  int64_t c = 0;
+  for (; c + 32 <= whole; c += 32) {
+    for (int i = 0; i < NR; i += 1)
+      for (int64_t line = 0; line < 32 * size; line += 64) __builtin_prefetch(w + (i * C + c) * size + line + ahead);
+    step(c);
+    step(c + 16);
   }
+  if (c < whole) step(c);
   if (whole < C) {
     for (int i = 0; i < NR; i += 1) {
       float lanes[16] = {};

@@ -21,56 +21,65 @@ BITNET_INLINE __m256i load256(const void* p) { return _mm256_loadu_si256((const 
 BITNET_INLINE __m256i dot4(__m256i acc, __m256i u8, __m256i s8) { return _mm256_dpbusd_avx_epi32(acc, u8, s8); }
 #endif
 
+/** acc += c * x, as int16 pairs (AVX2) or int32 quadruples; in assembly for the reason given at tile_step. */
+BITNET_INLINE void multiply_add(__m256i& acc, __m256i c, __m256i x) {
+#if defined(__AVXVNNI__)
+  acc = dot4(acc, c, x);
+#else
+  __m256i t;
+  __asm__(
+      "vpmaddubsw %3, %2, %1\n\t"
+      "vpaddw %1, %0, %0"
+      : "+x"(acc), "=&x"(t)
+      : "x"(c), "x"(x));
+#endif
+}
+
 /** Sums of four vectors of eight int32. */
 BITNET_INLINE __m128i sum_lanes(const __m256i* a) {
   const __m256i x = _mm256_hadd_epi32(_mm256_hadd_epi32(a[0], a[1]), _mm256_hadd_epi32(a[2], a[3]));
   return _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
 }
 
-/** One byte row with NT tokens, straight from the packed bytes. */
+/** One byte row with NT tokens, straight from the packed bytes; 64 columns a step, all rows are padded to that. */
 template <int NT>
 BITNET_INLINE void quad_rows(const TernaryArgs& a, int64_t q, int64_t t) {
-  const int64_t stride = bitnet::code_stride(a.C);
+  const int64_t stride = bitnet::code_stride(a.C), end = bitnet::round_up(a.C, 64), ahead = a.prefetch;
   const uint8_t* w = row_at(a, q);
   const int8_t* x = a.x + t * stride;
-  const int64_t steps = (a.C + 31) / 32;
   const __m256i low = _mm256_set1_epi8(3), next = _mm256_set1_epi8(12);
   __m256i total[NT][4];
   for (int k = 0; k < NT; k += 1)
     for (int j = 0; j < 4; j += 1) total[k][j] = _mm256_setzero_si256();
-#if defined(__AVXVNNI__)
-  for (int64_t s = 0; s < steps; s += 1) {
-    const __m256i v = load256(w + 32 * s), h = _mm256_srli_epi16(v, 4);
-    if (s % 2 == 0) _mm_prefetch((const char*)w + 32 * s + a.prefetch, _MM_HINT_T0);
+  const auto half_step = [&](__m256i(&sum)[NT][4], int64_t c) __attribute__((always_inline)) {
+    const __m256i v = load256(w + c), h = _mm256_srli_epi16(v, 4);
     const __m256i c0 = _mm256_and_si256(v, low), c1 = _mm256_and_si256(v, next);
     const __m256i c2 = _mm256_and_si256(h, low), c3 = _mm256_and_si256(h, next);
     for (int k = 0; k < NT; k += 1) {
-      const __m256i xv = load256(x + k * stride + 32 * s);
-      total[k][0] = dot4(total[k][0], c0, xv);
-      total[k][1] = dot4(total[k][1], c1, xv);
-      total[k][2] = dot4(total[k][2], c2, xv);
-      total[k][3] = dot4(total[k][3], c3, xv);
+      const __m256i xv = load256(x + k * stride + c);
+      multiply_add(sum[k][0], c0, xv);
+      multiply_add(sum[k][1], c1, xv);
+      multiply_add(sum[k][2], c2, xv);
+      multiply_add(sum[k][3], c3, xv);
     }
+  };
+#if defined(__AVXVNNI__)
+  for (int64_t c = 0; c < end; c += 64) {
+    _mm_prefetch((const char*)w + c + ahead, _MM_HINT_T0);
+    half_step(total, c);
+    half_step(total, c + 32);
   }
 #else
   const __m256i one = _mm256_set1_epi16(1);
-  for (int64_t s = 0; s < steps;) {
-    const int64_t stop = s + 16 < steps ? s + 16 : steps;
+  for (int64_t c = 0; c < end;) {
+    const int64_t stop = c + 16 * 32 < end ? c + 16 * 32 : end;
     __m256i part[NT][4];
     for (int k = 0; k < NT; k += 1)
       for (int j = 0; j < 4; j += 1) part[k][j] = _mm256_setzero_si256();
-    for (; s < stop; s += 1) {
-      const __m256i v = load256(w + 32 * s), h = _mm256_srli_epi16(v, 4);
-      if (s % 2 == 0) _mm_prefetch((const char*)w + 32 * s + a.prefetch, _MM_HINT_T0);
-      const __m256i c0 = _mm256_and_si256(v, low), c1 = _mm256_and_si256(v, next);
-      const __m256i c2 = _mm256_and_si256(h, low), c3 = _mm256_and_si256(h, next);
-      for (int k = 0; k < NT; k += 1) {
-        const __m256i xv = load256(x + k * stride + 32 * s);
-        part[k][0] = _mm256_add_epi16(part[k][0], _mm256_maddubs_epi16(c0, xv));
-        part[k][1] = _mm256_add_epi16(part[k][1], _mm256_maddubs_epi16(c1, xv));
-        part[k][2] = _mm256_add_epi16(part[k][2], _mm256_maddubs_epi16(c2, xv));
-        part[k][3] = _mm256_add_epi16(part[k][3], _mm256_maddubs_epi16(c3, xv));
-      }
+    for (; c < stop; c += 64) {
+      _mm_prefetch((const char*)w + c + ahead, _MM_HINT_T0);
+      half_step(part, c);
+      half_step(part, c + 32);
     }
     for (int k = 0; k < NT; k += 1)
       for (int j = 0; j < 4; j += 1)
@@ -239,11 +248,12 @@ BITNET_INLINE void tile_block(const TernaryArgs& a, int64_t q) {
 inline __attribute__((unused)) void ternary_256(const TernaryArgs& a) {
   if (a.T == 1) {
     for (int64_t q = a.begin; q < a.end; q += 1) quad_rows<1>(a, q, 0);
-  } else if (a.T <= 3) {
-    // Decoding a tile pays from four tokens on.
+  } else if (a.T < 8) {
+    // Decoding a tile pays from eight tokens on.
     for (int64_t q = a.begin; q < a.end; q += 1) {
-      quad_rows<2>(a, q, 0);
-      if (a.T == 3) quad_rows<1>(a, q, 2);
+      int64_t t = 0;
+      for (; t + 2 <= a.T; t += 2) quad_rows<2>(a, q, t);
+      if (t < a.T) quad_rows<1>(a, q, t);
     }
   } else {
     for (int64_t q = a.begin; q < a.end; q += 4) tile_block(a, q);
@@ -255,23 +265,26 @@ inline __attribute__((unused)) void ternary_256(const TernaryArgs& a) {
 
 template <int NT>
 BITNET_INLINE void int8_row(const Int8Args& a, int64_t r, int64_t t) {
-  const int64_t stride = bitnet::code_stride(a.C);
+  const int64_t stride = bitnet::code_stride(a.C), end = bitnet::round_up(a.C, 64), ahead = a.prefetch;
   const uint8_t* w = row_at(a, r);
   const int8_t* x = a.x + t * stride;
-  const int64_t steps = (a.C + 31) / 32;
   __m256i acc[NT];
   for (int k = 0; k < NT; k += 1) acc[k] = _mm256_setzero_si256();
-  for (int64_t s = 0; s < steps; s += 1) {
-    const __m256i v = load256(w + 32 * s), size = _mm256_abs_epi8(v);
-    if (s % 2 == 0) _mm_prefetch((const char*)w + 32 * s + a.prefetch, _MM_HINT_T0);
+  const auto half_step = [&](int64_t c) __attribute__((always_inline)) {
+    const __m256i v = load256(w + c), size = _mm256_abs_epi8(v);
     for (int k = 0; k < NT; k += 1) {
-      const __m256i xv = _mm256_sign_epi8(load256(x + k * stride + 32 * s), v);
+      const __m256i xv = _mm256_sign_epi8(load256(x + k * stride + c), v);
 #if defined(__AVXVNNI__)
       acc[k] = dot4(acc[k], size, xv);
 #else
       acc[k] = _mm256_add_epi32(acc[k], _mm256_madd_epi16(_mm256_maddubs_epi16(size, xv), _mm256_set1_epi16(1)));
 #endif
     }
+  };
+  for (int64_t c = 0; c < end; c += 64) {
+    _mm_prefetch((const char*)w + c + ahead, _MM_HINT_T0);
+    half_step(c);
+    half_step(c + 32);
   }
   for (int k = 0; k < NT; k += 1) {
     const __m256i z[4] = {acc[k], acc[k], acc[k], acc[k]};

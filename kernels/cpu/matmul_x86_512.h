@@ -14,7 +14,7 @@ BITNET_INLINE void quad_rows_512(const TernaryArgs& a, int64_t q, int64_t t) {
   const int64_t stride = bitnet::code_stride(a.C);
   const uint8_t* w = row_at(a, q);
   const int8_t* x = a.x + t * stride;
-  const int64_t steps = (a.C + 63) / 64;
+  const int64_t steps = (a.C + 63) / 64, ahead = a.prefetch;
   const __m512i low = _mm512_set1_epi8(3), next = _mm512_set1_epi8(12);
   __m512i total[NT][4][kSets];
   for (int k = 0; k < NT; k += 1)
@@ -22,7 +22,7 @@ BITNET_INLINE void quad_rows_512(const TernaryArgs& a, int64_t q, int64_t t) {
       for (int s = 0; s < kSets; s += 1) total[k][j][s] = _mm512_setzero_si512();
   const auto step = [&](int64_t s, int set) __attribute__((always_inline)) {
     const __m512i v = load512(w + 64 * s), h = _mm512_srli_epi16(v, 4);
-    _mm_prefetch((const char*)w + 64 * s + a.prefetch, _MM_HINT_T0);
+    _mm_prefetch((const char*)w + 64 * s + ahead, _MM_HINT_T0);
     const __m512i c[4] = {_mm512_and_si512(v, low), _mm512_and_si512(v, next), _mm512_and_si512(h, low),
                           _mm512_and_si512(h, next)};
     for (int k = 0; k < NT; k += 1) {
@@ -199,7 +199,7 @@ BITNET_INLINE void int8_row_512(const Int8Args& a, int64_t r, int64_t t) {
   const int64_t stride = bitnet::code_stride(a.C);
   const uint8_t* w = row_at(a, r);
   const int8_t* x = a.x + t * stride;
-  const int64_t whole = a.C / 64, rest = a.C % 64;
+  const int64_t whole = a.C / 64, rest = a.C % 64, ahead = a.prefetch;
   const __m512i flip = _mm512_set1_epi8((char)0x80), one = _mm512_set1_epi8(1);
   __m512i acc[NT], surplus = _mm512_setzero_si512();
   for (int k = 0; k < NT; k += 1) acc[k] = _mm512_setzero_si512();
@@ -209,7 +209,7 @@ BITNET_INLINE void int8_row_512(const Int8Args& a, int64_t r, int64_t t) {
       acc[k] = _mm512_dpbusd_epi32(acc[k], _mm512_xor_si512(load512(x + k * stride + 64 * s), flip), v);
   };
   for (int64_t s = 0; s < whole; s += 1) {
-    _mm_prefetch((const char*)w + 64 * s + a.prefetch, _MM_HINT_T0);
+    _mm_prefetch((const char*)w + 64 * s + ahead, _MM_HINT_T0);
     step(load512(w + 64 * s), s);
   }
   // Behind the row come the next row's codes, and x + 128 is not 0 there.
