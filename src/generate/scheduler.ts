@@ -33,6 +33,13 @@ export type GenerationHandlers = {
   readonly signal?: AbortSignal;
 };
 
+type Arrival = {
+  readonly prompt: readonly number[];
+  readonly handlers: GenerationHandlers;
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+};
+
 type Job = GenerationHandlers & {
   readonly sequence: SequenceId;
   /** All tokens; those from `cached` on are still to be computed. */
@@ -57,6 +64,8 @@ const LOOKUP_LENGTHS = [3, 2];
 export class Scheduler {
   readonly #executable: Executable;
   readonly #options: SchedulerOptions;
+  /** Asked for while a step may be running, during which an executable takes no other call. */
+  readonly #arrivals: Arrival[] = [];
   readonly #jobs: Job[] = [];
   /** Least recently used first. */
   #cache: CacheEntry[] = [];
@@ -69,32 +78,48 @@ export class Scheduler {
 
   /** Sequences whose generation has not ended. */
   get active(): number {
-    return this.#jobs.length;
+    return this.#arrivals.length + this.#jobs.length;
   }
 
   /** Reads the prompt and goes on until `next` says stop. Rejects with CancelledError when the signal fires. */
   run(prompt: readonly number[], handlers: GenerationHandlers): Promise<void> {
     return new Promise((resolve, reject) => {
-      const { sequence, length } = this.#startSequence(prompt);
-      this.#jobs.push({
-        ...handlers,
-        sequence,
-        tokens: [...prompt],
-        promptLength: prompt.length,
-        cached: length,
-        drafts: [],
-        draftYield: 1,
-        resolve,
-        reject,
-      });
+      this.#arrivals.push({ prompt, handlers, resolve, reject });
       if (!this.#running) void this.#pump();
     });
+  }
+
+  /** Between steps: gives every arrival a sequence. */
+  #admit(): void {
+    for (const { prompt, handlers, resolve, reject } of this.#arrivals.splice(0)) {
+      if (handlers.signal?.aborted) {
+        reject(new CancelledError('the generation was cancelled'));
+        continue;
+      }
+      try {
+        const { sequence, length } = this.#startSequence(prompt);
+        this.#jobs.push({
+          ...handlers,
+          sequence,
+          tokens: [...prompt],
+          promptLength: prompt.length,
+          cached: length,
+          drafts: [],
+          draftYield: 1,
+          resolve,
+          reject,
+        });
+      } catch (error) {
+        reject(error);
+      }
+    }
   }
 
   async #pump(): Promise<void> {
     this.#running = true;
     try {
-      while (this.#jobs.length > 0) {
+      while (this.active > 0) {
+        this.#admit();
         for (const job of [...this.#jobs]) {
           if (job.signal?.aborted) this.#finish(job, new CancelledError('the generation was cancelled'));
         }
@@ -103,7 +128,7 @@ export class Scheduler {
         await new Promise((resolve) => setImmediate(resolve));
       }
     } catch (error) {
-      for (const job of this.#jobs.splice(0)) job.reject(error);
+      for (const { reject } of [...this.#arrivals.splice(0), ...this.#jobs.splice(0)]) reject(error);
     } finally {
       this.#running = false;
     }

@@ -58,6 +58,37 @@ test('four generations at once write what each writes alone', async () => {
   for (const [i, prompt] of prompts.entries()) expect(writers[i]!.tokens).toEqual(await alone(prompt, 12));
 });
 
+test('a generation asked for while a step runs waits for its end: an executable takes one call at a time', async () => {
+  const executable = await jsBackend.load(program, {});
+  const step = executable.step.bind(executable);
+  let running = false;
+  const between = <A extends unknown[], R>(call: (...args: A) => R) => {
+    return (...args: A): R => {
+      if (running) throw new Error('a step of this program is running');
+      return call(...args);
+    };
+  };
+  executable.createSequence = between(executable.createSequence.bind(executable));
+  executable.freeSequence = between(executable.freeSequence.bind(executable));
+  executable.truncate = between(executable.truncate.bind(executable));
+  executable.fork = between(executable.fork.bind(executable));
+  executable.step = between(async (input) => {
+    running = true;
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    running = false;
+    return step(input);
+  });
+  const scheduler = new Scheduler(executable, { ...plain, maxDrafts: 3, cachedTokens: 64 });
+  const writers = prompts.map(() => writer(12));
+  await Promise.all(
+    prompts.map(async (prompt, i) => {
+      await new Promise((resolve) => setTimeout(resolve, 3 * i));
+      await scheduler.run(prompt, { next: writers[i]!.next, trace: false });
+    }),
+  );
+  for (const [i, prompt] of prompts.entries()) expect(writers[i]!.tokens).toEqual(await alone(prompt, 12));
+});
+
 test('reading a prompt is reported until it is read, and not after', async () => {
   const { executable } = await watched();
   const reported: number[] = [];

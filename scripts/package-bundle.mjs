@@ -1,0 +1,115 @@
+// The program without node_modules: one file for the server and command line, one for each child process. Claude Code
+// plugins and Claude Desktop bundles install no dependencies, and one file starts faster than six hundred.
+//
+// Files of the package (models, skills, kernels) are found from a module's own place in dist/. A bundle has no such
+// places, so each module is told where it would lie.
+import { readdirSync, readFileSync } from 'node:fs';
+import { basename, dirname, join, relative, sep } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+
+export const ROOT = fileURLToPath(new URL('..', import.meta.url));
+const SRC = join(ROOT, 'src');
+
+const posix = (path) => path.split(sep).join('/');
+
+/** src/ROOM/NAME-process.ts, each the child of NAME-host.ts. */
+function processFiles() {
+  return readdirSync(SRC, { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('-process.ts'))
+    .map((file) => join(SRC, file))
+    .sort();
+}
+
+/**
+ * Source of a module with its own place written out. `up` leads from the bundle's folder to the package's root. A host
+ * finds its child process beside itself, which is beside the bundle.
+ */
+function withPlace(file, text, up) {
+  const place = file.endsWith('-host.ts')
+    ? `./${basename(file, '.ts')}.js`
+    : `${up}dist/${posix(relative(SRC, file)).replace(/\.ts$/, '.js')}`;
+  const url = `new URL(${JSON.stringify(place)}, import.meta.url)`;
+  return (
+    text
+      // esbuild takes a plain require along; it stays as late as it was.
+      .replace(/createRequire\(import\.meta\.url\)\(('[^']+')\)/g, 'require($1)')
+      .replace(/\bimport\.meta\.dirname\b/g, '__placeFolder')
+      .replace(/\bimport\.meta\.url\b/g, '__place')
+      .replace(
+        /^/,
+        `import { fileURLToPath as __toPath } from 'node:url'; const __place = ${url}.href, __placeFolder = __toPath(new URL('.', __place));`,
+      )
+  );
+}
+
+const placePlugin = (up) => ({
+  name: 'place',
+  setup({ onLoad }) {
+    onLoad({ filter: /\.ts$/ }, ({ path }) => {
+      if (!path.startsWith(SRC + sep)) return undefined;
+      const text = readFileSync(path, 'utf8');
+      if (!text.includes('import.meta')) return undefined;
+      return { contents: withPlace(path, text, up), loader: 'ts' };
+    });
+  },
+});
+
+/** zod's messages in fifty languages are half of it; ours are English. */
+const englishPlugin = {
+  name: 'english',
+  setup({ onLoad }) {
+    onLoad({ filter: /[/\\]zod[/\\]v4[/\\]locales[/\\]index\.js$/ }, () => ({
+      contents: "export { default as en } from './en.js';",
+    }));
+  },
+};
+
+/**
+ * Bundles into `outdir`, or returns the files when `write` is false. Same sources, same bytes, on every machine.
+ * @returns {Promise<Map<string, string>>} file name to text
+ */
+export async function bundleProgram({ outdir, up, write = true }) {
+  const entries = { 'bitnet-gf3': join(SRC, 'cli', 'main.ts') };
+  for (const file of processFiles()) entries[basename(file, '.ts')] = file;
+  const { outputFiles, warnings, metafile } = await build({
+    absWorkingDir: ROOT,
+    entryPoints: entries,
+    outdir,
+    bundle: true,
+    write: false,
+    metafile: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node20.19',
+    // Real names stay, for stack traces.
+    minifySyntax: true,
+    minifyWhitespace: true,
+    charset: 'utf8',
+    legalComments: 'eof',
+    logLevel: 'silent',
+    // Optional, large and native: who has it installed can use it.
+    external: ['onnxruntime-node'],
+    plugins: [placePlugin(up), englishPlugin],
+    banner: {
+      // CommonJS packages inside ask for Node's own modules by `require`.
+      js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
+    },
+  });
+  const serious = warnings.filter(({ id }) => id !== 'empty-import-meta');
+  if (serious.length > 0) throw new Error(serious.map(({ text }) => text).join('\n'));
+  const files = new Map(outputFiles.map(({ path, text }) => [basename(path), text]));
+  if (write) {
+    const { mkdirSync, rmSync, writeFileSync } = await import('node:fs');
+    rmSync(outdir, { recursive: true, force: true });
+    mkdirSync(outdir, { recursive: true });
+    for (const [name, text] of files) writeFileSync(join(outdir, name), text);
+  }
+  return Object.assign(files, { metafile });
+}
+
+export function sizeText(bytes) {
+  return bytes < 1e6 ? `${(bytes / 1e3).toFixed(0)} kB` : `${(bytes / 1e6).toFixed(2)} MB`;
+}
+
+export { dirname, join, posix };
