@@ -3,8 +3,8 @@
 //
 // Files of the package (models, skills, kernels) are found from a module's own place in dist/. A bundle has no such
 // places, so each module is told where it would lie.
-import { readdirSync, readFileSync } from 'node:fs';
-import { basename, dirname, join, relative, sep } from 'node:path';
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, join, relative, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 
@@ -86,7 +86,8 @@ export async function bundleProgram({ outdir, up, write = true }) {
     minifySyntax: true,
     minifyWhitespace: true,
     charset: 'utf8',
-    legalComments: 'eof',
+    // Their licenses stand in a file of their own.
+    legalComments: 'none',
     logLevel: 'silent',
     // Optional, large and native: who has it installed can use it.
     external: ['onnxruntime-node'],
@@ -99,17 +100,28 @@ export async function bundleProgram({ outdir, up, write = true }) {
   const serious = warnings.filter(({ id }) => id !== 'empty-import-meta');
   if (serious.length > 0) throw new Error(serious.map(({ text }) => text).join('\n'));
   const files = new Map(outputFiles.map(({ path, text }) => [basename(path), text]));
+  files.set('THIRD-PARTY-LICENSES.txt', licenses(Object.keys(metafile.inputs)));
   if (write) {
-    const { mkdirSync, rmSync, writeFileSync } = await import('node:fs');
     rmSync(outdir, { recursive: true, force: true });
     mkdirSync(outdir, { recursive: true });
     for (const [name, text] of files) writeFileSync(join(outdir, name), text);
   }
-  return Object.assign(files, { metafile });
+  return files;
+}
+
+/** The license of every package of which code is in the bundle. */
+function licenses(inputs) {
+  const folders = new Set(inputs.flatMap((path) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(posix(path))?.[0] ?? []));
+  const parts = [...folders].sort().map((folder) => {
+    const path = join(ROOT, folder);
+    const { name, version, license } = JSON.parse(readFileSync(join(path, 'package.json'), 'utf8'));
+    const file = readdirSync(path).find((entry) => /^licen[cs]e(\.|$)/i.test(entry));
+    const text = file === undefined ? '' : `\n${readFileSync(join(path, file), 'utf8').trim()}\n`;
+    return `${name} ${version}, ${license}\n${text}`;
+  });
+  return `The files beside this one hold code of these packages.\n\n${parts.join(`\n${'-'.repeat(72)}\n\n`)}`;
 }
 
 export function sizeText(bytes) {
   return bytes < 1e6 ? `${(bytes / 1e3).toFixed(0)} kB` : `${(bytes / 1e6).toFixed(2)} MB`;
 }
-
-export { dirname, join, posix };

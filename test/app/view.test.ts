@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import { build } from 'esbuild';
 import { type Browser, chromium, type FrameLocator, type Page } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-// @ts-expect-error a script without types
 import { buildViewHtml, moduleOf } from '../../scripts/build-app.mjs';
 import { VIEW_HTML } from '../../src/app/view-html.ts';
 import { ALL_TOOLS } from '../../src/tools/all-tools.ts';

@@ -19,8 +19,8 @@ export type Trace = {
   readonly trace: readonly {
     readonly step: number;
     readonly token: string;
-    readonly token_id: number;
-    readonly logprob: number;
+    readonly token_id?: number;
+    readonly logprob?: number;
     readonly color: string;
     readonly trit: Trit;
     readonly activations?: readonly Counts[];
@@ -50,10 +50,10 @@ export function traceView(result: Trace, host: Host): HTMLElement {
       paint(h('div', { class: 'swatch' }, isHex(color) ? color : ''), color),
       definitions([
         ['token', h('code', {}, JSON.stringify(token))],
-        ['id', String(token_id)],
+        ['id', token_id === undefined ? 'not told' : String(token_id)],
         ['step', `${step} (color index ${step + 1})`],
         ['trit', tritText(trit)],
-        ['logprob', `${logprob.toFixed(3).replace('-0.000', '0.000')} (${percent(Math.exp(logprob))})`],
+        ['logprob', logprob === undefined ? 'not told' : `${nats(logprob)} (${percent(Math.exp(logprob))})`],
         ['sum so far', `${sums[index]} mod 3 = ${gf3Residue(sums[index]!)}`],
       ]),
       ...(activations === undefined ? [] : [activationBars(activations)]),
@@ -67,7 +67,7 @@ export function traceView(result: Trace, host: Host): HTMLElement {
     onPick: (index) => {
       const { step, token, logprob, trit } = trace[index]!;
       host.tellModel(
-        `The user points at token ${step} of the trace: ${JSON.stringify(token)}, logprob ${logprob.toFixed(3)}, trit ${trit}.`,
+        `The user points at token ${step} of the trace: ${JSON.stringify(token)}, logprob ${logprob === undefined ? 'not told' : nats(logprob)}, trit ${trit}.`,
       );
     },
   });
@@ -97,6 +97,11 @@ export function traceView(result: Trace, host: Host): HTMLElement {
 /** A token with its line breaks seen. */
 function shown(token: string): string {
   return token.replaceAll('\n', '⏎\n').replaceAll('\t', '⇥\t') || '∅';
+}
+
+/** A log-probability; what rounds to nothing has no sign. */
+function nats(logprob: number): string {
+  return logprob.toFixed(3).replace('-0.000', '0.000');
 }
 
 function percent(share: number): string {

@@ -1,0 +1,2 @@
+export function buildViewHtml(): Promise<string>;
+export function moduleOf(html: string): string;

@@ -1,0 +1,1 @@
+export function iconPng(): Uint8Array;

@@ -1,0 +1,2 @@
+export const PLUGIN_SERVER: string;
+export const UP: string;

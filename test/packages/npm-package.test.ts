@@ -1,0 +1,136 @@
+// The package as npm users get it: packed, installed into an empty folder, started by npx.
+
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { ALL_TOOLS } from '../../src/tools/all-tools.ts';
+import { ROOT } from '../mcp/server-process.ts';
+import { FIRST_COLORS, run, temporaryFolder, useAsServer } from './packed-program.ts';
+
+type Packed = {
+  readonly filename: string;
+  readonly size: number;
+  readonly unpackedSize: number;
+  readonly files: { readonly path: string }[];
+};
+
+const folder = temporaryFolder();
+let packed: Packed;
+
+beforeAll(() => {
+  // `npm test` has compiled dist/ already; --ignore-scripts keeps `prepare` from doing it twice.
+  const pack = run('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', folder.path], ROOT);
+  expect(pack.status, pack.stderr).toBe(0);
+  const [first] = Object.values(JSON.parse(pack.stdout)) as Packed[];
+  packed = first!;
+  writeFileSync(join(folder.path, 'package.json'), '{ "private": true }');
+  const install = run(
+    'npm',
+    ['install', '--prefer-offline', '--no-audit', '--no-fund', '--ignore-scripts', join(folder.path, packed.filename)],
+    folder.path,
+  );
+  expect(install.status, install.stderr).toBe(0);
+}, 300_000);
+afterAll(() => folder[Symbol.dispose]());
+
+test('holds what it needs and nothing else', () => {
+  const paths = packed.files.map(({ path }) => path);
+  for (const path of [
+    'LICENSE',
+    'README.md',
+    'package.json',
+    'mcp.json',
+    'dist/cli/main.js',
+    'dist/index.js',
+    'dist/index.d.ts',
+    'dist/generate/engine-process.js',
+    'kernels/wasm/bitnet-simd.wasm',
+    'models/default/model.safetensors',
+    'models/default/tokenizer.json',
+    'schemas/color_at.json',
+    'scripts/build-native.mjs',
+    'skills/mlx-bitnet-gf3/SKILL.md',
+    'skills/triads.json',
+  ]) {
+    expect(paths, path).toContain(path);
+  }
+  const rooms = new Set(paths.map((path) => path.split('/')[0]));
+  expect([...rooms].sort()).toEqual(
+    [
+      'LICENSE',
+      'README.md',
+      'dist',
+      'kernels',
+      'mcp.json',
+      'models',
+      'package.json',
+      'schemas',
+      'scripts',
+      'skills',
+    ].sort(),
+  );
+  expect(paths.filter((path) => /(^|\/)(test|src|golden|master|node_modules)\/|\.(node|tgz|log)$/.test(path))).toEqual(
+    [],
+  );
+  // Every script that the program runs by name is there.
+  for (const path of readdirSync(join(ROOT, 'dist'), { recursive: true, encoding: 'utf8' })) {
+    if (!path.endsWith('.js')) continue;
+    for (const [, script] of readFileSync(join(ROOT, 'dist', path), 'utf8').matchAll(/'scripts', '([\w-]+\.mjs)'/g)) {
+      expect(paths, `dist/${path} runs it`).toContain(`scripts/${script}`);
+    }
+  }
+  expect(packed.size, 'bytes to download').toBeLessThan(12e6);
+});
+
+test('npx starts it: help, a color, text', () => {
+  const npx = (...args: string[]) => run('npx', ['--offline', 'bitnet-gf3', ...args], folder.path);
+  const help = npx('--help');
+  expect(help.status, help.stderr).toBe(0);
+  for (const word of ['infer', 'serve', 'palette', 'analyze']) expect(help.stdout).toContain(word);
+  expect(npx('color', '1').stdout).toContain(FIRST_COLORS[0]);
+  // WASM: compiling the native kernels would only measure the compiler.
+  const text = npx('infer', 'Once upon a time', '--max-tokens', '4', '--backend', 'wasm', '--json');
+  expect(text.status, text.stderr).toBe(0);
+  const { trace, completion } = JSON.parse(text.stdout) as {
+    trace: { color: string; token: string }[];
+    completion: string;
+  };
+  expect(trace.map(({ color }) => color)).toEqual(FIRST_COLORS);
+  expect(trace.map(({ token }) => token).join('')).toBe(completion);
+  expect(run('npx', ['--offline', 'bitnet-gf3-mcp', 'color', '1'], folder.path).stdout).toContain(FIRST_COLORS[0]);
+});
+
+test.skipIf(process.platform === 'win32')(
+  'npx serves MCP on stdio',
+  async () => {
+    const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
+    // A machine without a compiler, as most users have: compiling the native kernels would only measure that.
+    const bin = join(folder.path, 'bin');
+    mkdirSync(bin);
+    for (const command of ['node', 'npx', 'sh', 'env']) {
+      symlinkSync(run('which', [command], folder.path).stdout.trim(), join(bin, command));
+    }
+    const used = await useAsServer(join(bin, 'npx'), ['--offline', 'bitnet-gf3-mcp'], folder.path, {
+      PATH: bin,
+      HOME: process.env.HOME ?? folder.path,
+    });
+    expect(used).toEqual({ tools: ALL_TOOLS.map((tool) => tool.name), version });
+  },
+  120_000,
+);
+
+test('the library has its names and types', () => {
+  const installed = join(folder.path, 'node_modules/bitnet-gf3-mcp');
+  expect(existsSync(join(installed, 'dist/index.d.ts'))).toBe(true);
+  const told = run(
+    process.execPath,
+    [
+      '--input-type=module',
+      '-e',
+      "const { colorAt } = await import('bitnet-gf3-mcp'); console.log(colorAt({ seed: 1069n, index: 1, scheme: 'trace' }).hex)",
+    ],
+    folder.path,
+  );
+  expect(told.stdout.trim(), told.stderr).toBe(FIRST_COLORS[0]);
+  expect(statSync(join(installed, 'dist/cli/main.js')).size).toBeGreaterThan(0);
+});
