@@ -1,7 +1,8 @@
 // Compiles kernels/metal/addon.mm on macOS with the command line tools' clang++ (no Xcode project). The kernels
 // themselves are compiled by Metal when the addon opens the device.
 //
-//   node scripts/build-metal.mjs    builds unless up to date, prints the file or why there is none
+//   node scripts/build-metal.mjs             builds unless up to date, prints the file or why there is none
+//   node scripts/build-metal.mjs --strict    the same, but no file is an error
 //
 // The file's name holds a hash of all that went into it, as in build-native.mjs.
 import { spawnSync } from 'node:child_process';
@@ -87,4 +88,5 @@ export function buildMetal() {
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const built = buildMetal();
   process.stderr.write(`${built.path ?? `Metal addon not built: ${built.reason}`}\n`);
+  if (built.path === undefined && process.argv.includes('--strict')) process.exit(1);
 }

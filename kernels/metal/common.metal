@@ -15,10 +15,11 @@ using namespace metal;
 #define METAL_FUNC inline __attribute__((__always_inline__))
 #endif
 #ifndef THREADGROUP_ARRAY
-#define THREADGROUP_ARRAY(type, name, count) threadgroup type name[count]
+// Aligned, because halves are also stored four at a time.
+#define THREADGROUP_ARRAY(type, name, count) alignas(16) threadgroup type name[count]
 #endif
 #ifndef MSL_UNROLL
-#define MSL_UNROLL _Pragma("unroll")
+#define MSL_UNROLL _Pragma("clang loop unroll(full)")
 #endif
 
 /** Where a thread stands in its threadgroup. */

@@ -122,7 +122,7 @@ METAL_FUNC void quantize_row(
     }
 }
 
-kernel void quantize(
+kernel void quantize_rows(
     device const float4* x      [[buffer(0)]],
     device half4*        codes  [[buffer(1)]],
     device float2*       scales [[buffer(2)]],
@@ -142,7 +142,7 @@ kernel void quantize(
     quantize_row(v, codes, scales, status, a, group.x, sums, maxima, p);
 }
 
-kernel void norm(
+kernel void norm_rows(
     device const float4* x      [[buffer(0)]],
     device const float4* weight [[buffer(1)]],
     device float4*       out    [[buffer(2)]],

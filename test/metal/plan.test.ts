@@ -39,7 +39,7 @@ test('a BitNet layer is 10 runs', () => {
     ...later,
     ...second,
     'select',
-    'norm',
+    'norm_rows',
     'dense',
   ]);
 });
@@ -49,7 +49,7 @@ test('a Llama layer too: silu, no sub-norms, an int8 head', () => {
     randomProgram({ ...BITNET, layers: 1, activation: 'silu', subNorms: false, head: 'int8' }, 1),
   );
   expect(kernels).toEqual(
-    ['embed', 'norm_quantize', 'ternary', 'rope', 'attention', 'quantize', 'ternary'].concat([
+    ['embed', 'norm_quantize', 'ternary', 'rope', 'attention', 'quantize_rows', 'ternary'].concat([
       'add_norm_quantize',
       'ternary',
       'silu_quantize',

@@ -24,8 +24,8 @@ export type Run =
   | {
       readonly run: 'rows';
       readonly kernel:
-        | 'quantize'
-        | 'norm'
+        | 'quantize_rows'
+        | 'norm_rows'
         | 'norm_quantize'
         | 'add_norm_quantize'
         | 'relu2_norm_quantize'
@@ -227,14 +227,14 @@ export function planProgram(program: Program, { traced }: { readonly traced: boo
           runs.push({ run: 'rows', kernel: 'norm_quantize', x: op.x, norm, ...out, quantize: quantizeOf(quantize) });
           i += 2;
         } else {
-          runs.push({ run: 'rows', kernel: 'norm', x: op.x, norm, out: op.out });
+          runs.push({ run: 'rows', kernel: 'norm_rows', x: op.x, norm, out: op.out });
           i += 1;
         }
         break;
       }
 
       case 'quantize':
-        runs.push({ run: 'rows', kernel: 'quantize', x: op.x, quantize: quantizeOf(op) });
+        runs.push({ run: 'rows', kernel: 'quantize_rows', x: op.x, quantize: quantizeOf(op) });
         i += 1;
         break;
 

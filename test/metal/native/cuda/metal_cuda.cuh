@@ -98,5 +98,5 @@ MSL_DEVICE Thread this_thread() {
 #define char4 metal::m_char4
 #define METAL_FUNC static __device__ __forceinline__
 #define MSL_UNROLL _Pragma("unroll")
-#define THREADGROUP_ARRAY(type, name, count) __shared__ type name[count]
+#define THREADGROUP_ARRAY(type, name, count) __shared__ __align__(16) type name[count]
 #define STORE_HALF4(pointer, value) (*reinterpret_cast<half4*>(pointer) = (value))
