@@ -1,7 +1,8 @@
 import { BENCH_SHAPES, type BenchShapeName } from '../bench/random-model.ts';
-import type { BackendName, Executable } from '../engine/backend.ts';
+import type { Executable } from '../engine/backend.ts';
 import type { Program } from '../engine/program.ts';
 import { ArgumentError } from '../errors.ts';
+import { type BackendChoice, ownBackend } from '../generate/token-source.ts';
 import { defineCommand } from './command.ts';
 import { BACKEND_FLAGS, MODEL_FLAG } from './model-flags.ts';
 import { openProgressBar } from './progress-bar.ts';
@@ -35,7 +36,7 @@ export const command = defineCommand({
   run: async ({ flags, json, output, signal }) => {
     const { selectBackend } = await import('../engine/select.ts');
     const { runBench } = await import('../bench/bench.ts');
-    const { backend } = await selectBackend(flags.backend as 'auto' | BackendName);
+    const { backend } = await selectBackend(ownBackend(flags.backend as BackendChoice, 'be timed by bench'));
     const started = performance.now();
     const { program, head } = await openProgram(
       flags.model,

@@ -35,15 +35,26 @@ export const command = defineCommand({
   examples: [
     'infer "Once upon a time" --trace-gf3',
     'infer "Lily found" --temperature 0.8 --sample-seed 7 --max-tokens 200',
+    'infer "Once upon a time" --backend openai --model NAME --trace-gf3',
   ],
+  notes:
+    'The backend onnx runs a folder with model.onnx, config.json and tokenizer.json through onnxruntime-node, which is\n' +
+    'installed apart. The backend openai asks a server (exo, mlx_lm.server, llama-server, vLLM) at BITNET_OPENAI_BASE_URL\n' +
+    '(default http://127.0.0.1:8080/v1) with the key in BITNET_OPENAI_API_KEY, if any.',
   run: async (input) => {
     const { json, output, flags, signal } = input;
     const { generate } = await import('../generate/generate.ts');
-    const print = json ? undefined : flags['trace-gf3'] ? tracePrinter(output) : textPrinter(output);
+    let printed = 0;
+    const printText = ({ token }: TraceStep) => {
+      output.write(token);
+      printed += token.length;
+    };
+    const print = json ? undefined : flags['trace-gf3'] ? tracePrinter(output) : printText;
     const result = await generate(requestOf(input), { signal, ...(print && { onStep: print }) });
     if (json) output.json({ ...generateResultToJson(result), engine: result.engine });
     else if (flags['trace-gf3']) output.line(conservationLine(result.tritSum, result.gf3Residue));
-    else output.line();
+    // What became certain only at the end: the bytes of a cut character.
+    else output.line(result.completion.slice(printed));
     if (!json) output.note(footer(result));
     return result.finishReason === 'cancelled' ? 130 : 0;
   },
@@ -67,10 +78,6 @@ function requestOf({ positionals, flags }: CommandInput<typeof FLAGS>): Generate
   };
 }
 
-function textPrinter(output: Output): (step: TraceStep) => void {
-  return ({ token }) => output.write(token);
-}
-
 /** `  [-] #6404C3 token`; on a terminal with colors the token stands on its color. */
 function tracePrinter(output: Output): (step: TraceStep) => void {
   return ({ token, color, trit }) => {
@@ -81,13 +88,19 @@ function tracePrinter(output: Output): (step: TraceStep) => void {
   };
 }
 
-function footer({ usage, timings, engine, finishReason }: GenerateResult): string {
-  const backend = engine.isa === undefined ? engine.backend : `${engine.backend} ${engine.isa}`;
+function footer({ model, usage, timings, engine, finishReason }: GenerateResult): string {
+  const { backend, isa, threads, head, endpoint } = engine;
   const ended = { stop: 'end of text', length: 'token limit', time: 'time limit', cancelled: 'stopped' }[finishReason];
   const { completionTokens: tokens } = usage;
   const rate = timings.tokensPerSecond > 0 ? ` at ${timings.tokensPerSecond.toFixed(0)}/s` : '';
+  const how = [
+    isa === undefined ? backend : `${backend} ${isa}`,
+    ...(endpoint === undefined ? [] : [`${model} at ${endpoint}`]),
+    ...(threads === undefined ? [] : [`${threads} ${threads === 1 ? 'thread' : 'threads'}`]),
+    ...(head === undefined ? [] : [`${head} head`]),
+  ];
   return [
-    `${tokens} ${tokens === 1 ? 'token' : 'tokens'}${rate} (${backend}, ${engine.threads} ${engine.threads === 1 ? 'thread' : 'threads'}, ${engine.head} head)`,
+    `${tokens} ${tokens === 1 ? 'token' : 'tokens'}${rate} (${how.join(', ')})`,
     `first after ${timings.firstTokenMs.toFixed(0)} ms`,
     ended,
   ].join(', ');

@@ -1,13 +1,13 @@
 // Flags of every command that runs a model.
 
-import { BACKEND_NAMES } from '../engine/backend.ts';
+import { type BackendChoice, SOURCE_NAMES } from '../generate/token-source.ts';
 import type { HeadPrecision } from '../generate/types.ts';
 import type { FlagSpecs } from './command.ts';
 
 export const BACKEND_FLAGS = {
   backend: {
     type: 'string',
-    choices: ['auto', ...BACKEND_NAMES],
+    choices: ['auto', ...SOURCE_NAMES],
     default: 'auto',
     placeholder: 'B',
     description: 'What computes; auto takes the fastest that runs here',
@@ -43,7 +43,7 @@ type GivenBackend = {
 /** The flags as the engine takes them; `parseFlags` has checked the choices. */
 export function backendOptions({ backend, threads, head }: GivenBackend) {
   return {
-    backend: backend as 'auto' | (typeof BACKEND_NAMES)[number],
+    backend: backend as BackendChoice,
     ...(threads !== undefined && { threads }),
     ...(head !== undefined && { head: head as HeadPrecision }),
   };

@@ -11,9 +11,13 @@ import type { HeadPrecision } from './types.ts';
 
 export type ContinuationState = {
   readonly model: string;
-  /** Prompt + all tokens written so far. */
+  /** Which kind of source made it, unless it is an engine of our own. */
+  readonly backend?: 'onnx' | 'openai';
+  /** Prompt + all tokens written so far; empty where only a server knows them. */
   readonly tokens: readonly number[];
   readonly promptTokens: number;
+  /** Steps of the trace so far. */
+  readonly steps: number;
   /** Text of the prompt and all completions. */
   readonly output: string;
   readonly seed: bigint;
@@ -60,6 +64,7 @@ export function decodeContinuation(handle: string): ContinuationState {
     };
     const whole = (value: unknown) => Number.isInteger(value) && (value as number) >= 0;
     if (!Array.isArray(state.tokens) || !state.tokens.every(whole) || !whole(state.promptTokens)) throw badHandle();
+    if (!whole(state.steps) || typeof state.output !== 'string') throw badHandle();
     return {
       ...state,
       seed: parseSeed(state.seed, 'seed'),

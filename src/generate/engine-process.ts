@@ -1,8 +1,10 @@
 // The child process of `EngineHost`: an Engine behind messages. It ends when its parent goes, however that happens.
 
+import { ArgumentError } from '../errors.ts';
 import { Engine, type EngineOptions } from './engine.ts';
 import { type EngineMessage, type HostMessage, toPlainError } from './engine-host.ts';
 import { generateWith } from './generate.ts';
+import { type BackendChoice, SOURCE_NAMES } from './token-source.ts';
 import type { GenerateRequest } from './types.ts';
 
 if (process.send === undefined) {
@@ -21,8 +23,8 @@ const send = (message: EngineMessage) => {
 async function generate(id: number, request: GenerateRequest): Promise<void> {
   const controller = new AbortController();
   running.set(id, controller);
-  engine ??= new Engine(options);
   try {
+    engine ??= new Engine({ ...options, backend: backendOf(process.env.BITNET_BACKEND) });
     const result = await generateWith(engine, request, {
       signal: controller.signal,
       onStep: (step) => send({ kind: 'step', id, step }),
@@ -34,6 +36,17 @@ async function generate(id: number, request: GenerateRequest): Promise<void> {
   } finally {
     running.delete(id);
   }
+}
+
+/** What a server computes with; its tools have no argument for it. */
+function backendOf(name = ''): BackendChoice {
+  const choices = ['auto', ...SOURCE_NAMES] as const;
+  const choice = name === '' ? 'auto' : choices.find((candidate) => candidate === name);
+  if (choice !== undefined) return choice;
+  throw new ArgumentError({
+    what: `BITNET_BACKEND is ${JSON.stringify(name)}`,
+    fix: `set it to one of ${choices.join(', ')} where the server is started`,
+  });
 }
 
 process.on('message', (message: HostMessage) => {

@@ -1,5 +1,5 @@
-// Models kept loaded in this process, each with its tokenizer and a scheduler. A server runs this in a child process
-// (`engine-host.ts`); the command line runs it in its own.
+// Models kept loaded in this process, each with its tokenizer and a scheduler, and the one place that chooses where
+// tokens come from. A server runs this in a child process (`engine-host.ts`); the command line runs it in its own.
 
 import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -7,16 +7,17 @@ import type { BackendName, Executable } from '../engine/backend.ts';
 import { selectBackend } from '../engine/select.ts';
 import { CancelledError } from '../errors.ts';
 import { type ModelLocation, resolveModel } from '../hub/resolve-model.ts';
-import type { ModelConfig } from '../model/config.ts';
 import { openModel } from '../model/open-model.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
-import { Scheduler } from './scheduler.ts';
-import type { HeadPrecision } from './types.ts';
+import { localSource } from './local-source.ts';
+import { Scheduler, type SchedulerOptions } from './scheduler.ts';
+import { type BackendChoice, ownBackend, type TokenSource } from './token-source.ts';
+import type { EngineInfo, HeadPrecision } from './types.ts';
 
 export type LoadRequest = {
   readonly model: string;
-  readonly backend?: BackendName | 'auto';
+  readonly backend?: BackendChoice;
   readonly threads?: number;
   /** Undefined: the checkpoint's own precision, int8 where the head is large. */
   readonly head?: HeadPrecision;
@@ -24,15 +25,19 @@ export type LoadRequest = {
   readonly onLayer?: (done: number, total: number) => void;
 };
 
+/** What turns tokens into logits: a loaded program, or an ONNX graph. */
+export type LogitsModel = Omit<Executable, 'info'>;
+
+/** A model that computes in this process. */
 export type LoadedModel = {
   readonly name: string;
+  readonly info: EngineInfo;
   readonly location: ModelLocation;
   readonly tokenizer: Tokenizer;
-  readonly executable: Executable;
+  readonly executable: LogitsModel;
   readonly scheduler: Scheduler;
   readonly contextLength: number;
   readonly vocabSize: number;
-  readonly head: HeadPrecision;
   /** Ids at which generation ends. */
   readonly stopIds: ReadonlySet<number>;
   readonly loadMs: number;
@@ -43,6 +48,10 @@ export type EngineOptions = {
   readonly allowedRoots?: readonly string[];
   /** Models kept loaded; the least recently used idle one goes first. Default 2. */
   readonly maxModels?: number;
+  /** What computes where a request does not say; default `auto`. */
+  readonly backend?: BackendChoice;
+  /** Where the endpoint and key of the backend "openai" are read; default: the environment of the process. */
+  readonly env?: Readonly<Record<string, string | undefined>>;
 };
 
 /** Above this many bytes a dense head is rounded to int8 unless `full` is asked for: it would cost more than the layers. */
@@ -69,15 +78,22 @@ export class Engine implements Disposable {
     this.#options = options;
   }
 
+  /** Runs `work` with what the backend of this request takes its tokens from. */
+  async useSource<T>(asked: LoadRequest, work: (source: TokenSource) => Promise<T>): Promise<T> {
+    const request = { ...asked, backend: asked.backend ?? this.#options.backend ?? 'auto' };
+    if (request.backend !== 'openai') return await this.use(request, (model) => work(localSource(model)));
+    const { openAiSource } = await import('./openai/source.ts');
+    return await work(await openAiSource(request, this.#options.env ?? process.env));
+  }
+
   /**
    * Runs `work` with the model, loaded now or before, which stays loaded until it ends. Callers of the same model
    * share one load; it is given up when the last of them has been cancelled.
    */
   async use<T>(request: LoadRequest, work: (model: LoadedModel) => Promise<T>): Promise<T> {
-    const roots = this.#options.allowedRoots;
-    const location = await resolveModel(request.model, roots === undefined ? {} : { allowedRoots: roots });
+    const location = await locateModel(request, this.#options);
     const { backend = 'auto', threads = 0, head = 'auto' } = request;
-    const key = JSON.stringify([location.path, backend, threads, head]);
+    const key = JSON.stringify([location.path, location.onnxFile, backend, threads, head]);
     const entry = this.#models.get(key) ?? startLoading(location, request);
     this.#models.delete(key);
     this.#models.set(key, entry);
@@ -118,7 +134,7 @@ export class Engine implements Disposable {
   }
 }
 
-function startLoading(location: ModelLocation, request: LoadRequest): Entry {
+function startLoading(location: LocatedModel, request: LoadRequest): Entry {
   const stop = new AbortController();
   const loading = loadModel(location, { ...request, signal: stop.signal });
   const entry: Entry = { loading, stop, loaded: false, users: 0 };
@@ -151,52 +167,77 @@ function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined):
   });
 }
 
-/** A model's program on a backend, without its tokenizer. */
-export type LoadedProgram = Pick<LoadedModel, 'executable' | 'contextLength' | 'vocabSize' | 'head'> & {
-  readonly config: ModelConfig;
+/** A model that computes logits, without its tokenizer. */
+export type LoadedProgram = Pick<LoadedModel, 'executable' | 'info' | 'contextLength' | 'vocabSize'> & {
+  readonly eosTokenIds: readonly number[];
+  /** How many rows a step of the scheduler may have, how many tokens it may guess and keep. */
+  readonly scheduling: Pick<SchedulerOptions, 'maxRows' | 'maxDrafts' | 'cachedTokens'>;
 };
 
+export type LocatedModel = ModelLocation & {
+  /** The graph, with the backend "onnx"; `path` is then the folder of config and tokenizer. */
+  readonly onnxFile?: string;
+};
+
+export async function locateModel(request: LoadRequest, { allowedRoots }: EngineOptions): Promise<LocatedModel> {
+  const resolve = (name: string) => resolveModel(name, allowedRoots === undefined ? {} : { allowedRoots });
+  if (request.backend === 'openai') ownBackend('openai', 'give the logits that are needed here');
+  if (request.backend !== 'onnx') return resolve(request.model);
+  const { locateOnnx } = await import('./onnx/locate.ts');
+  return locateOnnx(request.model, resolve);
+}
+
 /** Loads what computes logits. The caller disposes of the executable. */
-export async function loadProgram(location: ModelLocation, request: LoadRequest): Promise<LoadedProgram> {
+export async function loadProgram(location: LocatedModel, request: LoadRequest): Promise<LoadedProgram> {
+  if (location.onnxFile !== undefined) {
+    const { loadOnnx } = await import('./onnx/load.ts');
+    return loadOnnx({ folder: location.path, file: location.onnxFile }, request);
+  }
+  const choice = ownBackend(request.backend ?? 'auto', 'give the logits that are needed here');
   const { program, head, config } = await openModel(location, {
     name: request.model,
     head: request.head ?? { int8Above: INT8_HEAD_BYTES },
     ...(request.signal === undefined ? {} : { signal: request.signal }),
     ...(request.onLayer === undefined ? {} : { onLayer: request.onLayer }),
   });
-  const { backend: chosen } = await selectBackend(request.backend ?? 'auto');
+  const { backend: chosen } = await selectBackend(choice);
   const executable = await chosen.load(program, {
     ...(request.threads === undefined ? {} : { threads: request.threads }),
   });
-  return { executable, config, head, contextLength: program.contextLength, vocabSize: program.vocabSize };
+  const { backend, isa, threads } = executable.info;
+  const { contextLength, vocabSize } = program;
+  return {
+    executable,
+    info: { backend, ...(isa === undefined ? {} : { isa }), threads, head },
+    contextLength,
+    vocabSize,
+    eosTokenIds: config.eosTokenIds,
+    scheduling: {
+      maxRows: MAX_ROWS[backend],
+      maxDrafts: MAX_DRAFTS[backend],
+      cachedTokens: 4 * contextLength,
+    },
+  };
 }
 
-async function loadModel(location: ModelLocation, request: LoadRequest): Promise<LoadedModel> {
+async function loadModel(location: LocatedModel, request: LoadRequest): Promise<LoadedModel> {
   const start = performance.now();
   // A single .safetensors file has its config and tokenizer beside it, a .gguf holds its own.
   const home = location.kind === 'safetensors' ? dirname(location.path) : location.path;
   const tokenizer = loadTokenizer(home);
   // Both are awaited below; a failure of the model must not leave this one unhandled.
   tokenizer.catch(() => {});
-  const { executable, config, head, contextLength, vocabSize } = await loadProgram(location, request);
-  const { backend } = executable.info;
+  const { executable, info, contextLength, vocabSize, eosTokenIds, scheduling } = await loadProgram(location, request);
   return {
     name: request.model,
+    info,
     location,
     tokenizer: await tokenizer,
     executable,
-    scheduler: new Scheduler(executable, {
-      maxRows: MAX_ROWS[backend],
-      maxDrafts: MAX_DRAFTS[backend],
-      cachedTokens: 4 * contextLength,
-      contextLength,
-    }),
+    scheduler: new Scheduler(executable, { ...scheduling, contextLength }),
     contextLength,
     vocabSize,
-    head,
-    stopIds: new Set(
-      (await tokenizer).stopIds({ eos_token_id: [...config.eosTokenIds] }, await generationConfig(home)),
-    ),
+    stopIds: new Set((await tokenizer).stopIds({ eos_token_id: [...eosTokenIds] }, await generationConfig(home))),
     loadMs: performance.now() - start,
   };
 }

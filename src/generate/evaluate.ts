@@ -1,16 +1,15 @@
 // `eval`: logits of given token ids, or the cross-entropy of a text.
 
-import type { BackendName } from '../engine/backend.ts';
 import { NonFiniteError } from '../engine/backend.ts';
 import { ArgumentError } from '../errors.ts';
-import { resolveModel } from '../hub/resolve-model.ts';
-import { Engine, type EngineOptions, type LoadedModel, loadProgram } from './engine.ts';
+import { Engine, type EngineOptions, type LoadedModel, loadProgram, locateModel } from './engine.ts';
 import { allLogits, type ForwardOptions, forwardTokens, negativeLogLikelihood } from './forward.ts';
+import type { BackendChoice } from './token-source.ts';
 import type { HeadPrecision } from './types.ts';
 
 export type EvaluateOptions = EngineOptions &
   ForwardOptions & {
-    readonly backend?: BackendName | 'auto';
+    readonly backend?: BackendChoice;
     readonly threads?: number;
     /** Default `full`. */
     readonly head?: HeadPrecision;
@@ -46,13 +45,9 @@ export async function evaluateIds(
   ids: readonly number[],
   options: EvaluateOptions = {},
 ): Promise<IdsEvaluation> {
-  const { allowedRoots } = options;
-  const location = await resolveModel(name, allowedRoots === undefined ? {} : { allowedRoots });
+  const request = { model: name, ...loadOptions(options) };
   // Ids need no tokenizer, and some checkpoints come without one.
-  const { executable, contextLength, vocabSize } = await loadProgram(location, {
-    model: name,
-    ...loadOptions(options),
-  });
+  const { executable, contextLength, vocabSize } = await loadProgram(await locateModel(request, options), request);
   using _ = executable;
   if (ids.length === 0 || ids.length > contextLength) {
     throw new ArgumentError({

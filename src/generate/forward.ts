@@ -1,7 +1,7 @@
 // Logits of given tokens, without choosing any: what `eval` and `verify` need.
 
-import type { Executable } from '../engine/backend.ts';
 import { CancelledError } from '../errors.ts';
+import type { LogitsModel } from './engine.ts';
 
 export type ForwardOptions = {
   /** Tokens of one step; results do not depend on it. */
@@ -17,7 +17,7 @@ const DEFAULT_CHUNK = 64;
  * (T, V) is never in memory unless the caller keeps it.
  */
 export async function forwardTokens(
-  executable: Executable,
+  executable: LogitsModel,
   tokens: ArrayLike<number>,
   use: (logits: Float32Array, firstToken: number, rows: number) => void,
   { chunk = DEFAULT_CHUNK, signal, onChunk }: ForwardOptions = {},
@@ -43,7 +43,7 @@ export async function forwardTokens(
 
 /** All logits (T, V) of tokens (T,). */
 export async function allLogits(
-  executable: Executable,
+  executable: LogitsModel,
   tokens: ArrayLike<number>,
   vocabSize: number,
   options: ForwardOptions = {},

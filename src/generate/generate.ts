@@ -3,29 +3,15 @@
 import type { Color } from '../color/color.ts';
 import { colorStream } from '../color/palette.ts';
 import { DEFAULT_SCHEME, DEFAULT_SEED, maxIndexOf } from '../color/scheme.ts';
-import { ArgumentError, CancelledError } from '../errors.ts';
+import { ArgumentError } from '../errors.ts';
 import { gf3Residue, isConserved, tritSum } from '../gf3/sums.ts';
 import { type ContinuationState, decodeContinuation, encodeContinuation } from './continuation.ts';
-import { Engine, type LoadedModel } from './engine.ts';
-import { chooseToken, type SamplingOptions } from './sampler.ts';
+import { Engine } from './engine.ts';
 import { StopScanner } from './stop-scanner.ts';
-import type {
-  FinishReason,
-  GenerateHooks,
-  GenerateRequest,
-  GenerateResult,
-  HeadPrecision,
-  TraceStep,
-  TritCounts,
-} from './types.ts';
+import type { Piece, SourceName, Start, TokenSource } from './token-source.ts';
+import type { GenerateHooks, GenerateRequest, GenerateResult, TraceStep } from './types.ts';
 
 const DEFAULT_MAX_TOKENS = 100;
-
-/** What a generation starts from, whichever way it was asked for. */
-type Start = Omit<ContinuationState, 'tokens' | 'head'> & {
-  readonly tokens: number[];
-  readonly head: HeadPrecision | undefined;
-};
 
 /** Generates with an engine of its own. A caller that generates more than once keeps an `Engine`. */
 export async function generate(request: GenerateRequest, hooks: GenerateHooks = {}): Promise<GenerateResult> {
@@ -52,9 +38,9 @@ export async function generateWith(
     ...(head === undefined ? {} : { head }),
     ...(hooks.signal === undefined ? {} : { signal: hooks.signal }),
   };
-  return await engine.use(wanted, async (model) => {
-    const start = resumed === undefined ? begin(model, request, head) : resume(model, resumed);
-    return await run(model, start, request, hooks);
+  return await engine.useSource(wanted, async (source) => {
+    const start = resumed === undefined ? begin(source, request) : resume(source, resumed);
+    return await run(source, start, request, hooks);
   });
 }
 
@@ -82,21 +68,15 @@ function checkRequest(request: GenerateRequest): void {
   }
 }
 
-function begin(model: LoadedModel, request: GenerateRequest, head: HeadPrecision | undefined): Start {
-  const { tokenizer } = model;
-  const tokens =
-    request.messages === undefined ? tokenizer.encode(request.prompt ?? '') : tokenizer.encodeChat(request.messages);
-  if (tokens.length === 0) {
-    throw new ArgumentError({
-      what: 'the prompt is empty and this model has no token to begin a text with',
-      fix: 'give at least one character',
-    });
-  }
+function begin(source: TokenSource, request: GenerateRequest): Start {
+  const { text, tokens } = source.prompt(request);
+  const backend = foreignName(source.info.backend);
   return {
     model: request.model,
     tokens,
     promptTokens: tokens.length,
-    output: request.messages === undefined ? (request.prompt ?? '') : tokenizer.renderChat(request.messages),
+    steps: 0,
+    output: text,
     seed: request.seed ?? DEFAULT_SEED,
     scheme: request.scheme ?? DEFAULT_SCHEME,
     temperature: request.temperature ?? 0,
@@ -105,131 +85,109 @@ function begin(model: LoadedModel, request: GenerateRequest, head: HeadPrecision
     sampleSeed: request.sampleSeed ?? 0n,
     stop: request.stop ?? [],
     activations: request.activations ?? false,
-    head,
+    ...(request.head === undefined ? {} : { head: request.head }),
+    ...(backend === undefined ? {} : { backend }),
   };
 }
 
-function resume(model: LoadedModel, state: ContinuationState): Start {
-  const foreign = state.tokens.some((token) => token >= model.vocabSize);
-  if (foreign || state.promptTokens > state.tokens.length || state.tokens.length === 0) {
+function resume(source: TokenSource, state: ContinuationState): Start {
+  const here = source.info.backend;
+  if (state.backend !== foreignName(here)) {
+    const maker = state.backend === undefined ? 'an engine of our own' : `the backend "${state.backend}"`;
     throw new ArgumentError({
-      what: `the continuation does not fit the model "${model.name}"`,
+      what: `the continuation was made by ${maker}, this is "${here}"`,
       where: 'continuation',
-      fix: 'it belongs to another model of that name: start again with a prompt',
+      fix: `go on with the backend "${state.backend ?? 'auto'}", or start again with a prompt`,
     });
   }
-  return { ...state, tokens: [...state.tokens], head: state.head };
+  source.checkContinuation(state);
+  return { ...state, tokens: [...state.tokens] };
+}
+
+/** The name under which a handle can be taken up again, where that is not any of our own backends. */
+function foreignName(backend: SourceName): 'onnx' | 'openai' | undefined {
+  return backend === 'onnx' || backend === 'openai' ? backend : undefined;
 }
 
 async function run(
-  model: LoadedModel,
+  source: TokenSource,
   start: Start,
   request: GenerateRequest,
   { signal, onStep, onPrompt }: GenerateHooks,
 ): Promise<GenerateResult> {
   const startedAt = performance.now();
-  const { tokenizer, contextLength, scheduler } = model;
-  const { tokens, seed, scheme } = start;
+  const { seed, scheme, steps: firstStep } = start;
   const maxTokens = request.maxTokens ?? DEFAULT_MAX_TOKENS;
-  if (tokens.length >= contextLength) {
-    throw new ArgumentError({
-      what: `the prompt has ${tokens.length} tokens, the model "${model.name}" holds ${contextLength} with its answer`,
-      fix: 'shorten the prompt',
-    });
-  }
-  const sampling: SamplingOptions = start;
-  const decoder = tokenizer.streamDecoder({ after: tokens, skipSpecial: true });
   const scanner = new StopScanner(start.stop, (step) => onStep?.(step));
   const deadline = request.maxSeconds === undefined ? Infinity : startedAt + 1000 * request.maxSeconds;
-  const firstStep = tokens.length - start.promptTokens;
   const nextColor = colorsFrom({ seed, scheme, firstStep, maxTokens });
 
   let written = 0;
-  let finishReason = 'length' as FinishReason;
-  let promptMs = 0;
+  let promptMs: number | undefined;
   let firstTokenMs = 0;
 
-  const next = (logits: Float32Array, tritCounts: Int32Array): number | undefined => {
-    if (written === 0) promptMs = performance.now() - startedAt;
-    if (signal?.aborted) {
-      finishReason = 'cancelled';
-      return undefined;
-    }
+  const interrupted = () => {
+    if (signal?.aborted) return 'cancelled';
     // At least one token, so that a caller who continues always gets on.
-    if (written > 0 && performance.now() >= deadline) {
-      finishReason = 'time';
-      return undefined;
-    }
-    const { token, logprob } = chooseToken(logits, firstStep + written, sampling);
-    if (model.stopIds.has(token)) {
-      finishReason = 'stop';
-      return undefined;
-    }
+    return written > 0 && performance.now() >= deadline ? 'time' : undefined;
+  };
+  const write = ({ text, tokenId, logprob, activations }: Piece) => {
     const { hex, trit } = nextColor();
     const step: TraceStep = {
       step: firstStep + written,
-      token: decoder.push(token),
-      tokenId: token,
-      logprob,
+      token: text,
+      ...(tokenId === undefined ? {} : { tokenId }),
+      ...(logprob === undefined ? {} : { logprob }),
       color: hex,
       trit,
-      ...(start.activations ? { activations: layerCounts(tritCounts) } : {}),
+      ...(activations === undefined ? {} : { activations }),
     };
-    tokens.push(token);
     written += 1;
     if (written === 1) firstTokenMs = performance.now() - startedAt;
-    if (scanner.push(step)) {
-      finishReason = 'stop';
-      return undefined;
-    }
-    if (written === maxTokens || tokens.length === contextLength) return undefined;
-    return token;
+    if (scanner.push(step)) return 'stop';
+    return written === maxTokens ? 'length' : undefined;
+  };
+  const promptRead = () => {
+    promptMs ??= performance.now() - startedAt;
   };
 
-  try {
-    await scheduler.run([...tokens], {
-      next,
-      trace: start.activations,
-      ...(onPrompt === undefined ? {} : { onPrompt }),
-      ...(signal === undefined ? {} : { signal }),
-    });
-  } catch (error) {
-    if (!(error instanceof CancelledError)) throw error;
-    finishReason = 'cancelled';
-  }
+  const { finishReason, rest, continuable, promptTokens } = await source.write(start, {
+    maxTokens,
+    signal,
+    deadline,
+    interrupted,
+    write,
+    promptRead,
+    onPrompt,
+    messages: request.messages,
+  });
   const endedAt = performance.now();
-  const { trace, completion } = scanner.end(decoder.end());
+  const { trace, completion } = scanner.end(rest);
   const output = start.output + completion;
   const sum = tritSum(trace.map(({ trit }) => trit));
-  const goesOn = (finishReason === 'length' || finishReason === 'time') && tokens.length < contextLength;
+  const goesOn = (finishReason === 'length' || finishReason === 'time') && continuable;
   const decodeMs = endedAt - startedAt - firstTokenMs;
-  const { backend, isa, threads } = model.executable.info;
   return {
-    model: model.name,
+    model: source.model,
     output,
     completion,
     finishReason,
-    ...(goesOn ? { continuation: encodeContinuation(stateOf(start, output)) } : {}),
+    // `start.tokens` has grown by what was written.
+    ...(goesOn ? { continuation: encodeContinuation({ ...start, output, steps: firstStep + written }) } : {}),
     trace,
     tritSum: sum,
     gf3Residue: gf3Residue(sum),
     conserved: isConserved(sum),
     seed,
     scheme,
-    usage: { promptTokens: start.promptTokens, completionTokens: trace.length },
+    usage: { ...(promptTokens === undefined ? {} : { promptTokens }), completionTokens: trace.length },
     timings: {
-      promptMs,
+      promptMs: promptMs ?? 0,
       firstTokenMs,
       tokensPerSecond: written > 1 && decodeMs > 0 ? (1000 * (written - 1)) / decodeMs : 0,
     },
-    engine: { backend, ...(isa === undefined ? {} : { isa }), threads, head: model.head },
+    engine: source.info,
   };
-}
-
-/** `start.tokens` has grown by what was written. */
-function stateOf(start: Start, output: string): ContinuationState {
-  const { head, ...rest } = start;
-  return { ...rest, output, ...(head === undefined ? {} : { head }) };
 }
 
 /** Colors of the steps from `firstStep` on; step i takes index i + 1. Fails before the work, not in the middle of it. */
@@ -248,12 +206,4 @@ function colorsFrom(options: {
   }
   const colors = colorStream({ seed, scheme, start: firstStep + 1 });
   return () => colors.next().value;
-}
-
-function layerCounts(counts: Int32Array): TritCounts[] {
-  const layers: TritCounts[] = [];
-  for (let at = 0; at + 2 < counts.length; at += 3) {
-    layers.push({ minus: counts[at]!, ergodic: counts[at + 1]!, plus: counts[at + 2]! });
-  }
-  return layers;
 }

@@ -7,8 +7,9 @@
 // - Drafts (prompt lookup): when the last tokens have occurred before, what followed them then is guessed to follow now
 //   and checked in one step. A guess that fails costs its rows, never the result.
 
-import type { Executable, SequenceId } from '../engine/backend.ts';
+import type { SequenceId } from '../engine/backend.ts';
 import { CancelledError } from '../errors.ts';
+import type { LogitsModel } from './engine.ts';
 
 export type SchedulerOptions = {
   /** Rows of a step at most; bounds how long a step, and so a cancellation, takes. */
@@ -62,7 +63,7 @@ const MAX_CACHE_ENTRIES = 16;
 const LOOKUP_LENGTHS = [3, 2];
 
 export class Scheduler {
-  readonly #executable: Executable;
+  readonly #executable: LogitsModel;
   readonly #options: SchedulerOptions;
   /** Asked for while a step may be running, during which an executable takes no other call. */
   readonly #arrivals: Arrival[] = [];
@@ -71,7 +72,7 @@ export class Scheduler {
   #cache: CacheEntry[] = [];
   #running = false;
 
-  constructor(executable: Executable, options: SchedulerOptions) {
+  constructor(executable: LogitsModel, options: SchedulerOptions) {
     this.#executable = executable;
     this.#options = options;
   }

@@ -1,8 +1,8 @@
 // What is asked of a generation and what comes back: the contract's `generate_with_trace` fields in camelCase.
 
 import type { Scheme } from '../color/scheme.ts';
-import type { BackendName } from '../engine/backend.ts';
 import type { Trit } from '../gf3/trit.ts';
+import type { BackendChoice, SourceName } from './token-source.ts';
 
 export type ChatMessage = { readonly role: string; readonly content: string };
 
@@ -34,7 +34,7 @@ export type GenerateRequest = {
   readonly activations?: boolean;
   /** Ends with finishReason `time` and a continuation handle. Default: no limit. */
   readonly maxSeconds?: number;
-  readonly backend?: BackendName | 'auto';
+  readonly backend?: BackendChoice;
   readonly threads?: number;
   readonly head?: HeadPrecision;
 };
@@ -46,9 +46,10 @@ export type TraceStep = {
   readonly step: number;
   /** Text that this token completed; joined over the trace they are the completion, byte for byte. */
   readonly token: string;
-  readonly tokenId: number;
+  /** Absent, like `logprob`, where an OpenAI-compatible server does not tell. */
+  readonly tokenId?: number;
   /** Natural logarithm of the token's probability under the untempered distribution. */
-  readonly logprob: number;
+  readonly logprob?: number;
   /** `#RRGGBB`. */
   readonly color: string;
   readonly trit: Trit;
@@ -71,19 +72,25 @@ export type GenerateResult = {
   readonly conserved: boolean;
   readonly seed: bigint;
   readonly scheme: Scheme;
-  readonly usage: { readonly promptTokens: number; readonly completionTokens: number };
+  /** `promptTokens` is absent where an OpenAI-compatible server does not tell. */
+  readonly usage: { readonly promptTokens?: number; readonly completionTokens: number };
   readonly timings: {
     readonly promptMs: number;
     readonly firstTokenMs: number;
     readonly tokensPerSecond: number;
   };
-  /** How it was computed, for logs and `--json`. */
-  readonly engine: {
-    readonly backend: BackendName;
-    readonly isa?: string;
-    readonly threads: number;
-    readonly head: HeadPrecision;
-  };
+  readonly engine: EngineInfo;
+};
+
+/** How it was computed, for logs and `--json`. */
+export type EngineInfo = {
+  readonly backend: SourceName;
+  readonly isa?: string;
+  /** Absent where another program computes. */
+  readonly threads?: number;
+  readonly head?: HeadPrecision;
+  /** Base URL of the server. */
+  readonly endpoint?: string;
 };
 
 export type GenerateHooks = {

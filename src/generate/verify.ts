@@ -11,10 +11,11 @@ import { openModel } from '../model/open-model.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
 import { allLogits, negativeLogLikelihood } from './forward.ts';
 import { chooseToken } from './sampler.ts';
+import { type BackendChoice, ownBackend } from './token-source.ts';
 import type { HeadPrecision } from './types.ts';
 
 export type VerifyOptions = {
-  readonly backend?: BackendName | 'auto';
+  readonly backend?: BackendChoice;
   readonly threads?: number;
   /** Default `full`. */
   readonly head?: HeadPrecision;
@@ -77,9 +78,10 @@ export async function caseKind(dir: string): Promise<'inference' | 'qat'> {
 }
 
 export async function verifyCase(dir: string, options: VerifyOptions = {}): Promise<VerifyReport> {
+  const choice = ownBackend(options.backend ?? 'auto', 'verify a checkpoint');
   const expected = checkExpected(await readExpected(dir), dir);
   const { program } = await openModel({ kind: 'folder', path: dir }, { name: dir, head: options.head ?? 'full' });
-  const { backend } = await selectBackend(options.backend ?? 'auto');
+  const { backend } = await selectBackend(choice);
   using executable = await backend.load(program, options.threads === undefined ? {} : { threads: options.threads });
   const { vocabSize } = program;
   const ids = expected.input_ids;

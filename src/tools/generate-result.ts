@@ -13,8 +13,8 @@ export function generateResultToJson(result: GenerateResult) {
     trace: result.trace.map(({ step, token, tokenId, logprob, color, trit, activations }) => ({
       step,
       token,
-      token_id: tokenId,
-      logprob,
+      ...(tokenId !== undefined && { token_id: tokenId }),
+      ...(logprob !== undefined && { logprob }),
       color,
       trit,
       ...(activations && { activations: [...activations] }),
@@ -23,7 +23,10 @@ export function generateResultToJson(result: GenerateResult) {
     gf3_residue: result.gf3Residue,
     gf3_conserved: result.conserved,
     seed: `${result.seed}`,
-    usage: { prompt_tokens: result.usage.promptTokens, completion_tokens: result.usage.completionTokens },
+    usage: {
+      ...(result.usage.promptTokens !== undefined && { prompt_tokens: result.usage.promptTokens }),
+      completion_tokens: result.usage.completionTokens,
+    },
     timings: {
       prompt_ms: result.timings.promptMs,
       first_token_ms: result.timings.firstTokenMs,

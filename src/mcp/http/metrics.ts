@@ -34,7 +34,7 @@ export class Metrics {
     if (bucket >= 0) histogram.buckets[bucket]! += 1;
   }
 
-  tokens({ promptTokens, completionTokens }: { promptTokens: number; completionTokens: number }): void {
+  tokens({ promptTokens = 0, completionTokens }: { promptTokens?: number; completionTokens: number }): void {
     this.#promptTokens += promptTokens;
     this.#completionTokens += completionTokens;
   }

@@ -1,0 +1,177 @@
+// Tokens of any OpenAI-compatible server: a prompt goes to /completions, messages to /chat/completions. The server
+// samples; we get text, with log-probabilities and ids where it tells them.
+
+import { ArgumentError, CancelledError } from '../../errors.ts';
+import type { LoadRequest } from '../engine.ts';
+import type { Ending, Prompt, Start, Task, TokenSource } from '../token-source.ts';
+import type { FinishReason, GenerateRequest } from '../types.ts';
+import { readAnswerPart } from './chunk.ts';
+import { OpenAiClient, openAiEndpoint, shortList } from './client.ts';
+import { OpenAiConnectionError, OpenAiResponseError } from './errors.ts';
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** More than this many stop strings are refused by OpenAI; ours are looked for here anyway. */
+const MAX_SERVER_STOPS = 4;
+/** How long the count of prompt tokens, which comes last, is waited for when the text is complete. */
+const USAGE_MS = 1000;
+/** Longest delay of a timer. */
+const MAX_DELAY_MS = 2 ** 31 - 1;
+
+/** What a server may do without: an answer of 400 or the like is asked again without these. */
+const EXTRAS = { stream_options: { include_usage: true }, return_token_ids: true };
+
+export async function openAiSource(request: LoadRequest, env: Environment): Promise<TokenSource> {
+  for (const name of ['threads', 'head'] as const) {
+    if (request[name] === undefined) continue;
+    throw new ArgumentError({
+      what: `${name} has no meaning with the backend "openai": another program computes`,
+      fix: `leave ${name} out, or set it where the server is started`,
+    });
+  }
+  const client = new OpenAiClient(openAiEndpoint(env));
+  const model = request.model === 'default' ? await onlyModel(client, request.signal) : request.model;
+  return {
+    model,
+    info: { backend: 'openai', endpoint: client.endpoint.baseUrl },
+    prompt: readPrompt,
+    // Any text can be sent again.
+    checkContinuation: () => {},
+    write: (start, task) => write(client, { model, start, task }),
+  };
+}
+
+/** The model of a server that has one; `default` is no name there. */
+async function onlyModel(client: OpenAiClient, signal: AbortSignal = new AbortController().signal): Promise<string> {
+  const names = await client.models(signal).catch((error: unknown) => {
+    throw signal.aborted ? new CancelledError('the generation was cancelled') : error;
+  });
+  if (names.length === 1) return names[0]!;
+  throw new ArgumentError({
+    what: names.length === 0 ? 'the server lists no model' : `the server has ${names.length} models`,
+    where: client.endpoint.baseUrl,
+    fix: names.length === 0 ? 'load one there, or name it with --model' : `name one with --model: ${shortList(names)}`,
+  });
+}
+
+function readPrompt({ prompt = '', messages, activations }: GenerateRequest): Prompt {
+  if (activations) {
+    throw new ArgumentError({
+      what: 'the trits of the layers cannot be counted with the backend "openai": a server shows only its text',
+      fix: 'leave activations out, or use a backend of our own',
+    });
+  }
+  if (messages === undefined) return { text: prompt, tokens: [] };
+  // How the server's template writes them is not told; this is for reading.
+  const turns = messages.map(({ role, content }) => `${role}: ${content}\n`);
+  return { text: `${turns.join('')}assistant: `, tokens: [] };
+}
+
+type Job = {
+  readonly model: string;
+  readonly start: Start;
+  readonly task: Task;
+};
+
+async function write(client: OpenAiClient, job: Job): Promise<Ending> {
+  const { task } = job;
+  const abort = new AbortController();
+  const cancel = () => abort.abort();
+  task.signal?.addEventListener('abort', cancel, { once: true });
+  if (task.signal?.aborted) cancel();
+  const timeLeft = task.deadline - performance.now();
+  const timer = timeLeft > MAX_DELAY_MS ? undefined : setTimeout(cancel, Math.max(0, timeLeft));
+  let usageTimer: NodeJS.Timeout | undefined;
+
+  let ended: FinishReason | undefined;
+  let promptTokens: number | undefined;
+  let reason: 'stop' | 'length' | undefined;
+  const text = new WholeCharacters();
+  try {
+    answer: for await (const object of await ask(client, job, abort.signal)) {
+      const part = readAnswerPart(object);
+      promptTokens = part.promptTokens ?? promptTokens;
+      reason = part.finish ?? reason;
+      if (part.pieces.length > 0) task.promptRead();
+      for (const piece of part.pieces) {
+        ended ??= task.interrupted();
+        if (ended !== undefined) break answer;
+        ended = task.write({ ...piece, text: text.push(piece.text) });
+      }
+      if (ended === 'stop') break;
+      // The server, too, counts its tokens: what is still to come is the usage.
+      if (ended === 'length') usageTimer ??= setTimeout(cancel, USAGE_MS);
+    }
+    if (ended === undefined && reason === undefined) {
+      throw new OpenAiConnectionError({
+        what: 'the answer ended without a finish_reason',
+        where: client.endpoint.baseUrl,
+        fix: "look into the server's log, then ask again",
+      });
+    }
+  } catch (error) {
+    if (!abort.signal.aborted) throw error;
+    ended ??= task.signal?.aborted ? 'cancelled' : 'time';
+  } finally {
+    task.signal?.removeEventListener('abort', cancel);
+    clearTimeout(timer);
+    clearTimeout(usageTimer);
+    // Ends the request if it has not ended, so that the server does not write for nobody.
+    abort.abort();
+  }
+  return {
+    finishReason: ended ?? reason ?? 'stop',
+    rest: text.end(),
+    // A chat cannot be taken up in the middle of a turn on every server, a text can.
+    continuable: task.messages === undefined,
+    promptTokens,
+  };
+}
+
+/** Sends the request; a server that refuses its extras is asked again without them. */
+async function ask(client: OpenAiClient, job: Job, signal: AbortSignal): Promise<AsyncGenerator<unknown>> {
+  const { model, start, task } = job;
+  const { messages } = task;
+  const { temperature, topK, topP, sampleSeed, stop } = start;
+  const body = {
+    model,
+    ...(messages === undefined ? { prompt: start.output } : { messages }),
+    stream: true,
+    max_tokens: task.maxTokens,
+    temperature,
+    ...(topP < 1 ? { top_p: topP } : {}),
+    ...(topK > 0 ? { top_k: topK } : {}),
+    // 31 bits are what every server takes.
+    ...(temperature > 0 ? { seed: Number(BigInt.asUintN(31, sampleSeed)) } : {}),
+    ...(stop.length > 0 && stop.length <= MAX_SERVER_STOPS ? { stop } : {}),
+  };
+  const path = messages === undefined ? '/completions' : '/chat/completions';
+  const logprobs = messages === undefined ? { logprobs: 1 } : { logprobs: true, top_logprobs: 1 };
+  try {
+    return await client.post(path, { ...body, ...EXTRAS, ...logprobs }, signal);
+  } catch (error) {
+    const refused = error instanceof OpenAiResponseError && [400, 422, 501].includes(error.status);
+    if (!refused) throw error;
+    return client.post(path, body, signal);
+  }
+}
+
+/** Text in which no piece ends in the middle of a character that two JSON escapes made of halves. */
+class WholeCharacters {
+  #half = '';
+
+  push(piece: string): string {
+    const text = this.#half + piece;
+    this.#half = /[\ud800-\udbff]$/.test(text) ? text.slice(-1) : '';
+    return mended(this.#half === '' ? text : text.slice(0, -1));
+  }
+
+  end(): string {
+    return mended(this.#half);
+  }
+}
+
+/** Halves of pairs as U+FFFD: with the u flag a surrogate that is half of a pair does not match. */
+function mended(text: string): string {
+  return text.replace(/\p{Surrogate}/gu, '\u{fffd}');
+}

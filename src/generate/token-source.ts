@@ -1,0 +1,81 @@
+// Where the tokens of a generation come from. A `Backend` swaps vector operations under our own engine; a `TokenSource`
+// swaps the whole model: ours (local), one in an ONNX graph, or one behind an OpenAI-compatible server. The loop above
+// (`generate.ts`) is the same for all: limits, stop strings, colors, trits, the result.
+
+import { BACKEND_NAMES, type BackendName } from '../engine/backend.ts';
+import { ArgumentError } from '../errors.ts';
+import type { ContinuationState } from './continuation.ts';
+import type { ChatMessage, EngineInfo, FinishReason, GenerateRequest, TritCounts } from './types.ts';
+
+/** What `--backend` takes besides `auto`, which chooses among our own backends. */
+export const SOURCE_NAMES = [...BACKEND_NAMES, 'onnx', 'openai'] as const;
+export type SourceName = (typeof SOURCE_NAMES)[number];
+export type BackendChoice = 'auto' | SourceName;
+
+/** For work that only our own engine can do (`what` names it). Throws ArgumentError for the other backends. */
+export function ownBackend(choice: BackendChoice, what: string): 'auto' | BackendName {
+  if (choice !== 'onnx' && choice !== 'openai') return choice;
+  throw new ArgumentError({
+    what: `the backend "${choice}" cannot ${what}: it ${choice === 'onnx' ? 'runs graphs of another runtime and serves infer and eval' : 'asks a server for text and serves infer'}`,
+    fix: `use auto, ${BACKEND_NAMES.join(', ')}`,
+  });
+}
+
+/** One token, or one piece of text of a server that does not show where its tokens end. */
+export type Piece = {
+  readonly text: string;
+  /** Absent where a server does not tell. */
+  readonly tokenId?: number;
+  readonly logprob?: number;
+  readonly activations?: readonly TritCounts[];
+};
+
+/** What a generation starts from; `tokens` grows while it runs. */
+export type Start = Omit<ContinuationState, 'tokens'> & { readonly tokens: number[] };
+
+/** Text and tokens of a new request, as the source reads it. */
+export type Prompt = {
+  readonly text: string;
+  /** Empty where only a server knows them. */
+  readonly tokens: number[];
+};
+
+/** What the loop gives a source to write with. */
+export type Task = {
+  /** Pieces wanted at most. */
+  readonly maxTokens: number;
+  readonly signal?: AbortSignal | undefined;
+  /** On the clock of `performance.now()`; Infinity for none. */
+  readonly deadline: number;
+  /** Why writing must not go on, if so. To be asked before each piece. */
+  readonly interrupted: () => 'cancelled' | 'time' | undefined;
+  /** Takes the next piece; answers why it was the last one, if so. */
+  readonly write: (piece: Piece) => 'stop' | 'length' | undefined;
+  /** To be called when the prompt has been read; later calls do nothing. */
+  readonly promptRead: () => void;
+  readonly onPrompt?: ((done: number, total: number) => void) | undefined;
+  /** The turns of a chat, for a source that leaves the template to a server. */
+  readonly messages?: readonly ChatMessage[] | undefined;
+};
+
+export type Ending = {
+  readonly finishReason: FinishReason;
+  /** Text that became certain when it ended: the bytes of a cut character. */
+  readonly rest: string;
+  /** Whether a handle can be given to go on from here. */
+  readonly continuable: boolean;
+  /** Absent where a server does not tell. */
+  readonly promptTokens?: number | undefined;
+};
+
+export interface TokenSource {
+  /** The model as it was asked for. */
+  readonly model: string;
+  readonly info: EngineInfo;
+  /** Throws ArgumentError for a prompt this source cannot read. */
+  prompt(request: GenerateRequest): Prompt;
+  /** Throws ArgumentError for a state that is not this source's. */
+  checkContinuation(state: ContinuationState): void;
+  /** Writes until `task` says stop or the text ends. */
+  write(start: Start, task: Task): Promise<Ending>;
+}
