@@ -398,7 +398,7 @@ function frozenModel(
       const [o] = bitLinears(a, heads * headDim, [layer.o]);
       x = x.map((v, i) => v + o![i]!);
       const [gate, up] = bitLinears(norm(x, layer.postAttentionNorm), hiddenSize, [layer.gate, layer.up]);
-      let m = gate!.map((g, i) => GATES[config.hiddenAct](g) * up![i]!);
+      let m: Float64Array = gate!.map((g, i) => GATES[config.hiddenAct](g) * up![i]!);
       if (layer.ffnSubNorm !== undefined) m = norm(m, layer.ffnSubNorm);
       const [down] = bitLinears(m, intermediateSize, [layer.down]);
       x = x.map((v, i) => v + down![i]!);
