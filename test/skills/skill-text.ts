@@ -18,7 +18,7 @@ export function callsIn(markdown: string): ShownCall[] {
 
 /** Every `snake_case` word in code marks that could be a tool: those that a call shows, and those in tables and prose. */
 export function toolsNamedIn(markdown: string): string[] {
-  const verbs = /^(?:generate|color|palette|analyze|balance|morphism)(?:_[a-z]+)*$/;
+  const verbs = /^(?:palette|(?:generate|color|analyze|balance|morphism)(?:_[a-z]+)+)$/;
   const words = [...markdown.matchAll(/`([a-z_]+)`/g)].map(([, word]) => word!);
   return [...new Set([...words.filter((word) => verbs.test(word)), ...callsIn(markdown).map(({ tool }) => tool)])];
 }

@@ -1,10 +1,11 @@
 // The skills as files: they validate as Agent Skills, say what the registry says, and every call they show works and
 // gives what they claim.
 
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseFrontmatter, validate } from 'skills-ref';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { isConserved } from '../../src/gf3/sums.ts';
 import { ALL_TOOLS } from '../../src/tools/all-tools.ts';
 import { callTool } from '../../src/tools/call-tool.ts';
@@ -18,11 +19,21 @@ const folder = join(ROOT, 'skills');
 const registry = readRegistry(join(folder, 'triads.json'));
 const names = readdirSync(folder).filter((name) => statSync(join(folder, name)).isDirectory());
 
+/** The first training step of a machine may compile its kernels. */
+const CALL_TIMEOUT_MS = 300_000;
+
 let services: EngineServices;
+let worlds: string;
 beforeAll(() => {
+  worlds = mkdtempSync(join(tmpdir(), 'bitnet-skills-'));
+  vi.stubEnv('BITNET_WORLDS', worlds);
   services = new EngineServices();
 });
-afterAll(() => services.close());
+afterAll(async () => {
+  await services.close();
+  vi.unstubAllEnvs();
+  rmSync(worlds, { recursive: true, force: true });
+});
 
 test('the skills are those of the source, with its trits and colors', () => {
   const stated = registry.skills.map(({ name, trit, color }) => `${name} ${trit} ${color ?? '-'}`);
@@ -89,7 +100,8 @@ describe.each(names)('%s', (name) => {
     expect(head.metadata).toEqual(manifestMetadata(registry, name));
   });
 
-  test('names only tools that exist', () => {
+  test('names only tools and skills that exist', () => {
+    for (const [, skill] of body.matchAll(/\(skill ([a-z-]+)\)/g)) expect(names).toContain(skill);
     const tools = ALL_TOOLS.map((tool) => tool.name);
     expect(toolsNamedIn(body).filter((tool) => !tools.includes(tool))).toEqual([]);
     expect(callsIn(body).length, 'it shows at least one call').toBeGreaterThan(0);
@@ -103,5 +115,6 @@ describe.each(names)('%s', (name) => {
       const { structured } = await callTool(tool!, call.arguments, { services });
       expect(structured).toMatchObject(call.gives);
     },
+    CALL_TIMEOUT_MS,
   );
 });
