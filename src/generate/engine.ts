@@ -78,9 +78,13 @@ export class Engine implements Disposable {
     this.#options = options;
   }
 
+  /** The request's backend, or the engine's own where it does not say. */
+  backendOf({ backend }: Pick<LoadRequest, 'backend'>): BackendChoice {
+    return backend ?? this.#options.backend ?? 'auto';
+  }
+
   /** Runs `work` with what the backend of this request takes its tokens from. */
-  async useSource<T>(asked: LoadRequest, work: (source: TokenSource) => Promise<T>): Promise<T> {
-    const request = { ...asked, backend: asked.backend ?? this.#options.backend ?? 'auto' };
+  async useSource<T>(request: LoadRequest, work: (source: TokenSource) => Promise<T>): Promise<T> {
     if (request.backend !== 'openai') return await this.use(request, (model) => work(localSource(model)));
     const { openAiSource } = await import('./openai/source.ts');
     return await work(await openAiSource(request, this.#options.env ?? process.env));

@@ -8,7 +8,7 @@ import { gf3Residue, isConserved, tritSum } from '../gf3/sums.ts';
 import { type ContinuationState, decodeContinuation, encodeContinuation } from './continuation.ts';
 import { Engine } from './engine.ts';
 import { StopScanner } from './stop-scanner.ts';
-import type { Piece, SourceName, Start, TokenSource } from './token-source.ts';
+import type { BackendChoice, Piece, Start, TokenSource } from './token-source.ts';
 import type { GenerateHooks, GenerateRequest, GenerateResult, TraceStep } from './types.ts';
 
 const DEFAULT_MAX_TOKENS = 100;
@@ -30,10 +30,12 @@ export async function generateWith(
 ): Promise<GenerateResult> {
   checkRequest(request);
   const resumed = request.continuation === undefined ? undefined : decodeContinuation(request.continuation);
+  const backend = engine.backendOf(request);
+  if (resumed !== undefined) checkMaker(resumed, backend);
   const head = request.head ?? resumed?.head;
   const wanted = {
     model: resumed?.model ?? request.model,
-    ...(request.backend === undefined ? {} : { backend: request.backend }),
+    backend,
     ...(request.threads === undefined ? {} : { threads: request.threads }),
     ...(head === undefined ? {} : { head }),
     ...(hooks.signal === undefined ? {} : { signal: hooks.signal }),
@@ -91,21 +93,22 @@ function begin(source: TokenSource, request: GenerateRequest): Start {
 }
 
 function resume(source: TokenSource, state: ContinuationState): Start {
-  const here = source.info.backend;
-  if (state.backend !== foreignName(here)) {
-    const maker = state.backend === undefined ? 'an engine of our own' : `the backend "${state.backend}"`;
-    throw new ArgumentError({
-      what: `the continuation was made by ${maker}, this is "${here}"`,
-      where: 'continuation',
-      fix: `go on with the backend "${state.backend ?? 'auto'}", or start again with a prompt`,
-    });
-  }
   source.checkContinuation(state);
   return { ...state, tokens: [...state.tokens] };
 }
 
+/** A handle of another kind of source names another kind of model: its state would mean nothing here. */
+function checkMaker({ backend: maker }: ContinuationState, here: BackendChoice): void {
+  if (maker === foreignName(here)) return;
+  throw new ArgumentError({
+    what: `the continuation was made by ${maker === undefined ? 'an engine of our own' : `the backend "${maker}"`}, this is "${here}"`,
+    where: 'continuation',
+    fix: `go on with the backend "${maker ?? 'auto'}", or start again with a prompt`,
+  });
+}
+
 /** The name under which a handle can be taken up again, where that is not any of our own backends. */
-function foreignName(backend: SourceName): 'onnx' | 'openai' | undefined {
+function foreignName(backend: BackendChoice): 'onnx' | 'openai' | undefined {
   return backend === 'onnx' || backend === 'openai' ? backend : undefined;
 }
 
