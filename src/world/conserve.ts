@@ -158,6 +158,8 @@ function cross({ matrix, index, to }: Candidate): boolean {
   for (let attempt = 0; attempt < NUDGES; attempt += 1) {
     // Floats of one sign are ordered like their bits. The step doubles: a mean is rounded, so one ulp may not do.
     if (attempt > 0) bits[0] = Math.max(0, bits[0]! + (to === 0 ? -1 : 1) * 2 ** (attempt - 1));
+    // Such a matrix would have no mean.
+    if (!Number.isFinite(Math.fround(others + value[0]!))) return false;
     w[index] = sign * value[0]!;
     const [scale] = quantizeMatrices([matrix]);
     matrix.scale = scale!;

@@ -3,12 +3,11 @@
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { jsBackend } from '../../src/engine/js/backend.ts';
-import { writeSafetensors } from '../../src/formats/write-safetensors.ts';
 import type { ModelFamily } from '../../src/model/config.ts';
 import { openModel } from '../../src/model/open-model.ts';
 import { makeBatch, nextTokenSequence } from '../../src/train/batch.ts';
@@ -18,32 +17,15 @@ import { latentsFromTrits } from '../../src/train/load-latents.ts';
 import { loadTrainKernels } from '../../src/train/native-kernels.ts';
 import { Network } from '../../src/train/network.ts';
 import { DEFAULT_OPTIMIZER, optimizerStep, zeroOptimizerState } from '../../src/train/optimizer.ts';
-import { planParameters, view } from '../../src/train/parameters.ts';
 import { openTrainableModel } from '../../src/train/trainable-model.ts';
 import { runTraining, type TrainRequest } from '../../src/train/trainer.ts';
-import { Numbers, randomLatents, tinyConfig, tinyConfigJson } from './tiny.ts';
+import { Numbers, randomLatents, tinyConfig } from './tiny.ts';
+import { writeTinyModel } from './tiny-model.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'bitnet-train-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-async function writeModel(name: string, family: ModelFamily, changes: Record<string, unknown> = {}): Promise<string> {
-  const path = join(folder, name);
-  const json = tinyConfigJson(family, changes);
-  const plan = planParameters(tinyConfig(family, changes));
-  const latents = randomLatents(plan, 31);
-  await mkdir(path, { recursive: true });
-  await writeFile(join(path, 'config.json'), JSON.stringify(json));
-  await writeSafetensors(
-    join(path, 'model.safetensors'),
-    plan.all.map((parameter) => ({
-      name: parameter.name,
-      dtype: 'F32',
-      shape: parameter.shape,
-      bytes: new Uint8Array(view(latents, parameter).slice().buffer),
-    })),
-  );
-  return path;
-}
+const writeModel = (name: string, family: ModelFamily) => writeTinyModel(join(folder, name), { family });
 
 async function inferenceLogits(path: string, ids: readonly number[]): Promise<Float32Array> {
   const { program } = await openModel({ kind: 'folder', path }, { name: 'trained', head: 'full' });

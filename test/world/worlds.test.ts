@@ -1,34 +1,20 @@
 import { mkdtempSync, rmSync } from 'node:fs';
-import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { writeSafetensors } from '../../src/formats/write-safetensors.ts';
-import { planParameters, view } from '../../src/train/parameters.ts';
 import { worldExpectedValue } from '../../src/world/morphism.ts';
 import { morphismColorIndex } from '../../src/world/morphism-color.ts';
 import { worldId } from '../../src/world/world-state.ts';
 import { type StepRequest, Worlds, type WorldsOptions } from '../../src/world/worlds.ts';
-import { randomLatents, tinyConfig, tinyConfigJson } from '../train/tiny.ts';
+import { writeTinyModel } from '../train/tiny-model.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'bitnet-worlds-'));
 const model = join(folder, 'model');
 let counter = 0;
 
 beforeAll(async () => {
-  await mkdir(model);
-  const plan = planParameters(tinyConfig('bitnet'));
-  const latents = randomLatents(plan, 77);
-  await writeFile(join(model, 'config.json'), JSON.stringify(tinyConfigJson('bitnet')));
-  await writeSafetensors(
-    join(model, 'model.safetensors'),
-    plan.all.map((parameter) => ({
-      name: parameter.name,
-      dtype: 'F32',
-      shape: parameter.shape,
-      bytes: new Uint8Array(view(latents, parameter).slice().buffer),
-    })),
-  );
+  await writeTinyModel(model, { seed: 77 });
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
