@@ -2,6 +2,7 @@
 
 import { ArgumentError } from '../errors.ts';
 import { tritSymbol } from '../gf3/trit.ts';
+import { worldRecordToJson } from '../tools/world-json.ts';
 import type { WorldRecord } from '../world/world-store.ts';
 import { type CommandInput, defineCommand } from './command.ts';
 import { openProgressBar } from './progress-bar.ts';
@@ -63,7 +64,7 @@ async function run(input: Input): Promise<number> {
     case 'list':
     case 'log': {
       const records = action === 'list' ? await worlds.store.list() : await worlds.log(ids[0]!);
-      if (json) output.json(records.map(recordToJson));
+      if (json) output.json(records.map(worldRecordToJson));
       else if (records.length === 0) output.line('no worlds yet: call morphism_step');
       else for (const record of records) output.line(describe(record));
       return 0;
@@ -159,23 +160,6 @@ async function exportWorld({ flags, json, output, signal }: Input, worlds: World
   await exportModel(out, { configJson, plan, latents: state.latents, companions: folder });
   if (json) output.json({ world: record!.id, out });
   else output.line(`wrote ${out}: packed model, and masters in ${out}/master`);
-}
-
-function recordToJson({ id, parent, base, stepCount, morphism, report, created }: WorldRecord) {
-  return {
-    world: id,
-    parent,
-    model: base.model,
-    step_count: stepCount,
-    created,
-    ...(morphism && { morphism }),
-    ...(report && {
-      loss_before: report.lossBefore,
-      loss_after: report.lossAfter,
-      flips: report.flips,
-      trit_delta_sum: report.tritDeltaSum,
-    }),
-  };
 }
 
 function describe(record: WorldRecord): string {

@@ -21,7 +21,7 @@ import { TRIT_WINDOW_SIDE, tritWindowText } from '../tools/trit-window.ts';
 import { balancedSets } from '../triads/registry.ts';
 import type { ToolEnvironment } from './tool-registration.ts';
 
-const SCHEME = 'bitnet-gf3:';
+export const SCHEME = 'bitnet-gf3:';
 
 /** Files of the package change only with the program; what the hub cache holds may change any time. */
 const FIXED = { ttlMs: 3_600_000, cacheScope: 'public' } as const;
@@ -180,12 +180,12 @@ function schemas(): Map<string, string> {
 const JSON_TYPE = 'application/json';
 const SCHEMA_TYPE = 'application/schema+json';
 
-function json(uri: URL, value: unknown): ReadResourceResult {
+export function json(uri: URL, value: unknown): ReadResourceResult {
   return { contents: [{ uri: uri.href, mimeType: JSON_TYPE, text: JSON.stringify(value, null, 2) }] };
 }
 
 /** Our errors say what to do, so their text goes to the client; a reader's mistake is not the server's failure. */
-async function answering(read: () => Promise<ReadResourceResult>): Promise<ReadResourceResult> {
+export async function answering(read: () => Promise<ReadResourceResult>): Promise<ReadResourceResult> {
   try {
     return await read();
   } catch (error) {
@@ -195,7 +195,7 @@ async function answering(read: () => Promise<ReadResourceResult>): Promise<ReadR
   }
 }
 
-function decoded(value: string | string[] | undefined, name: string): string {
+export function decoded(value: string | string[] | undefined, name: string): string {
   try {
     return decodeURIComponent(String(value));
   } catch (cause) {

@@ -9,6 +9,7 @@ import { registerPrompts } from './prompts.ts';
 import { registerResources } from './resources.ts';
 import { skillCatalog } from './skills.ts';
 import { registerTool, type ToolEnvironment } from './tool-registration.ts';
+import { registerWorldResources } from './world-resources.ts';
 
 /** No tool takes more values than this; a larger call is an attack or a mistake. */
 const MAX_ARGUMENT_ELEMENTS = 100_000;
@@ -20,7 +21,7 @@ export type OnlyMethod = { readonly method: string; readonly name: string | unde
 export async function createMcpServer(environment: ToolEnvironment, only?: OnlyMethod): Promise<McpServer> {
   const server = new McpServer(
     { name: 'bitnet-gf3', title: 'BitNet GF(3)', version: packageVersion() },
-    // The tools never change while the server runs.
+    // No list changes while the server runs.
     {
       instructions: INSTRUCTIONS,
       capabilities: { tools: { listChanged: false } },
@@ -35,6 +36,7 @@ export async function createMcpServer(environment: ToolEnvironment, only?: OnlyM
   for (const tool of ALL_TOOLS) registerTool(server, tool, environment);
   if (only?.method === 'tools/list') return server;
   registerResources(server, environment);
+  if (environment.services.worlds !== undefined) registerWorldResources(server);
   registerPrompts(server);
   registerApp(server);
   (await skillCatalog(environment.logger)).attach(server);

@@ -1,14 +1,30 @@
 // Resources, templates, completions, prompts and skills as both protocol eras see them.
 
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
 import { createMcpHandler } from '@modelcontextprotocol/server';
 import { decode } from 'fast-png';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { Logger } from '../../src/logger.ts';
 import { createMcpServer } from '../../src/mcp/server.ts';
 import { ALL_TOOLS } from '../../src/tools/all-tools.ts';
 import { callTool } from '../../src/tools/call-tool.ts';
 import { EngineServices } from '../../src/tools/engine-services.ts';
+import { WorldStore } from '../../src/world/world-store.ts';
+
+const worlds = mkdtempSync(join(tmpdir(), 'bitnet-resources-'));
+beforeAll(() => {
+  vi.stubEnv('BITNET_WORLDS', worlds);
+});
+afterAll(() => {
+  vi.unstubAllEnvs();
+  rmSync(worlds, { recursive: true, force: true });
+});
+
+/** The first generation of a machine compiles the native kernels. */
+const FIRST_GENERATION_MS = 300_000;
 
 const services = new EngineServices();
 const handler = createMcpHandler(() => createMcpServer({ services, logger: new Logger() }));
@@ -51,6 +67,7 @@ describe.each([
       'bitnet-gf3://models',
       'bitnet-gf3://models/default',
       'bitnet-gf3://triads',
+      'bitnet-gf3://worlds',
       'bitnet-gf3://schemas/color_at.json',
       'ui://bitnet-gf3/view.html',
       'skill://mlx-bitnet-gf3/SKILL.md',
@@ -75,6 +92,7 @@ describe.each([
       'bitnet-gf3://models/{model}/trits/{layer}/{row}/{column}',
       'bitnet-gf3://schemas/{file}',
       'bitnet-gf3://traces/{scheme}/{seed}/{tokens}.png',
+      'bitnet-gf3://worlds/{world}',
       'skill://{+path}',
     ]);
   });
@@ -111,6 +129,44 @@ describe.each([
     expect(skills.map(({ name }) => name)).toContain('forward-forward-learning');
     expect(sets[0]).toMatchObject({ kind: 'triad', sum: 0, residue: 0, conserved: true, completing_trit: 0 });
     expect(sets[1]).toMatchObject({ kind: 'open triad', conserved: false, completing_trit: 1 });
+  });
+
+  test('worlds: the records, without paths', async () => {
+    const store = await WorldStore.open(worlds);
+    const base = { id: 'b'.repeat(64), model: 'default', folder: '/secret/place' };
+    const root = {
+      format: 1,
+      id: '1'.repeat(64),
+      parent: null,
+      base,
+      stepCount: 0,
+      created: '2026-01-01T00:00:00Z',
+    } as const;
+    await store.add(root);
+    await store.add({
+      ...root,
+      id: '2'.repeat(64),
+      parent: root.id,
+      stepCount: 1,
+      morphism: { text: ['a b'], lr: 0.1, optimizer: 'sgd', steps: 1, conserve: false },
+      report: { lossBefore: 2, lossAfter: 1, flips: 3, tritDeltaSum: 0 },
+      created: '2026-01-02T00:00:00Z',
+    });
+    const all = await text('bitnet-gf3://worlds');
+    expect(all).not.toContain('/secret/place');
+    expect(JSON.parse(all)).toMatchObject([{ world: root.id, parent: null, step_count: 0 }, { parent: root.id }]);
+    for (const name of ['latest', '222222', '2'.repeat(64)]) {
+      expect(JSON.parse(await text(`bitnet-gf3://worlds/${name}`))).toMatchObject({
+        step_count: 1,
+        loss_after: 1,
+        flips: 3,
+      });
+    }
+    await expect(text('bitnet-gf3://worlds/..%2F..%2Fetc')).rejects.toThrow('is not a world id');
+    const ref = { type: 'ref/resource' as const, uri: 'bitnet-gf3://worlds/{world}' };
+    const { completion } = await client.complete({ ref, argument: { name: 'world', value: '1' } });
+    expect(completion.values).toEqual([root.id]);
+    expect((await client.listResources()).resources.map(({ uri }) => uri)).toContain(`bitnet-gf3://worlds/${root.id}`);
   });
 
   test('weights: the window is the layer', async () => {
@@ -169,34 +225,38 @@ describe.each([
     await other.close();
   });
 
-  test('prompts: every call that they ask for works', async () => {
-    const { prompts } = await client.listPrompts();
-    expect(prompts.map(({ name }) => name)).toEqual(['tour', 'explain_trace']);
-    const asked: string[] = [];
-    for (const [name, args] of [
-      ['tour', {}],
-      ['tour', { beginning: 'The "cat"', seed: '7' }],
-      ['explain_trace', { beginning: 'A dog', max_tokens: '5' }],
-    ] as const) {
-      const { messages } = await client.getPrompt({ name, arguments: args });
-      expect(messages.length).toBe(1);
-      const { content } = messages[0]!;
-      const calls = callsOf(content.type === 'text' ? content.text : '');
-      expect(calls.length).toBeGreaterThan(0);
-      for (const { tool, args } of calls) {
-        asked.push(tool);
-        const declared = ALL_TOOLS.find((candidate) => candidate.name === tool);
-        expect(declared, tool).toBeDefined();
-        expect(declared!.input.safeParse(args).error, tool).toBeUndefined();
-        // The texts are the same in both eras; running them once tells all.
-        if (mode === 'auto' && declared!.hints.readOnly) await callTool(declared!, args, { services });
+  test(
+    'prompts: every call that they ask for works',
+    async () => {
+      const { prompts } = await client.listPrompts();
+      expect(prompts.map(({ name }) => name)).toEqual(['tour', 'explain_trace']);
+      const asked: string[] = [];
+      for (const [name, args] of [
+        ['tour', {}],
+        ['tour', { beginning: 'The "cat"', seed: '7' }],
+        ['explain_trace', { beginning: 'A dog', max_tokens: '5' }],
+      ] as const) {
+        const { messages } = await client.getPrompt({ name, arguments: args });
+        expect(messages.length).toBe(1);
+        const { content } = messages[0]!;
+        const calls = callsOf(content.type === 'text' ? content.text : '');
+        expect(calls.length).toBeGreaterThan(0);
+        for (const { tool, args } of calls) {
+          asked.push(tool);
+          const declared = ALL_TOOLS.find((candidate) => candidate.name === tool);
+          expect(declared, tool).toBeDefined();
+          expect(declared!.input.safeParse(args).error, tool).toBeUndefined();
+          // The texts are the same in both eras; running them once tells all.
+          if (mode === 'auto' && declared!.hints.readOnly) await callTool(declared!, args, { services });
+        }
       }
-    }
-    for (const { name } of ALL_TOOLS) if (name !== 'morphism_invert') expect(asked).toContain(name);
-    await expect(
-      client.getPrompt({ name: 'explain_trace', arguments: { beginning: 'x', max_tokens: 'many' } }),
-    ).rejects.toThrow('max_tokens');
-  });
+      for (const { name } of ALL_TOOLS) if (name !== 'morphism_invert') expect(asked).toContain(name);
+      await expect(
+        client.getPrompt({ name: 'explain_trace', arguments: { beginning: 'x', max_tokens: 'many' } }),
+      ).rejects.toThrow('max_tokens');
+    },
+    FIRST_GENERATION_MS,
+  );
 
   test('tools with a view say where it is; the page is a valid MCP App resource', async () => {
     const { tools } = await client.listTools();
