@@ -3,6 +3,7 @@
 //   isas() -> {usable: string[], built: string[]}
 //   selfTest() -> "ok" or what is wrong
 //   load({words, blobs, isa, threads, prefetch}) -> handle   throws Error with .status, .op
+//   settle(h) -> Promise<number>       moves the matrices to huge pages, in place; bytes that are there
 //   createSequence(h) / freeSequence(h, id) / sequenceLength(h, id) / truncate(h, id, n) / fork(h, id, n)
 //   step(h, tokens, sequences, positions, outputRows, trace, logits, tritCounts) -> Promise<{status, op, text}>
 //   info(h) -> {isa, threads, counters, memory}
@@ -284,6 +285,51 @@ napi_value Fork(napi_env env, napi_callback_info info) {
   return made >= 0 ? number(env, made) : throw_failure(env, f);
 }
 
+struct SettleJob {
+  Handle* handle;
+  napi_async_work work;
+  napi_deferred deferred;
+  napi_ref kept;
+  uint64_t bytes = 0;
+};
+
+void settle_execute(napi_env, void* data) {
+  SettleJob* job = (SettleJob*)data;
+  Blob b;
+  for (uint32_t i = 0; engine_matrix(job->handle->engine, i, &b); i += 1) job->bytes += host_prefer_huge_pages(b.data, b.size);
+}
+
+void settle_complete(napi_env env, napi_status, void* data) {
+  std::unique_ptr<SettleJob> job((SettleJob*)data);
+  job->handle->busy = false;
+  if (job->handle->disposed) job->handle->release(env);
+  napi_resolve_deferred(env, job->deferred, number(env, (double)job->bytes));
+  napi_delete_reference(env, job->kept);
+  napi_delete_async_work(env, job->work);
+}
+
+napi_value Settle(napi_env env, napi_callback_info info) {
+  napi_value argv[1];
+  Handle* h = arguments(env, info, argv) ? ready(env, argv[0]) : nullptr;
+  if (!h) return nullptr;
+  std::unique_ptr<SettleJob> job(new SettleJob);
+  job->handle = h;
+  napi_value kept, promise;
+  napi_create_array_with_length(env, 1, &kept);
+  napi_set_element(env, kept, 0, argv[0]);
+  napi_create_reference(env, kept, 1, &job->kept);
+  napi_create_promise(env, &job->deferred, &promise);
+  if (napi_create_async_work(env, nullptr, string(env, "bitnet:settle"), settle_execute, settle_complete, job.get(), &job->work) != napi_ok ||
+      napi_queue_async_work(env, job->work) != napi_ok) {
+    napi_delete_reference(env, job->kept);
+    napi_throw_error(env, nullptr, "cannot queue the work");
+    return nullptr;
+  }
+  h->busy = true;
+  job.release();
+  return promise;
+}
+
 // A step below this many multiply-adds is over before a second thread has woken up.
 constexpr int64_t kWorthThreads = 4'000'000;
 
@@ -499,6 +545,7 @@ NAPI_MODULE_INIT() {
   } functions[] = {{"isas", Isas},
                    {"selfTest", SelfTest},
                    {"load", Load},
+                   {"settle", Settle},
                    {"createSequence", CreateSequence},
                    {"freeSequence", FreeSequence},
                    {"sequenceLength", SequenceLength},

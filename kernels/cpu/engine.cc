@@ -1002,6 +1002,18 @@ bool engine_end(Engine* e, Failure* f) {
 Counters engine_counters(const Engine* e) { return e->counters; }
 Memory engine_memory(const Engine* e) { return Memory{e->arena.size, e->kv_bytes, e->scratch.size}; }
 EngineSizes engine_sizes(const Engine* e) { return EngineSizes{e->k->isa, e->vocab, e->trace_points}; }
+bool engine_matrix(const Engine* e, uint32_t i, Blob* out) {
+  for (uint64_t op = 0; op < e->ops.size; op += 1) {
+    const Op& o = e->ops[op];
+    if (!Decoder::is_matmul(o.kind) || i-- > 0) continue;
+    const Weight& w = matmul_weight(e, o);
+    uint64_t bytes = (uint64_t)(w.kind == WeightKind::ternary ? (w.rows + 3) / 4 : w.rows) * w.columns;
+    if (w.kind == WeightKind::dense) bytes *= w.dtype == Dense::f32 ? 4 : 2;
+    *out = Blob{w.bytes, bytes};
+    return true;
+  }
+  return false;
+}
 int64_t engine_macs_per_row(const Engine* e) { return e->macs_per_row; }
 
 }  // namespace bitnet

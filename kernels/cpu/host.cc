@@ -42,4 +42,24 @@ void host_free(void* p, uint64_t bytes) {
   free(p);
 }
 
+uint64_t host_prefer_huge_pages(const void* p, uint64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kHuge = 2 << 20;
+  constexpr int kCollapse = 25;  // MADV_COLLAPSE, Linux 6.1; older ones refuse it and their daemon follows the advice
+  if (bytes < kHuge / 4) return 0;
+  // Rounded outward: buffers lie side by side in one mapping, and what else is in it loses nothing.
+  uintptr_t at = (uintptr_t)p / kHuge * kHuge;
+  const uintptr_t end = ((uintptr_t)p + bytes + kHuge - 1) / kHuge * kHuge;
+  uint64_t done = 0;
+  for (; at < end; at += kHuge) {
+    if (madvise((void*)at, kHuge, MADV_HUGEPAGE) == 0 && madvise((void*)at, kHuge, kCollapse) == 0) done += kHuge;
+  }
+  return done;
+#else
+  (void)p;
+  (void)bytes;
+  return 0;
+#endif
+}
+
 }  // namespace bitnet

@@ -94,6 +94,8 @@ struct EngineSizes {
   int32_t trace_points;
 };
 EngineSizes engine_sizes(const Engine*);
+/** The bytes of the i-th matrix that a product reads (an embedding table is none); false past the last. */
+bool engine_matrix(const Engine*, uint32_t i, Blob* out);
 /** Multiply-adds of one token through the matrices of the program, to judge whether threads pay. */
 int64_t engine_macs_per_row(const Engine*);
 
@@ -101,6 +103,11 @@ int64_t engine_macs_per_row(const Engine*);
 /** Zeroed and 64-byte aligned, or null. */
 void* host_alloc(uint64_t bytes);
 void host_free(void* p, uint64_t bytes);
+/**
+ * Asks the system to hold memory that is read end to end again and again on huge pages; contents do not change. Native
+ * builds only. Returns how many bytes now are.
+ */
+uint64_t host_prefer_huge_pages(const void* p, uint64_t bytes);
 
 // Program words ------------------------------------------------------------------------------------------------------
 // header, then buffers (3 words each), weights (8 words each), operations (8 words each); src/engine/cpu/encode.ts

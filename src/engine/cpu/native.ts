@@ -41,6 +41,8 @@ export type NativeAddon = {
     threads: number;
     prefetch: number;
   }): NativeHandle;
+  /** Moves the weights to huge pages where they lie; resolves to the bytes that now are on them. */
+  settle(handle: NativeHandle): Promise<number>;
   createSequence(handle: NativeHandle): number;
   freeSequence(handle: NativeHandle, sequence: number): void;
   sequenceLength(handle: NativeHandle, sequence: number): number;
