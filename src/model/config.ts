@@ -83,7 +83,12 @@ export function parseConfig(text: string, file: string): ModelConfig {
     json = JSON.parse(text);
   } catch (cause) {
     throw new ConfigError(
-      { what: `not JSON: ${(cause as Error).message}`, where: file, fix: 'download the file again' },
+      // The reason quotes the file, line breaks included.
+      {
+        what: `not JSON: ${(cause as Error).message.replace(/\s+/g, ' ')}`,
+        where: file,
+        fix: 'download the file again',
+      },
       { cause },
     );
   }
@@ -166,7 +171,11 @@ function readConfig(json: Json, file: string): ModelConfig {
     fail(`hidden_act is ${JSON.stringify(act)}`, 'supported: "relu2", "silu"');
   }
 
-  const rope = readRope(get('rope_theta'), get('rope_parameters'), get('rope_scaling'), fail);
+  // What an absent key means in transformers, whose classes differ here.
+  const rope =
+    readRope(get('rope_theta'), get('rope_parameters'), get('rope_scaling'), fail) ??
+    (family === 'bitnet' ? 500_000 : 10_000);
+  const eps = get('rms_norm_eps') ?? (family === 'llama' ? 1e-6 : 1e-5);
   const idList = (key: string): readonly number[] => {
     const value = get(key);
     if (value === undefined || value === null) return [];
@@ -187,7 +196,7 @@ function readConfig(json: Json, file: string): ModelConfig {
     vocabSize: size('vocab_size'),
     maxPositionEmbeddings: size('max_position_embeddings', 2048),
     ropeTheta: positive('rope_theta', rope),
-    rmsNormEps: positive('rms_norm_eps', get('rms_norm_eps') ?? 1e-5),
+    rmsNormEps: positive('rms_norm_eps', eps),
     hiddenAct: hiddenAct as 'relu2' | 'silu',
     tieWordEmbeddings: flag('tie_word_embeddings', family !== 'llama'),
     linearStorage,
@@ -251,5 +260,5 @@ function readRope(theta: unknown, parameters: unknown, scaling: unknown, fail: F
     const harmless = type === 'default' || (type === 'linear' && (value.factor ?? 1) === 1);
     if (!harmless) return fail(`${key} has type ${JSON.stringify(type)}`, 'only unscaled RoPE is supported');
   }
-  return theta ?? (isObject(parameters) ? parameters.rope_theta : undefined) ?? 10000;
+  return theta ?? (isObject(parameters) ? parameters.rope_theta : undefined);
 }

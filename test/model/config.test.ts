@@ -32,6 +32,13 @@ describe('families', () => {
     expect(config.ropeTheta).toBe(12345);
   });
 
+  test('absent keys mean what they mean in transformers', () => {
+    const { rope_theta: _, rms_norm_eps: __, ...rest } = bitnet;
+    expect(parse(rest)).toMatchObject({ ropeTheta: 500_000, rmsNormEps: 1e-5 });
+    const { rope_theta: _1, rms_norm_eps: _2, ...llama } = golden('llama_bitlinear_a_s411');
+    expect(parse(llama)).toMatchObject({ ropeTheta: 10_000, rmsNormEps: 1e-6 });
+  });
+
   test('unknown keys are reported, harmless ones are not', () => {
     expect(parse({ ...bitnet, secret_sauce: 1, use_cache: true }).unknownKeys).toEqual(['secret_sauce']);
   });

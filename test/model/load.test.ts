@@ -1,6 +1,7 @@
 // Checkpoints that lie: each defect ends in one error that names the tensor, the file and what to do.
 
-import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { cp, mkdir, mkdtemp, readFile, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -45,6 +46,30 @@ const f32 = (name: string, shape: number[], values: number[]): TensorView => ({
   dtype: 'F32',
   shape,
   bytes: new Uint8Array(Float32Array.from(values).buffer),
+});
+
+describe('a config.json that', () => {
+  const withConfig = async (make: (file: string) => Promise<unknown>) => {
+    const dir = join(root, `${Math.random()}`);
+    await cp(join(golden, 'bitnet_packed_a_s111'), dir, { recursive: true });
+    await rm(join(dir, 'config.json'));
+    await make(join(dir, 'config.json'));
+    return dir;
+  };
+  test.each<[string, (file: string) => Promise<unknown>, RegExp]>([
+    ['is absent', async () => {}, /there is no config\.json/],
+    ['is a folder', (file) => mkdir(file), /not a regular file \(.*config\.json\)/],
+    ['links to itself', (file) => symlink('config.json', file), /cannot be read: ELOOP/],
+    ['is huge', (file) => writeFile(file, '').then(() => truncate(file, 3 * 2 ** 30)), /3221225472 bytes, the limit/],
+    ['begins with a byte order mark', (file) => writeFile(file, '\ufeff{\n "hidden_size": 64 }'), /not JSON: [^\n]*$/],
+  ])('%s', async (_, make, message) => {
+    const dir = await withConfig(make);
+    await expect(open(dir)).rejects.toThrow(message);
+  });
+  test.skipIf(process.platform === 'win32')('is a pipe that nobody writes is not waited for', async () => {
+    const dir = await withConfig(async (file) => execFileSync('mkfifo', [file]));
+    await expect(open(dir)).rejects.toThrow(/not a regular file/);
+  });
 });
 
 describe('a packed checkpoint', () => {
