@@ -15,15 +15,18 @@ export type OnnxNode = {
   readonly ints?: Readonly<Record<string, number>>;
 };
 
+/** A number: float32 of any shape with so many dimensions. Names in `dims` stand for sizes that a run decides. */
+export type OnnxValue = number | { readonly type: keyof typeof TYPE; readonly dims: readonly (number | string)[] };
+
 export type OnnxGraph = {
   readonly nodes: readonly OnnxNode[];
   readonly constants: readonly OnnxTensor[];
-  /** float32 of any shape with this many dimensions. */
-  readonly inputs: Readonly<Record<string, number>>;
-  readonly outputs: Readonly<Record<string, number>>;
+  readonly inputs: Readonly<Record<string, OnnxValue>>;
+  readonly outputs: Readonly<Record<string, OnnxValue>>;
 };
 
-const TYPE = { f32: 1, u8: 2, i64: 7 } as const;
+/** TensorProto.DataType, which `Cast` takes as its `to`. */
+export const TYPE = { f32: 1, u8: 2, i32: 6, i64: 7, bool: 9, f16: 10 } as const;
 
 const varint = (value: number): number[] => {
   const bytes: number[] = [];
@@ -47,9 +50,13 @@ function raw(tensor: OnnxTensor): Uint8Array {
   return new Uint8Array(typed.buffer, typed.byteOffset, typed.byteLength);
 }
 
-function valueInfo(field: number, name: string, rank: number): Uint8Array {
-  const dims = Array.from({ length: rank }, (_, axis) => message(1, text(2, `${name}_${axis}`)));
-  return message(field, text(1, name), message(2, message(1, number(1, TYPE.f32), message(2, ...dims))));
+function valueInfo(field: number, name: string, value: OnnxValue): Uint8Array {
+  const { type, dims } =
+    typeof value === 'number'
+      ? { type: 'f32' as const, dims: Array.from({ length: value }, (_, axis) => `${name}_${axis}`) }
+      : value;
+  const shape = dims.map((dim) => message(1, typeof dim === 'number' ? number(1, dim) : text(2, dim)));
+  return message(field, text(1, name), message(2, message(1, number(1, TYPE[type]), message(2, ...shape))));
 }
 
 /** A serialized ModelProto of opset 17. */
@@ -77,8 +84,8 @@ export function onnxModel({ nodes, constants, inputs, outputs }: OnnxGraph): Uin
         bytes(9, raw(tensor)),
       ),
     ),
-    ...Object.entries(inputs).map(([name, rank]) => valueInfo(11, name, rank)),
-    ...Object.entries(outputs).map(([name, rank]) => valueInfo(12, name, rank)),
+    ...Object.entries(inputs).map(([name, value]) => valueInfo(11, name, value)),
+    ...Object.entries(outputs).map(([name, value]) => valueInfo(12, name, value)),
   ];
   const opsets = [message(8, text(1, ''), number(2, 17)), message(8, text(1, 'com.microsoft'), number(2, 1))];
   return Buffer.concat([number(1, 8), message(7, ...graph), ...opsets]);

@@ -22,9 +22,10 @@ export async function loadOnnx(
   request: LoadRequest,
 ): Promise<LoadedProgram> {
   const { head, threads } = request;
-  if (head !== undefined) {
+  // `full` is what a graph always has.
+  if (head === 'int8') {
     throw new ArgumentError({
-      what: `head is ${head}, but an ONNX graph has its own precision everywhere`,
+      what: 'the head of an ONNX graph cannot be made int8: a graph has its own precision everywhere',
       fix: 'leave head out, and name the .onnx file with the precision you want',
     });
   }
