@@ -11,6 +11,18 @@ import { build } from 'esbuild';
 export const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const SRC = join(ROOT, 'src');
 
+/** What a host's `fork` is in a bundle. */
+const THREAD_CHILD = join(ROOT, 'scripts', 'package-thread-child.mjs');
+
+/** The other end: gives a thread what a child process has. Nothing happens in a process. */
+const THREAD_PARENT =
+  "import { parentPort as __parentPort } from 'node:worker_threads';" +
+  'if (__parentPort) {' +
+  'process.connected = true;' +
+  'process.send = (message, ...rest) => { __parentPort.postMessage(message); rest.at(-1)?.(null); return true; };' +
+  "__parentPort.on('message', (message) => process.emit('message', message));" +
+  '}';
+
 const posix = (path) => path.split(sep).join('/');
 
 /** src/ROOM/NAME-process.ts, each the child of NAME-host.ts. */
@@ -26,12 +38,13 @@ function processFiles() {
  * finds its child process beside itself, which is beside the bundle.
  */
 function withPlace(file, text, up) {
-  const place = file.endsWith('-host.ts')
+  const host = file.endsWith('-host.ts');
+  const place = host
     ? `./${basename(file, '.ts')}.js`
     : `${up}dist/${posix(relative(SRC, file)).replace(/\.ts$/, '.js')}`;
   const url = `new URL(${JSON.stringify(place)}, import.meta.url)`;
   return (
-    text
+    (host ? text.replaceAll("'node:child_process'", JSON.stringify(THREAD_CHILD)) : text)
       // esbuild takes a plain require along; it stays as late as it was.
       .replace(/createRequire\(import\.meta\.url\)\(('[^']+')\)/g, 'require($1)')
       .replace(/\bimport\.meta\.dirname\b/g, '__placeFolder')
@@ -94,7 +107,7 @@ export async function bundleProgram({ outdir, up, write = true }) {
     plugins: [placePlugin(up), englishPlugin],
     banner: {
       // CommonJS packages inside ask for Node's own modules by `require`.
-      js: "import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);",
+      js: `import { createRequire as __createRequire } from 'node:module'; const require = __createRequire(import.meta.url);${THREAD_PARENT}`,
     },
   });
   const serious = warnings.filter(({ id }) => id !== 'empty-import-meta');

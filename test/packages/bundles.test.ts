@@ -10,7 +10,7 @@ import { iconPng } from '../../scripts/package-icon.mjs';
 import { packMcpb, stageMcpb } from '../../scripts/package-mcpb.mjs';
 import { PLUGIN_SERVER, UP } from '../../scripts/package-plugin.mjs';
 import { ALL_TOOLS } from '../../src/tools/all-tools.ts';
-import { ROOT } from '../mcp/server-process.ts';
+import { childrenOf, ROOT } from '../mcp/server-process.ts';
 import { run, temporaryFolder, useAsServer } from './packed-program.ts';
 
 const readJson = (path: string) => JSON.parse(readFileSync(join(ROOT, path), 'utf8'));
@@ -86,6 +86,20 @@ describe('the bundle for Claude Desktop', () => {
     const args = server.mcp_config.args.map((arg: string) => arg.replace(/^\$\{__dirname\}/, installed));
     const used = await useAsServer(process.execPath, args, '/');
     expect(used).toEqual({ tools: ALL_TOOLS.map((tool) => tool.name), version });
+  });
+
+  // Electron's executable need not start as Node: there the model runs in a thread, with WebAssembly.
+  test.skipIf(process.platform !== 'linux')('runs without child processes where none can be had', async () => {
+    const program = join(installed, 'server/bitnet-gf3.js');
+    const children: number[][] = [];
+    const used = await useAsServer(process.execPath, [program], '/', { BITNET_CHILD: 'thread' }, (pid) =>
+      children.push(childrenOf(pid)),
+    );
+    expect(used).toEqual({ tools: ALL_TOOLS.map((tool) => tool.name), version });
+    expect(children).toEqual([[]]);
+    // The same program with processes, to know that the look above sees them.
+    await useAsServer(process.execPath, [program], '/', {}, (pid) => children.push(childrenOf(pid)));
+    expect(children[1]!.length).toBe(1);
   });
 });
 

@@ -26,6 +26,8 @@ export async function useAsServer(
   args: readonly string[],
   cwd: string,
   env: Record<string, string> = {},
+  /** Gets the server's process id while its model is loaded. */
+  look: (pid: number) => void = () => {},
 ) {
   const client = new Client({ name: 'package test', version: '0' }, { versionNegotiation: { mode: 'legacy' } });
   const transport = new StdioClientTransport({
@@ -55,6 +57,7 @@ export async function useAsServer(
     expect(written.isError ?? false, JSON.stringify(written.content)).toBe(false);
     const { trace } = written.structuredContent as { trace: { color: string }[] };
     expect(trace.map(({ color }) => color)).toEqual(FIRST_COLORS);
+    look(transport.pid!);
     return { tools, version: client.getServerVersion()?.version };
   } finally {
     await client.close();
