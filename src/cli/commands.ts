@@ -11,7 +11,7 @@ export type CommandEntry = {
 };
 
 export const COMMANDS: readonly CommandEntry[] = [
-  { name: 'serve', summary: 'Serve MCP on stdio', load: () => import('./serve.ts') },
+  { name: 'serve', summary: 'Serve MCP on stdio, or over HTTP', load: () => import('./serve.ts') },
   { name: 'infer', summary: 'Write text with a model, with a GF(3) trace if asked', load: () => import('./infer.ts') },
   {
     name: 'analyze',
@@ -34,6 +34,11 @@ export const COMMANDS: readonly CommandEntry[] = [
     name: 'world',
     summary: 'List, log, compare, export or delete the worlds of morphism_step',
     load: () => import('./world.ts'),
+  },
+  {
+    name: 'pull',
+    summary: 'Download a model from the Hugging Face Hub into the standard hub cache',
+    load: () => import('./pull.ts'),
   },
   { name: 'convert', summary: 'Write a model in another format', load: () => import('./convert.ts') },
   { name: 'tokenize', summary: "Text to a model's token ids and back", load: () => import('./tokenize.ts') },
