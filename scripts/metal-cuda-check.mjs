@@ -67,7 +67,7 @@ function recorder(addon) {
         const after = new Uint32Array(new Uint8Array(memories.get(id)).slice().buffer);
         const floats = type.includes('float');
         const values = new Float32Array(after.buffer);
-        const largest = values.reduce((most, v) => (Math.abs(v) > most ? Math.abs(v) : most), 0);
+        const largest = values.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
         const tolerance = new Uint32Array(Float32Array.of(state.exact ? 0 : TOLERANCE * largest).buffer);
         words.push(Uint32Array.of(used.indexOf(id), floats ? 1 : 0, 0, after.length, tolerance[0]), after);
       }

@@ -66,8 +66,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('golden model cases in the grid emul
         const { logits } = await feed(executable, executable.createSequence(), ids);
         let worst = 0;
         logits.forEach((v, i) => {
-          const error = Math.abs(v - wanted[i]!);
-          worst = error <= worst ? worst : error;
+          worst = Math.max(worst, Math.abs(v - wanted[i]!));
         });
         expect(worst).toBeLessThanOrEqual(expected.tolerance.logits_max_abs);
         const { logits: exact } = await feed(js, js.createSequence(), ids);

@@ -113,8 +113,8 @@ describe.skipIf(FAKE_MISSING !== undefined)('the backend over the fake device', 
     const program = selfTestProgram();
     (await onFake(fakeAddon(), file).load(program, {}))[Symbol.dispose]();
     const shapes = Object.keys(JSON.parse(readFileSync(file, 'utf8')) as object).sort();
-    // q + k + v: 18 + 6 + 6 quads of 72 columns; gate + up: 74 quads; o: 18; down: 18 of 148 columns.
-    expect(shapes).toEqual(['18x10', '18x5', '30x5', '74x5']);
+    // q + k + v: 18 + 6 + 6 quads of 72 columns; gate + up: 76 quads; o: 18; down: 18 of 150 columns.
+    expect(shapes).toEqual(['18x10', '18x5', '30x5', '76x5']);
     const before = figures().commandBuffers;
     const again = onFake(fakeAddon(), file);
     await again.unavailable();

@@ -532,7 +532,7 @@ export class MetalExecutable implements Executable {
       status: this.#scratch.get('status')!,
       a,
     };
-    return dispatch(kernel, [rows, 1, 1], this.#rowThreads(kernel, stride4), args);
+    return dispatch(kernel, [rows, 1, 1], this.#threads(kernel, stride4), args);
   }
 
   #shapeOf(run: Run & { run: 'ternary' }): string {
@@ -799,17 +799,12 @@ export class MetalExecutable implements Executable {
     return Math.min(limit, Math.ceil(wanted / 32) * 32);
   }
 
-  /** A thread holds 8 vectors of a row: enough threads must fit in a threadgroup. */
-  #rowThreads(kernel: KernelName, stride4: number): number {
-    return this.#threads(kernel, stride4);
-  }
-
   /** Fails at load, not at the first step, where this GPU's pipelines take too few threads for the rows. */
   #checkRows(): void {
     for (const run of [...this.#plans.plain.runs, ...this.#plans.traced.runs]) {
       if (run.run !== 'rows') continue;
       const stride4 = this.#stride(run.x) / 4;
-      const held = this.#rowThreads(run.kernel, stride4) * ROW_SLICES;
+      const held = this.#threads(run.kernel, stride4) * ROW_SLICES;
       if (held < stride4) {
         const what = `rows of ${this.#width(run.x)}, this GPU's ${run.kernel} takes up to ${Math.min(held * 4, LIMITS.rowWidth)}`;
         throw new MetalUnsupportedError(what, this.#program.name);

@@ -121,7 +121,8 @@ uint32_t thread_id() { return group_number * 1024 + current->thread.thread_index
 
 std::string where(int line) {
   const auto& t = current->thread;
-  return std::string(kernel->name) + ", line " + std::to_string(line) + ", threadgroup (" + std::to_string(t.group.x) + ", " +
+  const std::string at = line == 0 ? "" : ", line " + std::to_string(line);
+  return std::string(kernel->name) + at + ", threadgroup (" + std::to_string(t.group.x) + ", " +
          std::to_string(t.group.y) + ", " + std::to_string(t.group.z) + "), thread " + std::to_string(t.thread_index);
 }
 

@@ -1,0 +1,14 @@
+import { expect, test } from 'vitest';
+import { FAKE_MISSING } from './fake-device.ts';
+import { refusalWith } from './planted-fault.ts';
+
+test.skipIf(FAKE_MISSING !== undefined)('a missing barrier: the race is named', { timeout: 120_000 }, async () => {
+  const refusal = await refusalWith({
+    file: 'common.metal',
+    from: '= total; }\n    threadgroup_barrier(mem_flags::mem_threadgroup);',
+    to: '= total; }',
+  });
+  expect(refusal).toMatch(
+    /element \d+ of threadgroup array \w+ is (written by thread \d+ and used without|read before anything was written)/,
+  );
+});

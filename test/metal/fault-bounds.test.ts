@@ -1,0 +1,18 @@
+import { expect, test } from 'vitest';
+import { FAKE_MISSING } from './fake-device.ts';
+import { refusalWith } from './planted-fault.ts';
+
+test.skipIf(FAKE_MISSING !== undefined)(
+  'a read past the end: named with buffer, kernel and thread',
+  { timeout: 120_000 },
+  async () => {
+    const refusal = await refusalWith({
+      file: 'dense.metal',
+      from: 'w[min(row + i, a.rows - 1u) * a.groups + g];\n            if (TYPE',
+      to: 'w[min(row + i, a.rows) * a.groups + g + 1u];\n            if (TYPE',
+    });
+    expect(refusal).toMatch(
+      /^Metal: access at byte \d+ of w \(0\), which has \d+ \(dense_bf16\w*, threadgroup \(\d+, \d+, \d+\), thread \d+\)/,
+    );
+  },
+);

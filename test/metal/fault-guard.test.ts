@@ -1,0 +1,16 @@
+import { expect, test } from 'vitest';
+import { FAKE_MISSING } from './fake-device.ts';
+import { refusalWith } from './planted-fault.ts';
+
+test.skipIf(FAKE_MISSING !== undefined)(
+  'a guard off by one: what it wrote into the padding shows',
+  { timeout: 120_000 },
+  async () => {
+    const refusal = await refusalWith({
+      file: 'ternary.metal',
+      from: 'if (lane < 4u && row < m.rows) {',
+      to: 'if (lane < 4u && row <= m.rows) {',
+    });
+    expect(refusal).toMatch(/its self-test differs from the reference/);
+  },
+);

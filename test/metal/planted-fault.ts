@@ -1,0 +1,31 @@
+// A fault planted in the kernels' text, and what the backend says when it is built over them. One fault per process:
+// two fake devices in one would share their Objective-C classes. So each has a test file of its own (fault-*.test.ts).
+// They show that the checks bite; scripts/metal-mutate.mjs plants many more.
+
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { buildFake, KERNELS } from '../../scripts/metal-tools.mjs';
+import type { MetalAddon } from '../../src/engine/metal/addon.ts';
+import { createMetalBackend } from '../../src/engine/metal/backend.ts';
+import { readKernelText } from '../../src/engine/metal/shaders.ts';
+
+/** The reason for which a backend with `to` in place of `from` refuses itself; undefined when it does not notice. */
+export async function refusalWith(fault: { file: string; from: string; to: string }): Promise<string | undefined> {
+  const kernels = mkdtempSync(join(tmpdir(), 'metal-'));
+  try {
+    cpSync(KERNELS, kernels, { recursive: true });
+    const source = readFileSync(join(kernels, fault.file), 'utf8');
+    if (!source.includes(fault.from)) throw new Error(`${fault.file} has no "${fault.from}" any more`);
+    writeFileSync(join(kernels, fault.file), source.replace(fault.from, fault.to));
+    const addon = createRequire(import.meta.url)(buildFake({ kernels })) as MetalAddon;
+    const backend = createMetalBackend({
+      loadAddon: async () => ({ addon }),
+      kernelText: () => readKernelText(kernels),
+    });
+    return await backend.unavailable();
+  } finally {
+    rmSync(kernels, { recursive: true });
+  }
+}
