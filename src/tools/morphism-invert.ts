@@ -18,8 +18,7 @@ export const morphismInvertTool = defineTool({
   output: z.strictObject({
     world: z.string().describe('The world it came from'),
     inverted: z.string().describe('The world that was given'),
-    model: z.string(),
-    step_count: z.int().describe('Gradient steps that lie behind the world now'),
+    step_count: z.int().describe('Gradient steps behind it now'),
     morphism: z
       .strictObject({
         text: z.array(z.string()).optional(),
@@ -29,12 +28,12 @@ export const morphismInvertTool = defineTool({
         steps: z.int(),
         conserve: z.boolean(),
       })
-      .describe('The step that was taken back: pass it to morphism_step with world to take it again'),
-    loss_before: z.number().describe("On the step's batch, in the world that was given"),
-    loss_after: z.number().describe('On the same batch, in the world it came from'),
-    wev: z.number().describe('loss_before - loss_after: the negative of what the step gained'),
+      .describe('To take the step again: morphism_step with these and world'),
+    loss_before: z.number(),
+    loss_after: z.number(),
+    wev: z.number(),
     wev_ratio: z.number(),
-    flips: z.int().describe('Trits that are different'),
+    flips: z.int(),
     trit_delta_sum: z.int(),
     gf3_residue: residue,
     conserved: z.boolean(),
@@ -52,7 +51,6 @@ export const morphismInvertTool = defineTool({
     return {
       world: to.id,
       inverted: from.id,
-      model: to.base.model,
       step_count: to.stepCount,
       morphism: {
         ...(morphism.text && { text: [...morphism.text] }),

@@ -7,8 +7,11 @@ import { defineTool } from './define-tool.ts';
 import { colorFields, residue, seedField } from './fields.ts';
 import { worldService } from './services.ts';
 
-/** Learning rates that change a small part of the trits of a trained model. */
-const DEFAULT_LR = { sgd: 0.05, adamw: 0.0003 } as const;
+/**
+ * Rates at which several steps on one paragraph keep lowering the loss of the embedded model. AdamW's first steps move
+ * every weight by about the rate, so its rate is small.
+ */
+const DEFAULT_LR = { sgd: 0.02, adamw: 0.00003 } as const;
 
 export const layerChange = z.strictObject({
   name: z.string(),
@@ -34,7 +37,7 @@ export const morphismStepTool = defineTool({
       .max(256)
       .optional()
       .describe('The batch, as lists of token ids'),
-    lr: z.number().gt(0).max(10).optional().describe('Learning rate; default 0.0003 for adamw, 0.05 for sgd'),
+    lr: z.number().gt(0).max(10).optional().describe('Learning rate; default 0.00003 for adamw, 0.02 for sgd'),
     optimizer: z.enum(OPTIMIZERS).default('adamw'),
     steps: z.int().min(1).max(100).default(1).describe('Steps on the same batch'),
     conserve: z
