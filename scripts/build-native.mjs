@@ -212,4 +212,9 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     const missing = result.without.length > 0 ? `, without ${result.without.join(', ')}` : '';
     process.stderr.write(`${result.path}${missing} (${result.seconds.toFixed(1)} s)\n`);
   }
+  if (process.platform === 'darwin') {
+    const { buildMetal } = await import('./build-metal.mjs');
+    const metal = buildMetal();
+    if (metal.path === undefined) process.stderr.write(`Metal was not built, the CPU takes over: ${metal.reason}\n`);
+  }
 }

@@ -57,11 +57,13 @@ export async function selectBackend(name: 'auto' | BackendName, options: SelectO
 let warned = false;
 
 function warnOnce(chosen: BackendName, reasons: Selection['reasons'], options: SelectOptions): void {
-  const cpu = reasons.find((one) => one.backend === 'cpu');
-  if (warned || cpu === undefined) return;
+  // Metal is expected on Apple silicon only, native code everywhere.
+  const expected = process.platform === 'darwin' && process.arch === 'arm64' ? ['metal', 'cpu'] : ['cpu'];
+  const missed = reasons.filter((one) => expected.includes(one.backend));
+  if (warned || missed.length === 0) return;
   warned = true;
   const warn = options.warn ?? ((line: string) => process.stderr.write(`${line}\n`));
-  warn(`using the ${chosen} backend: ${cpu.reason}`);
+  warn(`using the ${chosen} backend: ${missed.map((one) => one.reason).join('; ')}`);
 }
 
 /** Every backend with the reason why it does not work here, for `doctor`. */
