@@ -8,18 +8,21 @@
 //   step(h, tokens, sequences, positions, outputRows, trace, logits, tritCounts) -> Promise<{status, op, text}>
 //   info(h) -> {isa, threads, counters, memory}
 //   dispose(h)
+//   quantizeRows(bytes, dtype, rows, columns, codes, rowScale, threads) -> Promise<number>   first bad row, or -1
 //   measure(kind, isa, threads, bytes) -> Promise<number>    'read': bytes/s, 'macs': int8 multiply-adds/s
 //
 // The blobs are used where they lie: the handle keeps the typed arrays alive, and the caller must not change them.
 #define NAPI_VERSION 8
 #include <node_api.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <memory>
 #include <new>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 #include "../include/engine.h"
@@ -449,6 +452,101 @@ napi_value Dispose(napi_env env, napi_callback_info info) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// The int8 head: rows of a dense matrix rounded like activations.
+
+struct QuantizeJob {
+  napi_async_work work;
+  napi_deferred deferred;
+  napi_ref kept;
+  const Kernels* kernels;
+  const uint8_t* bytes;
+  Dense dtype;
+  int64_t rows, columns;
+  int8_t* codes;
+  float* row_scale;
+  int threads;
+  std::atomic<int64_t> bad{INT64_MAX};
+};
+
+void quantize_rows(QuantizeJob* job, int64_t from, int64_t to) {
+  const int64_t n = job->columns, size = job->dtype == Dense::f32 ? 4 : 2;
+  std::vector<float> row((size_t)n);
+  std::vector<int8_t> codes((size_t)code_stride(n));
+  for (int64_t r = from; r < to; r += 1) {
+    job->kernels->embed(job->bytes + r * n * size, job->dtype, n, row.data());
+    float scale = 1;
+    if (!job->kernels->quantize(row.data(), n, codes.data(), &scale)) {
+      int64_t seen = job->bad.load();
+      while (r < seen && !job->bad.compare_exchange_weak(seen, r)) {
+      }
+      return;
+    }
+    memcpy(job->codes + r * n, codes.data(), (size_t)n);
+    job->row_scale[r] = 1.0f / scale;
+  }
+}
+
+void quantize_execute(napi_env, void* data) {
+  QuantizeJob* job = (QuantizeJob*)data;
+  std::vector<std::thread> threads;
+  const auto share = [&](int t) { return job->rows * t / job->threads; };
+  try {
+    for (int t = 1; t < job->threads; t += 1) threads.emplace_back(quantize_rows, job, share(t), share(t + 1));
+  } catch (const std::system_error&) {
+    // Fewer threads than wished: this one does the rest.
+  }
+  const int started = (int)threads.size() + 1;
+  quantize_rows(job, 0, share(1));
+  if (started < job->threads) quantize_rows(job, share(started), job->rows);
+  for (auto& t : threads) t.join();
+}
+
+void quantize_complete(napi_env env, napi_status, void* data) {
+  std::unique_ptr<QuantizeJob> job((QuantizeJob*)data);
+  const int64_t bad = job->bad.load();
+  napi_resolve_deferred(env, job->deferred, number(env, bad == INT64_MAX ? -1 : (double)bad));
+  napi_delete_reference(env, job->kept);
+  napi_delete_async_work(env, job->work);
+}
+
+napi_value QuantizeRows(napi_env env, napi_callback_info info) {
+  napi_value argv[7];
+  if (!arguments(env, info, argv)) return throw_type(env, "quantizeRows takes 7 arguments");
+  Bytes bytes, codes, scales;
+  int32_t dtype = 0, threads = 0;
+  std::unique_ptr<QuantizeJob> job(new QuantizeJob);
+  if (!typed_array(env, argv[0], napi_uint8_array, &bytes) || napi_get_value_int32(env, argv[1], &dtype) != napi_ok ||
+      napi_get_value_int64(env, argv[2], &job->rows) != napi_ok || napi_get_value_int64(env, argv[3], &job->columns) != napi_ok ||
+      !typed_array(env, argv[4], napi_int8_array, &codes) || !typed_array(env, argv[5], napi_float32_array, &scales) ||
+      napi_get_value_int32(env, argv[6], &threads) != napi_ok)
+    return throw_type(env, "quantizeRows takes (Uint8Array, dtype, rows, columns, Int8Array, Float32Array, threads)");
+  const int64_t most = 1 << 24;
+  if (dtype < 0 || dtype > 2 || job->rows < 1 || job->rows > most || job->columns < 1 || job->columns > most || threads < 1 ||
+      threads > kMaxThreads)
+    return throw_type(env, "quantizeRows: bad argument");
+  const uint64_t count = (uint64_t)job->rows * (uint64_t)job->columns;
+  if (codes.length != count || bytes.bytes != count * (dtype == 0 ? 4 : 2) || scales.length != (uint64_t)job->rows)
+    return throw_type(env, "quantizeRows: the arrays do not fit rows and columns");
+  job->kernels = find_isa("");
+  job->bytes = (const uint8_t*)bytes.data;
+  job->dtype = (Dense)dtype;
+  job->codes = (int8_t*)codes.data;
+  job->row_scale = (float*)scales.data;
+  job->threads = threads;
+  napi_value kept, promise;
+  napi_create_array_with_length(env, 3, &kept);
+  napi_set_element(env, kept, 0, argv[0]);
+  napi_set_element(env, kept, 1, argv[4]);
+  napi_set_element(env, kept, 2, argv[5]);
+  napi_create_reference(env, kept, 1, &job->kept);
+  napi_create_promise(env, &job->deferred, &promise);
+  napi_create_async_work(env, nullptr, string(env, "bitnet:quantize"), quantize_execute, quantize_complete, job.get(), &job->work);
+  napi_queue_async_work(env, job->work);
+  job.release();
+  return promise;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Limits of the machine, measured with the same loads and multiplies that the kernels use.
 
 struct MeasureJob {
@@ -554,6 +652,7 @@ NAPI_MODULE_INIT() {
                    {"step", RunStep},
                    {"info", Info},
                    {"dispose", Dispose},
+                   {"quantizeRows", QuantizeRows},
                    {"measure", Measure}};
   for (const auto& f : functions) {
     napi_value v;

@@ -60,6 +60,16 @@ export type NativeAddon = {
   ): Promise<NativeResult>;
   info(handle: NativeHandle): NativeInfo;
   dispose(handle: NativeHandle): void;
+  /** Rows of a dense matrix (dtype 0 f32, 1 f16, 2 bf16) to int8; resolves to the first row with a NaN, or -1. */
+  quantizeRows(
+    bytes: Uint8Array,
+    dtype: number,
+    rows: number,
+    columns: number,
+    codes: Int8Array,
+    rowScale: Float32Array,
+    threads: number,
+  ): Promise<number>;
   measure(kind: 'read' | 'macs', isa: string, threads: number, bytes: number): Promise<number>;
 };
 
