@@ -1,4 +1,3 @@
-import { ArgumentError } from '../errors.ts';
 import { defineCommand } from './command.ts';
 import { BACKEND_FLAGS, backendOptions } from './model-flags.ts';
 
@@ -16,16 +15,14 @@ export const command = defineCommand({
   notes:
     'Ok means: logits (and log-probabilities, where the case has them) within the tolerance that expected.json\n' +
     'requires, the first greedy_certain greedy tokens equal, and the same bits however the prompt is cut. The head has\n' +
-    "the checkpoint's own precision unless --head says otherwise. Exit code 1 when not ok.",
+    "the checkpoint's own precision unless --head says otherwise. Exit code 1 when not ok.\n" +
+    'A case of one training step is computed and compared likewise: loss, gradients, SGD and AdamW updates, a short run.',
   run: async ({ positionals, flags, json, output, signal }) => {
     const folder = positionals[0]!;
     const { caseKind, verifyCase } = await import('../generate/verify.ts');
     if ((await caseKind(folder)) === 'qat') {
-      throw new ArgumentError({
-        what: 'this is a case of a training step, and this version does not train yet',
-        where: folder,
-        fix: 'verify a case of inference: one whose input_ids are a flat list',
-      });
+      const { verifyTraining } = await import('./verify-training.ts');
+      return verifyTraining(folder, { backend: flags.backend, threads: flags.threads, json }, output);
     }
     const report = await verifyCase(folder, { ...backendOptions(flags), signal });
     if (json) {
