@@ -1,6 +1,7 @@
 // From a checkpoint's tensors to the weights of a program. Ternary matrices stay packed as the file has them; masters
 // are made ternary once, here. Every shape is compared with the config before a byte is read.
 
+import { quantizeHeadNative } from '../engine/cpu/quantize-head.ts';
 import type { DenseWeight, TernaryWeight, VectorWeight } from '../engine/program.ts';
 import { BitnetError, CancelledError } from '../errors.ts';
 import type { Checkpoint } from '../formats/checkpoint.ts';
@@ -137,7 +138,9 @@ export async function assembleWeights(
   reader.requireAllUsed();
   const limit = typeof options.head === 'object' ? options.head.int8Above : options.head === 'int8' ? -1 : Infinity;
   const whole = head.bytes.byteLength <= limit;
-  return { embedding, layers, finalNorm, head: whole ? head : quantizeHead(head) };
+  if (whole) return { embedding, layers, finalNorm, head };
+  const int8 = (await quantizeHeadNative(head)) ?? quantizeHead(head);
+  return { embedding, layers, finalNorm, head: int8 };
 }
 
 class HuggingFaceReader implements WeightReader {
