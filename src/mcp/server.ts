@@ -14,17 +14,20 @@ import { registerWorldResources } from './world-resources.ts';
 /** No tool takes more values than this; a larger call is an attack or a mistake. */
 const MAX_ARGUMENT_ELEMENTS = 100_000;
 
+/** Lists stay as they are, but for worlds, which a client that steps them hears of from the tool. */
+const FIXED = { listChanged: false } as const;
+
 /** What one stateless request asks for. */
 export type OnlyMethod = { readonly method: string; readonly name: string | undefined };
 
 /** With `only`, a server that can answer that one request; what else there is, it neither has nor says. */
 export async function createMcpServer(environment: ToolEnvironment, only?: OnlyMethod): Promise<McpServer> {
+  const toolsOnly = only?.method === 'tools/call' || only?.method === 'tools/list';
   const server = new McpServer(
     { name: 'bitnet-gf3', title: 'BitNet GF(3)', version: packageVersion() },
-    // No list changes while the server runs.
     {
       instructions: INSTRUCTIONS,
-      capabilities: { tools: { listChanged: false } },
+      capabilities: { tools: FIXED, ...(!toolsOnly && { resources: FIXED, prompts: FIXED }) },
       maxToolInputElements: MAX_ARGUMENT_ELEMENTS,
     },
   );
