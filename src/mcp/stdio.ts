@@ -25,6 +25,8 @@ export async function serveOnStdio({ signal, allowedRoots }: StdioOptions): Prom
     process.stdin.once('close', () => resolve('stdin closed'));
     wire.once('error', () => resolve('stdout closed'));
     signal.addEventListener('abort', () => resolve('signal'), { once: true });
+    // The transport lets go of stdin when a message is too long for it: nothing is left that could wake this process.
+    process.once('beforeExit', () => resolve('the transport closed'));
   });
 
   const handle = serveStdio(() => createMcpServer({ services, logger }), {

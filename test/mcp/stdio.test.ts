@@ -157,6 +157,15 @@ test.skipIf(process.platform !== 'linux')(
   },
 );
 
+test('a message too long for the transport ends the server in order, with the reason in its log', async () => {
+  const client = await connect();
+  const ended = new Promise((resolve) => client.child.once('exit', (code) => resolve(code)));
+  client.child.stdin!.on('error', () => {});
+  client.child.stdin!.write(`{"jsonrpc":"2.0","id":5,"method":"ping","params":{"x":"${'a'.repeat(12 << 20)}"}}\n`);
+  expect(await ended).toBe(0);
+  expect(client.stderr.join('')).toContain('the transport closed');
+});
+
 test('logs are on stderr only, as JSON lines', async () => {
   const client = await connect({ BITNET_LOG: 'info' });
   client.child.stdin!.end();
