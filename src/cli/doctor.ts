@@ -2,10 +2,14 @@ import { readFileSync } from 'node:fs';
 import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { surveyBackends } from '../engine/select.ts';
+import { BitnetError } from '../errors.ts';
+import { findOnnxRuntime } from '../generate/onnx/runtime.ts';
+import { OpenAiClient, openAiEndpoint, shortList } from '../generate/openai/client.ts';
 import { hubCacheFolder } from '../hub/hub-cache.ts';
 import { packageRoot } from '../hub/package-root.ts';
-import { listModels } from '../hub/resolve-model.ts';
+import { listModels, resolveModel } from '../hub/resolve-model.ts';
 import { packageVersion } from '../package-info.ts';
+import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import { defineCommand } from './command.ts';
 import { table } from './help.ts';
 
@@ -23,6 +27,22 @@ const CPU_FLAGS = [
   'i8mm',
 ];
 
+/** A server that takes longer to list its models is not one to wait for here. */
+const PROBE_MS = 1500;
+
+type SourceState = {
+  readonly name: 'onnx' | 'openai';
+  readonly usable: boolean;
+  /** Of onnxruntime-node. */
+  readonly version?: string;
+  readonly endpoint?: string;
+  /** Whether BITNET_OPENAI_BASE_URL names it, and BITNET_OPENAI_API_KEY a key. */
+  readonly endpoint_set?: boolean;
+  readonly key_set?: boolean;
+  readonly models?: readonly string[];
+  readonly reason?: string;
+};
+
 export const command = defineCommand({
   name: 'doctor',
   summary: 'Backends found and why others are not, CPU features, model and cache folders',
@@ -30,10 +50,13 @@ export const command = defineCommand({
   flags: {},
   examples: ['doctor'],
   run: async ({ json, output }) => {
-    const [backends, instructionSets, models] = await Promise.all([
+    const [backends, instructionSets, models, onnx, openai, warnings] = await Promise.all([
       surveyBackends(),
       nativeInstructionSets(),
       listModels(),
+      onnxState(),
+      openAiState(),
+      tokenizerWarnings(),
     ]);
     const chosen = backends.find(({ reason }) => reason === undefined)?.backend;
     const report = {
@@ -54,8 +77,10 @@ export const command = defineCommand({
         ...(reason !== undefined && { reason }),
       })),
       auto: chosen ?? null,
+      sources: [onnx, openai],
       folders: { package: packageRoot(), models: join(packageRoot(), 'models'), hub_cache: hubCacheFolder() },
       models: models.map(({ name, kind, path, source }) => ({ name, kind, path, source })),
+      warnings,
     };
     if (json) {
       output.json(report);
@@ -82,8 +107,13 @@ export const command = defineCommand({
           ]),
         ),
       );
+      output.line('\nOther sources of tokens, taken only by name:');
+      output.line(
+        table(report.sources.map((state) => [`${state.usable ? '✓' : '✗'} ${state.name}`, sourceText(state)])),
+      );
       output.line('\nModels:');
       output.line(table(models.map(({ name, source, kind, path }) => [name, `${source}, ${kind}: ${path}`])));
+      if (warnings.length > 0) output.line(`\nWarnings:\n${warnings.map((line) => `  ${line}`).join('\n')}`);
     }
     return chosen === undefined ? 1 : 0;
   },
@@ -94,6 +124,50 @@ async function nativeInstructionSets(): Promise<readonly string[]> {
   const { loadNative } = await import('../engine/cpu/native.ts');
   const native = await loadNative();
   return 'addon' in native ? native.addon.isas().usable : [];
+}
+
+async function onnxState(): Promise<SourceState> {
+  const found = await findOnnxRuntime();
+  if (typeof found === 'string') return { name: 'onnx', usable: false, reason: `onnxruntime-node: ${found}` };
+  const { node: version } = found.env.versions;
+  return { name: 'onnx', usable: true, ...(version !== undefined && { version }) };
+}
+
+async function openAiState(): Promise<SourceState> {
+  const name = 'openai';
+  try {
+    const endpoint = openAiEndpoint(process.env);
+    const { baseUrl, isSet, apiKey } = endpoint;
+    const facts = { endpoint: baseUrl, endpoint_set: isSet, key_set: apiKey !== undefined };
+    return await new OpenAiClient(endpoint).models(AbortSignal.timeout(PROBE_MS)).then(
+      (models) => ({ name, usable: true, ...facts, models }),
+      (error) => ({ name, usable: false, ...facts, reason: reasonOf(error) }),
+    );
+  } catch (error) {
+    return { name, usable: false, reason: reasonOf(error) };
+  }
+}
+
+function reasonOf(error: unknown): string {
+  if (error instanceof BitnetError) return error.text.what;
+  const { name, message } = error as Error;
+  return name === 'TimeoutError' ? `no answer within ${PROBE_MS / 1000} s` : message;
+}
+
+function sourceText({ version, endpoint, endpoint_set: isSet, models, reason }: SourceState): string {
+  if (endpoint === undefined) return reason ?? `onnxruntime-node ${version ?? ''}`.trimEnd();
+  const from = isSet ? 'BITNET_OPENAI_BASE_URL' : 'the default';
+  return `${endpoint} (${from}): ${reason ?? (models?.length ? shortList(models) : 'no models')}`;
+}
+
+/** What the tokenizer of the embedded model has to say about its files, or why it does not load. */
+async function tokenizerWarnings(): Promise<readonly string[]> {
+  try {
+    const tokenizer = await loadTokenizer((await resolveModel('default')).path);
+    return tokenizer.warnings.map((line) => `tokenizer of default: ${line}`);
+  } catch (error) {
+    return [`tokenizer of default: ${(error as Error).message}`];
+  }
 }
 
 /** Linux tells; elsewhere only what the architecture implies. */

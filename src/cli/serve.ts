@@ -63,6 +63,7 @@ export const command = defineCommand({
     'On stdio, this is what `bitnet-gf3` alone does, too. An MCP client starts it and talks to it over stdin and stdout;\n' +
     'it ends when the client closes stdin. Logs go to stderr (BITNET_LOG=debug|info|warn|error|silent).\n' +
     'BITNET_MODEL_ROOTS limits the folders that model paths may lie in (several as in PATH; empty: names only).\n' +
+    'BITNET_BACKEND names what computes, as --backend of infer does (with openai, see infer --help).\n' +
     'Over HTTP: MCP at /mcp, the old SSE transport at /sse, /healthz, /metrics. docs/serving.md tells the rest.',
   run: async (input) => {
     const allowedRoots = modelRoots(process.env.BITNET_MODEL_ROOTS);

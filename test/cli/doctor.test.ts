@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { openMockServer } from '../generate/openai/mock-server.ts';
 import { runCli } from './run-cli.ts';
 
 test('doctor finds a backend and the embedded model, and says why others are not', async () => {
@@ -16,4 +17,38 @@ test('doctor for people', async () => {
   expect(stdout).toContain('✓ js');
   expect(stdout).toContain('chosen by auto');
   expect(stdout).toContain('/some/cache');
+});
+
+test('doctor tells whether the other sources of tokens can be used', async () => {
+  await using server = await openMockServer();
+  server.answer = (response) => void response.end('{"data":[{"id":"fox-3b"}]}');
+  const env = { BITNET_OPENAI_BASE_URL: `${server.url}/`, BITNET_OPENAI_API_KEY: 'very-secret' };
+  const { stdout } = await runCli(['doctor', '--json'], { env });
+  const { sources, warnings } = JSON.parse(stdout);
+  expect(sources.map(({ name }: { name: string }) => name)).toEqual(['onnx', 'openai']);
+  expect(sources[0].usable || sources[0].reason.startsWith('onnxruntime-node: ')).toBe(true);
+  expect(sources[1]).toEqual({
+    name: 'openai',
+    usable: true,
+    endpoint: server.url,
+    endpoint_set: true,
+    key_set: true,
+    models: ['fox-3b'],
+  });
+  expect(stdout).not.toContain('very-secret');
+  expect(server.asked[0]!.authorization).toBe('Bearer very-secret');
+  expect(warnings).toEqual([]);
+
+  server.answer = (response) => void response.writeHead(401).end();
+  expect((await runCli(['doctor'], { env })).stdout).toContain(
+    `✗ openai  ${server.url} (BITNET_OPENAI_BASE_URL): the server refused the key (HTTP 401)`,
+  );
+});
+
+test('doctor gives up on a server that does not answer', async () => {
+  await using server = await openMockServer();
+  server.answer = () => {};
+  const { code, stdout } = await runCli(['doctor'], { env: { BITNET_OPENAI_BASE_URL: server.url } });
+  expect(code).toBe(0);
+  expect(stdout).toContain('no answer within 1.5 s');
 });
