@@ -4,6 +4,7 @@
 import { createServer as createNodeServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { ServerEventBus } from '@modelcontextprotocol/server';
 import { Refusal, sendJson, sendRefusal, sendText } from './answers.ts';
 import { BodyReader } from './body.ts';
 import { EventLog } from './event-log.ts';
@@ -34,6 +35,8 @@ export type HttpServerOptions = {
   /** How long running calls may take to finish when the server is told to end. */
   readonly drainMs: number;
   readonly createServer: ServerFactory;
+  /** What subscribers of the 2026 protocol hear. */
+  readonly bus?: ServerEventBus;
   readonly metrics: Metrics;
   /** Told beside the counters. */
   readonly gauges?: () => Gauges;
@@ -86,6 +89,7 @@ export class HttpServer {
     this.#streamable = new StreamableEndpoint({
       ...shared,
       events: this.#events,
+      bus: options.bus,
       // Mostly what clients did wrong, which they are told; a defect of ours ends in #answer.
       onError: () => {},
     });

@@ -10,6 +10,8 @@ import {
   isLegacyRequest,
   type McpHttpHandler,
   type McpServer,
+  PROTOCOL_VERSION_META_KEY,
+  type ServerEventBus,
   WebStandardStreamableHTTPServerTransport,
 } from '@modelcontextprotocol/server';
 import { Refusal, sendWebResponse, toWebRequest } from './answers.ts';
@@ -30,6 +32,8 @@ export type StreamableOptions = {
   readonly sessions: SessionTable<unknown>;
   readonly events: EventLog;
   readonly bodies: BodyReader;
+  /** What `subscriptions/listen` hears; nothing by default, since none of our lists changes. */
+  readonly bus?: ServerEventBus | undefined;
   readonly onError: (error: Error) => void;
 };
 
@@ -50,7 +54,7 @@ export class StreamableEndpoint {
         const name = requestInfo!.headers.get('mcp-name') ?? undefined;
         return options.createServer({ ...owner, ...(method !== null && { only: { method, name } }) });
       },
-      { legacy: 'reject', onerror: options.onError },
+      { legacy: 'reject', onerror: options.onError, ...(options.bus && { bus: options.bus }) },
     );
   }
 
@@ -79,16 +83,13 @@ export class StreamableEndpoint {
       throw new Refusal(406, `Not Acceptable: send "Accept: ${BOTH_TYPES}"`);
     }
     const body = await this.#options.bodies.read(req);
-    const gone = new AbortController();
-    res.once('close', () => {
-      if (!res.writableFinished) gone.abort();
-    });
-    const request = toWebRequest(req, gone.signal);
-    if (!(await isLegacyRequest(request, body))) {
+    // The SDK asks for both by name.
+    req.headers.accept = BOTH_TYPES;
+    const request = toWebRequest(req, res);
+    if (claimsModernEra(body) || !(await isLegacyRequest(request, body))) {
       this.#owners.set(request, owner);
       return sendWebResponse(res, await this.#modern.fetch(request, { parsedBody: body }));
     }
-    request.headers.set('accept', BOTH_TYPES);
     if (request.headers.has('mcp-session-id')) return this.#inSession(req, res, owner, { request, body });
     if (!isInitializeRequest(body)) throw noSession();
     return sendWebResponse(res, await this.#open(request, body, owner));
@@ -110,7 +111,7 @@ export class StreamableEndpoint {
     session.open += 1;
     try {
       const response = await transport.handleRequest(
-        posted?.request ?? toWebRequest(req),
+        posted?.request ?? toWebRequest(req, res),
         posted && { parsedBody: posted.body },
       );
       for (const cancelled of cancelledIds(posted?.body)) transport.closeSSEStream(cancelled);
@@ -141,6 +142,12 @@ export class StreamableEndpoint {
     if (transport.sessionId === undefined) await server.close();
     return response;
   }
+}
+
+/** What isLegacyRequest would find first, for the requests that are most. */
+function claimsModernEra(body: unknown): boolean {
+  const meta = (body as { params?: { _meta?: Record<string, unknown> } } | null)?.params?._meta;
+  return typeof meta?.[PROTOCOL_VERSION_META_KEY] === 'string';
 }
 
 function noSession(): Refusal {
