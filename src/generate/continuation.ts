@@ -4,7 +4,7 @@
 
 import { createHash } from 'node:crypto';
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
-import type { Scheme } from '../color/scheme.ts';
+import { SCHEMES, type Scheme } from '../color/scheme.ts';
 import { ArgumentError } from '../errors.ts';
 import { parseSeed } from '../random/seed.ts';
 import type { HeadPrecision } from './types.ts';
@@ -64,7 +64,20 @@ export function decodeContinuation(handle: string): ContinuationState {
     };
     const whole = (value: unknown) => Number.isInteger(value) && (value as number) >= 0;
     if (!Array.isArray(state.tokens) || !state.tokens.every(whole) || !whole(state.promptTokens)) throw badHandle();
-    if (!whole(state.steps) || typeof state.output !== 'string') throw badHandle();
+    if (!whole(state.steps) || typeof state.output !== 'string' || typeof state.model !== 'string') throw badHandle();
+    // The checksum has no key: whoever wants to can make a handle, so every field is as untrusted as an argument.
+    const isNumber = (value: unknown, least: number, most: number) =>
+      typeof value === 'number' && value >= least && value <= most;
+    const sound =
+      isNumber(state.temperature, 0, Number.MAX_VALUE) &&
+      whole(state.topK) &&
+      isNumber(state.topP, Number.MIN_VALUE, 1) &&
+      (SCHEMES as readonly unknown[]).includes(state.scheme) &&
+      Array.isArray(state.stop) &&
+      state.stop.every((text) => typeof text === 'string' && text !== '') &&
+      typeof state.activations === 'boolean' &&
+      (state.head === undefined || state.head === 'full' || state.head === 'int8');
+    if (!sound) throw badHandle();
     return {
       ...state,
       seed: parseSeed(state.seed, 'seed'),

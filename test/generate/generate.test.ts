@@ -79,6 +79,23 @@ test('a handle survives a new engine, and a damaged one is refused', async () =>
     await expect(run({ continuation: bad })).rejects.toBeInstanceOf(ArgumentError);
   }
   const state = decodeContinuation(continuation!);
+  for (const forged of [
+    { temperature: 'hot' },
+    { temperature: -1 },
+    { topP: 0 },
+    { topK: 1.5 },
+    { scheme: 'rainbow' },
+    { stop: 'x' },
+    { stop: [''] },
+    { activations: 1 },
+    { head: 'int4' },
+    { model: 7 },
+    { tokens: [0.5] },
+    { promptTokens: -1 },
+  ]) {
+    const handle = encodeContinuation({ ...state, ...forged } as never);
+    await expect(run({ continuation: handle })).rejects.toThrow(/damaged or not one of ours/);
+  }
   const foreign = encodeContinuation({ ...state, tokens: [0, 9_999_999] });
   await expect(run({ continuation: foreign })).rejects.toThrow(/does not fit the model/);
 });
