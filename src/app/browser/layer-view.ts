@@ -124,6 +124,8 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
   let origin = { row: 0, column: 0 };
   let cursor = { row: 0, column: 0 };
   let lines: string[] = [];
+  /** One window at a time; keys and pointer wait. */
+  let reading = false;
 
   const draw = () => {
     const height = lines.length;
@@ -156,31 +158,35 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
       `weight ${(layer.scale * trit).toPrecision(4)}`;
   };
 
-  const load = async (next: { row: number; column: number }) => {
+  /** Shows the window at `next`; the cursor is relative to it once it is there. */
+  const load = async (next: { row: number; column: number }, at: { row: number; column: number }) => {
     const [model, name] = [result.model, layer.name].map(encodeURIComponent);
     place.textContent = 'reading ...';
+    reading = true;
     try {
       const text = await host.readText(`bitnet-gf3://models/${model}/trits/${name}/${next.row}/${next.column}`);
       origin = next;
       lines = text.split('\n');
-      cursor = {
-        row: Math.min(cursor.row, lines.length - 1),
-        column: Math.min(cursor.column, (lines[0]?.length ?? 1) - 1),
-      };
+      cursor = at;
       draw();
     } catch (error) {
       place.textContent = `the weights could not be read: ${(error as Error).message}`;
     }
+    reading = false;
   };
 
   /** Moves the cursor by weights; over the window's edge, into the next window. */
   const move = (down: number, right: number) => {
+    if (reading) return;
     const row = clamp(origin.row + cursor.row + down, rows);
     const column = clamp(origin.column + cursor.column + right, columns);
     const next = { row: row - (row % WINDOW), column: column - (column % WINDOW) };
-    cursor = { row: row - next.row, column: column - next.column };
-    if (next.row === origin.row && next.column === origin.column) draw();
-    else void load(next);
+    const at = { row: row - next.row, column: column - next.column };
+    if (next.row !== origin.row || next.column !== origin.column) void load(next, at);
+    else {
+      cursor = at;
+      draw();
+    }
   };
 
   const keys: Readonly<Record<string, readonly [number, number]>> = {
@@ -200,7 +206,7 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
     move(...step);
   });
   canvas.addEventListener('pointermove', (event) => {
-    if (lines.length === 0) return;
+    if (reading || lines.length === 0) return;
     const box = canvas.getBoundingClientRect();
     const row = clamp(Math.floor(((event.clientY - box.top) / box.height) * lines.length), lines.length);
     const column = clamp(Math.floor(((event.clientX - box.left) / box.width) * lines[0]!.length), lines[0]!.length);
@@ -227,7 +233,7 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
             button('▶', 'Weights to the right', 0, 1),
           ),
         ];
-  void load(origin);
+  void load(origin, cursor);
   return h('div', { class: 'trits' }, h('h2', {}, layer.name), canvas, place, ...buttons);
 }
 
