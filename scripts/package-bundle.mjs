@@ -62,7 +62,7 @@ const placePlugin = (up) => ({
     onLoad({ filter: /\.ts$/ }, ({ path }) => {
       if (!path.startsWith(SRC + sep)) return undefined;
       const text = readFileSync(path, 'utf8');
-      if (!text.includes('import.meta')) return undefined;
+      if (!text.includes('import.meta') && !text.includes("'node:child_process'")) return undefined;
       return { contents: withPlace(path, text, up), loader: 'ts' };
     });
   },

@@ -36,8 +36,10 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   app: ['gf3'],
   // Converting to GGUF carries the vocabulary over.
   model: ['engine', 'formats', 'quant', 'tensor', 'tokenizer'],
+  // A process boundary for whoever needs one: knows no domain.
+  child: [],
   // From a model's name (hub) to text; `verify` reads the logits that a case expects (formats, quant).
-  generate: ['model', 'engine', 'tokenizer', 'color', 'gf3', 'random', 'hub', 'formats', 'quant'],
+  generate: ['child', 'model', 'engine', 'tokenizer', 'color', 'gf3', 'random', 'hub', 'formats', 'quant'],
   // Times what the other rooms compute.
   bench: ['generate', 'model', 'engine', 'quant', 'tensor', 'random', 'hub', 'formats'],
   train: ['model', 'engine', 'quant', 'formats', 'tokenizer', 'tensor', 'random'],

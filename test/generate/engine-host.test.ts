@@ -88,7 +88,7 @@ describe('EngineHost', () => {
     );
     await expect(running).rejects.toThrow();
     expect(await gone(pid)).toBe(true);
-    await expect(host.generate(story)).rejects.toThrow(/closed/);
+    await expect(host.generate(story)).rejects.toThrow(/closing/);
   });
 
   test('a killed parent leaves no engine behind', async () => {

@@ -1,0 +1,187 @@
+// Work in a child process, called like functions. The parent's event loop stays free, and native code that crashes, or a
+// kill, ends the calls that were running with an error that says so; the next call starts a new child.
+
+import { type ChildProcess, fork } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { ArgumentError, BitnetError, CancelledError, type ErrorText, type Fault } from '../errors.ts';
+
+/** Parent to child. `options` comes first, once. */
+export type ToChild =
+  | { readonly kind: 'options'; readonly options: unknown }
+  | { readonly kind: 'call'; readonly id: number; readonly method: string; readonly args: unknown }
+  | { readonly kind: 'cancel'; readonly id: number };
+
+/** Child to parent: any number of events, then a result or an error. */
+export type FromChild =
+  | { readonly kind: 'event'; readonly id: number; readonly event: unknown }
+  | { readonly kind: 'result'; readonly id: number; readonly result: unknown }
+  | { readonly kind: 'error'; readonly id: number; readonly error: PlainError };
+
+/** An error as it crosses: text, code and fault of ours, or the stack of one that nobody meant to throw. */
+export type PlainError = {
+  readonly name: string;
+  readonly text: ErrorText;
+  readonly code: string;
+  readonly fault: Fault;
+  readonly stack?: string;
+};
+
+export function toPlainError(error: unknown): PlainError {
+  if (error instanceof BitnetError) {
+    const { name, text, code, fault } = error;
+    return { name, text, code, fault };
+  }
+  const { name, message, stack } = error instanceof Error ? error : new Error(String(error));
+  return { name, text: { what: message }, code: 'CHILD_ERROR', fault: 'job', ...(stack !== undefined && { stack }) };
+}
+
+/** An error of the child, as it was there. */
+class RemoteError extends BitnetError {
+  readonly code: string;
+  readonly fault: Fault;
+
+  constructor({ name, text, code, fault, stack }: PlainError) {
+    super(text);
+    this.name = name;
+    this.code = code;
+    this.fault = fault;
+    if (stack !== undefined) this.stack = stack;
+  }
+}
+
+function fromPlainError(error: PlainError): Error {
+  if (error.code === 'CANCELLED') return new CancelledError(error.text.what);
+  if (error.code === 'BAD_ARGUMENT') return new ArgumentError(error.text);
+  return new RemoteError(error);
+}
+
+export type ChildHostOptions = {
+  /** `import.meta.url` of the module beside which the child's file lies. */
+  readonly beside: string;
+  /** The child's file without its ending. */
+  readonly file: string;
+  /** Given to the child before its first call; anything structured cloning copies. */
+  readonly options: unknown;
+  /** The error of calls that were running when the child ended, with how it ended. */
+  readonly died: (how: string) => Error;
+};
+
+export type CallHooks = {
+  readonly signal?: AbortSignal;
+  readonly onEvent?: (event: unknown) => void;
+};
+
+type Pending = {
+  readonly hooks: CallHooks;
+  readonly resolve: (result: unknown) => void;
+  readonly reject: (error: Error) => void;
+};
+
+/** Time that a child has to end by itself when its host closes. */
+const CLOSE_MS = 500;
+
+export class ChildHost {
+  readonly #options: ChildHostOptions;
+  readonly #pending = new Map<number, Pending>();
+  #child: ChildProcess | undefined;
+  #nextId = 0;
+  #closed = false;
+
+  constructor(options: ChildHostOptions) {
+    this.#options = options;
+  }
+
+  /** Process id of the running child, for tests and diagnostics. */
+  get pid(): number | undefined {
+    return this.#child?.pid;
+  }
+
+  /** Runs `method` in the child. A fired signal is passed on; what the child makes of it is the result. */
+  async call(method: string, args: unknown, hooks: CallHooks = {}): Promise<unknown> {
+    if (this.#closed) throw new CancelledError('the server is closing');
+    if (hooks.signal?.aborted) throw new CancelledError('the call was cancelled');
+    const child = this.#start();
+    const id = this.#nextId++;
+    const { signal } = hooks;
+    const cancel = () => this.#send(child, { kind: 'cancel', id });
+    signal?.addEventListener('abort', cancel, { once: true });
+    try {
+      return await new Promise((resolve, reject) => {
+        this.#pending.set(id, { hooks, resolve, reject });
+        this.#send(child, { kind: 'call', id, method, args });
+        child.ref();
+        child.channel?.ref();
+      });
+    } finally {
+      signal?.removeEventListener('abort', cancel);
+      // A child with nothing to do does not keep its parent alive.
+      if (this.#pending.size === 0) {
+        child.unref();
+        child.channel?.unref();
+      }
+    }
+  }
+
+  /** Ends the child; running calls end with an error. Resolves when the process is gone. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    const child = this.#child;
+    if (child === undefined) return;
+    const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()));
+    if (child.connected) child.disconnect();
+    // A child that does not notice (it is inside a long step) is not waited for.
+    const timer = setTimeout(() => child.kill('SIGKILL'), CLOSE_MS);
+    await gone;
+    clearTimeout(timer);
+  }
+
+  #start(): ChildProcess {
+    if (this.#child !== undefined) return this.#child;
+    const child = fork(childFile(this.#options.beside, this.#options.file), [], {
+      serialization: 'advanced',
+      // Its stdout is not ours: over stdio, ours is the protocol.
+      stdio: ['ignore', 2, 2, 'ipc'],
+      execArgv: [],
+    });
+    child.on('message', (message) => this.#receive(message as FromChild));
+    child.on('error', (error) => this.#died(child, error.message));
+    child.on('exit', (code, signal) => this.#died(child, signal ?? `exit code ${code}`));
+    this.#child = child;
+    this.#send(child, { kind: 'options', options: this.#options.options });
+    return child;
+  }
+
+  #send(child: ChildProcess, message: ToChild): void {
+    // The callback takes the error of a channel that closes right now; `exit` reports it.
+    if (child.connected) child.send(message, () => {});
+  }
+
+  #receive(message: FromChild): void {
+    const pending = this.#pending.get(message.id);
+    if (pending === undefined) return;
+    if (message.kind === 'event') {
+      pending.hooks.onEvent?.(message.event);
+      return;
+    }
+    this.#pending.delete(message.id);
+    if (message.kind === 'result') pending.resolve(message.result);
+    else pending.reject(fromPlainError(message.error));
+  }
+
+  #died(child: ChildProcess, how: string): void {
+    if (this.#child !== child) return;
+    this.#child = undefined;
+    const pending = [...this.#pending.values()];
+    this.#pending.clear();
+    for (const { reject } of pending) {
+      reject(this.#closed ? new CancelledError('the server is closing') : this.#options.died(how));
+    }
+  }
+}
+
+/** The compiled child beside a compiled module; beside a source (in a test run), the one in dist/. */
+function childFile(beside: string, file: string): string {
+  const here = fileURLToPath(beside);
+  const folder = here.replace(/[^/\\]+$/, '');
+  return `${here.endsWith('.ts') ? folder.replace(/([/\\])src([/\\][^/\\]+[/\\])$/, '$1dist$2') : folder}${file}.js`;
+}
