@@ -3,7 +3,7 @@
 
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -205,9 +205,12 @@ export function compile(command, args, options = {}) {
   }
 }
 
+/** How long another process may take to build before it is thought dead. */
+const BUILD_LIMIT_MS = 240_000;
+
 /**
  * Builds `name` from what `parts` names unless a build of the same inputs is there. `make(folder)` must leave the file
- * in `folder`. Two processes may build at once: the last rename wins, and both are right.
+ * in `folder`. Test files run side by side: the first builds, the others wait for it.
  */
 function cached(name, parts, make) {
   const hash = createHash('sha256');
@@ -215,12 +218,31 @@ function cached(name, parts, make) {
   const folder = join(BUILD, `${hash.digest('hex').slice(0, 16)}-${name.replace(/\W+/g, '-')}`);
   const file = join(folder, name);
   if (existsSync(file)) return file;
+  mkdirSync(BUILD, { recursive: true });
+  const lock = `${folder}.lock`;
+  const deadline = Date.now() + BUILD_LIMIT_MS;
+  for (;;) {
+    try {
+      mkdirSync(lock);
+      break;
+    } catch {
+      if (existsSync(file)) return file;
+      if (Date.now() > deadline) break;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100);
+    }
+  }
   const working = `${folder}.${process.pid}`;
-  mkdirSync(working, { recursive: true });
-  make(working);
-  mkdirSync(folder, { recursive: true });
-  renameSync(join(working, name), file);
-  return file;
+  try {
+    if (existsSync(file)) return file;
+    mkdirSync(working, { recursive: true });
+    make(working);
+    mkdirSync(folder, { recursive: true });
+    renameSync(join(working, name), file);
+    return file;
+  } finally {
+    rmSync(working, { recursive: true, force: true });
+    rmSync(lock, { recursive: true, force: true });
+  }
 }
 
 const read = (...path) => readFileSync(join(NATIVE, ...path), 'utf8');
@@ -231,7 +253,7 @@ export function buildFake({ kernels = KERNELS, addon = join(KERNELS, 'addon.mm')
   const tools = findTools();
   if (tools.fakeMissing !== undefined) throw new Error(tools.fakeMissing);
   const { text, starts } = joinKernels(kernels);
-  const flags = ['-std=c++17', '-O1', '-g', '-fPIC', '-ffp-contract=off', '-Wno-attributes'];
+  const flags = ['-std=c++17', '-O1', '-fPIC', '-ffp-contract=off', '-Wno-attributes'];
   const emulator = [read('emulator', 'emulator.h'), read('emulator', 'emulator.cc'), read('msl_types.h')];
   const scheduler = cached('emulator.o', [...emulator, ...flags], (folder) => {
     compile(tools.gxx, [

@@ -1,6 +1,7 @@
 // The addon over the fake device of test/metal/native, built once per set of sources and kept in build/.
 
 import { createRequire } from 'node:module';
+import { beforeAll } from 'vitest';
 import { buildFake, findTools } from '../../scripts/metal-tools.mjs';
 import type { MetalAddon } from '../../src/engine/metal/addon.ts';
 import { MetalExecutable, type MetalOptions } from '../../src/engine/metal/executable.ts';
@@ -16,6 +17,9 @@ if (FAKE_MISSING !== undefined) {
 }
 
 let addon: MetalAddon | undefined;
+
+// Before the tests and not in one: the first build takes longer than a test may.
+if (FAKE_MISSING === undefined) beforeAll(() => void fakeAddon(), 300_000);
 
 export function fakeAddon(): MetalAddon {
   addon ??= createRequire(import.meta.url)(buildFake()) as MetalAddon;

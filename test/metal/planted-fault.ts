@@ -6,10 +6,13 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:f
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { buildFake, KERNELS } from '../../scripts/metal-tools.mjs';
+import { buildFake, findTools, KERNELS } from '../../scripts/metal-tools.mjs';
 import type { MetalAddon } from '../../src/engine/metal/addon.ts';
 import { createMetalBackend } from '../../src/engine/metal/backend.ts';
 import { readKernelText } from '../../src/engine/metal/shaders.ts';
+
+/** Where the fake device cannot be built; fake-device.ts says loudly why. */
+export const FAULTS_SKIPPED = findTools().fakeMissing !== undefined;
 
 /** The reason for which a backend with `to` in place of `from` refuses itself; undefined when it does not notice. */
 export async function refusalWith(fault: { file: string; from: string; to: string }): Promise<string | undefined> {

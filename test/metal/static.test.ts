@@ -73,7 +73,11 @@ function mutated(file: string, from: string, to: string): string {
   return copy;
 }
 
-describe.skipIf(findTools().clangMissing !== undefined)('address spaces', () => {
+const { clangMissing } = findTools();
+if (clangMissing !== undefined)
+  process.stderr.write(`\nSKIPPED: no check of the kernels' address spaces: ${clangMissing}\n\n`);
+
+describe.skipIf(clangMissing !== undefined)('address spaces', () => {
   test('the kernels type-check', () => checkAddressSpaces());
 
   test.each([
