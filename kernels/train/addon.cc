@@ -302,6 +302,7 @@ napi_value BitLinearBackwardWeight(napi_env env, napi_callback_info info) {
   over_rows(s, a.T, [&](int64_t begin, int64_t end, int) {
     s.kernels->dequantize_rows(codes, scale, a.C, begin, end, x);
   });
+  a.choose_columns(s.pool->threads());
   s.pool->run(a.items(), [&](int64_t i, int) { s.kernels->backward_weight(a, i); });
   return nullptr;
 }
@@ -355,6 +356,7 @@ napi_value DenseBackwardWeight(napi_env env, napi_callback_info info) {
   a.x = c.floats(a.T * a.C);
   if (!c.ok()) return nullptr;
   State& s = c.state();
+  a.choose_columns(s.pool->threads());
   s.pool->run(a.items(), [&](int64_t i, int) { s.kernels->backward_weight(a, i); });
   return nullptr;
 }

@@ -36,14 +36,20 @@ struct BackwardInput {
   int64_t items() const { return panels() * ((T + kTokens - 1) / kTokens); }
 };
 
-/** dw (R, C) += dy (T, R)^T . x (T, C), row after row. Item: kRows x kColumns of dw. */
+/** dw (R, C) += dy (T, R)^T . x (T, C), row after row. Item: kRows x columns of dw. */
 struct BackwardWeight {
   const float* dy;
   const float* x;
   int64_t T, R, C;
   float* dw;
-  static constexpr int64_t kRows = 48, kColumns = 128, kChunk = 256;
-  int64_t column_blocks() const { return (C + kColumns - 1) / kColumns; }
+  /** Columns of an item, a multiple of 16: more of them spread the cost of packing dy, fewer keep more threads busy. */
+  int64_t columns = 128;
+  static constexpr int64_t kRows = 48, kChunk = 256;
+  void choose_columns(int64_t threads) {
+    columns = 512;
+    while (columns > 64 && items() < 3 * threads) columns /= 2;
+  }
+  int64_t column_blocks() const { return (C + columns - 1) / columns; }
   int64_t items() const { return column_blocks() * ((R + kRows - 1) / kRows); }
 };
 

@@ -42,6 +42,17 @@ BITNET_INLINE V16 add_exact_product(V16 acc, V16 a, V16 b) {
 #endif
 }
 
+/** Keeps a loaded vector in registers, where the compiler would rather load it again for every use. */
+BITNET_INLINE void keep(V16& a) {
+#if defined(__x86_64__)
+  BITNET_PARTS __asm__("" : "+x"(a.p[i]));
+#elif defined(__aarch64__)
+  BITNET_PARTS __asm__("" : "+w"(a.p[i]));
+#else
+  (void)a;
+#endif
+}
+
 BITNET_INLINE V16 load_up_to(const float* x, int64_t n) { return n >= 16 ? v_load(x) : v_load_part(x, n); }
 BITNET_INLINE void store_up_to(float* x, V16 a, int64_t n) {
   if (n >= 16)
@@ -107,7 +118,8 @@ float quantize_weights(const float* w, int64_t n, int8_t* trits) {
 // BitLinear forward: integer sums, so any order
 
 template <int NR, int NT>
-BITNET_INLINE void bit_block(const BitForward& a, const int32_t* code_sums, int64_t t0, int64_t first, int64_t r0) {
+BITNET_INLINE void bit_block(const BitForward& a, const int32_t* code_sums, const float* factors, int64_t t0,
+                             int64_t first, int64_t r0) {
   int32_t sums[NR][NT] = {};
   int64_t c = 0;
 #if defined(__AVX2__)
@@ -127,11 +139,27 @@ BITNET_INLINE void bit_block(const BitForward& a, const int32_t* code_sums, int6
         w[i] = _mm256_add_epi8(_mm256_loadu_si256((const __m256i*)(a.trits + (r0 + i) * a.C + c)), one8);
       for (int j = 0; j < NT; j += 1) {
         const __m256i x = _mm256_loadu_si256((const __m256i*)(a.codes + (t0 + j) * a.C + c));
-        for (int i = 0; i < NR; i += 1) narrow[i][j] = _mm256_add_epi16(narrow[i][j], _mm256_maddubs_epi16(w[i], x));
+        for (int i = 0; i < NR; i += 1) {
+          narrow[i][j] = _mm256_add_epi16(narrow[i][j], _mm256_maddubs_epi16(w[i], x));
+          __asm__("" : "+x"(narrow[i][j]));  // or one of the sums goes through memory in every round
+        }
       }
     }
     for (int i = 0; i < NR; i += 1)
       for (int j = 0; j < NT; j += 1) wide[i][j] = _mm256_add_epi32(wide[i][j], _mm256_madd_epi16(narrow[i][j], one16));
+  }
+  if (NT == 4 && c == a.C) {
+    // The four tokens' sums of a row in one vector.
+    for (int i = 0; i < NR; i += 1) {
+      const __m256i both = _mm256_hadd_epi32(_mm256_hadd_epi32(wide[i][0], wide[i][1]),
+                                             _mm256_hadd_epi32(wide[i][2 % NT], wide[i][3 % NT]));
+      const __m128i codes = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+      const __m128i sum = _mm_sub_epi32(codes, _mm_loadu_si128((const __m128i*)(code_sums + t0 - first)));
+      alignas(16) float y[4];
+      _mm_store_ps(y, _mm_mul_ps(_mm_cvtepi32_ps(sum), _mm_loadu_ps(factors + t0 - first)));
+      for (int j = 0; j < 4; j += 1) a.out[(t0 + j) * a.R + r0 + i] = y[j];
+    }
+    return;
   }
   for (int i = 0; i < NR; i += 1) {
     for (int j = 0; j < NT; j += 1) {
@@ -148,30 +176,33 @@ BITNET_INLINE void bit_block(const BitForward& a, const int32_t* code_sums, int6
       int32_t rest = 0;
       for (int64_t k = c; k < a.C; k += 1) rest += (int32_t)x[k] * ((int32_t)w[k] + 1);
       const int32_t sum = sums[i][j] + rest - code_sums[t0 + j - first];
-      a.out[(t0 + j) * a.R + r0 + i] = (float)sum * (a.weight_scale / a.scale[t0 + j]);
+      a.out[(t0 + j) * a.R + r0 + i] = (float)sum * factors[t0 + j - first];
     }
   }
 }
 
 template <int NR>
-BITNET_INLINE void bit_rows(const BitForward& a, const int32_t* code_sums, int64_t first, int64_t last, int64_t r) {
+BITNET_INLINE void bit_rows(const BitForward& a, const int32_t* code_sums, const float* factors, int64_t first,
+                            int64_t last, int64_t r) {
   int64_t t = first;
-  for (; t + 4 <= last; t += 4) bit_block<NR, 4>(a, code_sums, t, first, r);
-  for (; t < last; t += 1) bit_block<NR, 1>(a, code_sums, t, first, r);
+  for (; t + 4 <= last; t += 4) bit_block<NR, 4>(a, code_sums, factors, t, first, r);
+  for (; t < last; t += 1) bit_block<NR, 1>(a, code_sums, factors, t, first, r);
 }
 
 void bit_forward(const BitForward& a, int64_t item) {
   const int64_t t0 = item % a.token_blocks() * a.kTokens, r0 = item / a.token_blocks() * a.kRows;
   const int64_t t1 = t0 + a.kTokens < a.T ? t0 + a.kTokens : a.T, r1 = r0 + a.kRows < a.R ? r0 + a.kRows : a.R;
   int32_t code_sums[BitForward::kTokens];
+  float factors[BitForward::kTokens];
   for (int64_t t = t0; t < t1; t += 1) {
     int32_t sum = 0;
     for (int64_t c = 0; c < a.C; c += 1) sum += a.codes[t * a.C + c];
     code_sums[t - t0] = sum;
+    factors[t - t0] = a.weight_scale / a.scale[t];
   }
   int64_t r = r0;
-  for (; r + 2 <= r1; r += 2) bit_rows<2>(a, code_sums, t0, t1, r);
-  for (; r < r1; r += 1) bit_rows<1>(a, code_sums, t0, t1, r);
+  for (; r + 2 <= r1; r += 2) bit_rows<2>(a, code_sums, factors, t0, t1, r);
+  for (; r < r1; r += 1) bit_rows<1>(a, code_sums, factors, t0, t1, r);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -246,8 +277,8 @@ BITNET_INLINE void weight_block(const float* dy, const float* panel, int64_t n, 
 }
 
 void backward_weight(const BackwardWeight& a, int64_t item) {
-  const int64_t c0 = item % a.column_blocks() * a.kColumns, r0 = item / a.column_blocks() * a.kRows;
-  const int64_t c1 = c0 + a.kColumns < a.C ? c0 + a.kColumns : a.C, rows = r0 + a.kRows < a.R ? a.kRows : a.R - r0;
+  const int64_t c0 = item % a.column_blocks() * a.columns, r0 = item / a.column_blocks() * a.kRows;
+  const int64_t c1 = c0 + a.columns < a.C ? c0 + a.columns : a.C, rows = r0 + a.kRows < a.R ? a.kRows : a.R - r0;
   alignas(64) float panel[BackwardWeight::kChunk * 16];
   // dy of this block, kBlockRows columns at a time: [group][t][i]. Rows past the end stay unused.
   alignas(64) static thread_local float packed[(BackwardWeight::kRows + kBlockRows) * BackwardWeight::kChunk];
@@ -258,7 +289,10 @@ void backward_weight(const BackwardWeight& a, int64_t item) {
       float* to = packed + r * a.kChunk;
       for (int64_t t = 0; t < n; t += 1) {
         const float* from = a.dy + (t0 + t) * a.R + r0 + r;
-        for (int64_t i = 0; i < group; i += 1) to[t * kBlockRows + i] = from[i];
+        if (group == kBlockRows)
+          memcpy(to + t * kBlockRows, from, kBlockRows * sizeof(float));
+        else
+          for (int64_t i = 0; i < group; i += 1) to[t * kBlockRows + i] = from[i];
       }
     }
     for (int64_t c = c0; c < c1; c += 16) {
@@ -277,12 +311,29 @@ void backward_weight(const BackwardWeight& a, int64_t item) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Lane sums
 
+/** v_fold in registers: the same additions. */
+BITNET_INLINE float fold(V16 a) {
+#if defined(__AVX__)
+#if defined(__AVX512F__)
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)a.p[0]),
+                                     _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)a.p[0], 1)));
+#else
+  const __m256 eight = (__m256)(a.p[0] + a.p[1]);
+#endif
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
+  return v_fold(a);
+#endif
+}
+
 BITNET_INLINE float lane_dot(const float* x, const float* y, int64_t n) {
   V16 sum = v_zero();
   const int64_t whole = n & ~int64_t{15};
   for (int64_t i = 0; i < whole; i += 16) sum = sum + v_load(x + i) * v_load(y + i);
   if (whole < n) sum = sum + v_load_part(x + whole, n - whole) * v_load_part(y + whole, n - whole);
-  return v_fold(sum);
+  return fold(sum);
 }
 
 template <int NT, int NR>
@@ -294,9 +345,13 @@ BITNET_INLINE void dot_block(const float* x, int64_t x_stride, const float* w, i
   const int64_t whole = n & ~int64_t{15};
   for (int64_t c = 0; c < whole; c += 16) {
     V16 xs[NT];
-    for (int t = 0; t < NT; t += 1) xs[t] = v_load(x + t * x_stride + c);
+    for (int t = 0; t < NT; t += 1) {
+      xs[t] = v_load(x + t * x_stride + c);
+      keep(xs[t]);
+    }
     for (int r = 0; r < NR; r += 1) {
-      const V16 ws = v_load(w + r * w_stride + c);
+      V16 ws = v_load(w + r * w_stride + c);
+      if (NT > 1) keep(ws);
       for (int t = 0; t < NT; t += 1) acc[t][r] = acc[t][r] + xs[t] * ws;
     }
   }
@@ -307,7 +362,7 @@ BITNET_INLINE void dot_block(const float* x, int64_t x_stride, const float* w, i
     }
   }
   for (int t = 0; t < NT; t += 1)
-    for (int r = 0; r < NR; r += 1) out[t * out_stride + r] = v_fold(acc[t][r]);
+    for (int r = 0; r < NR; r += 1) out[t * out_stride + r] = fold(acc[t][r]);
 }
 
 /** out[j] = lane_dot(x, w + j * stride), j < count. */
@@ -320,12 +375,18 @@ BITNET_INLINE void dots(const float* x, const float* w, int64_t stride, int64_t 
 void dense_forward(const DenseForward& a, int64_t item) {
   const int64_t t0 = item % a.token_blocks() * a.kTokens, r0 = item / a.token_blocks() * a.kRows;
   const int64_t t1 = t0 + a.kTokens < a.T ? t0 + a.kTokens : a.T, r1 = r0 + a.kRows < a.R ? r0 + a.kRows : a.R;
+  // Blocks of the output whose sums fit the registers beside one row of x and one of w.
+#if defined(__AVX512F__)
+  constexpr int kT = 4, kR = 4;
+#else
+  constexpr int kT = 2, kR = 2;
+#endif
   int64_t r = r0;
-  for (; r + 3 <= r1; r += 3) {
+  for (; r + kR <= r1; r += kR) {
     int64_t t = t0;
-    for (; t + 2 <= t1; t += 2)
-      dot_block<2, 3>(a.x + t * a.C, a.C, a.w + r * a.C, a.C, a.C, a.out + t * a.R + r, a.R);
-    for (; t < t1; t += 1) dot_block<1, 3>(a.x + t * a.C, a.C, a.w + r * a.C, a.C, a.C, a.out + t * a.R + r, a.R);
+    for (; t + kT <= t1; t += kT)
+      dot_block<kT, kR>(a.x + t * a.C, a.C, a.w + r * a.C, a.C, a.C, a.out + t * a.R + r, a.R);
+    for (; t < t1; t += 1) dot_block<1, kR>(a.x + t * a.C, a.C, a.w + r * a.C, a.C, a.C, a.out + t * a.R + r, a.R);
   }
   for (; r < r1; r += 1)
     for (int64_t t = t0; t < t1; t += 1) a.out[t * a.R + r] = lane_dot(a.x + t * a.C, a.w + r * a.C, a.C);
@@ -336,7 +397,7 @@ BITNET_INLINE float lane_sum(const float* x, int64_t n) {
   const int64_t whole = n & ~int64_t{15};
   for (int64_t i = 0; i < whole; i += 16) sum = sum + v_load(x + i);
   if (whole < n) sum = sum + v_load_part(x + whole, n - whole);
-  return v_fold(sum);
+  return fold(sum);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
