@@ -54,6 +54,8 @@ const HEADERS_MS = 10_000;
 const MAX_HEADER_BYTES = 16 << 10;
 const KEEP_ALIVE_MS = 60_000;
 const MAX_CONNECTIONS = 4096;
+/** Connections that wait to be accepted: thousands of agents may come at once. */
+const BACKLOG = 4096;
 /** How soon a connection over its time is noticed. */
 const CHECK_MS = 1000;
 
@@ -113,7 +115,7 @@ export class HttpServer {
     const { host, port } = this.#options;
     await new Promise<void>((resolve, reject) => {
       this.#server.once('error', reject);
-      this.#server.listen(port, host, () => resolve());
+      this.#server.listen({ port, host, backlog: BACKLOG }, () => resolve());
     });
     const address = this.#server.address() as AddressInfo;
     return { url: `http://${urlHost(host)}:${address.port}`, port: address.port };
