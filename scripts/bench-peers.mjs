@@ -1,0 +1,326 @@
+// Our engine beside llama.cpp on one file of random ternary weights, same threads, runs interleaved:
+//   node scripts/bench-peers.mjs [--shape large|2b4t|3b] [--format tq2_0|tq1_0] [--threads 1,2] [--rounds 3] [--json]
+// llama.cpp comes as the prebuilt binding node-llama-cpp from npm, into build/peers (nothing else is touched). It runs
+// the file's architecture "bitnet" (sub-norms, SiLU), which is 1bitLLM's graph; for 2b4t only the shape is the
+// model's. It quantizes activations in blocks of 256 and we a token at a time, so probabilities agree but not bits.
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { arch, cpus, platform } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const scratch = join(root, 'build', 'peers');
+const PROMPT = 128;
+const GENERATED = 32;
+
+const { values } = parseArgs({
+  options: {
+    shape: { type: 'string', default: 'large' },
+    format: { type: 'string', default: 'tq2_0' },
+    threads: { type: 'string', default: '1,2' },
+    rounds: { type: 'string', default: '3' },
+    json: { type: 'boolean', default: false },
+    // The child that measures us.
+    ours: { type: 'string' },
+  },
+});
+
+const dist = (path) => import(join(root, 'dist', path));
+
+async function measureOurs({ file, threads }) {
+  const { openModel } = await dist('model/open-model.js');
+  const { cpuBackend } = await dist('engine/cpu/backend.js');
+  const started = performance.now();
+  const { program } = await openModel(
+    { kind: 'gguf', path: file },
+    { name: 'peer', contextLength: 1024, head: 'full' },
+  );
+  const executable = await cpuBackend.load(program, { threads });
+  const loadMs = performance.now() - started;
+  const sequence = executable.createSequence();
+  const run = async (tokens, outputs) => {
+    const at = executable.sequenceLength(sequence);
+    return executable.step({
+      tokens: Int32Array.from(tokens),
+      sequences: new Int32Array(tokens.length).fill(sequence),
+      positions: Int32Array.from(tokens, (_, i) => at + i),
+      outputRows: Int32Array.from(outputs),
+    });
+  };
+  const best = (logits) => logits.reduce((top, value, i) => (value > logits[top] ? i : top), 0);
+  const tokens = promptTokens();
+  let t = performance.now();
+  const { logits } = await run(tokens, [tokens.length - 1]);
+  const promptSeconds = (performance.now() - t) / 1000;
+  let next = best(logits);
+  t = performance.now();
+  for (let i = 0; i < GENERATED; i += 1) next = best((await run([next], [0])).logits);
+  const generationSeconds = (performance.now() - t) / 1000;
+  const peak = logits.reduce((a, b) => Math.max(a, b));
+  const exp = Float64Array.from(logits, (value) => Math.exp(value - peak));
+  const sum = exp.reduce((a, b) => a + b);
+  report({ promptSeconds, generationSeconds, loadMs, probabilities: Array.from(exp, (value) => value / sum) });
+}
+
+function report(result) {
+  const peakRssBytes = process.resourceUsage().maxRSS * 1024;
+  process.stdout.write(`${JSON.stringify({ ...result, peakRssBytes })}\n`);
+}
+
+/** Ordinary tokens of the made-up vocabulary: behind the 259 special ones. */
+function promptTokens() {
+  return Array.from({ length: PROMPT }, (_, i) => 300 + ((i * 7919) % 2000));
+}
+
+async function main() {
+  const { BENCH_SHAPES } = await dist('bench/random-model.js');
+  const shape = BENCH_SHAPES[values.shape];
+  if (shape === undefined || !['tq2_0', 'tq1_0'].includes(values.format)) {
+    throw new Error(`--shape is one of ${Object.keys(BENCH_SHAPES).join(', ')}, --format tq2_0 or tq1_0`);
+  }
+  mkdirSync(scratch, { recursive: true });
+  const file = join(scratch, `${values.shape}-${values.format}.gguf`);
+  if (!existsSync(file)) {
+    process.stderr.write(`writing ${file}\n`);
+    await writeRandomGguf(file, shape, values.format);
+  }
+  const peer = installPeer();
+  const results = [];
+  for (const threads of values.threads.split(',').map(Number)) {
+    for (let round = 0; round < Number(values.rounds); round += 1) {
+      for (const [engine, command] of [
+        ['ours', [fileURLToPath(import.meta.url), '--ours', JSON.stringify({ file, threads })]],
+        ['llama.cpp', [peer, JSON.stringify({ file, threads, tokens: promptTokens(), generated: GENERATED })]],
+      ]) {
+        const result = await child(command);
+        results.push({ engine, threads, round, ...result });
+        process.stderr.write(
+          `${engine}, ${threads} threads: prompt ${(PROMPT / result.promptSeconds).toFixed(1)}, ` +
+            `generation ${(GENERATED / result.generationSeconds).toFixed(2)} tokens/s\n`,
+        );
+      }
+    }
+  }
+  summarize(results);
+}
+
+function summarize(results) {
+  const rows = [];
+  for (const threads of new Set(results.map((result) => result.threads))) {
+    const of = (engine, pick) => {
+      const list = results.filter((result) => result.engine === engine && result.threads === threads).map(pick);
+      return list.sort((a, b) => a - b)[list.length >> 1];
+    };
+    const row = (engine) => ({
+      promptTokensPerSecond: PROMPT / of(engine, (result) => result.promptSeconds),
+      generationTokensPerSecond: GENERATED / of(engine, (result) => result.generationSeconds),
+      peakRssBytes: of(engine, (result) => result.peakRssBytes),
+      loadMs: of(engine, (result) => result.loadMs),
+    });
+    const [ours, peer] = [row('ours'), row('llama.cpp')];
+    const ratio = (key) => ours[key] / peer[key];
+    rows.push({
+      threads,
+      ours,
+      'llama.cpp': peer,
+      promptRatio: ratio('promptTokensPerSecond'),
+      generationRatio: ratio('generationTokensPerSecond'),
+    });
+  }
+  const probabilities = (engine) => results.find((result) => result.engine === engine).probabilities;
+  const agreement = correlation(probabilities('ours'), probabilities('llama.cpp'));
+  const summary = {
+    shape: values.shape,
+    format: values.format,
+    cpu: cpus()[0].model,
+    rows,
+    logitCorrelation: agreement,
+  };
+  if (values.json) {
+    process.stdout.write(`${JSON.stringify(summary, undefined, 2)}\n`);
+    return;
+  }
+  for (const { threads, ours, 'llama.cpp': peer, promptRatio, generationRatio } of rows) {
+    const line = (key) => `${ours[key].toFixed(1)} to ${peer[key].toFixed(1)} tokens/s`;
+    console.log(`${threads} threads  prompt ${line('promptTokensPerSecond')}, ${promptRatio.toFixed(2)} x`);
+    console.log(`           generation ${line('generationTokensPerSecond')}, ${generationRatio.toFixed(2)} x`);
+  }
+  console.log(`log probabilities after the prompt: correlation ${agreement?.toFixed(4) ?? 'unknown'}`);
+}
+
+/** Of log probabilities, over the tokens that both list. */
+function correlation(a, b) {
+  if (!a || !b) return undefined;
+  const pairs = [];
+  for (let i = 0; i < a.length; i += 1) if (a[i] > 0 && b[i] > 0) pairs.push([Math.log(a[i]), Math.log(b[i])]);
+  const mean = (k) => pairs.reduce((sum, pair) => sum + pair[k], 0) / pairs.length;
+  const [x, y] = [mean(0), mean(1)];
+  const sum = (f) => pairs.reduce((total, pair) => total + f(pair), 0);
+  return sum(([p, q]) => (p - x) * (q - y)) / Math.sqrt(sum(([p]) => (p - x) ** 2) * sum(([, q]) => (q - y) ** 2));
+}
+
+function child(args) {
+  return new Promise((resolve, reject) => {
+    const process_ = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
+    let text = '';
+    process_.stdout.on('data', (data) => {
+      text += data;
+    });
+    process_.on('close', (code) => {
+      if (code === 0) resolve(JSON.parse(text.trim().split('\n').at(-1)));
+      else reject(new Error(`${args[0]} ended with ${code}`));
+    });
+  });
+}
+
+/** Puts the binding and this platform's prebuilt library into the scratch folder; returns the script that runs it. */
+function installPeer() {
+  const library = {
+    'linux-x64': 'linux-x64',
+    'linux-arm64': 'linux-arm64',
+    'darwin-arm64': 'mac-arm64-metal',
+    'darwin-x64': 'mac-x64',
+    'win32-x64': 'win-x64',
+  }[`${platform()}-${arch()}`];
+  if (library === undefined) throw new Error(`node-llama-cpp has no prebuilt library for ${platform()}-${arch()}`);
+  writeFileSync(join(scratch, 'package.json'), '{ "name": "peers", "private": true, "type": "module" }\n');
+  const installed = join(scratch, 'node_modules', '@node-llama-cpp', library);
+  if (!existsSync(installed)) {
+    const npm = (...args) => {
+      const options = { cwd: scratch, stdio: ['ignore', 2, 2], shell: platform() === 'win32' };
+      const flags = ['--no-audit', '--no-fund', '--ignore-scripts', '--omit=optional'];
+      if (spawnSync('npm', ['install', ...flags, ...args], options).status !== 0) throw new Error('npm install failed');
+    };
+    npm('node-llama-cpp@3');
+    const manifest = join(scratch, 'node_modules', 'node-llama-cpp', 'package.json');
+    const { version } = JSON.parse(readFileSync(manifest, 'utf8'));
+    npm(`node-llama-cpp@${version}`, `@node-llama-cpp/${library}@${version}`);
+  }
+  const script = join(scratch, 'peer.mjs');
+  writeFileSync(script, PEER);
+  return script;
+}
+
+const PEER = `// Written by scripts/bench-peers.mjs.
+import { getLlama, LlamaLogLevel } from 'node-llama-cpp';
+
+const { file, threads, tokens, generated } = JSON.parse(process.argv[2]);
+const started = performance.now();
+const llama = await getLlama({ gpu: false, build: 'never', logLevel: LlamaLogLevel.error, maxThreads: threads });
+const model = await llama.loadModel({ modelPath: file });
+const context = await model.createContext({ contextSize: 1024, batchSize: 512, threads });
+const loadMs = performance.now() - started;
+const sequence = context.getSequence();
+let t = performance.now();
+const evaluated = await sequence.controlledEvaluate([...tokens.slice(0, -1), [tokens.at(-1), { generateNext: { token: true, probabilities: true } }]]);
+const promptSeconds = (performance.now() - t) / 1000;
+const { token, probabilities } = evaluated.at(-1).next;
+t = performance.now();
+let count = 0;
+for await (const _ of sequence.evaluate([token], { temperature: 0, yieldEogToken: true })) if (++count === generated) break;
+const generationSeconds = ((performance.now() - t) / 1000) * (generated / count);
+const list = [];
+for (const [id, p] of probabilities ?? []) list[id] = p;
+const peakRssBytes = process.resourceUsage().maxRSS * 1024;
+process.stdout.write(JSON.stringify({ promptSeconds, generationSeconds, loadMs, peakRssBytes, probabilities: Array.from(list, (p) => p ?? 0) }) + '\\n', () => process.exit(0));
+`;
+
+/** Random trits in ggml's ternary blocks, all of one scale; norms of ones; a made-up vocabulary. */
+async function writeRandomGguf(file, shape, format) {
+  const { writeGguf } = await dist('formats/write-gguf.js');
+  const { packTq2 } = await dist('quant/tq2.js');
+  const { packTq1 } = await dist('quant/tq1.js');
+  const { hidden, ffn, layers, heads, kvHeads, headDim, vocab, ropeTheta } = shape;
+  let state = 0x9e3779b9;
+  const bits = () => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return state >>> 0;
+  };
+  const pack = format === 'tq2_0' ? packTq2 : packTq1;
+  const block = (columns) =>
+    pack(
+      Int8Array.from({ length: 256 * 4096 }, () => (bits() % 3) - 1),
+      1 / Math.sqrt(columns),
+    );
+  const matrix = (name, rows, columns) => {
+    if (columns % 256 !== 0)
+      throw new Error(`${name}: ${columns} columns are no multiple of 256, which ${format} needs`);
+    const pattern = block(columns);
+    const length = (rows * columns * pattern.length) / (256 * 4096);
+    const chunks = function* () {
+      for (let at = 0; at < length; at += pattern.length)
+        yield pattern.subarray(0, Math.min(pattern.length, length - at));
+    };
+    return { name, type: format.toUpperCase(), shape: [rows, columns], chunks };
+  };
+  const norm = (name, n) => ({
+    name,
+    type: 'F32',
+    shape: [n],
+    bytes: new Uint8Array(new Float32Array(n).fill(1).buffer),
+  });
+  const embedding = new Uint16Array(vocab * hidden);
+  // f16 of magnitude 2^-7 to 2^-5.
+  for (let i = 0; i < embedding.length; i += 1) embedding[i] = 0x2000 + (bits() % 0x800) + ((bits() & 1) << 15);
+  const tensors = [
+    { name: 'token_embd.weight', type: 'F16', shape: [vocab, hidden], bytes: new Uint8Array(embedding.buffer) },
+    norm('output_norm.weight', hidden),
+  ];
+  for (let i = 0; i < layers; i += 1) {
+    const name = (part) => `blk.${i}.${part}.weight`;
+    tensors.push(
+      norm(name('attn_norm'), hidden),
+      norm(name('attn_sub_norm'), heads * headDim),
+      norm(name('ffn_norm'), hidden),
+      norm(name('ffn_sub_norm'), ffn),
+      matrix(name('attn_q'), heads * headDim, hidden),
+      matrix(name('attn_k'), kvHeads * headDim, hidden),
+      matrix(name('attn_v'), kvHeads * headDim, hidden),
+      matrix(name('attn_output'), hidden, heads * headDim),
+      matrix(name('ffn_gate'), ffn, hidden),
+      matrix(name('ffn_up'), ffn, hidden),
+      matrix(name('ffn_down'), hidden, ffn),
+    );
+  }
+  const hex = (n) => n.toString(16).toUpperCase().padStart(2, '0');
+  const special = ['<unk>', '<s>', '</s>', ...Array.from({ length: 256 }, (_, n) => `<0x${hex(n)}>`)];
+  const words = Array.from({ length: vocab }, (_, id) => special[id] ?? `t${id}`);
+  // ggml's token types: 1 normal, 2 unknown, 3 control, 6 byte.
+  const types = words.map((_, id) => (id === 0 ? 2 : id < 3 ? 3 : id < 259 ? 6 : 1));
+  const u32 = (key, value) => ({ key, type: 'u32', value });
+  const f32 = (key, value) => ({ key, type: 'f32', value });
+  const metadata = [
+    { key: 'general.architecture', type: 'string', value: 'bitnet' },
+    u32('general.quantization_version', 2),
+    u32('bitnet.vocab_size', vocab),
+    u32('bitnet.context_length', 2048),
+    u32('bitnet.embedding_length', hidden),
+    u32('bitnet.block_count', layers),
+    u32('bitnet.feed_forward_length', ffn),
+    u32('bitnet.attention.head_count', heads),
+    u32('bitnet.attention.head_count_kv', kvHeads),
+    u32('bitnet.attention.key_length', headDim),
+    u32('bitnet.attention.value_length', headDim),
+    u32('bitnet.rope.dimension_count', headDim),
+    f32('bitnet.attention.layer_norm_rms_epsilon', 1e-5),
+    f32('bitnet.rope.freq_base', ropeTheta),
+    { key: 'tokenizer.ggml.model', type: 'string', value: 'llama' },
+    { key: 'tokenizer.ggml.tokens', type: 'array', elementType: 'string', value: words },
+    { key: 'tokenizer.ggml.scores', type: 'array', elementType: 'f32', value: words.map((_, id) => -id) },
+    { key: 'tokenizer.ggml.token_type', type: 'array', elementType: 'i32', value: types },
+    u32('tokenizer.ggml.bos_token_id', 1),
+    u32('tokenizer.ggml.eos_token_id', 2),
+    u32('tokenizer.ggml.unknown_token_id', 0),
+  ];
+  await writeGguf(file, { metadata, tensors });
+}
+
+if (values.ours !== undefined) {
+  await measureOurs(JSON.parse(values.ours));
+} else {
+  await main();
+}
