@@ -8,7 +8,10 @@ export const command = defineCommand({
   name: 'pull',
   summary: 'Download a model from the Hugging Face Hub into the standard hub cache',
   positionals: [
-    { name: 'REPO', description: 'ORG/NAME, with @REVISION for a branch, tag or commit, or /FILE.gguf for one file' },
+    {
+      name: 'REPO',
+      description: 'ORG/NAME, with @REVISION for a branch, tag or commit, with /FILE for one .gguf or .onnx of several',
+    },
   ],
   flags: {
     revision: { type: 'string', placeholder: 'R', description: 'Branch, tag or commit (default main)' },

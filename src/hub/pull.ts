@@ -154,12 +154,14 @@ const COMPANIONS =
   /^(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|chat_template)\.(json|txt)$|^(tokenizer\.model|merges\.txt|chat_template\.jinja|README\.md|LICENSE.*|NOTICE.*)$/i;
 
 /**
- * What is downloaded unless names are given: the safetensors with their index (or else the only .gguf), the configs, the
- * tokenizer, the licence. Pickles, other frameworks' weights and copies in subfolders stay where they are.
+ * What is downloaded unless names are given: the safetensors with their index (or else the only .gguf, or else the ONNX
+ * graph), the configs, the tokenizer, the licence. Pickles, other frameworks' weights and copies in subfolders stay
+ * where they are. A graph that is named brings what it cannot run without.
  */
 export function selectFiles(repo: string, all: readonly RemoteFile[], names?: readonly string[]): RemoteFile[] {
+  const companions = all.filter(({ name }) => !name.includes('/') && COMPANIONS.test(name));
   if (names !== undefined) {
-    return names.map((name) => {
+    const chosen = names.map((name) => {
       const file = all.find((candidate) => candidate.name === name);
       if (file !== undefined) return file;
       const known = all.slice(0, 12).map((candidate) => candidate.name);
@@ -168,6 +170,9 @@ export function selectFiles(repo: string, all: readonly RemoteFile[], names?: re
         fix: `it has ${known.join(', ')}`,
       });
     });
+    const graphs = chosen.filter(({ name }) => name.endsWith('.onnx'));
+    const needed = graphs.flatMap(({ name }) => [...companions, ...externalData(all, name)]);
+    return [...new Set([...needed, ...chosen])];
   }
   const top = all.filter(({ name }) => !name.includes('/'));
   let weights = top.filter(({ name }) => /\.safetensors$/.test(name) && !name.startsWith('consolidated'));
@@ -178,15 +183,35 @@ export function selectFiles(repo: string, all: readonly RemoteFile[], names?: re
       throw new HubSelectionError({ what: `${repo} has several .gguf files`, fix: `name the one you want: ${list}` });
     }
   }
+  if (weights.length === 0) weights = onnxGraph(repo, all);
   if (weights.length === 0) {
     const fix = all.some(({ name }) => name.endsWith('.bin'))
       ? 'its weights are pickles, which can hold code and are not read here: look for a safetensors version'
       : 'look for a repository that holds the weights';
-    throw new HubSelectionError({ what: `${repo} has no .safetensors or .gguf file`, fix });
+    throw new HubSelectionError({ what: `${repo} has no .safetensors, .gguf or .onnx file`, fix });
   }
-  const rest = top.filter(({ name }) => COMPANIONS.test(name) || name === 'model.safetensors.index.json');
+  const index = top.filter(({ name }) => name === 'model.safetensors.index.json');
   // Small files first, so that a mistake shows before the long wait.
-  return [...rest, ...weights];
+  return [...companions, ...index, ...weights];
+}
+
+/** The graph in the repository's top folder (optimum) or in onnx/ (transformers.js), with its weights; none without one. */
+function onnxGraph(repo: string, all: readonly RemoteFile[]): RemoteFile[] {
+  for (const pattern of [/^[^/]+\.onnx$/, /^onnx\/[^/]+\.onnx$/]) {
+    const graphs = all.filter(({ name }) => pattern.test(name));
+    const graph = graphs.length === 1 ? graphs[0] : graphs.find(({ name }) => /(^|\/)model\.onnx$/.test(name));
+    if (graph !== undefined) return [graph, ...externalData(all, graph.name)];
+    if (graphs.length > 1) {
+      const list = graphs.map(({ name }) => name).join(', ');
+      throw new HubSelectionError({ what: `${repo} has several ONNX graphs`, fix: `name the one you want: ${list}` });
+    }
+  }
+  return [];
+}
+
+/** Where exporters put the weights of a graph beyond the 2 GB of its format: model.onnx_data, model.onnx_data_1, model.onnx.data. */
+function externalData(all: readonly RemoteFile[], graph: string): RemoteFile[] {
+  return all.filter(({ name }) => name.startsWith(graph) && /^[._]data(_\d+)?$/.test(name.slice(graph.length)));
 }
 
 async function checkDiskSpace(folder: string, files: readonly RemoteFile[]): Promise<void> {

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { CancelledError } from '../../src/errors.ts';
 import { HubConnectionError, HubContentError, HubResponseError, HubSelectionError } from '../../src/hub/hub-errors.ts';
-import { type PullOptions, type PullProgress, pull } from '../../src/hub/pull.ts';
+import { type PullOptions, type PullProgress, pull, selectFiles } from '../../src/hub/pull.ts';
 import { resolveModel } from '../../src/hub/resolve-model.ts';
 
 const COMMIT = 'a'.repeat(40);
@@ -272,4 +272,36 @@ test('bad ids, revisions and offline mode are refused before any request', async
   await expect(pullIt({ revision: '../x' })).rejects.toThrow('is not a revision');
   await expect(pullIt({ env: { ...environment(), HF_HUB_OFFLINE: '1' } })).rejects.toThrow('HF_HUB_OFFLINE');
   expect(requests).toEqual([]);
+});
+
+test.each<[string, string[], string[] | undefined, string[]]>([
+  [
+    'in onnx/',
+    ['config.json', 'onnx/model.onnx', 'onnx/model_q4.onnx', 'onnx/model.onnx_data'],
+    undefined,
+    ['config.json', 'onnx/model.onnx', 'onnx/model.onnx_data'],
+  ],
+  [
+    'on top',
+    ['config.json', 'model.onnx', 'model.onnx.data', 'sub/model.onnx'],
+    undefined,
+    ['config.json', 'model.onnx', 'model.onnx.data'],
+  ],
+  ['only where there are no safetensors', ['model.safetensors', 'onnx/model.onnx'], undefined, ['model.safetensors']],
+  [
+    'by name, with what it needs',
+    ['config.json', 'tokenizer.json', 'onnx/model.onnx', 'onnx/model_q4.onnx', 'onnx/model_q4.onnx_data_1'],
+    ['onnx/model_q4.onnx'],
+    ['config.json', 'tokenizer.json', 'onnx/model_q4.onnx_data_1', 'onnx/model_q4.onnx'],
+  ],
+])('takes an ONNX graph %s', (_, there, names, expected) => {
+  const all = there.map((name) => ({ name, size: 1, etag: 'a'.repeat(40) }));
+  expect(selectFiles('org/model', all, names).map(({ name }) => name)).toEqual(expected);
+});
+
+test('names the ONNX graphs where it cannot choose', () => {
+  const all = ['onnx/a.onnx', 'onnx/b.onnx'].map((name) => ({ name, size: 1, etag: 'a'.repeat(40) }));
+  expect(() => selectFiles('org/model', all)).toThrow(
+    /several ONNX graphs; name the one you want: onnx\/a.onnx, onnx\/b.onnx/,
+  );
 });

@@ -18,7 +18,7 @@ export async function locateOnnx(
   name: string,
   resolve: (name: string) => Promise<ModelLocation>,
 ): Promise<LocatedModel> {
-  if (name.toLowerCase().endsWith('.onnx')) return locateFile(name, resolve);
+  if (/\.onnx(@[^/@]+)?$/i.test(name)) return locateFile(name, resolve);
   const location = await resolve(name);
   if (location.kind !== 'folder') {
     throw new ArgumentError({
@@ -45,19 +45,25 @@ export async function locateOnnx(
   });
 }
 
+/** ORG/NAME/FILE.onnx or ORG/NAME/FOLDER/FILE.onnx with or without @REVISION; paths of that form read the same. */
+const IN_REPOSITORY = /^([^/@]+\/[^/@]+)\/((?:[^/@]+\/)?[^/@]+\.onnx)(@[^/@]+)?$/i;
+
 async function locateFile(name: string, resolve: (name: string) => Promise<ModelLocation>): Promise<LocatedModel> {
-  const location = await resolve(dirname(name));
-  const files = await filesIn(location.path);
-  if (!files.includes(basename(name))) {
+  const [, repository, inside, revision = ''] = IN_REPOSITORY.exec(name) ?? [];
+  const location = await resolve(repository === undefined ? dirname(name) : `${repository}${revision}`);
+  const onnxFile = join(location.path, inside ?? basename(name));
+  const files = await filesIn(dirname(onnxFile));
+  if (!files.includes(basename(onnxFile))) {
     throw new ArgumentError({
-      what: `there is no ${basename(name)}`,
-      where: location.path,
+      what: `there is no ${basename(onnxFile)}`,
+      where: dirname(onnxFile),
       fix: `it holds ${files.filter((file) => file.endsWith('.onnx')).join(', ') || 'no .onnx file'}`,
     });
   }
-  const onnxFile = join(location.path, basename(name));
-  if (files.includes('config.json')) return { ...location, name, onnxFile };
-  return { ...(await resolve(dirname(dirname(name)))), name, onnxFile };
+  const hasConfig = (await filesIn(location.path)).includes('config.json');
+  // The graph may lie in onnx/ of the model's folder, and that be named from within.
+  const home = hasConfig || basename(location.path) !== 'onnx' ? location : await resolve(dirname(location.path));
+  return { ...home, name, onnxFile };
 }
 
 async function filesIn(folder: string): Promise<string[]> {

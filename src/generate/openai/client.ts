@@ -18,6 +18,9 @@ const MAX_BODY = 1 << 20;
 const MAX_QUOTE = 300;
 const MAX_NAMES = 8;
 
+/** What `post` gives last when the server has said that its answer is complete. */
+export const END_OF_ANSWER = Symbol('end of answer');
+
 export type OpenAiEndpoint = {
   /** Without a slash at the end. */
   readonly baseUrl: string;
@@ -71,8 +74,8 @@ export class OpenAiClient {
 
   /**
    * Posts `body` and gives the JSON objects of the answer as they arrive: the chunks of a stream, or the one object of a
-   * server that does not stream. Throws before the first one if the request is refused, and from within the loop if the
-   * stream breaks; a stream that ends without its end mark is broken.
+   * server that does not stream, then END_OF_ANSWER; a stream that just ends lacks it. Throws before the first one if
+   * the request is refused, and from within the loop if the stream breaks.
    */
   async post(path: string, body: object, signal: AbortSignal): Promise<AsyncGenerator<unknown>> {
     const response = await this.#fetch(path, {
@@ -89,6 +92,7 @@ export class OpenAiClient {
     const type = response.headers.get('content-type')?.split(';')[0]?.trim().toLowerCase() ?? '';
     if (type === 'application/json') {
       yield withoutError(parse(await readBody(response.body, MAX_EVENT, url), url), url);
+      yield END_OF_ANSWER;
       return;
     }
     if (type !== 'text/event-stream') {
@@ -100,7 +104,10 @@ export class OpenAiClient {
         eventLength: MAX_EVENT,
         totalBytes: MAX_STREAM,
       })) {
-        if (data.trim() === '[DONE]') return;
+        if (data.trim() === '[DONE]') {
+          yield END_OF_ANSWER;
+          return;
+        }
         const object = parse(data, url);
         yield withoutError(kind === 'error' ? { error: object } : object, url);
       }

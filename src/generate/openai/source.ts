@@ -6,7 +6,7 @@ import type { LoadRequest } from '../engine.ts';
 import type { Ending, Prompt, Start, Task, TokenSource } from '../token-source.ts';
 import type { FinishReason, GenerateRequest } from '../types.ts';
 import { readAnswerPart } from './chunk.ts';
-import { OpenAiClient, openAiEndpoint, shortList } from './client.ts';
+import { END_OF_ANSWER, OpenAiClient, openAiEndpoint, shortList } from './client.ts';
 import { OpenAiConnectionError, OpenAiResponseError } from './errors.ts';
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -89,6 +89,10 @@ async function write(client: OpenAiClient, job: Job): Promise<Ending> {
   const text = new WholeCharacters();
   try {
     answer: for await (const object of await ask(client, job, abort.signal)) {
+      if (object === END_OF_ANSWER) {
+        reason ??= 'stop';
+        break;
+      }
       const part = readAnswerPart(object);
       promptTokens = part.promptTokens ?? promptTokens;
       reason = part.finish ?? reason;
@@ -104,7 +108,7 @@ async function write(client: OpenAiClient, job: Job): Promise<Ending> {
     }
     if (ended === undefined && reason === undefined) {
       throw new OpenAiConnectionError({
-        what: 'the answer ended without a finish_reason',
+        what: 'the answer broke off: it ended without finish_reason or [DONE]',
         where: client.endpoint.baseUrl,
         fix: "look into the server's log, then ask again",
       });
@@ -120,7 +124,7 @@ async function write(client: OpenAiClient, job: Job): Promise<Ending> {
     abort.abort();
   }
   return {
-    finishReason: ended ?? reason ?? 'stop',
+    finishReason: ended ?? reason!,
     rest: text.end(),
     // A chat cannot be taken up in the middle of a turn on every server, a text can.
     continuable: task.messages === undefined,

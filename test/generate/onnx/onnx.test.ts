@@ -1,9 +1,10 @@
 // The backend "onnx" on graphs made here, against the same sums in double. onnxruntime-node is optional; where its binary
 // does not load these tests say so.
 
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
-import { afterAll, describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test, vi } from 'vitest';
 import { ArgumentError, BitnetError } from '../../../src/errors.ts';
 import { Engine } from '../../../src/generate/engine.ts';
 import { evaluateIds, evaluateText } from '../../../src/generate/evaluate.ts';
@@ -173,6 +174,28 @@ describe.skipIf(missing !== undefined)('the graph is found', () => {
     expect(await idsOf(join(several, 'onnx/model_fp16.onnx'))).toEqual(expected);
     addGraph(several, 'onnx/model.onnx');
     expect(await idsOf(several)).toEqual(expected);
+  });
+
+  test('in the hub cache', async () => {
+    const folder = folderOf({}, { graph: 'onnx/model_q4.onnx' });
+    addGraph(folder, 'onnx/model_fp16.onnx', { ternaryHead: true });
+    const cache = mkdtempSync(join(tmpdir(), 'hub-'));
+    folders.push(cache);
+    const snapshots = join(cache, 'models--org--toy', 'snapshots');
+    mkdirSync(snapshots, { recursive: true });
+    cpSync(folder, join(snapshots, 'a'.repeat(40)), { recursive: true });
+    vi.stubEnv('HF_HUB_CACHE', cache);
+    try {
+      const expected = await idsOf(join(folder, 'onnx/model_q4.onnx'));
+      expect(await idsOf('org/toy/onnx/model_q4.onnx')).toEqual(expected);
+      expect(await idsOf(`org/toy/onnx/model_q4.onnx@${'a'.repeat(40)}`)).toEqual(expected);
+      await expect(run('org/toy/onnx/none.onnx')).rejects.toThrow(
+        /no none.onnx .*it holds model_fp16.onnx, model_q4.onnx/,
+      );
+      await expect(run('org/other/onnx/model.onnx')).rejects.toThrow(/bitnet-gf3 pull org\/other/);
+    } finally {
+      vi.unstubAllEnvs();
+    }
   });
 
   test('only where paths may lead', async () => {

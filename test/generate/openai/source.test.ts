@@ -111,6 +111,13 @@ describe('a trace', () => {
     expect(result.trace[0]).toMatchObject({ token: 'Hi', logprob: -0.7 });
   });
 
+  test('of a server that marks the end without a reason, and of one that gives a reason without a mark', async () => {
+    server.answer = stream([piece('a'), DONE]);
+    expect(await run()).toMatchObject({ completion: 'a', finishReason: 'stop' });
+    server.answer = stream([piece('a'), finish('length')]);
+    expect(await run()).toMatchObject({ completion: 'a', finishReason: 'length' });
+  });
+
   test('halves of a character in two chunks become one', async () => {
     const half = (json: string) => `data: {"choices":[{"index":0,"text":"${json}"}]}\n\n`;
     server.answer = stream([half('a\\ud83e'), half('\\udd8ab'), half('\\ud83e'), finish('length'), DONE]);
@@ -320,8 +327,8 @@ describe('errors say what to do', () => {
       /broke off: slot lost/,
     ],
     ['an old error field', ['error: {"message":"slot lost"}\n\n'], OpenAiResponseError, /broke off: slot lost/],
-    ['an early end', [piece('x')], OpenAiConnectionError, /ended without a finish_reason/],
-    ['nothing at all', [], OpenAiConnectionError, /ended without a finish_reason/],
+    ['an early end', [piece('x')], OpenAiConnectionError, /broke off: it ended without finish_reason or \[DONE\]/],
+    ['nothing at all', [], OpenAiConnectionError, /broke off: it ended without finish_reason or \[DONE\]/],
   ])('a stream with %s', async (_, events, kind, message) => {
     server.answer = stream(events);
     const failed = run();
