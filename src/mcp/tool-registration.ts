@@ -12,6 +12,13 @@ import { appMeta } from './apps.ts';
 /** Beyond this many characters the JSON is only in structuredContent: the text would fill a model's context. */
 const MAX_JSON_TEXT = 16_384;
 
+/**
+ * Clients whose model gets no result above 25,000 tokens, by the beginning of the name they give themselves. JSON of
+ * numbers has more than 2 characters a token, and the text beside it needs some room.
+ */
+const LIMITED_CLIENTS = /^(claude|anthropic)/i;
+const LIMITED_CHARACTERS = 36_000;
+
 /** Clients redraw on every notification; more often than this nobody sees. */
 const PROGRESS_INTERVAL_MS = 50;
 
@@ -52,7 +59,9 @@ export function registerTool(server: McpServer, tool: Tool, environment: ToolEnv
       const start = performance.now();
       let outcome: ToolCall['outcome'] = 'ok';
       try {
-        const result = await callTool(tool, args, { services, ...requestHooks(context) });
+        const client = server.server.getClientVersion()?.name ?? '';
+        const resultBudget = LIMITED_CLIENTS.test(client) ? LIMITED_CHARACTERS : undefined;
+        const result = await callTool(tool, args, { services, resultBudget, ...requestHooks(context) });
         if (context.mcpReq.signal.aborted) outcome = 'cancelled';
         return toContent(result);
       } catch (error) {

@@ -3,6 +3,7 @@ import { tritColors } from '../color/trit-colors.ts';
 import { defineTool } from './define-tool.ts';
 import { hex, imageField, modelField, residue, seedField, tritCounts } from './fields.ts';
 import type { AnalyzedLayer } from './layer-analysis.ts';
+import { fitting } from './result-budget.ts';
 
 /** A picture of more layers than this shows nothing of any. */
 const MAX_PICTURED_LAYERS = 16;
@@ -33,6 +34,7 @@ export const analyzeLayerTool = defineTool({
   input: z.strictObject({
     model: modelField,
     layer: z.string().min(1).optional().describe('Layer name or glob such as model.layers.0.*; default all'),
+    offset: z.int().min(0).default(0).describe('Layers to skip in the list, for its next page'),
     seed: seedField,
     image: imageField.describe('Add a PNG of the trits'),
   }),
@@ -41,10 +43,12 @@ export const analyzeLayerTool = defineTool({
     colors: z.strictObject({ minus: hex, ergodic: hex, plus: hex }).describe('Of the picture'),
     layers: z.array(stats),
     total: stats,
+    next: z.strictObject({ offset: z.int() }).optional().describe('Argument for the rest, if the list was cut'),
   }),
   hints: { readOnly: true, idempotent: true },
   example: { layer: 'model.layers.0.*' },
-  run: async ({ model, layer, seed, image }, { services, signal, progress, addImage }) => {
+  run: async (args, { services, signal, progress, addImage, resultBudget }) => {
+    const { model, layer, offset, seed, image } = args;
     const { openTernaryModel, selectLayers } = await import('./ternary-model.ts');
     const { analyzeLayers } = await import('./layer-analysis.ts');
     using opened = await openTernaryModel(model, { allowedRoots: services.allowedRoots });
@@ -59,19 +63,23 @@ export const analyzeLayerTool = defineTool({
       });
     }
     const { minus, ergodic, plus } = tritColors({ seed });
+    const rest = layers.slice(offset).map(layerToJson);
+    const shown = fitting(rest, resultBudget);
     return {
       model,
       colors: { minus: minus.hex, ergodic: ergodic.hex, plus: plus.hex },
-      layers: layers.map(layerToJson),
+      layers: rest.slice(0, shown),
       total: layerToJson(total),
+      ...(shown < rest.length && { next: { offset: offset + shown } }),
     };
   },
-  summarize: ({ model, layers, total }) =>
+  summarize: ({ model, layers, total, next }) =>
     [
       `${model}: ${layers.length} ternary ${layers.length === 1 ? 'layer' : 'layers'}, ${total.shape[0]} weights`,
       `-1 ${total.minus_pct.toFixed(2)}%, 0 ${total.ergodic_pct.toFixed(2)}%, +1 ${total.plus_pct.toFixed(2)}%, ` +
         `${total.entropy_bits.toFixed(4)} bits a weight`,
       `GF(3) trit sum ${total.trit_sum} mod 3 = ${total.gf3_residue}, ${total.conserved ? 'conserved' : 'not conserved'}`,
+      ...(next === undefined ? [] : [`the total is of all layers; for more of the list: {"offset": ${next.offset}}`]),
     ].join('\n'),
 });
 

@@ -17,6 +17,8 @@ export type ToolContext = {
   readonly signal?: AbortSignal;
   /** Present only when the caller listens. `done` never falls from call to call. */
   readonly progress?: (done: number, total: number, message: string) => void;
+  /** Characters of JSON that the caller takes in one result; any number when undefined. See result-budget.ts. */
+  readonly resultBudget?: number | undefined;
   /** Adds an image to the result. */
   readonly addImage: (image: ToolImage) => void;
 };

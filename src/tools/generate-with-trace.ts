@@ -4,6 +4,7 @@ import type { GenerateRequest } from '../generate/types.ts';
 import { defineTool, type ToolContext } from './define-tool.ts';
 import { hex, modelField, residue, schemeField, seedField, trit, tritCounts, uint64 } from './fields.ts';
 import { generateResultToJson } from './generate-result.ts';
+import { fittingSteps } from './result-budget.ts';
 import type { ServiceHooks } from './services.ts';
 
 /** Ends a call before the shortest time-out that clients are known to have, 60 s. */
@@ -61,7 +62,7 @@ export const generateWithTraceTool = defineTool({
   }),
   hints: { readOnly: true, idempotent: true },
   example: { prompt: 'Once upon a time', max_tokens: 12 },
-  run: async (args, { services, signal, progress }) => {
+  run: async (args, { services, signal, progress, resultBudget }) => {
     const begins = (['prompt', 'messages', 'continuation'] as const).filter((name) => args[name] !== undefined);
     if (begins.length !== 1) {
       throw new ArgumentError({
@@ -69,12 +70,14 @@ export const generateWithTraceTool = defineTool({
         fix: 'give exactly one of prompt, messages, continuation',
       });
     }
+    // A trace that would not fit ends early, with a handle to go on.
+    const maxTokens = Math.min(args.max_tokens, fittingSteps(resultBudget, args));
     const request: GenerateRequest = {
       model: args.model,
       ...(args.prompt !== undefined && { prompt: args.prompt }),
       ...(args.messages !== undefined && { messages: args.messages }),
       ...(args.continuation !== undefined && { continuation: args.continuation }),
-      maxTokens: args.max_tokens,
+      maxTokens,
       seed: args.seed,
       scheme: args.scheme,
       temperature: args.temperature,
@@ -87,7 +90,7 @@ export const generateWithTraceTool = defineTool({
     };
     const result = await services.generate(request, {
       ...(signal && { signal }),
-      ...hooksFor(progress, args.max_tokens),
+      ...hooksFor(progress, maxTokens),
     });
     return generateResultToJson(result);
   },

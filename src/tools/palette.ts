@@ -3,6 +3,7 @@ import { palette } from '../color/palette.ts';
 import { gf3Residue, isConserved, tritSum } from '../gf3/sums.ts';
 import { defineTool } from './define-tool.ts';
 import { colorFields, imageField, residue, schemeField, seedField } from './fields.ts';
+import { fitting } from './result-budget.ts';
 
 /** Enough for any picture; keeps a result within what clients accept. */
 const MAX_COLORS = 4096;
@@ -28,16 +29,20 @@ export const paletteTool = defineTool({
     trit_sum: z.int(),
     gf3_residue: residue,
     conserved: z.boolean(),
+    next: z.strictObject({ start: z.int(), n: z.int() }).optional().describe('Arguments for the rest, if it was cut'),
   }),
   hints: { readOnly: true, idempotent: true },
   example: { n: 12 },
-  run: async ({ n, seed, start, scheme, image }, { addImage }) => {
-    const colors = palette({ seed, start, n, scheme });
+  run: async ({ n, seed, start, scheme, image }, { addImage, resultBudget }) => {
+    const all = palette({ seed, start, n, scheme });
+    // A page is what a smaller n would have given, sums included; the picture shows everything.
+    const shown = fitting(all, resultBudget);
+    const colors = all.slice(0, shown);
     const sum = tritSum(colors.map(({ trit }) => trit));
     if (image) {
       const { swatchPng } = await import('../image/swatches.ts');
       addImage({
-        png: swatchPng(colors),
+        png: swatchPng(all),
         caption: `${n} swatches of seed ${seed} (${scheme}) from index ${start}`,
       });
     }
@@ -49,11 +54,13 @@ export const paletteTool = defineTool({
       trit_sum: sum,
       gf3_residue: gf3Residue(sum),
       conserved: isConserved(sum),
+      ...(shown < n && { next: { start: start + shown, n: n - shown } }),
     };
   },
-  summarize: ({ colors, seed, trit_sum, conserved }) => {
+  summarize: ({ colors, seed, trit_sum, conserved, next }) => {
     const shown = colors.slice(0, 12).map(({ hex }) => hex);
+    const rest = next === undefined ? '' : `; for the rest: {"start": ${next.start}, "n": ${next.n}}`;
     const more = colors.length > shown.length ? ` and ${colors.length - shown.length} more` : '';
-    return `seed ${seed}: ${shown.join(' ')}${more}; trit sum ${trit_sum}, ${conserved ? 'conserved' : 'not conserved'} mod 3`;
+    return `seed ${seed}: ${shown.join(' ')}${more}; trit sum ${trit_sum}, ${conserved ? 'conserved' : 'not conserved'} mod 3${rest}`;
   },
 });

@@ -18,6 +18,13 @@ import {
   type TestServerOptions,
 } from './http-harness.ts';
 
+type Answered = {
+  readonly result: {
+    readonly content: { readonly text: string }[];
+    readonly structuredContent: { readonly colors: object[]; readonly next: { readonly start: number } };
+  };
+};
+
 const servers: RunningServer[] = [];
 async function start(options: TestServerOptions = {}): Promise<RunningServer> {
   const server = await startServer(options);
@@ -364,6 +371,30 @@ describe('sessions', () => {
     });
     expect(foreign.status).toBe(400);
   });
+});
+
+test('a client whose model gets no large results gets pages, in both eras', async () => {
+  const server = await start();
+  const clientInfo = { name: 'claude-code', version: '2.1.0' };
+  const stateless = await send(
+    server,
+    statelessCall(1, 'palette', { n: 4096 }, { 'io.modelcontextprotocol/clientInfo': clientInfo }),
+  );
+  const body = { ...INITIALIZE, params: { ...INITIALIZE.params, clientInfo } };
+  const opened = await send(server, { body });
+  const params = { name: 'palette', arguments: { n: 4096 } };
+  const inSession = await send(server, {
+    headers: { 'mcp-session-id': String(opened.headers['mcp-session-id']) },
+    body: { jsonrpc: '2.0', id: 1, method: 'tools/call', params },
+  });
+  for (const { result } of [JSON.parse(stateless.text), ...messagesOf(inSession)] as Answered[]) {
+    expect(JSON.stringify(result).length).toBeLessThan(40_000);
+    const { colors, next } = result.structuredContent;
+    expect(next).toEqual({ start: 1 + colors.length, n: 4096 - colors.length });
+    expect(result.content[0].text).toContain(JSON.stringify(next.start));
+  }
+  const others = await send(server, statelessCall(1, 'palette', { n: 4096 }));
+  expect(JSON.parse(others.text).result.structuredContent.colors).toHaveLength(4096);
 });
 
 describe('generations', () => {
