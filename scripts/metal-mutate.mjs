@@ -22,7 +22,7 @@ const KIND = option('kind');
 const METAL_FILES = ['common', 'embed', 'rows', 'ternary', 'dense', 'attention', 'top'].map(
   (f) => `kernels/metal/${f}.metal`,
 );
-const HOST_FILES = ['executable', 'plan', 'weights', 'kv-pool', 'gpu'].map((f) => `src/engine/metal/${f}.ts`);
+const HOST_FILES = ['executable', 'encode', 'plan', 'weights', 'kv-pool', 'gpu'].map((f) => `src/engine/metal/${f}.ts`);
 
 const nextNumber = (text) => text.replace(/\d+/, (digits) => String(Number(digits) + 1));
 

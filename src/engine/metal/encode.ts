@@ -1,0 +1,454 @@
+// From fused runs to dispatches: which kernel, how large a grid, which buffers and arguments, for a step of a given shape.
+
+import type { BufferId, Program, WeightId } from '../program.ts';
+import { type Dispatch, dispatch, MetalUnsupportedError } from './addon.ts';
+import { type Gpu, type GpuBuffer, padded } from './gpu.ts';
+import { BLOCK_POSITIONS, type KvPool } from './kv-pool.ts';
+import { LIMITS, type Plan, type Run } from './plan.ts';
+import type { KernelName, StructValues } from './signatures.ts';
+import { defaultChoice, QUADS_OF, shapeKey, type TernaryChoice, type Tuning } from './tuning.ts';
+import type { PlacedWeight } from './weights.ts';
+
+/** Positions per threadgroup of attention: enough threadgroups for a long context, no second pass for a short one. */
+const ATTENTION_SPLIT = 256;
+/** Tokens from which the matrix units beat vector kernels that read the weights once per four tokens. */
+const GEMM_FROM = 9;
+/** Logits per threadgroup of the first stage of a top-k: TOP_CHUNK of top.metal at most. */
+export const TOP_CHUNK = 4096;
+/** ROW_SLICES of rows.metal: vectors of a row that a thread holds. */
+const ROW_SLICES = 8;
+
+/** Everything that decides a tape but the contents of buffers. */
+export type Shape = {
+  readonly tokens: number;
+  readonly outputs: number;
+  /** Of the longest row; see `splitsAt`. */
+  readonly splits: number;
+  readonly traced: boolean;
+  /** Best logits per output row to find; 0 for none. */
+  readonly top: number;
+};
+
+/** The buffers that dispatches name. The executable makes and replaces them. */
+export type StepMemory = {
+  readonly weights: readonly PlacedWeight[];
+  readonly cosine: GpuBuffer;
+  readonly sine: GpuBuffer;
+  readonly pool: KvPool;
+  /** By buffer id, for `rows` rows. */
+  readonly activations: GpuBuffer[];
+  rows: number;
+  readonly scratch: Map<string, GpuBuffer & { readonly memory: ArrayBuffer }>;
+};
+
+/** Threadgroups that share the keys of a row at `position`. */
+export function splitsAt(position: number): number {
+  return Math.floor(position / ATTENTION_SPLIT) + 1;
+}
+
+export function rowsOf(program: Program, buffer: BufferId, shape: Shape): number {
+  return program.buffers[buffer]!.rows === 'tokens' ? shape.tokens : shape.outputs;
+}
+
+/** Entries of a sequence's row of the block table. */
+export function tableStride(program: Program): number {
+  return Math.ceil(program.contextLength / BLOCK_POSITIONS);
+}
+
+/** Whole simdgroups for `wanted` threads, as far as the pipeline goes. */
+function threadsFor(gpu: Gpu, kernel: KernelName, wanted: number, most = 1024): number {
+  const limit = Math.min(most, Math.floor(gpu.pipeline(kernel).maxThreads / 32) * 32);
+  return Math.min(limit, Math.ceil(wanted / 32) * 32);
+}
+
+/** Fails at load, not at the first step, where this GPU's pipelines take too few threads for the program's rows. */
+export function checkRows(gpu: Gpu, program: Program, plans: readonly Plan[]): void {
+  for (const run of plans.flatMap(({ runs }) => runs)) {
+    if (run.run !== 'rows') continue;
+    const { width } = program.buffers[run.x]!;
+    const held = threadsFor(gpu, run.kernel, padded(width) / 4) * ROW_SLICES * 4;
+    if (held < padded(width)) {
+      const what = `rows of ${width}, this GPU's ${run.kernel} takes up to ${Math.min(held, LIMITS.rowWidth)}`;
+      throw new MetalUnsupportedError(what, program.name);
+    }
+  }
+}
+
+export class StepEncoder {
+  readonly #gpu: Gpu;
+  readonly #program: Program;
+  readonly #memory: StepMemory;
+  readonly #tuning: Tuning;
+
+  constructor(gpu: Gpu, program: Program, memory: StepMemory, tuning: Tuning) {
+    this.#gpu = gpu;
+    this.#program = program;
+    this.#memory = memory;
+    this.#tuning = tuning;
+  }
+
+  /** All dispatches of a step of this shape, in order. */
+  encode(plan: Plan, shape: Shape): Dispatch[] {
+    const dispatches: Dispatch[] = [];
+    for (const run of plan.runs) dispatches.push(...this.#dispatchesOf(run, shape));
+    if (shape.top > 0 && shape.outputs > 0) dispatches.push(...this.#topDispatches(shape));
+    return dispatches;
+  }
+
+  #dispatchesOf(run: Run, shape: Shape): Dispatch[] {
+    switch (run.run) {
+      case 'embed':
+        return [this.#embed(run, shape)];
+      case 'rows':
+        return rowsOf(this.#program, run.x, shape) === 0 ? [] : [this.#rowsDispatch(run, shape)];
+      case 'ternary':
+        return rowsOf(this.#program, run.codes, shape) === 0 ? [] : [this.ternary(run, shape)];
+      case 'rope':
+        return [this.#rope(run, shape)];
+      case 'attention':
+        return this.#attention(run, shape);
+      case 'select':
+        return shape.outputs === 0 ? [] : [this.#select(run, shape)];
+      case 'dense':
+        return rowsOf(this.#program, run.x, shape) === 0 ? [] : [this.#dense(run, shape)];
+      case 'int8':
+        return rowsOf(this.#program, run.codes, shape) === 0 ? [] : [this.#int8(run, shape)];
+      case 'count':
+        return [this.#count(run, shape)];
+    }
+  }
+
+  #embed(run: Run & { run: 'embed' }, { tokens }: Shape): Dispatch {
+    const weight = this.#program.weights[run.table]!;
+    if (weight.kind !== 'dense') throw wrongKind(weight, 'dense');
+    const { buffer, stride } = this.#memory.weights[run.table]!;
+    const width = this.#width(run.out);
+    const kernel = `embed_${weight.dtype}` as const;
+    return dispatch(kernel, [tokens, 1, 1], this.#threads(kernel, padded(width)), {
+      table: buffer,
+      tokens: this.#memory.scratch.get('tokens')!,
+      out: this.#memory.activations[run.out]!,
+      a: { width, table_stride: stride, out_stride: padded(width) },
+    });
+  }
+
+  #select(run: Run & { run: 'select' }, { outputs }: Shape): Dispatch {
+    const stride4 = this.#stride(run.x) / 4;
+    const kernel = run.y === undefined ? 'select_rows' : 'select_sum';
+    const args = {
+      x: this.#memory.activations[run.x]!,
+      rows: this.#memory.scratch.get('output rows')!,
+      out: this.#memory.activations[run.out]!,
+      a: { stride4 },
+    };
+    const threads = this.#threads(kernel, stride4);
+    return run.y === undefined
+      ? dispatch('select_rows', [outputs, 1, 1], threads, args)
+      : dispatch('select_sum', [outputs, 1, 1], threads, { ...args, y: this.#memory.activations[run.y]! });
+  }
+
+  #rowsDispatch(run: Run & { run: 'rows' }, shape: Shape): Dispatch {
+    const { kernel } = run;
+    const rows = rowsOf(this.#program, run.x, shape);
+    const stride4 = this.#stride(run.x) / 4;
+    const x = this.#memory.activations[run.x]!;
+    const y = run.y === undefined ? x : this.#memory.activations[run.y]!;
+    const a: StructValues<'RowArgs'> = {
+      stride4,
+      width: this.#width(run.x),
+      eps: run.norm?.eps ?? 0,
+      keep: run.out === undefined ? 0 : 1,
+      status_at: (run.quantize?.index ?? 0) * this.#memory.rows,
+    };
+    const args = {
+      x,
+      gate: x,
+      y,
+      up: y,
+      // Never touched where `keep` is 0, but every argument of a kernel has to be bound.
+      out: run.out === undefined ? x : this.#memory.activations[run.out]!,
+      weight: run.norm === undefined ? x : this.#memory.weights[run.norm.weight]!.buffer,
+      codes: run.quantize === undefined ? x : this.#memory.activations[run.quantize.codes]!,
+      scales: run.quantize === undefined ? x : this.#memory.activations[run.quantize.scale]!,
+      status: this.#memory.scratch.get('status')!,
+      a,
+    };
+    return dispatch(kernel, [rows, 1, 1], this.#threads(kernel, stride4), args);
+  }
+
+  /** Key of the matrices' shape in the tuning. */
+  shapeOf(run: Run & { run: 'ternary' }): string {
+    const matrices = run.matrices.map(({ weight }) => this.#ternaryWeight(weight));
+    const quads = matrices.reduce((sum, { rows }) => sum + Math.ceil(rows / 4), 0);
+    return shapeKey(quads, padded(matrices[0]!.columns) / 16);
+  }
+
+  #ternaryWeight(id: WeightId) {
+    const weight = this.#program.weights[id]!;
+    if (weight.kind !== 'ternary') throw wrongKind(weight, 'ternary');
+    return weight;
+  }
+
+  /** `forced`: a choice to measure. */
+  ternary(run: Run & { run: 'ternary' }, shape: Shape, forced?: TernaryChoice): Dispatch {
+    const tokens = rowsOf(this.#program, run.codes, shape);
+    const matrices = run.matrices.map(({ weight, out }) => {
+      const { rows, columns, scale } = this.#ternaryWeight(weight);
+      return { buffer: this.#memory.weights[weight]!.buffer, rows, columns, scale, quads: Math.ceil(rows / 4), out };
+    });
+    const groups = this.#stride(run.codes) / 16;
+    const quads = matrices.reduce((sum, matrix) => sum + matrix.quads, 0);
+    const tuned = forced ?? this.#tuning.get(shapeKey(quads, groups)) ?? defaultChoice(quads);
+    let kernel: KernelName & `ternary_${string}` = tuned.kernel;
+    let { simdgroups } = tuned;
+    let quadsPerTile = kernel === 'ternary_gemv_splitk' ? 1 : QUADS_OF[tuned.kernel] * simdgroups;
+    let tokensPerTile = 1;
+    if (tokens >= GEMM_FROM) {
+      kernel = 'ternary_gemm';
+      simdgroups = 4;
+      quadsPerTile = 16;
+      tokensPerTile = 32;
+    } else if (tokens > 1) {
+      kernel = tokens === 2 ? 'ternary_gemv_t2' : 'ternary_gemv_t4';
+      simdgroups = 4;
+      quadsPerTile = 4;
+      tokensPerTile = tokens === 2 ? 2 : 4;
+    }
+    const tiles = matrices.map((matrix) => Math.ceil(matrix.quads / quadsPerTile));
+    // An absent matrix has no tiles; its arguments repeat the first one's, because all of them have to be bound.
+    const at = (i: number) => matrices[i] ?? { ...matrices[0]!, rows: 0, quads: 0, scale: 0 };
+    const out = (i: number) => this.#memory.activations[at(i).out]!;
+    return dispatch(
+      kernel,
+      [tiles.reduce((sum, n) => sum + n, 0), Math.ceil(tokens / tokensPerTile), 1],
+      simdgroups * 32,
+      {
+        w0: at(0).buffer,
+        w1: at(1).buffer,
+        w2: at(2).buffer,
+        codes: this.#memory.activations[run.codes]!,
+        scales: this.#memory.activations[run.scale]!,
+        out0: out(0),
+        out1: out(1),
+        out2: out(2),
+        a: {
+          groups,
+          tokens,
+          out_stride0: this.#stride(at(0).out),
+          out_stride1: this.#stride(at(1).out),
+          out_stride2: this.#stride(at(2).out),
+          rows0: at(0).rows,
+          rows1: at(1).rows,
+          rows2: at(2).rows,
+          quads0: at(0).quads,
+          quads1: at(1).quads,
+          quads2: at(2).quads,
+          tiles0: tiles[0]!,
+          tiles1: tiles[1] ?? 0,
+          scale0: at(0).scale,
+          scale1: at(1).scale,
+          scale2: at(2).scale,
+        },
+      },
+    );
+  }
+
+  #cacheArgs(layer: number): StructValues<'CacheArgs'> {
+    const { kvHeads, headDim } = this.#program.kv;
+    return {
+      block_stride: this.#memory.pool.blockStride,
+      layer_at: layer * this.#memory.pool.layerStride,
+      kv_heads: kvHeads,
+      head_dim: headDim,
+      head_stride: this.#memory.pool.headStride,
+      table_stride: tableStride(this.#program),
+    };
+  }
+
+  #rope(run: Run & { run: 'rope' }, { tokens }: Shape): Dispatch {
+    const { q, append, headDim } = run;
+    const any = this.#memory.activations[(q?.x ?? append?.k)!]!;
+    const kvHeads = append === undefined ? 0 : this.#program.kv.kvHeads;
+    const pairs = ((q?.heads ?? 0) + 2 * kvHeads) * (headDim / 2);
+    const threads = this.#threads('rope_append', pairs, 256);
+    return dispatch('rope_append', [Math.ceil(pairs / threads), tokens, 1], threads, {
+      q: q === undefined ? any : this.#memory.activations[q.x]!,
+      k: append === undefined ? any : this.#memory.activations[append.k]!,
+      v: append === undefined ? any : this.#memory.activations[append.v]!,
+      cosine: this.#memory.cosine,
+      sine: this.#memory.sine,
+      places: this.#memory.scratch.get('places')!,
+      table: this.#memory.scratch.get('block table')!,
+      cache: this.#memory.pool.buffer,
+      a: {
+        heads: q?.heads ?? 0,
+        k_heads: append?.rotate ?? 0,
+        append: append === undefined ? 0 : 1,
+        head_dim: headDim,
+        q_stride: q === undefined ? 0 : this.#stride(q.x),
+        k_stride: append === undefined ? 0 : this.#stride(append.k),
+      },
+      c: this.#cacheArgs(append?.layer ?? 0),
+    });
+  }
+
+  #attention(run: Run & { run: 'attention' }, { tokens, splits }: Shape): Dispatch[] {
+    const { heads, kvHeads, headDim } = run;
+    const groupHeads = heads / kvHeads;
+    const wide = headDim > 128;
+    const tile = wide ? 1 : groupHeads % 4 === 0 ? 4 : groupHeads % 2 === 0 ? 2 : 1;
+    const kernel = wide ? 'attention_wide' : (`attention_h${tile}` as 'attention_h1' | 'attention_h2' | 'attention_h4');
+    let lanes = 1;
+    while (lanes < 32 && lanes * 4 < headDim) lanes *= 2;
+    const a: StructValues<'AttentionArgs'> = {
+      group_heads: groupHeads,
+      split: ATTENTION_SPLIT,
+      splits,
+      lanes,
+      scale: run.scale,
+      q_stride: this.#stride(run.q),
+      out_stride: this.#stride(run.out),
+    };
+    const c = this.#cacheArgs(run.layer);
+    const places = this.#memory.scratch.get('places')!;
+    const out = this.#memory.activations[run.out]!;
+    const partials = this.#memory.scratch.get('attention partials')!;
+    const statistics = this.#memory.scratch.get('attention statistics')!;
+    const first = dispatch(
+      kernel,
+      [splits, kvHeads * (groupHeads / tile), tokens],
+      this.#threads(kernel, wide ? 128 : 256),
+      {
+        q: this.#memory.activations[run.q]!,
+        cache: this.#memory.pool.buffer,
+        places,
+        table: this.#memory.scratch.get('block table')!,
+        out,
+        partials,
+        partial_stats: statistics,
+        a,
+        c,
+      },
+    );
+    if (splits === 1) return [first];
+    const merge = dispatch('attention_merge', [heads, tokens, 1], this.#threads('attention_merge', headDim / 4), {
+      partials,
+      partial_stats: statistics,
+      places,
+      out,
+      a,
+      c,
+    });
+    return [first, merge];
+  }
+
+  #dense(run: Run & { run: 'dense' }, shape: Shape): Dispatch {
+    const weight = this.#program.weights[run.weight]!;
+    if (weight.kind !== 'dense') throw wrongKind(weight, 'dense');
+    const { buffer, stride } = this.#memory.weights[run.weight]!;
+    const tokens = rowsOf(this.#program, run.x, shape);
+    const one = `dense_${weight.dtype}` as const;
+    const kernel = tokens === 1 ? one : (`${one}_t4` as const);
+    const threads = this.#threads(kernel, 128);
+    const rowsPerGroup = (threads / 32) * 4;
+    return dispatch(
+      kernel,
+      [Math.ceil(weight.rows / rowsPerGroup), tokens === 1 ? 1 : Math.ceil(tokens / 4), 1],
+      threads,
+      {
+        w: buffer,
+        x: this.#memory.activations[run.x]!,
+        out: this.#memory.activations[run.out]!,
+        a: {
+          rows: weight.rows,
+          groups: stride / (weight.dtype === 'f32' ? 4 : 8),
+          tokens,
+          x_stride4: this.#stride(run.x) / 4,
+          out_stride: this.#stride(run.out),
+        },
+      },
+    );
+  }
+
+  #int8(run: Run & { run: 'int8' }, shape: Shape): Dispatch {
+    const weight = this.#program.weights[run.weight]!;
+    if (weight.kind !== 'int8') throw wrongKind(weight, 'int8');
+    const { buffer, scales, stride } = this.#memory.weights[run.weight]!;
+    const tokens = rowsOf(this.#program, run.codes, shape);
+    const kernel = tokens === 1 ? 'int8_gemv' : 'int8_gemv_t4';
+    const threads = this.#threads(kernel, 128);
+    const rowsPerGroup = (threads / 32) * 4;
+    return dispatch(
+      kernel,
+      [Math.ceil(weight.rows / rowsPerGroup), tokens === 1 ? 1 : Math.ceil(tokens / 4), 1],
+      threads,
+      {
+        w: buffer,
+        row_scale: scales!,
+        codes: this.#memory.activations[run.codes]!,
+        scales: this.#memory.activations[run.scale]!,
+        out: this.#memory.activations[run.out]!,
+        a: {
+          rows: weight.rows,
+          groups: stride / 16,
+          tokens,
+          x_stride4: this.#stride(run.codes) / 4,
+          out_stride: this.#stride(run.out),
+        },
+      },
+    );
+  }
+
+  #count(run: Run & { run: 'count' }, { tokens }: Shape): Dispatch {
+    return dispatch('count_trits', [tokens, 1, 1], 32, {
+      x: this.#memory.activations[run.x]!,
+      counts: this.#memory.scratch.get('trit counts')!,
+      a: {
+        stride: this.#stride(run.x),
+        width: this.#width(run.x),
+        counts_at: run.index * 3,
+        counts_stride: this.#program.tracePoints * 3,
+      },
+    });
+  }
+
+  #topDispatches({ outputs, top }: Shape): Dispatch[] {
+    const { vocabSize, logits } = this.#program;
+    const chunks = Math.ceil(vocabSize / TOP_CHUNK);
+    const candidates = this.#memory.scratch.get('top candidates')!;
+    const statistics = this.#memory.scratch.get('top statistics')!;
+    const a = { width: vocabSize, stride: this.#stride(logits), count: top, chunks, chunk: TOP_CHUNK };
+    return [
+      dispatch('top_chunk', [chunks, outputs, 1], this.#threads('top_chunk', 256), {
+        logits: this.#memory.activations[logits]!,
+        candidates,
+        statistics,
+        a,
+      }),
+      dispatch('top_merge', [1, outputs, 1], this.#threads('top_merge', 256), {
+        candidates,
+        statistics,
+        out_values: this.#memory.scratch.get('top values')!,
+        out_ids: this.#memory.scratch.get('top ids')!,
+        log_sums: this.#memory.scratch.get('log sums')!,
+        a,
+      }),
+    ];
+  }
+
+  #threads(kernel: KernelName, wanted: number, most = 1024): number {
+    return threadsFor(this.#gpu, kernel, wanted, most);
+  }
+
+  #width(buffer: BufferId): number {
+    return this.#program.buffers[buffer]!.width;
+  }
+
+  #stride(buffer: BufferId): number {
+    return padded(this.#width(buffer));
+  }
+}
+
+function wrongKind({ name, kind }: { name: string; kind: string }, wanted: string): TypeError {
+  return new TypeError(`weight "${name}" is ${kind}, the program uses it as ${wanted}`);
+}
