@@ -94,8 +94,7 @@ function recordOf(value: unknown): DatasetRecord | undefined {
 
 /** One record as sequences of at most `context` inputs. */
 export function sequencesOf(record: DatasetRecord, tokenizer: Tokenizer, context: number): Sequence[] {
-  const { ids, learn } = idsOf(record, tokenizer);
-  return windows(ids, context, learn);
+  return examplesOf(record, tokenizer).flatMap(({ ids, from }) => windows(ids, context, (index) => index >= from));
 }
 
 /** Ids as sequences of at most `context` inputs. Every token but the first is a target exactly once, if it is to be learned. */
@@ -114,34 +113,46 @@ export function windows(
   return sequences;
 }
 
-function idsOf(
-  record: DatasetRecord,
-  tokenizer: Tokenizer,
-): { readonly ids: readonly number[]; readonly learn: (index: number) => boolean } {
+/** Ids of which those from `from` on are learned. */
+type Example = { readonly ids: readonly number[]; readonly from: number };
+
+function examplesOf(record: DatasetRecord, tokenizer: Tokenizer): Example[] {
   const end = tokenizer.eosIds.slice(0, 1);
-  if (record.kind === 'text') return { ids: [...tokenizer.encode(record.text), ...end], learn: () => true };
+  if (record.kind === 'text') return [{ ids: [...tokenizer.encode(record.text), ...end], from: 0 }];
   if (record.kind === 'completion') {
     const prompt = tokenizer.encode(record.prompt);
     const completion = tokenizer.encode(record.completion, { addSpecial: false });
-    return { ids: [...prompt, ...completion, ...end], learn: (index) => index >= prompt.length };
+    return [{ ids: [...prompt, ...completion, ...end], from: prompt.length }];
   }
-  // What the assistant says is learned: from the end of its turn's opening to the end of the turn.
   const { messages } = record;
-  const ids = tokenizer.encodeChat(messages, { addGenerationPrompt: false });
-  const spans: [from: number, to: number][] = [];
-  messages.forEach((message, i) => {
-    if (message.role !== 'assistant') return;
-    const before = tokenizer.encodeChat(messages.slice(0, i), { addGenerationPrompt: true });
-    const after = tokenizer.encodeChat(messages.slice(0, i + 1), { addGenerationPrompt: false });
-    if (isPrefix(before, ids) && isPrefix(after, ids)) spans.push([before.length, after.length]);
-  });
-  // A template whose turns cannot be told apart this way is learned whole.
-  if (spans.length === 0) return { ids, learn: () => true };
-  return { ids, learn: (index) => spans.some(([from, to]) => index >= from && index < to) };
+  const replies = messages.flatMap((message, i) =>
+    message.role === 'assistant' ? [replyExample(messages.slice(0, i), message, tokenizer)] : [],
+  );
+  // Nobody answers: there is only the text itself.
+  return replies.length > 0
+    ? replies
+    : [{ ids: tokenizer.encodeChat(messages, { addGenerationPrompt: false }), from: 0 }];
 }
 
-function isPrefix(prefix: readonly number[], of: readonly number[]): boolean {
-  return prefix.length <= of.length && prefix.every((id, i) => id === of[i]);
+/**
+ * One answer and all that was said before. The conversation up to it is encoded as it will be when the model is asked;
+ * encoding the whole at once could merge the end of the prompt with the beginning of the answer.
+ */
+function replyExample(before: readonly Message[], reply: Message, tokenizer: Tokenizer): Example {
+  const prompt = tokenizer.encodeChat(before, { addGenerationPrompt: true });
+  const asked = tokenizer.renderChat(before, { addGenerationPrompt: true });
+  const answered = tokenizer.renderChat([...before, reply], { addGenerationPrompt: false });
+  const plain = (text: string) => tokenizer.encode(text, { addSpecial: false, parseSpecial: false });
+  const answer = answered.startsWith(asked) ? answered.slice(asked.length) : undefined;
+  const content = [reply.content, reply.content.trim()].find((text) => answer?.startsWith(text));
+  if (answer === undefined || content === undefined) {
+    // A template that writes answers in its own way: the content and the end of the turn.
+    const end = [...tokenizer.endOfTurnIds, ...tokenizer.eosIds].slice(0, 1);
+    return { ids: [...prompt, ...plain(reply.content), ...end], from: prompt.length };
+  }
+  // Special tokens count in what the template adds, not in what was said.
+  const rest = tokenizer.encode(answer.slice(content.length), { addSpecial: false });
+  return { ids: [...prompt, ...plain(content), ...rest], from: prompt.length };
 }
 
 export type Split = { readonly train: readonly Sequence[]; readonly heldOut: readonly Sequence[] };
