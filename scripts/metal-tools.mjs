@@ -389,8 +389,8 @@ export function translateForCuda(source) {
   return out;
 }
 
-/** check.cu over the kernels: one program for an NVIDIA GPU. `architecture` as nvcc's -arch takes it. */
-export function buildCuda({ kernels = KERNELS, architecture = 'sm_90' } = {}) {
+/** check.cu over the kernels: one program for an NVIDIA GPU. `architecture` as nvcc's -arch takes it; later ones run it, too. */
+export function buildCuda({ kernels = KERNELS, architecture = 'sm_80' } = {}) {
   const tools = findTools();
   if (tools.nvcc === undefined) throw new Error(tools.nvccMissing);
   const source = translateForCuda(joinKernels(kernels).text);

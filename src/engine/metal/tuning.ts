@@ -32,7 +32,7 @@ export function shapeKey(quads: number, groups: number): string {
 
 /**
  * Until something was measured: matrices of few rows get their columns split, or most of a large GPU would idle (on an
- * NVIDIA H100, far from Apple's GPUs, the 640 quads of 2B-4T's o and down ran 1.3 and 1.6 times as fast split).
+ * NVIDIA GPU, far from Apple's, the 640 quads of 2B-4T's o and down ran 1.3 and 1.6 times as fast split).
  */
 export function defaultChoice(quads: number): TernaryChoice {
   return quads < 1024 ? { kernel: 'ternary_gemv_splitk', simdgroups: 4 } : { kernel: 'ternary_gemv', simdgroups: 4 };
