@@ -45,8 +45,9 @@ const PLAIN = ['input_ids', 'attention_mask', 'position_ids', 'use_cache_branch'
 
 /** Throws OnnxModelError for a graph that is no such decoder; `file` is for its message. */
 export function readGraph(session: OnnxSession, hints: GraphHints, file: string): DecoderGraph {
-  const inputs = new Map(session.inputMetadata.map((info) => [info.name, info]));
-  const outputs = new Map(session.outputMetadata.map((info) => [info.name, info]));
+  const { inputMetadata = [], outputMetadata = [] } = session;
+  const inputs = new Map(inputMetadata.map((info) => [info.name, info]));
+  const outputs = new Map(outputMetadata.map((info) => [info.name, info]));
   const bad = (what: string) =>
     new OnnxModelError({
       what,
@@ -71,7 +72,7 @@ export function readGraph(session: OnnxSession, hints: GraphHints, file: string)
     hasPositions: inputs.has('position_ids'),
     hasCacheBranch: inputs.has('use_cache_branch'),
     keepsLogits: keep && { rank: keep.shape?.length ?? 0 },
-    pasts: session.inputMetadata
+    pasts: inputMetadata
       .filter(({ name }) => isPast(name))
       .map((info) => {
         const output = info.name.replace(/^past(_key_values)?/, 'present');

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { ArgumentError } from '../../errors.ts';
 import type { LoadedProgram, LoadRequest } from '../engine.ts';
 import { OnnxDecoder } from './decoder.ts';
-import { OnnxModelError } from './errors.ts';
+import { OnnxModelError, OnnxRuntimeMissingError } from './errors.ts';
 import { readGraph } from './graph.ts';
 import { onnxRuntime } from './runtime.ts';
 
@@ -50,6 +50,9 @@ export async function loadOnnx(
     throw new OnnxModelError({ what, where: file, fix }, { cause });
   });
   try {
+    if (session.inputMetadata === undefined) {
+      throw new OnnxRuntimeMissingError(`version ${runtime.env.versions.node} does not describe the inputs of a graph`);
+    }
     const heads = number(config, 'num_attention_heads', 'n_head');
     const hidden = number(config, 'hidden_size', 'n_embd');
     const graph = readGraph(

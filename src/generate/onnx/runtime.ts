@@ -20,8 +20,9 @@ export type OnnxValueInfo = {
 };
 
 export type OnnxSession = {
-  readonly inputMetadata: readonly OnnxValueInfo[];
-  readonly outputMetadata: readonly OnnxValueInfo[];
+  /** Both are missing before version 1.22. */
+  readonly inputMetadata?: readonly OnnxValueInfo[];
+  readonly outputMetadata?: readonly OnnxValueInfo[];
   run(feeds: Readonly<Record<string, OnnxTensor>>): Promise<Readonly<Record<string, OnnxTensor>>>;
   release(): Promise<void>;
 };

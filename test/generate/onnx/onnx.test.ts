@@ -10,6 +10,7 @@ import { Engine } from '../../../src/generate/engine.ts';
 import { evaluateIds, evaluateText } from '../../../src/generate/evaluate.ts';
 import { generateWith } from '../../../src/generate/generate.ts';
 import { OnnxModelError, OnnxRuntimeMissingError } from '../../../src/generate/onnx/errors.ts';
+import { loadOnnx } from '../../../src/generate/onnx/load.ts';
 import { findOnnxRuntime } from '../../../src/generate/onnx/runtime.ts';
 import type { GenerateHooks, GenerateRequest } from '../../../src/generate/types.ts';
 import { loadTokenizer } from '../../../src/tokenizer/load-tokenizer.ts';
@@ -132,6 +133,50 @@ describe.skipIf(missing !== undefined)('a generation', () => {
     const result = await run(folderOf(), { maxTokens: 60 }, { signal: controller.signal, onStep });
     expect(result.finishReason).toBe('cancelled');
     expect(result.trace).toHaveLength(4);
+  });
+});
+
+describe.skipIf(missing !== undefined)('a sequence', () => {
+  test.each<[string, ToyOptions, number]>([
+    ['with a cache', {}, 1e-3],
+    ['with a cache of float16', { type: 'f16' }, 0.2],
+    ['without a cache', { cache: false }, 1e-3],
+  ])('%s can be cut back and forked, and a failed step leaves it as it was', async (_, options, tolerance) => {
+    const folder = folderOf(options);
+    const request = { model: folder, backend: 'onnx' } as const;
+    const { executable } = await loadOnnx({ folder, file: join(folder, 'model.onnx') }, request);
+    using _executable = executable;
+    const text: number[] = [];
+    const step = async (sequence: number, tokens: readonly number[]) => {
+      const start = executable.sequenceLength(sequence);
+      const { logits } = await executable.step({
+        tokens: Int32Array.from(tokens),
+        sequences: new Int32Array(tokens.length).fill(sequence),
+        positions: Int32Array.from(tokens, (_, i) => start + i),
+        outputRows: Int32Array.of(tokens.length - 1),
+      });
+      return logits;
+    };
+    const isOf = (logits: Float32Array, tokens: readonly number[]) => {
+      const expected = toyLogits(tokens, options, false);
+      expect(logits).toHaveLength(VOCAB);
+      expect(logits.reduce((worst, value, v) => Math.max(worst, Math.abs(value - expected[v]!)), 0)).toBeLessThan(
+        tolerance,
+      );
+    };
+    const first = executable.createSequence();
+    text.push(5, 17, 300, 4, 900, 71);
+    isOf(await step(first, text), text);
+    const branch = executable.fork(first, 4);
+    executable.truncate(first, 2);
+    expect([executable.sequenceLength(first), executable.sequenceLength(branch)]).toEqual([2, 4]);
+    isOf(await step(first, [8, 9]), [5, 17, 8, 9]);
+    isOf(await step(branch, [10]), [5, 17, 300, 4, 10]);
+    // An id beyond the table: the runtime refuses to gather it.
+    await expect(step(branch, [VOCAB + 5])).rejects.toThrow(/onnxruntime could not run the graph/);
+    isOf(await step(branch, [11, 12]), [5, 17, 300, 4, 10, 11, 12]);
+    executable.freeSequence(first);
+    expect(() => executable.sequenceLength(first)).toThrow(/no sequence/);
   });
 });
 
