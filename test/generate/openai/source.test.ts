@@ -164,6 +164,12 @@ describe('a request', () => {
     for (const name of ['seed', 'top_k', 'top_p', 'stop']) expect(second!.body).not.toHaveProperty(name);
   });
 
+  test('keeps to itself more stop strings than servers take', async () => {
+    server.answer = stream([piece('one five two'), finish('stop'), DONE]);
+    expect(await run({ stop: ['a1', 'b2', 'c3', 'd4', 'five'] })).toMatchObject({ completion: 'one ' });
+    expect(server.asked[0]!.body).not.toHaveProperty('stop');
+  });
+
   test('refused for its extras is sent again without them', async () => {
     server.answer = (response, asked) => {
       if ('logprobs' in asked.body) response.writeHead(400).end('{"error":{"message":"logprobs are not supported"}}');
@@ -302,6 +308,12 @@ describe('errors say what to do', () => {
     await expect(run()).rejects.toThrow(
       /no such model or path \(HTTP 404\): no model big-model .*fox-3b, owl-7b.*--chat/,
     );
+  });
+
+  test('a redirect: neither prompt nor key follow it', async () => {
+    server.answer = (response) => void response.writeHead(307, { location: `${server.url}/elsewhere` }).end();
+    await expect(run({}, {}, { BITNET_OPENAI_API_KEY: 'secret' })).rejects.toThrow(/sends us elsewhere \(HTTP 307\)/);
+    expect(server.asked.map(({ path }) => path)).toEqual(['/v1/completions']);
   });
 
   test('nobody there', async () => {
