@@ -62,15 +62,6 @@ METAL_FUNC uint threadgroup_max(uint v, threadgroup uint* scratch, Place p) {
     return simd_max(part);
 }
 
-METAL_FUNC uint threadgroup_sum(uint v, threadgroup uint* scratch, Place p) {
-    const uint total = simd_sum(v);
-    if (p.lane == 0u) { scratch[p.simdgroup_index] = total; }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    uint part = 0u;
-    if (p.lane < p.simdgroups) { part = scratch[p.lane]; }
-    return simd_sum(part);
-}
-
 /** The four bytes of a word as floats, lowest first. */
 METAL_FUNC float4 bytes_of(uint word) {
     return float4(as_type<uchar4>(word));

@@ -29,7 +29,6 @@ import { checkProgram, type Plan, planProgram, type Run } from './plan.ts';
 import { CANDIDATES, type TernaryChoice, type Tuning } from './tuning.ts';
 import { placeWeights } from './weights.ts';
 
-/** Rows of one command buffer at most; longer steps are cut, which no result can show. */
 const MAX_ROWS = 512;
 /** Bytes of logits, and of attention partials, of one command buffer at most. */
 const MAX_SCRATCH_BYTES = 64 << 20;
@@ -48,7 +47,11 @@ export type TopResult = {
   readonly logSums: Float32Array;
 };
 
-export type MetalOptions = LoadOptions & { readonly tuning?: Tuning };
+export type MetalOptions = LoadOptions & {
+  readonly tuning?: Tuning;
+  /** Rows of one command buffer at most (default 512); longer steps are cut, which no result can show. */
+  readonly maxRows?: number;
+};
 
 export class MetalExecutable implements Executable {
   readonly info: ExecutableInfo;
@@ -58,6 +61,7 @@ export class MetalExecutable implements Executable {
   readonly #memory: StepMemory;
   readonly #encoder: StepEncoder;
   readonly #tuning: Tuning;
+  readonly #maxRows: number;
   readonly #sequences = new Map<SequenceId, Sequence>();
   readonly #tapes = new Map<string, Uint32Array>();
   #nextSequence = 0;
@@ -72,6 +76,7 @@ export class MetalExecutable implements Executable {
     this.#plans = { plain: planProgram(program, { traced: false }), traced: planProgram(program, { traced: true }) };
     checkRows(gpu, program, Object.values(this.#plans));
     this.#tuning = options.tuning ?? new Map();
+    this.#maxRows = options.maxRows ?? MAX_ROWS;
     this.#memory = {
       weights: placeWeights(gpu, program),
       cosine: gpu.place(program.rope.cos, 'RoPE cosines'),
@@ -261,7 +266,7 @@ export class MetalExecutable implements Executable {
     let longest = 0;
     for (const position of step.positions) longest = Math.max(longest, position);
     const rowPartials = splitsAt(longest) === 1 ? 0 : splitsAt(longest) * this.#partialBytes();
-    const maxRows = Math.min(MAX_ROWS, Math.max(1, Math.floor(MAX_SCRATCH_BYTES / Math.max(1, rowPartials))));
+    const maxRows = Math.min(this.#maxRows, Math.max(1, Math.floor(MAX_SCRATCH_BYTES / Math.max(1, rowPartials))));
     let firstToken = 0;
     let firstOutput = 0;
     while (firstToken < tokens) {
