@@ -4,7 +4,7 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { build } from 'esbuild';
 import { type Browser, chromium, type FrameLocator, type Page } from 'playwright-core';
-import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { buildViewHtml, moduleOf } from '../../scripts/build-app.mjs';
 import { VIEW_HTML } from '../../src/app/view-html.ts';
 import { ALL_TOOLS } from '../../src/tools/all-tools.ts';
@@ -40,6 +40,8 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
   const requests: string[] = [];
 
   beforeAll(async () => {
+    // The native kernels would be compiled first, which may take a minute.
+    vi.stubEnv('BITNET_BACKEND', 'wasm');
     services = new EngineServices();
     const { outputFiles } = await build({
       entryPoints: [join(ROOT, 'test/app/host-page.ts')],
@@ -53,6 +55,7 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
   afterAll(async () => {
     await browser?.close();
     await services.close();
+    vi.unstubAllEnvs();
   });
   afterEach(async () => {
     await page.close();

@@ -19,7 +19,7 @@ const folder = join(ROOT, 'skills');
 const registry = readRegistry(join(folder, 'triads.json'));
 const names = readdirSync(folder).filter((name) => statSync(join(folder, name)).isDirectory());
 
-/** The first training step of a machine may compile its kernels. */
+/** The first training step of a machine compiles its kernels. */
 const CALL_TIMEOUT_MS = 300_000;
 
 let services: EngineServices;
@@ -27,6 +27,8 @@ let worlds: string;
 beforeAll(() => {
   worlds = mkdtempSync(join(tmpdir(), 'bitnet-skills-'));
   vi.stubEnv('BITNET_WORLDS', worlds);
+  // The native kernels would be compiled first, which may take a minute.
+  vi.stubEnv('BITNET_BACKEND', 'wasm');
   services = new EngineServices();
 });
 afterAll(async () => {
