@@ -8,7 +8,7 @@
 // of several processes cannot disturb one another.
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism, homedir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -189,13 +189,24 @@ export async function buildNative() {
     if (!linked.ok) return { reason: `${compiler.name} could not link the addon: ${firstLines(linked.text)}` };
     const path = join(place.folder, `bitnet-${buildKey()}.node`);
     renameSync(made, path);
-    for (const old of readdirSync(place.folder)) {
-      // On Linux and macOS a process that has an old addon open keeps it; elsewhere the removal fails and is repeated.
-      if (/^bitnet-[0-9a-f]+\./.test(old) && !path.endsWith(old)) rmSync(join(place.folder, old), { force: true });
-    }
+    removeOld(place.folder, path);
     return { path, seconds: (performance.now() - started) / 1000, without };
   } finally {
     rmSync(place.work, { recursive: true, force: true });
+  }
+}
+
+/** Addons of earlier sources, once nothing that runs now can still want them: two builds may be under way at once. */
+function removeOld(folder, current) {
+  const dayAgo = Date.now() - 24 * 60 * 60 * 1000;
+  for (const name of readdirSync(folder)) {
+    const path = join(folder, name);
+    if (!/^bitnet-[0-9a-f]+\./.test(name) || path === current) continue;
+    try {
+      if (statSync(path).mtimeMs < dayAgo) rmSync(path, { force: true });
+    } catch {
+      // Removed by another build, or in use (Windows).
+    }
   }
 }
 

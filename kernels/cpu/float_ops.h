@@ -52,6 +52,21 @@ void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* 
   for (int64_t i = whole; i < n; i += 1) out[i] = (x[i] * r) * weight[i];
 }
 
+/** 16 integers in -128..127 as bytes. */
+BITNET_INLINE void store_codes(int8_t* to, const vi* part) {
+#if defined(__AVX512F__)
+  _mm_storeu_si128((__m128i*)to, _mm512_cvtsepi32_epi8((__m512i)part[0]));
+#elif defined(__AVX2__)
+  const __m256i pairs = _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)part[0], (__m256i)part[1]), 0xd8);
+  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+  _mm_storeu_si128((__m128i*)to, bytes);
+#else
+  int32_t whole[16];
+  __builtin_memcpy(whole, part, sizeof whole);
+  for (int k = 0; k < 16; k += 1) to[k] = (int8_t)whole[k];
+#endif
+}
+
 bool quantize(const float* x, int64_t n, int8_t* codes, float* scale) {
   const int64_t whole = n & ~int64_t{15};
   // As integers, |x| orders like the float and puts infinity and NaN above every finite number.
@@ -86,15 +101,14 @@ bool quantize(const float* x, int64_t n, int8_t* codes, float* scale) {
   int64_t i = 0;
   for (; i < whole; i += 16) {
     const V16 a = v_rint(v_load(x + i) * sv);
-    int32_t whole_codes[16];
+    vi part[kParts];
     for (int k = 0; k < kParts; k += 1) {
-      vi c = __builtin_convertvector(a.p[k], vi);
+      const vi c = __builtin_convertvector(a.p[k], vi);
       const vi big = c > limit;
-      c = (limit & big) | (c & ~big);
-      total = total + c;
-      __builtin_memcpy(whole_codes + k * kVecFloats, &c, sizeof c);
+      part[k] = (limit & big) | (c & ~big);
+      total = total + part[k];
     }
-    for (int k = 0; k < 16; k += 1) codes[i + k] = (int8_t)whole_codes[k];
+    store_codes(codes + i, part);
   }
   __builtin_memcpy(lanes, &total, sizeof total);
   int32_t sum = 0;
