@@ -1,6 +1,6 @@
 // From the recorded program to fused kernel runs. A dispatch costs microseconds on the GPU whatever it does, and every
 // buffer that is written only to be read once costs bandwidth, so neighbouring operations are joined where one of the
-// fused kernels fits. Pure: no sizes of a step, no GPU; the executable turns runs into dispatches.
+// fused kernels fits. Pure: no sizes of a step, no GPU; `encode.ts` turns runs into dispatches.
 //
 // A BitNet layer becomes 10 runs:
 //   [add +] norm + quantize · q, k, v · rope + append · attention · norm + quantize · o

@@ -1,5 +1,5 @@
 // The vector types and functions of the Metal shading language that our kernels use, as plain C++. Shared by the grid
-// emulator (g++) and the CUDA build (nvcc), which define HALF, MSL_FN and MSL_SIGN_CHECKS before including it.
+// emulator (g++) and the CUDA build (nvcc), which say in MSL_FN how functions are declared before they include it.
 // It offers no more than Metal does: mixed-type max, implicit narrowing of vectors and the like must not compile here.
 #pragma once
 #include <cmath>
