@@ -248,6 +248,11 @@ BITNET_INLINE V16 dense_load(const uint8_t* p) {
       const __m128i half = _mm_loadu_si128((const __m128i*)(p + 16 * i));
       r.p[i] = (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16);
     }
+#elif !defined(__clang__) && __GNUC__ < 12
+    // No __builtin_shufflevector yet.
+    float lanes[16];
+    for (int i = 0; i < 16; i += 1) lanes[i] = bits_float((uint32_t)read_u16(p + 2 * i) << 16);
+    r = v_load(lanes);
 #else
     typedef uint16_t v8u16 __attribute__((vector_size(16)));
     typedef uint32_t v4u32 __attribute__((vector_size(16)));

@@ -42,7 +42,7 @@ struct Bench {
   std::vector<uint8_t> random;
   uint8_t* weights;
   uint64_t bytes;
-  std::vector<int8_t> codes;
+  int8_t* codes;  // 64-aligned, as the engine's buffers are
   std::vector<float> factor, out, scale;
 
   explicit Bench(uint64_t n) : bytes(n) {
@@ -54,8 +54,10 @@ struct Bench {
       const uint32_t v = s >> 8;
       weights[i] = (uint8_t)((v % 3) | (v / 3 % 3) << 2 | (v / 9 % 3) << 4 | (v / 27 % 3) << 6);
     }
-    codes.assign(1 << 22, 0);
-    for (auto& c : codes) c = (int8_t)((int)(s = s * 1664525 + 1013904223, s >> 24) % 127);
+    constexpr uint64_t kCodes = 1 << 22;
+    codes = (int8_t*)host_alloc(kCodes);
+    if (!codes) abort();
+    for (uint64_t i = 0; i < kCodes; i += 1) codes[i] = (int8_t)((int)(s = s * 1664525 + 1013904223, s >> 24) % 127);
     factor.assign(4096, 0.5f);
     scale.assign(4096, 2.0f);
     out.assign(1 << 23, 0);
@@ -69,7 +71,7 @@ struct Bench {
     for (uint64_t at = 0; at + each + 64 <= limit; at += each)
       for (int64_t t = 0; t < T; t += k.token_block) {
         const int64_t n = std::min(T - t, k.token_block);
-        TernaryArgs a{weights + at, nullptr, Q, C, R, Q, 0, Q, codes.data() + t * code_stride(C), factor.data(), n,
+        TernaryArgs a{weights + at, nullptr, Q, C, R, Q, 0, Q, codes + t * code_stride(C), factor.data(), n,
                       out.data() + t * R, scratch, prefetch};
         k.ternary(a);
       }
@@ -135,7 +137,7 @@ int main(int argc, char** argv) {
     }
     for (int64_t T : {1, 4}) {
       const int64_t C = 2560, R = (int64_t)(limit / 2 / (uint64_t)C);
-      Int8Args a{bench.weights, nullptr, R, bench.factor.data(), C, R, 0, R, bench.codes.data(), bench.scale.data(), T,
+      Int8Args a{bench.weights, nullptr, R, bench.factor.data(), C, R, 0, R, bench.codes, bench.scale.data(), T,
                  bench.out.data(), 4096};
       std::vector<float> row_scale((size_t)R, 1.0f);
       a.row_scale = row_scale.data();

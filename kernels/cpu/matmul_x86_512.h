@@ -7,6 +7,9 @@ namespace {
 
 BITNET_INLINE __m512i load512(const void* p) { return _mm512_loadu_si512(p); }
 
+/** acc += u * s, unsigned times signed, in assembly: compilers copy the sums around the intrinsic, two moves for each. */
+BITNET_INLINE void dot512(__m512i& acc, __m512i u, __m512i s) { __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u), "v"(s)); }
+
 /** One byte row with NT tokens, straight from the packed bytes; two sets of sums hide the latency of dpbusd. */
 template <int NT>
 BITNET_INLINE void quad_rows_512(const TernaryArgs& a, int64_t q, int64_t t) {
@@ -27,7 +30,7 @@ BITNET_INLINE void quad_rows_512(const TernaryArgs& a, int64_t q, int64_t t) {
                           _mm512_and_si512(h, next)};
     for (int k = 0; k < NT; k += 1) {
       const __m512i xv = load512(x + k * stride + 64 * s);
-      for (int j = 0; j < 4; j += 1) total[k][j][set] = _mm512_dpbusd_epi32(total[k][j][set], c[j], xv);
+      for (int j = 0; j < 4; j += 1) dot512(total[k][j][set], c[j], xv);
     }
   };
   int64_t s = 0;
@@ -47,38 +50,102 @@ BITNET_INLINE void quad_rows_512(const TernaryArgs& a, int64_t q, int64_t t) {
   }
 }
 
-/** sums[k] (16 int32) += tile . x of NT tokens, over `groups` groups of 4 columns. */
-template <int NT>
-BITNET_INLINE void tile_tokens_512(const uint8_t* tile, const int8_t* x, int64_t stride, int64_t groups, int32_t* sums) {
-  __m512i acc[NT];
-  for (int k = 0; k < NT; k += 1) acc[k] = load512(sums + 16 * k);
-  for (int64_t g = 0; g < groups; g += 1) {
-    const __m512i c = _mm512_load_si512(tile + 64 * g);
-    for (int k = 0; k < NT; k += 1) {
-      // In assembly for the reason given at tile_step.
-      __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc[k]) : "v"(c), "m"(*(const four_codes*)(x + k * stride + 4 * g)));
+/** T tokens in groups of up to four. */
+BITNET_INLINE void few_tokens_512(const TernaryArgs& a, int64_t q) {
+  int64_t t = 0;
+  for (; t + 4 <= a.T; t += 4) quad_rows_512<4>(a, q, t);
+  if (a.T - t == 3) quad_rows_512<3>(a, q, t);
+  else if (a.T - t == 2) quad_rows_512<2>(a, q, t);
+  else if (a.T - t == 1) quad_rows_512<1>(a, q, t);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Matrix-matrix: a panel is 16 byte rows, so 64 matrix rows, as four tiles (layouts.h) of one field each: row l of tile f
+// is byte row q + l, field f. 16 neighbouring rows of the output are then one whole vector.
+
+constexpr int64_t kPanelRows = 16;
+
+struct Panel {
+  const TernaryArgs& a;
+  int64_t q, rows, stride;
+  const uint8_t* w[kPanelRows];
+  __mmask16 kept[4];  // rows of each field that exist
+
+  BITNET_INLINE Panel(const TernaryArgs& args, int64_t first) : a(args), q(first) {
+    rows = a.end - q < kPanelRows ? a.end - q : kPanelRows;
+    stride = bitnet::code_stride(a.C);
+    // Rows that do not exist read row q again and are not stored.
+    for (int64_t i = 0; i < kPanelRows; i += 1) w[i] = row_at(a, i < rows ? q + i : q);
+    for (int64_t f = 0; f < 4; f += 1) {
+      const int64_t left = a.R - (q + f * a.Q), n = left < rows ? left : rows;
+      kept[f] = n <= 0 ? (__mmask16)0 : (__mmask16)((1u << n) - 1);
     }
   }
-  for (int k = 0; k < NT; k += 1) _mm512_storeu_si512(sums + 16 * k, acc[k]);
+  BITNET_INLINE float* out(int64_t t, int64_t f) const { return a.out + t * a.R + q + f * a.Q; }
+
+  /** Writes 16 sums of raw codes. */
+  BITNET_INLINE void store(int64_t t, int64_t f, __m512i sums, __m512i code_sum, __m512 factor) const {
+    const __m512 v = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums, code_sum)), factor);
+    _mm512_mask_storeu_ps(out(t, f), kept[f], v);
+  }
+  BITNET_INLINE __m512i code_sum(int64_t t) const {
+    int32_t sum;
+    __builtin_memcpy(&sum, a.x + t * stride + bitnet::code_sum_at(a.C), 4);
+    return _mm512_set1_epi32(sum);
+  }
+  /** The line of an output row is asked for while its sums are still being added: rows of the output lie far apart. */
+  BITNET_INLINE void expect(int64_t t, int64_t f) const { __asm__ volatile("prefetchw %0" : : "m"(*out(t, f))); }
+};
+
+/**
+ * Decodes 64 columns of 16 byte rows: a 16 x 16 transpose of dwords, then the four fields. Group g of field f goes to
+ * to + f % 2 * field + f / 2 * pair + g * group.
+ */
+BITNET_INLINE void decode_64(const uint8_t* const* w, int64_t c, uint8_t* to, int64_t field, int64_t pair, int64_t group) {
+  const __m512i low = _mm512_set1_epi8(3);
+  __m512i u[4][4];  // [rows 4i..4i+3][k], 128-bit lane l: column group 4 l + k
+  for (int i = 0; i < 4; i += 1) {
+    const __m512i r0 = load512(w[4 * i] + c), r1 = load512(w[4 * i + 1] + c);
+    const __m512i r2 = load512(w[4 * i + 2] + c), r3 = load512(w[4 * i + 3] + c);
+    const __m512i a0 = _mm512_unpacklo_epi32(r0, r1), a1 = _mm512_unpackhi_epi32(r0, r1);
+    const __m512i b0 = _mm512_unpacklo_epi32(r2, r3), b1 = _mm512_unpackhi_epi32(r2, r3);
+    u[i][0] = _mm512_unpacklo_epi64(a0, b0);
+    u[i][1] = _mm512_unpackhi_epi64(a0, b0);
+    u[i][2] = _mm512_unpacklo_epi64(a1, b1);
+    u[i][3] = _mm512_unpackhi_epi64(a1, b1);
+  }
+  for (int k = 0; k < 4; k += 1) {
+    const __m512i v0 = _mm512_shuffle_i32x4(u[0][k], u[1][k], 0x44), v1 = _mm512_shuffle_i32x4(u[0][k], u[1][k], 0xee);
+    const __m512i v2 = _mm512_shuffle_i32x4(u[2][k], u[3][k], 0x44), v3 = _mm512_shuffle_i32x4(u[2][k], u[3][k], 0xee);
+    const __m512i d[4] = {_mm512_shuffle_i32x4(v0, v2, 0x88), _mm512_shuffle_i32x4(v0, v2, 0xdd),
+                          _mm512_shuffle_i32x4(v1, v3, 0x88), _mm512_shuffle_i32x4(v1, v3, 0xdd)};
+    for (int l = 0; l < 4; l += 1) {
+      uint8_t* at = to + (4 * l + k) * group;
+      _mm512_store_si512(at, _mm512_and_si512(d[l], low));
+      _mm512_store_si512(at + field, _mm512_and_si512(_mm512_srli_epi16(d[l], 2), low));
+      _mm512_store_si512(at + pair, _mm512_and_si512(_mm512_srli_epi16(d[l], 4), low));
+      _mm512_store_si512(at + pair + field, _mm512_and_si512(_mm512_srli_epi16(d[l], 6), low));
+    }
+  }
 }
 
-BITNET_INLINE void tile_rest_512(const uint8_t* tile, const int8_t* x, int64_t stride, int64_t columns, int64_t t, int64_t T,
-                                 int32_t* sums) {
-  for (; t + 16 <= T; t += 16) tile_tokens_512<16>(tile, x + t * stride, stride, columns / 4, sums + 16 * t);
-  for (; t + 4 <= T; t += 4) tile_tokens_512<4>(tile, x + t * stride, stride, columns / 4, sums + 16 * t);
-  for (; t < T; t += 1) tile_tokens_512<1>(tile, x + t * stride, stride, columns / 4, sums + 16 * t);
-}
-
-BITNET_INLINE void tile_pointers(const TernaryArgs& a, int64_t q, int64_t rows, const uint8_t** w) {
-  for (int64_t i = 0; i < 4; i += 1) w[i] = row_at(a, i < rows ? q + i : q);
+/** Asks for the same 64 columns of 16 byte rows `ahead` bytes further on. */
+BITNET_INLINE void expect_rows(const uint8_t* const* w, int64_t ahead) {
+  for (int64_t i = 0; i < kPanelRows; i += 1) _mm_prefetch((const char*)w[i] + ahead, _MM_HINT_T1);
 }
 
 #if defined(__AMX_INT8__)
 
 constexpr int64_t kTokenBlock512 = 256;
+// Below, the packed bytes are decoded for each group of four tokens anew.
+constexpr int64_t kFewTokens = 4;
+// One step of columns of a panel: tiles 0..3 of 1 KB.
+constexpr int64_t kStepBytes = 4096;
+constexpr int64_t kRingSteps = 4;
 
-// AMX keeps its sums in tile registers over all of C, so the whole of 16 rows is decoded: 16 C bytes, in L2 at worst.
-int64_t ternary_scratch_512(int64_t C) { return bitnet::round_up(C, 64) * 16 + kTokenBlock512 * 64; }
+// Sums stay in tile registers over all of C, so the whole panel is decoded: 64 C bytes, which stay in L2. Behind it
+// the sums of 32 tokens x 32 rows.
+int64_t ternary_scratch_512(int64_t C) { return bitnet::round_up(C, 64) * 64 + 4096; }
 
 struct __attribute__((packed)) TileConfig {
   uint8_t palette, start_row;
@@ -87,109 +154,256 @@ struct __attribute__((packed)) TileConfig {
   uint8_t rows[16];
 };
 
-/** 64 tokens in four accumulators (16 tokens x 16 rows each) from one pass over the decoded tile. */
-BITNET_INLINE void amx_tokens_64(const uint8_t* tile, const int8_t* x, int64_t stride, int64_t columns, int32_t* sums) {
+/** The compiler's tile loads do not say that they read memory: what p points to is written before them. */
+BITNET_INLINE void compiler_barrier(const void* p) { __asm__ volatile("" : : "r"(p) : "memory"); }
+
+/** Tiles 0..3 sums and 6, 7 activations of `tokens` rows; 4, 5 weights. */
+BITNET_INLINE void tiles_begin(int64_t tokens) {
+  TileConfig config = {};
+  config.palette = 1;
+  for (int i = 0; i < 8; i += 1) {
+    config.row_bytes[i] = 64;
+    config.rows[i] = (uint8_t)(i == 4 || i == 5 ? 16 : tokens);
+  }
+  compiler_barrier(&config);
+  _tile_loadconfig(&config);
+}
+
+/** What to ask for while the tiles multiply: the next panel's bytes, some lines a step. */
+struct Stream {
+  const char* at;
+  int64_t lines;
+  BITNET_INLINE void step() {
+    for (int64_t i = 0; i < lines; i += 1) _mm_prefetch(at + 64 * i, _MM_HINT_T1);
+    at += 64 * lines;
+  }
+};
+
+/** 32 tokens with fields f and f + 1: two tiles of activations meet two of weights in four accumulators. */
+BITNET_INLINE void amx_32_tokens(const Panel& p, const uint8_t* tiles, int64_t f, int64_t t, int64_t columns, int32_t* sums,
+                                 Stream& stream) {
+  const int8_t* x = p.a.x + t * p.stride;
+  const int8_t* y = x + 16 * p.stride;
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for (int64_t c = 0; c < columns; c += 64) {
-    _tile_loadd(4, tile + 16 * c, 64);
-    _tile_loadd(5, x + c, stride);
-    _tile_dpbsud(0, 5, 4);
-    _tile_loadd(6, x + c + 16 * stride, stride);
-    _tile_dpbsud(1, 6, 4);
-    _tile_loadd(5, x + c + 32 * stride, stride);
-    _tile_dpbsud(2, 5, 4);
-    _tile_loadd(6, x + c + 48 * stride, stride);
-    _tile_dpbsud(3, 6, 4);
+  int64_t line = 0;
+  for (int64_t c = 0; c < columns; c += 64, tiles += kStepBytes / 2) {
+    _tile_loadd(4, tiles, 64);
+    _tile_loadd(6, x + c, p.stride);
+    _tile_dpbsud(0, 6, 4);
+    _tile_loadd(5, tiles + 1024, 64);
+    _tile_dpbsud(1, 6, 5);
+    _tile_loadd(7, y + c, p.stride);
+    _tile_dpbsud(2, 7, 4);
+    _tile_dpbsud(3, 7, 5);
+    if (line < 32) {
+      p.expect(t + line, f);
+      p.expect(t + line, f + 1);
+      line += 1;
+    }
+    stream.step();
   }
   _tile_stored(0, sums, 64);
   _tile_stored(1, sums + 256, 64);
   _tile_stored(2, sums + 512, 64);
   _tile_stored(3, sums + 768, 64);
+  for (int64_t k = 0; k < 32; k += 1) {
+    const int32_t* at = sums + (k / 16) * 512 + (k % 16) * 16;
+    const __m512i off = p.code_sum(t + k);
+    const __m512 factor = _mm512_set1_ps(p.a.factor[t + k]);
+    p.store(t + k, f, load512(at), off, factor);
+    p.store(t + k, f + 1, load512(at + 256), off, factor);
+  }
 }
 
-BITNET_INLINE void amx_tokens_16(const uint8_t* tile, const int8_t* x, int64_t stride, int64_t columns, int32_t* sums) {
+/** Up to 16 tokens (the configured rows) with all four fields; step(c) tells where fields 0 and 2 of column c lie. */
+template <class Step>
+BITNET_INLINE void amx_16_tokens(const Panel& p, int64_t t, int64_t n, int64_t columns, int32_t* sums, Step step) {
+  const int8_t* x = p.a.x + t * p.stride;
   _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
   for (int64_t c = 0; c < columns; c += 64) {
-    _tile_loadd(4, tile + 16 * c, 64);
-    _tile_loadd(5, x + c, stride);
-    _tile_dpbsud(0, 5, 4);
+    const uint8_t* const* tile = step(c);
+    _tile_loadd(6, x + c, p.stride);
+    _tile_loadd(4, tile[0], 64);
+    _tile_dpbsud(0, 6, 4);
+    _tile_loadd(5, tile[0] + 1024, 64);
+    _tile_dpbsud(1, 6, 5);
+    _tile_loadd(4, tile[1], 64);
+    _tile_dpbsud(2, 6, 4);
+    _tile_loadd(5, tile[1] + 1024, 64);
+    _tile_dpbsud(3, 6, 5);
   }
   _tile_stored(0, sums, 64);
+  _tile_stored(1, sums + 256, 64);
+  _tile_stored(2, sums + 512, 64);
+  _tile_stored(3, sums + 768, 64);
+  for (int64_t k = 0; k < n; k += 1) {
+    const __m512i off = p.code_sum(t + k);
+    const __m512 factor = _mm512_set1_ps(p.a.factor[t + k]);
+    for (int64_t f = 0; f < 4; f += 1) p.store(t + k, f, load512(sums + f * 256 + k * 16), off, factor);
+  }
 }
 
-BITNET_INLINE void tile_block_512(const TernaryArgs& a, int64_t q) {
-  const int64_t stride = bitnet::code_stride(a.C), columns = bitnet::round_up(a.C, 64);
-  const int64_t rows = a.end - q < 4 ? a.end - q : 4;
-  const uint8_t* w[4];
-  tile_pointers(a, q, rows, w);
-  uint8_t* tile = a.scratch;
-  int32_t* sums = (int32_t*)(a.scratch + columns * 16);
-  decode_tile(w, 0, columns, tile);
+/** At most 16 tokens: each step is decoded just before it is multiplied, while the next panel's bytes arrive. */
+BITNET_INLINE void small_panel(const Panel& p, int64_t columns) {
+  const TernaryArgs& a = p.a;
+  uint8_t* ring = a.scratch;
+  int32_t* sums = (int32_t*)(a.scratch + columns * 64);
+  const int64_t ahead = a.prefetch ? kPanelRows * a.C : 0;
+  const uint8_t* tile[2];
+  const auto decode = [&](int64_t c) __attribute__((always_inline)) {
+    uint8_t* to = ring + c / 64 % kRingSteps * kStepBytes;
+    expect_rows(p.w, c + ahead);
+    decode_64(p.w, c, to, 1024, 2048, 64);
+    compiler_barrier(to);
+  };
+  // One step early, so that the stores have left for the cache when the tiles are loaded.
+  decode(0);
+  amx_16_tokens(p, 0, a.T, columns, sums, [&](int64_t c) __attribute__((always_inline)) {
+    if (c + 64 < columns) decode(c + 64);
+    tile[0] = ring + c / 64 % kRingSteps * kStepBytes;
+    tile[1] = tile[0] + 2048;
+    return tile;
+  });
+}
+
+/** More than 16 tokens: the panel is decoded once, its fields 0 and 1 interleaved by step, then 2 and 3. */
+BITNET_INLINE void large_panel(const Panel& p, int64_t columns) {
+  const TernaryArgs& a = p.a;
+  const int64_t pair = columns * 32;
+  int32_t* sums = (int32_t*)(a.scratch + columns * 64);
+  for (int64_t c = 0; c < columns; c += 64) decode_64(p.w, c, a.scratch + c * 32, 1024, pair, 64);
+  compiler_barrier(a.scratch);
+  const int64_t steps = a.T / 32 * 2 * (columns / 64), lines = kPanelRows * a.C / 64;
+  Stream stream{(const char*)p.w[0] + kPanelRows * a.C, a.prefetch && steps ? (lines + steps - 1) / steps : 0};
   int64_t t = 0;
-  for (; t + 64 <= a.T; t += 64) amx_tokens_64(tile, a.x + t * stride, stride, columns, sums + 16 * t);
-  for (; t + 16 <= a.T; t += 16) amx_tokens_16(tile, a.x + t * stride, stride, columns, sums + 16 * t);
-  if (t < a.T) {
-    __builtin_memset(sums + 16 * t, 0, (size_t)((a.T - t) * 64));
-    tile_rest_512(tile, a.x, stride, columns, t, a.T, sums);
+  for (; t + 32 <= a.T; t += 32) {
+    amx_32_tokens(p, a.scratch, 0, t, columns, sums, stream);
+    amx_32_tokens(p, a.scratch + pair, 2, t, columns, sums, stream);
   }
-  for (t = 0; t < a.T; t += 1) store_tile(a, q, rows, t, sums + 16 * t);
+  const uint8_t* tile[2];
+  const auto step = [&](int64_t c) __attribute__((always_inline)) {
+    tile[0] = a.scratch + c * 32;
+    tile[1] = tile[0] + pair;
+    return tile;
+  };
+  if (t + 16 <= a.T) {
+    amx_16_tokens(p, t, 16, columns, sums, step);
+    t += 16;
+  }
+  if (t < a.T) {
+    tiles_begin(a.T - t);
+    amx_16_tokens(p, t, a.T - t, columns, sums, step);
+    tiles_begin(16);
+  }
 }
 
-BITNET_INLINE void tiles_begin() {
-  TileConfig config = {};
-  config.palette = 1;
-  for (int i = 0; i < 8; i += 1) {
-    config.row_bytes[i] = 64;
-    config.rows[i] = 16;
+BITNET_INLINE void many_tokens_512(const TernaryArgs& a) {
+  const int64_t columns = bitnet::round_up(a.C, 64);
+  tiles_begin(a.T < 16 ? a.T : 16);
+  for (int64_t q = a.begin; q < a.end; q += kPanelRows) {
+    const Panel p(a, q);
+    if (a.T <= 16) small_panel(p, columns);
+    else large_panel(p, columns);
   }
-  _tile_loadconfig(&config);
+  _tile_release();
 }
-BITNET_INLINE void tiles_end() { _tile_release(); }
 
 #else
 
 constexpr int64_t kTokenBlock512 = 192;
+constexpr int64_t kFewTokens = 8;
+// 24 KB decoded, which stay in L1 beside the activations.
+constexpr int64_t kPanelColumns = 384;
 
-int64_t ternary_scratch_512(int64_t) { return kTileColumns * 16 + kTokenBlock512 * 64; }
+/** The decoded columns, then 64 int32 sums for each token of a block. */
+int64_t ternary_scratch_512(int64_t) { return kPanelColumns * 64 + kTokenBlock512 * 256; }
 
-BITNET_INLINE void tile_block_512(const TernaryArgs& a, int64_t q) {
-  const int64_t stride = bitnet::code_stride(a.C), columns = bitnet::round_up(a.C, 32);
-  const int64_t rows = a.end - q < 4 ? a.end - q : 4;
-  const uint8_t* w[4];
-  tile_pointers(a, q, rows, w);
-  uint8_t* tile = a.scratch;
-  int32_t* sums = (int32_t*)(a.scratch + kTileColumns * 16);
-  __builtin_memset(sums, 0, (size_t)(a.T * 64));
-  for (int64_t from = 0; from < columns; from += kTileColumns) {
-    const int64_t n = columns - from < kTileColumns ? columns - from : kTileColumns;
-    decode_tile(w, from, n, tile);
-    tile_rest_512(tile, a.x + from, stride, n, 0, a.T, sums);
-  }
-  for (int64_t t = 0; t < a.T; t += 1) store_tile(a, q, rows, t, sums + 16 * t);
+/**
+ * One column group of four tiles with one token's broadcast activations. In assembly, because compilers hoist the
+ * broadcasts of all tokens and then spill the sums.
+ */
+BITNET_INLINE void panel_step(__m512i (&acc)[4], const __m512i (&c)[4], const int8_t* x) {
+  __m512i t;
+  __asm__(
+      "vpbroadcastd %9, %4\n\t"
+      "vpdpbusd %4, %5, %0\n\t"
+      "vpdpbusd %4, %6, %1\n\t"
+      "vpdpbusd %4, %7, %2\n\t"
+      "vpdpbusd %4, %8, %3"
+      : "+v"(acc[0]), "+v"(acc[1]), "+v"(acc[2]), "+v"(acc[3]), "=&v"(t)
+      : "v"(c[0]), "v"(c[1]), "v"(c[2]), "v"(c[3]), "m"(*(const four_codes*)x));
 }
 
-BITNET_INLINE void tiles_begin() {}
-BITNET_INLINE void tiles_end() {}
+/** sums[k][field] (16 int32 each) += panel . x of NT tokens, over `groups` groups of 4 columns. */
+template <int NT>
+BITNET_INLINE void panel_tokens(const uint8_t* panel, const int8_t* x, int64_t stride, int64_t groups, int32_t* sums) {
+  __m512i acc[NT][4];
+  for (int k = 0; k < NT; k += 1)
+    for (int f = 0; f < 4; f += 1) acc[k][f] = load512(sums + 64 * k + 16 * f);
+  for (int64_t g = 0; g < groups; g += 1, x += 4) {
+    const uint8_t* at = panel + 256 * g;
+    const __m512i c[4] = {_mm512_load_si512(at), _mm512_load_si512(at + 64), _mm512_load_si512(at + 128),
+                          _mm512_load_si512(at + 192)};
+    for (int k = 0; k < NT; k += 1) panel_step(acc[k], c, x + k * stride);
+  }
+  for (int k = 0; k < NT; k += 1)
+    for (int f = 0; f < 4; f += 1) _mm512_storeu_si512(sums + 64 * k + 16 * f, acc[k][f]);
+}
+
+BITNET_INLINE void many_tokens_512(const TernaryArgs& a) {
+  const int64_t columns = bitnet::round_up(a.C, 64);
+  uint8_t* tiles = a.scratch;
+  int32_t* sums = (int32_t*)(a.scratch + kPanelColumns * 64);
+  for (int64_t q = a.begin; q < a.end; q += kPanelRows) {
+    const Panel p(a, q);
+    __builtin_memset(sums, 0, (size_t)(a.T * 256));
+    for (int64_t from = 0; from < columns; from += kPanelColumns) {
+      const int64_t n = columns - from < kPanelColumns ? columns - from : kPanelColumns;
+      const bool last = from + n == columns;
+      // The next columns, or the first ones of the next panel, come while these are multiplied.
+      const int64_t ahead = !a.prefetch ? 0 : last ? kPanelRows * a.C - from : kPanelColumns;
+      for (int64_t c = 0; c < n; c += 64) {
+        expect_rows(p.w, from + c + ahead);
+        decode_64(p.w, from + c, tiles + c * 64, 64, 128, 256);
+      }
+      const int8_t* x = a.x + from;
+      int64_t t = 0;
+      for (; t + 6 <= a.T; t += 6) {
+        if (last)
+          for (int64_t k = 0; k < 6; k += 1)
+            for (int64_t f = 0; f < 4; f += 1) p.expect(t + k, f);
+        panel_tokens<6>(tiles, x + t * p.stride, p.stride, n / 4, sums + 64 * t);
+      }
+      x += t * p.stride;
+      if (a.T - t == 5) panel_tokens<5>(tiles, x, p.stride, n / 4, sums + 64 * t);
+      else if (a.T - t == 4) panel_tokens<4>(tiles, x, p.stride, n / 4, sums + 64 * t);
+      else if (a.T - t == 3) panel_tokens<3>(tiles, x, p.stride, n / 4, sums + 64 * t);
+      else if (a.T - t == 2) panel_tokens<2>(tiles, x, p.stride, n / 4, sums + 64 * t);
+      else if (a.T - t == 1) panel_tokens<1>(tiles, x, p.stride, n / 4, sums + 64 * t);
+    }
+    for (int64_t t = 0; t < a.T; t += 1) {
+      const __m512i off = p.code_sum(t);
+      const __m512 factor = _mm512_set1_ps(a.factor[t]);
+      for (int64_t f = 0; f < 4; f += 1) p.store(t, f, load512(sums + 64 * t + 16 * f), off, factor);
+    }
+  }
+}
 
 #endif
 
 void ternary_512(const TernaryArgs& a) {
   if (a.T == 1) {
     for (int64_t q = a.begin; q < a.end; q += 1) quad_rows_512<1>(a, q, 0);
-  } else if (a.T <= 8) {
-    for (int64_t q = a.begin; q < a.end; q += 1) {
-      int64_t t = 0;
-      for (; t + 4 <= a.T; t += 4) quad_rows_512<4>(a, q, t);
-      for (; t + 2 <= a.T; t += 2) quad_rows_512<2>(a, q, t);
-      if (t < a.T) quad_rows_512<1>(a, q, t);
-    }
+  } else if (a.T <= kFewTokens) {
+    for (int64_t q = a.begin; q < a.end; q += 1) few_tokens_512(a, q);
   } else {
-    tiles_begin();
-    for (int64_t q = a.begin; q < a.end; q += 4) tile_block_512(a, q);
-    tiles_end();
+    many_tokens_512(a);
   }
 }
 
@@ -204,9 +418,9 @@ BITNET_INLINE void int8_row_512(const Int8Args& a, int64_t r, int64_t t) {
   __m512i acc[NT], surplus = _mm512_setzero_si512();
   for (int k = 0; k < NT; k += 1) acc[k] = _mm512_setzero_si512();
   const auto step = [&](__m512i v, int64_t s) __attribute__((always_inline)) {
-    surplus = _mm512_dpbusd_epi32(surplus, one, v);
+    dot512(surplus, one, v);
     for (int k = 0; k < NT; k += 1)
-      acc[k] = _mm512_dpbusd_epi32(acc[k], _mm512_xor_si512(load512(x + k * stride + 64 * s), flip), v);
+      dot512(acc[k], _mm512_xor_si512(load512(x + k * stride + 64 * s), flip), v);
   };
   for (int64_t s = 0; s < whole; s += 1) {
     _mm_prefetch((const char*)w + 64 * s + ahead, _MM_HINT_T0);
@@ -237,8 +451,7 @@ int64_t peak_macs_512(int64_t rounds) {
   __m512i u = _mm512_set1_epi8(2), v = _mm512_set1_epi8(3);
   for (int64_t i = 0; i < rounds; i += 1) {
     for (int k = 0; k < kChains; k += 1) {
-      __asm__ volatile("" : "+v"(u));
-      acc[k] = _mm512_dpbusd_epi32(acc[k], u, v);
+      dot512(acc[k], u, v);
     }
   }
   __m512i total = acc[0];
@@ -249,7 +462,7 @@ int64_t peak_macs_512(int64_t rounds) {
 
 #if defined(__AMX_INT8__)
 int64_t peak_macs_amx(int64_t rounds) {
-  tiles_begin();
+  tiles_begin(16);
   alignas(64) static const int8_t ones[1024] = {};
   _tile_loadd(4, ones, 64);
   _tile_loadd(5, ones, 64);
@@ -264,7 +477,7 @@ int64_t peak_macs_amx(int64_t rounds) {
     _tile_dpbsud(2, 5, 4);
     _tile_dpbsud(3, 5, 4);
   }
-  tiles_end();
+  _tile_release();
   return n * 4 * 16 * 16 * 64;
 }
 #endif
