@@ -51,7 +51,15 @@ export const withSchedule = <T>(schedule: number, work: () => Promise<T> | T): P
   withSettings({ FAKE_METAL_SCHEDULE: String(schedule) }, work);
 
 /** What the fake device counted so far. */
-export type Figure = 'buffers' | 'bytes' | 'commandBuffers' | 'dispatches' | 'weightBytes' | 'cacheBytes' | 'switches';
+export type Figure =
+  | 'buffers'
+  | 'bytes'
+  | 'commandBuffers'
+  | 'dispatches'
+  | 'weightBytes'
+  | 'cacheBytes'
+  | 'idleGroups'
+  | 'switches';
 
 export function figures(): Record<Figure, number> {
   const entries = (process.env.FAKE_METAL_FIGURES ?? '').split(' ').map((entry) => entry.split('='));

@@ -196,6 +196,8 @@ describe.skipIf(FAKE_MISSING !== undefined)('a decoded token', () => {
       await feed(executable, sequence, [2]);
       const after = figures();
       expect(after.commandBuffers - before.commandBuffers).toBe(1);
+      // No threadgroup too many.
+      expect(after.idleGroups - before.idleGroups).toBe(0);
       const read = after.weightBytes - before.weightBytes;
       expect(read / executable.info.weightBytes).toBeGreaterThan(0.99);
       expect(read / executable.info.weightBytes).toBeLessThan(1.01);

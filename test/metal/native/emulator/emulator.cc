@@ -15,6 +15,8 @@
 namespace emu {
 
 uint64_t switches = 0;
+uint64_t idle_groups = 0;
+bool stored = false;
 int current_line = 0;
 
 namespace {
@@ -311,12 +313,14 @@ std::string dispatch(const Kernel& k, const Binding* b, metal::uint3 groups, uin
       fibers[i].thread = Thread{at, i, i % 32, i / 32, threads / 32};
       prepare(fibers[i]);
     }
+    stored = false;
     try {
       run_threadgroup(threads, order, schedule);
     } catch (const SchedulerFault& f) {
       if (fault.empty()) fault = f.what + " (" + where(current->line) + ")";
     }
     if (!fault.empty()) return fault;
+    idle_groups += !stored;
   }
   return "";
 }

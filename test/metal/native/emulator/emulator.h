@@ -91,6 +91,10 @@ void meet(int kind, int line, void* payload, void (*resolve)(void** lanes, uint 
 std::string dispatch(const Kernel& kernel, const Binding* bindings, metal::uint3 groups, uint threads, uint schedule);
 
 extern uint64_t switches;
+/** Threadgroups that stored nothing: a grid larger than its work. */
+extern uint64_t idle_groups;
+/** Did the running threadgroup store to a buffer? */
+extern bool stored;
 
 // ---- pointers that check
 
@@ -109,6 +113,7 @@ template <class T> struct Pointer {
     void operator=(T v) const {
       check(memory, at, line);
       touch_device(memory, at, sizeof(T), true, line);
+      stored = true;
       memcpy(memory->data + at, &v, sizeof(T));
     }
     void operator=(const Element& e) const { *this = T(e); }

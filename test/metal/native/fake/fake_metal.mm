@@ -8,7 +8,8 @@
 //   FAKE_METAL_FAIL         when "1", the next command buffer fails as a lost GPU would
 //   FAKE_METAL_FAMILY       when "old", the device is no Apple7
 //   FAKE_METAL_FIGURES      written: live buffers, their bytes, command buffers and dispatches so far, bytes of weights
-//                           and of the KV cache that kernels loaded, scheduler switches
+//                           and of the KV cache that kernels loaded, threadgroups that stored nothing, scheduler
+//                           switches
 #import <Foundation/Foundation.h>
 #import <Metal/Metal.h>
 #include <unistd.h>
@@ -40,7 +41,7 @@ void publish() {
                            " commandBuffers=" + std::to_string(figures.command_buffers) +
                            " dispatches=" + std::to_string(figures.dispatches) +
                            " weightBytes=" + std::to_string(figures.weight_bytes) +
-                           " cacheBytes=" + std::to_string(figures.cache_bytes) + " switches=" + std::to_string(emu::switches);
+                           " cacheBytes=" + std::to_string(figures.cache_bytes) + " idleGroups=" + std::to_string(emu::idle_groups) + " switches=" + std::to_string(emu::switches);
   setenv("FAKE_METAL_FIGURES", text.c_str(), 1);
 }
 
