@@ -4,7 +4,7 @@
 //   node scripts/ensure-ready.mjs           all steps
 //   node scripts/ensure-ready.mjs --built   all but the first (npm runs it as `prepare`, dependencies are there)
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -39,6 +39,13 @@ const sources = Math.max(newestTime(join(root, 'src')), newestTime(join(root, 't
 // A packed tarball has dist/ and no src/: nothing to compile there.
 if (existsSync(join(root, 'src')) && existsSync(compiler) && newestTime(built) < sources) {
   run(process.execPath, [compiler, '-p', 'tsconfig.build.json']);
+}
+
+// What starts sooner when it lies in few files. Installed without development dependencies, it starts as compiled.
+const bundler = join(root, 'scripts', 'bundle-dist.mjs');
+const isBundled = existsSync(built) && readFileSync(built, 'utf8').includes('bundle-dist');
+if (existsSync(bundler) && existsSync(join(root, 'node_modules', 'esbuild')) && existsSync(built) && !isBundled) {
+  run(process.execPath, [bundler]);
 }
 
 // The native kernels. Without a C++ compiler the program runs on WebAssembly, so this step never fails.

@@ -69,7 +69,7 @@ const placePlugin = (up) => ({
 });
 
 /** zod's messages in fifty languages are half of it; ours are English. */
-const englishPlugin = {
+export const englishPlugin = {
   name: 'english',
   setup({ onLoad }) {
     onLoad({ filter: /[/\\]zod[/\\]v4[/\\]locales[/\\]index\.js$/ }, () => ({
@@ -123,7 +123,7 @@ export async function bundleProgram({ outdir, up, write = true }) {
 }
 
 /** The license of every package of which code is in the bundle. */
-function licenses(inputs) {
+export function licenses(inputs) {
   const folders = new Set(inputs.flatMap((path) => /^.*node_modules\/(?:@[^/]+\/)?[^/]+/.exec(posix(path))?.[0] ?? []));
   const parts = [...folders].sort().map((folder) => {
     const path = join(ROOT, folder);

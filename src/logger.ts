@@ -35,7 +35,8 @@ export class Logger {
 }
 
 async function openPino(): Promise<Pino> {
-  const { pino } = await import('pino');
+  // The default export, because a bundle's chunk of a CommonJS module has no other.
+  const { default: pino } = await import('pino');
   const level = process.env.BITNET_LOG ?? 'info';
   const known = level === 'silent' || level in pino.levels.values;
   const logger = pino(

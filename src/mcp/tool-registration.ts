@@ -80,15 +80,15 @@ function outcomeOf(error: unknown): ToolCall['outcome'] {
   return error instanceof BitnetError ? 'error' : 'failed';
 }
 
-/** Each tool's schemas are made once a process, not once a connection. */
+/** Each tool's schemas are made once a process, not once a connection, and not before a client asks what there is. */
 const schemaCache = new WeakMap<Tool, { input: StandardSchemaWithJSON; output: StandardSchemaWithJSON }>();
 
 function schemasOf(tool: Tool) {
   let schemas = schemaCache.get(tool);
   if (schemas === undefined) {
     schemas = {
-      input: shownSchema(jsonSchemaOf(tool.input, 'input')),
-      output: shownSchema(jsonSchemaOf(tool.output, 'output')),
+      input: shownSchema(() => jsonSchemaOf(tool.input, 'input')),
+      output: shownSchema(() => jsonSchemaOf(tool.output, 'output')),
     };
     schemaCache.set(tool, schemas);
   }
@@ -96,8 +96,12 @@ function schemasOf(tool: Tool) {
 }
 
 /** A schema that is shown and lets everything pass. */
-function shownSchema(json: JsonSchema): StandardSchemaWithJSON {
-  const show = () => ({ ...json });
+function shownSchema(make: () => JsonSchema): StandardSchemaWithJSON {
+  let json: JsonSchema | undefined;
+  const show = () => {
+    json ??= make();
+    return { ...json };
+  };
   return {
     '~standard': {
       version: 1,
