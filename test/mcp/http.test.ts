@@ -391,7 +391,7 @@ test('a client whose model gets no large results gets pages, in both eras', asyn
     expect(JSON.stringify(result).length).toBeLessThan(40_000);
     const { colors, next } = result.structuredContent;
     expect(next).toEqual({ start: 1 + colors.length, n: 4096 - colors.length });
-    expect(result.content[0].text).toContain(JSON.stringify(next.start));
+    expect(result.content[0]!.text).toContain(JSON.stringify(next.start));
   }
   const others = await send(server, statelessCall(1, 'palette', { n: 4096 }));
   expect(JSON.parse(others.text).result.structuredContent.colors).toHaveLength(4096);
