@@ -31,12 +31,9 @@ export async function createMcpServer(environment: ToolEnvironment, only?: OnlyM
       maxToolInputElements: MAX_ARGUMENT_ELEMENTS,
     },
   );
-  if (only?.method === 'tools/call') {
-    const tool = ALL_TOOLS.find(({ name }) => name === only.name);
-    if (tool !== undefined) registerTool(server, tool, environment);
-    return server;
-  }
-  for (const tool of ALL_TOOLS) registerTool(server, tool, environment);
+  const called = only?.method === 'tools/call' ? ALL_TOOLS.find(({ name }) => name === only.name) : undefined;
+  for (const tool of called === undefined ? ALL_TOOLS : [called]) registerTool(server, tool, environment);
+  if (only?.method === 'tools/call') return server;
   if (only?.method === 'tools/list') return server;
   registerResources(server, environment);
   if (environment.services.worlds !== undefined) registerWorldResources(server);

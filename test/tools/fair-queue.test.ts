@@ -1,0 +1,108 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { BusyError, FairQueue } from '../../src/tools/fair-queue.ts';
+import { QueuedServices } from '../../src/tools/queued-services.ts';
+
+const settle = () => new Promise((resolve) => setImmediate(resolve));
+
+test('clients take turns, each in its own order', async () => {
+  const queue = new FairQueue({ slots: 1, maxWaiting: 10 });
+  const order: string[] = [];
+  const leave = await queue.enter('first');
+  const enter = async (client: string, name: string) => {
+    const done = await queue.enter(client);
+    order.push(name);
+    done();
+  };
+  const all = [
+    enter('a', 'a1'),
+    enter('a', 'a2'),
+    enter('a', 'a3'),
+    enter('b', 'b1'),
+    enter('c', 'c1'),
+    enter('b', 'b2'),
+  ];
+  leave();
+  await Promise.all(all);
+  expect(order).toEqual(['a1', 'b1', 'c1', 'a2', 'b2', 'a3']);
+});
+
+test('positions say how many go before, and fall to 0', async () => {
+  const queue = new FairQueue({ slots: 1, maxWaiting: 10 });
+  const leaveFirst = await queue.enter('x');
+  const heard: number[][] = [[], [], []];
+  const waiting = ['a', 'a', 'b'].map((client, i) =>
+    queue.enter(client, { onPosition: (position) => heard[i]!.push(position) }),
+  );
+  expect(heard).toEqual([[0], [1, 2], [1]]);
+  leaveFirst();
+  (await waiting[0]!)();
+  (await waiting[2]!)();
+  (await waiting[1]!)();
+  expect(heard).toEqual([[0], [1, 2, 1, 0], [1, 0]]);
+});
+
+test('never more at once than there are slots; everybody gets through or is told', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.integer({ min: 1, max: 4 }),
+      fc.integer({ min: 0, max: 6 }),
+      fc.array(fc.record({ client: fc.constantFrom('a', 'b', 'c'), abort: fc.boolean(), twice: fc.boolean() }), {
+        maxLength: 20,
+      }),
+      async (slots, maxWaiting, jobs) => {
+        const queue = new FairQueue({ slots, maxWaiting });
+        let running = 0;
+        const outcomes = await Promise.all(
+          jobs.map(async ({ client, abort, twice }) => {
+            const controller = new AbortController();
+            if (abort) setImmediate(() => controller.abort());
+            try {
+              const leave = await queue.enter(client, { signal: controller.signal });
+              running += 1;
+              expect(running).toBeLessThanOrEqual(slots);
+              await settle();
+              running -= 1;
+              leave();
+              // A slot cannot be given back more often than it was taken.
+              if (twice) leave();
+              return 'ran';
+            } catch (error) {
+              return error instanceof BusyError ? 'busy' : (error as { code: string }).code;
+            }
+          }),
+        );
+        expect(outcomes.every((outcome) => ['ran', 'busy', 'CANCELLED'].includes(outcome))).toBe(true);
+        if (jobs.length > slots + maxWaiting) expect(outcomes).toContain('busy');
+        if (jobs.length <= slots + maxWaiting) expect(outcomes).not.toContain('busy');
+        expect([queue.running, queue.waiting]).toEqual([0, 0]);
+      },
+    ),
+    { numRuns: 200 },
+  );
+});
+
+test('a wait counts towards the time that the call may take', async () => {
+  const limits: (number | undefined)[] = [];
+  const queued = new QueuedServices(
+    {
+      generate: async ({ maxSeconds }) => {
+        limits.push(maxSeconds);
+        throw new Error('enough');
+      },
+    },
+    { slots: 1, maxWaiting: 5 },
+  );
+  const leave = await queued.queue.enter('other');
+  const { generate } = queued.forClient('me');
+  const calls = [45, 0.5, undefined].map((maxSeconds) =>
+    generate({ model: 'default', prompt: 'a', ...(maxSeconds !== undefined && { maxSeconds }) }, {}).catch(() => {}),
+  );
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  leave();
+  await Promise.all(calls);
+  expect(limits[0]).toBeLessThan(44.8);
+  expect(limits[0]).toBeGreaterThan(30);
+  expect(limits[1]).toBe(0.5);
+  expect(limits[2]).toBeUndefined();
+});
