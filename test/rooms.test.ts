@@ -44,7 +44,7 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   bench: ['generate', 'model', 'engine', 'quant', 'tensor', 'random', 'hub', 'formats'],
   train: ['model', 'engine', 'quant', 'formats', 'tokenizer', 'tensor', 'random'],
   // A world begins from a model's name (hub), and its batches are text (tokenizer).
-  world: ['train', 'model', 'formats', 'quant', 'gf3', 'color', 'hub', 'tokenizer'],
+  world: ['child', 'train', 'model', 'formats', 'quant', 'gf3', 'color', 'hub', 'tokenizer'],
   tools: ANY,
   mcp: ['tools', 'hub', 'world', 'triads', 'image', 'app', 'logger.ts', 'package-info.ts'],
   cli: ANY,

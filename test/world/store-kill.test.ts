@@ -37,13 +37,13 @@ describe.runIf(existsSync(child))('the compiled child process', () => {
     const live = async (host: ChildProcess): Promise<void> => {
       host.send({ kind: 'options', options });
       const ask = (request: unknown, id: number) => {
-        if (host.connected) host.send({ kind: 'step', id, request }, () => {});
+        if (host.connected) host.send({ kind: 'call', id, method: 'step', args: request }, () => {});
       };
       await new Promise<void>((resolve) => {
         host.on(
           'message',
           (message: { kind: string; id: number; result: { after: { id: string } }; error: unknown }) => {
-            if (message.kind === 'progress') return;
+            if (message.kind === 'event') return;
             expect(message.kind, JSON.stringify(message.error)).toBe('result');
             finished.push(message.result.after.id);
             if (finished.length === STEPS) host.disconnect();
