@@ -12,6 +12,10 @@ import { type CommandInput, defineCommand } from './command.ts';
 import type { Output } from './output.ts';
 import { openProgressBar } from './progress-bar.ts';
 
+/** A trained model is moved gently, lest it forgets; a new one has nothing to lose. */
+const LR_GO_ON = 0.0003;
+const LR_NEW = 0.002;
+
 const FLAGS = {
   dataset: {
     type: 'string',
@@ -54,7 +58,13 @@ const FLAGS = {
     description: 'Folder of the trained model',
   },
   steps: { type: 'integer', min: 1, max: 10_000_000, default: 300, placeholder: 'N', description: 'Optimizer steps' },
-  lr: { type: 'number', min: 0, max: 10, default: 0.001, placeholder: 'X', description: 'Highest learning rate' },
+  lr: {
+    type: 'number',
+    min: 0,
+    max: 10,
+    placeholder: 'X',
+    description: `Highest learning rate (default ${LR_GO_ON}, for a new model ${LR_NEW})`,
+  },
   schedule: {
     type: 'string',
     choices: SCHEDULES,
@@ -189,7 +199,7 @@ async function run({ flags, json, output, signal }: CommandInput<typeof FLAGS>):
       settings: {
         schedule: {
           kind: flags.schedule as ScheduleKind,
-          lr: flags.lr,
+          lr: flags.lr ?? (flags.preset === undefined && flags.config === undefined ? LR_GO_ON : LR_NEW),
           weightDecay: flags['weight-decay'],
           warmup: flags.warmup ?? Math.round(steps / 20),
           steps,
