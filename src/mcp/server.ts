@@ -33,8 +33,7 @@ export async function createMcpServer(environment: ToolEnvironment, only?: OnlyM
   );
   const called = only?.method === 'tools/call' ? ALL_TOOLS.find(({ name }) => name === only.name) : undefined;
   for (const tool of called === undefined ? ALL_TOOLS : [called]) registerTool(server, tool, environment);
-  if (only?.method === 'tools/call') return server;
-  if (only?.method === 'tools/list') return server;
+  if (toolsOnly) return server;
   registerResources(server, environment);
   if (environment.services.worlds !== undefined) registerWorldResources(server);
   registerPrompts(server);

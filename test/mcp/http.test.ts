@@ -173,6 +173,17 @@ describe('who may call', () => {
     expect((await send(server, as('two'))).status).toBe(200);
   });
 
+  test('who guesses tokens is slowed down, who has one is not', async () => {
+    const server = await start({ requestsPerSecond: 5, tokens: ['right'] });
+    const as = (token: string) => ({
+      ...colorCall(1),
+      headers: { ...colorCall(1).headers, authorization: `Bearer ${token}` },
+    });
+    const guesses = await Promise.all(Array.from({ length: 30 }, (_, i) => send(server, as(`guess-${i}`))));
+    expect(new Set(guesses.map(({ status }) => status))).toEqual(new Set([401, 429]));
+    expect((await send(server, as('right'))).status).toBe(200);
+  });
+
   test('behind a proxy, the client is whom the proxy saw', async () => {
     const server = await start({ requestsPerSecond: 1, behindProxy: true });
     const from = (forwarded: string) => ({

@@ -87,12 +87,21 @@ export class HttpServer {
     this.#tokens = new TokenGuard(options.tokens);
     this.#rate = new RateLimit(options.requestsPerSecond);
     this.#sessions = new SessionTable({ ...options, idleMs: options.sessionIdleMs });
-    const shared = { createServer: options.createServer, sessions: this.#sessions, bodies: new BodyReader() };
+    const createServer: ServerFactory = async (context) => {
+      try {
+        return await options.createServer(context);
+      } catch (error) {
+        // The SDK answers 500 and keeps the reason to itself.
+        options.onError(error);
+        throw error;
+      }
+    };
+    const shared = { createServer, sessions: this.#sessions, bodies: new BodyReader() };
     this.#streamable = new StreamableEndpoint({
       ...shared,
       events: this.#events,
       bus: options.bus,
-      // Mostly what clients did wrong, which they are told; a defect of ours ends in #answer.
+      // What clients did wrong, which they are told.
       onError: () => {},
     });
     this.#sse = new SseEndpoint({ ...shared, messagesPath: MESSAGES_PATH });
@@ -154,15 +163,7 @@ export class HttpServer {
       if (path === METADATA_PATH || path === METADATA_PATH + MCP_PATH) return this.#metadata(req, res);
       if (route === undefined) throw new Refusal(404, `there is nothing at this address; MCP is at ${MCP_PATH}`);
       if (this.#draining) throw new Refusal(503, 'the server is ending', { headers: { 'retry-after': '5' } });
-      const principal = this.#tokens.principal(req, `${this.#baseUrl(req)}${METADATA_PATH}${MCP_PATH}`);
-      const client = `${principal} at ${this.#addressOf(req)}`;
-      const wait = this.#rate.take(client);
-      if (wait > 0) {
-        throw new Refusal(429, `too many requests: ${this.#options.requestsPerSecond} a second are allowed`, {
-          headers: { 'retry-after': String(Math.ceil(wait)) },
-        });
-      }
-      await route.handle(req, res, { principal, client });
+      await route.handle(req, res, this.#identify(req));
     } catch (error) {
       if (error instanceof Refusal) {
         sendRefusal(res, error);
@@ -171,6 +172,29 @@ export class HttpServer {
       this.#options.onError(error);
       sendRefusal(res, new Refusal(500, 'Internal server error', { code: -32_603 }));
     }
+  }
+
+  /** Who calls. Throws Refusal: 401, or 429 for who calls, or guesses tokens, too often. */
+  #identify(req: IncomingMessage): SessionOwner {
+    const address = this.#addressOf(req);
+    let principal: string;
+    try {
+      principal = this.#tokens.principal(req, `${this.#baseUrl(req)}${METADATA_PATH}${MCP_PATH}`);
+    } catch (error) {
+      this.#limit(`refused at ${address}`);
+      throw error;
+    }
+    const client = `${principal} at ${address}`;
+    this.#limit(client);
+    return { principal, client };
+  }
+
+  #limit(client: string): void {
+    const wait = this.#rate.take(client);
+    if (wait === 0) return;
+    throw new Refusal(429, `too many requests: ${this.#options.requestsPerSecond} a second are allowed`, {
+      headers: { 'retry-after': String(Math.ceil(wait)) },
+    });
   }
 
   readonly #routes: Readonly<Record<string, Route>> = Object.assign(Object.create(null) as Record<string, Route>, {
