@@ -122,18 +122,25 @@ function firstWritable(folders) {
   return undefined;
 }
 
+/** What is missing for a build, in one sentence; undefined when nothing is. */
+export function whyNotBuilt() {
+  if (!findCompiler()) return 'no C++ compiler was found (looked for $CXX, c++, g++, clang++)';
+  try {
+    headersFolder();
+  } catch {
+    return 'the package node-api-headers is not installed';
+  }
+  return undefined;
+}
+
 /** Builds unless up to date. Returns {path, built: seconds | 0, without: [instruction sets]} or {reason}. */
 export async function buildNative() {
   const existing = findNative();
   if (existing) return { path: existing, seconds: 0, without: [] };
+  const reason = whyNotBuilt();
+  if (reason !== undefined) return { reason };
   const compiler = findCompiler();
-  if (!compiler) return { reason: 'no C++ compiler was found (looked for $CXX, c++, g++, clang++)' };
-  let include;
-  try {
-    include = headersFolder();
-  } catch {
-    return { reason: 'the package node-api-headers is not installed' };
-  }
+  const include = headersFolder();
   const place = firstWritable(outputFolders());
   if (!place) return { reason: `no writable folder for the build: ${outputFolders().join(', ')}` };
   const started = performance.now();

@@ -66,8 +66,12 @@ export type BackendName = (typeof BACKEND_NAMES)[number];
 
 export interface Backend {
   readonly name: BackendName;
-  /** Undefined when usable here, else one sentence that says why not. */
-  unavailable(): Promise<string | undefined>;
+  /**
+   * Undefined when usable here, else one sentence that says why not. `now`: what takes long (compiling) is begun and not
+   * waited for; the sentence then says so.
+   */
+  unavailable(options?: { readonly now?: boolean }): Promise<string | undefined>;
+  /** Throws `UnsupportedProgramError` for a program that another backend may run. */
   load(program: Program, options: LoadOptions): Promise<Executable>;
 }
 
@@ -83,6 +87,11 @@ export class NonFiniteError extends BitnetError {
       fix: 'the checkpoint is damaged or its scales are read the wrong way round (config quantization_config.linear_class): run `analyze` on it and compare the download with its published hash',
     });
   }
+}
+
+/** A sound program that this backend's kernels do not cover. */
+export abstract class UnsupportedProgramError extends BitnetError {
+  readonly fault = 'job';
 }
 
 /** A step whose rows do not fit the program or the sequences. */

@@ -1,7 +1,15 @@
 // Chooses a backend: the one asked for, or the fastest that works here, with the reasons why the faster ones do not.
 
 import { ArgumentError } from '../errors.ts';
-import { BACKEND_NAMES, type Backend, type BackendName } from './backend.ts';
+import {
+  BACKEND_NAMES,
+  type Backend,
+  type BackendName,
+  type Executable,
+  type LoadOptions,
+  UnsupportedProgramError,
+} from './backend.ts';
+import type { Program } from './program.ts';
 
 export type Selection = {
   readonly backend: Backend;
@@ -26,44 +34,70 @@ const isBackendName = (name: string): name is BackendName => BACKEND_NAMES.some(
 
 /** 'auto' takes metal, cpu, wasm, js in this order. A backend asked for by name that does not work is an error. */
 export async function selectBackend(name: 'auto' | BackendName, options: SelectOptions = {}): Promise<Selection> {
-  if (name !== 'auto') {
-    if (!isBackendName(name)) {
-      throw new ArgumentError({ what: `unknown backend "${name}"`, fix: `use auto, ${BACKEND_NAMES.join(', ')}` });
-    }
-    const backend = await LOADERS[name]();
-    const reason = await backend.unavailable();
-    if (reason !== undefined) {
-      throw new ArgumentError({ what: `the backend "${name}" does not work here`, where: reason, fix: 'use auto' });
-    }
-    return { backend, reasons: [] };
+  if (name !== 'auto') return { backend: await backendNamed(name), reasons: [] };
+  for await (const selection of usableBackends()) {
+    warnOnce(selection, options);
+    return selection;
   }
+  throw noBackend();
+}
+
+/** Loads the program on the backend named, or on the first of `auto`'s that runs it. */
+export async function loadOn(
+  name: 'auto' | BackendName,
+  program: Program,
+  options: LoadOptions & SelectOptions = {},
+): Promise<Executable> {
+  if (name !== 'auto') return (await backendNamed(name)).load(program, options);
+  const refused: { backend: BackendName; reason: string }[] = [];
+  for await (const { backend, reasons } of usableBackends()) {
+    try {
+      const executable = await backend.load(program, options);
+      warnOnce({ backend, reasons: [...reasons, ...refused] }, options);
+      return executable;
+    } catch (error) {
+      if (!(error instanceof UnsupportedProgramError)) throw error;
+      refused.push({ backend: backend.name, reason: error.text.what });
+    }
+  }
+  throw noBackend();
+}
+
+async function backendNamed(name: BackendName): Promise<Backend> {
+  if (!isBackendName(name)) {
+    throw new ArgumentError({ what: `unknown backend "${name}"`, fix: `use auto, ${BACKEND_NAMES.join(', ')}` });
+  }
+  const backend = await LOADERS[name]();
+  const reason = await backend.unavailable();
+  if (reason === undefined) return backend;
+  throw new ArgumentError({ what: `the backend "${name}" does not work here`, where: reason, fix: 'use auto' });
+}
+
+/** From the fastest on, each with why the ones before it do not work. Nobody waits for a compiler here. */
+async function* usableBackends(): AsyncGenerator<Selection> {
   const reasons: { backend: BackendName; reason: string }[] = [];
   for (const candidate of BACKEND_NAMES) {
     const backend = await LOADERS[candidate]();
-    const reason = await backend.unavailable();
-    if (reason === undefined) {
-      warnOnce(candidate, reasons, options);
-      return { backend, reasons };
-    }
-    reasons.push({ backend: candidate, reason });
+    const reason = await backend.unavailable({ now: true });
+    if (reason === undefined) yield { backend, reasons: [...reasons] };
+    else reasons.push({ backend: candidate, reason });
   }
-  throw new ArgumentError({
-    what: 'no backend works here',
-    where: reasons.map((one) => `${one.backend}: ${one.reason}`).join('; '),
-    fix: 'reinstall the package',
-  });
+}
+
+function noBackend(): ArgumentError {
+  return new ArgumentError({ what: 'no backend works here', fix: 'run `doctor` to see why, or reinstall the package' });
 }
 
 let warned = false;
 
-function warnOnce(chosen: BackendName, reasons: Selection['reasons'], options: SelectOptions): void {
+function warnOnce({ backend, reasons }: Selection, options: SelectOptions): void {
   // Metal is expected on Apple silicon only, native code everywhere.
   const expected = process.platform === 'darwin' && process.arch === 'arm64' ? ['metal', 'cpu'] : ['cpu'];
   const missed = reasons.filter((one) => expected.includes(one.backend));
   if (warned || missed.length === 0) return;
   warned = true;
   const warn = options.warn ?? ((line: string) => process.stderr.write(`${line}\n`));
-  warn(`using the ${chosen} backend: ${missed.map((one) => one.reason).join('; ')}`);
+  warn(`using the ${backend.name} backend: ${missed.map((one) => one.reason).join('; ')}`);
 }
 
 /** Every backend with the reason why it does not work here, for `doctor`. */

@@ -4,7 +4,7 @@
 import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { BackendName, Executable } from '../engine/backend.ts';
-import { selectBackend } from '../engine/select.ts';
+import { loadOn } from '../engine/select.ts';
 import { CancelledError } from '../errors.ts';
 import { type ModelLocation, resolveModel } from '../hub/resolve-model.ts';
 import { openModel } from '../model/open-model.ts';
@@ -204,8 +204,7 @@ export async function loadProgram(location: LocatedModel, request: LoadRequest):
     ...(request.signal === undefined ? {} : { signal: request.signal }),
     ...(request.onLayer === undefined ? {} : { onLayer: request.onLayer }),
   });
-  const { backend: chosen } = await selectBackend(choice);
-  const executable = await chosen.load(program, {
+  const executable = await loadOn(choice, program, {
     ...(request.threads === undefined ? {} : { threads: request.threads }),
   });
   const { backend, isa, threads } = executable.info;

@@ -4,7 +4,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BackendName, Executable } from '../engine/backend.ts';
-import { selectBackend } from '../engine/select.ts';
+import { loadOn } from '../engine/select.ts';
 import { BitnetError } from '../errors.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { openModel } from '../model/open-model.ts';
@@ -81,8 +81,7 @@ export async function verifyCase(dir: string, options: VerifyOptions = {}): Prom
   const choice = ownBackend(options.backend ?? 'auto', 'verify a checkpoint');
   const expected = checkExpected(await readExpected(dir), dir);
   const { program } = await openModel({ kind: 'folder', path: dir }, { name: dir, head: options.head ?? 'full' });
-  const { backend } = await selectBackend(choice);
-  using executable = await backend.load(program, options.threads === undefined ? {} : { threads: options.threads });
+  using executable = await loadOn(choice, program, options.threads === undefined ? {} : { threads: options.threads });
   const { vocabSize } = program;
   const ids = expected.input_ids;
   const logits = await allLogits(executable, ids, vocabSize, { chunk: ids.length });

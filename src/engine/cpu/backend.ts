@@ -47,8 +47,8 @@ export type CpuLoadOptions = LoadOptions & {
 
 export const cpuBackend = {
   name: 'cpu',
-  unavailable: async () => {
-    const native = await loadNative();
+  unavailable: async ({ now = false } = {}) => {
+    const native = await loadNative({ now });
     return 'reason' in native ? native.reason : undefined;
   },
   load: async (program: Program, options: CpuLoadOptions): Promise<CpuExecutable> => {

@@ -1,7 +1,7 @@
 // Finds, builds and tries the native addon. A binary that was never run here is first run in a child process, so that
 // one that crashes (a wrong CPU, a broken compiler) costs a message and not the server.
 
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -76,6 +76,10 @@ export type NativeAddon = {
 export type NativeState = { readonly addon: NativeAddon; readonly path: string } | { readonly reason: string };
 
 type BuildModule = {
+  /** The addon of these very sources, if it is built. */
+  findNative(): string | undefined;
+  /** One sentence why it cannot be built here, if so. */
+  whyNotBuilt(): string | undefined;
   buildNative(): Promise<{ path: string; seconds: number; without: string[] } | { path?: undefined; reason: string }>;
 };
 
@@ -84,17 +88,46 @@ const packageRoot = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '.
 
 let state: Promise<NativeState> | undefined;
 
-/** The addon, built on first use when it is not there; or one sentence why there is none. Decided once a process. */
-export function loadNative(): Promise<NativeState> {
+/**
+ * The addon, built on first use when it is not there; or one sentence why there is none. Decided once a process. With
+ * `now` a build is begun in a process of its own and not waited for: an answer is due, and WebAssembly can give it.
+ */
+export async function loadNative({ now = false } = {}): Promise<NativeState> {
+  if (now && state === undefined && !(await isBuilt())) {
+    return { reason: 'the native kernels are being compiled, once; a start in a minute or so will use them' };
+  }
   state ??= prepare();
   return state;
+}
+
+let building = false;
+
+/** False when a build was begun, here or before, and has not ended. */
+async function isBuilt(): Promise<boolean> {
+  try {
+    const { findNative, whyNotBuilt } = await importBuilder();
+    // Where it cannot be built, `prepare` says so at once.
+    if (findNative() !== undefined || whyNotBuilt() !== undefined) return true;
+  } catch {
+    return true;
+  }
+  if (!building) {
+    building = true;
+    spawn(process.execPath, [builderPath], { detached: true, stdio: 'ignore' }).unref();
+  }
+  return false;
+}
+
+const builderPath = join(packageRoot, 'scripts', 'build-native.mjs');
+
+function importBuilder(): Promise<BuildModule> {
+  return import(pathToFileURL(builderPath).href);
 }
 
 async function prepare(): Promise<NativeState> {
   let path: string;
   try {
-    const builder: BuildModule = await import(pathToFileURL(join(packageRoot, 'scripts', 'build-native.mjs')).href);
-    const built = await builder.buildNative();
+    const built = await (await importBuilder()).buildNative();
     if (built.path === undefined) return { reason: built.reason };
     path = built.path;
   } catch (error) {

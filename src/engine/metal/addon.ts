@@ -1,6 +1,7 @@
 // The addon's functions (kernels/metal/addon.mm), and the tape that `run` takes.
 
 import { BitnetError } from '../../errors.ts';
+import { UnsupportedProgramError } from '../backend.ts';
 import { type Arguments, KERNELS, type KernelName, packStruct, type StructName } from './signatures.ts';
 
 export type MetalAddon = {
@@ -21,9 +22,8 @@ export class MetalError extends BitnetError {
 }
 
 /** A program that the Metal kernels cannot run, for a reason that holds on every GPU. */
-export class MetalUnsupportedError extends BitnetError {
+export class MetalUnsupportedError extends UnsupportedProgramError {
   readonly code = 'METAL_UNSUPPORTED';
-  readonly fault = 'job';
 
   constructor(what: string, where: string) {
     super({ what, where, fix: 'use --backend cpu for this model' });
