@@ -22,6 +22,20 @@ test('the event log gives a stream back from where it broke, and no other', asyn
   await expect(mine.replayEventsAfter('__proto__', { send })).rejects.toThrow(RangeError);
 });
 
+test('what is said before the client listens is heard once', async () => {
+  const session = new EventLog().store();
+  await session.storeEvent('_GET_stream', message(1));
+  await session.storeEvent('another', message(2));
+  session.isListening = true;
+  await session.storeEvent('_GET_stream', message(3));
+  const replayed: unknown[] = [];
+  const send = async (_id: string, event: unknown) => void replayed.push(event);
+  expect(session.hasUnheard).toBe(true);
+  expect(await session.replayEventsAfter('0', { send })).toBe('_GET_stream');
+  expect(replayed).toEqual([message(1)]);
+  expect(session.hasUnheard).toBe(false);
+});
+
 test('the event log stays within its bounds, whatever comes, and forgets ended sessions', async () => {
   await fc.assert(
     fc.asyncProperty(

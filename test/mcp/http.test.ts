@@ -2,6 +2,7 @@
 
 import { request as nodeRequest } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { McpServer } from '@modelcontextprotocol/server';
 import { afterEach, describe, expect, test } from 'vitest';
 import type { GenerateResult } from '../../src/generate/types.ts';
 import type { Services } from '../../src/tools/services.ts';
@@ -339,6 +340,45 @@ describe('sessions', () => {
     expect(statuses.filter((status) => status === 429)).toHaveLength(951);
     expect(process.memoryUsage().heapUsed - before).toBeLessThan(64 << 20);
     await expectAlive(server);
+  });
+
+  test('what the server says before the client listens is not lost', async () => {
+    const server = await start({
+      createServer: () => {
+        const asking = new McpServer({ name: 'asking', version: '0' });
+        asking.registerTool('ask', {}, async (_context) => {
+          const { action } = await asking.server.elicitInput({
+            message: 'well?',
+            requestedSchema: { type: 'object', properties: { answer: { type: 'string' } } },
+          });
+          return { content: [{ type: 'text', text: action }] };
+        });
+        return asking;
+      },
+    });
+    const opening = { ...INITIALIZE, params: { ...INITIALIZE.params, capabilities: { elicitation: {} } } };
+    const id = String((await send(server, { body: opening })).headers['mcp-session-id']);
+    const headers = { 'mcp-session-id': id, 'mcp-protocol-version': '2025-11-25' };
+    const call = send(server, {
+      headers,
+      body: { jsonrpc: '2.0', id: 1, method: 'tools/call', params: { name: 'ask' } },
+    });
+    await sleep(100);
+    const question = await new Promise<{ id: number; method: string }>((resolve, reject) => {
+      const listening = nodeRequest(
+        `${server.url}/mcp`,
+        { headers: { ...headers, accept: 'text/event-stream' } },
+        (answer) => {
+          answer.setEncoding('utf8').on('data', (text: string) => resolve(JSON.parse(/^data: (.+)$/m.exec(text)![1]!)));
+          answer.on('error', () => {});
+        },
+      );
+      listening.on('error', reject);
+      listening.end();
+    });
+    expect(question.method).toBe('elicitation/create');
+    await send(server, { headers, body: { jsonrpc: '2.0', id: question.id, result: { action: 'decline' } } });
+    expect(messagesOf(await call).at(-1)).toMatchObject({ result: { content: [{ text: 'decline' }] } });
   });
 
   test('a client that lost its stream goes on where it stood', async () => {

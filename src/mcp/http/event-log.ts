@@ -6,6 +6,20 @@ import type { EventStore, JSONRPCMessage } from '@modelcontextprotocol/server';
 const MAX_EVENTS = 20_000;
 const MAX_CHARACTERS = 32 << 20;
 
+/** What the SDK calls the stream of a session's GET. */
+const GET_STREAM = '_GET_stream';
+/** The Last-Event-ID of a client that has heard nothing yet; real ids begin at 1. */
+export const FROM_THE_BEGINNING = '0';
+
+export type SessionEvents = EventStore & {
+  /** Whether the session's GET is open. What the server says while it is not waits for the first that comes. */
+  isListening: boolean;
+  /** Whether something waits; a GET with FROM_THE_BEGINNING gets it. */
+  readonly hasUnheard: boolean;
+  /** The session has ended. */
+  clear(): void;
+};
+
 type Event = {
   /** Ids of the session's events. */
   readonly owner: Set<number>;
@@ -31,28 +45,43 @@ export class EventLog {
     return this.#characters;
   }
 
-  /** A session's part of the log; it sees no other's events. `clear` when the session ends. */
-  store(): EventStore & { clear(): void } {
+  /** A session's part of the log; it sees no other's events. */
+  store(): SessionEvents {
+    const log = this;
     const owner = new Set<number>();
+    const unheard = new Set<number>();
     // Ids go out as text; one that is not ours is unknown, like one that was dropped.
     const find = (eventId: string): Event | undefined => {
       const event = this.#events.get(Number(eventId));
       return event?.owner === owner ? event : undefined;
     };
     return {
-      storeEvent: async (streamId, message) => {
-        const id = this.#nextId++;
+      isListening: false,
+      get hasUnheard() {
+        return unheard.size > 0;
+      },
+      async storeEvent(streamId, message) {
+        const id = log.#nextId++;
         const { length } = JSON.stringify(message);
-        this.#events.set(id, { owner, streamId, message, length });
-        this.#characters += length;
+        log.#events.set(id, { owner, streamId, message, length });
+        log.#characters += length;
         owner.add(id);
-        while (this.#events.size > this.#maxEvents || this.#characters > this.#maxCharacters) {
-          this.#drop(this.#events.keys().next().value!);
+        if (streamId === GET_STREAM && !this.isListening) unheard.add(id);
+        while (log.#events.size > log.#maxEvents || log.#characters > log.#maxCharacters) {
+          log.#drop(log.#events.keys().next().value!);
         }
         return String(id);
       },
-      getStreamIdForEventId: async (eventId) => find(eventId)?.streamId,
+      getStreamIdForEventId: async (eventId) => (eventId === FROM_THE_BEGINNING ? GET_STREAM : find(eventId)?.streamId),
       replayEventsAfter: async (lastEventId, { send }) => {
+        if (lastEventId === FROM_THE_BEGINNING) {
+          for (const id of unheard) {
+            unheard.delete(id);
+            const event = this.#events.get(id);
+            if (event !== undefined) await send(String(id), event.message);
+          }
+          return GET_STREAM;
+        }
         const event = find(lastEventId);
         if (event === undefined) throw new RangeError('the event is not known any more');
         const after = Number(lastEventId);

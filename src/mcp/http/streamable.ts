@@ -16,7 +16,7 @@ import {
 } from '@modelcontextprotocol/server';
 import { Refusal, sendWebResponse, toWebRequest } from './answers.ts';
 import type { BodyReader } from './body.ts';
-import type { EventLog } from './event-log.ts';
+import { type EventLog, FROM_THE_BEGINNING, type SessionEvents } from './event-log.ts';
 import type { SessionOwner, SessionTable } from './sessions.ts';
 
 /** What a request is served for. */
@@ -42,6 +42,7 @@ const BOTH_TYPES = 'application/json, text/event-stream';
 export class StreamableEndpoint {
   readonly #options: StreamableOptions;
   readonly #modern: McpHttpHandler;
+  readonly #sessionEvents = new WeakMap<WebStandardStreamableHTTPServerTransport, SessionEvents>();
   /** Whose request it is, for the factory. */
   readonly #owners = new WeakMap<Request, SessionOwner>();
 
@@ -108,15 +109,28 @@ export class StreamableEndpoint {
     if (!(transport instanceof WebStandardStreamableHTTPServerTransport)) {
       throw new Refusal(400, 'this session is one of the old SSE transport; post to its endpoint');
     }
+    const events = this.#sessionEvents.get(transport)!;
+    const listens = req.method === 'GET';
+    // What was said before the client listened is not lost: it is sent as to one whose stream broke.
+    const waiting = listens && req.headers['last-event-id'] === undefined && events.hasUnheard;
+    if (waiting) req.headers['last-event-id'] = FROM_THE_BEGINNING;
+    // A second GET is refused, and the first goes on listening.
+    let listeningAfter = events.isListening;
     session.open += 1;
     try {
+      if (listens && !waiting) events.isListening = true;
       const response = await transport.handleRequest(
         posted?.request ?? toWebRequest(req, res),
         posted && { parsedBody: posted.body },
       );
+      if (listens && response.ok) {
+        events.isListening = true;
+        listeningAfter = false;
+      }
       for (const cancelled of cancelledIds(posted?.body)) transport.closeSSEStream(cancelled);
       await sendWebResponse(res, response);
     } finally {
+      if (listens) events.isListening = listeningAfter;
       session.open -= 1;
       session.lastUsed = Date.now();
     }
@@ -132,6 +146,7 @@ export class StreamableEndpoint {
       eventStore,
       onsessioninitialized: (id) => sessions.add(id, { ...owner, transport, close: () => server.close() }),
     });
+    this.#sessionEvents.set(transport, eventStore);
     transport.onerror = onError;
     transport.onclose = () => {
       eventStore.clear();
