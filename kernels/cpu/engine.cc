@@ -691,8 +691,9 @@ Split split_matmul(const Engine* e, const Op& o, int64_t T) {
   // Every thread gets several chunks, so that the last ones level out.
   const int64_t most = units / (4 * e->threads);
   if (e->threads > 1 && chunk > most) chunk = most;
-  // Whole tiles of the matrix-matrix kernels; byte rows q..q+3 make one.
-  chunk = chunk < 4 ? 4 : chunk / 4 * 4;
+  // Whole tiles of the matrix-matrix kernels; a few tokens are multiplied row by row.
+  const int64_t tile = ternary && tokens > 4 ? e->k->tile_rows : 4;
+  chunk = chunk < tile ? tile : chunk / tile * tile;
   const int64_t chunks = divide_up(units, chunk);
   return Split{(int32_t)(chunks * blocks), (int32_t)chunks, (int32_t)chunk};
 }

@@ -42,8 +42,10 @@ struct Bench {
   std::vector<uint8_t> random;
   uint8_t* weights;
   uint64_t bytes;
-  int8_t* codes;  // 64-aligned, as the engine's buffers are
-  std::vector<float> factor, out, scale;
+  int8_t* codes;  // with out: aligned and on huge pages, as the engine's buffers are
+  float* out;
+  std::vector<float> factor, scale;
+  std::vector<uint16_t> halves;  // bf16 of ordinary size: the ternary bytes would make subnormals, each a slow assist
 
   explicit Bench(uint64_t n) : bytes(n) {
     weights = (uint8_t*)host_alloc(n);
@@ -54,13 +56,16 @@ struct Bench {
       const uint32_t v = s >> 8;
       weights[i] = (uint8_t)((v % 3) | (v / 3 % 3) << 2 | (v / 9 % 3) << 4 | (v / 27 % 3) << 6);
     }
-    constexpr uint64_t kCodes = 1 << 22;
+    constexpr uint64_t kCodes = 1 << 22, kOut = 1 << 23;
     codes = (int8_t*)host_alloc(kCodes);
-    if (!codes) abort();
+    out = (float*)host_alloc(kOut * 4);
+    if (!codes || !out) abort();
     for (uint64_t i = 0; i < kCodes; i += 1) codes[i] = (int8_t)((int)(s = s * 1664525 + 1013904223, s >> 24) % 127);
     factor.assign(4096, 0.5f);
     scale.assign(4096, 2.0f);
-    out.assign(1 << 23, 0);
+    halves.resize(n / 8);
+    for (auto& h : halves) h = (uint16_t)(0x3c00 | ((s = s * 1664525 + 1013904223) >> 16 & 0x83ff));
+    for (uint64_t i = 0; i < kOut; i += 1) out[i] = 0;  // there before it is timed
   }
 
   /** Matrices of (R, C) one behind the other over all of the memory, T tokens: seconds and bytes. */
@@ -72,7 +77,7 @@ struct Bench {
       for (int64_t t = 0; t < T; t += k.token_block) {
         const int64_t n = std::min(T - t, k.token_block);
         TernaryArgs a{weights + at, nullptr, Q, C, R, Q, 0, Q, codes + t * code_stride(C), factor.data(), n,
-                      out.data() + t * R, scratch, prefetch};
+                      out + t * R, scratch, prefetch};
         k.ternary(a);
       }
     return cpu_seconds() - start;
@@ -84,12 +89,22 @@ struct Bench {
 int main(int argc, char** argv) {
   const bool quick = argc > 1 && !strcmp(argv[1], "--quick");
   const Kernels* tables[kMaxIsas];
-  const int n = usable_isas(tables);
+  int n = usable_isas(tables);
   printf("built:");
   for (int i = 0; built_isas()[i]; i += 1) printf(" %s", built_isas()[i]);
   printf("; usable here:");
   for (int i = 0; i < n; i += 1) printf(" %s", tables[i]->isa);
   printf("; %u CPUs\n", std::thread::hardware_concurrency());
+  if (const int names = argc - 1 - quick; names > 0) {
+    const auto named = [&](const Kernels* k) {
+      return std::any_of(argv + argc - names, argv + argc, [&](const char* name) { return !strcmp(name, k->isa); });
+    };
+    n = (int)(std::stable_partition(tables, tables + n, named) - tables);
+    if (n == 0) {
+      printf("none of the named instruction sets is usable here\n");
+      return 1;
+    }
+  }
   for (int i = 0; i < n; i += 1) {
     for (uint32_t seed = 1; seed <= (quick ? 1u : 8u); seed += 1) {
       if (const char* text = selftest(*tables[i], seed)) {
@@ -138,7 +153,7 @@ int main(int argc, char** argv) {
     for (int64_t T : {1, 4}) {
       const int64_t C = 2560, R = (int64_t)(limit / 2 / (uint64_t)C);
       Int8Args a{bench.weights, nullptr, R, bench.factor.data(), C, R, 0, R, bench.codes, bench.scale.data(), T,
-                 bench.out.data(), 4096};
+                 bench.out, 4096};
       std::vector<float> row_scale((size_t)R, 1.0f);
       a.row_scale = row_scale.data();
       const double t = best(3, [&] { k.int8(a); });
@@ -148,7 +163,7 @@ int main(int argc, char** argv) {
     {
       const int64_t C = 2560, R = (int64_t)(limit / 4 / (uint64_t)C / 2);
       std::vector<float> x((size_t)C, 0.5f);
-      DenseArgs a{bench.weights, Dense::bf16, C, R, 0, R, x.data(), 1, bench.out.data(), 4096};
+      DenseArgs a{(const uint8_t*)bench.halves.data(), Dense::bf16, C, R, 0, R, x.data(), 1, bench.out, 4096};
       const double t = best(3, [&] { k.dense(a); });
       printf("          bf16 head: %5.1f GB/s = %3.0f %% of read bandwidth\n", (double)(2 * R * C) / t / 1e9,
              100 * (double)(2 * R * C) / t / bandwidth);
@@ -168,7 +183,7 @@ int main(int argc, char** argv) {
       a.blocks = table.data();
       for (int g = 0; g < 4; g += 1) {
         a.q[g] = q.data() + g * D;
-        a.out[g] = bench.out.data() + g * D;
+        a.out[g] = bench.out + g * D;
         a.count[g] = keys;
       }
       const double t = best(5, [&] {

@@ -7,8 +7,26 @@ namespace {
 
 BITNET_INLINE __m512i load512(const void* p) { return _mm512_loadu_si512(p); }
 
+/** 64 activations that need not be aligned, as a memory operand. */
+struct __attribute__((packed, may_alias)) many_codes {
+  int8_t code[64];
+};
+
 /** acc += u * s, unsigned times signed, in assembly: compilers copy the sums around the intrinsic, two moves for each. */
 BITNET_INLINE void dot512(__m512i& acc, __m512i u, __m512i s) { __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u), "v"(s)); }
+
+/** 64 activations of one token with the four fields of 64 bytes; one piece, so that sums stay in registers. */
+BITNET_INLINE void quad_step(__m512i (&acc)[4], const __m512i (&c)[4], const int8_t* x) {
+  __m512i t;
+  __asm__(
+      "vmovdqu64 %9, %4\n\t"
+      "vpdpbusd %4, %5, %0\n\t"
+      "vpdpbusd %4, %6, %1\n\t"
+      "vpdpbusd %4, %7, %2\n\t"
+      "vpdpbusd %4, %8, %3"
+      : "+v"(acc[0]), "+v"(acc[1]), "+v"(acc[2]), "+v"(acc[3]), "=&v"(t)
+      : "v"(c[0]), "v"(c[1]), "v"(c[2]), "v"(c[3]), "m"(*(const many_codes*)x));
+}
 
 /** One byte row with NT tokens, straight from the packed bytes; two sets of sums hide the latency of dpbusd. */
 template <int NT>
@@ -19,29 +37,29 @@ BITNET_INLINE void quad_rows_512(const TernaryArgs& a, int64_t q, int64_t t) {
   const int8_t* x = a.x + t * stride;
   const int64_t steps = (a.C + 63) / 64, ahead = a.prefetch;
   const __m512i low = _mm512_set1_epi8(3), next = _mm512_set1_epi8(12);
-  __m512i total[NT][4][kSets];
-  for (int k = 0; k < NT; k += 1)
-    for (int j = 0; j < 4; j += 1)
-      for (int s = 0; s < kSets; s += 1) total[k][j][s] = _mm512_setzero_si512();
+  __m512i total[kSets][NT][4];
+  for (int s = 0; s < kSets; s += 1)
+    for (int k = 0; k < NT; k += 1)
+      for (int j = 0; j < 4; j += 1) total[s][k][j] = _mm512_setzero_si512();
   const auto step = [&](int64_t s, int set) __attribute__((always_inline)) {
     const __m512i v = load512(w + 64 * s), h = _mm512_srli_epi16(v, 4);
     _mm_prefetch((const char*)w + 64 * s + ahead, _MM_HINT_T0);
     const __m512i c[4] = {_mm512_and_si512(v, low), _mm512_and_si512(v, next), _mm512_and_si512(h, low),
                           _mm512_and_si512(h, next)};
-    for (int k = 0; k < NT; k += 1) {
-      const __m512i xv = load512(x + k * stride + 64 * s);
-      for (int j = 0; j < 4; j += 1) dot512(total[k][j][set], c[j], xv);
-    }
+    for (int k = 0; k < NT; k += 1) quad_step(total[set][k], c, x + k * stride + 64 * s);
   };
   int64_t s = 0;
   for (; s + kSets <= steps; s += kSets)
     for (int set = 0; set < kSets; set += 1) step(s + set, set);
   if (s < steps) step(s, 0);
+  // A loop left whole would index the sums, and so keep all of them in memory.
+#pragma GCC unroll 8
   for (int k = 0; k < NT; k += 1) {
     __m256i half[4];
+#pragma GCC unroll 4
     for (int j = 0; j < 4; j += 1) {
-      __m512i sum = total[k][j][0];
-      if (kSets == 2) sum = _mm512_add_epi32(sum, total[k][j][kSets - 1]);
+      __m512i sum = total[0][k][j];
+      if (kSets == 2) sum = _mm512_add_epi32(sum, total[kSets - 1][k][j]);
       half[j] = _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
     }
     int32_t sums[4];
@@ -446,16 +464,22 @@ void int8_512(const Int8Args& a) {
 
 int64_t peak_macs_512(int64_t rounds) {
   constexpr int kChains = 12;
-  __m512i acc[kChains];
-  for (int k = 0; k < kChains; k += 1) acc[k] = _mm512_setzero_si512();
-  __m512i u = _mm512_set1_epi8(2), v = _mm512_set1_epi8(3);
-  for (int64_t i = 0; i < rounds; i += 1) {
-    for (int k = 0; k < kChains; k += 1) {
-      dot512(acc[k], u, v);
-    }
+  __m512i acc[3][4], c[4];
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; k += 1) {
+    c[k] = _mm512_set1_epi8(2);
+    acc[0][k] = acc[1][k] = acc[2][k] = _mm512_setzero_si512();
   }
-  __m512i total = acc[0];
-  for (int k = 1; k < kChains; k += 1) total = _mm512_add_epi32(total, acc[k]);
+  alignas(64) static const int8_t ones[64] = {1};
+  for (int64_t i = 0; i < rounds; i += 1) {
+    quad_step(acc[0], c, ones);
+    quad_step(acc[1], c, ones);
+    quad_step(acc[2], c, ones);
+  }
+  __m512i total = _mm512_setzero_si512();
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; k += 1)
+    total = _mm512_add_epi32(total, _mm512_add_epi32(acc[0][k], _mm512_add_epi32(acc[1][k], acc[2][k])));
   __asm__ volatile("" : : "v"(total));
   return rounds * kChains * 64;
 }

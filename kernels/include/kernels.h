@@ -108,6 +108,8 @@ struct Kernels {
   uint64_t (*read_bytes)(const uint8_t* p, int64_t n, int64_t prefetch);
   /** What the multiply-add pipe can do: returns the number of int8 multiply-adds done. */
   int64_t (*peak_macs)(int64_t rounds);
+  /** Byte rows that the matrix-matrix kernel of this set decodes together; smaller chunks waste some of them. */
+  int64_t tile_rows = 4;
 };
 
 }  // namespace bitnet
