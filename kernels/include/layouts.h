@@ -26,6 +26,7 @@
 // tile (decoded ternary weights for matrix-matrix products, scratch only):
 //
 //     [C / 4][16 rows][4 columns] as uint8 codes 0..2; row l of the tile is byte row q + l % 4, field l / 4.
+//   512-bit sets make four tiles of byte rows q..q+15, one for each field: row l of tile f is byte row q + l, field f.
 //   The 64 bytes of one step are the B operand of AMX, of VNNI with a broadcast activation, and of sdot by lane.
 #pragma once
 
