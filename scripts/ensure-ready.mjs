@@ -2,6 +2,7 @@
 // file, compiles src/ to dist/ when a source is newer, and builds the native kernels where a C++ compiler is.
 // The README's commands call it, so that each of them works alone on a machine that has only Node and npm.
 //   node scripts/ensure-ready.mjs           all steps
+//   node scripts/ensure-ready.mjs --tests   the kernels of training, too
 //   node scripts/ensure-ready.mjs --built   all but the first (npm runs it as `prepare`, dependencies are there)
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
@@ -51,3 +52,6 @@ if (existsSync(bundler) && existsSync(join(root, 'node_modules', 'esbuild')) && 
 // The native kernels. Without a C++ compiler the program runs on WebAssembly, so this step never fails.
 const kernels = join(root, 'scripts', 'build-native.mjs');
 if (existsSync(kernels)) run(process.execPath, [kernels]);
+
+// Those of training are wanted by the tests; else they are compiled when a training first runs.
+if (process.argv.includes('--tests')) run(process.execPath, [join(root, 'scripts', 'build-train.mjs')]);
