@@ -132,7 +132,7 @@ async function serveHttp(
   }
 }
 
-/** A token must be what can stand in a header, and long enough that nobody guesses it over a network. */
+/** A token must be what can stand in a header; how hard it is to guess is its maker's choice. */
 function tokensFrom(flags: readonly string[] | undefined, environment: string | undefined): readonly string[] {
   const tokens = [...(flags ?? []), ...(environment ? [environment] : [])];
   for (const token of tokens) {
