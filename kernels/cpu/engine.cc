@@ -684,9 +684,9 @@ Split split_matmul(const Engine* e, const Op& o, int64_t T) {
   const int64_t units = ternary ? (w.rows + 3) / 4 : w.rows;
   int64_t unit_bytes = w.columns;
   if (w.kind == WeightKind::dense) unit_bytes *= w.dtype == Dense::f32 ? 4 : 2;
-  const int64_t blocks = divide_up(T, e->k->token_block);
+  const int64_t block = token_block_of(*e->k, w.columns), blocks = divide_up(T, block);
   // More tokens are more work for the same bytes.
-  const int64_t tokens = T < e->k->token_block ? T : e->k->token_block;
+  const int64_t tokens = T < block ? T : block;
   int64_t chunk = kChunkBytes / (unit_bytes * (tokens < 8 ? 1 : tokens / 4));
   // Every thread gets several chunks, so that the last ones level out.
   const int64_t most = units / (4 * e->threads);
@@ -768,8 +768,8 @@ void run_matmul(Engine* e, int32_t index, int32_t item, int32_t thread) {
   const Weight& w = matmul_weight(e, o);
   const bool outputs = e->buffers[a[0]].outputs;
   const int64_t T = outputs ? e->step.outputs : e->step.rows;
-  const int64_t t = item / split.row_chunks * e->k->token_block;
-  const int64_t n = T - t < e->k->token_block ? T - t : e->k->token_block;
+  const int64_t block = token_block_of(*e->k, w.columns), t = item / split.row_chunks * block;
+  const int64_t n = T - t < block ? T - t : block;
   const int64_t units = o.kind == OpKind::ternary_matmul ? (w.rows + 3) / 4 : w.rows;
   const int64_t begin = (int64_t)(item % split.row_chunks) * split.chunk;
   const int64_t end = begin + split.chunk < units ? begin + split.chunk : units;

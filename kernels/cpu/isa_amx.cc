@@ -8,7 +8,7 @@ extern const Kernels kAmxKernels;
 const Kernels kAmxKernels = {
     "amx",    kTokenBlock512, ternary_scratch_512, ternary_512, int8_512, dense, attention,   embed,      rms_norm,
     quantize, rope,           kv_append,           relu2,       silu,     add,   count_trits, read_bytes, peak_macs_amx,
-    kPanelRows,
+    kPanelRows, kTokenBytes,
 };
 
 }  // namespace bitnet

@@ -74,8 +74,8 @@ struct Bench {
     const uint64_t each = (uint64_t)(Q * C);
     double start = cpu_seconds();
     for (uint64_t at = 0; at + each + 64 <= limit; at += each)
-      for (int64_t t = 0; t < T; t += k.token_block) {
-        const int64_t n = std::min(T - t, k.token_block);
+      for (int64_t t = 0; t < T; t += token_block_of(k, C)) {
+        const int64_t n = std::min(T - t, token_block_of(k, C));
         TernaryArgs a{weights + at, nullptr, Q, C, R, Q, 0, Q, codes + t * code_stride(C), factor.data(), n,
                       out + t * R, scratch, prefetch};
         k.ternary(a);

@@ -161,6 +161,9 @@ constexpr int64_t kFewTokens = 4;
 constexpr int64_t kStepBytes = 4096;
 constexpr int64_t kRingSteps = 4;
 
+// Activations of a block, beside a decoded panel in 2 MB of L2.
+constexpr int64_t kTokenBytes = 1 << 20;
+
 // Sums stay in tile registers over all of C, so the whole panel is decoded: 64 C bytes, which stay in L2. Behind it
 // the sums of 32 tokens x 32 rows.
 int64_t ternary_scratch_512(int64_t C) { return bitnet::round_up(C, 64) * 64 + 4096; }
@@ -197,9 +200,13 @@ struct Stream {
   }
 };
 
-/** 32 tokens with fields f and f + 1: two tiles of activations meet two of weights in four accumulators. */
+/**
+ * 32 tokens with fields f and f + 1: two tiles of activations meet two of weights in four accumulators. before(c) has
+ * its work done beside the multiplications of column c.
+ */
+template <class Before>
 BITNET_INLINE void amx_32_tokens(const Panel& p, const uint8_t* tiles, int64_t f, int64_t t, int64_t columns, int32_t* sums,
-                                 Stream& stream) {
+                                 Before before) {
   const int8_t* x = p.a.x + t * p.stride;
   const int8_t* y = x + 16 * p.stride;
   _tile_zero(0);
@@ -208,6 +215,7 @@ BITNET_INLINE void amx_32_tokens(const Panel& p, const uint8_t* tiles, int64_t f
   _tile_zero(3);
   int64_t line = 0;
   for (int64_t c = 0; c < columns; c += 64, tiles += kStepBytes / 2) {
+    before(c);
     _tile_loadd(4, tiles, 64);
     _tile_loadd(6, x + c, p.stride);
     _tile_dpbsud(0, 6, 4);
@@ -221,7 +229,6 @@ BITNET_INLINE void amx_32_tokens(const Panel& p, const uint8_t* tiles, int64_t f
       p.expect(t + line, f + 1);
       line += 1;
     }
-    stream.step();
   }
   _tile_stored(0, sums, 64);
   _tile_stored(1, sums + 256, 64);
@@ -290,19 +297,34 @@ BITNET_INLINE void small_panel(const Panel& p, int64_t columns) {
   });
 }
 
-/** More than 16 tokens: the panel is decoded once, its fields 0 and 1 interleaved by step, then 2 and 3. */
+/**
+ * More than 16 tokens: the panel is decoded once, beside the first 32 tokens; its fields 0 and 1 interleaved by step,
+ * then 2 and 3.
+ */
 BITNET_INLINE void large_panel(const Panel& p, int64_t columns) {
   const TernaryArgs& a = p.a;
   const int64_t pair = columns * 32;
   int32_t* sums = (int32_t*)(a.scratch + columns * 64);
-  for (int64_t c = 0; c < columns; c += 64) decode_64(p.w, c, a.scratch + c * 32, 1024, pair, 64);
-  compiler_barrier(a.scratch);
+  const auto decode = [&](int64_t c) __attribute__((always_inline)) {
+    decode_64(p.w, c, a.scratch + c * 32, 1024, pair, 64);
+    compiler_barrier(a.scratch);
+  };
+  const bool beside = a.T >= 32;
+  for (int64_t c = 0; c < (beside ? 64 : columns); c += 64) decode(c);
   const int64_t steps = a.T / 32 * 2 * (columns / 64), lines = kPanelRows * a.C / 64;
   Stream stream{(const char*)p.w[0] + kPanelRows * a.C, a.prefetch && steps ? (lines + steps - 1) / steps : 0};
+  const auto ask = [&](int64_t) __attribute__((always_inline)) { stream.step(); };
   int64_t t = 0;
+  if (beside) {
+    amx_32_tokens(p, a.scratch, 0, t, columns, sums, [&](int64_t c) __attribute__((always_inline)) {
+      if (c + 64 < columns) decode(c + 64);
+    });
+    amx_32_tokens(p, a.scratch + pair, 2, t, columns, sums, ask);
+    t = 32;
+  }
   for (; t + 32 <= a.T; t += 32) {
-    amx_32_tokens(p, a.scratch, 0, t, columns, sums, stream);
-    amx_32_tokens(p, a.scratch + pair, 2, t, columns, sums, stream);
+    amx_32_tokens(p, a.scratch, 0, t, columns, sums, ask);
+    amx_32_tokens(p, a.scratch + pair, 2, t, columns, sums, ask);
   }
   const uint8_t* tile[2];
   const auto step = [&](int64_t c) __attribute__((always_inline)) {
@@ -335,6 +357,7 @@ BITNET_INLINE void many_tokens_512(const TernaryArgs& a) {
 #else
 
 constexpr int64_t kTokenBlock512 = 192;
+constexpr int64_t kTokenBytes = 0;
 constexpr int64_t kFewTokens = 8;
 // 24 KB decoded, which stay in L1 beside the activations.
 constexpr int64_t kPanelColumns = 384;

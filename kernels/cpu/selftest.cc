@@ -228,6 +228,7 @@ const char* selftest(const Kernels& table, uint32_t seed) {
   }
   if (const char* text = check_matmul(table, r, 37, 2050, 33)) return text;
   if (const char* text = check_matmul(table, r, 64, 1030, 111)) return text;
+  if (const char* text = check_matmul(table, r, 263, 190, 80)) return text;
   for (int64_t D : {1, 3, 8, 12, 17, 48, 64, 100, 128})
     for (int queries = 1; queries <= kQueries; queries += 1)
       if (const char* text = check_attention(table, r, D, queries, 1 + r.below(150))) return text;

@@ -110,6 +110,15 @@ struct Kernels {
   int64_t (*peak_macs)(int64_t rounds);
   /** Byte rows that the matrix-matrix kernel of this set decodes together; smaller chunks waste some of them. */
   int64_t tile_rows = 4;
+  /** Bytes of codes that a block of rows should hold at most, so that they stay in cache; 0: no such limit. */
+  int64_t token_bytes = 0;
 };
+
+/** Rows of codes of C columns that are multiplied together; at most token_block. */
+inline int64_t token_block_of(const Kernels& k, int64_t C) {
+  if (k.token_bytes == 0) return k.token_block;
+  const int64_t fit = k.token_bytes / code_stride(C) / 32 * 32;
+  return fit < 32 ? 32 : fit < k.token_block ? fit : k.token_block;
+}
 
 }  // namespace bitnet
