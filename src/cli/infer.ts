@@ -51,7 +51,7 @@ export const command = defineCommand({
     };
     const print = json ? undefined : flags['trace-gf3'] ? tracePrinter(output) : printText;
     const result = await generate(requestOf(input), { signal, ...(print && { onStep: print }) });
-    if (json) output.json({ ...generateResultToJson(result), engine: result.engine });
+    if (json) output.json(generateResultToJson(result));
     else if (flags['trace-gf3']) output.line(conservationLine(result.tritSum, result.gf3Residue));
     // What became certain only at the end: the bytes of a cut character.
     else output.line(result.completion.slice(printed));

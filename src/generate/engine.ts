@@ -1,8 +1,4 @@
-// Models kept loaded in this process, each with its tokenizer and a scheduler, and the one place that chooses where
-// tokens come from. A server runs this in a child process (`engine-host.ts`); the command line runs it in its own.
-
-import { readFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { dirname } from 'node:path';
 import type { BackendName, Executable } from '../engine/backend.ts';
 import { loadOn } from '../engine/select.ts';
 import { CancelledError } from '../errors.ts';
@@ -240,16 +236,8 @@ async function loadModel(location: LocatedModel, request: LoadRequest): Promise<
     scheduler: new Scheduler(executable, { ...scheduling, contextLength }),
     contextLength,
     vocabSize,
-    stopIds: new Set((await tokenizer).stopIds({ eos_token_id: [...eosTokenIds] }, await generationConfig(home))),
+    // The tokenizer has read generation_config.json as well; a .gguf keeps its ids in the metadata.
+    stopIds: new Set((await tokenizer).stopIds({ eos_token_id: [...eosTokenIds] })),
     loadMs: performance.now() - start,
   };
-}
-
-/** generation_config.json if there is one; a broken one is as good as none, since config.json decides what matters. */
-async function generationConfig(folder: string): Promise<unknown> {
-  try {
-    return JSON.parse(await readFile(join(folder, 'generation_config.json'), 'utf8'));
-  } catch {
-    return undefined;
-  }
 }

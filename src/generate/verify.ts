@@ -5,7 +5,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BackendName, Executable } from '../engine/backend.ts';
 import { loadOn } from '../engine/select.ts';
-import { BitnetError } from '../errors.ts';
+import { BitnetError, CancelledError } from '../errors.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { openModel } from '../model/open-model.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
@@ -80,11 +80,14 @@ export async function caseKind(dir: string): Promise<'inference' | 'qat'> {
 export async function verifyCase(dir: string, options: VerifyOptions = {}): Promise<VerifyReport> {
   const choice = ownBackend(options.backend ?? 'auto', 'verify a checkpoint');
   const expected = checkExpected(await readExpected(dir), dir);
-  const { program } = await openModel({ kind: 'folder', path: dir }, { name: dir, head: options.head ?? 'full' });
+  const { signal } = options;
+  const cancelled = signal === undefined ? {} : { signal };
+  const model = { name: dir, head: options.head ?? 'full', ...cancelled };
+  const { program } = await openModel({ kind: 'folder', path: dir }, model);
   using executable = await loadOn(choice, program, options.threads === undefined ? {} : { threads: options.threads });
   const { vocabSize } = program;
   const ids = expected.input_ids;
-  const logits = await allLogits(executable, ids, vocabSize, { chunk: ids.length });
+  const logits = await allLogits(executable, ids, vocabSize, { chunk: ids.length, ...cancelled });
 
   using reference = await openCheckpoint(join(dir, 'expected.safetensors'));
   const wanted = toFloat32(await reference.read('logits'));
@@ -99,16 +102,16 @@ export async function verifyCase(dir: string, options: VerifyOptions = {}): Prom
   let largest = 0;
   for (let i = 0; i < wanted.length; i += 1) {
     const error = Math.abs(logits[i]! - wanted[i]!);
-    // A NaN is the largest error there is.
-    if (!(error <= maxAbsErr)) maxAbsErr = error;
+    // A NaN on either side is the largest error there is.
+    maxAbsErr = Math.max(maxAbsErr, Number.isNaN(error) ? Number.POSITIVE_INFINITY : error);
     largest = Math.max(largest, Math.abs(wanted[i]!));
   }
 
-  const greedy = await greedyTokens(executable, ids, expected.greedy.length, vocabSize);
+  const greedy = await greedyTokens(executable, ids, expected.greedy.length, vocabSize, signal);
   const different = greedy.findIndex((token, i) => token !== expected.greedy[i]);
   const greedyMatch = different < 0 ? greedy.length : different;
   const chunkedEqual = await sameInPieces(executable, ids, vocabSize, logits, expected.chunked_prefill?.chunks);
-  const nll = await compareNll(executable, vocabSize, expected);
+  const nll = await compareNll(executable, vocabSize, expected, cancelled);
   const tolerance = expected.tolerance.logits_max_abs;
   return {
     case: dir,
@@ -153,10 +156,15 @@ function checkExpected(json: unknown, dir: string): Expected {
     found !== null &&
     numbers(found.input_ids) &&
     numbers(found.greedy) &&
-    typeof found.tolerance?.logits_max_abs === 'number';
+    typeof found.tolerance?.logits_max_abs === 'number' &&
+    (found.perplexity === undefined ||
+      (numbers(found.perplexity.input_ids) &&
+        numbers(found.perplexity.token_nll) &&
+        found.perplexity.token_nll.length < found.perplexity.input_ids.length &&
+        typeof found.perplexity.mean_nll === 'number'));
   if (!sound) {
     throw new CaseError({
-      what: 'expected.json lacks input_ids, greedy or tolerance.logits_max_abs',
+      what: 'expected.json lacks input_ids, greedy or tolerance.logits_max_abs, or its perplexity is incomplete',
       where: join(dir, 'expected.json'),
       fix: 'input_ids and greedy are lists of token ids, tolerance.logits_max_abs a number',
     });
@@ -170,12 +178,14 @@ async function greedyTokens(
   prompt: readonly number[],
   count: number,
   vocabSize: number,
+  signal: AbortSignal | undefined,
 ): Promise<number[]> {
   const sequence = executable.createSequence();
   const written: number[] = [];
   let pending = [...prompt];
   let position = 0;
   while (written.length < count) {
+    if (signal?.aborted) throw new CancelledError();
     const rows = pending.length;
     const { logits } = await executable.step({
       tokens: Int32Array.from(pending),
@@ -221,13 +231,18 @@ async function sameInPieces(
   return equal;
 }
 
-async function compareNll(executable: Executable, vocabSize: number, expected: Expected): Promise<VerifyReport['nll']> {
+async function compareNll(
+  executable: Executable,
+  vocabSize: number,
+  expected: Expected,
+  options: { readonly signal?: AbortSignal },
+): Promise<VerifyReport['nll']> {
   const { perplexity, tolerance } = expected;
   if (perplexity === undefined || tolerance.token_nll_max_abs === undefined || tolerance.mean_nll_abs === undefined) {
     return undefined;
   }
   const ids = perplexity.input_ids;
-  const logits = await allLogits(executable, ids, vocabSize);
+  const logits = await allLogits(executable, ids, vocabSize, options);
   let maxAbsErr = 0;
   let sum = 0;
   perplexity.token_nll.forEach((wanted, i) => {

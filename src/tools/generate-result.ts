@@ -32,5 +32,6 @@ export function generateResultToJson(result: GenerateResult) {
       first_token_ms: result.timings.firstTokenMs,
       tokens_per_second: result.timings.tokensPerSecond,
     },
+    engine: { ...result.engine },
   };
 }

@@ -59,6 +59,15 @@ export const generateWithTraceTool = defineTool({
     seed: z.string(),
     usage: z.strictObject({ prompt_tokens: z.int().optional(), completion_tokens: z.int() }),
     timings: z.strictObject({ prompt_ms: z.number(), first_token_ms: z.number(), tokens_per_second: z.number() }),
+    engine: z
+      .strictObject({
+        backend: z.string(),
+        isa: z.string().optional(),
+        threads: z.int().optional(),
+        head: z.string().optional(),
+        endpoint: z.string().optional(),
+      })
+      .describe('What computed it'),
   }),
   hints: { readOnly: true, idempotent: true },
   example: { prompt: 'Once upon a time', max_tokens: 12 },

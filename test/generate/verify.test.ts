@@ -5,7 +5,10 @@ import { cp, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
+import { writeSafetensors } from '../../src/formats/write-safetensors.ts';
 import { caseKind, verifyCase } from '../../src/generate/verify.ts';
+import { toFloat32 } from '../../src/quant/to-float32.ts';
 
 const golden = join(import.meta.dirname, '../golden/model');
 const cases = (await readdir(golden, { withFileTypes: true }))
@@ -59,6 +62,27 @@ describe('a spoiled case fails', () => {
       config.rope_theta = 10001;
     });
     expect(report.maxAbsErr).toBeGreaterThan(1e-5);
+  });
+
+  test('a NaN among the expected logits', async () => {
+    const copy = join(dir, 'nan');
+    await cp(join(golden, 'bitnet_packed_a_s111'), copy, { recursive: true });
+    const file = join(copy, 'expected.safetensors');
+    using reference = await openCheckpoint(file);
+    const tensors = await Promise.all(reference.names().map((name) => reference.read(name)));
+    const spoiled = tensors.map((view) => {
+      if (view.name !== 'logits') return view;
+      const values = Float32Array.from(toFloat32(view));
+      values[100] = Number.NaN;
+      return { ...view, bytes: new Uint8Array(values.buffer) };
+    });
+    await writeSafetensors(file, spoiled);
+    expect(await verifyCase(copy)).toMatchObject({ ok: false, maxAbsErr: Number.POSITIVE_INFINITY });
+  });
+
+  test('is cancelled by its signal', async () => {
+    const run = verifyCase(join(golden, 'bitnet_packed_a_s111'), { signal: AbortSignal.abort() });
+    await expect(run).rejects.toMatchObject({ code: 'CANCELLED' });
   });
 
   test('a folder without expected.json says what a case holds', async () => {
