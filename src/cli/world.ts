@@ -63,10 +63,15 @@ async function run(input: Input): Promise<number> {
   switch (action) {
     case 'list':
     case 'log': {
-      const records = action === 'list' ? await worlds.store.list() : await worlds.log(ids[0]!);
+      const { records, broken } =
+        action === 'list' ? await worlds.store.survey() : { records: await worlds.log(ids[0]!), broken: [] };
       if (json) output.json(records.map(worldRecordToJson));
       else if (records.length === 0) output.line('no worlds yet: call morphism_step');
       else for (const record of records) output.line(describe(record));
+      if (broken.length > 0) {
+        output.note(`${broken.length} ${broken.length === 1 ? 'record is' : 'records are'} broken and left out:`);
+        for (const { message } of broken.slice(0, 5)) output.note(`  ${message}`);
+      }
       return 0;
     }
     case 'delete': {

@@ -226,7 +226,7 @@ function inside(path: string, root: string): boolean {
  * Where the path's links lead must lie in a root. An absent path is judged as written, so that the answer does not
  * tell whether something exists outside.
  */
-async function isAllowed(path: string, roots: readonly string[]): Promise<boolean> {
+export async function isAllowed(path: string, roots: readonly string[]): Promise<boolean> {
   const real = await realpath(path).catch(() => undefined);
   for (const root of roots) {
     const written = resolve(root);

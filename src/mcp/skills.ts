@@ -14,6 +14,10 @@ export function skillCatalog(logger: Logger): ReturnType<typeof loadSkills> {
     // They change only with the program.
     cacheHint: { ttlMs: 3_600_000, cacheScope: 'public' },
     onWarning: ({ path, message }) => logger.warn('skill', { path, message }),
+  }).catch((error: unknown) => {
+    // The next server tries again.
+    catalog = undefined;
+    throw error;
   });
   return catalog;
 }

@@ -13,6 +13,10 @@ function open(options: unknown): Promise<Worlds> {
   worlds ??= Worlds.open({
     ...(options as WorldHostOptions),
     onFallback: (reason) => process.stderr.write(`training in JavaScript, which is slow: ${reason}\n`),
+  }).catch((error: unknown) => {
+    // What was in the way may be gone when the next call comes.
+    worlds = undefined;
+    throw error;
   });
   return worlds;
 }

@@ -7,14 +7,16 @@
 // temporary file, and several processes may share a store. A step exists once its record does; the snapshot, if one is
 // due, is written before.
 
-import { mkdir, open, readdir, readFile, rm, stat, unlink, utimes } from 'node:fs/promises';
+import { mkdir, readdir, rm, stat, unlink, utimes } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { SafetensorsFile } from '../formats/safetensors-file.ts';
 import { writeSafetensors } from '../formats/write-safetensors.ts';
+import { NotATextFileError, readTextFile } from '../hub/read-text-file.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
 import { writeJson } from '../train/export-model.ts';
 import type { Morphism } from './morphism.ts';
+import { parseRecord } from './parse-record.ts';
 import { WorldError, WorldNotFoundError } from './world-error.ts';
 import type { WorldState } from './world-state.ts';
 
@@ -58,11 +60,14 @@ export const DEFAULT_STORE_BYTES = 2 * 2 ** 30;
 /** A temporary file older than this belongs to nobody. */
 const STALE_MS = 60 * 60 * 1000;
 const ID = /^[0-9a-f]{64}$/;
+const FOLDER_FIX = 'check its permissions, or name another folder with BITNET_WORLDS';
 export const LATEST = 'latest';
 /** Shortest beginning of an id that is looked up. */
 const MIN_PREFIX = 6;
 /** Records are a few kilobytes; a batch of text is the largest part. */
 const MAX_RECORD_BYTES = 16 * 2 ** 20;
+/** Records read at once: bounds open files and, at the size limit, memory. */
+const RECORDS_AT_ONCE = 16;
 
 /** BITNET_WORLDS, or the user's data folder. */
 export function worldsFolder(env: Readonly<Record<string, string | undefined>> = process.env): string {
@@ -80,18 +85,28 @@ export class WorldStore {
     this.maxBytes = maxBytes;
   }
 
-  /** Opens or creates a store and clears away what a killed process left half written. */
+  /** Opens a store and clears away what a killed process left half written. Its folders come with the first write. */
   static async open(folder: string, options: StoreOptions = {}): Promise<WorldStore> {
     const store = new WorldStore(folder, options.maxBytes ?? DEFAULT_STORE_BYTES);
     for (const part of [store.#records, store.#snapshots]) {
-      await mkdir(part, { recursive: true });
-      for (const name of await readdir(part)) {
+      for (const name of await namesIn(part)) {
         if (!name.endsWith('.tmp')) continue;
         const info = await stat(join(part, name)).catch(() => undefined);
         if (info !== undefined && Date.now() - info.mtimeMs > STALE_MS) await rm(join(part, name), { force: true });
       }
     }
     return store;
+  }
+
+  async #makeFolders(): Promise<void> {
+    for (const part of [this.#records, this.#snapshots]) {
+      await mkdir(part, { recursive: true }).catch((cause: NodeJS.ErrnoException) => {
+        throw new WorldError(
+          { what: `cannot make this folder: ${cause.code}`, where: part, fix: FOLDER_FIX },
+          { cause },
+        );
+      });
+    }
   }
 
   get #records(): string {
@@ -112,17 +127,33 @@ export class WorldStore {
 
   /** Ids of all worlds, sorted. */
   async ids(): Promise<string[]> {
-    const names = await readdir(this.#records);
+    const names = await namesIn(this.#records);
     return names
       .filter((name) => name.endsWith('.json') && ID.test(name.slice(0, -5)))
       .map((name) => name.slice(0, -5))
       .sort();
   }
 
-  /** All records, oldest first. */
+  /** All records that can be read, oldest first. */
   async list(): Promise<WorldRecord[]> {
-    const records = await Promise.all((await this.ids()).map((id) => this.record(id)));
-    return records.sort((a, b) => (a.created < b.created ? -1 : a.created > b.created ? 1 : a.stepCount - b.stepCount));
+    return (await this.survey()).records;
+  }
+
+  /** As `list`, with what is wrong with the others. A world that somebody deletes meanwhile is in neither. */
+  async survey(): Promise<{ readonly records: WorldRecord[]; readonly broken: readonly WorldError[] }> {
+    const ids = await this.ids();
+    const records: WorldRecord[] = [];
+    const broken: WorldError[] = [];
+    for (let start = 0; start < ids.length; start += RECORDS_AT_ONCE) {
+      const batch = ids.slice(start, start + RECORDS_AT_ONCE).map((id) => this.record(id));
+      for (const result of await Promise.allSettled(batch)) {
+        if (result.status === 'fulfilled') records.push(result.value);
+        else if (result.reason instanceof WorldError) broken.push(result.reason);
+        else if (!(result.reason instanceof WorldNotFoundError)) throw result.reason;
+      }
+    }
+    records.sort((a, b) => (a.created < b.created ? -1 : a.created > b.created ? 1 : a.stepCount - b.stepCount));
+    return { records, broken };
   }
 
   /** Full id of an id, of its beginning, or of `latest`, the world that was reached last. */
@@ -155,30 +186,40 @@ export class WorldStore {
     return (await stat(this.#recordPath(id)).catch(() => undefined)) !== undefined;
   }
 
+  /** Throws WorldNotFoundError where there is none, WorldError where its file is damaged or cannot be read. */
   async record(id: string): Promise<WorldRecord> {
     const path = this.#recordPath(id);
+    const fix = `delete the file, or \`world delete ${id.slice(0, 12)}\`; what came from it cannot be replayed then`;
     let text: string;
     try {
-      const handle = await open(path, 'r');
-      await using file = handle;
-      if ((await file.stat()).size > MAX_RECORD_BYTES) {
-        throw new WorldError({ what: 'the record is too large to be one', where: path, fix: 'delete the file' });
-      }
-      text = await readFile(file, 'utf8');
+      text = await readTextFile(path, MAX_RECORD_BYTES);
     } catch (cause) {
-      if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') throw cause;
-      throw new WorldNotFoundError({ what: `there is no world ${id}`, where: this.folder, fix: 'see `world list`' });
+      const { code, message } = cause as NodeJS.ErrnoException;
+      if (code === 'ENOENT') {
+        throw new WorldNotFoundError({ what: `there is no world ${id}`, where: this.folder, fix: 'see `world list`' });
+      }
+      const why = cause instanceof NotATextFileError ? cause.text.what : (code ?? message);
+      throw new WorldError({ what: `the record cannot be read: ${why}`, where: path, fix }, { cause });
     }
-    return JSON.parse(text) as WorldRecord;
+    const record = parseRecord(text, id);
+    if (typeof record !== 'string') return record;
+    throw new WorldError({ what: `the record is damaged: ${record}`, where: path, fix });
   }
 
-  /** Adds a world; one that is there stays as it is, since its id says all that matters. */
+  /** Adds a world; one that is there stays as it is, since its id says all that matters. A damaged one is replaced. */
   async add(record: WorldRecord): Promise<void> {
-    if (!(await this.has(record.id))) await writeJson(this.#recordPath(record.id), record);
+    try {
+      await this.record(record.id);
+      return;
+    } catch {
+      // Not there, or not to be read: written now.
+    }
+    await this.#makeFolders();
+    await writeJson(this.#recordPath(record.id), record);
   }
 
   async snapshotIds(): Promise<Set<string>> {
-    const names = await readdir(this.#snapshots);
+    const names = await namesIn(this.#snapshots);
     return new Set(names.filter((name) => name.endsWith('.safetensors')).map((name) => name.slice(0, -12)));
   }
 
@@ -192,6 +233,7 @@ export class WorldStore {
     const { m, v, adamSteps } = optimizer;
     const tensors = [flat('latents', latents), ...(adamSteps === 0 ? [] : [flat('m', m), flat('v', v)])];
     const facts = { base, stepCount: `${stepCount}`, adamSteps: `${adamSteps}` };
+    await this.#makeFolders();
     await writeSafetensors(this.#snapshotPath(id), tensors, facts);
   }
 
@@ -258,5 +300,16 @@ export class WorldStore {
       gone.push(snapshot.id);
     }
     return gone;
+  }
+}
+
+/** What is in a folder of the store; nothing before the first write. */
+async function namesIn(folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder);
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code === 'ENOENT') return [];
+    throw new WorldError({ what: `cannot look into this folder: ${code}`, where: folder, fix: FOLDER_FIX }, { cause });
   }
 }

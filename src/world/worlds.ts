@@ -4,7 +4,9 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ArgumentError } from '../errors.ts';
-import { resolveModel } from '../hub/resolve-model.ts';
+import { hubCacheFolder } from '../hub/hub-cache.ts';
+import { packageRoot } from '../hub/package-root.ts';
+import { isAllowed, PathNotAllowedError, resolveModel } from '../hub/resolve-model.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { type Batch, makeBatch, nextTokenSequence } from '../train/batch.ts';
@@ -300,15 +302,36 @@ export class Worlds {
     // A tokenizer decides what a text means to a step, so it is part of what a world depends on.
     const tokenizerFile = await readFile(join(folder, 'tokenizer.json'), 'utf8').catch(() => '');
     const id = hashOf('bitnet-gf3 base 1', JSON.stringify(model.configJson), tokenizerFile, model.latents);
-    this.#kernels ??= loadTrainKernels(this.#options);
+    this.#kernels ??= loadTrainKernels(this.#options).catch((error: unknown) => {
+      // The next call tries again.
+      this.#kernels = undefined;
+      throw error;
+    });
     const network = new Network(model.config, await this.#kernels);
     const base: Base = { id, model, network, tokenizer: undefined };
     this.#base = { folder, base };
     return base;
   }
 
+  /**
+   * A record is a file that others may write, or that a process with other roots wrote: where its model lies is no more
+   * trusted than a caller's path. Models of the package and of the hub cache go, as they do by name.
+   */
+  async #mayOpen(folder: string): Promise<boolean> {
+    const { allowedRoots } = this.#options;
+    return (
+      allowedRoots === undefined ||
+      isAllowed(folder, [...allowedRoots, join(packageRoot(), 'models'), hubCacheFolder()])
+    );
+  }
+
   async #baseOf(record: WorldRecord): Promise<Base> {
     const { folder, id, model } = record.base;
+    if (!(await this.#mayOpen(folder))) {
+      // The same model from where this process may read does as well.
+      if (this.#base?.base.id === id) return this.#base.base;
+      throw new PathNotAllowedError(model, this.#options.allowedRoots ?? []);
+    }
     let base: Base;
     try {
       base = await this.#openBase(folder);
@@ -405,7 +428,10 @@ function beginningOf({ id, model, network }: Base): WorldState {
 }
 
 function tokenizerOf(base: Base): Promise<Tokenizer> {
-  base.tokenizer ??= loadTokenizer(base.model.folder);
+  base.tokenizer ??= loadTokenizer(base.model.folder).catch((error: unknown) => {
+    base.tokenizer = undefined;
+    throw error;
+  });
   return base.tokenizer;
 }
 

@@ -1,0 +1,24 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, test } from 'vitest';
+import { NotATextFileError, readTextFile } from '../../src/hub/read-text-file.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'bitnet-text-'));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+test('reads up to the limit, and nothing that is no file', async () => {
+  const path = join(folder, 'card.md');
+  writeFileSync(path, 'größe');
+  expect(await readTextFile(path, 7)).toBe('größe');
+  await expect(readTextFile(path, 6)).rejects.toThrow(/has 7 bytes, at most 6/);
+  await expect(readTextFile(folder, 1 << 20)).rejects.toThrow(NotATextFileError);
+  await expect(readTextFile(join(folder, 'none'), 7)).rejects.toMatchObject({ code: 'ENOENT' });
+});
+
+test.skipIf(process.platform === 'win32')('a pipe is refused, not waited for', async () => {
+  const pipe = join(folder, 'pipe');
+  execFileSync('mkfifo', [pipe]);
+  await expect(readTextFile(pipe, 7)).rejects.toThrow(/not a regular file/);
+});
