@@ -2,7 +2,6 @@
 // and single weights. All of it is a function of its URI and of the model files, so any server behind a load balancer
 // gives the same. (Skills have a protocol extension of their own: skills.ts.)
 
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   type McpServer,
@@ -12,6 +11,7 @@ import {
   ResourceTemplate,
 } from '@modelcontextprotocol/server';
 import { ArgumentError, BitnetError } from '../errors.ts';
+import { NotATextFileError, readTextFile } from '../hub/read-text-file.ts';
 import { type KnownModel, listModels, resolveModel } from '../hub/resolve-model.ts';
 import { ALL_TOOLS } from '../tools/all-tools.ts';
 import { schemaFiles } from '../tools/schema-files.ts';
@@ -240,12 +240,13 @@ async function readModel(
     ['config.json', JSON_TYPE],
     ['README.md', 'text/markdown'],
   ] as const) {
-    const text = await readFile(join(location.path, file), 'utf8').catch((error: NodeJS.ErrnoException) => {
-      if (error.code === 'ENOENT') return undefined;
-      throw error;
-    });
-    if (text === undefined || Buffer.byteLength(text) > MAX_MODEL_TEXT_BYTES) continue;
-    contents.push({ uri: `${uri.href}#${file}`, mimeType, text });
+    try {
+      const text = await readTextFile(join(location.path, file), MAX_MODEL_TEXT_BYTES);
+      contents.push({ uri: `${uri.href}#${file}`, mimeType, text });
+    } catch (error) {
+      // Left out, as one that is not there.
+      if (!(error instanceof NotATextFileError) && (error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    }
   }
   return { contents };
 }

@@ -55,7 +55,13 @@ export class SseEndpoint {
     sessions.add(transport.sessionId, { ...owner, transport, close: () => server.close() });
     // Its stream is open: it is never idle.
     sessions.get(transport.sessionId, owner).open += 1;
-    await server.connect(transport);
+    try {
+      await server.connect(transport);
+    } catch (error) {
+      // Nobody else would: a session with an open stream is never swept.
+      sessions.delete(transport.sessionId);
+      throw error;
+    }
     return server;
   }
 
