@@ -9,7 +9,7 @@ import type { Program } from '../engine/program.ts';
 export type BenchOptions = {
   readonly promptTokens?: number;
   readonly generatedTokens?: number;
-  /** Sequences decoded together in a second generation run; 1 leaves it out. */
+  /** Sequences decoded together in a second generation run, left out when not given. */
   readonly concurrency?: number;
   readonly signal?: AbortSignal;
   readonly onProgress?: (done: number, total: number, what: string) => void;
@@ -145,9 +145,7 @@ export async function runBench(
 
   const sequence = executable.createSequence();
   const promptSeconds = await prefill(executable, program, sequence, promptTokens, CHUNK_ROWS, options);
-  const copies = Array.from({ length: concurrency > 1 ? concurrency : 0 }, () =>
-    executable.fork(sequence, promptTokens),
-  );
+  const copies = Array.from({ length: options.concurrency ?? 0 }, () => executable.fork(sequence, promptTokens));
   const times = await decode(executable, program, [sequence], generatedTokens, options);
   executable.freeSequence(sequence);
   let totalTokensPerSecond: number | undefined;

@@ -23,7 +23,6 @@ export const command = defineCommand({
       type: 'integer',
       min: 1,
       max: 64,
-      default: 1,
       placeholder: 'N',
       description: 'Also decode N sequences together',
     },
@@ -53,7 +52,7 @@ export const command = defineCommand({
     const loadMs = performance.now() - loadStarted;
     using bar = openProgressBar(output, 'bench');
     const result = await runBench(executable, program, {
-      concurrency: flags.concurrency,
+      ...(flags.concurrency !== undefined && { concurrency: flags.concurrency }),
       signal,
       onProgress: (done, total, what) => bar.update(done, total, `${what}: ${done} of ${total} tokens`),
     });

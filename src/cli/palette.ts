@@ -1,7 +1,7 @@
-import { writeFile } from 'node:fs/promises';
 import { paletteTool } from '../tools/palette.ts';
 import { colorMark, conservationLine, type PrintedColor } from './color-line.ts';
 import { toolCommand } from './tool-command.ts';
+import { writeOutput } from './write-output.ts';
 
 export const command = toolCommand({
   name: 'palette',
@@ -16,7 +16,7 @@ export const command = toolCommand({
   examples: ['palette 12', 'palette 5 --start 100 --seed 42 --scheme gay.jl', 'palette 48 -o palette.png'],
   print: async ({ structured, images }, { flags, json, output }) => {
     for (const { png } of images) {
-      await writeFile(flags.out as string, png);
+      await writeOutput(flags.out as string, png);
       output.note(`wrote ${flags.out}`);
     }
     if (json) return;

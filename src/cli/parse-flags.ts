@@ -12,6 +12,8 @@ export const COMMON_FLAGS = {
   help: { type: 'boolean', short: 'h', description: 'Show this help' },
 } as const satisfies FlagSpecs;
 
+const NEGATIVE_NUMBER = /^-\d+(\.\d+)?$/;
+
 export type ParsedFlags = {
   readonly positionals: readonly string[];
   readonly flags: FlagValues<FlagSpecs>;
@@ -22,8 +24,9 @@ export type ParsedFlags = {
 /** @throws ArgumentError naming the argument, what it takes and, for a typo, the nearest flag. */
 export function parseFlags(command: Command, argv: readonly string[]): ParsedFlags {
   const specs: FlagSpecs = { ...command.flags, ...COMMON_FLAGS };
+  const args = joinNegativeValues(argv, specs);
   const { tokens } = parseArgs({
-    args: joinNegativeValues(argv, specs),
+    args,
     options: Object.fromEntries(
       Object.entries(specs).map(([name, { type, short }]) => [
         name,
@@ -37,11 +40,18 @@ export function parseFlags(command: Command, argv: readonly string[]): ParsedFla
   });
 
   const positionals: string[] = [];
-  const flags: Record<string, unknown> = {};
+  const negativeAt = new Set<number>();
+  const flags: Record<string, unknown> = Object.create(null);
   for (const token of tokens) {
     if (token.kind === 'positional') positionals.push(token.value);
     if (token.kind !== 'option') continue;
-    const spec = specs[token.name];
+    // Read as a bundle of flags named 1, 2 and so on; the command says which numbers it takes.
+    if (NEGATIVE_NUMBER.test(args[token.index]!)) {
+      if (!negativeAt.has(token.index)) positionals.push(args[token.index]!);
+      negativeAt.add(token.index);
+      continue;
+    }
+    const spec = specNamed(specs, token.name);
     if (spec === undefined) throw unknownFlag(command, token.rawName, Object.keys(specs));
     const value = flagValue(token.name, spec, token.value);
     flags[token.name] = spec.type === 'strings' ? [...((flags[token.name] as string[]) ?? []), value] : value;
@@ -55,13 +65,18 @@ export function parseFlags(command: Command, argv: readonly string[]): ParsedFla
   return { positionals, flags: flags as FlagValues<FlagSpecs>, json: flags.json === true, help };
 }
 
+/** Only own names: every object answers to `constructor`, and that is no flag. */
+function specNamed(specs: FlagSpecs, name: string): FlagSpec | undefined {
+  return Object.hasOwn(specs, name) ? specs[name] : undefined;
+}
+
 /** `--seed -1` as `--seed=-1`: parseArgs would read -1 as a flag, and the reader would learn nothing about the seed. */
 function joinNegativeValues(argv: readonly string[], specs: FlagSpecs): string[] {
   const joined: string[] = [];
   let literal = false;
   for (const argument of argv) {
     const before = joined.at(-1);
-    const spec = before?.startsWith('--') ? specs[before.slice(2)] : undefined;
+    const spec = before?.startsWith('--') ? specNamed(specs, before.slice(2)) : undefined;
     if (!literal && /^-\d/.test(argument) && spec !== undefined && spec.type !== 'boolean') {
       joined[joined.length - 1] = `${before}=${argument}`;
     } else {

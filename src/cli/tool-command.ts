@@ -87,11 +87,13 @@ function flagOf(schema: JsonSchema): FlagSpec {
 
 function positionalValue(name: string, schema: JsonSchema, text: string): unknown {
   if (schema.type !== 'integer') return text;
-  if (!/^[+-]?\d+$/.test(text)) {
-    throw new ArgumentError({
-      what: `${name.toUpperCase()} must be an integer, got "${text}"`,
-      fix: 'write it in digits',
-    });
-  }
-  return Number(text);
+  const { minimum = -Infinity, maximum = Infinity } = schema;
+  const value = /^[+-]?\d+$/.test(text) ? Number(text) : Number.NaN;
+  if (value >= minimum && value <= maximum) return value;
+  const from = minimum === -Infinity ? '' : ` from ${minimum}`;
+  const to = maximum >= Number.MAX_SAFE_INTEGER ? '' : ` to ${maximum}`;
+  throw new ArgumentError({
+    what: `${name.toUpperCase()} must be a whole number${from}${to}, got "${text}"`,
+    ...(Number.isNaN(value) && { fix: 'write it in digits' }),
+  });
 }

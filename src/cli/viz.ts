@@ -1,4 +1,3 @@
-import { writeFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { ArgumentError } from '../errors.ts';
 import type { TernaryLayer } from '../formats/ternary-layers.ts';
@@ -6,6 +5,7 @@ import { openTernaryModel, selectLayers } from '../tools/ternary-model.ts';
 import { tritPicture } from '../tools/trit-pictures.ts';
 import { defineCommand } from './command.ts';
 import { openProgressBar } from './progress-bar.ts';
+import { writeOutput } from './write-output.ts';
 
 /** More maps than these make a picture that no viewer opens gladly. */
 const MAX_LAYERS = 64;
@@ -68,7 +68,7 @@ export const command = defineCommand({
     using bar = openProgressBar(output, 'viz');
     bar.update(0, 1);
     const png = await tritPicture(model, layers, { seed: flags.seed, maxSide: flags['max-side'], signal });
-    await writeFile(file, png);
+    await writeOutput(file, png);
     bar[Symbol.dispose]();
     if (json) output.json({ file, layers: layers.map((layer) => layer.name), bytes: png.length });
     else output.note(`wrote ${file}: ${layers.length === 1 ? layers[0]!.name : `${layers.length} matrices`}`);

@@ -3,7 +3,6 @@
 
 import { completable, type McpServer } from '@modelcontextprotocol/server';
 import { z } from 'zod';
-import { ALL_TOOLS } from '../tools/all-tools.ts';
 
 const DEFAULT_SEED = '1069';
 const DEFAULT_BEGINNING = 'Once upon a time';
@@ -84,8 +83,13 @@ function tourText({ beginning, seed }: z.output<typeof tourArguments>): string {
     },
     {
       tool: 'morphism_step',
-      arguments: { model: 'default', text: [beginning || DEFAULT_BEGINNING], lr: 0.001, conserve: true },
+      arguments: { model: 'default', text: [beginning || DEFAULT_BEGINNING], conserve: true },
       shows: 'one training step on that text: which trits flipped, and what it did to the loss',
+    },
+    {
+      tool: 'morphism_invert',
+      arguments: { world: 'latest' },
+      shows: 'that the step can be taken back: the world it came from, exactly as it was',
     },
     {
       tool: 'balance_triad',
@@ -93,12 +97,10 @@ function tourText({ beginning, seed }: z.output<typeof tourArguments>): string {
       shows: 'that two skills lack a third, and which trit it has',
     },
   ];
-  // A server without training has no morphism_step.
-  const available = steps.filter(({ tool }) => ALL_TOOLS.some(({ name }) => name === tool));
   return [
     'Show me what the bitnet-gf3 tools do, on one small example. Make these calls one after the other:',
     '',
-    ...available.map(
+    ...steps.map(
       ({ tool, arguments: args, shows }, i) => `${i + 1}. ${tool} with ${JSON.stringify(args)} - it shows ${shows}`,
     ),
     '',

@@ -1,20 +1,17 @@
 // A model opened for the engine: config, weights, and the program recorded from them.
 
-import { readFile, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Program } from '../engine/program.ts';
 import { GgufFile } from '../formats/gguf-file.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { ConfigError, type ModelConfig, parseConfig } from './config.ts';
+import { readConfigText } from './config-text.ts';
 import { ggufConfig, loadGgufWeights } from './gguf-model.ts';
 import { type LoadWeightsOptions, loadWeights } from './load.ts';
 import { type ModelWeights, recordProgram } from './record.ts';
 
 /** Positions a program covers unless told otherwise, where the model allows more: bounds the RoPE tables and the cache. */
 export const DEFAULT_CONTEXT_LENGTH = 4096;
-
-/** Real ones have one to three kilobytes. */
-const MAX_CONFIG_BYTES = 1 << 20;
 
 export type OpenModelOptions = LoadWeightsOptions & {
   /** For messages and results. */
@@ -31,28 +28,12 @@ export type OpenedModel = {
 };
 
 export async function readModelConfig(folder: string): Promise<ModelConfig> {
-  const file = join(folder, 'config.json');
-  const fail = (what: string, where: string, fix: string, cause?: unknown): never => {
-    throw new ConfigError({ what, where, fix }, { cause });
-  };
-  let text = '';
-  try {
-    // Asked before reading: a pipe would be waited for, and a file of gigabytes read whole.
-    const info = await stat(file);
-    if (!info.isFile()) fail('config.json is not a regular file', file, "replace it with the model's own file");
-    if (info.size > MAX_CONFIG_BYTES) {
-      const what = `config.json has ${info.size} bytes, the limit is ${MAX_CONFIG_BYTES}`;
-      fail(what, file, 'this is not the config of a model: download it again');
-    }
-    text = await readFile(file, 'utf8');
-  } catch (cause) {
-    if (cause instanceof ConfigError) throw cause;
-    const { code } = cause as NodeJS.ErrnoException;
-    const layout = 'give a folder in Hugging Face layout: config.json beside the weights';
-    if (code === 'ENOENT') fail('there is no config.json', folder, layout, cause);
-    fail(`config.json cannot be read: ${code ?? String(cause)}`, file, 'check its permissions and links', cause);
+  const text = await readConfigText(folder);
+  if (text === undefined) {
+    const fix = 'give a folder in Hugging Face layout: config.json beside the weights';
+    throw new ConfigError({ what: 'there is no config.json', where: folder, fix });
   }
-  return parseConfig(text, file);
+  return parseConfig(text, join(folder, 'config.json'));
 }
 
 /**

@@ -33,8 +33,8 @@ export const analyzeLayerTool = defineTool({
     `for a PNG of the trits of up to ${MAX_PICTURED_LAYERS} layers.`,
   input: z.strictObject({
     model: modelField,
-    layer: z.string().min(1).optional().describe('Layer name or glob such as model.layers.0.*; default all'),
-    offset: z.int().min(0).default(0).describe('Layers to skip in the list, for its next page'),
+    layer: z.string().min(1).max(256).optional().describe('Layer name or glob such as model.layers.0.*; default all'),
+    offset: z.int().min(0).default(0).describe('Layers to skip, for the next page'),
     seed: seedField,
     image: imageField.describe('Add a PNG of the trits'),
   }),

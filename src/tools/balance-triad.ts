@@ -19,7 +19,12 @@ export const balanceTriadTool = defineTool({
     'Give exactly one of trits or skills: all three members of a triad to check it, two to complete it.',
   input: z.strictObject({
     trits: z.array(trit).min(1).max(MAX_MEMBERS).optional().describe('Each -1, 0 or 1'),
-    skills: z.array(z.string().min(1)).min(1).max(MAX_MEMBERS).optional().describe('Names, as in mlx-bitnet-gf3'),
+    skills: z
+      .array(z.string().min(1).max(64))
+      .min(1)
+      .max(MAX_MEMBERS)
+      .optional()
+      .describe('Names, as in mlx-bitnet-gf3'),
   }),
   output: z.strictObject({
     skills: z.array(z.strictObject({ name: z.string(), trit, note: z.string().optional() })).optional(),

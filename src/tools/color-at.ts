@@ -8,7 +8,7 @@ export const colorAtTool = defineTool({
   title: 'Color at an index',
   description:
     'The color, GF(3) trit and role at one index of a seeded color stream. The same seed, index and scheme always give ' +
-    'the same color. For several neighbors call palette once instead.',
+    'the same color. For several, call palette once.',
   input: z.strictObject({
     index: z.int().min(0).describe('Position in the stream; sequences start at 1'),
     seed: seedField,

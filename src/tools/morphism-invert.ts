@@ -10,14 +10,13 @@ export const morphismInvertTool = defineTool({
   title: 'Take a training step back',
   description:
     "The inverse of morphism_step: World' -> World. Give the id of a world that a step led to; returns the world it came " +
-    'from, exactly as it was, and what going back costs or gains (wev). Taking the same step again gives the same id. ' +
-    'Nothing is deleted.',
+    'from, exactly as it was, and what going back costs or gains (wev). Nothing is deleted.',
   input: z.strictObject({
     world: z.string().min(1).describe('World to go back from: an id, its first digits, or "latest"'),
   }),
   output: z.strictObject({
     world: z.string().describe('The world it came from'),
-    inverted: z.string().describe('The world that was given'),
+    inverted: z.string().describe('The world given'),
     step_count: z.int().describe('Gradient steps behind it now'),
     morphism: z
       .strictObject({

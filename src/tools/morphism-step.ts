@@ -30,20 +30,20 @@ export const morphismStepTool = defineTool({
   input: z.strictObject({
     world: z.string().min(1).optional().describe('World to step from: an id, its first digits, or "latest"'),
     model: z.string().min(1).optional().describe('Model to begin a world from; "default" is the embedded one'),
-    text: z.array(z.string().min(1)).min(1).max(256).optional().describe('The batch, as texts'),
+    text: z.array(z.string().min(1)).min(1).max(256).optional().describe('The batch as texts'),
     tokens: z
       .array(z.array(z.int().min(0)).min(2))
       .min(1)
       .max(256)
       .optional()
-      .describe('The batch, as lists of token ids'),
-    lr: z.number().gt(0).max(10).optional().describe('Learning rate; default 0.00003 for adamw, 0.02 for sgd'),
+      .describe('The batch as token ids'),
+    lr: z.number().gt(0).max(10).optional().describe('Default 0.00003 for adamw, 0.02 for sgd'),
     optimizer: z.enum(OPTIMIZERS).default('adamw'),
     steps: z.int().min(1).max(100).default(1).describe('Steps on the same batch'),
     conserve: z
       .boolean()
       .default(false)
-      .describe('Flip the fewest least-certain trits so that the trit changes sum to 0 mod 3'),
+      .describe('Flip the fewest, least certain trits for trit changes that sum to 0 mod 3'),
     seed: seedField,
   }),
   output: z.strictObject({

@@ -1,10 +1,16 @@
 // "Did you mean": the known word nearest to a mistyped one.
 
-/** The candidate within a third of the word's letters (at least one) of it, or undefined. */
+/** The time to compare grows with the product of the lengths; nobody mistypes a name this long. */
+const MAX_LETTERS = 64;
+
+/** The candidate within a third of the word's letters (at least one) of it, or undefined; always undefined over 64 letters. */
 export function nearest(word: string, candidates: readonly string[]): string | undefined {
+  if (word.length > MAX_LETTERS) return undefined;
   let best: string | undefined;
   let bestDistance = Math.max(1, Math.floor(word.length / 3)) + 1;
   for (const candidate of candidates) {
+    // The distance is at least this; it also bounds the length of what is compared.
+    if (Math.abs(candidate.length - word.length) >= bestDistance) continue;
     const distance = editDistance(word.toLowerCase(), candidate.toLowerCase());
     if (distance < bestDistance) {
       best = candidate;

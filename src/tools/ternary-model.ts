@@ -1,12 +1,12 @@
 // A model's ternary layers, found by name or glob, for the tools and commands that look at weights. No model is built.
 
-import { readFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { ArgumentError, BitnetError } from '../errors.ts';
 import type { Checkpoint } from '../formats/checkpoint.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { listTernaryLayers, type SkippedTensor, type TernaryLayer } from '../formats/ternary-layers.ts';
 import { resolveModel } from '../hub/resolve-model.ts';
+import { readConfigText } from '../model/config-text.ts';
 import { nearest } from './nearest.ts';
 
 export type TernaryModel = Disposable & {
@@ -54,30 +54,27 @@ export async function openTernaryModel(
 
 /** A weights file may lie alone; a config that is there must be readable, since it decides what the bytes mean. */
 async function readConfig(folder: string): Promise<Record<string, unknown> | undefined> {
-  const file = join(folder, 'config.json');
-  let text: string;
-  try {
-    text = await readFile(file, 'utf8');
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-    throw error;
-  }
+  const text = await readConfigText(folder);
+  if (text === undefined) return undefined;
   try {
     const value: unknown = JSON.parse(text);
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
   } catch {
     // Reported below, like a file that holds something else.
   }
-  throw new ArgumentError({ what: 'config.json is not a JSON object', where: file, fix: 'download it again' });
+  throw new ArgumentError({
+    what: 'config.json is not a JSON object',
+    where: join(folder, 'config.json'),
+    fix: 'download it again',
+  });
 }
 
 /** The layers that a name or glob (`*` any text, `?` one character) selects. Throws ArgumentError when it selects none. */
 export function selectLayers(layers: readonly TernaryLayer[], pattern: string | undefined): readonly TernaryLayer[] {
   if (pattern === undefined || pattern === '*') return layers;
   const names = layers.map(({ name }) => name);
-  const glob = globPattern(pattern);
   const chosen = layers.filter(
-    ({ name }) => name === pattern || glob.test(name) || glob.test(name.replace(/\.weight$/, '')),
+    ({ name }) => name === pattern || globMatches(pattern, name) || globMatches(pattern, name.replace(/\.weight$/, '')),
   );
   if (chosen.length > 0) return chosen;
   const guess = nearest(pattern, names);
@@ -88,12 +85,33 @@ export function selectLayers(layers: readonly TernaryLayer[], pattern: string | 
   });
 }
 
-function globPattern(glob: string): RegExp {
-  const source = glob.replace(/[.*+?^${}()|[\]\\]/g, (character) =>
-    character === '*' ? '.*' : character === '?' ? '.' : `\\${character}`,
-  );
-  // Runs of stars would make the match backtrack without end.
-  return new RegExp(`^${source.replace(/(\.\*)+/g, '.*')}$`, 's');
+/**
+ * No regular expression: a pattern such as `*?*?*?Z` makes one backtrack for years. Here only the last star is ever
+ * tried again, so the steps are at most the product of the two lengths.
+ */
+function globMatches(glob: string, text: string): boolean {
+  let g = 0;
+  let t = 0;
+  // Where to go on when what follows the last star does not fit: let that star take one character more.
+  let afterStar = -1;
+  let starEnd = 0;
+  while (t < text.length) {
+    // The star first: the text may hold one, too.
+    if (glob[g] === '*') {
+      afterStar = ++g;
+      starEnd = t;
+    } else if (g < glob.length && (glob[g] === '?' || glob[g] === text[t])) {
+      g++;
+      t++;
+    } else if (afterStar !== -1) {
+      g = afterStar;
+      t = ++starEnd;
+    } else {
+      return false;
+    }
+  }
+  while (glob[g] === '*') g++;
+  return g === glob.length;
 }
 
 function listed(names: readonly string[]): string {

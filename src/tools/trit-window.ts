@@ -42,6 +42,7 @@ export async function tritWindowText(request: TritWindowRequest): Promise<string
   const height = Math.min(TRIT_WINDOW_SIDE, rows - request.row);
   const width = Math.min(TRIT_WINDOW_SIDE, columns - request.column);
   const lines = new Array<string>(height);
+  let missing = height;
   const options = { ...(model.config && { config: model.config }), ...(signal && { signal }) };
   const opened = await openTernaryLayer(model.checkpoint, layer!, options);
   for await (const window of opened.windows(options)) {
@@ -52,7 +53,10 @@ export async function tritWindowText(request: TritWindowRequest): Promise<string
       lines[row - request.row] = Array.from(window.trits.subarray(start, start + width), (trit) =>
         tritSymbol(trit as Trit),
       ).join('');
+      missing--;
     }
+    // Counted, since the windows of a packed layer do not come in the order of its rows.
+    if (missing === 0) break;
   }
   return lines.join('\n');
 }

@@ -53,3 +53,11 @@ test('a bench reports rates and bytes that fit together', async () => {
     expect(result.bandwidthShare).toBeCloseTo(used / result.bandwidthBytesPerSecond, 12);
   }
 });
+
+test('one sequence, asked for, has a total as well; not asked for, none', async () => {
+  const program = randomModel(SMALL, 'int8', 128);
+  using executable = await wasmBackend.load(program, {});
+  const sizes = { promptTokens: 8, generatedTokens: 4 };
+  expect((await runBench(executable, program, { ...sizes, concurrency: 1 })).totalTokensPerSecond).toBeGreaterThan(0);
+  expect((await runBench(executable, program, sizes)).totalTokensPerSecond).toBeUndefined();
+});

@@ -111,10 +111,10 @@ test.each([
   [['tokenize', 'default', 'a', '--ids', '1'], 2, 'not both'],
   [['tokenize', 'default', '--ids', '999999'], 2, '999999 is not a token id of this model'],
   [['tokenize', '/nowhere/model', 'a'], 2, '/nowhere/model'],
-  [['color', 'one'], 2, 'INDEX must be an integer'],
+  [['color', 'one'], 2, 'INDEX must be a whole number from 0, got "one"; write it in digits'],
   [['color', '-1'], 2, ''],
   [['color', '99999999999999999999'], 2, 'index must be an integer'],
-  [['palette', '0'], 2, 'n must be an integer from 1 to 4096, got 0'],
+  [['palette', '0'], 2, 'N must be a whole number from 1 to 4096, got "0"'],
   [['color', '10000001', '--scheme', 'gay-mcp'], 2, 'past the limit'],
 ])('%j fails with one clear line', async (args, expected, message) => {
   const { code, stdout, stderr } = await runCli(args);
@@ -122,4 +122,25 @@ test.each([
   expect(stderr).toContain(message);
   expect(stderr.trimEnd().split('\n')).toHaveLength(1);
   expect(stderr).toMatch(/^error: /);
+});
+
+test.each([
+  [['color', '1', '--constructor=5'], /^error: unknown flag --constructor; /],
+  [['color', '-1'], /^error: INDEX must be a whole number from 0, got "-1"\n$/],
+  [['color', '1.5'], /^error: INDEX must be a whole number from 0, got "1.5"; write it in digits\n$/],
+])('%j is a wrong call', async (args, message) => {
+  const { code, stderr } = await runCli(args);
+  expect(stderr).toMatch(message);
+  expect(code).toBe(2);
+});
+
+test('schemas and palette say what they cannot write, where, and what to do', async () => {
+  const schemas = await runCli(['schemas', '--out', 'package.json']);
+  expect(schemas).toMatchObject({ code: 2, stderr: expect.stringContaining('cannot write to this folder: EEXIST') });
+  const readme = await runCli(['schemas', '--readme', 'absent/README.md', '--out', 'schemas']);
+  expect(readme).toMatchObject({ code: 2, stderr: expect.stringContaining('cannot read this file: ENOENT') });
+  const palette = await runCli(['palette', '3', '-o', 'absent/p.png']);
+  expect(palette.code).not.toBe(0);
+  expect(palette.stderr).toContain('absent/p.png');
+  expect(palette.stderr).toContain('check that the folder exists and can be written');
 });

@@ -84,3 +84,13 @@ test('--help asks for nothing else', () => {
   expect(parse('--help').help).toBe(true);
   expect(parse('-h').help).toBe(true);
 });
+
+test.each(['constructor', 'toString', '__proto__', 'hasOwnProperty'])('--%s is no flag', (name) => {
+  expect(() => parse('x', `--${name}=5`)).toThrow(`unknown flag --${name}`);
+  expect(() => parse('x', `--${name}`, '-5')).toThrow(`unknown flag --${name}`);
+});
+
+test('a negative number that no flag takes is a positional', () => {
+  expect(parse('-12', '--count', '2', '-1.5').positionals).toEqual(['-12', '-1.5']);
+  expect(() => parse('x', '-1z')).toThrow('unknown flag -1');
+});

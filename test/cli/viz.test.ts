@@ -74,3 +74,10 @@ test.each([
   expect(code).toBe(2);
   expect(stderr).toContain(message);
 });
+
+test('a folder is not written over', async () => {
+  const layer = 'model.layers.1.self_attn.k_proj.weight';
+  const { code, stderr } = await runCli(['viz', 'default', '--layer', layer, '-o', '.', '--max-side', '16'], { cwd });
+  expect(code).toBe(2);
+  expect(stderr).toMatch(/cannot write here: this is a folder.*give the name of a file/);
+});

@@ -1,0 +1,21 @@
+// Files that commands write for a person: whole or not at all, and never in place of a folder or a device.
+
+import { realpath, stat } from 'node:fs/promises';
+import { ArgumentError } from '../errors.ts';
+import { writeFileAtomically } from '../formats/atomic-file.ts';
+
+/** Puts `content` at `path`; through a link, at what it points to. Throws ArgumentError and WriteError. */
+export async function writeOutput(path: string, content: string | Uint8Array): Promise<void> {
+  // A new file has no real path yet. Whatever else is wrong with the path, the write itself reports.
+  const target = await realpath(path).catch(() => path);
+  const there = await stat(target).catch(() => undefined);
+  if (there !== undefined && !there.isFile()) {
+    throw new ArgumentError({
+      what: `cannot write here: this is ${there.isDirectory() ? 'a folder' : 'not a regular file'}`,
+      where: path,
+      fix: 'give the name of a file',
+    });
+  }
+  const bytes = typeof content === 'string' ? new TextEncoder().encode(content) : content;
+  await writeFileAtomically(target, (sink) => sink.write(bytes));
+}
