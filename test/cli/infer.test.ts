@@ -36,13 +36,13 @@ test('on a terminal with colors each token stands on its color', async () => {
 
 test('--json is the tool’s result and how it was computed', async () => {
   const { stdout, stderr } = await runCli([...PROMPT, '--json', '--seed', '0xFFFFFFFFFFFFFFFF', '--activations']);
-  const { engine, ...result } = JSON.parse(stdout);
+  const result = JSON.parse(stdout);
   expect(generateWithTraceTool.output.safeParse(result).error).toBeUndefined();
   expect(result.seed).toBe('18446744073709551615');
   expect(result.trace.map(({ token }: { token: string }) => token).join('')).toBe(result.completion);
   expect(result.output).toBe(`Once upon a time${result.completion}`);
   expect(result.trace[0].activations.length).toBeGreaterThan(0);
-  expect(engine).toMatchObject({ threads: expect.any(Number), head: expect.any(String) });
+  expect(result.engine).toMatchObject({ threads: expect.any(Number), head: expect.any(String) });
   expect(stderr).toBe('');
 });
 

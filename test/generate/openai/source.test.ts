@@ -432,8 +432,8 @@ describe('the command line', () => {
     expect(plain.stderr).toContain(`(openai, m at ${server.url})`);
     const traced = await runCli([...args, '--trace-gf3'], { env: env() });
     expect(traced.stdout).toContain('  [-] #6404C3  upon\n');
-    const { engine, ...result } = JSON.parse((await runCli([...args, '--json'], { env: env() })).stdout);
-    expect(engine).toEqual({ backend: 'openai', endpoint: server.url });
+    const result = JSON.parse((await runCli([...args, '--json'], { env: env() })).stdout);
+    expect(result.engine).toEqual({ backend: 'openai', endpoint: server.url });
     expect(generateWithTraceTool.output.safeParse(result).error).toBeUndefined();
   });
 
