@@ -93,29 +93,33 @@ let state: Promise<NativeState> | undefined;
  * `now` a build is begun in a process of its own and not waited for: an answer is due, and WebAssembly can give it.
  */
 export async function loadNative({ now = false } = {}): Promise<NativeState> {
-  if (now && state === undefined && !(await isBuilt())) {
-    return { reason: 'the native kernels are being compiled, once; a start in a minute or so will use them' };
+  if (now && state === undefined) {
+    const found = await findOrBegin();
+    if (found === undefined) {
+      return { reason: 'the native kernels are being compiled, once; a start in a minute or so will use them' };
+    }
+    state ??= prepare(found.path);
   }
-  state ??= prepare();
+  state ??= prepare(undefined);
   return state;
 }
 
 let building = false;
 
-/** False when a build was begun, here or before, and has not ended. */
-async function isBuilt(): Promise<boolean> {
+/** The addon that is there, or none where it cannot be built (`prepare` says why); undefined when a build was begun. */
+async function findOrBegin(): Promise<{ readonly path: string | undefined } | undefined> {
   try {
     const { findNative, whyNotBuilt } = await importBuilder();
-    // Where it cannot be built, `prepare` says so at once.
-    if (findNative() !== undefined || whyNotBuilt() !== undefined) return true;
+    const path = findNative();
+    if (path !== undefined || whyNotBuilt() !== undefined) return { path };
   } catch {
-    return true;
+    return { path: undefined };
   }
   if (!building) {
     building = true;
     spawn(process.execPath, [builderPath], { detached: true, stdio: 'ignore' }).unref();
   }
-  return false;
+  return undefined;
 }
 
 const builderPath = join(packageRoot, 'scripts', 'build-native.mjs');
@@ -124,14 +128,17 @@ function importBuilder(): Promise<BuildModule> {
   return import(pathToFileURL(builderPath).href);
 }
 
-async function prepare(): Promise<NativeState> {
-  let path: string;
-  try {
-    const built = await (await importBuilder()).buildNative();
-    if (built.path === undefined) return { reason: built.reason };
-    path = built.path;
-  } catch (error) {
-    return { reason: `the build script failed: ${messageOf(error)}` };
+/** `found`: the addon, where the caller has looked already; finding it hashes every kernel source. */
+async function prepare(found: string | undefined): Promise<NativeState> {
+  let path = found;
+  if (path === undefined) {
+    try {
+      const built = await (await importBuilder()).buildNative();
+      if (built.path === undefined) return { reason: built.reason };
+      path = built.path;
+    } catch (error) {
+      return { reason: `the build script failed: ${messageOf(error)}` };
+    }
   }
   const failure = await tryInChild(path);
   if (failure !== undefined) return { reason: failure };
