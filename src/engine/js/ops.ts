@@ -40,6 +40,12 @@ export function denseRow(table: DenseRows, r: number, C: number, out: Float32Arr
   }
 }
 
+/** 1 / sqrt(mean of the squares of x[at .. at + C) + eps): what RMSNorm multiplies a row with. */
+export function inverseRms(x: Float32Array, at: number, C: number, eps: number): number {
+  const mean = fround(laneDot(x, at, x, at, C) / C);
+  return fround(1 / fround(Math.sqrt(fround(mean + fround(eps)))));
+}
+
 /** RMSNorm of x (T, C) with weight (C,) into out (T, C). Source: arXiv:1910.07467; the order of Hugging Face's Llama. */
 export function rmsNorm(
   x: Float32Array,
@@ -49,11 +55,9 @@ export function rmsNorm(
   C: number,
   out: Float32Array,
 ): void {
-  const epsilon = fround(eps);
   for (let t = 0; t < T; t += 1) {
     const at = t * C;
-    const mean = fround(laneDot(x, at, x, at, C) / C);
-    const r = fround(1 / fround(Math.sqrt(fround(mean + epsilon))));
+    const r = inverseRms(x, at, C, eps);
     for (let i = 0; i < C; i += 1) out[at + i] = fround(x[at + i]! * r) * weight[i]!;
   }
 }

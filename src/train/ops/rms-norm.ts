@@ -6,6 +6,7 @@
 // Source: arXiv:1910.07467; the forward pass is the engine's, bit for bit.
 
 import { laneDot } from '../../engine/js/math.ts';
+import { inverseRms } from '../../engine/js/ops.ts';
 
 const fround = Math.fround;
 
@@ -19,11 +20,9 @@ export function rmsNormForward(
   r: Float32Array,
   out: Float32Array,
 ): void {
-  const epsilon = fround(eps);
   for (let t = 0; t < T; t += 1) {
     const at = t * C;
-    const mean = fround(laneDot(x, at, x, at, C) / C);
-    const scale = fround(1 / fround(Math.sqrt(fround(mean + epsilon))));
+    const scale = inverseRms(x, at, C, eps);
     r[t] = scale;
     for (let i = 0; i < C; i += 1) out[at + i] = fround(x[at + i]! * scale) * weight[i]!;
   }
