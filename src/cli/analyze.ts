@@ -39,7 +39,7 @@ export const command = defineCommand({
     const { structured } = await callTool(analyzeLayerTool, args, {
       services: NO_SERVICES,
       signal,
-      progress: (done, total, name) => bar.update(done, total, name),
+      progress: (done, total = 0, name) => bar.update(done, total, name),
     });
     bar[Symbol.dispose]();
     if (json) {

@@ -19,7 +19,7 @@ import { skillRegistry } from '../tools/skill-registry.ts';
 import { TRACE_SCHEMES, traceColors } from '../tools/trace-colors.ts';
 import { TRIT_WINDOW_SIDE, tritWindowText } from '../tools/trit-window.ts';
 import { balancedSets } from '../triads/registry.ts';
-import type { ToolEnvironment } from './tool-registration.ts';
+import { requestHooks, type ToolEnvironment } from './tool-registration.ts';
 
 export const SCHEME = 'bitnet-gf3:';
 
@@ -97,16 +97,15 @@ export function registerResources(server: McpServer, { services }: ToolEnvironme
       description: `A square of up to ${TRIT_WINDOW_SIDE} x ${TRIT_WINDOW_SIDE} trits of a layer from a row and column on, one line a row: - is -1, o is 0, + is +1`,
       mimeType: 'text/plain',
     },
-    (uri, variables, { mcpReq }) =>
+    (uri, variables, context) =>
       answering(async () => {
-        const text = await tritWindowText({
+        const place = {
           model: decoded(variables.model, 'model'),
           layer: decoded(variables.layer, 'layer'),
           row: integer(variables.row, 'row'),
           column: integer(variables.column, 'column'),
-          allowedRoots,
-          signal: mcpReq.signal,
-        });
+        };
+        const text = await tritWindowText(place, { services, ...requestHooks(context) });
         return { contents: [{ uri: uri.href, mimeType: 'text/plain', text }] };
       }),
   );
@@ -156,13 +155,14 @@ export function registerResources(server: McpServer, { services }: ToolEnvironme
       mimeType: 'image/png',
       cacheHint: FIXED,
     },
-    (uri, variables) =>
+    (uri, variables, context) =>
       answering(async () => {
-        const png = await traceColors({
+        const colors = {
           scheme: decoded(variables.scheme, 'scheme'),
           seed: decoded(variables.seed, 'seed'),
           tokens: integer(variables.tokens, 'tokens'),
-        });
+        };
+        const png = await traceColors(colors, { services, ...requestHooks(context) });
         const blob = Buffer.from(png.buffer, png.byteOffset, png.byteLength).toString('base64');
         return { contents: [{ uri: uri.href, mimeType: 'image/png', blob }] };
       }),

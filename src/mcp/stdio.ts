@@ -4,7 +4,11 @@ import { Writable } from 'node:stream';
 import { StdioServerTransport, serveStdio } from '@modelcontextprotocol/server/stdio';
 import { Logger } from '../logger.ts';
 import { EngineServices } from '../tools/engine-services.ts';
+import { QueuedServices } from '../tools/queued-services.ts';
 import { createMcpServer } from './server.ts';
+
+/** As over HTTP by default: a client that calls everything at once must not fill the memory. */
+const LIMITS = { slots: 8, maxWaiting: 256 };
 
 /** An engine that does not end by itself within this time is left to its parent's death. */
 const FORCE_EXIT_MS = 2000;
@@ -19,7 +23,8 @@ export type StdioOptions = {
 export async function serveOnStdio({ signal, allowedRoots }: StdioOptions): Promise<void> {
   const wire = claimStdout();
   const logger = new Logger();
-  const services = new EngineServices(allowedRoots === undefined ? {} : { allowedRoots });
+  const engine = new EngineServices(allowedRoots === undefined ? {} : { allowedRoots });
+  const services = new QueuedServices(engine, LIMITS).forClient('stdio');
   const ended = new Promise<string>((resolve) => {
     process.stdin.once('end', () => resolve('stdin ended'));
     process.stdin.once('close', () => resolve('stdin closed'));
@@ -37,7 +42,7 @@ export async function serveOnStdio({ signal, allowedRoots }: StdioOptions): Prom
   const reason = await ended;
   setTimeout(() => process.exit(0), FORCE_EXIT_MS).unref();
   logger.info('closing', { reason });
-  await Promise.allSettled([handle.close(), services.close()]);
+  await Promise.allSettled([handle.close(), engine.close()]);
   await logger.flush();
 }
 

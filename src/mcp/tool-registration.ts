@@ -112,7 +112,8 @@ function shownSchema(make: () => JsonSchema): StandardSchemaWithJSON {
   };
 }
 
-function requestHooks({ mcpReq }: ServerContext): Pick<ToolContext, 'signal' | 'progress'> {
+/** A request's signal and, where it asks for progress, what tells it. */
+export function requestHooks({ mcpReq }: ServerContext): Pick<ToolContext, 'signal' | 'progress'> {
   const progressToken = mcpReq._meta?.progressToken;
   if (progressToken === undefined) return { signal: mcpReq.signal };
   let last = Number.NEGATIVE_INFINITY;
@@ -122,7 +123,7 @@ function requestHooks({ mcpReq }: ServerContext): Pick<ToolContext, 'signal' | '
     progress: (done, total, message) => {
       const now = performance.now();
       // The protocol wants every value to be above the last.
-      if (done <= furthest || (done < total && now - last < PROGRESS_INTERVAL_MS)) return;
+      if (done <= furthest || (done !== total && now - last < PROGRESS_INTERVAL_MS)) return;
       last = now;
       furthest = done;
       // A client that went away ends the request by its signal; a lost notification needs no second report.

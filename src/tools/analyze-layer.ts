@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { tritColors } from '../color/trit-colors.ts';
 import { defineTool } from './define-tool.ts';
 import { hex, imageField, modelField, residue, seedField, tritCounts } from './fields.ts';
+import { inTurn } from './in-turn.ts';
 import type { AnalyzedLayer } from './layer-analysis.ts';
 import { fitting } from './result-budget.ts';
 
@@ -47,21 +48,25 @@ export const analyzeLayerTool = defineTool({
   }),
   hints: { readOnly: true, idempotent: true },
   example: { layer: 'model.layers.0.*' },
-  run: async (args, { services, signal, progress, addImage, resultBudget }) => {
+  run: async (args, context) => {
+    const { services, signal, progress, addImage, resultBudget } = context;
     const { model, layer, offset, seed, image } = args;
-    const { openTernaryModel, selectLayers } = await import('./ternary-model.ts');
-    const { analyzeLayers } = await import('./layer-analysis.ts');
-    using opened = await openTernaryModel(model, { allowedRoots: services.allowedRoots });
-    const chosen = selectLayers(opened.layers, layer);
-    const { layers, total } = await analyzeLayers(opened, chosen, { signal, ...(progress && { onLayer: progress }) });
-    if (image) {
-      const { tritPicture } = await import('./trit-pictures.ts');
-      const pictured = chosen.slice(0, MAX_PICTURED_LAYERS);
-      addImage({
-        png: await tritPicture(opened, pictured, { seed, maxSide: PICTURE_SIDE, signal }),
-        caption: `trits of ${pictured.map(({ name }) => name).join(', ')}`,
-      });
-    }
+    const { layers, total } = await inTurn('server', context, async () => {
+      const { openTernaryModel, selectLayers } = await import('./ternary-model.ts');
+      const { analyzeLayers } = await import('./layer-analysis.ts');
+      using opened = await openTernaryModel(model, { allowedRoots: services.allowedRoots });
+      const chosen = selectLayers(opened.layers, layer);
+      const analysis = await analyzeLayers(opened, chosen, { signal, ...(progress && { onLayer: progress }) });
+      if (image) {
+        const { tritPicture } = await import('./trit-pictures.ts');
+        const pictured = chosen.slice(0, MAX_PICTURED_LAYERS);
+        addImage({
+          png: await tritPicture(opened, pictured, { seed, maxSide: PICTURE_SIDE, signal }),
+          caption: `trits of ${pictured.map(({ name }) => name).join(', ')}`,
+        });
+      }
+      return analysis;
+    });
     const { minus, ergodic, plus } = tritColors({ seed });
     const rest = layers.slice(offset).map(layerToJson);
     const shown = fitting(rest, resultBudget);

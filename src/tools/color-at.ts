@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { colorAt } from '../color/palette.ts';
 import { defineTool } from './define-tool.ts';
 import { colorFields, schemeField, seedField } from './fields.ts';
+import { inTurn, isLongWalk } from './in-turn.ts';
 
 export const colorAtTool = defineTool({
   name: 'color_at',
@@ -17,9 +18,12 @@ export const colorAtTool = defineTool({
   output: z.strictObject({ index: z.int(), seed: z.string().describe('Decimal'), scheme: z.string(), ...colorFields }),
   hints: { readOnly: true, idempotent: true },
   example: { index: 1 },
-  run: ({ index, seed, scheme }) => {
-    const { index: _, ...color } = colorAt({ seed, index, scheme });
-    return { index, seed: `${seed}`, scheme, ...color };
+  run: ({ index, seed, scheme }, context) => {
+    const compute = () => {
+      const { index: _, ...color } = colorAt({ seed, index, scheme });
+      return { index, seed: `${seed}`, scheme, ...color };
+    };
+    return isLongWalk(scheme, index) ? inTurn('server', context, compute) : compute();
   },
   summarize: ({ index, seed, hex, trit, role }) => `color ${index} of seed ${seed}: ${hex}, trit ${trit} (${role})`,
 });

@@ -15,8 +15,8 @@ export type ToolContext = {
   readonly services: Services;
   /** Fires when the caller no longer wants the result. */
   readonly signal?: AbortSignal;
-  /** Present only when the caller listens. `done` never falls from call to call. */
-  readonly progress?: (done: number, total: number, message: string) => void;
+  /** Present only when the caller listens. `done` never falls from call to call; no `total`: it is not known yet. */
+  readonly progress?: (done: number, total: number | undefined, message: string) => void;
   /** Characters of JSON that the caller takes in one result; any number when undefined. See result-budget.ts. */
   readonly resultBudget?: number | undefined;
   /** Adds an image to the result. */

@@ -56,7 +56,7 @@ export class FairQueue {
     }
     if (this.#waiting >= this.#options.maxWaiting) {
       throw new BusyError({
-        what: `the server is busy: ${this.#running} generations run and ${this.#waiting} wait`,
+        what: `the server is busy: ${this.#running} such calls run and ${this.#waiting} wait`,
         fix: 'try again in half a minute',
       });
     }

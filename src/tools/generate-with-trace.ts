@@ -1,14 +1,16 @@
 import { z } from 'zod';
 import { ArgumentError } from '../errors.ts';
-import type { GenerateRequest } from '../generate/types.ts';
+import type { GenerateHooks, GenerateRequest } from '../generate/types.ts';
 import { defineTool, type ToolContext } from './define-tool.ts';
 import { hex, modelField, residue, schemeField, seedField, trit, tritCounts, uint64 } from './fields.ts';
 import { generateResultToJson } from './generate-result.ts';
+import { inTurn } from './in-turn.ts';
 import { fittingSteps } from './result-budget.ts';
-import type { ServiceHooks } from './services.ts';
 
 /** Ends a call before the shortest time-out that clients are known to have, 60 s. */
 const DEFAULT_MAX_SECONDS = 45;
+/** What is left of a call's time after a long wait: enough for some tokens and a handle to go on with. */
+const LEAST_SECONDS = 1;
 
 const message = z.strictObject({ role: z.enum(['system', 'user', 'assistant']), content: z.string() });
 
@@ -71,7 +73,8 @@ export const generateWithTraceTool = defineTool({
   }),
   hints: { readOnly: true, idempotent: true },
   example: { prompt: 'Once upon a time', max_tokens: 12 },
-  run: async (args, { services, signal, progress, resultBudget }) => {
+  run: async (args, context) => {
+    const { services, signal, progress, resultBudget } = context;
     const begins = (['prompt', 'messages', 'continuation'] as const).filter((name) => args[name] !== undefined);
     if (begins.length !== 1) {
       throw new ArgumentError({
@@ -95,11 +98,12 @@ export const generateWithTraceTool = defineTool({
       ...(args.sample_seed !== undefined && { sampleSeed: args.sample_seed }),
       ...(args.stop !== undefined && { stop: args.stop }),
       activations: args.activations,
-      maxSeconds: args.max_seconds,
     };
-    const result = await services.generate(request, {
-      ...(signal && { signal }),
-      ...hooksFor(progress, maxTokens),
+    const hooks = { ...(signal && { signal }), ...hooksFor(progress, maxTokens) };
+    const result = await inTurn('engine', context, (waitedSeconds) => {
+      // The limit is there for the caller's time-out, which has been running since the call.
+      const maxSeconds = Math.max(args.max_seconds - waitedSeconds, Math.min(args.max_seconds, LEAST_SECONDS));
+      return services.generate({ ...request, maxSeconds }, hooks);
     });
     return generateResultToJson(result);
   },
@@ -113,16 +117,12 @@ export const generateWithTraceTool = defineTool({
     ].join('\n'),
 });
 
-/** Progress counts the prompt's tokens and then the written ones; below 1 the call still waits for its turn. */
-function hooksFor(
-  progress: ToolContext['progress'],
-  maxTokens: number,
-): Pick<ServiceHooks, 'onPrompt' | 'onStep' | 'onQueue'> {
+/** Progress counts the prompt's tokens and then the written ones. */
+function hooksFor(progress: ToolContext['progress'], maxTokens: number): Pick<GenerateHooks, 'onPrompt' | 'onStep'> {
   if (progress === undefined) return {};
   let prompt = 0;
   let written = 0;
   return {
-    onQueue: (position) => progress(1 / (2 + position), 1 + maxTokens, `waiting: ${position} before this call`),
     onPrompt: (done, total) => {
       prompt = total;
       progress(done, total + maxTokens, `prompt: ${done} of ${total} tokens`);

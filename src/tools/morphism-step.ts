@@ -5,6 +5,7 @@ import { worldExpectedValue } from '../world/morphism.ts';
 import { morphismColor } from '../world/morphism-color.ts';
 import { defineTool } from './define-tool.ts';
 import { colorFields, residue, seedField } from './fields.ts';
+import { inTurn } from './in-turn.ts';
 import { worldService } from './services.ts';
 
 /**
@@ -62,7 +63,8 @@ export const morphismStepTool = defineTool({
   // The store grows by a world; the same call again lands on the same ids.
   hints: { readOnly: false, idempotent: true, destructive: false },
   example: { model: 'default', text: ['The little fox ran home.'], conserve: true },
-  run: async (args, { services, signal, progress }) => {
+  run: async (args, context) => {
+    const { services, signal, progress } = context;
     const { text, tokens } = args;
     if ((text === undefined) === (tokens === undefined)) {
       throw new ArgumentError({
@@ -76,18 +78,18 @@ export const morphismStepTool = defineTool({
         fix: 'give world to go on, or model to begin; a world knows its model',
       });
     }
-    const { before, after, report } = await worldService(services).step(
-      {
-        ...(args.world === undefined ? { model: args.model ?? 'default' } : { world: args.world }),
-        ...(text !== undefined && { text }),
-        ...(tokens !== undefined && { tokens }),
-        lr: args.lr ?? DEFAULT_LR[args.optimizer],
-        optimizer: args.optimizer,
-        steps: args.steps,
-        conserve: args.conserve,
-      },
-      { ...(signal && { signal }), ...(progress && { onProgress: progress }) },
-    );
+    const request = {
+      ...(args.world === undefined ? { model: args.model ?? 'default' } : { world: args.world }),
+      ...(text !== undefined && { text }),
+      ...(tokens !== undefined && { tokens }),
+      lr: args.lr ?? DEFAULT_LR[args.optimizer],
+      optimizer: args.optimizer,
+      steps: args.steps,
+      conserve: args.conserve,
+    };
+    const hooks = { ...(signal && { signal }), ...(progress && { onProgress: progress }) };
+    const worlds = worldService(services);
+    const { before, after, report } = await inTurn('engine', context, () => worlds.step(request, hooks));
     const { lossBefore, lossAfter } = report;
     const { wev, wevRatio } = worldExpectedValue(lossBefore, lossAfter);
     return {

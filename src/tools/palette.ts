@@ -3,6 +3,7 @@ import { palette } from '../color/palette.ts';
 import { gf3Residue, isConserved, tritSum } from '../gf3/sums.ts';
 import { defineTool } from './define-tool.ts';
 import { colorFields, imageField, residue, schemeField, seedField } from './fields.ts';
+import { inTurn, isLongWalk } from './in-turn.ts';
 import { fitting } from './result-budget.ts';
 
 /** Enough for any picture; keeps a result within what clients accept. */
@@ -33,19 +34,25 @@ export const paletteTool = defineTool({
   }),
   hints: { readOnly: true, idempotent: true },
   example: { n: 12 },
-  run: async ({ n, seed, start, scheme, image }, { addImage, resultBudget }) => {
-    const all = palette({ seed, start, n, scheme });
+  run: async (args, context) => {
+    const { n, seed, start, scheme, image } = args;
+    const { addImage, resultBudget } = context;
+    const draw = async () => {
+      const colors = palette({ seed, start, n, scheme });
+      if (image) {
+        const { swatchPng } = await import('../image/swatches.ts');
+        addImage({
+          png: swatchPng(colors),
+          caption: `${n} swatches of seed ${seed} (${scheme}) from index ${start}`,
+        });
+      }
+      return colors;
+    };
+    const all = image || isLongWalk(scheme, start + n) ? await inTurn('server', context, draw) : await draw();
     // A page is what a smaller n would have given, sums included; the picture shows everything.
     const shown = fitting(all, resultBudget);
     const colors = all.slice(0, shown);
     const sum = tritSum(colors.map(({ trit }) => trit));
-    if (image) {
-      const { swatchPng } = await import('../image/swatches.ts');
-      addImage({
-        png: swatchPng(all),
-        caption: `${n} swatches of seed ${seed} (${scheme}) from index ${start}`,
-      });
-    }
     return {
       seed: `${seed}`,
       scheme,

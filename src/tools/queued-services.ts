@@ -1,57 +1,51 @@
-// Services of a server with many clients: generations and training steps take turns, and somebody counts.
+// Services of a server with many calls at once: heavy work takes turns, and somebody counts.
 
-import type { GenerateRequest, GenerateResult } from '../generate/types.ts';
+import { setImmediate as otherEvents } from 'node:timers/promises';
+import type { GenerateResult } from '../generate/types.ts';
 import { FairQueue, type FairQueueOptions } from './fair-queue.ts';
-import type { ServiceHooks, Services } from './services.ts';
+import type { Services, TurnOf } from './services.ts';
 
-/** What is left of a call's time after a long wait: enough for some tokens and a handle to go on with. */
-const LEAST_SECONDS = 1;
+/** One reads its file while the other computes; more would only take more memory. */
+const SERVER_SLOTS = 2;
+
+export type QueuedServicesOptions = FairQueueOptions & { readonly onResult?: (result: GenerateResult) => void };
 
 export class QueuedServices {
   readonly #services: Services;
   readonly #onResult: (result: GenerateResult) => void;
-  readonly queue: FairQueue;
+  /** `slots` are those of the engine; `maxWaiting` holds for each. */
+  readonly queues: Readonly<Record<TurnOf, FairQueue>>;
 
-  constructor(services: Services, options: FairQueueOptions & { onResult?: (result: GenerateResult) => void }) {
+  constructor(services: Services, { slots, maxWaiting, onResult = () => {} }: QueuedServicesOptions) {
     this.#services = services;
-    this.#onResult = options.onResult ?? (() => {});
-    this.queue = new FairQueue(options);
+    this.#onResult = onResult;
+    this.queues = {
+      engine: new FairQueue({ slots, maxWaiting }),
+      server: new FairQueue({ slots: SERVER_SLOTS, maxWaiting }),
+    };
   }
 
-  /** The services as this client gets them; equal names share a place in the rounds of the queue. */
+  /** The services as this client gets them; equal names share a place in the rounds of the queues. */
   forClient(client: string): Services {
     const { allowedRoots, worlds } = this.#services;
     return {
       allowedRoots,
-      generate: (request, hooks) => this.#generate(client, request, hooks),
-      ...(worlds && {
-        worlds: {
-          step: async (request, hooks) => {
-            const leave = await this.queue.enter(client, { signal: hooks?.signal });
-            return worlds.step(request, hooks).finally(leave);
-          },
-          invert: (world) => worlds.invert(world),
-        },
-      }),
+      ...(worlds && { worlds }),
+      generate: async (request, hooks) => {
+        const result = await this.#services.generate(request, hooks);
+        this.#onResult(result);
+        return result;
+      },
+      takeTurn: async (of, work, { signal, onQueue }) => {
+        const leave = await this.queues[of].enter(client, { signal, onPosition: onQueue });
+        try {
+          // A turn that follows another at once would be one event with it: whoever else is there goes between.
+          if (of === 'server') await otherEvents();
+          return await work();
+        } finally {
+          leave();
+        }
+      },
     };
-  }
-
-  async #generate(client: string, request: GenerateRequest, hooks: ServiceHooks): Promise<GenerateResult> {
-    const start = performance.now();
-    const leave = await this.queue.enter(client, { signal: hooks.signal, onPosition: hooks.onQueue });
-    try {
-      const waited = (performance.now() - start) / 1000;
-      const { maxSeconds } = request;
-      // The limit is there for the caller's time-out, which has been running since the call.
-      const limit =
-        maxSeconds === undefined
-          ? {}
-          : { maxSeconds: Math.max(maxSeconds - waited, Math.min(maxSeconds, LEAST_SECONDS)) };
-      const result = await this.#services.generate({ ...request, ...limit }, hooks);
-      this.#onResult(result);
-      return result;
-    } finally {
-      leave();
-    }
   }
 }

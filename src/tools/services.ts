@@ -5,18 +5,30 @@ import { BitnetError } from '../errors.ts';
 import type { GenerateHooks, GenerateRequest, GenerateResult } from '../generate/types.ts';
 import type { WorldService } from '../world/world-host.ts';
 
-export type ServiceHooks = GenerateHooks & {
-  /** Called while the request waits for its turn, with how many are before it. */
-  readonly onQueue?: (position: number) => void;
+/**
+ * What a piece of heavy work keeps busy: `engine`, the processes that generate and train; `server`, this process's own
+ * thread and memory. Apart, since a picture that takes 50 ms must not wait for generations that take a minute.
+ */
+export type TurnOf = 'engine' | 'server';
+
+export type TurnHooks = {
+  readonly signal?: AbortSignal | undefined;
+  /** Called while the work waits for its turn, with how many are before it, at first and whenever that changes. */
+  readonly onQueue?: ((position: number) => void) | undefined;
 };
 
 export interface Services {
   /** Folders that callers' model paths must lie in; any path when undefined. */
   readonly allowedRoots?: readonly string[] | undefined;
   /** Rejects with CancelledError when the signal fires before there is anything to return. */
-  generate(request: GenerateRequest, hooks: ServiceHooks): Promise<GenerateResult>;
+  generate(request: GenerateRequest, hooks: GenerateHooks): Promise<GenerateResult>;
   /** Where training steps are taken; absent where nobody takes any. */
   readonly worlds?: WorldService;
+  /**
+   * Runs work when its turn has come; absent where calls do not compete. Tools take their turns through `inTurn`.
+   * Throws BusyError when too many wait, and CancelledError when the signal fires before the turn.
+   */
+  readonly takeTurn?: <T>(of: TurnOf, work: () => Promise<T>, hooks: TurnHooks) => Promise<T>;
 }
 
 /** The process has no worlds. */

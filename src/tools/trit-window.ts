@@ -2,6 +2,7 @@
 
 import { ArgumentError } from '../errors.ts';
 import { type Trit, tritSymbol } from '../gf3/trit.ts';
+import { inTurn, type TurnContext } from './in-turn.ts';
 
 /** Rows and columns of a whole window: a map of this side fills a chat's width at 4 pixels a weight; 16 KB as text. */
 export const TRIT_WINDOW_SIDE = 128;
@@ -12,20 +13,21 @@ export type TritWindowRequest = {
   /** First row and column, from 0. */
   readonly row: number;
   readonly column: number;
-  readonly allowedRoots?: readonly string[] | undefined;
-  readonly signal?: AbortSignal;
 };
 
 /**
  * One line a row, one of `-`, `o`, `+` a weight; cut at the layer's edges. Throws ArgumentError for a place outside the
  * layer, and what opening the model throws.
  */
-export async function tritWindowText(request: TritWindowRequest): Promise<string> {
+export function tritWindowText(request: TritWindowRequest, context: TurnContext): Promise<string> {
+  return inTurn('server', context, () => readWindow(request, context));
+}
+
+async function readWindow(request: TritWindowRequest, { services, signal }: TurnContext): Promise<string> {
   // Loaded when asked for: a server that answers its first call soon has read no code for checkpoints.
   const { openTernaryLayer } = await import('../formats/ternary-layers.ts');
   const { openTernaryModel, selectLayers } = await import('./ternary-model.ts');
-  const { allowedRoots, signal } = request;
-  using model = await openTernaryModel(request.model, { allowedRoots });
+  using model = await openTernaryModel(request.model, { allowedRoots: services.allowedRoots });
   const [layer] = selectLayers(model.layers, request.layer);
   const { rows, columns, name } = layer!;
   for (const [axis, value, end] of [

@@ -123,12 +123,13 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
 
   async function readResource(uri: string) {
     const [, model, layer, row, column] = /models\/([^/]+)\/trits\/([^/]+)\/(\d+)\/(\d+)$/.exec(uri)!;
-    const text = await tritWindowText({
+    const place = {
       model: decodeURIComponent(model!),
       layer: decodeURIComponent(layer!),
       row: Number(row),
       column: Number(column),
-    });
+    };
+    const text = await tritWindowText(place, { services });
     return { contents: [{ uri, mimeType: 'text/plain', text }] };
   }
 
@@ -284,7 +285,8 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
     await canvas.waitFor();
     const place = view.locator('.place');
     await expect.poll(() => place.textContent()).toContain('row 0, column 0');
-    const window = (await tritWindowText({ model: 'default', layer: layers[0]!.name, row: 0, column: 0 })).split('\n');
+    const corner = { model: 'default', layer: layers[0]!.name, row: 0, column: 0 };
+    const window = (await tritWindowText(corner, { services })).split('\n');
     // The canvas shows the trits in the result's colors.
     const painted = await canvas.evaluate(
       (element, [x, y]) => {

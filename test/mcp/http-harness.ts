@@ -50,7 +50,7 @@ export async function startServer(options: TestServerOptions = {}): Promise<Runn
         ...(only === undefined ? [] : [only]),
       ),
     metrics,
-    gauges: () => ({ bitnet_generations_waiting: { help: 'Waiting.', value: queued.queue.waiting } }),
+    gauges: () => ({ bitnet_generations_waiting: { help: 'Waiting.', value: queued.queues.engine.waiting } }),
     onError: (error) => process.stderr.write(`${error instanceof Error ? error.stack : String(error)}\n`),
     ...options,
   });

@@ -15,6 +15,8 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true }));
 
+const services = { generate: () => Promise.reject(new Error('not called')) };
+
 /** Only the names matter. */
 const named = (...names: string[]) => names.map((name) => ({ name }) as TernaryLayer);
 const matches = (glob: string, name: string) => {
@@ -81,7 +83,7 @@ test('a config.json that is no file, or too large for one, is refused before it 
 
 test('a window has all of its rows in order', async () => {
   const model = await modelFolder('window');
-  const text = await tritWindowText({ model, layer: 'layers.0.up.weight', row: 5, column: 0 });
+  const text = await tritWindowText({ model, layer: 'layers.0.up.weight', row: 5, column: 0 }, { services });
   expect(text).toBe('+-o+-o+-o+-'.split('').join('\n'));
 });
 
@@ -94,7 +96,7 @@ test('what lies behind the wanted rows is not read', async () => {
     { name: 'a.weight', dtype: 'U8', shape: [1100, 4096], bytes },
     { name: 'a.weight_scale', dtype: 'F32', shape: [1], bytes: new Uint8Array(Float32Array.of(1).buffer) },
   ]);
-  const window = (row: number) => tritWindowText({ model: path, layer: 'a.weight', row, column: 0 });
+  const window = (row: number) => tritWindowText({ model: path, layer: 'a.weight', row, column: 0 }, { services });
   expect((await window(0)).split('\n')).toHaveLength(128);
   await expect(window(4399)).rejects.toThrow();
 });

@@ -46,14 +46,17 @@ export async function serveOnHttp(options: ServeHttpOptions): Promise<void> {
     maxWaiting: MAX_WAITING,
     onResult: ({ usage }) => metrics.tokens(usage),
   });
+  const { engine: engineQueue, server: serverQueue } = queued.queues;
   const server = new HttpServer({
     ...options,
     sessionIdleMs: SESSION_IDLE_MS,
     maxSessionsPerClient: Math.ceil(options.maxSessions / 4),
     metrics,
     gauges: () => ({
-      bitnet_generations_running: { help: 'Generations and training steps that run.', value: queued.queue.running },
-      bitnet_generations_waiting: { help: 'Those that wait for their turn.', value: queued.queue.waiting },
+      bitnet_generations_running: { help: 'Generations and training steps that run.', value: engineQueue.running },
+      bitnet_generations_waiting: { help: 'Those that wait for their turn.', value: engineQueue.waiting },
+      bitnet_analyses_running: { help: 'Analyses and pictures that are being made.', value: serverQueue.running },
+      bitnet_analyses_waiting: { help: 'Those that wait for their turn.', value: serverQueue.waiting },
     }),
     createServer: ({ client, only }) =>
       createMcpServer(
