@@ -14,6 +14,11 @@ export type ErrorText = {
   readonly fix?: string;
 };
 
+/** The parts as one line. */
+export function errorMessage({ what, where, fix }: ErrorText): string {
+  return `${what}${where === undefined ? '' : ` (${where})`}${fix === undefined ? '' : `; ${fix}`}`;
+}
+
 export abstract class BitnetError extends Error {
   /** Stable literal that callers may match on. */
   abstract readonly code: string;
@@ -21,9 +26,7 @@ export abstract class BitnetError extends Error {
   readonly text: ErrorText;
 
   constructor(text: ErrorText, options?: { cause?: unknown }) {
-    const where = text.where === undefined ? '' : ` (${text.where})`;
-    const fix = text.fix === undefined ? '' : `; ${text.fix}`;
-    super(`${text.what}${where}${fix}`, options);
+    super(errorMessage(text), options);
     this.text = text;
     this.name = new.target.name;
   }

@@ -19,7 +19,7 @@ import { skillRegistry } from '../tools/skill-registry.ts';
 import { TRACE_SCHEMES, traceColors } from '../tools/trace-colors.ts';
 import { TRIT_WINDOW_SIDE, tritWindowText } from '../tools/trit-window.ts';
 import { balancedSets } from '../triads/registry.ts';
-import { requestHooks, type ToolEnvironment } from './tool-registration.ts';
+import { requestHooks, type ToolEnvironment, tell } from './tool-registration.ts';
 
 export const SCHEME = 'bitnet-gf3:';
 
@@ -68,7 +68,8 @@ const TRACE_PICTURE = new ResourceTemplate(`${SCHEME}//traces/{scheme}/{seed}/{t
   },
 });
 
-export function registerResources(server: McpServer, { services }: ToolEnvironment): void {
+export function registerResources(server: McpServer, environment: ToolEnvironment): void {
+  const { services } = environment;
   const { allowedRoots } = services;
 
   server.registerResource(
@@ -79,14 +80,14 @@ export function registerResources(server: McpServer, { services }: ToolEnvironme
       description: 'The models that can be used by name: the embedded one and those of the hub cache',
       mimeType: JSON_TYPE,
     },
-    (uri) => answering(async () => json(uri, (await listModels()).map(modelSummary))),
+    (uri) => answering(environment, async () => json(uri, (await listModels()).map(modelSummary))),
   );
 
   server.registerResource(
     'model',
     MODEL,
     { title: 'A model', description: "A model's config.json and its card", mimeType: JSON_TYPE },
-    (uri, { model }) => answering(() => readModel(uri, decoded(model, 'model'), allowedRoots)),
+    (uri, { model }) => answering(environment, () => readModel(uri, decoded(model, 'model'), allowedRoots)),
   );
 
   server.registerResource(
@@ -98,7 +99,7 @@ export function registerResources(server: McpServer, { services }: ToolEnvironme
       mimeType: 'text/plain',
     },
     (uri, variables, context) =>
-      answering(async () => {
+      answering(environment, async () => {
         const place = {
           model: decoded(variables.model, 'model'),
           layer: decoded(variables.layer, 'layer'),
@@ -120,7 +121,7 @@ export function registerResources(server: McpServer, { services }: ToolEnvironme
       cacheHint: FIXED,
     },
     (uri) =>
-      answering(async () => {
+      answering(environment, async () => {
         const registry = skillRegistry();
         return json(uri, { skills: registry.skills, sets: balancedSets(registry).map(setToJson) });
       }),
@@ -136,7 +137,7 @@ export function registerResources(server: McpServer, { services }: ToolEnvironme
       cacheHint: FIXED,
     },
     (uri, { file }) =>
-      answering(async () => {
+      answering(environment, async () => {
         const text = schemas().get(decoded(file, 'file'));
         if (text === undefined) {
           const fix = `schemas: ${[...schemas().keys()].join(', ')}`;
@@ -156,7 +157,7 @@ export function registerResources(server: McpServer, { services }: ToolEnvironme
       cacheHint: FIXED,
     },
     (uri, variables, context) =>
-      answering(async () => {
+      answering(environment, async () => {
         const colors = {
           scheme: decoded(variables.scheme, 'scheme'),
           seed: decoded(variables.seed, 'seed'),
@@ -184,14 +185,27 @@ export function json(uri: URL, value: unknown): ReadResourceResult {
   return { contents: [{ uri: uri.href, mimeType: JSON_TYPE, text: JSON.stringify(value, null, 2) }] };
 }
 
-/** Our errors say what to do, so their text goes to the client; a reader's mistake is not the server's failure. */
-export async function answering(read: () => Promise<ReadResourceResult>): Promise<ReadResourceResult> {
+/** Errors become the protocol's; a reader's mistake is not the server's failure. */
+export async function answering(
+  environment: ToolEnvironment,
+  read: () => Promise<ReadResourceResult>,
+): Promise<ReadResourceResult> {
   try {
     return await read();
   } catch (error) {
-    if (!(error instanceof BitnetError)) throw error;
-    const code = error.fault === 'call' ? ProtocolErrorCode.InvalidParams : ProtocolErrorCode.InternalError;
-    throw new ProtocolError(code, error.message);
+    const isCallers = error instanceof BitnetError && error.fault === 'call';
+    const code = isCallers ? ProtocolErrorCode.InvalidParams : ProtocolErrorCode.InternalError;
+    throw new ProtocolError(code, tell(error, { method: 'resources/read' }, environment));
+  }
+}
+
+/** For lists and completions, which do not know their client: what went wrong without where. */
+export async function listing<T>(list: () => Promise<T>): Promise<T> {
+  try {
+    return await list();
+  } catch (error) {
+    const what = error instanceof BitnetError ? error.text.what : 'an internal error';
+    throw new ProtocolError(ProtocolErrorCode.InternalError, `the list cannot be made: ${what}`);
   }
 }
 

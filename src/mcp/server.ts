@@ -35,7 +35,7 @@ export async function createMcpServer(environment: ToolEnvironment, only?: OnlyM
   for (const tool of called === undefined ? ALL_TOOLS : [called]) registerTool(server, tool, environment);
   if (toolsOnly) return server;
   registerResources(server, environment);
-  if (environment.services.worlds !== undefined) registerWorldResources(server);
+  if (environment.services.worlds !== undefined) registerWorldResources(server, environment);
   registerPrompts(server);
   registerApp(server);
   (await skillCatalog(environment.logger)).attach(server);

@@ -3,11 +3,12 @@
 
 import type { CallToolResult, McpServer, ServerContext, StandardSchemaWithJSON } from '@modelcontextprotocol/server';
 import { BitnetError, CancelledError } from '../errors.ts';
-import type { Logger } from '../logger.ts';
+import type { Facts, Logger } from '../logger.ts';
 import { callTool, type ToolResult } from '../tools/call-tool.ts';
 import { type JsonSchema, jsonSchemaOf, type Tool, type ToolContext } from '../tools/define-tool.ts';
 import type { Services } from '../tools/services.ts';
 import { appMeta } from './apps.ts';
+import { localErrorText, type Teller } from './error-text.ts';
 
 /** Beyond this many characters the JSON is only in structuredContent: the text would fill a model's context. */
 const MAX_JSON_TEXT = 16_384;
@@ -25,6 +26,8 @@ const PROGRESS_INTERVAL_MS = 50;
 export type ToolEnvironment = {
   readonly services: Services;
   readonly logger: Logger;
+  /** What clients read of an error; default: for a client on this machine. */
+  readonly errorText?: Teller;
   /** Told of every call when it has ended. */
   readonly onCall?: (call: ToolCall) => void;
 };
@@ -55,7 +58,7 @@ export function registerTool(server: McpServer, tool: Tool, environment: ToolEnv
       ...appMeta(tool.name),
     },
     async (args, context) => {
-      const { services, logger, onCall } = environment;
+      const { services, onCall } = environment;
       const start = performance.now();
       let outcome: ToolCall['outcome'] = 'ok';
       try {
@@ -66,13 +69,21 @@ export function registerTool(server: McpServer, tool: Tool, environment: ToolEnv
         return toContent(result);
       } catch (error) {
         outcome = outcomeOf(error);
-        if (outcome === 'failed') logger.error('tool failed', { tool: tool.name, err: error });
-        return toErrorContent(error);
+        return { content: [{ type: 'text', text: tell(error, { tool: tool.name }, environment) }], isError: true };
       } finally {
         onCall?.({ tool: tool.name, outcome, seconds: (performance.now() - start) / 1000 });
       }
     },
   );
+}
+
+/** What the client reads of an error. What it does not, and every defect of ours, goes to the log. */
+export function tell(error: unknown, from: Facts, { logger, errorText = localErrorText }: ToolEnvironment): string {
+  const text = errorText(error);
+  const whole = localErrorText(error);
+  if (!(error instanceof BitnetError)) logger.error('a request failed', { ...from, err: error });
+  else if (text !== whole) logger.info('an error was told without its paths', { ...from, text: whole });
+  return text;
 }
 
 function outcomeOf(error: unknown): ToolCall['outcome'] {
@@ -149,13 +160,4 @@ function toContent({ structured, text, images }: ToolResult): CallToolResult {
     ],
     structuredContent: structured,
   };
-}
-
-function toErrorContent(error: unknown): CallToolResult {
-  const message = error instanceof Error ? error.message : String(error);
-  const text =
-    error instanceof BitnetError
-      ? message
-      : `internal error: ${message}; this is a defect of bitnet-gf3, its log on stderr has the details`;
-  return { content: [{ type: 'text', text }], isError: true };
 }

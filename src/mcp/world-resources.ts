@@ -3,7 +3,8 @@
 import { type McpServer, ResourceTemplate } from '@modelcontextprotocol/server';
 import { worldRecordToJson } from '../tools/world-json.ts';
 import type { WorldStore } from '../world/world-store.ts';
-import { answering, decoded, json, SCHEME } from './resources.ts';
+import { answering, decoded, json, listing, SCHEME } from './resources.ts';
+import type { ToolEnvironment } from './tool-registration.ts';
 
 /** Completions and lists stay short; `bitnet-gf3://worlds` has them all. */
 const MAX_LISTED = 100;
@@ -15,21 +16,24 @@ async function openStore(): Promise<WorldStore> {
 }
 
 const WORLD = new ResourceTemplate(`${SCHEME}//worlds/{world}`, {
-  list: async () => ({
-    resources: (await (await openStore()).list()).slice(-MAX_LISTED).map(({ id, stepCount, base }) => ({
-      uri: `${SCHEME}//worlds/${id}`,
-      name: id.slice(0, 12),
-      title: `World ${id.slice(0, 12)}: ${base.model} after ${stepCount} ${stepCount === 1 ? 'step' : 'steps'}`,
-      mimeType: 'application/json',
+  list: () =>
+    listing(async () => ({
+      resources: (await (await openStore()).list()).slice(-MAX_LISTED).map(({ id, stepCount, base }) => ({
+        uri: `${SCHEME}//worlds/${id}`,
+        name: id.slice(0, 12),
+        title: `World ${id.slice(0, 12)}: ${base.model} after ${stepCount} ${stepCount === 1 ? 'step' : 'steps'}`,
+        mimeType: 'application/json',
+      })),
     })),
-  }),
   complete: {
-    world: async (start) =>
-      ['latest', ...(await (await openStore()).ids())].filter((id) => id.startsWith(start)).slice(0, MAX_LISTED),
+    world: (start) =>
+      listing(async () =>
+        ['latest', ...(await (await openStore()).ids())].filter((id) => id.startsWith(start)).slice(0, MAX_LISTED),
+      ),
   },
 });
 
-export function registerWorldResources(server: McpServer): void {
+export function registerWorldResources(server: McpServer, environment: ToolEnvironment): void {
   server.registerResource(
     'worlds',
     `${SCHEME}//worlds`,
@@ -38,7 +42,7 @@ export function registerWorldResources(server: McpServer): void {
       description: 'Every world that morphism_step has reached, oldest first, with the step that led to it',
       mimeType: 'application/json',
     },
-    (uri) => answering(async () => json(uri, (await (await openStore()).list()).map(worldRecordToJson))),
+    (uri) => answering(environment, async () => json(uri, (await (await openStore()).list()).map(worldRecordToJson))),
   );
   server.registerResource(
     'world',
@@ -49,7 +53,7 @@ export function registerWorldResources(server: McpServer): void {
       mimeType: 'application/json',
     },
     (uri, { world }) =>
-      answering(async () => {
+      answering(environment, async () => {
         const store = await openStore();
         return json(uri, worldRecordToJson(await store.record(await store.resolve(decoded(world, 'world')))));
       }),

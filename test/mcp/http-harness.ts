@@ -6,6 +6,7 @@ import { type IncomingHttpHeaders, request as nodeRequest } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { Logger } from '../../src/logger.ts';
+import { remoteErrorText } from '../../src/mcp/error-text.ts';
 import { HttpServer, type HttpServerOptions } from '../../src/mcp/http/http-server.ts';
 import { Metrics } from '../../src/mcp/http/metrics.ts';
 import { createMcpServer } from '../../src/mcp/server.ts';
@@ -46,7 +47,12 @@ export async function startServer(options: TestServerOptions = {}): Promise<Runn
     drainMs: 2000,
     createServer: ({ client, only }) =>
       createMcpServer(
-        { services: queued.forClient(client), logger, onCall: (call) => metrics.call(call) },
+        {
+          services: queued.forClient(client),
+          logger,
+          errorText: remoteErrorText(),
+          onCall: (call) => metrics.call(call),
+        },
         ...(only === undefined ? [] : [only]),
       ),
     metrics,

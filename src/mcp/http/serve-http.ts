@@ -3,6 +3,7 @@
 import { Logger } from '../../logger.ts';
 import { EngineServices } from '../../tools/engine-services.ts';
 import { QueuedServices } from '../../tools/queued-services.ts';
+import { remoteErrorText } from '../error-text.ts';
 import { createMcpServer } from '../server.ts';
 import { isLoopback } from './guards.ts';
 import { HttpServer, type HttpServerOptions } from './http-server.ts';
@@ -46,6 +47,7 @@ export async function serveOnHttp(options: ServeHttpOptions): Promise<void> {
     maxWaiting: MAX_WAITING,
     onResult: ({ usage }) => metrics.tokens(usage),
   });
+  const errorText = remoteErrorText(allowedRoots);
   const { engine: engineQueue, server: serverQueue } = queued.queues;
   const server = new HttpServer({
     ...options,
@@ -60,7 +62,7 @@ export async function serveOnHttp(options: ServeHttpOptions): Promise<void> {
     }),
     createServer: ({ client, only }) =>
       createMcpServer(
-        { services: queued.forClient(client), logger, onCall: (call) => metrics.call(call) },
+        { services: queued.forClient(client), logger, errorText, onCall: (call) => metrics.call(call) },
         ...(only === undefined ? [] : [only]),
       ),
     onError: (error) => logger.error('request failed', { err: error }),
