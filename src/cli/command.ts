@@ -59,7 +59,7 @@ export type Command<Specs extends FlagSpecs = FlagSpecs> = {
   readonly examples: readonly string[];
   /** More that help should say. */
   readonly notes?: string;
-  /** Resolves to the exit code (0 unless it says 1). */
+  /** Resolves to the exit status (exit-status.ts); `ok` when it does not say. */
   readonly run: (input: CommandInput<Specs>) => Promise<number | undefined>;
 };
 

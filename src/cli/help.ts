@@ -36,6 +36,7 @@ export function programHelp(version: string, commands: readonly CommandEntry[]):
     table(commands.filter(({ hidden }) => !hidden).map(({ name, summary }) => [name, summary])),
     '',
     'Every command takes --json and --help.',
+    'Exit status: 0 ok, 1 the job failed, 2 the call was wrong, 130 stopped by Ctrl-C or another signal.',
     '',
     'Example:',
     '  bitnet-gf3 infer "Once upon a time" --trace-gf3',

@@ -7,6 +7,7 @@ import type { GenerateRequest, GenerateResult, TraceStep } from '../generate/typ
 import { generateResultToJson } from '../tools/generate-result.ts';
 import { colorMark, conservationLine } from './color-line.ts';
 import { type CommandInput, defineCommand } from './command.ts';
+import { EXIT } from './exit-status.ts';
 import { BACKEND_FLAGS, backendOptions, MODEL_FLAG } from './model-flags.ts';
 import type { Output } from './output.ts';
 import { visible } from './visible.ts';
@@ -56,7 +57,7 @@ export const command = defineCommand({
     // What became certain only at the end: the bytes of a cut character.
     else output.line(result.completion.slice(printed));
     if (!json) output.note(footer(result));
-    return result.finishReason === 'cancelled' ? 130 : 0;
+    return result.finishReason === 'cancelled' ? EXIT.stopped : EXIT.ok;
   },
 });
 

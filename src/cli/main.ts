@@ -6,12 +6,8 @@ import module from 'node:module';
 import { ArgumentError, BitnetError, CancelledError } from '../errors.ts';
 import { packageVersion } from '../package-info.ts';
 import { COMMANDS, loadCommand } from './commands.ts';
+import { EXIT } from './exit-status.ts';
 import { Output } from './output.ts';
-
-const EXIT_JOB_FAILED = 1;
-const EXIT_CALL_WRONG = 2;
-/** What shells report for a program that ended by Ctrl-C. */
-const EXIT_INTERRUPTED = 130;
 
 // Node 22 and later keep compiled code between runs: the server then starts in half the time.
 (module as { enableCompileCache?: () => unknown }).enableCompileCache?.();
@@ -55,7 +51,7 @@ function abortOnSignals(): AbortSignal {
   const controller = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(name, () => {
-      if (controller.signal.aborted) process.exit(EXIT_INTERRUPTED);
+      if (controller.signal.aborted) process.exit(EXIT.stopped);
       controller.abort(new CancelledError(`stopped by ${name}`));
     });
   }
@@ -70,13 +66,13 @@ function report(error: unknown): number {
     const hint = process.env.BITNET_DEBUG ? '' : '(set BITNET_DEBUG=1 for the stack trace)';
     process.stderr.write(`${hint || (error instanceof Error ? error.stack : '')}\n`);
   }
-  if (error instanceof CancelledError) return EXIT_INTERRUPTED;
-  return foreseen && error.fault === 'call' ? EXIT_CALL_WRONG : EXIT_JOB_FAILED;
+  if (error instanceof CancelledError) return EXIT.stopped;
+  return foreseen && error.fault === 'call' ? EXIT.callWrong : EXIT.jobFailed;
 }
 
 // A reader that went away (`bitnet-gf3 palette 4096 | head -1`) is not a failure.
 process.stdout.on('error', (error: NodeJS.ErrnoException) =>
-  process.exit(error.code === 'EPIPE' ? 0 : EXIT_JOB_FAILED),
+  process.exit(error.code === 'EPIPE' ? EXIT.ok : EXIT.jobFailed),
 );
 
 const signal = abortOnSignals();

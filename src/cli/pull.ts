@@ -1,5 +1,6 @@
 import { ArgumentError, CancelledError } from '../errors.ts';
 import { defineCommand } from './command.ts';
+import { EXIT } from './exit-status.ts';
 import { openProgressBar } from './progress-bar.ts';
 
 const MAIN = 'main';
@@ -69,7 +70,7 @@ export const command = defineCommand({
       if (!(error instanceof CancelledError)) throw error;
       bar[Symbol.dispose]();
       output.note('stopped; the same command goes on from here');
-      return 130;
+      return EXIT.stopped;
     }
   },
 });

@@ -9,6 +9,7 @@ import { SCHEDULES, type ScheduleKind } from '../train/schedule.ts';
 import type { TrainableModel } from '../train/trainable-model.ts';
 import { DEFAULT_SETTINGS, type TrainResult } from '../train/trainer.ts';
 import { type CommandInput, defineCommand } from './command.ts';
+import { EXIT } from './exit-status.ts';
 import type { Output } from './output.ts';
 import { openProgressBar } from './progress-bar.ts';
 
@@ -231,7 +232,7 @@ async function run({ flags, json, output, signal }: CommandInput<typeof FLAGS>):
   }
   await drawCurve(join(out, 'loss.png'), result);
   report(result, out, json, output);
-  return result.finished ? 0 : 130;
+  return result.finished ? EXIT.ok : EXIT.stopped;
 }
 
 function withoutClip<T extends { readonly clipNorm?: number }>({ clipNorm: _, ...rest }: T): Omit<T, 'clipNorm'> {

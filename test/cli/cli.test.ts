@@ -1,3 +1,5 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { COMMANDS, loadCommand } from '../../src/cli/commands.ts';
 import { runCli } from './run-cli.ts';
@@ -31,6 +33,15 @@ test('--help lists every public command', async () => {
   expect(code).toBe(0);
   for (const { name, hidden } of COMMANDS) {
     expect(stdout.includes(`\n  ${name} `), name).toBe(hidden !== true);
+  }
+});
+
+test('the exit statuses are told where people look', async () => {
+  const { stdout } = await runCli(['--help']);
+  const readme = await readFile(join(import.meta.dirname, '../../README.md'), 'utf8');
+  for (const text of [stdout, readme]) {
+    const told = text.replace(/\s+/g, ' ').match(/exit status(?: is|:) [^.]*/i)?.[0];
+    expect(told?.match(/\b\d+\b/g)).toEqual(['0', '1', '2', '130']);
   }
 });
 
