@@ -34,7 +34,7 @@ export const command = defineCommand({
   examples: ['analyze default', 'analyze default --layer "*.q_proj.*" --json'],
   run: async ({ positionals, flags, json, output, signal }) => {
     const model = positionals[0]!;
-    using bar = openProgressBar(output, 'analyze');
+    using bar = openProgressBar({ output, json }, 'analyze');
     const args = { model, seed: `${flags.seed}`, ...(flags.layer !== undefined && { layer: flags.layer }) };
     const { structured } = await callTool(analyzeLayerTool, args, {
       services: NO_SERVICES,

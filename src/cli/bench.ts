@@ -50,7 +50,7 @@ export const command = defineCommand({
       ...(flags.threads !== undefined && { threads: flags.threads }),
     });
     const loadMs = performance.now() - loadStarted;
-    using bar = openProgressBar(output, 'bench');
+    using bar = openProgressBar({ output, json }, 'bench');
     const result = await runBench(executable, program, {
       ...(flags.concurrency !== undefined && { concurrency: flags.concurrency }),
       signal,

@@ -1,4 +1,5 @@
 import { defineCommand } from './command.ts';
+import { openProgressBar } from './progress-bar.ts';
 
 const FORMATS = ['hf', 'gguf-i2_s', 'gguf-tq2_0', 'gguf-tq1_0'] as const;
 
@@ -32,7 +33,10 @@ export const command = defineCommand({
     ]);
     const source = await resolveModel(positionals[0]!);
     const to = flags.to as (typeof FORMATS)[number] | undefined;
-    const report = await convertModel(source, positionals[1]!, { signal, ...(to !== undefined && { to }) });
+    using bar = openProgressBar({ output, json }, 'convert');
+    const options = { signal, onProgress: bar.update, ...(to !== undefined && { to }) };
+    const report = await convertModel(source, positionals[1]!, options);
+    bar[Symbol.dispose]();
     if (json) {
       output.json({ format: report.format, path: report.path, size_bytes: report.sizeBytes, notes: report.notes });
     } else {

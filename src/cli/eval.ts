@@ -32,7 +32,7 @@ export const command = defineCommand({
     if (flags.logits !== undefined && ids === undefined) {
       throw new ArgumentError({ what: '--logits goes with --ids', fix: 'give --ids, or leave --logits out' });
     }
-    using bar = openProgressBar(output, 'eval');
+    using bar = openProgressBar({ output, json }, 'eval');
     const { evaluateIds, evaluateText } = await import('../generate/evaluate.ts');
     const options = {
       ...backendOptions(flags),

@@ -1,6 +1,6 @@
-// A bar on stderr for work that takes a while; nothing where stderr is no terminal.
+// A bar on stderr for work that takes a while; nothing where stderr is no terminal or a program asked for JSON.
 
-import type { Output } from './output.ts';
+import type { CommandInput, FlagSpecs } from './command.ts';
 
 const WIDTH = 28;
 const REDRAW_MS = 60;
@@ -9,12 +9,15 @@ const QUIET_MS = 300;
 
 export type ProgressBar = Disposable & {
   /** `total` may change between calls. */
-  update(done: number, total: number, label?: string): void;
+  readonly update: (done: number, total: number, label?: string) => void;
 };
 
 /** Dispose it to take the bar off the terminal. */
-export function openProgressBar(output: Output, label: string): ProgressBar {
-  const terminal = output.progressTerminal;
+export function openProgressBar(
+  { output, json }: Pick<CommandInput<FlagSpecs>, 'output' | 'json'>,
+  label: string,
+): ProgressBar {
+  const terminal = json ? undefined : output.progressTerminal;
   if (terminal === undefined) return { update: () => {}, [Symbol.dispose]: () => {} };
   const start = performance.now();
   let drawn = 0;

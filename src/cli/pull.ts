@@ -38,7 +38,7 @@ export const command = defineCommand({
     const revision = flags.revision ?? inName ?? MAIN;
     const files = [...(file === undefined ? [] : [file]), ...(flags.file ?? [])];
     const { pull } = await import('../hub/pull.ts');
-    using bar = openProgressBar(output, 'pull');
+    using bar = openProgressBar({ output, json }, 'pull');
     try {
       const result = await pull(repo, {
         revision,

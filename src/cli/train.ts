@@ -186,7 +186,7 @@ async function run({ flags, json, output, signal }: CommandInput<typeof FLAGS>):
   const { steps } = flags;
   let result: TrainResult;
   {
-    using bar = openProgressBar(output, 'train');
+    using bar = openProgressBar({ output, json }, 'train');
     let evalLoss: number | undefined;
     let shown = 0;
     result = await runTraining({

@@ -2,18 +2,31 @@
 
 import { loadTrainKernels } from '../train/native-kernels.ts';
 import { verifyQatCase } from '../train/verify-qat.ts';
+import { EXIT } from './exit-status.ts';
 import type { Output } from './output.ts';
+import { openProgressBar } from './progress-bar.ts';
 
-type Options = { readonly backend: string; readonly threads: number | undefined; readonly json: boolean };
+type Options = {
+  readonly backend: string;
+  readonly threads: number | undefined;
+  readonly json: boolean;
+  readonly signal: AbortSignal;
+};
 
-/** `js` takes the readable kernels, anything else the native ones if they can be had. Resolves to the exit code. */
+/** `js` takes the readable kernels, anything else the native ones if they can be had. Resolves to the exit status. */
 export async function verifyTraining(folder: string, options: Options, output: Output): Promise<number> {
   const kernels = await loadTrainKernels({
     kernels: options.backend === 'js' ? 'js' : 'auto',
     ...(options.threads !== undefined && { threads: options.threads }),
     onFallback: (reason) => output.note(`native training kernels are not there, using js: ${reason}`),
   });
-  const report = await verifyQatCase(folder, { kernels });
+  using bar = openProgressBar({ output, json: options.json }, 'verify');
+  const report = await verifyQatCase(folder, {
+    kernels,
+    signal: options.signal,
+    onPass: (done, total) => bar.update(done, total, `pass ${done + 1} of ${total}`),
+  });
+  bar[Symbol.dispose]();
   const { worstGradient, sgdMaxAbsErr, adamwMaxAbsErr, adamwNoiseMaxAbsErr } = report;
   if (options.json) {
     output.json({
@@ -34,7 +47,7 @@ export async function verifyTraining(folder: string, options: Options, output: O
       failures: report.failures,
       ok: report.ok,
     });
-    return report.ok ? 0 : 1;
+    return report.ok ? EXIT.ok : EXIT.jobFailed;
   }
   const small = (value: number) => value.toExponential(2);
   output.line(
@@ -51,5 +64,5 @@ export async function verifyTraining(folder: string, options: Options, output: O
   );
   for (const failure of report.failures) output.line(`✗ ${failure}`);
   output.line(`${report.ok ? 'ok' : 'NOT ok'} on ${report.kernels} kernels`);
-  return report.ok ? 0 : 1;
+  return report.ok ? EXIT.ok : EXIT.jobFailed;
 }

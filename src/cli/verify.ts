@@ -1,5 +1,7 @@
 import { defineCommand } from './command.ts';
+import { EXIT } from './exit-status.ts';
 import { BACKEND_FLAGS, backendOptions } from './model-flags.ts';
+import { openProgressBar } from './progress-bar.ts';
 
 export const command = defineCommand({
   name: 'verify',
@@ -15,16 +17,18 @@ export const command = defineCommand({
   notes:
     'Ok means: logits (and log-probabilities, where the case has them) within the tolerance that expected.json\n' +
     'requires, the first greedy_certain greedy tokens equal, and the same bits however the prompt is cut. The head has\n' +
-    "the checkpoint's own precision unless --head says otherwise. Exit code 1 when not ok.\n" +
+    "the checkpoint's own precision unless --head says otherwise. Exit status 1 when not ok.\n" +
     'A case of one training step is computed and compared likewise: loss, gradients, SGD and AdamW updates, a short run.',
   run: async ({ positionals, flags, json, output, signal }) => {
     const folder = positionals[0]!;
     const { caseKind, verifyCase } = await import('../generate/verify.ts');
     if ((await caseKind(folder)) === 'qat') {
       const { verifyTraining } = await import('./verify-training.ts');
-      return verifyTraining(folder, { backend: flags.backend, threads: flags.threads, json }, output);
+      return verifyTraining(folder, { backend: flags.backend, threads: flags.threads, json, signal }, output);
     }
-    const report = await verifyCase(folder, { ...backendOptions(flags), signal });
+    using bar = openProgressBar({ output, json }, 'verify');
+    const report = await verifyCase(folder, { ...backendOptions(flags), signal, onProgress: bar.update });
+    bar[Symbol.dispose]();
     if (json) {
       output.json({
         case: report.case,
@@ -65,6 +69,6 @@ export const command = defineCommand({
       }
       output.line(`${report.ok ? 'ok' : 'NOT ok'} on backend ${report.backend}`);
     }
-    return report.ok ? 0 : 1;
+    return report.ok ? EXIT.ok : EXIT.jobFailed;
   },
 });

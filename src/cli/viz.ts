@@ -65,7 +65,7 @@ export const command = defineCommand({
     }
     const file =
       flags.out ?? (form === undefined ? `${layers[0]!.name.replace(/[^\w.-]/g, '_')}.png` : positionals[0]!);
-    using bar = openProgressBar(output, 'viz');
+    using bar = openProgressBar({ output, json }, 'viz');
     bar.update(0, 1);
     const png = await tritPicture(model, layers, { seed: flags.seed, maxSide: flags['max-side'], signal });
     await writeOutput(file, png);

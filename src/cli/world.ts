@@ -101,7 +101,7 @@ async function diff(
   [from, to]: [string, string],
 ): Promise<void> {
   const hooks = { signal };
-  using bar = openProgressBar(output, 'replay');
+  using bar = openProgressBar({ output, json }, 'replay');
   const layers = await worlds.diff(from, to, {
     ...hooks,
     onProgress: (done, total, message) => bar.update(done, total, message),

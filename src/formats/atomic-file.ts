@@ -7,6 +7,13 @@ import { basename, dirname, join } from 'node:path';
 import { CancelledError } from '../errors.ts';
 import { WriteError } from './errors.ts';
 
+/** Of the writers of files of tensors. */
+export type WriteOptions = {
+  readonly signal?: AbortSignal;
+  /** Told when a tensor has been written. */
+  readonly onTensor?: (done: number, total: number) => void;
+};
+
 /** Appends bytes to the file being written. */
 export type AtomicSink = { write(bytes: Uint8Array): Promise<void>; readonly written: number };
 

@@ -1,6 +1,6 @@
 // Writes a GGUF file, version 3. Tensors go out in the order given and may be streamed.
 
-import { type AtomicSink, writeFileAtomically } from './atomic-file.ts';
+import { type AtomicSink, type WriteOptions, writeFileAtomically } from './atomic-file.ts';
 import { WriteError } from './errors.ts';
 import { ggmlByteLength, ggmlTypeNames, ggmlTypeOfName } from './ggml-types.ts';
 import { GGUF_VALUE_TYPES, type GgufElementType } from './gguf-values.ts';
@@ -33,7 +33,7 @@ export type GgufTensorToWrite = {
 export async function writeGguf(
   path: string,
   contents: { readonly metadata: readonly GgufPair[]; readonly tensors: readonly GgufTensorToWrite[] },
-  options: { readonly signal?: AbortSignal } = {},
+  options: WriteOptions = {},
 ): Promise<void> {
   const alignment = alignmentOf(path, contents.metadata);
   const sizes = contents.tensors.map((tensor) => byteLengthOf(path, tensor));
@@ -42,7 +42,10 @@ export async function writeGguf(
     path,
     async (sink) => {
       await sink.write(header);
-      for (const [i, tensor] of contents.tensors.entries()) await writeTensor(sink, path, tensor, sizes[i]!, alignment);
+      for (const [i, tensor] of contents.tensors.entries()) {
+        await writeTensor(sink, path, tensor, sizes[i]!, alignment);
+        options.onTensor?.(i + 1, contents.tensors.length);
+      }
     },
     options.signal,
   );

@@ -2,7 +2,7 @@
 // need not fit in memory.
 
 import { DTYPES, type Dtype, elementCount } from '../tensor/tensor-view.ts';
-import { type AtomicSink, writeFileAtomically } from './atomic-file.ts';
+import { type AtomicSink, type WriteOptions, writeFileAtomically } from './atomic-file.ts';
 import { WriteError } from './errors.ts';
 
 /** A `TensorView`, or the same with its bytes in pieces that are made when they are due. */
@@ -20,7 +20,7 @@ export async function writeSafetensors(
   path: string,
   tensors: Iterable<TensorToWrite>,
   metadata: Readonly<Record<string, string>> = {},
-  options: { readonly signal?: AbortSignal } = {},
+  options: WriteOptions = {},
 ): Promise<void> {
   const sorted = [...tensors].sort(
     (a, b) => DTYPES[b.dtype] - DTYPES[a.dtype] || (a.name < b.name ? -1 : a.name > b.name ? 1 : 0),
@@ -30,7 +30,10 @@ export async function writeSafetensors(
     path,
     async (sink) => {
       await sink.write(header);
-      for (const tensor of sorted) await writeTensor(sink, path, tensor);
+      for (const [i, tensor] of sorted.entries()) {
+        await writeTensor(sink, path, tensor);
+        options.onTensor?.(i + 1, sorted.length);
+      }
     },
     options.signal,
   );

@@ -9,7 +9,7 @@ import { BitnetError, CancelledError } from '../errors.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { openModel } from '../model/open-model.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
-import { allLogits, negativeLogLikelihood } from './forward.ts';
+import { allLogits, type ForwardOptions, negativeLogLikelihood } from './forward.ts';
 import { chooseToken } from './sampler.ts';
 import { type BackendChoice, ownBackend } from './token-source.ts';
 import type { HeadPrecision } from './types.ts';
@@ -20,6 +20,8 @@ export type VerifyOptions = {
   /** Default `full`. */
   readonly head?: HeadPrecision;
   readonly signal?: AbortSignal;
+  /** Told of every token that was computed, of all that will be; and of each layer while the model is loaded. */
+  readonly onProgress?: (done: number, total: number, doing: string) => void;
 };
 
 export type VerifyReport = {
@@ -80,14 +82,23 @@ export async function caseKind(dir: string): Promise<'inference' | 'qat'> {
 export async function verifyCase(dir: string, options: VerifyOptions = {}): Promise<VerifyReport> {
   const choice = ownBackend(options.backend ?? 'auto', 'verify a checkpoint');
   const expected = checkExpected(await readExpected(dir), dir);
-  const { signal } = options;
+  const { signal, onProgress } = options;
   const cancelled = signal === undefined ? {} : { signal };
-  const model = { name: dir, head: options.head ?? 'full', ...cancelled };
+  const ids = expected.input_ids;
+  const total = 2 * ids.length + expected.greedy.length + (expected.perplexity?.input_ids.length ?? 0);
+  /** Tells of tokens of one part of the work; `before` are those of the parts before it. */
+  const counting = (before: number, doing: string) => (tokens: number) => onProgress?.(before + tokens, total, doing);
+  const model = {
+    name: dir,
+    head: options.head ?? 'full',
+    onLayer: (layer: number, layers: number) => onProgress?.(0, total, `loading layer ${layer} of ${layers}`),
+    ...cancelled,
+  };
   const { program } = await openModel({ kind: 'folder', path: dir }, model);
   using executable = await loadOn(choice, program, options.threads === undefined ? {} : { threads: options.threads });
   const { vocabSize } = program;
-  const ids = expected.input_ids;
-  const logits = await allLogits(executable, ids, vocabSize, { chunk: ids.length, ...cancelled });
+  const whole = { chunk: ids.length, onChunk: counting(0, 'logits'), ...cancelled };
+  const logits = await allLogits(executable, ids, vocabSize, whole);
 
   using reference = await openCheckpoint(join(dir, 'expected.safetensors'));
   const wanted = toFloat32(await reference.read('logits'));
@@ -107,11 +118,20 @@ export async function verifyCase(dir: string, options: VerifyOptions = {}): Prom
     largest = Math.max(largest, Math.abs(wanted[i]!));
   }
 
-  const greedy = await greedyTokens(executable, ids, expected.greedy.length, vocabSize, signal);
+  const greedy = await greedyTokens(executable, ids, expected.greedy.length, vocabSize, {
+    onToken: counting(ids.length, 'greedy tokens'),
+    ...cancelled,
+  });
   const different = greedy.findIndex((token, i) => token !== expected.greedy[i]);
   const greedyMatch = different < 0 ? greedy.length : different;
-  const chunkedEqual = await sameInPieces(executable, ids, vocabSize, logits, expected.chunked_prefill?.chunks);
-  const nll = await compareNll(executable, vocabSize, expected, cancelled);
+  const chunkedEqual = await sameInPieces(executable, ids, vocabSize, logits, expected.chunked_prefill?.chunks, {
+    onToken: counting(ids.length + greedy.length, 'the prompt in pieces'),
+    ...cancelled,
+  });
+  const nll = await compareNll(executable, vocabSize, expected, {
+    onChunk: counting(2 * ids.length + greedy.length, 'log-probabilities'),
+    ...cancelled,
+  });
   const tolerance = expected.tolerance.logits_max_abs;
   return {
     case: dir,
@@ -173,12 +193,14 @@ function checkExpected(json: unknown, dir: string): Expected {
   return { ...expected, greedy_certain: expected.greedy_certain ?? expected.greedy.length };
 }
 
+type TokenHooks = { readonly signal?: AbortSignal; readonly onToken: (done: number) => void };
+
 async function greedyTokens(
   executable: Executable,
   prompt: readonly number[],
   count: number,
   vocabSize: number,
-  signal: AbortSignal | undefined,
+  { signal, onToken }: TokenHooks,
 ): Promise<number[]> {
   const sequence = executable.createSequence();
   const written: number[] = [];
@@ -197,6 +219,7 @@ async function greedyTokens(
     const greedy = { temperature: 0, topK: 0, topP: 1, sampleSeed: 0n };
     const { token } = chooseToken(logits.subarray(0, vocabSize), written.length, greedy);
     written.push(token);
+    onToken(written.length);
     pending = [token];
   }
   executable.freeSequence(sequence);
@@ -210,11 +233,13 @@ async function sameInPieces(
   vocabSize: number,
   whole: Float32Array,
   chunks: readonly number[] | undefined,
+  { signal, onToken }: TokenHooks,
 ): Promise<boolean> {
   const sequence = executable.createSequence();
   let equal = true;
   let from = 0;
   for (let piece = 0; from < ids.length; piece += 1) {
+    if (signal?.aborted) throw new CancelledError();
     const rows = Math.min(Math.max(1, chunks?.[piece] ?? piece + 1), ids.length - from);
     const { logits } = await executable.step({
       tokens: Int32Array.from(ids.slice(from, from + rows)),
@@ -226,6 +251,7 @@ async function sameInPieces(
     const wholeBits = new Uint32Array(whole.buffer, whole.byteOffset + 4 * from * vocabSize, logits.length);
     equal &&= bits.every((word, i) => word === wholeBits[i]);
     from += rows;
+    onToken(from);
   }
   executable.freeSequence(sequence);
   return equal;
@@ -235,7 +261,7 @@ async function compareNll(
   executable: Executable,
   vocabSize: number,
   expected: Expected,
-  options: { readonly signal?: AbortSignal },
+  options: ForwardOptions,
 ): Promise<VerifyReport['nll']> {
   const { perplexity, tolerance } = expected;
   if (perplexity === undefined || tolerance.token_nll_max_abs === undefined || tolerance.mean_nll_abs === undefined) {

@@ -5,6 +5,7 @@ import { copyFile, mkdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { DenseWeight, TernaryWeight, VectorWeight } from '../engine/program.ts';
 import { ArgumentError } from '../errors.ts';
+import type { WriteOptions } from '../formats/atomic-file.ts';
 import { GgufFile } from '../formats/gguf-file.ts';
 import { type GgufPair, type GgufTensorToWrite, writeGguf } from '../formats/write-gguf.ts';
 import { type TensorToWrite, writeSafetensors } from '../formats/write-safetensors.ts';
@@ -29,7 +30,8 @@ export type ConvertFormat = (typeof CONVERT_FORMATS)[number];
 
 export type ConvertOptions = {
   readonly to?: ConvertFormat;
-  readonly onLayer?: (done: number, total: number) => void;
+  /** Told of layers that were read and tensors that were written. */
+  readonly onProgress?: (done: number, total: number, doing: string) => void;
   readonly signal?: AbortSignal;
 };
 
@@ -60,14 +62,21 @@ export async function convertModel(
       fix: 'choose another name or remove it first',
     });
   }
+  const { onProgress, signal } = options;
+  const cancellable = signal === undefined ? {} : { signal };
   const { config, weights } = await openWeights(source, {
     head: 'full',
-    ...(options.onLayer === undefined ? {} : { onLayer: options.onLayer }),
-    ...(options.signal === undefined ? {} : { signal: options.signal }),
+    onLayer: (done, total) => onProgress?.(done, 2 * total, `reading layer ${done} of ${total}`),
+    ...cancellable,
   });
+  const write: WriteOptions = {
+    // Reading was the first half.
+    onTensor: (done, total) => onProgress?.(total + done, 2 * total, `writing tensor ${done} of ${total}`),
+    ...cancellable,
+  };
   const notes: string[] = [];
-  if (format === 'hf') await writeFolder(source, target, config, weights, notes, options.signal);
-  else await writeGgufModel(source, target, format, config, weights, notes, options.signal);
+  if (format === 'hf') await writeFolder(source, target, config, weights, notes, write);
+  else await writeGgufModel(source, target, format, config, weights, notes, write);
   const file = format === 'hf' ? join(target, 'model.safetensors') : target;
   return { format, path: target, sizeBytes: (await stat(file)).size, notes };
 }
@@ -80,7 +89,7 @@ async function writeFolder(
   config: ModelConfig,
   weights: ModelWeights,
   notes: string[],
-  signal: AbortSignal | undefined,
+  options: WriteOptions,
 ): Promise<void> {
   // Built beside its place and renamed when whole.
   const building = `${target}.partial-${process.pid}`;
@@ -91,7 +100,7 @@ async function writeFolder(
       join(building, 'model.safetensors'),
       huggingFaceTensors(config, weights),
       { format: 'pt' },
-      signal === undefined ? {} : { signal },
+      options,
     );
     await writeJson(join(building, 'config.json'), huggingFaceConfig(config));
     await copyTokenizer(source, building, notes);
@@ -213,7 +222,7 @@ async function writeGgufModel(
   config: ModelConfig,
   weights: ModelWeights,
   notes: string[],
-  signal: AbortSignal | undefined,
+  options: WriteOptions,
 ): Promise<void> {
   const type = MATRIX_TYPES[format];
   const architecture = { bitnet: 'bitnet-b1.58', onebitllm: 'bitnet', llama: 'llama' }[config.family];
@@ -226,7 +235,7 @@ async function writeGgufModel(
   }
   const metadata = [...modelPairs(config, architecture), ...(await vocabularyPairs(source, config, notes))];
   const tensors = [...ggufTensors(config, weights, type, architecture, notes)];
-  await writeGguf(target, { metadata, tensors }, signal === undefined ? {} : { signal });
+  await writeGguf(target, { metadata, tensors }, options);
 }
 
 function modelPairs(config: ModelConfig, architecture: string): GgufPair[] {
@@ -293,20 +302,21 @@ function* ggufTensors(
       if (weight !== undefined) yield vector(names.layer(index, names[norm]), weight);
     }
     for (const matrix of MATRICES) {
-      const { trits, scale, rows, columns } = ggufMatrix(config, layer, matrix, type, architecture);
+      const { rows, columns, scale } = layer[matrix];
+      requireWholeBlocks(layer[matrix], type);
       const name = names.layer(index, names[matrix]);
       // TQ blocks hold their scale as f16. llama.cpp's bitnet graphs take a float32 factor beside the matrix.
       const isExact = type === 'I2_S' || f16ToF32(f32ToF16(Float32Array.of(scale)))[0] === scale;
       const beside = !isExact && architecture !== 'llama';
       if (!isExact && !beside) rounded += 1;
       const inside = beside ? 1 : scale;
-      const bytes =
-        type === 'I2_S'
-          ? packI2s(trits, rows, columns, inside)
-          : type === 'TQ2_0'
-            ? packTq2(trits, inside)
-            : packTq1(trits, inside);
-      yield { name, type, shape: [rows, columns], bytes };
+      // Packed when it is written: all matrices at once would take much memory.
+      const chunks = () => {
+        const trits = ggufTrits(config, layer, matrix, architecture);
+        if (type === 'I2_S') return [packI2s(trits, rows, columns, inside)];
+        return [type === 'TQ2_0' ? packTq2(trits, inside) : packTq1(trits, inside)];
+      };
+      yield { name, type, shape: [rows, columns], chunks };
       if (beside) {
         const factor = new Uint8Array(Float32Array.of(scale).buffer);
         yield { name: name.replace(/\.weight$/, '.scale'), type: 'F32', shape: [1], bytes: factor };
@@ -316,25 +326,20 @@ function* ggufTensors(
   if (rounded > 0) notes.push(`${rounded} scales were rounded to f16 (relative error up to 2^-11)`);
 }
 
-function ggufMatrix(
-  config: ModelConfig,
-  layer: LayerWeights,
-  matrix: MatrixName,
-  type: keyof typeof BLOCK,
-  architecture: string,
-): { trits: Int8Array; scale: number; rows: number; columns: number } {
-  const weight: TernaryWeight = layer[matrix];
-  const { rows, columns, bytes, scale } = weight;
-  const fits = type === 'I2_S' ? (rows * columns) % BLOCK[type] === 0 : columns % BLOCK[type] === 0;
-  if (!fits) {
-    throw new ArgumentError({
-      what: `${type} needs ${type === 'I2_S' ? `${BLOCK[type]} to divide the elements` : `rows of a multiple of ${BLOCK[type]}`}, this matrix is ${rows} x ${columns}`,
-      where: weight.name,
-      fix: type === 'I2_S' ? 'convert to hf instead' : 'use --to gguf-i2_s or --to hf',
-    });
-  }
+function requireWholeBlocks({ name, rows, columns }: TernaryWeight, type: keyof typeof BLOCK): void {
+  if (type === 'I2_S' ? (rows * columns) % BLOCK[type] === 0 : columns % BLOCK[type] === 0) return;
+  throw new ArgumentError({
+    what: `${type} needs ${type === 'I2_S' ? `${BLOCK[type]} to divide the elements` : `rows of a multiple of ${BLOCK[type]}`}, this matrix is ${rows} x ${columns}`,
+    where: name,
+    fix: type === 'I2_S' ? 'convert to hf instead' : 'use --to gguf-i2_s or --to hf',
+  });
+}
+
+/** A matrix's trits (rows, columns) in the order that llama.cpp's graph of the architecture wants. */
+function ggufTrits(config: ModelConfig, layer: LayerWeights, matrix: MatrixName, architecture: string): Int8Array {
+  const { rows, columns, bytes } = layer[matrix];
   const trits = unpackRowquad(bytes, rows, columns);
-  if (architecture !== 'llama' || (matrix !== 'q' && matrix !== 'k')) return { trits, scale, rows, columns };
+  if (architecture !== 'llama' || (matrix !== 'q' && matrix !== 'k')) return trits;
   const heads = matrix === 'q' ? config.numAttentionHeads : config.numKeyValueHeads;
-  return { trits: interleavedHeads(trits, rows, columns, heads), scale, rows, columns };
+  return interleavedHeads(trits, rows, columns, heads);
 }

@@ -3,7 +3,8 @@
 
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { BitnetError } from '../errors.ts';
+import { setImmediate as nextEvents } from 'node:timers/promises';
+import { BitnetError, CancelledError } from '../errors.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { SafetensorsFile } from '../formats/safetensors-file.ts';
 import { readModelConfig } from '../model/open-model.ts';
@@ -74,10 +75,15 @@ export function isQatCase(expected: unknown): boolean {
   return typeof expected === 'object' && expected !== null && 'adamw' in expected && 'sgd_lr' in expected;
 }
 
-export async function verifyQatCase(
-  folder: string,
-  options: { readonly kernels?: TrainKernels } = {},
-): Promise<QatReport> {
+export type VerifyQatOptions = {
+  readonly kernels?: TrainKernels;
+  readonly signal?: AbortSignal;
+  /** Told before each pass, with how many are done. */
+  readonly onPass?: (done: number, total: number) => void;
+};
+
+/** Throws QatCaseError for a folder that is no such case, CancelledError when the signal fires between two passes. */
+export async function verifyQatCase(folder: string, options: VerifyQatOptions = {}): Promise<QatReport> {
   const kernels = options.kernels ?? JS_KERNELS;
   const expected = await readExpected(join(folder, 'expected.json'));
   const config = await readModelConfig(folder);
@@ -89,10 +95,19 @@ export async function verifyQatCase(
   const batch = makeBatch(expected.input_ids.map(nextTokenSequence));
   const gradients = new Float32Array(plan.length);
 
+  const passes = expected.adamw_30_step_losses.length;
+  const beginPass = async (done: number) => {
+    options.onPass?.(done, passes);
+    // A pass holds the thread: a signal is heard only in between.
+    await nextEvents();
+    if (options.signal?.aborted) throw new CancelledError();
+  };
+
   const tensor = async (prefix: string, { name }: Parameter): Promise<Float32Array> =>
     toFloat32(await reference.read(`${prefix}.${name}`));
 
   // Loss, logits and gradients.
+  await beginPass(0);
   const logitsExpected = toFloat32(await reference.read('logits'));
   let logitsMaxAbsErr = 0;
   network.quantize(latents);
@@ -152,7 +167,8 @@ export async function verifyQatCase(
 
   // The run: loss before each step.
   const losses = [loss];
-  while (losses.length < expected.adamw_30_step_losses.length) {
+  while (losses.length < passes) {
+    await beginPass(losses.length);
     network.quantize(latents);
     losses.push(network.lossAndGradients(latents, batch, gradients).loss);
     optimizerStep(kernels, plan, settings('adamw'), rates, latents, gradients, state);

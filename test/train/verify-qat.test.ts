@@ -18,3 +18,15 @@ test.each(['qat_step_a_s611', 'qat_step_b_s622'])(
     expect(report.losses).toHaveLength(30);
   },
 );
+
+test('a signal between two passes ends it', async () => {
+  const controller = new AbortController();
+  const seen: number[] = [];
+  const onPass = (done: number) => {
+    seen.push(done);
+    if (done === 2) controller.abort();
+  };
+  const run = verifyQatCase(folder('qat_step_a_s611'), { signal: controller.signal, onPass });
+  await expect(run).rejects.toMatchObject({ code: 'CANCELLED' });
+  expect(seen).toEqual([0, 1, 2]);
+});
