@@ -35,6 +35,7 @@ export function openProgressBar(
     },
     [Symbol.dispose]: () => {
       if (drawn > 0) terminal.write('\r\x1b[K');
+      drawn = 0;
     },
   };
 }

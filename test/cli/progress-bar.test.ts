@@ -59,6 +59,7 @@ describe.each(WORK)('%s', (_name, args, doing) => {
     const percents = bars.map(percentOf);
     expect(percents).toEqual(percents.toSorted((a, b) => a - b));
     expect(percents.at(-1)).toBeGreaterThan(90);
+    expect(stderr.filter((text) => text === '\r\x1b[K')).toHaveLength(1);
     expect(stderr.at(-1)).toBe('\r\x1b[K');
     expect(stdout.length).toBeGreaterThan(0);
   });
