@@ -38,6 +38,7 @@ function isMorphism(value: unknown): boolean {
     (optimizer === 'adamw' || optimizer === 'sgd') &&
     typeof lr === 'number' &&
     isCount(steps) &&
+    steps !== 0 &&
     typeof conserve === 'boolean' &&
     (text === undefined || isListOf(text, (one) => typeof one === 'string')) &&
     (tokens === undefined || isListOf(tokens, (ids) => isListOf(ids, isCount)))

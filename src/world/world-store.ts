@@ -189,7 +189,7 @@ export class WorldStore {
   /** Throws WorldNotFoundError where there is none, WorldError where its file is damaged or cannot be read. */
   async record(id: string): Promise<WorldRecord> {
     const path = this.#recordPath(id);
-    const fix = `delete the file, or \`world delete ${id.slice(0, 12)}\`; what came from it cannot be replayed then`;
+    const fix = deleteFix(id);
     let text: string;
     try {
       text = await readTextFile(path, MAX_RECORD_BYTES);
@@ -204,6 +204,22 @@ export class WorldStore {
     const record = parseRecord(text, id);
     if (typeof record !== 'string') return record;
     throw new WorldError({ what: `the record is damaged: ${record}`, where: path, fix });
+  }
+
+  /**
+   * The world that this one came from; undefined for one that begins. Every way back goes through here: step counts must
+   * add up from world to world, so that no way is endless, whatever parents the records name. Throws as `record`.
+   */
+  async parentOf({ id, parent, stepCount, morphism }: WorldRecord): Promise<WorldRecord | undefined> {
+    if (parent === null) return undefined;
+    const found = await this.record(parent);
+    const expected = stepCount - morphism!.steps;
+    if (found.stepCount === expected) return found;
+    throw new WorldError({
+      what: `the record is damaged: it says that ${expected} steps are behind the world ${parent} that it came from, which says ${found.stepCount}`,
+      where: this.#recordPath(id),
+      fix: deleteFix(id),
+    });
   }
 
   /** Adds a world; one that is there stays as it is, since its id says all that matters. A damaged one is replaced. */
@@ -301,6 +317,10 @@ export class WorldStore {
     }
     return gone;
   }
+}
+
+function deleteFix(id: string): string {
+  return `delete the file, or \`world delete ${id.slice(0, 12)}\`; what came from it cannot be replayed then`;
 }
 
 /** What is in a folder of the store; nothing before the first write. */

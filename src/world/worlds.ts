@@ -166,25 +166,22 @@ export class Worlds {
   invert(world: string): Promise<InvertResult> {
     return this.#inTurn(async () => {
       const from = await this.store.record(await this.store.resolve(world));
-      if (from.parent === null) {
+      const to = await this.store.parentOf(from);
+      if (to === undefined) {
         throw new WorldError({
           what: `world ${from.id} is where model ${from.base.model} begins: no step led to it`,
           fix: 'invert a world that morphism_step returned as world_after',
         });
       }
-      return { from, to: await this.store.record(from.parent) };
+      return { from, to };
     });
   }
 
   /** From a world back to its beginning, the world first. */
   async log(world: string): Promise<WorldRecord[]> {
     const records: WorldRecord[] = [];
-    let id: string | null = await this.store.resolve(world);
-    while (id !== null) {
-      const record: WorldRecord = await this.store.record(id);
-      records.push(record);
-      id = record.parent;
-    }
+    let at: WorldRecord | undefined = await this.store.record(await this.store.resolve(world));
+    for (; at !== undefined; at = await this.store.parentOf(at)) records.push(at);
     return records;
   }
 
@@ -259,20 +256,22 @@ export class Worlds {
       const children = new Map<string, string[]>();
       for (const { id, parent } of records)
         if (parent !== null) children.set(parent, [...(children.get(parent) ?? []), id]);
-      const doomed = [root];
-      for (let i = 0; i < doomed.length; i += 1) doomed.push(...(children.get(doomed[i]!) ?? []));
-      if (doomed.length > 1 && !options.descendants) {
+      // A set: in a store that somebody changed, a world may come from itself.
+      const doomed = new Set([root]);
+      for (const id of doomed) for (const child of children.get(id) ?? []) doomed.add(child);
+      if (doomed.size > 1 && !options.descendants) {
         throw new WorldError({
-          what: `${doomed.length - 1} worlds came from ${root}`,
+          what: `${doomed.size - 1} worlds came from ${root}`,
           fix: 'delete them first, or all of them at once with --descendants',
         });
       }
       // Leaves first: whatever happens, no world is left without the one it came from.
-      for (const id of doomed.reverse()) {
+      const order = [...doomed].reverse();
+      for (const id of order) {
         await this.store.delete(id);
         this.#states.delete(id);
       }
-      return doomed;
+      return order;
     });
   }
 
@@ -363,12 +362,13 @@ export class Worlds {
     for (;;) {
       state = this.#states.get(at.id) ?? (await this.#checkedSnapshot(at.id));
       if (state !== undefined) break;
-      if (at.parent === null) {
+      const parent: WorldRecord | undefined = await this.store.parentOf(at);
+      if (parent === undefined) {
         state = beginningOf(await this.#baseOf(at));
         break;
       }
       missing.push(at);
-      at = await this.store.record(at.parent);
+      at = parent;
     }
     const { signal, onProgress } = hooks;
     for (const [done, step] of missing.reverse().entries()) {
@@ -406,7 +406,11 @@ export class Worlds {
     const present = await this.store.snapshotIds();
     if (present.has(record.id)) return false;
     let at = record;
-    while (at.parent !== null && !present.has(at.id)) at = await this.store.record(at.parent);
+    while (!present.has(at.id)) {
+      const parent = await this.store.parentOf(at);
+      if (parent === undefined) break;
+      at = parent;
+    }
     return record.stepCount - at.stepCount >= every;
   }
 

@@ -1,8 +1,8 @@
 import { mkdtempSync, rmSync } from 'node:fs';
-import { readdir, rm, writeFile } from 'node:fs/promises';
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { worldExpectedValue } from '../../src/world/morphism.ts';
 import { morphismColorIndex } from '../../src/world/morphism-color.ts';
 import { worldId } from '../../src/world/world-state.ts';
@@ -232,4 +232,57 @@ test('wev and the morphism color follow their definitions', () => {
   expect(worldExpectedValue(3, 2)).toEqual({ wev: 1, wevRatio: 0.5 });
   // printf '["abc"]' | sha256sum begins with 02f393ea93585608; that number mod 1000 is 560.
   expect(morphismColorIndex(['abc'])).toBe(560);
+});
+
+describe.each([1, 2, 3])('a store in which a world comes from itself after %i steps', (length) => {
+  /** A chain of three steps whose `length`th world was made to come from the last of them. */
+  async function forged() {
+    const at = join(folder, `store-${counter++}`);
+    const worlds = await Worlds.open({ folder: at, kernels: 'js' });
+    const ids: string[] = [];
+    let from: { world: string } | { model: string } = { model };
+    for (let i = 0; i < length; i += 1) {
+      const { after } = await worlds.step(step(from));
+      ids.push(after.id);
+      from = { world: after.id };
+    }
+    const path = join(at, 'worlds', `${ids[0]}.json`);
+    const record = JSON.parse(await readFile(path, 'utf8'));
+    await writeFile(path, JSON.stringify({ ...record, parent: ids.at(-1) }));
+    // Without what the process that took the steps remembers.
+    return { worlds: await Worlds.open({ folder: at, kernels: 'js' }), ids, last: ids.at(-1)!, path };
+  }
+
+  test('every way back ends with an error that names the record', async () => {
+    const { worlds, last, ids, path } = await forged();
+    const error = { name: 'WorldError', message: expect.stringContaining(path) };
+    await expect(worlds.log(last)).rejects.toMatchObject(error);
+    await expect(worlds.state(last)).rejects.toMatchObject(error);
+    await expect(worlds.step(step({ world: last }))).rejects.toMatchObject(error);
+    await expect(worlds.diff(last, last)).rejects.toMatchObject(error);
+    await expect(worlds.invert(ids[0]!)).rejects.toMatchObject(error);
+  });
+
+  test('its worlds can be deleted, the others stay', async () => {
+    const { worlds, last } = await forged();
+    const before = await worlds.store.ids();
+    expect(await worlds.delete(last, { descendants: true })).toHaveLength(length);
+    expect(await worlds.store.ids()).toHaveLength(before.length - length);
+  });
+});
+
+test('a step count that does not follow from where the world came from is damage', async () => {
+  const at = join(folder, `store-${counter++}`);
+  const worlds = await Worlds.open({ folder: at, kernels: 'js' });
+  const { after } = await worlds.step(step({ model }, { steps: 3 }));
+  const path = join(at, 'worlds', `${after.id}.json`);
+  const record = JSON.parse(await readFile(path, 'utf8'));
+  for (const forgery of [
+    { ...record, stepCount: 4 },
+    { ...record, morphism: { ...record.morphism, steps: 2 } },
+    { ...record, morphism: { ...record.morphism, steps: 0 } },
+  ]) {
+    await writeFile(path, JSON.stringify(forgery));
+    await expect(worlds.log(after.id)).rejects.toThrow(/the record is damaged/);
+  }
 });
