@@ -37,8 +37,9 @@ export class FileAccessError extends FormatError {
   /** errno name such as ENOENT, where the system gave one. */
   readonly errno: string | undefined;
 
-  constructor(file: string, what: string, cause?: unknown) {
-    super({ file }, { what, fix: 'check the path and its permissions' }, { cause });
+  constructor(file: string, what: string, options: { readonly cause?: unknown; readonly fix?: string } = {}) {
+    const { cause, fix = 'check the path and its permissions' } = options;
+    super({ file }, { what, fix }, { cause });
     this.errno = (cause as NodeJS.ErrnoException | undefined)?.code;
   }
 }

@@ -22,7 +22,7 @@ export async function openCheckpoint(path: string): Promise<Checkpoint> {
     throw new FileAccessError(
       path,
       errno === 'ENOENT' ? 'there is no such file or folder' : `cannot be opened: ${errno}`,
-      cause,
+      { cause },
     );
   }
   return isFolder ? openFolder(path) : openFile(path);

@@ -21,7 +21,7 @@ export class RandomAccessFile implements Disposable {
       const errno = (cause as NodeJS.ErrnoException).code;
       const what =
         errno === 'ENOENT' ? 'there is no such file' : `the file cannot be opened: ${errno ?? String(cause)}`;
-      throw new FileAccessError(path, what, cause);
+      throw new FileAccessError(path, what, { cause });
     }
     try {
       const stat = fstatSync(fd);
@@ -43,7 +43,8 @@ export class RandomAccessFile implements Disposable {
       const count = await new Promise<number>((resolve, reject) => {
         readCallback(fd, out, done, length, position + done, (error, bytesRead) => {
           if (error === null) resolve(bytesRead);
-          else reject(new FileAccessError(this.path, `reading failed: ${error.code ?? error.message}`, error));
+          else
+            reject(new FileAccessError(this.path, `reading failed: ${error.code ?? error.message}`, { cause: error }));
         });
       });
       done += this.#progress(count, position + done, out.byteLength - done);
@@ -58,7 +59,7 @@ export class RandomAccessFile implements Disposable {
         count = readSync(this.#openFd(), out, done, Math.min(out.byteLength - done, MAX_READ), position + done);
       } catch (cause) {
         if (cause instanceof FileAccessError) throw cause;
-        throw new FileAccessError(this.path, `reading failed: ${(cause as NodeJS.ErrnoException).code}`, cause);
+        throw new FileAccessError(this.path, `reading failed: ${(cause as NodeJS.ErrnoException).code}`, { cause });
       }
       done += this.#progress(count, position + done, out.byteLength - done);
     }

@@ -1,11 +1,11 @@
 // Several .safetensors files behind an index: {"metadata": {...}, "weight_map": {tensor name: file name}}. The index and
 // the files must agree in both directions; `total_size` is not compared, since some writers count parameters there.
 
-import { readFile, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { TensorView } from '../tensor/tensor-view.ts';
 import type { Checkpoint, TensorInfo } from './checkpoint.ts';
-import { FileAccessError, FormatError, HeaderLimitError, ShardIndexError, UnknownTensorError } from './errors.ts';
+import { FileAccessError, ShardIndexError, UnknownTensorError } from './errors.ts';
+import { readSmallFile } from './read-small-file.ts';
 import { SafetensorsFile } from './safetensors-file.ts';
 import { MAX_HEADER_BYTES } from './safetensors-header.ts';
 import { JsonReader, JsonSyntaxError } from './strict-json.ts';
@@ -23,17 +23,8 @@ export type ShardIndex = {
 };
 
 export async function readShardIndex(path: string): Promise<ShardIndex> {
-  let bytes: Uint8Array;
-  try {
-    const { size } = await stat(path);
-    if (size > MAX_HEADER_BYTES) {
-      throw new HeaderLimitError({ file: path, what: `the index has ${size} bytes, the limit is ${MAX_HEADER_BYTES}` });
-    }
-    bytes = await readFile(path);
-  } catch (cause) {
-    if (cause instanceof FormatError) throw cause;
-    throw new FileAccessError(path, `the index cannot be read: ${(cause as NodeJS.ErrnoException).code}`, cause);
-  }
+  const bytes = await readSmallFile(path, MAX_HEADER_BYTES);
+  if (bytes === undefined) throw new FileAccessError(path, 'there is no such file');
   let text: string;
   try {
     text = new TextDecoder('utf-8', { fatal: true }).decode(bytes);

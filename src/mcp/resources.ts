@@ -2,7 +2,6 @@
 // and single weights. All of it is a function of its URI and of the model files, so any server behind a load balancer
 // gives the same. (Skills have a protocol extension of their own: skills.ts.)
 
-import { join } from 'node:path';
 import {
   type McpServer,
   ProtocolError,
@@ -11,9 +10,9 @@ import {
   ResourceTemplate,
 } from '@modelcontextprotocol/server';
 import { ArgumentError, BitnetError } from '../errors.ts';
-import { NotATextFileError, readTextFile } from '../hub/read-text-file.ts';
 import { type KnownModel, listModels, resolveModel } from '../hub/resolve-model.ts';
 import { ALL_TOOLS } from '../tools/all-tools.ts';
+import { modelTexts } from '../tools/model-texts.ts';
 import { schemaFiles } from '../tools/schema-files.ts';
 import { skillRegistry } from '../tools/skill-registry.ts';
 import { TRACE_SCHEMES, traceColors } from '../tools/trace-colors.ts';
@@ -25,9 +24,6 @@ export const SCHEME = 'bitnet-gf3:';
 
 /** Files of the package change only with the program; what the hub cache holds may change any time. */
 const FIXED = { ttlMs: 3_600_000, cacheScope: 'public' } as const;
-
-/** A model's texts are small; one that is larger is not what it says. */
-const MAX_MODEL_TEXT_BYTES = 256 * 1024;
 
 // Templates are parsed once: a stateless server is created for every request.
 
@@ -249,20 +245,8 @@ async function readModel(
   if (location.kind !== 'folder') {
     return json(uri, { name, kind: location.kind, see: 'analyze_layer tells what is inside' });
   }
-  const contents = [];
-  for (const [file, mimeType] of [
-    ['config.json', JSON_TYPE],
-    ['README.md', 'text/markdown'],
-  ] as const) {
-    try {
-      const text = await readTextFile(join(location.path, file), MAX_MODEL_TEXT_BYTES);
-      contents.push({ uri: `${uri.href}#${file}`, mimeType, text });
-    } catch (error) {
-      // Left out, as one that is not there.
-      if (!(error instanceof NotATextFileError) && (error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-    }
-  }
-  return { contents };
+  const texts = await modelTexts(location.path);
+  return { contents: texts.map(({ file, mimeType, text }) => ({ uri: `${uri.href}#${file}`, mimeType, text })) };
 }
 
 /** In the contract's spelling. */

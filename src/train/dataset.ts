@@ -1,14 +1,16 @@
 // Training data: a .jsonl of texts, prompt and completion, or chat messages, or a plain .txt; to token sequences with
 // their targets, split into what is learned and what is held out, and dealt into batches in a seeded order.
 
-import { open } from 'node:fs/promises';
+import { constants } from 'node:buffer';
 import { BitnetError } from '../errors.ts';
+import { FileAccessError } from '../formats/errors.ts';
+import { readTextFile } from '../formats/read-small-file.ts';
 import { SplitMix64 } from '../random/splitmix64.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import type { Sequence } from './batch.ts';
 import { NO_TARGET } from './ops/cross-entropy.ts';
 
-/** A dataset that cannot be used, with the line that is at fault. */
+/** A dataset that cannot be used, with the line that is at fault; or one of which nothing is left to train on. */
 export class DatasetError extends BitnetError {
   readonly code = 'BAD_DATASET';
   readonly fault = 'call';
@@ -21,27 +23,16 @@ export type DatasetRecord =
   | { readonly kind: 'completion'; readonly prompt: string; readonly completion: string }
   | { readonly kind: 'chat'; readonly messages: readonly Message[] };
 
-/** The whole dataset is held in memory: as text, then as tokens. */
-export const MAX_DATASET_BYTES = 2 ** 30;
+/** The whole dataset is held in memory: as one text, which is the longest there can be, then as tokens. */
+export const MAX_DATASET_BYTES = constants.MAX_STRING_LENGTH;
 
 export async function readDataset(path: string): Promise<DatasetRecord[]> {
-  let handle: Awaited<ReturnType<typeof open>>;
-  try {
-    handle = await open(path, 'r');
-  } catch (cause) {
-    const reason = (cause as NodeJS.ErrnoException).code === 'ENOENT' ? 'there is no such file' : String(cause);
-    throw new DatasetError({ what: reason, where: path, fix: 'give a .jsonl or .txt file' }, { cause });
-  }
-  await using file = handle;
-  const info = await file.stat();
-  if (!info.isFile() || info.size > MAX_DATASET_BYTES) {
-    throw new DatasetError({
-      what: info.isFile() ? `${info.size} bytes, at most ${MAX_DATASET_BYTES} are read` : 'this is not a file',
-      where: path,
-      fix: 'give one .jsonl or .txt file; split a larger one and train on the parts in turn',
-    });
-  }
-  const text = await file.readFile('utf8');
+  const fix = 'give one .jsonl or .txt file; split a larger one and train on the parts in turn';
+  const text = await readTextFile(path, MAX_DATASET_BYTES).catch((cause: unknown) => {
+    if (!(cause instanceof FileAccessError)) throw cause;
+    throw new DatasetError({ what: cause.text.what, where: path, fix }, { cause });
+  });
+  if (text === undefined) throw new DatasetError({ what: 'there is no such file', where: path, fix });
   const records = path.endsWith('.txt') ? [{ kind: 'text', text } as const] : parseJsonl(text, path);
   if (records.every((record) => record.kind === 'text' && record.text.trim() === '')) {
     throw new DatasetError({ what: 'there is no text in it', where: path, fix: 'give at least one line of data' });

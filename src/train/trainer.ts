@@ -4,9 +4,8 @@
 import { createHash } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { BitnetError } from '../errors.ts';
 import { type Batch, makeBatch, type Sequence } from './batch.ts';
-import { BatchDealer, type Cursor } from './dataset.ts';
+import { BatchDealer, type Cursor, DatasetError } from './dataset.ts';
 import { exportModel } from './export-model.ts';
 import type { TrainKernels } from './kernels.ts';
 import { Network } from './network.ts';
@@ -15,12 +14,6 @@ import { type LogEntry, RunLog } from './run-log.ts';
 import { readRunState, writeRunState } from './run-state.ts';
 import { ratesAt, type ScheduleSettings } from './schedule.ts';
 import { hashOf, type TrainableModel } from './trainable-model.ts';
-
-/** Nothing was left to train on. */
-export class TrainingDataError extends BitnetError {
-  readonly code = 'NO_TRAINING_DATA';
-  readonly fault = 'call';
-}
 
 export type TrainSettings = {
   readonly schedule: ScheduleSettings;
@@ -111,7 +104,7 @@ function hashSequences(sequences: readonly Sequence[]): string {
 export async function runTraining(request: TrainRequest): Promise<TrainResult> {
   const { model, settings, out, kernels, signal } = request;
   if (request.train.length === 0) {
-    throw new TrainingDataError({
+    throw new DatasetError({
       what: 'no sequences are left to train on',
       fix: 'give more data, or hold less of it out',
     });

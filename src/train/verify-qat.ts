@@ -16,9 +16,10 @@ import { Network } from './network.ts';
 import { type OptimizerSettings, optimizerStep, zeroOptimizerState } from './optimizer.ts';
 import { type Parameter, view } from './parameters.ts';
 
+/** As CaseError of `generate/`, which this room does not know. */
 export class QatCaseError extends BitnetError {
-  readonly code = 'BAD_QAT_CASE';
-  readonly fault = 'job';
+  readonly code = 'BAD_CASE';
+  readonly fault = 'call';
 }
 
 export type TensorError = { readonly name: string; readonly value: number };

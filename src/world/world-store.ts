@@ -10,9 +10,10 @@
 import { mkdir, readdir, rm, stat, unlink, utimes } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
+import { FileAccessError } from '../formats/errors.ts';
+import { readTextFile } from '../formats/read-small-file.ts';
 import { SafetensorsFile } from '../formats/safetensors-file.ts';
 import { writeSafetensors } from '../formats/write-safetensors.ts';
-import { NotATextFileError, readTextFile } from '../hub/read-text-file.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
 import { writeJson } from '../train/export-model.ts';
 import type { Morphism } from './morphism.ts';
@@ -190,16 +191,12 @@ export class WorldStore {
   async record(id: string): Promise<WorldRecord> {
     const path = this.#recordPath(id);
     const fix = deleteFix(id);
-    let text: string;
-    try {
-      text = await readTextFile(path, MAX_RECORD_BYTES);
-    } catch (cause) {
-      const { code, message } = cause as NodeJS.ErrnoException;
-      if (code === 'ENOENT') {
-        throw new WorldNotFoundError({ what: `there is no world ${id}`, where: this.folder, fix: 'see `world list`' });
-      }
-      const why = cause instanceof NotATextFileError ? cause.text.what : (code ?? message);
-      throw new WorldError({ what: `the record cannot be read: ${why}`, where: path, fix }, { cause });
+    const text = await readTextFile(path, MAX_RECORD_BYTES).catch((cause: unknown) => {
+      if (!(cause instanceof FileAccessError)) throw cause;
+      throw new WorldError({ what: `the record cannot be read: ${cause.text.what}`, where: path, fix }, { cause });
+    });
+    if (text === undefined) {
+      throw new WorldNotFoundError({ what: `there is no world ${id}`, where: this.folder, fix: 'see `world list`' });
     }
     const record = parseRecord(text, id);
     if (typeof record !== 'string') return record;

@@ -1,12 +1,13 @@
 // What can be done with worlds: begin one from a model, step, invert, look at, compare, delete. States are kept on disk
 // as snapshots every few steps; between them they are computed again, and the id proves that the result is the same.
 
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ArgumentError } from '../errors.ts';
+import { readTextFile } from '../formats/read-small-file.ts';
 import { hubCacheFolder } from '../hub/hub-cache.ts';
 import { packageRoot } from '../hub/package-root.ts';
 import { isAllowed, PathNotAllowedError, resolveModel } from '../hub/resolve-model.ts';
+import { MAX_TOKENIZER_JSON_BYTES } from '../tokenizer/json-file.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { type Batch, makeBatch, nextTokenSequence } from '../train/batch.ts';
@@ -299,7 +300,7 @@ export class Worlds {
     if (this.#base?.folder === folder) return this.#base.base;
     const model = await openTrainableModel(folder);
     // A tokenizer decides what a text means to a step, so it is part of what a world depends on.
-    const tokenizerFile = await readFile(join(folder, 'tokenizer.json'), 'utf8').catch(() => '');
+    const tokenizerFile = (await readTextFile(join(folder, 'tokenizer.json'), MAX_TOKENIZER_JSON_BYTES)) ?? '';
     const id = hashOf('bitnet-gf3 base 1', JSON.stringify(model.configJson), tokenizerFile, model.latents);
     this.#kernels ??= loadTrainKernels(this.#options).catch((error: unknown) => {
       // The next call tries again.

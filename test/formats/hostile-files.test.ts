@@ -1,5 +1,6 @@
 // One small file for every defect we know how to make. Each must end in one of our own errors that names the file.
 
+import { execFileSync } from 'node:child_process';
 import { mkdir, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -269,6 +270,16 @@ describe('sharded', () => {
     expect(checkpoint.info('b').file).toBe(join(path, '2.safetensors'));
     expect((await checkpoint.read('b')).bytes).toEqual(Uint8Array.of(1));
     expect(() => checkpoint.info('c')).toThrow(UnknownTensorError);
+  });
+
+  test.skipIf(process.platform === 'win32')('an index that is a pipe, or huge, is not read', async () => {
+    const path = await model({ map: { a: '1.safetensors' }, files: { '1.safetensors': ['a'] } });
+    const index = join(path, 'model.safetensors.index.json');
+    await truncate(index, 3 * 2 ** 30);
+    expect((await failureOf(openCheckpoint(path))).message).toContain('3221225472 bytes, at most');
+    await rm(index);
+    execFileSync('mkfifo', [index]);
+    expect((await failureOf(openCheckpoint(path))).message).toContain('not a regular file');
   });
 
   const one = { '1.safetensors': ['a'] };

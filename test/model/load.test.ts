@@ -59,8 +59,8 @@ describe('a config.json that', () => {
   test.each<[string, (file: string) => Promise<unknown>, RegExp]>([
     ['is absent', async () => {}, /there is no config\.json/],
     ['is a folder', (file) => mkdir(file), /not a regular file \(.*config\.json\)/],
-    ['links to itself', (file) => symlink('config.json', file), /cannot be read: ELOOP/],
-    ['is huge', (file) => writeFile(file, '').then(() => truncate(file, 3 * 2 ** 30)), /3221225472 bytes, the limit/],
+    ['links to itself', (file) => symlink('config.json', file), /cannot be opened: ELOOP/],
+    ['is huge', (file) => writeFile(file, '').then(() => truncate(file, 3 * 2 ** 30)), /3221225472 bytes, at most/],
     ['begins with a byte order mark', (file) => writeFile(file, '\ufeff{\n "hidden_size": 64 }'), /not JSON: [^\n]*$/],
   ])('%s', async (_, make, message) => {
     const dir = await withConfig(make);

@@ -73,12 +73,12 @@ async function modelFolder(name: string): Promise<string> {
 test('a config.json that is no file, or too large for one, is refused before it is read', async () => {
   const withFolder = await modelFolder('config-folder');
   await mkdir(join(withFolder, 'config.json'));
-  await expect(openTernaryModel(withFolder)).rejects.toThrow('config.json is not a regular file');
+  await expect(openTernaryModel(withFolder)).rejects.toThrow(/not a regular file .*config\.json/);
 
   const withHuge = await modelFolder('config-huge');
   await writeFile(join(withHuge, 'config.json'), '');
   await truncate(join(withHuge, 'config.json'), 8 * 2 ** 30);
-  await expect(openTernaryModel(withHuge)).rejects.toThrow('config.json has 8589934592 bytes, the limit is 1048576');
+  await expect(openTernaryModel(withHuge)).rejects.toThrow(/8589934592 bytes, at most 1048576 are read .*config\.json/);
 });
 
 test('a window has all of its rows in order', async () => {

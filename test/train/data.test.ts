@@ -75,7 +75,7 @@ describe('datasets', () => {
     expect(() => parseJsonl('{"text":"a"', 'x.jsonl')).toThrow(/line 1.*one JSON object a line/);
     expect(() => parseJsonl('{"messages":[{"role":"user"}]}', 'x.jsonl')).toThrow(/none of the known forms/);
     await expect(readDataset(join(folder, 'none.jsonl'))).rejects.toThrow(/no such file/);
-    await expect(readDataset(folder)).rejects.toThrow(/not a file/);
+    await expect(readDataset(folder)).rejects.toThrow(/not a regular file/);
     await writeFile(join(folder, 'empty.txt'), '  \n');
     await expect(readDataset(join(folder, 'empty.txt'))).rejects.toThrow(/no text/);
   });

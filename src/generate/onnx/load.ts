@@ -1,8 +1,8 @@
 // Loads an exported decoder with what config.json says of it.
 
-import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ArgumentError } from '../../errors.ts';
+import { readConfigText } from '../../model/config-text.ts';
 import type { LoadedProgram, LoadRequest } from '../engine.ts';
 import { OnnxDecoder } from './decoder.ts';
 import { OnnxModelError, OnnxRuntimeMissingError } from './errors.ts';
@@ -11,8 +11,6 @@ import { onnxRuntime } from './runtime.ts';
 
 /** Tokens of a prompt in one run, so that a cancellation is noticed soon. */
 const MAX_ROWS = 64;
-/** Largest seen: 40 KB. */
-const MAX_CONFIG_BYTES = 16 << 20;
 
 type Config = Readonly<Record<string, unknown>>;
 
@@ -95,15 +93,13 @@ async function readConfig(folder: string): Promise<Config> {
   const file = join(folder, 'config.json');
   const bad = (what: string, cause?: unknown) =>
     new OnnxModelError({ what, where: file, fix: 'copy the config.json of the model beside its graph' }, { cause });
+  const text = await readConfigText(folder);
+  if (text === undefined) throw bad('there is no config.json');
   let json: unknown;
   try {
-    const { size } = await stat(file);
-    if (size > MAX_CONFIG_BYTES) throw bad(`the config has ${size} bytes`);
-    json = JSON.parse(await readFile(file, 'utf8'));
+    json = JSON.parse(text);
   } catch (cause) {
-    if (cause instanceof OnnxModelError) throw cause;
-    const missing = (cause as NodeJS.ErrnoException).code === 'ENOENT';
-    throw bad(missing ? 'there is no config.json' : `config.json cannot be read: ${(cause as Error).message}`, cause);
+    throw bad(`config.json is not JSON: ${(cause as Error).message}`, cause);
   }
   if (typeof json !== 'object' || json === null || Array.isArray(json)) throw bad('config.json holds no object');
   const { text_config: inner, ...outer } = json as Config;

@@ -3,7 +3,8 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
-import { NotATextFileError, readTextFile } from '../../src/hub/read-text-file.ts';
+import { FileAccessError } from '../../src/formats/errors.ts';
+import { readSmallFile, readTextFile } from '../../src/formats/read-small-file.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'bitnet-text-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -13,8 +14,10 @@ test('reads up to the limit, and nothing that is no file', async () => {
   writeFileSync(path, 'größe');
   expect(await readTextFile(path, 7)).toBe('größe');
   await expect(readTextFile(path, 6)).rejects.toThrow(/has 7 bytes, at most 6/);
-  await expect(readTextFile(folder, 1 << 20)).rejects.toThrow(NotATextFileError);
-  await expect(readTextFile(join(folder, 'none'), 7)).rejects.toMatchObject({ code: 'ENOENT' });
+  expect(await readSmallFile(path, 7)).toEqual(Buffer.from('größe'));
+  await expect(readTextFile(folder, 1 << 20)).rejects.toThrow(FileAccessError);
+  expect(await readTextFile(join(folder, 'none'), 7)).toBeUndefined();
+  await expect(readTextFile(join(path, 'below'), 7)).rejects.toMatchObject({ code: 'FILE_ACCESS', errno: 'ENOTDIR' });
 });
 
 test.skipIf(process.platform === 'win32')('a pipe is refused, not waited for', async () => {
