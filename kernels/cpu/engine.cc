@@ -205,7 +205,7 @@ struct Engine {
   Array<Run> runs;
   int32_t run_count = 0;
   Array<int32_t> group_first;  // per run: first attention row group
-  int32_t attention_rows = 1;
+  int32_t heads_per_kv, attention_rows;
   int32_t failed_op;           // lowest operation that met a NaN, or INT32_MAX; atomic
   Counters counters;
 
@@ -443,6 +443,7 @@ struct Decoder {
         if (a[4] != e.kv_heads || a[5] != e.head_dim) return bad("kvHeads and headDim differ from the cache's");
         if (a[3] % a[4]) return bad("heads ", a[3], " is not a multiple of kvHeads ", a[4]);
         const int32_t width = a[3] * a[5];
+        e.heads_per_kv = a[3] / a[4];
         return buffer(a[1], false, width, "q") && buffer(a[2], false, width, "out") && token_rows(a[1], "q") &&
                token_rows(a[2], "out") && distinct(a[1], a[2]);
       }
@@ -662,7 +663,7 @@ bool reserve_buffers(Engine* e, const Step& s) {
 
 bool reserve_scratch(Engine* e, int64_t longest) {
   // Score rows start at different cache sets.
-  const int64_t stride = round_up(longest, 16) + 16;
+  const int64_t stride = round_up(longest, 32) + 16;
   if (e->scratch.size == 0 || stride > e->score_stride) {
     // Grows by doubling: a generation lengthens by one position a step.
     const int64_t grown = stride > 2 * e->score_stride ? stride : 2 * e->score_stride;
@@ -854,6 +855,7 @@ Engine* engine_create(const int32_t* words, uint64_t word_count, const Blob* blo
   e->threads = threads < 1 ? 1 : threads;
   for (int64_t& p : e->prefetch) p = prefetch;
   e->failed_op = INT32_MAX;
+  e->heads_per_kv = 1;
   Decoder d{*e, words, blobs, blob_count > INT32_MAX ? INT32_MAX : (int32_t)blob_count, failure};
   int32_t n_buffers = 0, n_weights = 0, n_ops = 0;
   bool ok = d.header(word_count, n_buffers, n_weights, n_ops);
@@ -957,9 +959,9 @@ bool engine_begin(Engine* e, const Step& step, Failure* f) {
   e->step = step;
   e->failed_op = INT32_MAX;
 
-  // Several rows of a sequence share the reads of its cache; a lone row still fills the four queries of the kernel
-  // when its heads share a KV head.
-  e->attention_rows = step.rows < 16 ? 1 : 4;
+  // Several rows of a sequence share the reads of its cache: as many as give the kernel all the queries it takes.
+  const int32_t rows = kQueries / e->heads_per_kv;
+  e->attention_rows = step.rows < 16 || rows < 1 ? 1 : rows;
   int32_t groups = 0;
   for (int32_t r = 0; r < e->run_count; r += 1) {
     e->group_first[r] = groups;
