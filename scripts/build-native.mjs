@@ -25,6 +25,8 @@ const BASE = [
   '-fvisibility=hidden',
   '-ffp-contract=off',
   '-fno-math-errno',
+  // Where an inner loop lies decides on some CPUs whether their prefetcher follows its loads: by chance, a third slower.
+  ...(process.arch === 'x64' ? ['-falign-functions=64', '-falign-loops=64'] : []),
   '-Wno-psabi',
 ];
 

@@ -102,6 +102,9 @@ constexpr int32_t kMaxSequences = 1 << 16;
 // which loses its core holds up the others for microseconds.
 constexpr int64_t kChunkBytes = 48 * 1024;
 
+// What a prefetch distance is timed on: long beside the start of a stream, and many of them in the largest matrices.
+constexpr uint64_t kPieceBytes = 2 << 20;
+
 struct Buffer {
   bool codes;    // int8, else float
   bool outputs;  // one row per output, else per token
@@ -120,6 +123,10 @@ struct Weight {
   const uint8_t* tail;
   int64_t tail_first;
 };
+
+Stream stream_of(const Weight& w) {
+  return w.kind == WeightKind::ternary ? Stream::ternary : w.kind == WeightKind::int8 ? Stream::int8 : Stream::dense;
+}
 
 struct Op {
   OpKind kind;
@@ -168,7 +175,7 @@ KvBlock* block_of(float* floats) { return (KvBlock*)floats - 1; }
 struct Engine {
   const Kernels* k;
   int32_t threads;
-  int64_t prefetch;
+  int64_t prefetch[kStreams];
 
   Array<Buffer> buffers;
   Array<Weight> weights;
@@ -198,7 +205,7 @@ struct Engine {
   Array<Run> runs;
   int32_t run_count = 0;
   Array<int32_t> group_first;  // per run: first attention row group
-  int32_t attention_rows = 1;
+  int32_t heads_per_kv, attention_rows;
   int32_t failed_op;           // lowest operation that met a NaN, or INT32_MAX; atomic
   Counters counters;
 
@@ -436,6 +443,7 @@ struct Decoder {
         if (a[4] != e.kv_heads || a[5] != e.head_dim) return bad("kvHeads and headDim differ from the cache's");
         if (a[3] % a[4]) return bad("heads ", a[3], " is not a multiple of kvHeads ", a[4]);
         const int32_t width = a[3] * a[5];
+        e.heads_per_kv = a[3] / a[4];
         return buffer(a[1], false, width, "q") && buffer(a[2], false, width, "out") && token_rows(a[1], "q") &&
                token_rows(a[2], "out") && distinct(a[1], a[2]);
       }
@@ -655,7 +663,7 @@ bool reserve_buffers(Engine* e, const Step& s) {
 
 bool reserve_scratch(Engine* e, int64_t longest) {
   // Score rows start at different cache sets.
-  const int64_t stride = round_up(longest, 16) + 16;
+  const int64_t stride = round_up(longest, 32) + 16;
   if (e->scratch.size == 0 || stride > e->score_stride) {
     // Grows by doubling: a generation lengthens by one position a step.
     const int64_t grown = stride > 2 * e->score_stride ? stride : 2 * e->score_stride;
@@ -777,16 +785,17 @@ void run_matmul(Engine* e, int32_t index, int32_t item, int32_t thread) {
     float* factor = e->factors.data + thread * e->k->token_block;
     for (int64_t i = 0; i < n; i += 1) factor[i] = w.scale / *e->f32(a[1], t + i);
     TernaryArgs args{w.bytes, w.tail, w.tail_first, w.columns, w.rows, units, begin, end, e->i8(a[0], t), factor, n,
-                     e->f32(a[3], t), e->scratch.data + thread * e->scratch_stride, e->prefetch};
+                     e->f32(a[3], t), e->scratch.data + thread * e->scratch_stride, e->prefetch[(int)Stream::ternary]};
     count(n == 1 ? e->counters.ternary_vector : e->counters.ternary_matrix);
     e->k->ternary(args);
   } else if (o.kind == OpKind::int8_matmul) {
     Int8Args args{w.bytes, w.tail, w.tail_first, w.row_scale, w.columns, w.rows, begin, end, e->i8(a[0], t),
-                  e->f32(a[1], t), n, e->f32(a[3], t), e->prefetch};
+                  e->f32(a[1], t), n, e->f32(a[3], t), e->prefetch[(int)Stream::int8]};
     count(e->counters.int8);
     e->k->int8(args);
   } else {
-    DenseArgs args{w.bytes, w.dtype, w.columns, w.rows, begin, end, e->f32(a[0], t), n, e->f32(a[2], t), e->prefetch};
+    DenseArgs args{w.bytes, w.dtype, w.columns, w.rows, begin, end, e->f32(a[0], t), n, e->f32(a[2], t),
+                   e->prefetch[(int)Stream::dense]};
     count(e->counters.dense);
     e->k->dense(args);
   }
@@ -844,8 +853,9 @@ Engine* engine_create(const int32_t* words, uint64_t word_count, const Blob* blo
   }
   e->k = kernels;
   e->threads = threads < 1 ? 1 : threads;
-  e->prefetch = prefetch;
+  for (int64_t& p : e->prefetch) p = prefetch;
   e->failed_op = INT32_MAX;
+  e->heads_per_kv = 1;
   Decoder d{*e, words, blobs, blob_count > INT32_MAX ? INT32_MAX : (int32_t)blob_count, failure};
   int32_t n_buffers = 0, n_weights = 0, n_ops = 0;
   bool ok = d.header(word_count, n_buffers, n_weights, n_ops);
@@ -949,9 +959,9 @@ bool engine_begin(Engine* e, const Step& step, Failure* f) {
   e->step = step;
   e->failed_op = INT32_MAX;
 
-  // Several rows of a sequence share the reads of its cache; a lone row still fills the four queries of the kernel
-  // when its heads share a KV head.
-  e->attention_rows = step.rows < 16 ? 1 : 4;
+  // Several rows of a sequence share the reads of its cache: as many as give the kernel all the queries it takes.
+  const int32_t rows = kQueries / e->heads_per_kv;
+  e->attention_rows = step.rows < 16 || rows < 1 ? 1 : rows;
   int32_t groups = 0;
   for (int32_t r = 0; r < e->run_count; r += 1) {
     e->group_first[r] = groups;
@@ -1016,5 +1026,61 @@ bool engine_matrix(const Engine* e, uint32_t i, Blob* out) {
   return false;
 }
 int64_t engine_macs_per_row(const Engine* e) { return e->macs_per_row; }
+
+uint64_t engine_stream(Engine* e, Stream kind, uint64_t piece, int64_t prefetch) {
+  uint64_t largest = 0;
+  const auto units_of = [](const Weight& w) { return w.kind == WeightKind::ternary ? (w.rows + 3) / 4 : w.rows; };
+  const auto unit_bytes = [](const Weight& w) {
+    return (uint64_t)w.columns * (w.kind != WeightKind::dense ? 1 : w.dtype == Dense::f32 ? 4 : 2);
+  };
+  for (uint64_t i = 0; i < e->ops.size; i += 1) {
+    if (!Decoder::is_matmul(e->ops[i].kind)) continue;
+    const Weight& w = matmul_weight(e, e->ops[i]);
+    if (stream_of(w) != kind) continue;
+    const uint64_t size = (uint64_t)units_of(w) * unit_bytes(w);
+    largest = size > largest ? size : largest;
+  }
+  const uint64_t per = largest / kPieceBytes;
+  if (per == 0) return 0;
+  for (uint64_t i = 0; i < e->ops.size; i += 1) {
+    if (!Decoder::is_matmul(e->ops[i].kind)) continue;
+    const Weight& w = matmul_weight(e, e->ops[i]);
+    if (stream_of(w) != kind || (uint64_t)units_of(w) * unit_bytes(w) != largest) continue;
+    if (piece >= per) {
+      piece -= per;
+      continue;
+    }
+    const int64_t units = units_of(w), rows = (int64_t)(kPieceBytes / unit_bytes(w)), begin = (int64_t)piece * rows, end = begin + rows;
+    if (rows == 0 || end > units) return 0;
+    // One row of zeros: what it is multiplied with takes no part in the time.
+    Array<float> x, out;
+    Array<uint8_t> scratch;
+    Array<float> scale;
+    const bool ok = x.allocate((code_stride(w.columns) + 3) / 4 + w.columns) && out.allocate(w.rows) && scale.allocate(1) &&
+                    scratch.allocate(e->k->ternary_scratch(w.columns));
+    if (ok) {
+      scale[0] = 1;
+      const int8_t* codes = (const int8_t*)x.data;
+      if (kind == Stream::ternary) {
+        e->k->ternary(TernaryArgs{w.bytes, w.tail, w.tail_first, w.columns, w.rows, units, begin, end, codes, scale.data,
+                                  1, out.data, scratch.data, prefetch});
+      } else if (kind == Stream::int8) {
+        e->k->int8(Int8Args{w.bytes, w.tail, w.tail_first, w.row_scale, w.columns, w.rows, begin, end, codes, scale.data, 1,
+                            out.data, prefetch});
+      } else {
+        e->k->dense(DenseArgs{w.bytes, w.dtype, w.columns, w.rows, begin, end, x.data, 1, out.data, prefetch});
+      }
+    }
+    x.release();
+    out.release();
+    scale.release();
+    scratch.release();
+    return ok ? (uint64_t)rows * unit_bytes(w) : 0;
+  }
+  return 0;
+}
+
+int64_t engine_prefetch(const Engine* e, Stream kind) { return e->prefetch[(int)kind]; }
+void engine_set_prefetch(Engine* e, Stream kind, int64_t bytes) { e->prefetch[(int)kind] = bytes; }
 
 }  // namespace bitnet

@@ -146,7 +146,8 @@ void rope(float* x, const float* cos, const float* sin, int64_t heads, int64_t h
 
 void kv_append(const float* k, const float* v, int64_t D, int64_t slot, float* k_head, float* v_head) {
   float* kt = k_head + (slot / 16) * D * 16 + slot % 16;
-  for (int64_t d = 0; d < D; d += 1) kt[d * 16] = k[d];
+  for (int64_t i = 0; i < 16; i += 1)
+    for (int64_t d = bitnet::k_lane(i); d < D; d += 16, kt += 16) *kt = k[d];
   for (int64_t d = 0; d < D; d += 16) {
     float* to = v_head + (d / 16) * kBlock * 16 + slot * 16;
     v_store(to, D - d >= 16 ? v_load(v + d) : v_load_part(v + d, D - d));
@@ -377,111 +378,155 @@ void dense(const DenseArgs& a) {
 // keys and folding them is plain addition, without a shuffle. Lanes of js start at +0; here a lane starts with its
 // first product. The two differ only in the sign of a zero score, which exp(score - max) does not see.
 
-/** Lanes i and i+8 of q . k for kVecFloats keys and N queries, added. kt points at [d = 0][first key]. */
-template <int N>
-BITNET_INLINE void score_lane_pair(const float* const* q, const float* kt, int64_t D, int64_t lane, vf* out) {
-  if (lane >= D) {
-    for (int g = 0; g < N; g += 1) out[g] = vf{};
-    return;
-  }
-  vf a[N], b[N];
-  {
-    const vf k = vf_load(kt + lane * 16);
-    for (int g = 0; g < N; g += 1) a[g] = vf_splat(q[g][lane]) * k;
-  }
-  if (lane + 8 < D) {
-    const vf k = vf_load(kt + (lane + 8) * 16);
-    for (int g = 0; g < N; g += 1) b[g] = vf_splat(q[g][lane + 8]) * k;
+/**
+ * Keys that are scored together, as two vectors: one load of a query's element then serves both, and 2 N sums are
+ * enough to hide the latency of an addition.
+ */
+constexpr int kPairKeys = 2 * kVecFloats;
+
+/** The keys of a pair: each points at the next dimension's 16 positions. */
+struct PairKeys {
+  const float* k[2];
+};
+
+/**
+ * One lane of q . k for kPairKeys keys and N queries, added to `out` when `add`. A plain loop: unrolled, it is slower on
+ * Zen 3 and compilers spill the sums.
+ */
+template <int N, bool add>
+BITNET_INLINE void score_lane(const AttentionArgs& a, int first_query, PairKeys& keys, int64_t lane, vf (*out)[2]) {
+  vf sum[N][2];
+  const auto step = [&](int64_t d, bool first) __attribute__((always_inline)) {
+    const vf k0 = vf_load(keys.k[0]), k1 = vf_load(keys.k[1]);
+    for (int g = 0; g < N; g += 1) {
+      const vf x = vf_splat(a.q[first_query + g][d]);
+      sum[g][0] = first ? x * k0 : sum[g][0] + x * k0;
+      sum[g][1] = first ? x * k1 : sum[g][1] + x * k1;
+    }
+    keys.k[0] += 16;
+    keys.k[1] += 16;
+  };
+  if (lane < a.D) {
+    step(lane, true);
+    for (int64_t d = lane + 16; d < a.D; d += 16) step(d, false);
   } else {
-    for (int g = 0; g < N; g += 1) b[g] = vf{};
+    for (int g = 0; g < N; g += 1) sum[g][0] = sum[g][1] = vf{};
   }
-  int64_t d = lane + 16;
-  for (; d + 8 < D; d += 16) {
-    const vf k = vf_load(kt + d * 16);
-    for (int g = 0; g < N; g += 1) a[g] = a[g] + vf_splat(q[g][d]) * k;
-    const vf m = vf_load(kt + (d + 8) * 16);
-    for (int g = 0; g < N; g += 1) b[g] = b[g] + vf_splat(q[g][d + 8]) * m;
-  }
-  if (d < D) {
-    const vf k = vf_load(kt + d * 16);
-    for (int g = 0; g < N; g += 1) a[g] = a[g] + vf_splat(q[g][d]) * k;
-  }
-  for (int g = 0; g < N; g += 1) out[g] = a[g] + b[g];
+  for (int g = 0; g < N; g += 1)
+    for (int i = 0; i < 2; i += 1) out[g][i] = add ? out[g][i] + sum[g][i] : sum[g][i];
 }
 
+/** Scores of kPairKeys keys; lanes are added in the order of the fold, which is the order of k_lane. */
 template <int N>
-BITNET_INLINE void score_lane_quad(const float* const* q, const float* kt, int64_t D, int64_t lane, vf* out) {
-  vf b[N];
-  score_lane_pair<N>(q, kt, D, lane, out);
-  score_lane_pair<N>(q, kt, D, lane + 4, b);
-  for (int g = 0; g < N; g += 1) out[g] = out[g] + b[g];
-}
-
-template <int N>
-void attention_n(const AttentionArgs& a) {
-  const int64_t D = a.D;
-  int64_t most = 0;
-  for (int g = 0; g < N; g += 1) most = a.count[g] > most ? a.count[g] : most;
-
-  const vf scale = vf_splat(a.scale);
-  for (int64_t j = 0; j < most; j += 16) {
-    const float* kt = a.blocks[j / kBlock] + a.k_at + (j % kBlock) * D;
-    for (int part = 0; part < kParts; part += 1) {
-      const float* at = kt + part * kVecFloats;
-      vf even[N], odd[N], t[N];
-      score_lane_quad<N>(a.q, at, D, 0, even);
-      score_lane_quad<N>(a.q, at, D, 2, t);
-      for (int g = 0; g < N; g += 1) even[g] = even[g] + t[g];
-      score_lane_quad<N>(a.q, at, D, 1, odd);
-      score_lane_quad<N>(a.q, at, D, 3, t);
-      for (int g = 0; g < N; g += 1) odd[g] = odd[g] + t[g];
+void score_pair(const AttentionArgs& a, int query, PairKeys keys, float* scores) {
+  vf half[2][N][2];
+  for (int64_t h = 0; h < 2; h += 1) {
+    vf quad[2][N][2];
+    for (int64_t i = 0; i < 2; i += 1) {
+      const int64_t lane = h + 2 * i;
+      vf other[N][2];
+      score_lane<N, false>(a, query, keys, lane, quad[i]);
+      score_lane<N, true>(a, query, keys, lane + 8, quad[i]);
+      score_lane<N, false>(a, query, keys, lane + 4, other);
+      score_lane<N, true>(a, query, keys, lane + 12, other);
       for (int g = 0; g < N; g += 1)
-        vf_store(a.scores + g * a.score_stride + j + part * kVecFloats, (even[g] + odd[g]) * scale);
+        for (int k = 0; k < 2; k += 1) quad[i][g][k] = quad[i][g][k] + other[g][k];
     }
+    for (int g = 0; g < N; g += 1)
+      for (int k = 0; k < 2; k += 1) half[h][g][k] = quad[0][g][k] + quad[1][g][k];
   }
+  const vf scale = vf_splat(a.scale);
+  for (int g = 0; g < N; g += 1)
+    for (int k = 0; k < 2; k += 1)
+      vf_store(scores + (query + g) * a.score_stride + k * kVecFloats, (half[0][g][k] + half[1][g][k]) * scale);
+}
 
-  float total[N];
-  for (int g = 0; g < N; g += 1) {
-    float* s = a.scores + g * a.score_stride;
-    const int64_t count = a.count[g], padded = bitnet::round_up(most, 16);
-    // Keys behind the query's own position: -infinity becomes the weight 0, which adds nothing.
-    for (int64_t j = count; j < padded; j += 1) s[j] = -__builtin_inff();
-    V16 top = v_load(s);
-    for (int64_t j = 16; j < count; j += 16) top = v_max(v_load(s + j), top);
-    const V16 largest = v_splat(v_max_lane(top));
-    V16 sum = v_zero();
-    for (int64_t j = 0; j < padded; j += 16) {
-      const V16 e = v_exp(v_load(s + j) - largest);
-      v_store(s + j, e);
-      sum = sum + e;
-    }
-    total[g] = v_fold(sum);
-  }
-
-  for (int64_t d = 0; d < D; d += 16) {
-    V16 acc[N];
-    for (int g = 0; g < N; g += 1) acc[g] = v_zero();
-    for (int64_t j = 0; j < most; j += kBlock) {
-      const float* v = a.blocks[j / kBlock] + a.v_at + (d / 16) * kBlock * 16;
-      const int64_t keys = most - j < kBlock ? most - j : kBlock;
-      for (int64_t k = 0; k < keys; k += 1) {
-        const V16 value = v_load(v + k * 16);
-        for (int g = 0; g < N; g += 1) acc[g] = acc[g] + v_splat(a.scores[g * a.score_stride + j + k]) * value;
+/** W blocks of 16 output dimensions from block d on: sums of weight * V over the keys, then the division. */
+template <int N, int W>
+void weighted_values(const AttentionArgs& a, int query, int64_t d, int64_t keys, const float* total) {
+  V16 sum[N][W];
+  for (int g = 0; g < N; g += 1)
+    for (int i = 0; i < W; i += 1) sum[g][i] = v_zero();
+  for (int64_t j = 0; j < keys; j += kBlock) {
+    const float* v = a.blocks[j / kBlock] + a.v_at + d * kBlock * 16;
+    const int64_t n = keys - j < kBlock ? keys - j : kBlock;
+    for (int64_t k = 0; k < n; k += 1) {
+      V16 value[W];
+      for (int i = 0; i < W; i += 1) value[i] = v_load(v + (k + i * kBlock) * 16);
+      for (int g = 0; g < N; g += 1) {
+        const V16 weight = v_splat(a.scores[(query + g) * a.score_stride + j + k]);
+        for (int i = 0; i < W; i += 1) sum[g][i] = sum[g][i] + weight * value[i];
       }
     }
-    for (int g = 0; g < N; g += 1) {
-      const V16 out = acc[g] / v_splat(total[g]);
-      if (D - d >= 16) v_store(a.out[g] + d, out);
-      else v_store_part(a.out[g] + d, out, D - d);
+  }
+  for (int g = 0; g < N; g += 1) {
+    for (int i = 0; i < W; i += 1) {
+      const V16 out = sum[g][i] / v_splat(total[query + g]);
+      const int64_t at = (d + i) * 16;
+      if (a.D - at >= 16) v_store(a.out[query + g] + at, out);
+      else v_store_part(a.out[query + g] + at, out, a.D - at);
     }
+  }
+}
+
+/** Scores of one query to weights, in place; keys behind its own position get 0. Returns their sum. */
+float softmax(float* s, int64_t count, int64_t most) {
+  const int64_t padded = bitnet::round_up(most, 16);
+  // -infinity becomes the weight 0, which adds nothing.
+  for (int64_t j = count; j < padded; j += 1) s[j] = -__builtin_inff();
+  V16 top = v_load(s);
+  for (int64_t j = 16; j < count; j += 16) top = v_max(v_load(s + j), top);
+  const V16 largest = v_splat(v_max_lane(top));
+  V16 sum = v_zero();
+  for (int64_t j = 0; j < padded; j += 16) {
+    const V16 e = v_exp(v_load(s + j) - largest);
+    v_store(s + j, e);
+    sum = sum + e;
+  }
+  return v_fold(sum);
+}
+
+/** Four queries at a time meet what was loaded of K or V; all of them meet it while it is in the nearest cache. */
+constexpr int kTogether = 4;
+
+template <int N>
+BITNET_INLINE void scores_of(const AttentionArgs& a, int query, int64_t j, int n) {
+  if constexpr (N > 0) {
+    if (n < N) return scores_of<N - 1>(a, query, j, n);
+    // A pair lies in one block.
+    const float* block = a.blocks[j / kBlock] + a.k_at;
+    const int64_t slot = j % kBlock, next = slot + kVecFloats;
+    score_pair<N>(a, query, {{block + slot / 16 * 16 * a.D + slot % 16, block + next / 16 * 16 * a.D + next % 16}}, a.scores + j);
+  }
+}
+template <int N, int W>
+BITNET_INLINE void values_of(const AttentionArgs& a, int query, int64_t d, int64_t keys, const float* total, int n) {
+  if constexpr (N > 0) {
+    if (n < N) return values_of<N - 1, W>(a, query, d, keys, total, n);
+    weighted_values<N, W>(a, query, d, keys, total);
   }
 }
 
 void attention(const AttentionArgs& a) {
-  if (a.queries == 4) attention_n<4>(a);
-  else if (a.queries == 3) attention_n<3>(a);
-  else if (a.queries == 2) attention_n<2>(a);
-  else attention_n<1>(a);
+  int64_t most[kQueries] = {}, longest = 0;
+  float total[kQueries];
+  for (int g = 0; g < a.queries; g += 1) {
+    int64_t& m = most[g / kTogether];
+    m = a.count[g] > m ? a.count[g] : m;
+    longest = m > longest ? m : longest;
+  }
+  for (int64_t j = 0; j < longest; j += kPairKeys)
+    for (int g = 0; g < a.queries; g += kTogether)
+      if (j < most[g / kTogether]) scores_of<kTogether>(a, g, j, a.queries - g);
+  for (int g = 0; g < a.queries; g += 1) total[g] = softmax(a.scores + g * a.score_stride, a.count[g], most[g / kTogether]);
+  // Enough sums to hide the latency of an addition: 16 lanes are four, two or one vector of each query.
+  constexpr int kWide = kParts == 1 ? 2 : 1;
+  const int64_t blocks = bitnet::round_up(a.D, 16) / 16;
+  for (int64_t d = 0; d < blocks; d += kWide)
+    for (int g = 0; g < a.queries; g += kTogether) {
+      if (d + kWide <= blocks) values_of<kTogether, kWide>(a, g, d, most[g / kTogether], total, a.queries - g);
+      else values_of<kTogether, 1>(a, g, d, most[g / kTogether], total, a.queries - g);
+    }
 }
 
 uint64_t read_bytes(const uint8_t* p, int64_t n, int64_t prefetch) {

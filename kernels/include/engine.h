@@ -64,6 +64,10 @@ struct Memory {
 
 struct Engine;
 
+/** The kernels that read weights end to end, each with a prefetch distance of its own. */
+enum class Stream : int32_t { ternary = 0, int8 = 1, dense = 2 };
+constexpr int kStreams = 3;
+
 /** threads: how many may run items at once. Null and `failure` filled when the program is refused. */
 Engine* engine_create(const int32_t* words, uint64_t word_count, const Blob* blobs, uint32_t blob_count,
                       const Kernels* kernels, int32_t threads, int64_t prefetch, Failure* failure);
@@ -98,6 +102,15 @@ EngineSizes engine_sizes(const Engine*);
 bool engine_matrix(const Engine*, uint32_t i, Blob* out);
 /** Multiply-adds of one token through the matrices of the program, to judge whether threads pay. */
 int64_t engine_macs_per_row(const Engine*);
+
+/** Bytes that each thread asks for ahead of its stream of weights of one kind; may change between two steps. */
+int64_t engine_prefetch(const Engine*, Stream);
+void engine_set_prefetch(Engine*, Stream, int64_t bytes);
+/**
+ * Multiplies the n-th 2 MiB piece of the largest matrices of a kind by one row of zeros, so that a distance can be
+ * timed. Returns the bytes read; 0 past the last piece, for small matrices and without memory.
+ */
+uint64_t engine_stream(Engine*, Stream, uint64_t piece, int64_t prefetch);
 
 // What the surroundings provide.
 /** Zeroed and 64-byte aligned, or null. */

@@ -68,8 +68,8 @@ struct DenseArgs {
   int64_t prefetch;
 };
 
-/** Up to 4 query vectors that read the same KV head of the same sequence. */
-constexpr int kQueries = 4;
+/** Query vectors that read the same KV head of the same sequence, at most. */
+constexpr int kQueries = 16;
 struct AttentionArgs {
   const float* q[kQueries];  // [D] each
   float* out[kQueries];      // [D] each
@@ -79,8 +79,8 @@ struct AttentionArgs {
   int64_t k_at, v_at;    // float offset of this layer's head inside a block
   int64_t D;
   float scale;
-  float* scores;  // kQueries rows of score_stride floats
-  int64_t score_stride;
+  float* scores;  // a row of score_stride floats for each query
+  int64_t score_stride;  // at least the largest count, rounded up to 32
 };
 
 struct Kernels {

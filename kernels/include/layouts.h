@@ -20,8 +20,11 @@
 //
 // KV block (kBlock positions of one sequence; for every layer first all K heads, then all V heads):
 //
-//     K of one head   [kBlock / 16][D][16 positions]        the 16 lanes of a score vector are 16 keys
-//     V of one head   [ceil(D / 16)][kBlock][16 dims]       the 16 lanes of an output vector are 16 dimensions
+//     K of one head   [kBlock / 16][D, by lane][16 positions]   the 16 lanes of a score vector are 16 keys
+//     V of one head   [ceil(D / 16)][kBlock][16 dims]           the 16 lanes of an output vector are 16 dimensions
+//
+//   A score is summed in 16 lanes (dimensions i, i + 16, ..), two by two; so the dimensions of K lie in the order in
+//   which they are read (k_lane): first those of lane 0, then 8, 4, 12, 2, .. One sequential stream of keys.
 //
 // tile (decoded ternary weights for matrix-matrix products, scratch only):
 //
@@ -50,6 +53,9 @@ constexpr int64_t code_sum_at(int64_t width) { return round_up(width, kCodePad);
 constexpr int64_t k_head_floats(int64_t head_dim) { return kBlock * head_dim; }
 constexpr int64_t v_head_floats(int64_t head_dim) { return kBlock * round_up(head_dim, kLanes); }
 
-static_assert(kBlock % kLanes == 0, "a K block is whole score vectors");
+/** The lane of a score that is read as the i-th: the bits of i in reverse order. */
+constexpr int64_t k_lane(int64_t i) { return (i & 1) << 3 | (i & 2) << 1 | (i & 4) >> 1 | i >> 3; }
+
+static_assert(kBlock % 32 == 0, "a K block is whole score vectors, two by two");
 
 }  // namespace bitnet

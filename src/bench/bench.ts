@@ -28,7 +28,7 @@ export type BenchResult = {
   /** Weights and, at the middle of the generation, KV cache. */
   readonly bytesPerToken: number;
   readonly weightBytes: number;
-  /** Of reads by as many threads, the best of five right after the generation; undefined without native code. */
+  /** Of reads by as many threads, the best of six right after the generation; undefined without native code. */
   readonly bandwidthBytesPerSecond: number | undefined;
   /** Share of that bandwidth which generation used. */
   readonly bandwidthShare: number | undefined;

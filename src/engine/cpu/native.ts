@@ -19,6 +19,8 @@ export const STATUS = { ok: 0, badProgram: 1, badStep: 2, outOfMemory: 3, nonFin
 export type NativeInfo = {
   readonly isa: string;
   readonly threads: number;
+  /** Bytes that each thread asks for ahead of its stream of weights. */
+  readonly prefetch: { readonly ternary: number; readonly int8: number; readonly dense: number };
   /** Calls of each kind of kernel so far: tests assert by them that the fast path ran. */
   readonly counters: {
     readonly ternaryVector: number;
@@ -39,9 +41,13 @@ export type NativeAddon = {
     blobs: readonly (Uint8Array | Int8Array | Float32Array)[];
     isa: string;
     threads: number;
+    /** Bytes, or 0: the usual distance, until `settle` finds a better one. */
     prefetch: number;
   }): NativeHandle;
-  /** Moves the weights to huge pages where they lie; resolves to the bytes that now are on them. */
+  /**
+   * Moves the weights to huge pages where they lie and measures the best prefetch distances; resolves to the bytes that
+   * now are on huge pages.
+   */
   settle(handle: NativeHandle): Promise<number>;
   createSequence(handle: NativeHandle): number;
   freeSequence(handle: NativeHandle, sequence: number): void;
