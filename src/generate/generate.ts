@@ -5,7 +5,7 @@ import { colorStream } from '../color/palette.ts';
 import { DEFAULT_SCHEME, DEFAULT_SEED, maxIndexOf } from '../color/scheme.ts';
 import { ArgumentError } from '../errors.ts';
 import { gf3Residue, isConserved, tritSum } from '../gf3/sums.ts';
-import { type ContinuationState, decodeContinuation, encodeContinuation } from './continuation.ts';
+import type { ContinuationState } from './continuation.ts';
 import { Engine } from './engine.ts';
 import { StopScanner } from './stop-scanner.ts';
 import type { BackendChoice, Piece, Start, TokenSource } from './token-source.ts';
@@ -29,7 +29,7 @@ export async function generateWith(
   hooks: GenerateHooks = {},
 ): Promise<GenerateResult> {
   checkRequest(request);
-  const resumed = request.continuation === undefined ? undefined : decodeContinuation(request.continuation);
+  const resumed = request.continuation === undefined ? undefined : await decoded(request.continuation);
   const backend = engine.backendOf(request);
   if (resumed !== undefined) checkMaker(resumed, backend);
   const head = request.head ?? resumed?.head;
@@ -44,6 +44,17 @@ export async function generateWith(
     const start = resumed === undefined ? begin(source, request) : resume(source, resumed);
     return await run(source, start, request, hooks);
   });
+}
+
+/** Loaded where a handle comes or goes: the compression it needs takes as long to load as a token to compute. */
+async function decoded(handle: string): Promise<ContinuationState> {
+  const { decodeContinuation } = await import('./continuation.ts');
+  return decodeContinuation(handle);
+}
+
+async function encoded(state: ContinuationState): Promise<string> {
+  const { encodeContinuation } = await import('./continuation.ts');
+  return encodeContinuation(state);
 }
 
 function checkRequest(request: GenerateRequest): void {
@@ -116,7 +127,7 @@ async function run(
   source: TokenSource,
   start: Start,
   request: GenerateRequest,
-  { signal, onStep, onPrompt }: GenerateHooks,
+  { signal, onStep, onPrompt, continuable: wanted = true }: GenerateHooks,
 ): Promise<GenerateResult> {
   const startedAt = performance.now();
   const { seed, scheme, steps: firstStep } = start;
@@ -168,7 +179,7 @@ async function run(
   const { trace, completion } = scanner.end(rest);
   const output = start.output + completion;
   const sum = tritSum(trace.map(({ trit }) => trit));
-  const goesOn = (finishReason === 'length' || finishReason === 'time') && continuable;
+  const goesOn = wanted && (finishReason === 'length' || finishReason === 'time') && continuable;
   const decodeMs = endedAt - startedAt - firstTokenMs;
   return {
     model: source.model,
@@ -176,7 +187,7 @@ async function run(
     completion,
     finishReason,
     // `start.tokens` has grown by what was written.
-    ...(goesOn ? { continuation: encodeContinuation({ ...start, output, steps: firstStep + written }) } : {}),
+    ...(goesOn ? { continuation: await encoded({ ...start, output, steps: firstStep + written }) } : {}),
     trace,
     tritSum: sum,
     gf3Residue: gf3Residue(sum),
