@@ -63,6 +63,9 @@ export class NotAModelError extends BitnetError {
   readonly fault = 'call';
 }
 
+/** The longest path that Linux takes. */
+const MAX_NAME_LENGTH = 4096;
+
 /** The model that ships with the package. */
 export const DEFAULT_MODEL = 'default';
 
@@ -71,6 +74,9 @@ export const DEFAULT_MODEL = 'default';
  * .safetensors file, or a hub id: ORG/NAME, ORG/NAME@REVISION, ORG/NAME/FILE.gguf. A path wins over a hub id.
  */
 export async function resolveModel(name: string, options: ResolveOptions = {}): Promise<ModelLocation> {
+  if (name.length > MAX_NAME_LENGTH) {
+    throw new ModelNotFoundError({ what: `a text of ${name.length} characters is not a model name`, fix: ALLOWED });
+  }
   if (name === '' || name.includes('\0')) {
     throw new ModelNotFoundError({ what: `${JSON.stringify(name)} is not a model name`, fix: ALLOWED });
   }
