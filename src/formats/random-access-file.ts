@@ -13,9 +13,6 @@ const MAX_READ = 1 << 30;
  */
 const READ_AHEAD_BYTES = 64 << 20;
 
-/** Any element type may begin at a multiple of this. */
-const ALIGNMENT = 8;
-
 export type OpenOptions = {
   /** All of the file is wanted soon: reading it begins at once, if it is small. */
   readonly readAhead?: boolean;
@@ -66,12 +63,12 @@ export class RandomAccessFile implements Disposable {
   }
 
   /**
-   * The bytes from `position` on, aligned for any element type, not to be written to: of a file that was read ahead they
-   * are no copy. A file that ends earlier is an error.
+   * The bytes from `position` on, not to be written to: of a file that was read ahead they are no copy. They lie at a
+   * multiple of `alignment`, by default one for any element type. A file that ends earlier is an error.
    */
-  async read(position: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
+  async read(position: number, length: number, alignment = 8): Promise<Uint8Array<ArrayBuffer>> {
     const whole = await this.#whole;
-    if (whole !== undefined && position % ALIGNMENT === 0) return this.#part(whole, position, length);
+    if (whole !== undefined && position % alignment === 0) return this.#part(whole, position, length);
     const out = new Uint8Array(length);
     await this.readInto(out, position);
     return out;

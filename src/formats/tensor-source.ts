@@ -33,7 +33,7 @@ export class TensorSource implements Disposable {
   async read(name: string): Promise<TensorView> {
     const dtype = this.#plainDtype(name);
     const { shape, offset, byteLength } = this.info(name);
-    return { name, dtype, shape, bytes: await this.#file.read(offset, byteLength) };
+    return { name, dtype, shape, bytes: await this.#file.read(offset, byteLength, DTYPES[dtype]) };
   }
 
   readSync(name: string): TensorView {

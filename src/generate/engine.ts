@@ -6,6 +6,7 @@ import { type ModelLocation, resolveModel } from '../hub/resolve-model.ts';
 import { openModel } from '../model/open-model.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import { now } from './clock.ts';
 import { localSource } from './local-source.ts';
 import { Scheduler, type SchedulerOptions } from './scheduler.ts';
 import { type BackendChoice, ownBackend, type TokenSource } from './token-source.ts';
@@ -220,7 +221,7 @@ export async function loadProgram(location: LocatedModel, request: LoadRequest):
 }
 
 async function loadModel(location: LocatedModel, request: LoadRequest): Promise<LoadedModel> {
-  const start = performance.now();
+  const start = now();
   // A single .safetensors file has its config and tokenizer beside it, a .gguf holds its own.
   const home = location.kind === 'safetensors' ? dirname(location.path) : location.path;
   const loadingProgram = loadProgram(location, request);
@@ -240,6 +241,6 @@ async function loadModel(location: LocatedModel, request: LoadRequest): Promise<
     vocabSize,
     // The tokenizer has read generation_config.json as well; a .gguf keeps its ids in the metadata.
     isStop: (await tokenizer).stopTest({ eos_token_id: [...eosTokenIds] }),
-    loadMs: performance.now() - start,
+    loadMs: now() - start,
   };
 }

@@ -5,6 +5,7 @@ import { colorStream } from '../color/palette.ts';
 import { DEFAULT_SCHEME, DEFAULT_SEED, maxIndexOf } from '../color/scheme.ts';
 import { ArgumentError } from '../errors.ts';
 import { gf3Residue, isConserved, tritSum } from '../gf3/sums.ts';
+import { now } from './clock.ts';
 import type { ContinuationState } from './continuation.ts';
 import { Engine } from './engine.ts';
 import { StopScanner } from './stop-scanner.ts';
@@ -129,7 +130,7 @@ async function run(
   request: GenerateRequest,
   { signal, onStep, onPrompt, continuable: wanted = true }: GenerateHooks,
 ): Promise<GenerateResult> {
-  const startedAt = performance.now();
+  const startedAt = now();
   const { seed, scheme, steps: firstStep } = start;
   const maxTokens = request.maxTokens ?? DEFAULT_MAX_TOKENS;
   const scanner = new StopScanner(start.stop, (step) => onStep?.(step));
@@ -143,7 +144,7 @@ async function run(
   const interrupted = () => {
     if (signal?.aborted) return 'cancelled';
     // At least one token, so that a caller who continues always gets on.
-    return written > 0 && performance.now() >= deadline ? 'time' : undefined;
+    return written > 0 && now() >= deadline ? 'time' : undefined;
   };
   const write = ({ text, tokenId, logprob, activations }: Piece) => {
     const { hex, trit } = nextColor();
@@ -157,12 +158,12 @@ async function run(
       ...(activations === undefined ? {} : { activations }),
     };
     written += 1;
-    if (written === 1) firstTokenMs = performance.now() - startedAt;
+    if (written === 1) firstTokenMs = now() - startedAt;
     if (scanner.push(step)) return 'stop';
     return written === maxTokens ? 'length' : undefined;
   };
   const promptRead = () => {
-    promptMs ??= performance.now() - startedAt;
+    promptMs ??= now() - startedAt;
   };
 
   const { finishReason, rest, continuable, promptTokens } = await source.write(start, {
@@ -175,7 +176,7 @@ async function run(
     onPrompt,
     messages: request.messages,
   });
-  const endedAt = performance.now();
+  const endedAt = now();
   const { trace, completion } = scanner.end(rest);
   const output = start.output + completion;
   const sum = tritSum(trace.map(({ trit }) => trit));

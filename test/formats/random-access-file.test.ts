@@ -39,6 +39,17 @@ describe.each([{ readAhead: true }, { readAhead: false }])('with %o', (options) 
     }
   });
 
+  test('or as the one that is asked for', async () => {
+    using file = new RandomAccessFile(path, options);
+    for (const alignment of [1, 2, 4]) {
+      for (const position of [0, 1, 2, 4, 1002]) {
+        const read = await file.read(position, 64, alignment);
+        expect(read.byteOffset % alignment, `position ${position} for ${alignment}`).toBe(0);
+        expect(read).toEqual(bytes.slice(position, position + 64));
+      }
+    }
+  });
+
   test('a range past the end says how much is missing', async () => {
     using file = new RandomAccessFile(path, options);
     for (const read of [() => file.read(4096, 8), () => file.readInto(new Uint8Array(8), 4096)]) {
@@ -60,6 +71,7 @@ describe.each([{ readAhead: true }, { readAhead: false }])('with %o', (options) 
 test('what was read ahead is not copied', async () => {
   using file = new RandomAccessFile(path, { readAhead: true });
   expect((await file.read(16, 8)).buffer).toBe((await file.read(160, 8)).buffer);
+  expect((await file.read(16, 8)).buffer).toBe((await file.read(13, 8, 1)).buffer);
 });
 
 test('a large file is not read ahead', async () => {
