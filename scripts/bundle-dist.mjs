@@ -161,39 +161,44 @@ const FILES = {
   'serve.cjs': ['cli/serve.js', 'mcp/stdio.js'],
 };
 
-const texts = new Map();
-for (const file of outputFiles) texts.set(posix(relative(root, file.path)), await partOf(file));
-
-const files = new Map();
-const homes = {};
-const place = (name, paths) => {
-  const own = paths.filter((path) => !(`./${basename(path)}` in homes));
-  for (const path of own) homes[`./${basename(path)}`] = name;
-  const entries = own.map((path) => `${JSON.stringify(`./${basename(path)}`)}:${texts.get(path)}`);
-  files.set(name, `({${entries.join(',\n')}\n})`);
+/** File to the parts in it, by their paths in esbuild's output. */
+const inFile = new Map();
+/** What stands for a part in the others' texts: where it lies, and its name there. */
+const idOf = new Map();
+const place = (file, paths) => {
+  const own = paths.filter((path) => !idOf.has(basename(path)));
+  inFile.set(file, own);
+  for (const path of own) idOf.set(basename(path), `./${file}${own.length === 1 ? '' : `#${basename(path, '.cjs')}`}`);
 };
-for (const [name, modules] of Object.entries(FILES)) {
+for (const [file, modules] of Object.entries(FILES)) {
   const paths = modules.map((module) => {
     const path = partWith(module);
     if (path === undefined) throw new Error(`esbuild made no part of ${module}`);
     return path;
   });
-  place(name, [...new Set(paths.flatMap((path) => [...closure(path)]))]);
+  place(file, [...new Set(paths.flatMap((path) => [...closure(path)]))]);
 }
-for (const path of texts.keys()) if (!(`./${basename(path)}` in homes)) place(basename(path), [path]);
+for (const path of Object.keys(metafile.outputs)) if (!idOf.has(basename(path))) place(basename(path), [path]);
+
+const texts = new Map();
+for (const file of outputFiles) {
+  const text = await partOf(file);
+  const withIds = text.replace(/"\.\/([\w-]+\.cjs)"/g, (name, part) => JSON.stringify(idOf.get(part) ?? name));
+  texts.set(basename(file.path), withIds);
+}
+
+const files = new Map();
+for (const [file, paths] of inFile) {
+  const entries = paths.map((path) => `${JSON.stringify(idOf.get(basename(path)))}:${texts.get(basename(path))}`);
+  files.set(file, `({${entries.join(',\n')}\n})`);
+}
 files.set('THIRD-PARTY-LICENSES.txt', licenses(Object.keys(metafile.inputs)));
 
-const hash = createHash('sha256');
-for (const name of [...files.keys()].sort()) hash.update(`${name}\0${files.get(name)}\0`);
 const start = readFileSync(new URL('bundle-start.cjs', import.meta.url), 'utf8');
-hash.update(start);
-const shared = Object.fromEntries(Object.entries(homes).filter(([id, home]) => id !== `./${home}`));
-files.set(
-  'start.cjs',
-  start
-    .replace("'@BUILD@'", JSON.stringify(hash.digest('hex').slice(0, 16)))
-    .replace("'@HOMES@'", JSON.stringify(shared, null, 2)),
-);
+const hash = createHash('sha256').update(start);
+for (const name of [...files.keys()].sort()) hash.update(`${name}\0${files.get(name)}\0`);
+const { code: startCode } = await transform(start.replace('@BUILD@', hash.digest('hex').slice(0, 16)), common);
+files.set('start.cjs', startCode);
 
 mkdirSync(bundle, { recursive: true });
 for (const [name, text] of files) writeFileSync(join(bundle, name), text);
@@ -208,13 +213,14 @@ const { COMMANDS } = await import(pathToFileURL(join(dist, 'cli', 'commands.js')
 const commands = JSON.stringify(COMMANDS.map(({ name }) => name));
 for (const file of entries) {
   const name = basename(file, '.js');
-  if (!(`./${name}.cjs` in homes)) throw new Error(`esbuild wrote no ${name}`);
+  const id = idOf.get(`${name}.cjs`);
+  if (id === undefined) throw new Error(`esbuild wrote no ${name}`);
   const shebang = /^#!.*\n/.exec(written.get(file))?.[0] ?? '';
-  const head = `${shebang}${MARK}; the code is in bundle/${homes[`./${name}.cjs`]}.\n`;
+  const head = `${shebang}${MARK}; the code is in bundle/${/[\w-]+\.cjs/.exec(id)[0]}.\n`;
   const text =
     file === 'cli/main.js'
-      ? `require('../bundle/start.cjs')('${name}', ${commands});\n`
-      : `import { createRequire } from 'node:module';\ncreateRequire(import.meta.url)('../bundle/start.cjs')('${name}');\n`;
+      ? `require('../bundle/start.cjs')('${id}', '${name}', ${commands});\n`
+      : `import { createRequire } from 'node:module';\ncreateRequire(import.meta.url)('../bundle/start.cjs')('${id}', '${name}');\n`;
   writeFileSync(join(dist, file), head + text);
 }
 writeFileSync(typeless, '{}\n');

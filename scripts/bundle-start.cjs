@@ -12,10 +12,8 @@ const { renameSync, rmSync, statSync, writeFileSync } = require('node:fs');
 const { dirname, join } = require('node:path');
 const { Script } = require('node:vm');
 
-/** Of all files; bundle-dist.mjs writes it here, */
+/** Of all files; bundle-dist.mjs writes it here. */
 const BUILD = '@BUILD@';
-/** and where the parts lie that share a file with others. */
-const HOMES = '@HOMES@';
 
 /** Code of a first start is kept soon after, when nobody waits for an answer any more. */
 const KEEP_AFTER_MS = 1500;
@@ -32,24 +30,25 @@ let kept = new Map();
 let keptName;
 let timer;
 
-/** Runs the program whose first part is `entry`. Each of its commands keeps the code that it needs. */
-function start(entry, commands = []) {
+/** Runs the program whose first part is `entry`; each of its commands keeps the code that it needs. */
+function start(entry, program, commands = []) {
   const command = process.argv[2] ?? commands[0];
-  const name = commands.includes(command) ? command : entry;
+  const name = commands.includes(command) ? command : program;
   // What a coverage report counts must have been compiled.
   if (!process.env.NODE_V8_COVERAGE) {
     keptName = `${name}-${process.version}-${process.arch}${flagsTag()}.bin`;
     kept = readKept();
     process.on('exit', keep);
   }
-  return load(`./${entry}.cjs`);
+  return load(entry);
 }
 
+/** `id` is ./FILE, or ./FILE#PART where several parts share a file. */
 function load(id) {
   const known = modules.get(id);
   if (known !== undefined) return known.exports;
   if (!id.startsWith('./')) return require(id);
-  if (!makers.has(id)) openFile(HOMES[id] ?? id.slice(2));
+  if (!makers.has(id)) openFile(id.slice(2).split('#')[0]);
   const module = { exports: {} };
   // Before it runs: parts may load one another.
   modules.set(id, module);

@@ -106,7 +106,7 @@ test('the code of another build is not used', () => {
   start();
   const program = join(bundle, 'start.cjs');
   const text = readFileSync(program, 'utf8');
-  writeFileSync(program, text.replace(/(const BUILD = ")[0-9a-f]+"/, '$1another"'));
+  writeFileSync(program, text.replace(/(\bBUILD=")[0-9a-f]+"/, '$1another"'));
   try {
     expect(readFileSync(program, 'utf8')).not.toBe(text);
     expect(start()).toBe('compiled');
