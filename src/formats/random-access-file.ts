@@ -13,6 +13,9 @@ const MAX_READ = 1 << 30;
  */
 const READ_AHEAD_BYTES = 64 << 20;
 
+/** Read ahead by as many threads as Node has: most of the time goes into new memory, page by page. */
+const PIECE_BYTES = 2 << 20;
+
 export type OpenOptions = {
   /** All of the file is wanted soon: reading it begins at once, if it is small. */
   readonly readAhead?: boolean;
@@ -49,7 +52,9 @@ export class RandomAccessFile implements Disposable {
     this.#fd = fd;
     if (readAhead && this.size <= READ_AHEAD_BYTES) {
       const bytes = new Uint8Array(this.size);
-      this.#whole = this.#fill(bytes, 0).then(() => bytes);
+      const pieces = Array.from({ length: Math.ceil(this.size / PIECE_BYTES) }, (_, i) => i * PIECE_BYTES);
+      const filled = pieces.map((start) => this.#fill(bytes.subarray(start, start + PIECE_BYTES), start));
+      this.#whole = Promise.all(filled).then(() => bytes);
       // Whoever reads sees it.
       this.#whole.catch(() => {});
     }
