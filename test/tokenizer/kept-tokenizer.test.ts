@@ -190,7 +190,7 @@ describe('packed tables', () => {
     fc.assert(
       fc.property(tokens, fc.string({ unit: 'binary' }), ([all, gaps], other) => {
         const table: (string | undefined)[] = [];
-        all.forEach((token, i) => table.push(...Array(gaps[i]!).fill(undefined), token));
+        for (const [i, token] of all.entries()) table.push(...Array(gaps[i]!).fill(undefined), token);
         const packed = PackedTokens.pack(table)!;
         expect(packed.size).toBe(table.length);
         for (let id = -1; id <= table.length; id++) expect(packed.token(id)).toBe(table[id]);
