@@ -39,7 +39,7 @@ const placePlugin = {
       if (!text.includes('import.meta')) return undefined;
       const place = JSON.stringify(`../${posix(relative(dist, path))}`);
       const contents = text
-        // esbuild takes a plain require along; it stays as late as it was.
+        // As late as it was; see `latePlugin`.
         .replace(/createRequire\(import\.meta\.url\)\(('[^']+')\)/g, 'require($1)')
         .replace(/\bfileURLToPath\(import\.meta\.url\)/g, '__place')
         .replace(/\bimport\.meta\.dirname\b/g, "__join(__place, '..')")
@@ -49,6 +49,19 @@ const placePlugin = {
           `$1import { join as __join } from 'node:path'; import { pathToFileURL as __toUrl } from 'node:url'; const __place = __join(__dirname, ${place});`,
         );
       return { contents, loader: 'js' };
+    });
+  },
+};
+
+/** CommonJS packages that are required late: as parts of their own, so that nobody reads them before. Package to file. */
+const late = new Map();
+const latePlugin = {
+  name: 'late',
+  setup({ onResolve }) {
+    onResolve({ filter: /^[@\w]/ }, ({ path, kind, importer }) => {
+      if (kind !== 'require-call' || !importer.startsWith(dist + sep) || path.startsWith('node:')) return undefined;
+      late.set(path, `${path.replace(/\W+/g, '-').replace(/^-/, '')}.cjs`);
+      return { path: `./${late.get(path)}`, external: true };
     });
   },
 };
@@ -92,7 +105,7 @@ const { metafile, outputFiles } = await build({
   metafile: true,
   // Optional, large and native: who has it installed can use it.
   external: ['onnxruntime-node'],
-  plugins: [placePlugin, englishPlugin],
+  plugins: [placePlugin, latePlugin, englishPlugin],
 });
 
 /** Names that bundle-start.cjs gives to every part. */
@@ -119,14 +132,18 @@ async function partOf({ path, text }) {
     // A default import: a copy of all names would touch those that Node warns about.
     .replace(/__toESM\d*\(require\(("node:\w+")\)\)/g, '__lazy($1)')
     .replace(new RegExp(`\\b(import_\\w+=)require\\(("node:(?:${SLOW_MODULES})")\\)`, 'g'), '$1__lazy($2)');
+  return functionOf(
+    lazy
+      // What CommonJS modules of others would need: a copy that says __esModule, and a list of names for Node.
+      .replace(/\bmodule\.exports=__toCommonJS\((\w+)\);/, 'module.exports=$1;')
+      .replace(/\b0&&\(module\.exports=\{[^}]*\}\);\s*$/, ''),
+  );
+}
+
+function functionOf(code) {
   // esbuild leaves the characters of a regular expression as they are.
-  const ascii = lazy.replace(/[^\0-\x7f]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`);
-  const body = ascii
-    .replace(/^#!.*\n/, '')
-    // What CommonJS modules of others would need: a copy that says __esModule, and a list of names for Node.
-    .replace(/\bmodule\.exports=__toCommonJS\((\w+)\);/, 'module.exports=$1;')
-    .replace(/\b0&&\(module\.exports=\{[^}]*\}\);\s*$/, '');
-  return `function(${PARAMETERS}){${body}}`;
+  const ascii = code.replace(/[^\0-\x7f]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`);
+  return `function(${PARAMETERS}){${ascii.replace(/^#!.*\n/, '')}}`;
 }
 
 /** The part that begins with a module of dist/. */
@@ -183,16 +200,31 @@ for (const path of Object.keys(metafile.outputs)) if (!idOf.has(basename(path)))
 const texts = new Map();
 for (const file of outputFiles) {
   const text = await partOf(file);
-  const withIds = text.replace(/"\.\/([\w-]+\.cjs)"/g, (name, part) => JSON.stringify(idOf.get(part) ?? name));
+  const withIds = text.replace(/"\.\/([\w-]+\.cjs)"/g, (as, part) =>
+    idOf.has(part) ? JSON.stringify(idOf.get(part)) : as,
+  );
   texts.set(basename(file.path), withIds);
 }
 
 const files = new Map();
+const inputs = Object.keys(metafile.inputs);
+for (const [name, file] of late) {
+  const { outputFiles: made, metafile: own } = await build({
+    ...common,
+    stdin: { contents: `module.exports = require(${JSON.stringify(name)});`, resolveDir: root },
+    bundle: true,
+    format: 'cjs',
+    write: false,
+    metafile: true,
+  });
+  inputs.push(...Object.keys(own.inputs).filter((path) => path !== '<stdin>'));
+  files.set(file, `({"./${file}":${functionOf(made[0].text)}\n})`);
+}
 for (const [file, paths] of inFile) {
   const entries = paths.map((path) => `${JSON.stringify(idOf.get(basename(path)))}:${texts.get(basename(path))}`);
   files.set(file, `({${entries.join(',\n')}\n})`);
 }
-files.set('THIRD-PARTY-LICENSES.txt', licenses(Object.keys(metafile.inputs)));
+files.set('THIRD-PARTY-LICENSES.txt', licenses(inputs));
 
 const start = readFileSync(new URL('bundle-start.cjs', import.meta.url), 'utf8');
 const hash = createHash('sha256').update(start);
