@@ -17,7 +17,7 @@ export function serverInfo() {
 }
 
 /** No tool takes more values than this; a larger call is an attack or a mistake. */
-const MAX_ARGUMENT_ELEMENTS = 100_000;
+export const MAX_ARGUMENT_ELEMENTS = 100_000;
 
 /** Lists stay as they are, but for worlds, which a client that steps them hears of from the tool. */
 const FIXED = { listChanged: false } as const;

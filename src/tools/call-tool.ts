@@ -75,14 +75,17 @@ export function expectation(schema: JsonSchema | undefined): string | undefined 
       return `an integer${range}`;
     case 'number':
       return `a number${range}`;
-    case 'string':
-      return schema.minLength === undefined ? 'a string' : 'a non-empty string';
+    case 'string': {
+      const most = schema.maxLength === undefined ? '' : ` of at most ${schema.maxLength} characters`;
+      return `${schema.minLength === undefined ? 'a string' : 'a non-empty string'}${most}`;
+    }
     case 'boolean':
       return 'true or false';
     case 'array': {
       const item = expectation(schema.items);
-      const least = schema.minItems === undefined ? '' : ` at least ${schema.minItems}`;
-      return `a list${least === '' ? ' of' : ` of${least},`} ${item === undefined ? 'values' : `each ${item}`}`;
+      const { minItems = 0, maxItems } = schema;
+      const length = maxItems !== undefined ? `${minItems} to ${maxItems},` : minItems > 0 ? `at least ${minItems},` : '';
+      return ['a list of', length, item === undefined ? 'values' : `each ${item}`].filter(Boolean).join(' ');
     }
     case 'object':
       return `an object with ${Object.keys(schema.properties ?? {}).join(', ')}`;

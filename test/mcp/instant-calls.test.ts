@@ -87,6 +87,8 @@ describe('stateless', () => {
     ['is traced', meta({ traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01' })],
     ['has more in its parameters', params({ task: {} })],
     ['has more beside them', { headers, body: { ...body, extra: 1 } }],
+    ['has more arguments than the SDK lets pass', statelessCall(1, 'balance_triad', { trits: Array(100_001).fill(0) })],
+    ['comes in chunks', { headers: { ...headers, 'content-length': undefined, 'transfer-encoding': 'chunked' }, body }],
     ['is of a tool that waits', statelessCall(1, 'palette', { n: 1, image: true })],
     ['may be a long walk', statelessCall(1, 'color_at', { index: 1, scheme: 'gay-mcp' })],
     ['is of no tool', statelessCall(1, 'constructor', {})],
@@ -170,6 +172,7 @@ describe('in a session', () => {
 
   test.each<[string, object, Record<string, string>]>([
     ['asks for progress', body('color_at', { index: 1 }, { _meta: { progressToken: 1 } }), {}],
+    ['has more arguments than the SDK lets pass', body('balance_triad', { trits: Array(100_001).fill(0) }), {}],
     ['waits', body('palette', { n: 1, image: true }), {}],
     ['comes in a batch', [body('color_at', { index: 1 })], {}],
     ['speaks another version', body('color_at', { index: 1 }), { 'mcp-protocol-version': '2025-06-18' }],

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
 import { ArgumentError } from '../../src/errors.ts';
+import { balanceTriadTool } from '../../src/tools/balance-triad.ts';
 import { callTool } from '../../src/tools/call-tool.ts';
 import { colorAtTool } from '../../src/tools/color-at.ts';
 import type { Tool } from '../../src/tools/define-tool.ts';
@@ -38,6 +39,9 @@ test.each([
   [paletteTool, { n: 5000 }, 'n must be an integer from 1 to 4096, got 5000'],
   [paletteTool, { n: 1, image: 'yes' }, 'image must be true or false, got the string "yes"'],
   [generateWithTraceTool, { prompt: 'a', stop: ['a', ''] }, 'stop.1 must be a non-empty string'],
+  [generateWithTraceTool, { prompt: 'a', stop: 'x' }, 'stop must be a list of each a non-empty string, got'],
+  [balanceTriadTool, { trits: Array(4097).fill(1) }, 'trits must be a list of 1 to 4096, each one of -1, 0, 1, got [1,'],
+  [balanceTriadTool, { skills: ['x'.repeat(65)] }, 'skills.0 must be a non-empty string of at most 64 characters, got'],
   [generateWithTraceTool, { prompt: 'a', top_p: 2 }, 'top_p must be a number > 0 and <= 1, got 2'],
   [generateWithTraceTool, { messages: [{ role: 'boss', content: '' }] }, 'messages.0.role must be one of system'],
   [generateWithTraceTool, { messages: [{ role: 'user', content: 'a', x: 1 }] }, 'unknown argument messages.0.x'],
@@ -59,7 +63,6 @@ test('long values are cut in messages', async () => {
 });
 
 test('a list that is wrong in every element, or a name without end, makes no endless message', async () => {
-  const { balanceTriadTool } = await import('../../src/tools/balance-triad.ts');
   const wrong = await refusal(balanceTriadTool, { trits: Array(4096).fill('x') });
   expect(wrong).toContain('trits.0 must be one of -1, 0, 1, got the string "x"; trits.1');
   expect(wrong).toContain('; and more; a call that works');

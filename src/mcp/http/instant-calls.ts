@@ -14,7 +14,7 @@ import {
   SERVER_INFO_META_KEY,
 } from '@modelcontextprotocol/server';
 import { ALL_TOOLS } from '../../tools/all-tools.ts';
-import { serverInfo } from '../server.ts';
+import { MAX_ARGUMENT_ELEMENTS, serverInfo } from '../server.ts';
 import { answerCall, type ToolEnvironment } from '../tool-registration.ts';
 import type { SessionOwner } from './sessions.ts';
 
@@ -28,6 +28,9 @@ const VERSION = '2026-07-28';
 /** Clients send the same envelope with every request; what is longer or comes after these is left to the SDK. */
 const MAX_ENVELOPES = 1000;
 const MAX_ENVELOPE_LENGTH = 2000;
+
+/** In so few bytes there are no more elements than the SDK lets pass: the shortest is `1,`. It counts larger ones. */
+const MAX_BODY_BYTES = 2 * MAX_ARGUMENT_ELEMENTS;
 
 const INSTANT_TOOLS = new Map(ALL_TOOLS.flatMap((tool) => (tool.isInstant === undefined ? [] : [[tool.name, tool]])));
 
@@ -45,6 +48,7 @@ export class InstantCalls {
     const call = instantCall(body);
     if (
       call === undefined ||
+      !isShort(headers) ||
       headers['mcp-protocol-version'] !== VERSION ||
       headers['mcp-method'] !== 'tools/call' ||
       headers['mcp-name'] !== call.tool.name ||
@@ -69,9 +73,9 @@ export class InstantCalls {
   }
 
   /** Whether a request in a session of the 2025 protocol, which has no envelope, can be answered here. */
-  isForSession(body: unknown): boolean {
+  isForSession(headers: IncomingHttpHeaders, body: unknown): boolean {
     const call = instantCall(body);
-    return call !== undefined && call.envelope === undefined;
+    return call !== undefined && call.envelope === undefined && isShort(headers);
   }
 
   /** The JSON text of the answer to such a request; `client` is the name that the session's client gave itself. */
@@ -84,6 +88,11 @@ export class InstantCalls {
 
 function answer(id: string | number, result: CallToolResult): string {
   return JSON.stringify({ result, jsonrpc: '2.0', id });
+}
+
+/** A body that comes in chunks does not say. */
+function isShort(headers: IncomingHttpHeaders): boolean {
+  return Number(headers['content-length']) <= MAX_BODY_BYTES;
 }
 
 /** The call that a message is, if it is one of an instant tool and nothing more. */

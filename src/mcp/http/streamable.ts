@@ -118,7 +118,7 @@ export class StreamableEndpoint {
     instant: InstantCalls,
   ): Promise<string | undefined> {
     const id = headers['mcp-session-id'];
-    if (typeof id !== 'string' || !instant.isForSession(body)) return undefined;
+    if (typeof id !== 'string' || !instant.isForSession(headers, body)) return undefined;
     const { transport } = this.#options.sessions.get(id, owner);
     if (!(transport instanceof WebStandardStreamableHTTPServerTransport)) return undefined;
     const { server } = this.#sessionParts.get(transport)!.server;
