@@ -70,7 +70,9 @@ describe('the bundle for Claude Desktop', () => {
   test('is small, and holds no training data, sources or native code', () => {
     expect(statSync(file).size).toBeLessThan(12e6);
     const paths = readdirSync(installed, { recursive: true, encoding: 'utf8' });
-    expect(paths.filter((path) => /(^|\/)(src|test|node_modules|master)(\/|$)|\.(node|cc|ts)$/.test(path))).toEqual([]);
+    expect(paths.filter((path) => /(^|\/)(src|test|node_modules|master)(\/|$)|\.(node|cc|h|ts)$/.test(path))).toEqual(
+      [],
+    );
   });
 
   test('its manifest names the tools that the server has', () => {
