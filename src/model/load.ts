@@ -160,7 +160,9 @@ class HuggingFaceReader implements WeightReader {
   async vector(name: string, length: number): Promise<VectorWeight> {
     this.#expect(name, [length], ['F32', 'F16', 'BF16']);
     const values = toFloat32(await this.#checkpoint.read(name));
-    const bad = values.findIndex((value) => !Number.isFinite(value));
+    let bad = -1;
+    // Plain, since it runs before a first token: NaN and infinity are what is not itself less itself.
+    for (let i = 0; i < values.length && bad < 0; i++) if (values[i]! - values[i]! !== 0) bad = i;
     if (bad >= 0) this.#fail(`element ${bad} is ${values[bad]}`, name, 'the file is damaged: download it again');
     return { kind: 'vector', name, values };
   }

@@ -85,11 +85,12 @@ function findCode3(bytes: Uint8Array, start: number, end: number, lowBits: numbe
     i++;
   }
   if (i === end) return -1;
-  const words = new Uint32Array(bytes.buffer, bytes.byteOffset + i, Math.floor((end - i) / 4));
+  // Signed, since a word above 2^31 is no small integer to code that is not compiled yet; `wide` has no sign bit.
+  const words = new Int32Array(bytes.buffer, bytes.byteOffset + i, Math.floor((end - i) / 4));
   const wide = Math.imul(lowBits, 0x01010101);
   for (let w = 0; w < words.length; w++) {
     const word = words[w]!;
-    if ((word & (word >>> 1) & wide) === 0) continue;
+    if ((word & (word >> 1) & wide) === 0) continue;
     i += 4 * w;
     while ((bytes[i]! & (bytes[i]! >> 1) & lowBits) === 0) i++;
     return i;
