@@ -13,10 +13,10 @@ extern "C" __attribute__((import_module("env"), import_name("finished"))) void e
 
 class Pool {
  public:
+  /** src/engine/wasm/backend.ts asks for no more. */
   static constexpr int32_t kMaxThreads = 256;
 
   void set_threads(int32_t n) { threads_ = n; }
-  int32_t threads() const { return threads_; }
 
   /** Starts the step that engine_begin prepared, and returns; env_finished follows. No other step may be running. */
   void start(Engine* engine) {

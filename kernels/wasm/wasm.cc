@@ -1,6 +1,7 @@
 // The engine as a WebAssembly module with a small heap of its own in the linear memory. JavaScript copies the program's
 // bytes in, then drives it through the functions exported here; src/engine/wasm/backend.ts is the only caller. One thread
-// makes all calls but `serve`, which in the build with atomics runs in instances of other threads, on the same memory. Compiled freestanding (scripts/build-wasm.mjs); there is no C library.
+// makes all calls but `serve`, which in the build with atomics runs in instances of other threads, on the same memory.
+// Compiled freestanding (scripts/build-wasm.mjs); there is no C library.
 #include "../cpu/float_ops.h"
 #include "../cpu/matmul_wasm.h"
 #include "../include/engine.h"

@@ -5,6 +5,7 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { setFlagsFromString } from 'node:v8';
 import type { Worker } from 'node:worker_threads';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
@@ -201,19 +202,27 @@ test('threads that say nothing are not waited for', async () => {
   await expect(threads.run(() => {})).rejects.toThrow('did nothing for 50 ms');
 });
 
-test('threads do not keep a process alive, and a step does', () => {
-  const dist = join(import.meta.dirname, '../../dist');
-  const script = `
-    import { wasmBackend } from '${dist}/engine/wasm/backend.js';
-    import { randomModel } from '${dist}/bench/random-model.js';
-    const shape = { hidden: 256, ffn: 512, layers: 2, heads: 4, kvHeads: 2, headDim: 64, vocab: 512, activation: 'relu2', ropeTheta: 10000 };
-    const executable = await wasmBackend.load(randomModel(shape, 'int8'), { threads: 2 });
-    const rows = 60, sequences = new Int32Array(rows).fill(executable.createSequence());
-    executable.step({ tokens: sequences, sequences, positions: sequences.map((_, i) => i), outputRows: Int32Array.of(59) })
-      .then(({ logits }) => console.log(executable.info.threads, logits.length));`;
-  const { stdout, stderr, status, signal } = spawnSync(process.execPath, ['--input-type=module', '-e', script], {
-    encoding: 'utf8',
-    timeout: 60_000,
+// In a thread as in Claude Desktop's Electron, where the engine has no process of its own.
+for (const place of ['process', 'thread']) {
+  test(`threads do not keep their ${place} alive, and a step does`, () => {
+    const dist = pathToFileURL(join(import.meta.dirname, '../../dist'));
+    const work = `
+      import { wasmBackend } from '${dist}/engine/wasm/backend.js';
+      import { randomModel } from '${dist}/bench/random-model.js';
+      const shape = { hidden: 256, ffn: 512, layers: 2, heads: 4, kvHeads: 2, headDim: 64, vocab: 512, activation: 'relu2', ropeTheta: 10000 };
+      const executable = await wasmBackend.load(randomModel(shape, 'int8'), { threads: 2 });
+      const rows = 60, sequences = new Int32Array(rows).fill(executable.createSequence());
+      const positions = sequences.map((_, i) => i);
+      executable.step({ tokens: sequences, sequences, positions, outputRows: Int32Array.of(59) })
+        .then(({ logits }) => console.log(executable.info.threads, logits.length));`;
+    const inThread = `
+      import { Worker } from 'node:worker_threads';
+      new Worker(new URL(${JSON.stringify(`data:text/javascript,${encodeURIComponent(work)}`)}));`;
+    const script = place === 'thread' ? inThread : work;
+    const { stdout, stderr, status, signal } = spawnSync(process.execPath, ['--input-type=module', '-e', script], {
+      encoding: 'utf8',
+      timeout: 60_000,
+    });
+    expect({ stdout, stderr, status, signal }).toEqual({ stdout: '2 512\n', stderr: '', status: 0, signal: null });
   });
-  expect({ stdout, stderr, status, signal }).toEqual({ stdout: '2 512\n', stderr: '', status: 0, signal: null });
-});
+}
