@@ -11,6 +11,16 @@ const kernels = join(root, 'kernels');
 export const MODULES = {
   'bitnet-simd.wasm': [],
   'bitnet-relaxed.wasm': ['-mrelaxed-simd'],
+  'bitnet-relaxed-threads.wasm': [
+    '-mrelaxed-simd',
+    '-matomics',
+    '-Wl,--shared-memory',
+    '-Wl,--import-memory',
+    // What a shared memory may grow to must be told; it takes no memory before it does.
+    `-Wl,--max-memory=${2 ** 32}`,
+    // Each thread is given a stack of its own.
+    '-Wl,--export=__stack_pointer',
+  ],
 };
 
 const FLAGS = [

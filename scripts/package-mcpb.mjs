@@ -49,7 +49,7 @@ export async function stageMcpb(folder = STAGE) {
     cpSync(join(ROOT, path), join(folder, path), {
       recursive: true,
       // Float masters are for training and four times the model; sources of the kernels are of no use there.
-      filter: (source) => !/[/\\]master$/.test(source) && !source.endsWith('.cc'),
+      filter: (source) => !/[/\\]master$/.test(source) && !/\.(cc|h)$/.test(source),
     });
   }
   cpSync(join(ROOT, 'plugin', 'icon.png'), join(folder, 'icon.png'));

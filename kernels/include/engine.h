@@ -1,5 +1,5 @@
 // The interpreter of recorded programs (src/engine/program.ts), without threads, files or a C library: the addon runs
-// it on a thread pool, the WebAssembly build in a plain loop, the fuzz target under sanitizers.
+// it on a thread pool, the WebAssembly build in a plain loop or on a pool of its own, the fuzz target under sanitizers.
 //
 // Life: engine_create decodes and checks a program once. Then, per step: engine_begin checks the step and makes room,
 // engine_stages / engine_items say what there is to do, engine_run_item does one item (any thread, any order within a

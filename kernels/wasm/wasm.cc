@@ -1,9 +1,13 @@
-// The engine as a WebAssembly module: one thread, its own small heap in the linear memory. JavaScript copies the
-// program's bytes in, then drives it through the functions exported here; src/engine/wasm/backend.ts is the only
-// caller. Compiled freestanding (scripts/build-wasm.mjs); there is no C library.
+// The engine as a WebAssembly module with a small heap of its own in the linear memory. JavaScript copies the program's
+// bytes in, then drives it through the functions exported here; src/engine/wasm/backend.ts is the only caller. One thread
+// makes all calls but `serve`, which in the build with atomics runs in instances of other threads, on the same memory.
+// Compiled freestanding (scripts/build-wasm.mjs); there is no C library.
 #include "../cpu/float_ops.h"
 #include "../cpu/matmul_wasm.h"
 #include "../include/engine.h"
+#if defined(__wasm_atomics__)
+#include "pool.h"
+#endif
 
 namespace bitnet {
 namespace {
@@ -71,6 +75,9 @@ void split(Chunk* c, uint64_t size) {
 
 Engine* engine = nullptr;
 Failure failure;
+#if defined(__wasm_atomics__)
+Pool pool;
+#endif
 
 }  // namespace
 
@@ -108,12 +115,13 @@ extern "C" {
 EXPORT(alloc) void* wasm_alloc(uint32_t bytes) { return host_alloc(bytes); }
 EXPORT(free) void wasm_free(void* p) { host_free(p, 0); }
 
-/** blobs: pairs of (address, bytes) as uint32. 1 when the program was taken. */
-EXPORT(create) int32_t wasm_create(const int32_t* words, uint32_t word_count, const uint32_t* pairs, uint32_t count) {
+/** blobs: pairs of (address, bytes) as uint32; threads: that may run items at once. 1 when the program was taken. */
+EXPORT(create)
+int32_t wasm_create(const int32_t* words, uint32_t word_count, const uint32_t* pairs, uint32_t count, int32_t threads) {
   Blob* blobs = (Blob*)host_alloc((uint64_t)count * sizeof(Blob));
   if (!blobs) return 0;
   for (uint32_t i = 0; i < count; i += 1) blobs[i] = Blob{(const void*)(uintptr_t)pairs[2 * i], pairs[2 * i + 1]};
-  engine = engine_create(words, word_count, blobs, count, &kWasmKernels, 1, 0, &failure);
+  engine = engine_create(words, word_count, blobs, count, &kWasmKernels, threads, 0, &failure);
   host_free(blobs, 0);
   return engine != nullptr;
 }
@@ -139,6 +147,15 @@ EXPORT(run_stage) int32_t wasm_run_stage(int32_t stage) {
   for (int32_t i = 0; i < items; i += 1) engine_run_item(engine, stage, i, 0);
   return !engine_failed(engine);
 }
+#if defined(__wasm_atomics__)
+/** Before the threads are there: how many serve. */
+EXPORT(set_threads) void wasm_set_threads(int32_t threads) { pool.set_threads(threads); }
+/** All stages, by the threads that serve; instead of run_stage, once a step. env.finished tells when end may follow. */
+EXPORT(start) void wasm_start() { pool.start(engine); }
+EXPORT(progress) uint32_t wasm_progress() { return pool.progress(); }
+/** A thread's whole life. */
+EXPORT(serve) void wasm_serve(int32_t thread) { pool.serve(thread); }
+#endif
 EXPORT(end) int32_t wasm_end() { return engine_end(engine, &failure); }
 
 EXPORT(failure_status) int32_t wasm_failure_status() { return (int32_t)failure.status; }

@@ -19,6 +19,13 @@ const { MODULES, findWasmCompiler, buildWasm }: WasmBuild = await import(buildSc
 for (const isa of ['relaxed-simd', 'simd128'] satisfies WasmIsa[]) {
   differentialSuite(isa, (program) => wasmBackend.load(program, { isa }));
 }
+for (const threads of [2, 3]) {
+  differentialSuite(`${threads} threads`, async (program) => {
+    const executable = await wasmBackend.load(program, { threads });
+    expect(executable.info.threads).toBe(threads);
+    return executable;
+  });
+}
 
 test('the best module that this Node runs is taken, and says which it is', async () => {
   expect(await wasmBackend.unavailable()).toBeUndefined();

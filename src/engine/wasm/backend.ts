@@ -1,7 +1,9 @@
-// The WebAssembly backend: the C++ engine of kernels/ compiled to one module, on one thread. It is there wherever Node
-// is, needs no compiler, and computes the same bits as the native one.
+// The WebAssembly backend: the C++ engine of kernels/ compiled to one module. It is there wherever Node is, needs no
+// compiler, and computes the same bits as the native one. Small programs and hosts without shared memory run on the
+// caller's thread, in a module that knows of no others; large ones run on several threads (threads.ts).
 
 import { readFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { setFlagsFromString } from 'node:v8';
@@ -11,7 +13,8 @@ import { stepFailure } from '../cpu/backend.ts';
 import { encodeProgram } from '../cpu/encode.ts';
 import type { Program } from '../program.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
-import { type WasmInstance, type WasmMemory, type WasmModule, webAssembly } from './web-assembly.ts';
+import { WasmThreads } from './threads.ts';
+import { type WasmGlobal, type WasmMemory, type WasmModule, webAssembly } from './web-assembly.ts';
 
 /** The module's memory (at most 4 GiB) is too small, or the program is not one the kernels accept. */
 export class WasmEngineError extends BitnetError {
@@ -22,16 +25,18 @@ export class WasmEngineError extends BitnetError {
 /** relaxed-simd multiplies int8 pairs in one instruction; simd128 is in every Node we support. */
 export type WasmIsa = 'relaxed-simd' | 'simd128';
 
-const FILES: Readonly<Record<WasmIsa, string>> = {
+/** Threads are for the better instruction set only: it is in every Node we support, behind a flag at the least. */
+const FILES = {
   'relaxed-simd': 'bitnet-relaxed.wasm',
   simd128: 'bitnet-simd.wasm',
-};
+  threads: 'bitnet-relaxed-threads.wasm',
+} as const satisfies Record<WasmIsa | 'threads', string>;
+type Build = keyof typeof FILES;
 
 type Exports = {
-  memory: WasmMemory;
   alloc(bytes: number): number;
   free(address: number): void;
-  create(words: number, wordCount: number, pairs: number, count: number): number;
+  create(words: number, wordCount: number, pairs: number, count: number, threads: number): number;
   sequence_create(): number;
   sequence_free(id: number): void;
   sequence_length(id: number): number;
@@ -56,25 +61,52 @@ type Exports = {
   failure_text(): number;
 };
 
-export type WasmLoadOptions = LoadOptions & { readonly isa?: WasmIsa };
+/** What only the module with threads has. */
+type ThreadExports = Exports & {
+  __stack_pointer: WasmGlobal;
+  set_threads(threads: number): void;
+  start(): void;
+  progress(): number;
+};
 
-const modules = new Map<WasmIsa, Promise<WasmModule | undefined>>();
+export type WasmLoadOptions = LoadOptions & {
+  readonly isa?: WasmIsa;
+  /** Told when threads are wanted and cannot be had; stderr when not given. */
+  readonly warn?: (line: string) => void;
+};
+
+/**
+ * Multiply-adds of one token from which on threads are started unasked. Below, a token is there within a millisecond or
+ * two, and starting them (20 ms and 5 MB each) would be felt more than what they save.
+ */
+const WORTH_THREADS = 50_000_000;
+/** More come only when asked for: so many read memory as fast as it can be read. */
+const DEFAULT_THREADS = 16;
+/** The most that kernels/wasm/pool.h takes. */
+const MOST_THREADS = 256;
+const STACK_BYTES = 128 << 10;
+/** 4 GiB, as the module says. */
+const MOST_PAGES = 65_536;
+/** What the module needs before its first allocation. */
+const INITIAL_PAGES = 8;
+
+const modules = new Map<Build, Promise<WasmModule | undefined>>();
 
 /** Undefined when this Node cannot run the module. */
-function compiled(isa: WasmIsa): Promise<WasmModule | undefined> {
-  let found = modules.get(isa);
+function compiled(build: Build): Promise<WasmModule | undefined> {
+  let found = modules.get(build);
   if (found === undefined) {
-    found = compile(isa);
-    modules.set(isa, found);
+    found = compile(build);
+    modules.set(build, found);
   }
   return found;
 }
 
-async function compile(isa: WasmIsa): Promise<WasmModule | undefined> {
+async function compile(build: Build): Promise<WasmModule | undefined> {
   const folder = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..', 'kernels', 'wasm');
-  const bytes = await readFile(join(folder, FILES[isa]));
+  const bytes = await readFile(join(folder, FILES[build]));
   // Node 20 knows relaxed SIMD behind a flag; later ones have it on.
-  if (isa === 'relaxed-simd' && !webAssembly.validate(bytes)) setFlagsFromString('--experimental-wasm-relaxed-simd');
+  if (build !== 'simd128' && !webAssembly.validate(bytes)) setFlagsFromString('--experimental-wasm-relaxed-simd');
   return webAssembly.validate(bytes) ? webAssembly.compile(bytes) : undefined;
 }
 
@@ -89,26 +121,100 @@ export const wasmBackend = {
   },
   load: async (program: Program, options: WasmLoadOptions): Promise<WasmExecutable> => {
     const wanted: readonly WasmIsa[] = options.isa === undefined ? ['relaxed-simd', 'simd128'] : [options.isa];
+    const threads = wantedThreads(program, options);
+    if (threads > 1) {
+      const instance = await instantiateShared(options);
+      if (options.signal?.aborted) throw new CancelledError('loading was cancelled');
+      if (instance !== undefined) return WasmExecutable.withThreads(instance, program, threads, options);
+    }
     for (const isa of wanted) {
       const module = await compiled(isa);
       if (module === undefined) continue;
       if (options.signal?.aborted) throw new CancelledError('loading was cancelled');
-      return new WasmExecutable(await webAssembly.instantiate(module), isa, program);
+      const exports = (await webAssembly.instantiate(module)).exports as Exports & { readonly memory: WasmMemory };
+      return new WasmExecutable({ exports, memory: exports.memory }, isa, program);
     }
     throw new WasmEngineError({ what: `this Node cannot run ${wanted.join(' or ')}`, fix: 'use the backend "js"' });
   },
 } satisfies Backend;
 
+type Instance = { readonly exports: Exports; readonly memory: WasmMemory };
+type SharedInstance = {
+  readonly exports: ThreadExports;
+  readonly memory: WasmMemory;
+  readonly module: WasmModule;
+  /** `call` is what the module calls when the last item of a step was done on this thread. */
+  readonly onFinished: (call: () => void) => void;
+};
+
+/** Undefined, and said, when this Node or machine gives no shared memory. */
+async function instantiateShared(options: WasmLoadOptions): Promise<SharedInstance | undefined> {
+  try {
+    const module = await compiled('threads');
+    if (module === undefined) throw new Error('this Node does not run modules with shared memory');
+    // Reserves address space; memory is taken as it grows.
+    const memory = new webAssembly.Memory({ initial: INITIAL_PAGES, maximum: MOST_PAGES, shared: true });
+    let finished = () => {};
+    const imports = { env: { memory, finished: () => finished() } };
+    const exports = (await webAssembly.instantiate(module, imports)).exports as ThreadExports;
+    const onFinished = (call: () => void) => {
+      finished = call;
+    };
+    return { exports, memory, module, onFinished };
+  } catch (error) {
+    warnOneThread(options, error as Error);
+    return undefined;
+  }
+}
+
+function warnOneThread({ warn }: WasmLoadOptions, error: Error): void {
+  const line = `the wasm backend runs on one thread: ${error.message}`;
+  if (warn === undefined) process.stderr.write(`${line}\n`);
+  else warn(line);
+}
+
+function wantedThreads(program: Program, { isa, threads }: WasmLoadOptions): number {
+  if (isa === 'simd128') return 1;
+  if (threads !== undefined) return Math.min(threads, MOST_THREADS);
+  return macsPerRow(program) < WORTH_THREADS ? 1 : Math.min(availableParallelism(), DEFAULT_THREADS);
+}
+
+/** Multiply-adds of one token through the program's matrices. */
+function macsPerRow(program: Program): number {
+  let macs = 0;
+  for (const op of program.ops) {
+    if (op.op !== 'ternaryMatmul' && op.op !== 'denseMatmul' && op.op !== 'int8Matmul') continue;
+    const weight = program.weights[op.weight];
+    if (weight !== undefined && weight.kind !== 'vector') macs += weight.rows * weight.columns;
+  }
+  return macs;
+}
+
+/** The threads of an executable. */
+type Crew = {
+  readonly threads: WasmThreads;
+  readonly count: number;
+  readonly start: () => void;
+  readonly onLost: (error: Error) => void;
+};
+
 export class WasmExecutable implements Executable {
-  readonly info: ExecutableInfo;
+  readonly #isa: WasmIsa;
   readonly #program: Program;
-  #exports: Exports | undefined;
+  readonly #weightBytes: number;
+  #instance: Instance | undefined;
+  #crew: Crew | undefined;
+  /** The threads have the memory. */
+  #busy = false;
   /** Kept between steps; grown when a step needs more. */
   #room = { address: 0, bytes: 0 };
 
-  constructor(instance: WasmInstance, isa: WasmIsa, program: Program) {
-    this.#exports = instance.exports as unknown as Exports;
+  constructor(instance: Instance, isa: WasmIsa, program: Program, threads = 1) {
+    this.#instance = instance;
+    this.#isa = isa;
     this.#program = program;
+    this.#weightBytes = weightBytesPerToken(program);
+    const { exports } = instance;
     const { words, blobs } = encodeProgram(program);
     const wordsAt = this.#copyIn(words);
     const pairs = new Uint32Array(2 * blobs.length);
@@ -117,26 +223,61 @@ export class WasmExecutable implements Executable {
       pairs[2 * i + 1] = blob.byteLength;
     });
     const pairsAt = this.#copyIn(pairs);
-    if (this.#exports.create(wordsAt, words.length, pairsAt, blobs.length) === 0) {
-      throw new WasmEngineError({ what: this.#failureText(), where: program.name });
+    if (exports.create(wordsAt, words.length, pairsAt, blobs.length, threads) === 0) {
+      throw new WasmEngineError({ what: this.#failureText(instance), where: program.name });
     }
-    this.#exports.free(wordsAt);
-    this.#exports.free(pairsAt);
-    this.info = { backend: 'wasm', isa, threads: 1, weightBytes: weightBytesPerToken(program) };
+    exports.free(wordsAt);
+    exports.free(pairsAt);
+  }
+
+  /** Steps run on `count` threads; where these cannot be started, on the caller's, which is said. */
+  static async withThreads(
+    { exports, memory, module, onFinished }: SharedInstance,
+    program: Program,
+    count: number,
+    options: WasmLoadOptions,
+  ): Promise<WasmExecutable> {
+    const made = new WasmExecutable({ exports, memory }, 'relaxed-simd', program, count);
+    try {
+      exports.set_threads(count);
+      const stackTops = Array.from({ length: count }, () => made.#alloc(STACK_BYTES) + STACK_BYTES);
+      const progress = () => exports.progress();
+      const threads = await WasmThreads.start({ module, memory, stackTops, progress });
+      onFinished(() => threads.finished());
+      made.#crew = {
+        threads,
+        count,
+        start: () => exports.start(),
+        onLost: (error) => warnOneThread(options, error),
+      };
+    } catch (error) {
+      warnOneThread(options, error as Error);
+    }
+    return made;
+  }
+
+  /** `threads` is how many run now. */
+  get info(): ExecutableInfo {
+    return {
+      backend: 'wasm',
+      isa: this.#isa,
+      threads: this.#crew?.threads.usable ? this.#crew.count : 1,
+      weightBytes: this.#weightBytes,
+    };
   }
 
   createSequence(): SequenceId {
-    const id = this.#live().sequence_create();
+    const id = this.#live().exports.sequence_create();
     if (id < 0) throw new WasmEngineError({ what: 'no room for another sequence', where: this.#program.name });
     return id;
   }
 
   freeSequence(sequence: SequenceId): void {
-    this.#live().sequence_free(sequence);
+    this.#live().exports.sequence_free(sequence);
   }
 
   sequenceLength(sequence: SequenceId): number {
-    const length = this.#live().sequence_length(sequence);
+    const length = this.#live().exports.sequence_length(sequence);
     if (length < 0) throw new RangeError(`sequence ${sequence} does not exist`);
     return length;
   }
@@ -144,22 +285,24 @@ export class WasmExecutable implements Executable {
   truncate(sequence: SequenceId, length: number): void {
     const known = this.sequenceLength(sequence);
     if (!(length >= 0 && length <= known)) throw new RangeError(`truncate to ${length} of ${known}`);
-    this.#live().truncate(sequence, length);
+    this.#live().exports.truncate(sequence, length);
   }
 
   fork(sequence: SequenceId, length: number): SequenceId {
     const known = this.sequenceLength(sequence);
     if (!(length >= 0 && length <= known)) throw new RangeError(`fork at ${length} of ${known}`);
-    const id = this.#live().fork(sequence, length);
-    if (id < 0) throw new WasmEngineError({ what: this.#failureText(), where: this.#program.name });
+    const instance = this.#live();
+    const id = instance.exports.fork(sequence, length);
+    if (id < 0) throw new WasmEngineError({ what: this.#failureText(instance), where: this.#program.name });
     return id;
   }
 
   async step(step: Step): Promise<StepResult> {
-    const wasm = this.#live();
+    const instance = this.#live();
+    const { exports, memory } = instance;
     const program = this.#program;
     checkStep(program, step, (sequence) => {
-      const length = wasm.sequence_length(sequence);
+      const length = exports.sequence_length(sequence);
       return length < 0 ? undefined : length;
     });
     const { tokens, sequences, positions, outputRows } = step;
@@ -175,37 +318,71 @@ export class WasmExecutable implements Executable {
       number,
       number,
     ];
-    const words = new Int32Array(wasm.memory.buffer);
+    const words = new Int32Array(memory.buffer);
     words.set(tokens, tokensAt / 4);
     words.set(sequences, sequencesAt / 4);
     words.set(positions, positionsAt / 4);
     words.set(outputRows, outputsAt / 4);
     const rows = [tokens.length, tokensAt, sequencesAt, positionsAt] as const;
-    if (wasm.begin(...rows, outputRows.length, outputsAt, trace ? 1 : 0, logitsAt, countsAt) === 0)
-      throw this.#failure();
-    const stages = wasm.stages();
-    for (let stage = 0; stage < stages; stage += 1) if (wasm.run_stage(stage) === 0) break;
-    if (wasm.end() === 0) throw this.#failure();
+    const outputs = [outputRows.length, outputsAt, trace ? 1 : 0, logitsAt, countsAt] as const;
+    const begin = () => {
+      if (exports.begin(...rows, ...outputs) === 0) throw this.#failure(instance);
+    };
+    begin();
+    const crew = this.#crew;
+    if (crew === undefined) runAlone(exports);
+    else if (!(await this.#runTogether(crew))) {
+      // No sequence has moved on: what the lost threads have computed is computed again.
+      begin();
+      runAlone(exports);
+    }
+    if (exports.end() === 0) throw this.#failure(instance);
     // The memory may have grown, which replaces its buffer.
     return {
-      logits: new Float32Array(wasm.memory.buffer, logitsAt, logitCount).slice(),
-      tritCounts: new Int32Array(wasm.memory.buffer, countsAt, countCount).slice(),
+      logits: new Float32Array(memory.buffer, logitsAt, logitCount).slice(),
+      tritCounts: new Int32Array(memory.buffer, countsAt, countCount).slice(),
     };
   }
 
+  /** During a step: when it is over. */
   [Symbol.dispose](): void {
-    this.#exports = undefined;
+    this.#instance = undefined;
+    if (!this.#busy) this.#dismiss();
   }
 
-  #live(): Exports {
-    if (this.#exports === undefined) {
+  /** False when the threads were lost. */
+  async #runTogether({ threads, start, onLost }: Crew): Promise<boolean> {
+    this.#busy = true;
+    try {
+      await threads.run(start);
+      return true;
+    } catch (error) {
+      this.#dismiss();
+      onLost(error as Error);
+      return false;
+    } finally {
+      this.#busy = false;
+      if (this.#instance === undefined) this.#dismiss();
+    }
+  }
+
+  #dismiss(): void {
+    void this.#crew?.threads.end();
+    this.#crew = undefined;
+  }
+
+  #live(): Instance {
+    if (this.#instance === undefined) {
       throw new WasmEngineError({ what: 'this program was disposed', where: this.#program.name });
     }
-    return this.#exports;
+    if (this.#busy) {
+      throw new WasmEngineError({ what: 'a step of this program is running', where: this.#program.name });
+    }
+    return this.#instance;
   }
 
   #alloc(bytes: number): number {
-    const address = bytes < 2 ** 32 ? this.#live().alloc(bytes) >>> 0 : 0;
+    const address = bytes < 2 ** 32 ? this.#live().exports.alloc(bytes) >>> 0 : 0;
     if (address === 0) {
       throw new WasmEngineError({
         what: `WebAssembly has no room for ${bytes} more bytes`,
@@ -227,7 +404,7 @@ export class WasmExecutable implements Executable {
   #layOut(counts: readonly number[]): number[] {
     const total = counts.reduce((sum, count) => sum + 4 * count, 0);
     if (total > this.#room.bytes) {
-      if (this.#room.address !== 0) this.#live().free(this.#room.address);
+      if (this.#room.address !== 0) this.#live().exports.free(this.#room.address);
       this.#room = { address: 0, bytes: 0 };
       this.#room = { address: this.#alloc(total), bytes: total };
     }
@@ -239,15 +416,21 @@ export class WasmExecutable implements Executable {
     });
   }
 
-  #failureText(): string {
-    const { memory, failure_text } = this.#live();
-    const bytes = new Uint8Array(memory.buffer, failure_text() >>> 0, 200);
+  #failureText({ exports, memory }: Instance): string {
+    // A copy: text is not decoded from shared memory.
+    const bytes = new Uint8Array(memory.buffer, exports.failure_text() >>> 0, 200).slice();
     return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
   }
 
-  #failure(): BitnetError {
-    const wasm = this.#live();
-    const result = { status: wasm.failure_status(), op: wasm.failure_op(), text: this.#failureText() };
+  #failure(instance: Instance): BitnetError {
+    const { exports } = instance;
+    const result = { status: exports.failure_status(), op: exports.failure_op(), text: this.#failureText(instance) };
     return stepFailure(this.#program, result);
   }
+}
+
+/** The stages of a step that has begun, on this thread. */
+function runAlone({ stages, run_stage }: Exports): void {
+  const count = stages();
+  for (let stage = 0; stage < count; stage += 1) if (run_stage(stage) === 0) return;
 }
