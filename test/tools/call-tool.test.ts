@@ -40,7 +40,11 @@ test.each([
   [paletteTool, { n: 1, image: 'yes' }, 'image must be true or false, got the string "yes"'],
   [generateWithTraceTool, { prompt: 'a', stop: ['a', ''] }, 'stop.1 must be a non-empty string'],
   [generateWithTraceTool, { prompt: 'a', stop: 'x' }, 'stop must be a list of each a non-empty string, got'],
-  [balanceTriadTool, { trits: Array(4097).fill(1) }, 'trits must be a list of 1 to 4096, each one of -1, 0, 1, got [1,'],
+  [
+    balanceTriadTool,
+    { trits: Array(4097).fill(1) },
+    'trits must be a list of 1 to 4096, each one of -1, 0, 1, got [1,',
+  ],
   [balanceTriadTool, { skills: ['x'.repeat(65)] }, 'skills.0 must be a non-empty string of at most 64 characters, got'],
   [generateWithTraceTool, { prompt: 'a', top_p: 2 }, 'top_p must be a number > 0 and <= 1, got 2'],
   [generateWithTraceTool, { messages: [{ role: 'boss', content: '' }] }, 'messages.0.role must be one of system'],
