@@ -136,14 +136,16 @@ async function partOf({ path, text }) {
     lazy
       // What CommonJS modules of others would need: a copy that says __esModule, and a list of names for Node.
       .replace(/\bmodule\.exports=__toCommonJS\((\w+)\);/, 'module.exports=$1;')
-      .replace(/\b0&&\(module\.exports=\{[^}]*\}\);\s*$/, ''),
+      .replace(/\b0&&\(module\.exports=\{[^}]*\}\);\s*$/, '')
+      // Which every ES module is.
+      .replace(/^(#!.*\n)?/, '"use strict";'),
   );
 }
 
 function functionOf(code) {
   // esbuild leaves the characters of a regular expression as they are.
   const ascii = code.replace(/[^\0-\x7f]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`);
-  return `function(${PARAMETERS}){${ascii.replace(/^#!.*\n/, '')}}`;
+  return `function(${PARAMETERS}){${ascii}}`;
 }
 
 /** The part that begins with a module of dist/. */

@@ -116,6 +116,9 @@ test('holds what it needs and nothing else', () => {
   expect(paths.filter((path) => /(^|\/)(test|src|golden|master|node_modules)\/|\.(node|tgz|log)$/.test(path))).toEqual(
     [],
   );
+  // Code that V8 made here is of no use elsewhere.
+  expect(paths.filter((path) => path.startsWith('dist/bundle/'))).not.toEqual([]);
+  expect(paths.filter((path) => path.startsWith('dist/bundle/code'))).toEqual([]);
   // Every script that the program runs by name is there.
   for (const path of readdirSync(join(ROOT, 'dist'), { recursive: true, encoding: 'utf8' })) {
     if (!path.endsWith('.js')) continue;
