@@ -84,7 +84,8 @@ export function expectation(schema: JsonSchema | undefined): string | undefined 
     case 'array': {
       const item = expectation(schema.items);
       const { minItems = 0, maxItems } = schema;
-      const length = maxItems !== undefined ? `${minItems} to ${maxItems},` : minItems > 0 ? `at least ${minItems},` : '';
+      const length =
+        maxItems !== undefined ? `${minItems} to ${maxItems},` : minItems > 0 ? `at least ${minItems},` : '';
       return ['a list of', length, item === undefined ? 'values' : `each ${item}`].filter(Boolean).join(' ');
     }
     case 'object':
