@@ -40,16 +40,18 @@ class RemoteError extends BitnetError {
   readonly code: string;
   readonly fault: Fault;
 
-  constructor({ name, text, code, fault, stack }: PlainError) {
+  constructor({ name, text, code, fault }: PlainError) {
     super(text);
     this.name = name;
     this.code = code;
     this.fault = fault;
-    if (stack !== undefined) this.stack = stack;
   }
 }
 
 function fromPlainError(error: PlainError): Error {
+  // A defect there is one here: told and logged as such.
+  if (error.stack !== undefined)
+    return Object.assign(new Error(error.text.what), { name: error.name, stack: error.stack });
   if (error.code === 'CANCELLED') return new CancelledError(error.text.what);
   if (error.code === 'BAD_ARGUMENT') return new ArgumentError(error.text);
   return new RemoteError(error);

@@ -28,6 +28,8 @@ export type ToolEnvironment = {
   readonly logger: Logger;
   /** What clients read of an error; default: for a client on this machine. */
   readonly errorText?: Teller;
+  /** A model's name as clients read it that need not have written it; default: as it is. */
+  readonly modelName?: (name: string) => string;
   /** Told of every call when it has ended. */
   readonly onCall?: (call: ToolCall) => void;
 };

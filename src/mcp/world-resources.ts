@@ -2,7 +2,8 @@
 
 import { type McpServer, ResourceTemplate } from '@modelcontextprotocol/server';
 import { worldRecordToJson } from '../tools/world-json.ts';
-import type { WorldStore } from '../world/world-store.ts';
+import type { WorldRecord, WorldStore } from '../world/world-store.ts';
+import { remoteModelName } from './error-text.ts';
 import { answering, decoded, json, listing, SCHEME } from './resources.ts';
 import type { ToolEnvironment } from './tool-registration.ts';
 
@@ -21,7 +22,8 @@ const WORLD = new ResourceTemplate(`${SCHEME}//worlds/{world}`, {
       resources: (await (await openStore()).list()).slice(-MAX_LISTED).map(({ id, stepCount, base }) => ({
         uri: `${SCHEME}//worlds/${id}`,
         name: id.slice(0, 12),
-        title: `World ${id.slice(0, 12)}: ${base.model} after ${stepCount} ${stepCount === 1 ? 'step' : 'steps'}`,
+        // A path would be too long for a title, and the list does not know who asks.
+        title: `World ${id.slice(0, 12)}: ${remoteModelName(base.model)} after ${stepCount} ${stepCount === 1 ? 'step' : 'steps'}`,
         mimeType: 'application/json',
       })),
     })),
@@ -34,6 +36,11 @@ const WORLD = new ResourceTemplate(`${SCHEME}//worlds/{world}`, {
 });
 
 export function registerWorldResources(server: McpServer, environment: ToolEnvironment): void {
+  const { modelName = (name) => name } = environment;
+  const toJson = (record: WorldRecord) => {
+    const { base } = record;
+    return worldRecordToJson({ ...record, base: { ...base, model: modelName(base.model) } });
+  };
   server.registerResource(
     'worlds',
     `${SCHEME}//worlds`,
@@ -42,8 +49,7 @@ export function registerWorldResources(server: McpServer, environment: ToolEnvir
       description: 'Every world that morphism_step has reached, oldest first, with the step that led to it',
       mimeType: 'application/json',
     },
-    (uri) =>
-      answering(uri, environment, async () => json(uri, (await (await openStore()).list()).map(worldRecordToJson))),
+    (uri) => answering(uri, environment, async () => json(uri, (await (await openStore()).list()).map(toJson))),
   );
   server.registerResource(
     'world',
@@ -56,7 +62,7 @@ export function registerWorldResources(server: McpServer, environment: ToolEnvir
     (uri, { world }) =>
       answering(uri, environment, async () => {
         const store = await openStore();
-        return json(uri, worldRecordToJson(await store.record(await store.resolve(decoded(world, 'world')))));
+        return json(uri, toJson(await store.record(await store.resolve(decoded(world, 'world')))));
       }),
   );
 }

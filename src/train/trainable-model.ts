@@ -39,7 +39,8 @@ export async function openTrainableModel(folder: string): Promise<TrainableModel
   using checkpoint = await openCheckpoint(source);
   if (checkpoint.format !== 'safetensors') {
     throw new ArgumentError({
-      what: `${source} holds a ${checkpoint.format} file; training starts from safetensors`,
+      what: `the model is a ${checkpoint.format} file; training starts from safetensors`,
+      where: source,
       fix: 'convert it to a folder in Hugging Face layout first',
     });
   }

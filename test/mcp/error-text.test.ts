@@ -1,12 +1,12 @@
 // What of an error leaves this machine.
 
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, describe, expect, test } from 'vitest';
 import { ArgumentError } from '../../src/errors.ts';
-import { localErrorText, remoteErrorText } from '../../src/mcp/error-text.ts';
+import { localErrorText, remoteErrorText, remoteModelName } from '../../src/mcp/error-text.ts';
 import { WorldError } from '../../src/world/world-error.ts';
 import { openSession, type RunningServer, send, startProcess, startServer, statelessCall } from './http-harness.ts';
 import { RawClient } from './server-process.ts';
@@ -56,6 +56,42 @@ test.each([
 ])('in %s', (text, told) => {
   expect(remote(new ArgumentError({ what: text }))).toBe(told);
   expect(remote(new ArgumentError({ what: 'no', fix: text }))).toBe(`no; ${told}`);
+});
+
+test.each([
+  [
+    "/home/Ann O'Neil/my model/index.json",
+    "the index names /home/Ann O'Neil/my model/1.safetensors, which is not there",
+  ],
+  ["/home/Ann O'Neil/my model", "cannot be opened: there is none (/home/Ann O'Neil/my model/1.safetensors); copy it"],
+  ["/home/Ann O'Neil/1.safetensors, byte 7", "ELOOP, open '/home/Ann O'Neil/1.safetensors'"],
+  ['tensor "a" in /home/Ann O\'Neil/2.safetensors', "also in /home/Ann O'Neil/1.safetensors"],
+  ["C:\\Users\\Ann O'Neil\\x.onnx", "Load model from C:\\Users\\Ann O'Neil\\1.safetensors failed"],
+])('a path that stands beside its place %s needs no quotes', (where, what) => {
+  const told = remote(new ArgumentError({ what, where, fix: what }));
+  expect(told).not.toMatch(/Ann|Neil|my model\//);
+  expect(told).toContain('1.safetensors');
+});
+
+test.each([
+  ['/x', 'half of 1 / 2, see https://example.com/x/y'],
+  ['/srv/x', 'see https://example.com/srv/x'],
+])('beside the place %s, this is told as it is: %s', (where, what) => {
+  expect(remote(new ArgumentError({ what, where }))).toBe(`${what} (x)`);
+});
+
+test.each([
+  ['default', 'default'],
+  ['org/name@main', 'org/name@main'],
+  ['org/name/file.gguf', 'org/name/file.gguf'],
+  ['/home/ann/a model', 'a model'],
+  ['~/a/model', 'model'],
+  ['../ann/model.gguf', 'model.gguf'],
+  ['C:\\Users\\ann\\model', 'model'],
+  ['/srv/m/model', '/srv/m/model'],
+  ['/srv/m/../ann/model', 'model'],
+])('a model that somebody named %s is told as %s', (name, told) => {
+  expect(remoteModelName(name, ['/srv/m'])).toBe(told);
 });
 
 test('no folder of a path outside the known ones is told, wherever it stands', () => {
@@ -151,6 +187,43 @@ describe('the built program', () => {
       }
     } finally {
       await server.close();
+    }
+  });
+
+  test('tells whose model a world began from by its name, to others than those of this machine', async () => {
+    const worlds = mkdtempSync(join(tmpdir(), 'worlds-of-ann-'));
+    const [world, base] = ['a'.repeat(64), { id: 'b'.repeat(64), model: '/home/ann/mine', folder: '/home/ann/mine' }];
+    const record = { format: 1, id: world, parent: null, base, stepCount: 0, created: '2026-01-01T00:00:00.000Z' };
+    mkdirSync(join(worlds, 'worlds'));
+    writeFileSync(join(worlds, 'worlds', `${world}.json`), JSON.stringify(record));
+    const uris = ['bitnet-gf3://worlds', `bitnet-gf3://worlds/${world}`];
+    const server = await startProcess([], { BITNET_WORLDS: worlds });
+    const stdio = new RawClient({ BITNET_WORLDS: worlds });
+    try {
+      const { headers } = await openSession(server);
+      let id = 0;
+      const ask = async (method: string, params: object) =>
+        (await send(server, { headers, body: { jsonrpc: '2.0', id: ++id, method, params } })).text;
+      const step = { name: 'morphism_step', arguments: { world, text: ['a b c'] } };
+      const [list, ...read] = [
+        await ask('resources/list', {}),
+        ...(await Promise.all(uris.map((uri) => ask('resources/read', { uri })))),
+        await ask('tools/call', step),
+      ];
+      expect(list).toContain('World aaaaaaaaaaaa: mine after 0 steps');
+      for (const text of [list, ...read]) {
+        expect(text).toContain('mine');
+        expect(text).not.toContain('ann/');
+      }
+      await stdio.initialize();
+      for (const uri of uris) {
+        const { result } = await stdio.request('resources/read', { uri }).answer;
+        expect(result.contents[0].text).toContain('"model": "/home/ann/mine"');
+      }
+    } finally {
+      stdio.child.kill();
+      await server.close();
+      rmSync(worlds, { recursive: true });
     }
   });
 

@@ -3,7 +3,7 @@
 import { Logger } from '../../logger.ts';
 import { EngineServices } from '../../tools/engine-services.ts';
 import { QueuedServices } from '../../tools/queued-services.ts';
-import { remoteErrorText } from '../error-text.ts';
+import { remoteErrorText, remoteModelName } from '../error-text.ts';
 import { createMcpServer } from '../server.ts';
 import type { ToolEnvironment } from '../tool-registration.ts';
 import { isLoopback } from './guards.ts';
@@ -55,6 +55,7 @@ export async function serveOnHttp(options: ServeHttpOptions): Promise<void> {
     services: queued.forClient(client),
     logger,
     errorText,
+    modelName: (name) => remoteModelName(name, allowedRoots),
     onCall: (call) => metrics.call(call),
   });
   const { engine: engineQueue, server: serverQueue } = queued.queues;
