@@ -11,6 +11,9 @@ import { type ConservedMatrix, conserve, type ExtraFlip } from './conserve.ts';
 import { WorldError } from './world-error.ts';
 import { copyState, WORLD_OPTIMIZER, type WorldState } from './world-state.ts';
 
+/** Gradient steps of one morphism. */
+export const MAX_STEPS = 100;
+
 export type Morphism = {
   readonly optimizer: OptimizerKind;
   readonly lr: number;

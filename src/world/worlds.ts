@@ -163,19 +163,17 @@ export class Worlds {
     });
   }
 
-  /** The world that this one came from. */
-  invert(world: string): Promise<InvertResult> {
-    return this.#inTurn(async () => {
-      const from = await this.store.record(await this.store.resolve(world));
-      const to = await this.store.parentOf(from);
-      if (to === undefined) {
-        throw new WorldError({
-          what: `world ${from.id} is where model ${from.base.model} begins: no step led to it`,
-          fix: 'invert a world that morphism_step returned as world_after',
-        });
-      }
-      return { from, to };
-    });
+  /** The world that this one came from. Reads two records, and waits for no step. */
+  async invert(world: string): Promise<InvertResult> {
+    const from = await this.store.record(await this.store.resolve(world));
+    const to = await this.store.parentOf(from);
+    if (to === undefined) {
+      throw new WorldError({
+        what: `world ${from.id} is where model ${from.base.model} begins: no step led to it`,
+        fix: 'invert a world that morphism_step returned as world_after',
+      });
+    }
+    return { from, to };
   }
 
   /** From a world back to its beginning, the world first. */

@@ -174,6 +174,17 @@ test('conserve makes the sum of trit changes 0 mod 3, also in what is stored', a
   expect(repaired).toBeGreaterThan(3);
 });
 
+test('to invert a world waits for no step', async () => {
+  const worlds = await open();
+  const { before, after } = await worlds.step(step({ model }));
+  const order: string[] = [];
+  // Each of the steps lets other events through; inverting needs far fewer.
+  const stepping = worlds.step(step({ world: after.id }, { steps: 100 })).then(() => order.push('step'));
+  const inverting = worlds.invert(after.id).then(({ to }) => order.push(to.id));
+  await Promise.all([stepping, inverting]);
+  expect(order).toEqual([before.id, 'step']);
+});
+
 test('a rate that is too high is said to be, and nothing is stored', async () => {
   const worlds = await open();
   const diverging = step({ model }, { lr: 1e30, optimizer: 'sgd', steps: 20 });
@@ -300,6 +311,8 @@ test('a step count that does not follow from where the world came from is damage
     { ...record, stepCount: 4 },
     { ...record, morphism: { ...record.morphism, steps: 2 } },
     { ...record, morphism: { ...record.morphism, steps: 0 } },
+    // A beginning has none behind it, and so it would add up: but nobody would see the end of it.
+    { ...record, stepCount: 2 ** 52, morphism: { ...record.morphism, steps: 2 ** 52 } },
   ]) {
     await writeFile(path, JSON.stringify(forgery));
     await expect(worlds.log(after.id)).rejects.toThrow(/the record is damaged/);
