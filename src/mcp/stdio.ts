@@ -7,8 +7,11 @@ import { EngineServices } from '../tools/engine-services.ts';
 import { QueuedServices } from '../tools/queued-services.ts';
 import { createMcpServer } from './server.ts';
 
-/** As over HTTP by default: a client that calls everything at once must not fill the memory. */
-const LIMITS = { slots: 8, maxWaiting: 256 };
+/**
+ * As many run as over HTTP: a client that calls everything at once must not fill the memory. More wait: it is the only
+ * one, and refusing a call that is here already would save no more than its arguments.
+ */
+const LIMITS = { slots: 8, maxWaiting: 10_000 };
 
 /** An engine that does not end by itself within this time is left to its parent's death. */
 const FORCE_EXIT_MS = 2000;

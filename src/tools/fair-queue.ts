@@ -1,12 +1,13 @@
 // A semaphore whose queue is fair: whoever waits is served in turns by client, so that one client with a hundred
-// requests does not keep another with one waiting behind all of them.
+// requests does not keep another with one waiting behind all of them. Nor does it keep others out when the queue is full:
+// the last of whom most wait gives way.
 
 import { BitnetError, CancelledError } from '../errors.ts';
 
 export type FairQueueOptions = {
   /** Pieces of work that run at once. */
   readonly slots: number;
-  /** Pieces of work that may wait; more are refused at once. */
+  /** Pieces of work that may wait; of more, one is refused at once. */
   readonly maxWaiting: number;
 };
 
@@ -23,7 +24,12 @@ export class BusyError extends BitnetError {
   readonly fault = 'job';
 }
 
-type Waiter = { readonly go: () => void; readonly onPosition: EnterOptions['onPosition']; position: number };
+type Waiter = {
+  readonly go: () => void;
+  readonly refuse: (error: BitnetError) => void;
+  readonly onPosition: EnterOptions['onPosition'];
+  position: number;
+};
 
 export class FairQueue {
   readonly #options: FairQueueOptions;
@@ -45,8 +51,8 @@ export class FairQueue {
   }
 
   /**
-   * Resolves when the caller may work, with what it must call once when done. Throws BusyError when the queue is full
-   * and CancelledError when the signal fires first.
+   * Resolves when the caller may work, with what it must call once when done. Throws BusyError when the queue is full,
+   * or becomes so later by calls of clients of whom fewer wait; and CancelledError when the signal fires first.
    */
   async enter(client: string, { signal, onPosition }: EnterOptions = {}): Promise<() => void> {
     if (signal?.aborted) throw new CancelledError('cancelled before it ran');
@@ -55,21 +61,25 @@ export class FairQueue {
       return this.#leaver();
     }
     if (this.#waiting >= this.#options.maxWaiting) {
-      throw new BusyError({
+      const busy = new BusyError({
         what: `the server is busy: ${this.#running} such calls run and ${this.#waiting} wait`,
         fix: 'try again in half a minute',
       });
+      if (!this.#makeRoom(client, busy)) throw busy;
     }
     await new Promise<void>((resolve, reject) => {
-      const leave = () => {
+      const refuse = (error: BitnetError) => {
+        signal?.removeEventListener('abort', leave);
         this.#remove(client, waiter);
-        reject(new CancelledError('cancelled while it waited for its turn'));
+        reject(error);
       };
+      const leave = () => refuse(new CancelledError('cancelled while it waited for its turn'));
       const waiter: Waiter = {
         go: () => {
           signal?.removeEventListener('abort', leave);
           resolve();
         },
+        refuse,
         onPosition,
         position: -1,
       };
@@ -106,6 +116,16 @@ export class FairQueue {
     this.#waiting -= 1;
     this.#tellPositions();
     return waiter;
+  }
+
+  /** Refuses the last of the client of whom most wait, unless no more of it wait than of this client would. */
+  #makeRoom(client: string, busy: BusyError): boolean {
+    let most: readonly Waiter[] = [];
+    for (const waiters of this.#clients.values()) if (waiters.length > most.length) most = waiters;
+    const own = this.#clients.get(client)?.length ?? 0;
+    if (most.length <= own + 1) return false;
+    most.at(-1)!.refuse(busy);
+    return true;
   }
 
   #remove(client: string, waiter: Waiter): void {

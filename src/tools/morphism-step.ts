@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { ArgumentError } from '../errors.ts';
 import { OPTIMIZERS } from '../train/optimizer.ts';
-import { worldExpectedValue } from '../world/morphism.ts';
+import { MAX_STEPS, worldExpectedValue } from '../world/morphism.ts';
 import { morphismColor } from '../world/morphism-color.ts';
 import { defineTool } from './define-tool.ts';
 import { colorFields, residue, seedField } from './fields.ts';
@@ -40,7 +40,7 @@ export const morphismStepTool = defineTool({
       .describe('The batch as token ids'),
     lr: z.number().gt(0).max(10).optional().describe('Default 0.00003 for adamw, 0.02 for sgd'),
     optimizer: z.enum(OPTIMIZERS).default('adamw'),
-    steps: z.int().min(1).max(100).default(1).describe('Steps on the same batch'),
+    steps: z.int().min(1).max(MAX_STEPS).default(1).describe('Steps on the same batch'),
     conserve: z
       .boolean()
       .default(false)
@@ -89,7 +89,7 @@ export const morphismStepTool = defineTool({
     };
     const hooks = { ...(signal && { signal }), ...(progress && { onProgress: progress }) };
     const worlds = worldService(services);
-    const { before, after, report } = await inTurn('engine', context, () => worlds.step(request, hooks));
+    const { before, after, report } = await inTurn('worlds', context, () => worlds.step(request, hooks));
     const { lossBefore, lossAfter } = report;
     const { wev, wevRatio } = worldExpectedValue(lossBefore, lossAfter);
     return {

@@ -5,6 +5,8 @@ import type { GenerateResult } from '../generate/types.ts';
 import { FairQueue, type FairQueueOptions } from './fair-queue.ts';
 import type { Services, TurnOf } from './services.ts';
 
+/** `Worlds` does one thing at a time. */
+const WORLD_SLOTS = 1;
 /** One reads its file while the other computes; more would only take more memory. */
 const SERVER_SLOTS = 2;
 
@@ -21,6 +23,7 @@ export class QueuedServices {
     this.#onResult = onResult;
     this.queues = {
       engine: new FairQueue({ slots, maxWaiting }),
+      worlds: new FairQueue({ slots: WORLD_SLOTS, maxWaiting }),
       server: new FairQueue({ slots: SERVER_SLOTS, maxWaiting }),
     };
   }

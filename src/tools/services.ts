@@ -6,10 +6,11 @@ import type { GenerateHooks, GenerateRequest, GenerateResult } from '../generate
 import type { WorldService } from '../world/world-host.ts';
 
 /**
- * What a piece of heavy work keeps busy: `engine`, the processes that generate and train; `server`, this process's own
- * thread and memory. Apart, since a picture that takes 50 ms must not wait for generations that take a minute.
+ * What a piece of heavy work keeps busy: `engine`, the process that generates, several texts at once; `worlds`, the one
+ * that trains, a step after the other; `server`, this process's own thread and memory. Apart, since a picture that takes
+ * 50 ms must not wait for generations that take a minute, nor these for steps that wait for each other.
  */
-export type TurnOf = 'engine' | 'server';
+export type TurnOf = 'engine' | 'worlds' | 'server';
 
 export type TurnHooks = {
   readonly signal?: AbortSignal | undefined;

@@ -84,6 +84,37 @@ test('never more at once than there are slots; everybody gets through or is told
   );
 });
 
+test('when no more may wait, the last of whom most wait gives way, until all have the same', async () => {
+  const queue = new FairQueue({ slots: 1, maxWaiting: 6 });
+  const order: string[] = [];
+  const enter = async (client: string, name: string, signal?: AbortSignal) => {
+    const done = await queue.enter(client, { signal });
+    order.push(name);
+    done();
+  };
+  const outcome = (work: Promise<void>, name: string) =>
+    work.then(
+      () => [],
+      (error) => [name, error.code],
+    );
+  const leave = await queue.enter('first');
+  const controller = new AbortController();
+  const all = [
+    ...['a1', 'a2', 'a3', 'a4', 'a5', 'a6'].map((name) => outcome(enter('a', name, controller.signal), name)),
+    outcome(enter('a', 'a7'), 'a7'),
+    ...['b1', 'b2', 'b3', 'b4'].map((name) => outcome(enter('b', name), name)),
+    outcome(enter('c', 'c1'), 'c1'),
+  ];
+  expect(queue.waiting).toBe(6);
+  leave();
+  const refused = (await Promise.all(all)).flat();
+  expect(refused).toEqual(['a3', 'a4', 'a5', 'a6', 'a7', 'b4'].flatMap((name) => [name, 'BUSY']));
+  expect(order).toEqual(['a1', 'b1', 'c1', 'a2', 'b2', 'b3']);
+  // Whoever gave way is gone for good.
+  controller.abort();
+  expect([queue.running, queue.waiting]).toEqual([0, 0]);
+});
+
 test('a wait counts towards the time that the call may take', async () => {
   const limits: (number | undefined)[] = [];
   const queued = new QueuedServices(

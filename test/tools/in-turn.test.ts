@@ -53,7 +53,7 @@ const call =
 
 const HEAVY: readonly [string, TurnOf, Call][] = [
   ['generate_with_trace', 'engine', call('generate_with_trace', { prompt: 'a' })],
-  ['morphism_step', 'engine', call('morphism_step', { model: 'default', text: ['a b'] })],
+  ['morphism_step', 'worlds', call('morphism_step', { model: 'default', text: ['a b'] })],
   ['analyze_layer', 'server', call('analyze_layer', {})],
   ['palette with a picture', 'server', call('palette', { n: 1, image: true })],
   ['palette that begins far along a walk', 'server', call('palette', { n: 1, start: 500_000, scheme: 'gay-mcp' })],

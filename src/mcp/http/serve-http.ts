@@ -58,15 +58,17 @@ export async function serveOnHttp(options: ServeHttpOptions): Promise<void> {
     modelName: (name) => remoteModelName(name, allowedRoots),
     onCall: (call) => metrics.call(call),
   });
-  const { engine: engineQueue, server: serverQueue } = queued.queues;
+  const { engine: engineQueue, worlds: worldQueue, server: serverQueue } = queued.queues;
   const server = new HttpServer({
     ...options,
     sessionIdleMs: SESSION_IDLE_MS,
     maxSessionsPerClient: Math.ceil(options.maxSessions / 4),
     metrics,
     gauges: () => ({
-      bitnet_generations_running: { help: 'Generations and training steps that run.', value: engineQueue.running },
+      bitnet_generations_running: { help: 'Generations that run.', value: engineQueue.running },
       bitnet_generations_waiting: { help: 'Those that wait for their turn.', value: engineQueue.waiting },
+      bitnet_steps_running: { help: 'Training steps that are being taken.', value: worldQueue.running },
+      bitnet_steps_waiting: { help: 'Those that wait for their turn.', value: worldQueue.waiting },
       bitnet_analyses_running: { help: 'Analyses and pictures that are being made.', value: serverQueue.running },
       bitnet_analyses_waiting: { help: 'Those that wait for their turn.', value: serverQueue.waiting },
     }),
