@@ -85,16 +85,19 @@ function findCode3(bytes: Uint8Array, start: number, end: number, lowBits: numbe
     i++;
   }
   if (i === end) return -1;
-  const words = new Uint32Array(bytes.buffer, bytes.byteOffset + i, Math.floor((end - i) / 4));
+  const words = new Int32Array(bytes.buffer, bytes.byteOffset + i, Math.floor((end - i) / 4));
   const wide = Math.imul(lowBits, 0x01010101);
-  for (let w = 0; w < words.length; w++) {
-    const word = words[w]!;
-    if ((word & (word >>> 1) & wide) === 0) continue;
-    i += 4 * w;
-    while ((bytes[i]! & (bytes[i]! >> 1) & lowBits) === 0) i++;
-    return i;
+  // Four words a step up to the first bad one: all bytes of a packed model pass here.
+  let w = 0;
+  for (const last = words.length - 4; w <= last; w += 4) {
+    const a = words[w]!;
+    const b = words[w + 1]!;
+    const c = words[w + 2]!;
+    const d = words[w + 3]!;
+    const pairs = (a & (a >>> 1)) | (b & (b >>> 1)) | (c & (c >>> 1)) | (d & (d >>> 1));
+    if ((pairs & wide) !== 0) break;
   }
-  for (i += 4 * words.length; i < end; i++) if ((bytes[i]! & (bytes[i]! >> 1) & lowBits) !== 0) return i;
+  for (i += 4 * w; i < end; i++) if ((bytes[i]! & (bytes[i]! >> 1) & lowBits) !== 0) return i;
   return -1;
 }
 
@@ -117,8 +120,16 @@ export function unpackRowquad(
   return trits;
 }
 
-/** Packs trits [rows, columns]; unused fields of a short last block are 0, as transformers writes them. */
-export function packRowquad(trits: Int8Array, rows: number, columns: number): Uint8Array<ArrayBuffer> {
+/**
+ * Packs trits [rows, columns] into `out`, rowquadByteLength bytes; unused fields of a short last block are 0, as
+ * transformers writes them.
+ */
+export function packRowquad(
+  trits: Int8Array,
+  rows: number,
+  columns: number,
+  out: Uint8Array = new Uint8Array(rowquadByteLength(rows, columns)),
+): Uint8Array {
   if (trits.length !== rows * columns) {
     throw new PackedSizeError({
       layout: 'int8 trits',
@@ -127,13 +138,14 @@ export function packRowquad(trits: Int8Array, rows: number, columns: number): Ui
       actualBytes: trits.length,
     });
   }
+  checkSize(out, rows, columns, undefined);
   const quarter = Math.ceil(rows / 4);
-  const bytes = new Uint8Array(quarter * columns);
+  out.fill(0);
   for (let row = 0; row < rows; row++) {
     const shift = 2 * Math.floor(row / quarter);
     let to = (row % quarter) * columns;
     const end = (row + 1) * columns;
-    for (let from = row * columns; from < end; from++) bytes[to++]! |= (trits[from]! + 1) << shift;
+    for (let from = row * columns; from < end; from++) out[to++]! |= (trits[from]! + 1) << shift;
   }
-  return bytes;
+  return out;
 }
