@@ -10,6 +10,7 @@
 //   step(h, tokens, sequences, positions, outputRows, trace, logits, tritCounts) -> Promise<{status, op, text}>
 //   info(h) -> {isa, threads, prefetch, counters, memory}
 //   dispose(h)
+//   expectHugePages(Uint8Array) -> number   for memory that is about to be filled: where its first huge page begins
 //   quantizeRows(bytes, dtype, rows, columns, codes, rowScale, threads) -> Promise<number>   first bad row, or -1
 //   measure(kind, isa, threads, bytes) -> Promise<number>    'read': bytes/s, 'macs': int8 multiply-adds/s
 //
@@ -496,6 +497,14 @@ napi_value Dispose(napi_env env, napi_callback_info info) {
   return undefined(env);
 }
 
+napi_value ExpectHugePages(napi_env env, napi_callback_info info) {
+  napi_value argv[1];
+  Bytes bytes;
+  if (!arguments(env, info, argv) || !typed_array(env, argv[0], napi_uint8_array, &bytes))
+    return throw_type(env, "expectHugePages takes a Uint8Array");
+  return number(env, bytes.bytes == 0 ? 0 : (double)host_expect_huge_pages(bytes.data, bytes.bytes));
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // The int8 head: rows of a dense matrix rounded like activations.
 
@@ -698,6 +707,7 @@ NAPI_MODULE_INIT() {
                    {"step", RunStep},
                    {"info", Info},
                    {"dispose", Dispose},
+                   {"expectHugePages", ExpectHugePages},
                    {"quantizeRows", QuantizeRows},
                    {"measure", Measure}};
   for (const auto& f : functions) {

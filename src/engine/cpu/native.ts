@@ -66,6 +66,8 @@ export type NativeAddon = {
   ): Promise<NativeResult>;
   info(handle: NativeHandle): NativeInfo;
   dispose(handle: NativeHandle): void;
+  /** Asks for huge pages under memory that is not touched yet; returns the index at which the first one begins. */
+  expectHugePages(memory: Uint8Array): number;
   /** Rows of a dense matrix (dtype 0 f32, 1 f16, 2 bf16) to int8; resolves to the first row with a NaN, or -1. */
   quantizeRows(
     bytes: Uint8Array,
