@@ -4,7 +4,7 @@
 import { type AllocateWeights, plainMemory } from '../engine/backend.ts';
 import type { DenseWeight, TernaryWeight, VectorWeight } from '../engine/program.ts';
 import type { GgufFile } from '../formats/gguf-file.ts';
-import { decodeGgml, isGgmlFloat, isGgmlTernary, singleScale } from '../quant/ggml.ts';
+import { decodeBlocks, decodeGgml, isGgmlBlockFloat, isGgmlFloat, isGgmlTernary, singleScale } from '../quant/ggml.ts';
 import { repackGgml } from '../quant/repack.ts';
 import { rowquadByteLength } from '../quant/rowquad.ts';
 import { ConfigError, type ModelConfig } from './config.ts';
@@ -141,7 +141,7 @@ class GgufReader implements WeightReader {
   }
 
   async dense(name: string, rows: number, columns: number): Promise<DenseWeight> {
-    const { dtype } = this.#expect(name, [rows, columns]);
+    const { dtype, file, offset, byteLength } = this.#expect(name, [rows, columns]);
     if (isGgmlTernary(dtype)) {
       this.#fail(
         `type ${dtype}: an embedding or head in trits`,
@@ -150,12 +150,14 @@ class GgufReader implements WeightReader {
       );
     }
     if (dtype === 'F16' || dtype === 'BF16' || dtype === 'F32') {
-      const bytes = await this.#allocate(this.#file.info(name).byteLength);
+      const bytes = await this.#allocate(byteLength);
       await this.#file.readInto(name, 0, bytes);
       return { kind: 'dense', name, rows, columns, dtype: dtype.toLowerCase() as DenseWeight['dtype'], bytes };
     }
-    const values = await this.#floats(name, [rows, columns]);
-    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    if (!isGgmlBlockFloat(dtype)) return this.#unreadable(dtype, name);
+    const bytes = await this.#allocate(4 * rows * columns);
+    const values = new Float32Array(bytes.buffer, bytes.byteOffset, rows * columns);
+    decodeBlocks(dtype, await this.#file.readBytes(name), { tensor: name, file, offset }, values);
     return { kind: 'dense', name, rows, columns, dtype: 'f32', bytes };
   }
 
@@ -217,7 +219,7 @@ class GgufReader implements WeightReader {
 
   async #floats(name: string, shape: readonly number[]): Promise<Float32Array> {
     const { dtype, file, offset } = this.#expect(name, shape);
-    if (!isGgmlFloat(dtype)) return this.#fail(`type ${dtype}`, name, 'convert the file to one of the types we read');
+    if (!isGgmlFloat(dtype)) return this.#unreadable(dtype, name);
     const count = shape.reduce((product, size) => product * size, 1);
     return decodeGgml(dtype, await this.#file.readBytes(name), count, { tensor: name, file, offset });
   }
@@ -234,6 +236,10 @@ class GgufReader implements WeightReader {
       );
     }
     return info;
+  }
+
+  #unreadable(type: string, name: string): never {
+    return this.#fail(`type ${type}`, name, 'convert the file to one of the types we read');
   }
 
   #fail(what: string, tensor: string, fix: string): never {
