@@ -17,6 +17,7 @@ import {
   type WeightReader,
 } from './load.ts';
 import type { ModelWeights } from './record.ts';
+import { Scratch } from './scratch.ts';
 
 export const GGUF_NAMES: WeightNames = {
   embedding: 'token_embd.weight',
@@ -120,8 +121,7 @@ class GgufReader implements WeightReader {
   readonly #config: ModelConfig;
   readonly #allocate: AllocateWeights;
   readonly #used = new Set<string>();
-  // What packed matrices are read into, to be repacked: kept for the next one of the size.
-  readonly #idle: Uint8Array<ArrayBuffer>[] = [];
+  readonly #scratch = new Scratch();
 
   constructor(file: GgufFile, config: ModelConfig, allocate: AllocateWeights = plainMemory) {
     this.#file = file;
@@ -172,14 +172,12 @@ class GgufReader implements WeightReader {
       return { ...weight, scale: Math.fround(weight.scale * factor) };
     }
     const bytes = await this.#allocate(rowquadByteLength(rows, columns));
-    const room = this.#idle.pop();
-    const whole = room !== undefined && room.byteLength >= byteLength ? room : new Uint8Array(byteLength);
-    const stored = whole.subarray(0, byteLength);
-    await this.#file.readInto(name, 0, stored);
     const sourceRow = heads !== undefined && this.#isInterleaved() ? interleavedRow(rows / heads) : undefined;
-    const matrix = { type: dtype, bytes: stored, rows, columns, ...(sourceRow !== undefined && { sourceRow }) };
-    const found = repackGgml(matrix, bytes, { tensor: name, file, offset });
-    this.#idle.push(whole);
+    const found = await this.#scratch.lend(byteLength, async (stored) => {
+      await this.#file.readInto(name, 0, stored);
+      const matrix = { type: dtype, bytes: stored, rows, columns, ...(sourceRow !== undefined && { sourceRow }) };
+      return repackGgml(matrix, bytes, { tensor: name, file, offset });
+    });
     const scale = this.#positive(Math.fround(singleScale(found, name) * factor), name);
     return { kind: 'ternary', name, rows, columns, layout: 'rowquad', bytes, scale };
   }

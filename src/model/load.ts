@@ -3,17 +3,20 @@
 
 import { type AllocateWeights, plainMemory } from '../engine/backend.ts';
 import { quantizeHeadNative } from '../engine/cpu/quantize-head.ts';
+import { mastersToRowquadNative } from '../engine/cpu/ternarize-masters.ts';
 import type { DenseWeight, Int8Weight, TernaryWeight, VectorWeight } from '../engine/program.ts';
 import { BitnetError } from '../errors.ts';
 import type { Checkpoint } from '../formats/checkpoint.ts';
 import { absmean } from '../quant/absmean.ts';
 import { detectPrescaled } from '../quant/prescaled.ts';
-import { checkRowquad, packRowquad } from '../quant/rowquad.ts';
+import { checkRowquad, packRowquad, rowquadByteLength } from '../quant/rowquad.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
+import type { TensorView } from '../tensor/tensor-view.ts';
 import type { ModelConfig } from './config.ts';
 import { quantizeHead } from './head.ts';
 import { ReadAhead } from './read-ahead.ts';
 import type { LayerWeights, ModelWeights } from './record.ts';
+import { Scratch } from './scratch.ts';
 
 /** A tensor is missing, has the wrong shape or dtype, or holds values no sound checkpoint has. */
 export class WeightError extends BitnetError {
@@ -187,6 +190,7 @@ class HuggingFaceReader implements WeightReader {
   readonly #checkpoint: Checkpoint;
   readonly #config: ModelConfig;
   readonly #allocate: AllocateWeights;
+  readonly #scratch = new Scratch();
   readonly #used = new Set<string>();
 
   constructor(checkpoint: Checkpoint, config: ModelConfig, allocate: AllocateWeights = plainMemory) {
@@ -216,21 +220,25 @@ class HuggingFaceReader implements WeightReader {
   async ternary(name: string, rows: number, columns: number): Promise<TernaryWeight> {
     const info = this.#info(name);
     if (info.dtype === 'U8') return this.#packed(name, rows, columns);
-    this.#expect(name, [rows, columns], ['F32', 'F16', 'BF16']);
-    const values = toFloat32(await this.#checkpoint.read(name));
-    if (this.#config.linearStorage === 'masters') {
-      const { trits, scale } = absmean(values, rows, columns, name);
-      return {
-        kind: 'ternary',
-        name,
-        rows,
-        columns,
-        layout: 'rowquad',
-        bytes: packRowquad(trits, rows, columns),
-        scale,
-      };
+    const dtype = this.#expect(name, [rows, columns], ['F32', 'F16', 'BF16']) as 'F32' | 'F16' | 'BF16';
+    return this.#scratch.lend(info.byteLength, async (bytes) => {
+      await this.#checkpoint.readInto(name, 0, bytes);
+      const view = { name, dtype, shape: [rows, columns], bytes };
+      if (this.#config.linearStorage === 'masters') return this.#fromMasters(view, rows, columns);
+      return prescaledWeight(name, toFloat32(view), rows, columns, info.file);
+    });
+  }
+
+  async #fromMasters(masters: TensorView, rows: number, columns: number): Promise<TernaryWeight> {
+    const { name } = masters;
+    const bytes = await this.#allocate(rowquadByteLength(rows, columns));
+    let scale = await mastersToRowquadNative(masters, rows, columns, bytes);
+    if (scale === undefined) {
+      const slow = absmean(toFloat32(masters), rows, columns, name);
+      packRowquad(slow.trits, rows, columns, bytes);
+      scale = slow.scale;
     }
-    return prescaledWeight(name, values, rows, columns, info.file);
+    return { kind: 'ternary', name, rows, columns, layout: 'rowquad', bytes, scale };
   }
 
   async #packed(name: string, rows: number, columns: number): Promise<TernaryWeight> {

@@ -78,6 +78,8 @@ export type NativeAddon = {
     rowScale: Float32Array,
     threads: number,
   ): Promise<number>;
+  /** Masters (dtype as above) to rowquad bytes; resolves to the scale, or NaN when something is not finite. */
+  mastersToRowquad(bytes: Uint8Array, dtype: number, rows: number, columns: number, out: Uint8Array): Promise<number>;
   measure(kind: 'read' | 'macs', isa: string, threads: number, bytes: number): Promise<number>;
 };
 
