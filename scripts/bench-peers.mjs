@@ -1,8 +1,14 @@
-// Our engine beside llama.cpp on one file of random ternary weights, same threads, runs interleaved:
+// Our engine beside others on random ternary weights of one shape, same threads, runs interleaved:
 //   node scripts/bench-peers.mjs [--shape large|2b4t|3b] [--format tq2_0|tq1_0] [--threads 1,2] [--rounds 3] [--json]
-// llama.cpp comes as the prebuilt binding node-llama-cpp from npm, into build/peers (nothing else is touched). It runs
-// the file's architecture "bitnet" (sub-norms, SiLU), which is 1bitLLM's graph; for 2b4t only the shape is the
-// model's. It quantizes activations in blocks of 256 and we a token at a time, so probabilities agree but not bits.
+//
+//   ours, ours int8   one GGUF file, with its own f16 head and with an int8 head
+//   llama.cpp         the same file. Comes as the prebuilt binding node-llama-cpp from npm, into build/peers (nothing
+//                     else is touched). It runs the file's architecture "bitnet" (sub-norms, SiLU), which is 1bitLLM's
+//                     graph; for 2b4t only the shape is the model's. It quantizes activations in blocks of 256 and we a
+//                     token at a time, so probabilities agree but not bits.
+//   onnxruntime       2-bit MatMulNBits with the matrices of the layers alone: no attention, no norms, no head. Its time
+//                     is less than a token, and stands beside our whole one. Needs onnxruntime-node (a development
+//                     dependency); without it the row is left out and says so.
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { arch, cpus, platform } from 'node:os';
@@ -22,21 +28,27 @@ const { values } = parseArgs({
     threads: { type: 'string', default: '1,2' },
     rounds: { type: 'string', default: '3' },
     json: { type: 'boolean', default: false },
-    // The child that measures us.
-    ours: { type: 'string' },
+    help: { type: 'boolean', short: 'h', default: false },
+    // What a child of this program measures.
+    measure: { type: 'string' },
   },
 });
+if (values.help) {
+  const text = readFileSync(fileURLToPath(import.meta.url), 'utf8');
+  console.log(text.slice(0, text.indexOf('import ')).replace(/^\/\/ ?/gm, ''));
+  process.exit(0);
+}
 
 const dist = (path) => import(join(root, 'dist', path));
 
-async function measureOurs({ file, threads }) {
+async function measureOurs({ file, threads, head }) {
   const { openModel } = await dist('model/open-model.js');
   const { cpuBackend } = await dist('engine/cpu/backend.js');
   const { weightMemory } = await dist('engine/select.js');
   const started = performance.now();
   const { program } = await openModel(
     { kind: 'gguf', path: file },
-    { name: 'peer', contextLength: 1024, head: 'full', allocate: weightMemory('cpu') },
+    { name: 'peer', contextLength: 1024, head, allocate: weightMemory('cpu') },
   );
   const executable = await cpuBackend.load(program, { threads });
   const loadMs = performance.now() - started;
@@ -65,6 +77,72 @@ async function measureOurs({ file, threads }) {
   report({ promptSeconds, generationSeconds, loadMs, probabilities: Array.from(exp, (value) => value / sum) });
 }
 
+/** One step of every matrix of every layer, chained as in the model, so that none is left out or kept in a cache. */
+async function measureOnnx({ shape, threads, steps }) {
+  const { InferenceSession, Tensor } = await import('onnxruntime-node');
+  const { onnxModel } = await import('./onnx-model.mjs');
+  const { hidden, ffn, layers, heads, kvHeads, headDim } = shape;
+  const started = performance.now();
+  const constants = [];
+  const nodes = [];
+  const BLOCK = 64;
+  const matrix = (name, input, rows, columns) => {
+    // Four codes a byte, each trit + 2: 1, 2 or 3.
+    const weights = new Uint8Array((rows * columns) / 4);
+    let state = rows * columns;
+    for (let i = 0; i < weights.length; i += 1) {
+      state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+      weights[i] = (1 + ((state >>> 24) % 3)) | ((1 + ((state >>> 16) % 3)) << 2) | ((2 + (i & 1)) << 4) | (1 << 6);
+    }
+    const blocks = columns / BLOCK;
+    const scales = new Float32Array(rows * blocks).fill(1 / Math.sqrt(columns));
+    constants.push(
+      { name: `${name}_w`, type: 'u8', shape: [rows, blocks, BLOCK / 4], values: weights },
+      { name: `${name}_s`, type: 'f32', shape: [rows * blocks], values: scales },
+    );
+    nodes.push({
+      op: 'MatMulNBits',
+      domain: 'com.microsoft',
+      inputs: [input, `${name}_w`, `${name}_s`],
+      outputs: [name],
+      ints: { K: columns, N: rows, bits: 2, block_size: BLOCK, accuracy_level: 4 },
+    });
+    return name;
+  };
+  const outputs = {};
+  let x = 'x';
+  for (let i = 0; i < layers; i += 1) {
+    const q = matrix(`q${i}`, x, heads * headDim, hidden);
+    for (const part of ['k', 'v']) outputs[matrix(`${part}${i}`, x, kvHeads * headDim, hidden)] = 2;
+    const o = matrix(`o${i}`, q, hidden, heads * headDim);
+    const gate = matrix(`gate${i}`, o, ffn, hidden);
+    const up = matrix(`up${i}`, o, ffn, hidden);
+    // Bounded, so that no layer's output leaves the range of ordinary numbers.
+    nodes.push({ op: 'Tanh', inputs: [gate], outputs: [`bounded${i}`] });
+    nodes.push({ op: 'Mul', inputs: [`bounded${i}`, up], outputs: [`gated${i}`] });
+    nodes.push({ op: 'Tanh', inputs: [matrix(`down${i}`, `gated${i}`, hidden, ffn)], outputs: [`y${i}`] });
+    x = `y${i}`;
+  }
+  outputs[x] = 2;
+  const session = await InferenceSession.create(onnxModel({ nodes, constants, inputs: { x: 2 }, outputs }), {
+    intraOpNumThreads: threads,
+    interOpNumThreads: 1,
+    logSeverityLevel: 3,
+  });
+  const loadMs = performance.now() - started;
+  const run = async (tokens) => {
+    const feed = new Tensor('float32', new Float32Array(tokens * hidden).fill(0.5), [tokens, hidden]);
+    const t = performance.now();
+    await session.run({ x: feed });
+    return (performance.now() - t) / 1000;
+  };
+  await run(1);
+  let generationSeconds = 0;
+  for (let i = 0; i < steps; i += 1) generationSeconds += await run(1);
+  const promptSeconds = await run(PROMPT);
+  report({ promptSeconds, generationSeconds: (generationSeconds * GENERATED) / steps, loadMs });
+}
+
 function report(result) {
   const peakRssBytes = process.resourceUsage().maxRSS * 1024;
   process.stdout.write(`${JSON.stringify({ ...result, peakRssBytes })}\n`);
@@ -88,12 +166,22 @@ async function main() {
     await writeRandomGguf(file, shape, values.format);
   }
   const peer = installPeer();
+  const self = (what) => [fileURLToPath(import.meta.url), '--measure', JSON.stringify(what)];
+  const onnx = await import('onnxruntime-node').then(
+    () => true,
+    (error) => {
+      process.stderr.write(`onnxruntime-node does not load here, its row is left out: ${error.message}\n`);
+      return false;
+    },
+  );
   const results = [];
   for (const threads of values.threads.split(',').map(Number)) {
     for (let round = 0; round < Number(values.rounds); round += 1) {
       for (const [engine, command] of [
-        ['ours', [fileURLToPath(import.meta.url), '--ours', JSON.stringify({ file, threads })]],
+        ['ours', self({ engine: 'ours', file, threads, head: 'full' })],
+        ['ours int8', self({ engine: 'ours', file, threads, head: 'int8' })],
         ['llama.cpp', [peer, JSON.stringify({ file, threads, tokens: promptTokens(), generated: GENERATED })]],
+        ...(onnx ? [['onnxruntime', self({ engine: 'onnxruntime', shape, threads, steps: 8 })]] : []),
       ]) {
         const result = await child(command);
         results.push({ engine, threads, round, ...result });
@@ -108,46 +196,47 @@ async function main() {
 }
 
 function summarize(results) {
+  const engines = [...new Set(results.map(({ engine }) => engine))];
   const rows = [];
   for (const threads of new Set(results.map((result) => result.threads))) {
     const of = (engine, pick) => {
       const list = results.filter((result) => result.engine === engine && result.threads === threads).map(pick);
       return list.sort((a, b) => a - b)[list.length >> 1];
     };
-    const row = (engine) => ({
-      promptTokensPerSecond: PROMPT / of(engine, (result) => result.promptSeconds),
-      generationTokensPerSecond: GENERATED / of(engine, (result) => result.generationSeconds),
-      peakRssBytes: of(engine, (result) => result.peakRssBytes),
-      loadMs: of(engine, (result) => result.loadMs),
-    });
-    const [ours, peer] = [row('ours'), row('llama.cpp')];
-    const ratio = (key) => ours[key] / peer[key];
-    rows.push({
-      threads,
-      ours,
-      'llama.cpp': peer,
-      promptRatio: ratio('promptTokensPerSecond'),
-      generationRatio: ratio('generationTokensPerSecond'),
-    });
+    for (const engine of engines) {
+      rows.push({
+        threads,
+        engine,
+        promptTokensPerSecond: PROMPT / of(engine, (result) => result.promptSeconds),
+        generationTokensPerSecond: GENERATED / of(engine, (result) => result.generationSeconds),
+        peakRssBytes: of(engine, (result) => result.peakRssBytes),
+        loadMs: of(engine, (result) => result.loadMs),
+      });
+    }
   }
   const probabilities = (engine) => results.find((result) => result.engine === engine).probabilities;
   const agreement = correlation(probabilities('ours'), probabilities('llama.cpp'));
-  const summary = {
-    shape: values.shape,
-    format: values.format,
-    cpu: cpus()[0].model,
-    rows,
-    logitCorrelation: agreement,
-  };
   if (values.json) {
+    const summary = {
+      shape: values.shape,
+      format: values.format,
+      cpu: cpus()[0].model,
+      rows,
+      logitCorrelation: agreement,
+    };
     process.stdout.write(`${JSON.stringify(summary, undefined, 2)}\n`);
     return;
   }
-  for (const { threads, ours, 'llama.cpp': peer, promptRatio, generationRatio } of rows) {
-    const line = (key) => `${ours[key].toFixed(1)} to ${peer[key].toFixed(1)} tokens/s`;
-    console.log(`${threads} threads  prompt ${line('promptTokensPerSecond')}, ${promptRatio.toFixed(2)} x`);
-    console.log(`           generation ${line('generationTokensPerSecond')}, ${generationRatio.toFixed(2)} x`);
+  console.log(`${values.shape}, ${values.format}; medians of ${values.rounds}; x: how many times llama.cpp's speed`);
+  console.log('threads  engine        prompt tokens/s        generation tokens/s    peak MB   load s');
+  for (const row of rows) {
+    const base = rows.find(({ threads, engine }) => threads === row.threads && engine === 'llama.cpp');
+    const cell = (key) => `${row[key].toFixed(1).padStart(7)} ${(row[key] / base[key]).toFixed(2).padStart(6)} x`;
+    const head = `${String(row.threads).padStart(7)}  ${row.engine.padEnd(12)}`;
+    const tail = `${(row.peakRssBytes / 1e6).toFixed(0).padStart(7)}  ${(row.loadMs / 1000).toFixed(1).padStart(7)}`;
+    console.log(`${head}${cell('promptTokensPerSecond')}       ${cell('generationTokensPerSecond')}       ${tail}`);
   }
+  if (engines.includes('onnxruntime')) console.log('onnxruntime: the matrices of the layers alone');
   console.log(`log probabilities after the prompt: correlation ${agreement?.toFixed(4) ?? 'unknown'}`);
 }
 
@@ -320,8 +409,9 @@ async function writeRandomGguf(file, shape, format) {
   await writeGguf(file, { metadata, tensors });
 }
 
-if (values.ours !== undefined) {
-  await measureOurs(JSON.parse(values.ours));
-} else {
+if (values.measure === undefined) {
   await main();
+} else {
+  const what = JSON.parse(values.measure);
+  await (what.engine === 'ours' ? measureOurs(what) : measureOnnx(what));
 }

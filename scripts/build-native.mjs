@@ -8,7 +8,17 @@
 // of several processes cannot disturb one another.
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism, homedir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -81,25 +91,56 @@ function outputFolders() {
   return [join(root, 'build', 'native'), join(cache, 'bitnet-gf3-mcp', 'native')];
 }
 
-function buildKey() {
+const sourceFolders = ['include', 'cpu', 'addon'].map((folder) => join(kernels, folder));
+
+/** All files that are part of the addon. */
+function sourceFiles() {
+  // The others are programs of their own.
+  return sourceFolders.flatMap(filesUnder).filter((file) => !/(kernel_bench|engine_check)\.cc$/.test(file));
+}
+
+function buildKey(files = sourceFiles()) {
   const hash = createHash('sha256');
   hash.update(JSON.stringify([process.platform, process.arch, BASE, unitsFor(process.arch)]));
-  for (const folder of ['include', 'cpu', 'addon']) {
-    for (const file of filesUnder(join(kernels, folder))) {
-      if (/(kernel_bench|engine_check)\.cc$/.test(file)) continue; // programs of their own
-      hash.update(file.slice(kernels.length).replaceAll('\\', '/'));
-      hash.update(readFileSync(file));
-    }
+  for (const file of files) {
+    hash.update(file.slice(kernels.length).replaceAll('\\', '/'));
+    hash.update(readFileSync(file));
   }
   return hash.digest('hex').slice(0, 16);
 }
 
-/** The up-to-date addon, or undefined. */
+/** The up-to-date addon, or undefined. What is found is noted, so that a start need not look. */
 export function findNative() {
-  const file = `bitnet-${buildKey()}.node`;
-  return outputFolders()
-    .map((folder) => join(folder, file))
-    .find((path) => existsSync(path));
+  const files = sourceFiles();
+  // Before anything is read: what is written meanwhile then has another state.
+  const sources = [...sourceFolders, ...files, fileURLToPath(import.meta.url)].map((path) => [path, stateOf(path)]);
+  const name = `bitnet-${buildKey(files)}.node`;
+  const folder = outputFolders().find((candidate) => existsSync(join(candidate, name)));
+  if (folder === undefined) return undefined;
+  writeStamp(folder, { root, platform: process.platform, arch: process.arch, sources, addon: join(folder, name) });
+  return join(folder, name);
+}
+
+/** As in src/engine/cpu/native-stamp.ts, which says what the note is for. */
+function stateOf(path) {
+  const { size, mtimeMs, ctimeMs } = statSync(path);
+  return `${size} ${mtimeMs} ${ctimeMs}`;
+}
+
+/** A file system's clock may be this coarse: two writes within it can leave the same state. */
+const CLOCK_MS = 2000;
+
+function writeStamp(folder, stamp) {
+  const newest = Math.max(...stamp.sources.map(([, state]) => Number(state.split(' ')[2])));
+  if (Date.now() - newest < CLOCK_MS) return;
+  const path = join(folder, `stamp-${root.replace(/\W+/g, '-').slice(-120)}.json`);
+  try {
+    writeFileSync(`${path}.${process.pid}`, JSON.stringify(stamp));
+    renameSync(`${path}.${process.pid}`, path);
+  } catch {
+    // A read-only folder: every start looks again.
+    rmSync(`${path}.${process.pid}`, { force: true });
+  }
 }
 
 function run(command, args) {
@@ -202,6 +243,7 @@ export async function buildNative() {
     const path = join(place.folder, `bitnet-${buildKey()}.node`);
     renameSync(made, path);
     removeOld(place.folder, path);
+    findNative();
     return { path, seconds: (performance.now() - started) / 1000, without };
   } finally {
     rmSync(place.work, { recursive: true, force: true });

@@ -51,7 +51,7 @@ export const command = defineCommand({
       printed += token.length;
     };
     const print = json ? undefined : flags['trace-gf3'] ? tracePrinter(output) : printText;
-    const result = await generate(requestOf(input), { signal, ...(print && { onStep: print }) });
+    const result = await generate(requestOf(input), { signal, continuable: json, ...(print && { onStep: print }) });
     if (json) output.json(generateResultToJson(result));
     else if (flags['trace-gf3']) output.line(conservationLine(result.tritSum, result.gf3Residue));
     // What became certain only at the end: the bytes of a cut character.

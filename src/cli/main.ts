@@ -2,15 +2,15 @@
 // The entry of both bin names: finds the command, parses its arguments, turns errors into one line and an exit code.
 // Keep imports few: everything here is paid before the first token of `infer`.
 
-import module from 'node:module';
 import { ArgumentError, BitnetError, CancelledError } from '../errors.ts';
 import { packageVersion } from '../package-info.ts';
 import { COMMANDS, loadCommand } from './commands.ts';
+import { enableCompileCache } from './compile-cache.ts';
+import { Descriptor } from './descriptor.ts';
 import { EXIT } from './exit-status.ts';
 import { Output } from './output.ts';
 
-// Node 22 and later keep compiled code between runs: the server then starts in half the time.
-(module as { enableCompileCache?: () => unknown }).enableCompileCache?.();
+enableCompileCache();
 
 async function main(argv: readonly string[], output: Output, signal: AbortSignal): Promise<number> {
   const [first, ...rest] = argv;
@@ -70,14 +70,22 @@ function report(error: unknown): number {
   return foreseen && error.fault === 'call' ? EXIT.callWrong : EXIT.jobFailed;
 }
 
-// A reader that went away (`bitnet-gf3 palette 4096 | head -1`) is not a failure.
-process.stdout.on('error', (error: NodeJS.ErrnoException) =>
-  process.exit(error.code === 'EPIPE' ? EXIT.ok : EXIT.jobFailed),
-);
+/** A reader that went away (`bitnet-gf3 palette 4096 | head -1`) is not a failure. */
+function stdoutFailed({ code }: NodeJS.ErrnoException): void {
+  process.exit(code === 'EPIPE' ? EXIT.ok : EXIT.jobFailed);
+}
 
-const signal = abortOnSignals();
-const output = new Output(process.stdout, process.stderr, process.env);
-const exitCode = await main(process.argv.slice(2), output, signal).catch(report);
-await output.flush();
-// Not `process.exitCode`: a worker thread or a timer that is winding down must not hold the shell.
-process.exit(exitCode);
+/** Without a place for remarks the results still come. */
+function ignore(): void {}
+
+async function run(): Promise<never> {
+  const signal = abortOnSignals();
+  const output = new Output(new Descriptor(1, stdoutFailed), new Descriptor(2, ignore), process.env);
+  const exitCode = await main(process.argv.slice(2), output, signal).catch(report);
+  await output.flush();
+  // Not `process.exitCode`: a worker thread or a timer that is winding down must not hold the shell.
+  process.exit(exitCode);
+}
+
+// Not awaited here: the bundled program is a script, which cannot wait.
+void run();

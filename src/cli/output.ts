@@ -1,17 +1,32 @@
 // Where a command prints: results on stdout, everything else on stderr, and what the terminal behind each can show.
 
-import type { WriteStream } from 'node:tty';
 import { type ColorDepth, colorDepth } from '../color/terminal.ts';
 
-export class Output {
-  readonly #stdout: NodeJS.WriteStream;
-  readonly #stderr: NodeJS.WriteStream;
-  readonly colorDepth: ColorDepth;
+/** What stands behind a descriptor: a stream of Node will do. */
+export type Printer = {
+  write(text: string): unknown;
+  readonly isTTY: boolean;
+  /** Of a terminal. */
+  readonly columns: number;
+  /** Resolves when what was written has left the process. */
+  flush?(): Promise<void>;
+};
 
-  constructor(stdout: NodeJS.WriteStream, stderr: NodeJS.WriteStream, environment: NodeJS.ProcessEnv) {
+export class Output {
+  readonly #stdout: Printer;
+  readonly #stderr: Printer;
+  readonly #environment: NodeJS.ProcessEnv;
+  #colorDepth: ColorDepth | undefined;
+
+  constructor(stdout: Printer, stderr: Printer, environment: NodeJS.ProcessEnv) {
     this.#stdout = stdout;
     this.#stderr = stderr;
-    this.colorDepth = colorDepth(environment, stdout);
+    this.#environment = environment;
+  }
+
+  get colorDepth(): ColorDepth {
+    this.#colorDepth ??= colorDepth(this.#environment, this.#stdout);
+    return this.#colorDepth;
   }
 
   write(text: string): void {
@@ -32,12 +47,12 @@ export class Output {
   }
 
   /** The terminal to draw progress on, if stderr is one. */
-  get progressTerminal(): WriteStream | undefined {
-    return this.#stderr.isTTY ? (this.#stderr as WriteStream) : undefined;
+  get progressTerminal(): Printer | undefined {
+    return this.#stderr.isTTY ? this.#stderr : undefined;
   }
 
   /** Resolves when what was written has left the process. */
   async flush(): Promise<void> {
-    await new Promise<void>((resolve) => this.#stdout.write('', () => resolve()));
+    await this.#stdout.flush?.();
   }
 }

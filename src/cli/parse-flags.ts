@@ -1,9 +1,9 @@
 // argv against a command's declaration.
 
-import { parseArgs } from 'node:util';
 import { ArgumentError } from '../errors.ts';
 import { parseSeed } from '../random/seed.ts';
 import { nearest } from '../tools/nearest.ts';
+import { argTokens } from './arg-tokens.ts';
 import type { Command, FlagSpec, FlagSpecs, FlagValues } from './command.ts';
 
 /** Flags that every command has. */
@@ -25,26 +25,24 @@ export type ParsedFlags = {
 export function parseFlags(command: Command, argv: readonly string[]): ParsedFlags {
   const specs: FlagSpecs = { ...command.flags, ...COMMON_FLAGS };
   const args = joinNegativeValues(argv, specs);
-  const { tokens } = parseArgs({
+  const tokens = argTokens(
     args,
-    options: Object.fromEntries(
+    Object.fromEntries(
       Object.entries(specs).map(([name, { type, short }]) => [
         name,
         { type: type === 'boolean' ? ('boolean' as const) : ('string' as const), ...(short && { short }) },
       ]),
     ),
-    // Not strict: its messages do not say which flags there are.
-    strict: false,
-    allowPositionals: true,
-    tokens: true,
-  });
+  );
 
   const positionals: string[] = [];
   const negativeAt = new Set<number>();
   const flags: Record<string, unknown> = Object.create(null);
   for (const token of tokens) {
-    if (token.kind === 'positional') positionals.push(token.value);
-    if (token.kind !== 'option') continue;
+    if (token.kind === 'positional') {
+      positionals.push(token.value);
+      continue;
+    }
     // Read as a bundle of flags named 1, 2 and so on; the command says which numbers it takes.
     if (NEGATIVE_NUMBER.test(args[token.index]!)) {
       if (!negativeAt.has(token.index)) positionals.push(args[token.index]!);

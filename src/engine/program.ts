@@ -171,6 +171,11 @@ export type RopeSpec = {
    */
   readonly cos: Float32Array;
   readonly sin: Float32Array;
+  /**
+   * The same two arrays before they are complete: only rows of positions below `end` are sure to be there. For a backend
+   * that reads them where they are, at every step; thousands of sines before a first token are milliseconds.
+   */
+  readonly upTo?: (end: number) => { readonly cos: Float32Array; readonly sin: Float32Array };
 };
 
 export type Program = {

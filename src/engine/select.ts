@@ -12,6 +12,7 @@ import {
   plainMemory,
   UnsupportedProgramError,
 } from './backend.ts';
+import { whyNoMetal } from './metal/platform.ts';
 import type { Program } from './program.ts';
 
 export type Selection = {
@@ -101,6 +102,12 @@ async function backendNamed(name: BackendName): Promise<Backend> {
 async function* usableBackends(): AsyncGenerator<Selection> {
   const reasons: { backend: BackendName; reason: string }[] = [];
   for (const candidate of BACKEND_NAMES) {
+    // Known without loading what would say it.
+    const elsewhere = candidate === 'metal' ? whyNoMetal() : undefined;
+    if (elsewhere !== undefined) {
+      reasons.push({ backend: candidate, reason: elsewhere });
+      continue;
+    }
     const backend = await LOADERS[candidate]();
     const reason = await backend.unavailable({ now: true });
     if (reason === undefined) yield { backend, reasons: [...reasons] };

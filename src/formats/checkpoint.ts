@@ -25,9 +25,12 @@ export interface Checkpoint extends Disposable {
   has(name: string): boolean;
   /** Throws `UnknownTensorError`. */
   info(name: string): TensorInfo;
-  /** A tensor of a plain element type; throws `UnsupportedTypeError` for block-quantized ggml types. */
+  /**
+   * A tensor of a plain element type, aligned for it, perhaps the file's own memory: not to be written to. Throws
+   * `UnsupportedTypeError` for block-quantized ggml types.
+   */
   read(name: string): Promise<TensorView>;
-  /** All bytes, whatever the type, in memory of their own (so aligned for any element type). */
+  /** All bytes, whatever the type, aligned for any element type. They may be the file's own memory: not to be written. */
   readBytes(name: string): Promise<Uint8Array<ArrayBuffer>>;
   /** Bytes [start, end) of the tensor. */
   readRange(name: string, start: number, end: number): Promise<Uint8Array<ArrayBuffer>>;

@@ -4,7 +4,7 @@ import type { Checkpoint } from './checkpoint.ts';
 import { HeaderSyntaxError, TruncatedFileError } from './errors.ts';
 import { type GgufEntry, type GgufHeader, readGgufHeader } from './gguf-header.ts';
 import { GgufArray, type GgufValue } from './gguf-values.ts';
-import { RandomAccessFile } from './random-access-file.ts';
+import { type OpenOptions, RandomAccessFile } from './random-access-file.ts';
 import { TensorSource } from './tensor-source.ts';
 
 export class GgufFile extends TensorSource implements Checkpoint {
@@ -24,8 +24,8 @@ export class GgufFile extends TensorSource implements Checkpoint {
     this.metadata = new Map([...header.entries].map(([key, entry]) => [key, entry.value]));
   }
 
-  static async open(path: string): Promise<GgufFile> {
-    const file = new RandomAccessFile(path);
+  static async open(path: string, options: OpenOptions = {}): Promise<GgufFile> {
+    const file = new RandomAccessFile(path, options);
     try {
       if (file.size < 24) {
         throw new TruncatedFileError({

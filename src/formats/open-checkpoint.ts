@@ -1,11 +1,11 @@
 // From a path to an open checkpoint, whatever kind it is.
 
-import { readdir, stat } from 'node:fs/promises';
+import { readdirSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { Checkpoint } from './checkpoint.ts';
 import { FileAccessError, NoCheckpointError } from './errors.ts';
 import { GgufFile } from './gguf-file.ts';
-import { RandomAccessFile } from './random-access-file.ts';
+import { type OpenOptions, RandomAccessFile } from './random-access-file.ts';
 import { SafetensorsFile } from './safetensors-file.ts';
 import { readShardIndex, SHARD_INDEX_NAME, ShardedSafetensors } from './sharded-safetensors.ts';
 
@@ -13,10 +13,10 @@ import { readShardIndex, SHARD_INDEX_NAME, ShardedSafetensors } from './sharded-
  * Opens a model folder (Hugging Face layout, or one that holds a single .gguf), a .safetensors file, an index of
  * shards, or a .gguf file. Files are told apart by content, not by name.
  */
-export async function openCheckpoint(path: string): Promise<Checkpoint> {
+export async function openCheckpoint(path: string, options: OpenOptions = {}): Promise<Checkpoint> {
   let isFolder: boolean;
   try {
-    isFolder = (await stat(path)).isDirectory();
+    isFolder = statSync(path).isDirectory();
   } catch (cause) {
     const errno = (cause as NodeJS.ErrnoException).code;
     throw new FileAccessError(
@@ -25,14 +25,14 @@ export async function openCheckpoint(path: string): Promise<Checkpoint> {
       { cause },
     );
   }
-  return isFolder ? openFolder(path) : openFile(path);
+  return isFolder ? openFolder(path, options) : openFile(path, options);
 }
 
-async function openFile(path: string): Promise<Checkpoint> {
+async function openFile(path: string, options: OpenOptions): Promise<Checkpoint> {
   if (path.endsWith('.index.json')) return ShardedSafetensors.open(path);
   const start = await firstBytes(path);
   const magic = String.fromCharCode(...start);
-  if (magic === 'GGUF') return GgufFile.open(path);
+  if (magic === 'GGUF') return GgufFile.open(path, options);
   if (magic.startsWith('PK')) {
     throw new NoCheckpointError({
       file: path,
@@ -41,7 +41,7 @@ async function openFile(path: string): Promise<Checkpoint> {
       fix: 'convert it to .safetensors with the tools of its author',
     });
   }
-  return SafetensorsFile.open(path);
+  return SafetensorsFile.open(path, options);
 }
 
 async function firstBytes(path: string): Promise<Uint8Array> {
@@ -51,8 +51,8 @@ async function firstBytes(path: string): Promise<Uint8Array> {
   return start;
 }
 
-async function openFolder(folder: string): Promise<Checkpoint> {
-  const files = await readdir(folder);
+async function openFolder(folder: string, options: OpenOptions): Promise<Checkpoint> {
+  const files = readdirSync(folder);
   const single = files.includes('model.safetensors') ? join(folder, 'model.safetensors') : undefined;
   if (files.includes(SHARD_INDEX_NAME)) {
     const index = join(folder, SHARD_INDEX_NAME);
@@ -61,10 +61,10 @@ async function openFolder(folder: string): Promise<Checkpoint> {
       return ShardedSafetensors.open(index);
     }
   }
-  if (single !== undefined) return SafetensorsFile.open(single);
+  if (single !== undefined) return SafetensorsFile.open(single, options);
   // `consolidated*.safetensors` repeats the model under other names; adapters and the like have names of their own.
   const candidates = files.filter((name) => /\.(safetensors|gguf)$/.test(name) && !name.startsWith('consolidated'));
-  if (candidates.length === 1) return openFile(join(folder, candidates[0]!));
+  if (candidates.length === 1) return openFile(join(folder, candidates[0]!), options);
   throw new NoCheckpointError({
     file: folder,
     what:

@@ -1,4 +1,5 @@
-// A regular file read at given positions. Nothing is read ahead and nothing is kept: a 5 GB checkpoint costs its header.
+// A regular file read at given positions. Nothing is read ahead and nothing is kept, unless asked for: a 5 GB checkpoint
+// costs its header.
 
 import { closeSync, constants, fstatSync, openSync, read as readCallback, readSync } from 'node:fs';
 import { FileAccessError, TruncatedFileError } from './errors.ts';
@@ -6,13 +7,29 @@ import { FileAccessError, TruncatedFileError } from './errors.ts';
 /** Largest piece asked of the system at once: read(2) and Node both stop near 2^31. */
 const MAX_READ = 1 << 30;
 
+/**
+ * Files up to this size are read ahead when asked. One read beside other work is then faster than a hundred in turn; of a
+ * larger file the memory of each tensor should go when nobody needs it any more.
+ */
+const READ_AHEAD_BYTES = 64 << 20;
+
+/** Read ahead by as many threads as Node has: most of the time goes into new memory, page by page. */
+const PIECE_BYTES = 2 << 20;
+
+export type OpenOptions = {
+  /** All of the file is wanted soon: reading it begins at once, if it is small. */
+  readonly readAhead?: boolean;
+};
+
 export class RandomAccessFile implements Disposable {
   readonly path: string;
   /** Bytes in the file when it was opened. */
   readonly size: number;
   #fd: number;
+  /** All of the file, when it is being read ahead. */
+  #whole: Promise<Uint8Array<ArrayBuffer>> | undefined;
 
-  constructor(path: string) {
+  constructor(path: string, { readAhead = false }: OpenOptions = {}) {
     let fd: number;
     try {
       // Non-blocking, so that opening a FIFO returns at once and is refused below instead of waiting for a writer.
@@ -33,10 +50,42 @@ export class RandomAccessFile implements Disposable {
     }
     this.path = path;
     this.#fd = fd;
+    if (readAhead && this.size <= READ_AHEAD_BYTES) {
+      const bytes = new Uint8Array(this.size);
+      const pieces = Array.from({ length: Math.ceil(this.size / PIECE_BYTES) }, (_, i) => i * PIECE_BYTES);
+      const filled = pieces.map((start) => this.#fill(bytes.subarray(start, start + PIECE_BYTES), start));
+      this.#whole = Promise.all(filled).then(() => bytes);
+      // Whoever reads sees it.
+      this.#whole.catch(() => {});
+    }
   }
 
   /** Fills `out` with the bytes from `position` on; a file that ends earlier is an error. */
   async readInto(out: Uint8Array, position: number): Promise<void> {
+    const whole = await this.#whole;
+    if (whole === undefined) await this.#fill(out, position);
+    else out.set(this.#part(whole, position, out.byteLength));
+  }
+
+  /**
+   * The bytes from `position` on, not to be written to: of a file that was read ahead they are no copy. They lie at a
+   * multiple of `alignment`, by default one for any element type. A file that ends earlier is an error.
+   */
+  async read(position: number, length: number, alignment = 8): Promise<Uint8Array<ArrayBuffer>> {
+    const whole = await this.#whole;
+    if (whole !== undefined && position % alignment === 0) return this.#part(whole, position, length);
+    const out = new Uint8Array(length);
+    await this.readInto(out, position);
+    return out;
+  }
+
+  #part(whole: Uint8Array<ArrayBuffer>, position: number, length: number): Uint8Array<ArrayBuffer> {
+    const part = whole.subarray(position, position + length);
+    if (part.byteLength < length) this.#progress(0, position + part.byteLength, length - part.byteLength);
+    return part;
+  }
+
+  async #fill(out: Uint8Array, position: number): Promise<void> {
     for (let done = 0; done < out.byteLength; ) {
       const length = Math.min(out.byteLength - done, MAX_READ);
       const fd = this.#openFd();
@@ -67,8 +116,14 @@ export class RandomAccessFile implements Disposable {
 
   [Symbol.dispose](): void {
     if (this.#fd < 0) return;
-    closeSync(this.#fd);
+    const fd = this.#fd;
     this.#fd = -1;
+    // Not while another thread reads from it: the number may be another file's by then.
+    if (this.#whole === undefined) closeSync(fd);
+    else {
+      const close = () => closeSync(fd);
+      this.#whole.then(close, close);
+    }
   }
 
   #openFd(): number {

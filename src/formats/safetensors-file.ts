@@ -2,7 +2,7 @@
 
 import type { Checkpoint } from './checkpoint.ts';
 import { TruncatedFileError } from './errors.ts';
-import { RandomAccessFile } from './random-access-file.ts';
+import { type OpenOptions, RandomAccessFile } from './random-access-file.ts';
 import { headerLength, parseSafetensorsHeader, type SafetensorsHeader } from './safetensors-header.ts';
 import { TensorSource } from './tensor-source.ts';
 
@@ -15,8 +15,8 @@ export class SafetensorsFile extends TensorSource implements Checkpoint {
     this.metadata = header.metadata;
   }
 
-  static async open(path: string): Promise<SafetensorsFile> {
-    const file = new RandomAccessFile(path);
+  static async open(path: string, options: OpenOptions = {}): Promise<SafetensorsFile> {
+    const file = new RandomAccessFile(path, options);
     try {
       if (file.size < 8) {
         throw new TruncatedFileError({

@@ -32,7 +32,8 @@ export class TensorSource implements Disposable {
 
   async read(name: string): Promise<TensorView> {
     const dtype = this.#plainDtype(name);
-    return { name, dtype, shape: this.info(name).shape, bytes: await this.readBytes(name) };
+    const { shape, offset, byteLength } = this.info(name);
+    return { name, dtype, shape, bytes: await this.#file.read(offset, byteLength, DTYPES[dtype]) };
   }
 
   readSync(name: string): TensorView {
@@ -48,10 +49,9 @@ export class TensorSource implements Disposable {
   }
 
   async readRange(name: string, start: number, end: number): Promise<Uint8Array<ArrayBuffer>> {
-    this.#checkRange(this.info(name), start, end);
-    const bytes = new Uint8Array(end - start);
-    await this.readInto(name, start, bytes);
-    return bytes;
+    const info = this.info(name);
+    this.#checkRange(info, start, end);
+    return await this.#file.read(info.offset + start, end - start);
   }
 
   async readInto(name: string, start: number, out: Uint8Array): Promise<void> {

@@ -6,6 +6,7 @@ import { type ModelLocation, resolveModel } from '../hub/resolve-model.ts';
 import { openModel } from '../model/open-model.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import { now } from './clock.ts';
 import { localSource } from './local-source.ts';
 import { Scheduler, type SchedulerOptions } from './scheduler.ts';
 import { type BackendChoice, ownBackend, type TokenSource } from './token-source.ts';
@@ -34,8 +35,8 @@ export type LoadedModel = {
   readonly scheduler: Scheduler;
   readonly contextLength: number;
   readonly vocabSize: number;
-  /** Ids at which generation ends. */
-  readonly stopIds: ReadonlySet<number>;
+  /** Whether generation ends at an id. */
+  readonly isStop: (id: number) => boolean;
   readonly loadMs: number;
 };
 
@@ -221,13 +222,15 @@ export async function loadProgram(location: LocatedModel, request: LoadRequest):
 }
 
 async function loadModel(location: LocatedModel, request: LoadRequest): Promise<LoadedModel> {
-  const start = performance.now();
+  const start = now();
   // A single .safetensors file has its config and tokenizer beside it, a .gguf holds its own.
   const home = location.kind === 'safetensors' ? dirname(location.path) : location.path;
-  const tokenizer = loadTokenizer(home);
+  const loadingProgram = loadProgram(location, request);
+  // Its files are read and taken apart at once, while the system reads the weights.
+  const tokenizer = new Promise((resolve) => setImmediate(resolve)).then(() => loadTokenizer(home));
   // Both are awaited below; a failure of the model must not leave this one unhandled.
   tokenizer.catch(() => {});
-  const { executable, info, contextLength, vocabSize, eosTokenIds, scheduling } = await loadProgram(location, request);
+  const { executable, info, contextLength, vocabSize, eosTokenIds, scheduling } = await loadingProgram;
   return {
     name: request.model,
     info,
@@ -238,7 +241,7 @@ async function loadModel(location: LocatedModel, request: LoadRequest): Promise<
     contextLength,
     vocabSize,
     // The tokenizer has read generation_config.json as well; a .gguf keeps its ids in the metadata.
-    stopIds: new Set((await tokenizer).stopIds({ eos_token_id: [...eosTokenIds] })),
-    loadMs: performance.now() - start,
+    isStop: (await tokenizer).stopTest({ eos_token_id: [...eosTokenIds] }),
+    loadMs: now() - start,
   };
 }

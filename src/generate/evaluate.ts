@@ -56,6 +56,14 @@ export async function evaluateIds(
       fix: `give 1 to ${contextLength} ids, the model's context`,
     });
   }
+  const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+  if (bad !== undefined) {
+    throw new ArgumentError({
+      what: `${bad} is not a token id of this model`,
+      where: '--ids',
+      fix: `ids are integers from 0 to ${vocabSize - 1}`,
+    });
+  }
   const logits = await allLogits(executable, ids, vocabSize, options);
   const row = (i: number) => logits.subarray(i * vocabSize, (i + 1) * vocabSize);
   if (!logits.every(Number.isFinite)) throw new NonFiniteError(`${name}, output logits`);

@@ -5,7 +5,8 @@ import { colorStream } from '../color/palette.ts';
 import { DEFAULT_SCHEME, DEFAULT_SEED, maxIndexOf } from '../color/scheme.ts';
 import { ArgumentError } from '../errors.ts';
 import { gf3Residue, isConserved, tritSum } from '../gf3/sums.ts';
-import { type ContinuationState, decodeContinuation, encodeContinuation } from './continuation.ts';
+import { now } from './clock.ts';
+import type { ContinuationState } from './continuation.ts';
 import { Engine } from './engine.ts';
 import { StopScanner } from './stop-scanner.ts';
 import type { BackendChoice, Piece, Start, TokenSource } from './token-source.ts';
@@ -29,7 +30,7 @@ export async function generateWith(
   hooks: GenerateHooks = {},
 ): Promise<GenerateResult> {
   checkRequest(request);
-  const resumed = request.continuation === undefined ? undefined : decodeContinuation(request.continuation);
+  const resumed = request.continuation === undefined ? undefined : await decoded(request.continuation);
   const backend = engine.backendOf(request);
   if (resumed !== undefined) checkMaker(resumed, backend);
   const head = request.head ?? resumed?.head;
@@ -44,6 +45,17 @@ export async function generateWith(
     const start = resumed === undefined ? begin(source, request) : resume(source, resumed);
     return await run(source, start, request, hooks);
   });
+}
+
+/** Loaded where a handle comes or goes: the compression it needs takes as long to load as a token to compute. */
+async function decoded(handle: string): Promise<ContinuationState> {
+  const { decodeContinuation } = await import('./continuation.ts');
+  return decodeContinuation(handle);
+}
+
+async function encoded(state: ContinuationState): Promise<string> {
+  const { encodeContinuation } = await import('./continuation.ts');
+  return encodeContinuation(state);
 }
 
 function checkRequest(request: GenerateRequest): void {
@@ -116,9 +128,9 @@ async function run(
   source: TokenSource,
   start: Start,
   request: GenerateRequest,
-  { signal, onStep, onPrompt }: GenerateHooks,
+  { signal, onStep, onPrompt, continuable: wanted = true }: GenerateHooks,
 ): Promise<GenerateResult> {
-  const startedAt = performance.now();
+  const startedAt = now();
   const { seed, scheme, steps: firstStep } = start;
   const maxTokens = request.maxTokens ?? DEFAULT_MAX_TOKENS;
   const scanner = new StopScanner(start.stop, (step) => onStep?.(step));
@@ -132,7 +144,7 @@ async function run(
   const interrupted = () => {
     if (signal?.aborted) return 'cancelled';
     // At least one token, so that a caller who continues always gets on.
-    return written > 0 && performance.now() >= deadline ? 'time' : undefined;
+    return written > 0 && now() >= deadline ? 'time' : undefined;
   };
   const write = ({ text, tokenId, logprob, activations }: Piece) => {
     const { hex, trit } = nextColor();
@@ -146,12 +158,12 @@ async function run(
       ...(activations === undefined ? {} : { activations }),
     };
     written += 1;
-    if (written === 1) firstTokenMs = performance.now() - startedAt;
+    if (written === 1) firstTokenMs = now() - startedAt;
     if (scanner.push(step)) return 'stop';
     return written === maxTokens ? 'length' : undefined;
   };
   const promptRead = () => {
-    promptMs ??= performance.now() - startedAt;
+    promptMs ??= now() - startedAt;
   };
 
   const { finishReason, rest, continuable, promptTokens } = await source.write(start, {
@@ -164,11 +176,11 @@ async function run(
     onPrompt,
     messages: request.messages,
   });
-  const endedAt = performance.now();
+  const endedAt = now();
   const { trace, completion } = scanner.end(rest);
   const output = start.output + completion;
   const sum = tritSum(trace.map(({ trit }) => trit));
-  const goesOn = (finishReason === 'length' || finishReason === 'time') && continuable;
+  const goesOn = wanted && (finishReason === 'length' || finishReason === 'time') && continuable;
   const decodeMs = endedAt - startedAt - firstTokenMs;
   return {
     model: source.model,
@@ -176,7 +188,7 @@ async function run(
     completion,
     finishReason,
     // `start.tokens` has grown by what was written.
-    ...(goesOn ? { continuation: encodeContinuation({ ...start, output, steps: firstStep + written }) } : {}),
+    ...(goesOn ? { continuation: await encoded({ ...start, output, steps: firstStep + written }) } : {}),
     trace,
     tritSum: sum,
     gf3Residue: gf3Residue(sum),

@@ -46,7 +46,7 @@ function checkFits(model: LoadedModel, state: ContinuationState): void {
 }
 
 async function write(model: LoadedModel, start: Start, task: Task): Promise<Ending> {
-  const { tokenizer, contextLength, scheduler, stopIds } = model;
+  const { tokenizer, contextLength, scheduler, isStop } = model;
   const { tokens } = start;
   if (tokens.length >= contextLength) {
     throw new ArgumentError({
@@ -62,7 +62,7 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
     ended = task.interrupted();
     if (ended !== undefined) return undefined;
     const { token, logprob } = chooseToken(logits, tokens.length - start.promptTokens, start);
-    if (stopIds.has(token)) {
+    if (isStop(token)) {
       ended = 'stop';
       return undefined;
     }

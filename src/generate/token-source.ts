@@ -45,7 +45,7 @@ export type Task = {
   /** Pieces wanted at most. */
   readonly maxTokens: number;
   readonly signal?: AbortSignal | undefined;
-  /** On the clock of `performance.now()`; Infinity for none. */
+  /** On the clock of `now()`; Infinity for none. */
   readonly deadline: number;
   /** Why writing must not go on, if so. To be asked before each piece. */
   readonly interrupted: () => 'cancelled' | 'time' | undefined;

@@ -99,4 +99,6 @@ export type GenerateHooks = {
   readonly onStep?: (step: TraceStep) => void;
   /** Called during prefill: prompt tokens processed of all. */
   readonly onPrompt?: (done: number, total: number) => void;
+  /** False: nobody goes on from the result, which then needs no continuation handle. */
+  readonly continuable?: boolean;
 };

@@ -1,6 +1,7 @@
 // From what a user calls a model to the files it is. This is the one place that decides which paths a caller may name.
 
-import { type FileHandle, open, readdir, realpath, stat } from 'node:fs/promises';
+import { closeSync, openSync, readdirSync, readSync, type Stats, statSync } from 'node:fs';
+import { realpath } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { BitnetError } from '../errors.ts';
 import {
@@ -62,6 +63,9 @@ export class NotAModelError extends BitnetError {
   readonly fault = 'call';
 }
 
+/** The longest path that Linux takes. */
+const MAX_NAME_LENGTH = 4096;
+
 /** The model that ships with the package. */
 export const DEFAULT_MODEL = 'default';
 
@@ -70,20 +74,23 @@ export const DEFAULT_MODEL = 'default';
  * .safetensors file, or a hub id: ORG/NAME, ORG/NAME@REVISION, ORG/NAME/FILE.gguf. A path wins over a hub id.
  */
 export async function resolveModel(name: string, options: ResolveOptions = {}): Promise<ModelLocation> {
+  if (name.length > MAX_NAME_LENGTH) {
+    throw new ModelNotFoundError({ what: `a text of ${name.length} characters is not a model name`, fix: ALLOWED });
+  }
   if (name === '' || name.includes('\0')) {
     throw new ModelNotFoundError({ what: `${JSON.stringify(name)} is not a model name`, fix: ALLOWED });
   }
   if (/^[\w-]+$/.test(name)) {
     const embedded = join(packageRoot(), 'models', name);
-    if (await isFolder(embedded)) return { kind: 'folder', path: embedded, name };
+    if (isFolder(embedded)) return { kind: 'folder', path: embedded, name };
   }
   const path = resolve(expandHome(name));
   const looksLikePath = isAbsolute(name) || /^(\.{1,2}|~)([/\\]|$)/.test(name) || name.includes('\\');
   const roots = options.allowedRoots;
   if (roots === undefined) {
-    if (await exists(path)) return locate(path, name);
+    if (exists(path)) return locate(path, name);
   } else if (await isAllowed(path, roots)) {
-    if (await exists(path)) return locate(path, name);
+    if (exists(path)) return locate(path, name);
   } else if (looksLikePath || !isRepoId(splitAtFirst(name)[0].split('/').slice(0, 2).join('/'))) {
     throw new PathNotAllowedError(name, roots);
   }
@@ -109,15 +116,15 @@ export type KnownModel = ModelLocation & { readonly source: 'embedded' | 'hub' }
 export async function listModels(options: Pick<ResolveOptions, 'env'> = {}): Promise<KnownModel[]> {
   const models: KnownModel[] = [];
   const folder = join(packageRoot(), 'models');
-  for (const name of (await readdirOrEmpty(folder)).sort()) {
-    if (await isFolder(join(folder, name)))
+  for (const name of readdirOrEmpty(folder).sort()) {
+    if (isFolder(join(folder, name)))
       models.push({ kind: 'folder', path: join(folder, name), name, source: 'embedded' });
   }
   const cache = hubCacheFolder(options.env ?? process.env);
   for (const name of await cachedRepos(cache)) {
     const snapshot = await snapshotFolder(cache, name);
     if (snapshot === undefined) continue;
-    const files = await readdirOrEmpty(snapshot.path);
+    const files = readdirOrEmpty(snapshot.path);
     if (files.some((file) => file.endsWith('.safetensors'))) {
       models.push({ kind: 'folder', path: snapshot.path, name, commit: snapshot.commit, source: 'hub' });
       continue;
@@ -150,8 +157,8 @@ async function resolveInHub(name: string, env: Environment): Promise<ModelLocati
     });
   }
   const { path, commit } = snapshot;
-  if (file !== null) return { ...(await locate(join(path, file[2]!), name)), commit };
-  return { ...(await locate(path, name)), commit };
+  if (file !== null) return { ...locate(join(path, file[2]!), name), commit };
+  return { ...locate(path, name), commit };
 }
 
 function splitAtFirst(name: string): [string, string] {
@@ -160,16 +167,16 @@ function splitAtFirst(name: string): [string, string] {
 }
 
 /** Tells what lies at `path`. A folder whose only weights are one .gguf is that file. */
-async function locate(path: string, name: string): Promise<ModelLocation> {
+function locate(path: string, name: string): ModelLocation {
   let isDirectory: boolean;
   try {
-    isDirectory = (await stat(path)).isDirectory();
+    isDirectory = statSync(path).isDirectory();
   } catch (cause) {
     const what = `the model ${JSON.stringify(name)} cannot be read: ${(cause as NodeJS.ErrnoException).code}`;
     throw new ModelNotFoundError({ what, where: path, fix: ALLOWED }, { cause });
   }
   if (isDirectory) {
-    const files = await readdirOrEmpty(path);
+    const files = readdirOrEmpty(path);
     const ggufs = files.filter((file) => file.endsWith('.gguf'));
     if (ggufs.length === 0 || files.some((file) => file.endsWith('.safetensors')))
       return { kind: 'folder', path, name };
@@ -185,7 +192,7 @@ async function locate(path: string, name: string): Promise<ModelLocation> {
     });
   }
   if (path.endsWith('.index.json')) return { kind: 'folder', path: dirname(path), name };
-  if (await hasGgufMagic(path)) return { kind: 'gguf', path, name };
+  if (hasGgufMagic(path)) return { kind: 'gguf', path, name };
   if (path.endsWith('.safetensors')) return { kind: 'safetensors', path, name };
   if (path.endsWith('.gguf')) {
     throw new NotAModelError({
@@ -201,19 +208,19 @@ async function locate(path: string, name: string): Promise<ModelLocation> {
   });
 }
 
-async function hasGgufMagic(path: string): Promise<boolean> {
-  let handle: FileHandle | undefined;
+function hasGgufMagic(path: string): boolean {
+  let file: number | undefined;
   try {
-    if (!(await stat(path)).isFile()) return false;
-    handle = await open(path, 'r');
+    if (!statSync(path).isFile()) return false;
+    file = openSync(path, 'r');
     const start = Buffer.alloc(4);
-    await handle.read(start, 0, 4, 0);
+    readSync(file, start, 0, 4, 0);
     return start.toString('latin1') === 'GGUF';
   } catch (cause) {
     const what = `the file cannot be read: ${(cause as NodeJS.ErrnoException).code}`;
     throw new NotAModelError({ what, where: path, fix: 'check its permissions' }, { cause });
   } finally {
-    await handle?.close();
+    if (file !== undefined) closeSync(file);
   }
 }
 
@@ -236,24 +243,26 @@ export async function isAllowed(path: string, roots: readonly string[]): Promise
   return false;
 }
 
-async function exists(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    () => false,
-  );
+function exists(path: string): boolean {
+  return statOrNothing(path) !== undefined;
 }
 
-async function isFolder(path: string): Promise<boolean> {
+function isFolder(path: string): boolean {
+  return statOrNothing(path)?.isDirectory() ?? false;
+}
+
+function statOrNothing(path: string): Stats | undefined {
   try {
-    return (await stat(path)).isDirectory();
+    return statSync(path, { throwIfNoEntry: false });
   } catch {
-    return false;
+    // A link to itself, a folder that may not be entered, a name that is too long.
+    return undefined;
   }
 }
 
-async function readdirOrEmpty(path: string): Promise<string[]> {
+function readdirOrEmpty(path: string): string[] {
   try {
-    return await readdir(path);
+    return readdirSync(path);
   } catch {
     return [];
   }

@@ -1,19 +1,15 @@
 // Several pictures on one sheet: what a client that shows one image at a time, or one file, can take.
 
-import { decode } from 'fast-png';
-import { type Canvas, encodePng, newCanvas, PAPER } from './canvas.ts';
+import { type Canvas, newCanvas, PAPER } from './canvas.ts';
 
 const GAP = 8;
 /** Sheets are about this much wider than tall. */
 const ASPECT = 1.5;
 
-/**
- * One PNG of pictures in rows, the tallest first, tops aligned. All are PNGs of `encodePng` with the same palette (or all
- * in true color).
- */
-export function stackPictures(pngs: readonly Uint8Array[]): Uint8Array {
-  const pictures = pngs.map((png) => decode(png)).sort((a, b) => b.height - a.height);
-  const palette = pictures[0]!.palette?.map(([r = 0, g = 0, b = 0]) => (r << 16) | (g << 8) | b);
+/** One picture of several in rows, the tallest first, tops aligned. All have the same palette (or true color). */
+export function stackPictures(several: readonly Canvas[]): Canvas {
+  const pictures = several.toSorted((a, b) => b.height - a.height);
+  const { palette } = pictures[0]!;
   const area = pictures.reduce((sum, { width, height }) => sum + (width + GAP) * (height + GAP), 0);
   const widest = Math.max(...pictures.map(({ width }) => width));
   const limit = Math.max(widest, Math.sqrt(ASPECT * area));
@@ -37,9 +33,9 @@ export function stackPictures(pngs: readonly Uint8Array[]): Uint8Array {
     const place = places[i]!;
     const line = picture.width * channels;
     for (let row = 0; row < picture.height; row++) {
-      const from = picture.data.subarray(row * line, (row + 1) * line) as Uint8Array;
+      const from = picture.data.subarray(row * line, (row + 1) * line);
       sheet.data.set(from, ((place.y + row) * width + place.x) * channels);
     }
   });
-  return encodePng(sheet);
+  return sheet;
 }

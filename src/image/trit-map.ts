@@ -118,12 +118,17 @@ function checkOptions({ rows, columns, maxSide }: { rows: number; columns: numbe
   }
 }
 
+/** `tritMap` as a PNG file. */
+export async function tritMapPng(options: TritMapOptions): Promise<Uint8Array> {
+  return encodePng(await tritMap(options));
+}
+
 /**
- * A PNG of the matrix, row 0 on top, column 0 left, under a legend: name, shape, what a pixel stands for, and the three
+ * A picture of the matrix, row 0 on top, column 0 left, under a legend: name, shape, what a pixel stands for, and the three
  * colors with their shares of all weights.
  * Throws ArgumentError for a bad shape or maxSide, a window of another size than asked, or a value that is no trit.
  */
-export async function tritMapPng(options: TritMapOptions): Promise<Uint8Array> {
+export async function tritMap(options: TritMapOptions): Promise<Canvas> {
   const { rows, columns, name, seed, scheme, colors, maxSide = DEFAULT_MAX_SIDE } = options;
   checkOptions({ rows, columns, maxSide });
   const geometry = geometryOf(rows, columns, maxSide);
@@ -148,7 +153,7 @@ export async function tritMapPng(options: TritMapOptions): Promise<Uint8Array> {
     drawText(canvas, chip.text, { x: x + CHIP + 8, y, scale: SCALE }, INK_INDEX);
     x += chip.width;
   }
-  return encodePng(canvas);
+  return canvas;
 }
 
 type Counts = { minus: number; ergodic: number; plus: number };

@@ -1,14 +1,14 @@
 // Error texts as clients get them: the one place that decides what of an error leaves this machine.
 //
 // Over stdio the client is here, and a path tells it where to look. Over HTTP it may be anybody: a path would tell it
-// names of users and how the disk is laid out. It gets the last part of each path, which says which file is meant; paths
-// inside folders that callers may name are theirs to know. Whoever runs the server finds the whole text in its log.
+// names of users and how the disk is laid out. It gets the last part of each path, which says which file is meant. What it
+// wrote itself, and paths inside folders that callers may name, are no news to it.
 
 import { isAbsolute, posix, relative, win32 } from 'node:path';
 import { BitnetError, type ErrorText, errorMessage } from '../errors.ts';
 
-/** What a client reads of an error. */
-export type Teller = (error: unknown) => string;
+/** What a client reads of an error. `sent`: the texts that it sent. */
+export type Teller = (error: unknown, sent: ReadonlySet<unknown>) => string;
 
 /** Characters of each part of a text; longer ones repeat what the caller sent. */
 const MAX_PART = 4000;
@@ -24,13 +24,14 @@ export const localErrorText: Teller = (error) => {
 
 /** For clients anywhere. `allowedRoots`: folders that callers may name. */
 export function remoteErrorText(allowedRoots: readonly string[] = []): Teller {
-  const shown = (path: string) => (allowedRoots.some((root) => isInside(path, root)) ? path : lastPart(path));
   const paths = pathsInText(allowedRoots);
-  const inText = (text: string) => cut(text.slice(0, MAX_READ).replace(paths, shown));
-  return (error) => {
+  return (error, sent) => {
     if (!(error instanceof BitnetError)) {
       return 'internal error: this is a defect of bitnet-gf3; the log of the server has the details';
     }
+    const isKnown = (path: string) => sent.has(path) || allowedRoots.some((root) => isInside(path, root));
+    const shown = (path: string) => (isKnown(path) ? path : lastPart(path));
+    const inText = (text: string) => cut(text.slice(0, MAX_READ).replace(paths, shown));
     const inPlace = (where: string) => cut(placeWithPath(where, shown) ?? inText(where));
     return errorMessage(eachPart(error, inText, inPlace));
   };

@@ -76,14 +76,14 @@ export function registerResources(server: McpServer, environment: ToolEnvironmen
       description: 'The models that can be used by name: the embedded one and those of the hub cache',
       mimeType: JSON_TYPE,
     },
-    (uri) => answering(environment, async () => json(uri, (await listModels()).map(modelSummary))),
+    (uri) => answering(uri, environment, async () => json(uri, (await listModels()).map(modelSummary))),
   );
 
   server.registerResource(
     'model',
     MODEL,
     { title: 'A model', description: "A model's config.json and its card", mimeType: JSON_TYPE },
-    (uri, { model }) => answering(environment, () => readModel(uri, decoded(model, 'model'), allowedRoots)),
+    (uri, { model }) => answering(uri, environment, () => readModel(uri, decoded(model, 'model'), allowedRoots)),
   );
 
   server.registerResource(
@@ -95,7 +95,7 @@ export function registerResources(server: McpServer, environment: ToolEnvironmen
       mimeType: 'text/plain',
     },
     (uri, variables, context) =>
-      answering(environment, async () => {
+      answering(uri, environment, async () => {
         const place = {
           model: decoded(variables.model, 'model'),
           layer: decoded(variables.layer, 'layer'),
@@ -117,7 +117,7 @@ export function registerResources(server: McpServer, environment: ToolEnvironmen
       cacheHint: FIXED,
     },
     (uri) =>
-      answering(environment, async () => {
+      answering(uri, environment, async () => {
         const registry = skillRegistry();
         return json(uri, { skills: registry.skills, sets: balancedSets(registry).map(setToJson) });
       }),
@@ -133,7 +133,7 @@ export function registerResources(server: McpServer, environment: ToolEnvironmen
       cacheHint: FIXED,
     },
     (uri, { file }) =>
-      answering(environment, async () => {
+      answering(uri, environment, async () => {
         const text = schemas().get(decoded(file, 'file'));
         if (text === undefined) {
           const fix = `schemas: ${[...schemas().keys()].join(', ')}`;
@@ -153,7 +153,7 @@ export function registerResources(server: McpServer, environment: ToolEnvironmen
       cacheHint: FIXED,
     },
     (uri, variables, context) =>
-      answering(environment, async () => {
+      answering(uri, environment, async () => {
         const colors = {
           scheme: decoded(variables.scheme, 'scheme'),
           seed: decoded(variables.seed, 'seed'),
@@ -183,6 +183,7 @@ export function json(uri: URL, value: unknown): ReadResourceResult {
 
 /** Errors become the protocol's; a reader's mistake is not the server's failure. */
 export async function answering(
+  uri: URL,
   environment: ToolEnvironment,
   read: () => Promise<ReadResourceResult>,
 ): Promise<ReadResourceResult> {
@@ -191,7 +192,16 @@ export async function answering(
   } catch (error) {
     const isCallers = error instanceof BitnetError && error.fault === 'call';
     const code = isCallers ? ProtocolErrorCode.InvalidParams : ProtocolErrorCode.InternalError;
-    throw new ProtocolError(code, tell(error, { method: 'resources/read' }, environment));
+    throw new ProtocolError(code, tell(error, environment, { method: 'resources/read', sent: partsOf(uri) }));
+  }
+}
+
+/** What the client wrote between the slashes. */
+function partsOf({ pathname }: URL): ReadonlySet<string> {
+  try {
+    return new Set(pathname.split('/').map(decodeURIComponent));
+  } catch {
+    return new Set();
   }
 }
 

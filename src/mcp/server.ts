@@ -11,6 +11,11 @@ import { skillCatalog } from './skills.ts';
 import { registerTool, type ToolEnvironment } from './tool-registration.ts';
 import { registerWorldResources } from './world-resources.ts';
 
+/** Who this server is. */
+export function serverInfo() {
+  return { name: 'bitnet-gf3', title: 'BitNet GF(3)', version: packageVersion() };
+}
+
 /** No tool takes more values than this; a larger call is an attack or a mistake. */
 const MAX_ARGUMENT_ELEMENTS = 100_000;
 
@@ -23,14 +28,11 @@ export type OnlyMethod = { readonly method: string; readonly name: string | unde
 /** With `only`, a server that can answer that one request; what else there is, it neither has nor says. */
 export async function createMcpServer(environment: ToolEnvironment, only?: OnlyMethod): Promise<McpServer> {
   const toolsOnly = only?.method === 'tools/call' || only?.method === 'tools/list';
-  const server = new McpServer(
-    { name: 'bitnet-gf3', title: 'BitNet GF(3)', version: packageVersion() },
-    {
-      instructions: INSTRUCTIONS,
-      capabilities: { tools: FIXED, ...(!toolsOnly && { resources: FIXED, prompts: FIXED }) },
-      maxToolInputElements: MAX_ARGUMENT_ELEMENTS,
-    },
-  );
+  const server = new McpServer(serverInfo(), {
+    instructions: INSTRUCTIONS,
+    capabilities: { tools: FIXED, ...(!toolsOnly && { resources: FIXED, prompts: FIXED }) },
+    maxToolInputElements: MAX_ARGUMENT_ELEMENTS,
+  });
   const called = only?.method === 'tools/call' ? ALL_TOOLS.find(({ name }) => name === only.name) : undefined;
   for (const tool of called === undefined ? ALL_TOOLS : [called]) registerTool(server, tool, environment);
   if (toolsOnly) return server;

@@ -58,6 +58,8 @@ function claimStdout(): Writable {
       write(chunk, done);
     },
   });
+  // The SDK listens anew for each answer that waits for a slow reader; Node would take more than ten for a leak.
+  wire.setMaxListeners(0);
   process.stdout.removeAllListeners('error');
   process.stdout.on('error', (error) => wire.destroy(error));
   process.stdout.write = process.stderr.write.bind(process.stderr) as typeof process.stdout.write;

@@ -57,32 +57,56 @@ export function registerTool(server: McpServer, tool: Tool, environment: ToolEnv
       },
       ...appMeta(tool.name),
     },
-    async (args, context) => {
-      const { services, onCall } = environment;
-      const start = performance.now();
-      let outcome: ToolCall['outcome'] = 'ok';
-      try {
-        const client = server.server.getClientVersion()?.name ?? '';
-        const resultBudget = LIMITED_CLIENTS.test(client) ? LIMITED_CHARACTERS : undefined;
-        const result = await callTool(tool, args, { services, resultBudget, ...requestHooks(context) });
-        if (context.mcpReq.signal.aborted) outcome = 'cancelled';
-        return toContent(result);
-      } catch (error) {
-        outcome = outcomeOf(error);
-        return { content: [{ type: 'text', text: tell(error, { tool: tool.name }, environment) }], isError: true };
-      } finally {
-        onCall?.({ tool: tool.name, outcome, seconds: (performance.now() - start) / 1000 });
-      }
-    },
+    (args, context) =>
+      answerCall(tool, args, environment, {
+        client: server.server.getClientVersion()?.name ?? '',
+        ...requestHooks(context),
+      }),
   );
 }
 
-/** What the client reads of an error. What it does not, and every defect of ours, goes to the log. */
-export function tell(error: unknown, from: Facts, { logger, errorText = localErrorText }: ToolEnvironment): string {
-  const text = errorText(error);
-  const whole = localErrorText(error);
-  if (!(error instanceof BitnetError)) logger.error('a request failed', { ...from, err: error });
-  else if (text !== whole) logger.info('an error was told without its paths', { ...from, text: whole });
+export type CallHooks = Pick<ToolContext, 'signal' | 'progress'> & {
+  /** The name that the client gives itself. */
+  readonly client: string;
+};
+
+/** The result of a call as clients get it, whatever became of it. */
+export async function answerCall(
+  tool: Tool,
+  args: unknown,
+  environment: ToolEnvironment,
+  { client, ...hooks }: CallHooks,
+): Promise<CallToolResult> {
+  const { services, onCall } = environment;
+  const start = performance.now();
+  let outcome: ToolCall['outcome'] = 'ok';
+  try {
+    const resultBudget = LIMITED_CLIENTS.test(client) ? LIMITED_CHARACTERS : undefined;
+    const result = await callTool(tool, args, { services, resultBudget, ...hooks });
+    if (hooks.signal?.aborted) outcome = 'cancelled';
+    return toContent(result);
+  } catch (error) {
+    outcome = outcomeOf(error);
+    const text = tell(error, environment, { tool: tool.name, sent: new Set(Object.values(args ?? {})) });
+    return { content: [{ type: 'text', text }], isError: true };
+  } finally {
+    onCall?.({ tool: tool.name, outcome, seconds: (performance.now() - start) / 1000 });
+  }
+}
+
+/** What the client reads of an error. What it does not, where that is of use to whoever runs the server, goes to the log. */
+export function tell(
+  error: unknown,
+  { logger, errorText = localErrorText }: ToolEnvironment,
+  { sent, ...from }: Facts & { readonly sent: ReadonlySet<unknown> },
+): string {
+  const text = errorText(error, sent);
+  if (!(error instanceof BitnetError)) {
+    logger.error('a request failed', { ...from, err: error });
+  } else if (error.fault === 'job') {
+    const whole = localErrorText(error, sent);
+    if (text !== whole) logger.info('an error was told without its paths', { ...from, text: whole });
+  }
   return text;
 }
 

@@ -42,7 +42,8 @@ export function registerWorldResources(server: McpServer, environment: ToolEnvir
       description: 'Every world that morphism_step has reached, oldest first, with the step that led to it',
       mimeType: 'application/json',
     },
-    (uri) => answering(environment, async () => json(uri, (await (await openStore()).list()).map(worldRecordToJson))),
+    (uri) =>
+      answering(uri, environment, async () => json(uri, (await (await openStore()).list()).map(worldRecordToJson))),
   );
   server.registerResource(
     'world',
@@ -53,7 +54,7 @@ export function registerWorldResources(server: McpServer, environment: ToolEnvir
       mimeType: 'application/json',
     },
     (uri, { world }) =>
-      answering(environment, async () => {
+      answering(uri, environment, async () => {
         const store = await openStore();
         return json(uri, worldRecordToJson(await store.record(await store.resolve(decoded(world, 'world')))));
       }),

@@ -1,10 +1,10 @@
 import { join } from 'node:path';
-import { readTextFile } from '../formats/read-small-file.ts';
+import { readTextFileSync } from '../formats/read-small-file.ts';
 
 /** Those of text models have one to three kilobytes, the largest seen (of several media) 40. */
 const MAX_CONFIG_BYTES = 1 << 20;
 
 /** The text of `folder`/config.json, or undefined where there is none. Throws FileAccessError for one that cannot be read. */
-export function readConfigText(folder: string): Promise<string | undefined> {
-  return readTextFile(join(folder, 'config.json'), MAX_CONFIG_BYTES);
+export function readConfigText(folder: string): string | undefined {
+  return readTextFileSync(join(folder, 'config.json'), MAX_CONFIG_BYTES);
 }

@@ -57,12 +57,12 @@ export async function openWeights(
   options: LoadWeightsOptions,
 ): Promise<{ readonly config: ModelConfig; readonly weights: ModelWeights }> {
   if (location.kind === 'gguf') {
-    using file = await GgufFile.open(location.path);
+    using file = await GgufFile.open(location.path, { readAhead: true });
     const config = ggufConfig(file);
     return { config, weights: await loadGgufWeights(file, config, options) };
   }
   const config = await readModelConfig(location.kind === 'folder' ? location.path : dirname(location.path));
-  using checkpoint = await openCheckpoint(location.path);
+  using checkpoint = await openCheckpoint(location.path, { readAhead: true });
   return { config, weights: await loadWeights(checkpoint, config, options) };
 }
 

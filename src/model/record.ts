@@ -14,6 +14,7 @@ import type {
   Int8Weight,
   Op,
   Program,
+  RopeSpec,
   TernaryWeight,
   VectorWeight,
   Weight,
@@ -141,7 +142,7 @@ export function recordProgram(config: ModelConfig, weights: ModelWeights, option
     weights: weightList,
     ops,
     kv: { layers: config.numHiddenLayers, kvHeads, headDim },
-    rope: { headDim, ...ropeTables(config.ropeTheta, headDim, options.contextLength) },
+    rope: growingRope(config.ropeTheta, headDim, options.contextLength),
     contextLength: options.contextLength,
     vocabSize: config.vocabSize,
     logits,
@@ -158,16 +159,35 @@ export function ropeTables(
   headDim: number,
   positions: number,
 ): { cos: Float32Array; sin: Float32Array } {
+  const { cos, sin } = growingRope(theta, headDim, positions);
+  return { cos, sin };
+}
+
+/** As `ropeTables`, computed as far as somebody asks: whoever takes `cos` or `sin` gets all of it. */
+function growingRope(theta: number, headDim: number, positions: number): RopeSpec {
   const half = headDim / 2;
   const frequencies = Array.from({ length: half }, (_, j) => theta ** ((-2 * j) / headDim));
   const cos = new Float32Array(positions * half);
   const sin = new Float32Array(positions * half);
-  for (let position = 0; position < positions; position += 1) {
-    for (let j = 0; j < half; j += 1) {
-      const angle = position * frequencies[j]!;
-      cos[position * half + j] = Math.cos(angle);
-      sin[position * half + j] = Math.sin(angle);
+  let known = 0;
+  const upTo = (end: number) => {
+    for (; known < Math.min(end, positions); known += 1) {
+      for (let j = 0; j < half; j += 1) {
+        const angle = known * frequencies[j]!;
+        cos[known * half + j] = Math.cos(angle);
+        sin[known * half + j] = Math.sin(angle);
+      }
     }
-  }
-  return { cos, sin };
+    return { cos, sin };
+  };
+  return {
+    headDim,
+    get cos() {
+      return upTo(positions).cos;
+    },
+    get sin() {
+      return upTo(positions).sin;
+    },
+    upTo,
+  };
 }

@@ -140,18 +140,19 @@ function repackRuns(
         fromB += 4;
         fromC += 4;
         fromD += 4;
-        // A field is 3 when both its bits are set; which one it was, the specification finds.
-        seen |= (a & (a >>> 1)) | (b & (b >>> 1)) | (c & (c >>> 1)) | (d & (d >>> 1));
-        let swap = ((a >>> 4) ^ c) & 0x0f0f0f0f;
+        // A field is 3 when both its bits are set; which one it was, the specification finds. All words are signed, since
+        // one above 2^31 is no small integer to code that is not compiled yet; no mask has the bits that a shift copies.
+        seen |= (a & (a >> 1)) | (b & (b >> 1)) | (c & (c >> 1)) | (d & (d >> 1));
+        let swap = ((a >> 4) ^ c) & 0x0f0f0f0f;
         c ^= swap;
         a ^= swap << 4;
-        swap = ((b >>> 4) ^ d) & 0x0f0f0f0f;
+        swap = ((b >> 4) ^ d) & 0x0f0f0f0f;
         d ^= swap;
         b ^= swap << 4;
-        swap = ((a >>> 2) ^ b) & 0x33333333;
+        swap = ((a >> 2) ^ b) & 0x33333333;
         b ^= swap;
         a ^= swap << 2;
-        swap = ((c >>> 2) ^ d) & 0x33333333;
+        swap = ((c >> 2) ^ d) & 0x33333333;
         d ^= swap;
         c ^= swap << 2;
         words[to] = a;
@@ -210,9 +211,9 @@ function tq1Run(
     const d = bytes[fromD++]!;
     const codes = four[a]! | (four[b]! << 2) | (four[c]! << 4) | (four[d]! << 6);
     out[to] = codes;
-    out[to + count] = codes >>> 8;
-    out[to + 2 * count] = codes >>> 16;
-    out[to + 3 * count] = codes >>> 24;
+    out[to + count] = codes >> 8;
+    out[to + 2 * count] = codes >> 16;
+    out[to + 3 * count] = codes >> 24;
     if (digits === 5) out[to + 4 * count] = fifth[a]! | (fifth[b]! << 2) | (fifth[c]! << 4) | (fifth[d]! << 6);
   }
   from[0] = fromA;

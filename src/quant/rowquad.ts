@@ -85,20 +85,28 @@ function findCode3(bytes: Uint8Array, start: number, end: number, lowBits: numbe
     i++;
   }
   if (i === end) return -1;
+  // Signed, since a word above 2^31 is no small integer to code that is not compiled yet; `wide` has no sign bit.
   const words = new Int32Array(bytes.buffer, bytes.byteOffset + i, Math.floor((end - i) / 4));
   const wide = Math.imul(lowBits, 0x01010101);
-  // Four words a step up to the first bad one: all bytes of a packed model pass here.
-  let w = 0;
-  for (const last = words.length - 4; w <= last; w += 4) {
+  let block = 0;
+  while (block + BLOCK_WORDS <= words.length && !hasCode3(words, block, wide)) block += BLOCK_WORDS;
+  for (i += 4 * block; i < end; i++) if ((bytes[i]! & (bytes[i]! >> 1) & lowBits) !== 0) return i;
+  return -1;
+}
+
+/** Words that are tested before anything is decided: a short call is compiled soon, and in one way only. */
+const BLOCK_WORDS = 1024;
+
+function hasCode3(words: Int32Array, start: number, wide: number): boolean {
+  let found = 0;
+  for (let w = start; w < start + BLOCK_WORDS; w += 4) {
     const a = words[w]!;
     const b = words[w + 1]!;
     const c = words[w + 2]!;
     const d = words[w + 3]!;
-    const pairs = (a & (a >>> 1)) | (b & (b >>> 1)) | (c & (c >>> 1)) | (d & (d >>> 1));
-    if ((pairs & wide) !== 0) break;
+    found |= (a & (a >> 1)) | (b & (b >> 1)) | (c & (c >> 1)) | (d & (d >> 1));
   }
-  for (i += 4 * w; i < end; i++) if ((bytes[i]! & (bytes[i]! >> 1) & lowBits) !== 0) return i;
-  return -1;
+  return (found & wide) !== 0;
 }
 
 /** Trits [rows, columns] of packed bytes; refuses a wrong length and code 3. */

@@ -2,8 +2,8 @@
 // the lowest rank, leftmost first, until no pair is left.
 
 import { mergeNeighbours } from './merge-neighbours.ts';
-import type { BpeTokenizer } from './tokenizer-json.ts';
-import { MAX_VOCABULARY } from './vocabulary.ts';
+import type { BpeTokenizer, Merges } from './tokenizer-json.ts';
+import { MAX_VOCABULARY, type TokenTable } from './vocabulary.ts';
 
 /** Pieces seen before are not merged again; the table is emptied when it holds this many. */
 const CACHE_ENTRIES = 20_000;
@@ -11,9 +11,8 @@ const CACHE_ENTRIES = 20_000;
 const CACHE_LENGTH = 64;
 
 export class BpeModel {
-  readonly #tokens: ReadonlyMap<string, number>;
-  /** left * MAX_VOCABULARY + right to rank. */
-  readonly #ranks: Map<number, number>;
+  readonly #tokens: TokenTable;
+  readonly #ranks: { get(left: number, right: number): number | undefined };
   /** What the pair of a rank becomes. */
   readonly #merged: Int32Array;
   readonly #ignoreMerges: boolean;
@@ -25,17 +24,11 @@ export class BpeModel {
   constructor(from: BpeTokenizer) {
     const tokens = from.modelTokens;
     this.#tokens = tokens;
-    const { left, right, merged } = from.merges;
-    this.#merged = merged;
-    this.#ranks = new Map();
-    for (let rank = 0; rank < merged.length; rank++) {
-      const pair = left[rank]! * MAX_VOCABULARY + right[rank]!;
-      // A pair that is listed twice keeps its last rank, as in the reference.
-      this.#ranks.set(pair, rank);
-    }
+    this.#merged = from.merges.merged;
+    this.#ranks = from.merges.ranks ?? ranksOf(from.merges);
     this.#ignoreMerges = from.ignoreMerges;
     this.#byteIds = from.byteFallback ? byteIds(tokens) : undefined;
-    this.#unknownId = from.unknownToken === null ? undefined : tokens.get(from.unknownToken);
+    this.#unknownId = from.unknownToken === null ? undefined : tokens.id(from.unknownToken);
     this.#fuseUnknown = from.fuseUnknown;
   }
 
@@ -53,7 +46,7 @@ export class BpeModel {
   }
 
   #encode(piece: string, avoid: ReadonlySet<number> | undefined): number[] {
-    const whole = this.#ignoreMerges ? this.#tokens.get(piece) : undefined;
+    const whole = this.#ignoreMerges ? this.#tokens.id(piece) : undefined;
     if (whole !== undefined && avoid?.has(whole) !== true) return [whole];
     return this.#merge(this.#symbols(piece, avoid), avoid);
   }
@@ -62,7 +55,7 @@ export class BpeModel {
     const symbols: number[] = [];
     let unknownBefore = false;
     for (const character of piece) {
-      const id = this.#tokens.get(character);
+      const id = this.#tokens.id(character);
       if (id !== undefined && avoid?.has(id) !== true) {
         symbols.push(id);
         unknownBefore = false;
@@ -81,7 +74,7 @@ export class BpeModel {
   #merge(symbols: number[], avoid: ReadonlySet<number> | undefined): number[] {
     if (symbols.length < 2) return symbols;
     const rankOf = (left: number, right: number): number | undefined => {
-      const rank = this.#ranks.get(symbols[left]! * MAX_VOCABULARY + symbols[right]!);
+      const rank = this.#ranks.get(symbols[left]!, symbols[right]!);
       return rank !== undefined && avoid?.has(this.#merged[rank]!) === true ? undefined : rank;
     };
     mergeNeighbours(symbols.length, rankOf, (left, right) => {
@@ -92,11 +85,20 @@ export class BpeModel {
   }
 }
 
+function ranksOf({ left, right }: Merges): { get(left: number, right: number): number | undefined } {
+  const ranks = new Map<number, number>();
+  for (let rank = 0; rank < left.length; rank++) {
+    // A pair that is listed twice keeps its last rank, as in the reference.
+    ranks.set(left[rank]! * MAX_VOCABULARY + right[rank]!, rank);
+  }
+  return { get: (first, second) => ranks.get(first * MAX_VOCABULARY + second) };
+}
+
 /** The ids of <0x00> to <0xFF>, if all are there. */
-function byteIds(tokens: ReadonlyMap<string, number>): number[] | undefined {
+function byteIds(tokens: TokenTable): number[] | undefined {
   const ids: number[] = [];
   for (let byte = 0; byte < 256; byte++) {
-    const id = tokens.get(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`);
+    const id = tokens.id(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`);
     if (id === undefined) return undefined;
     ids.push(id);
   }

@@ -158,7 +158,7 @@ export function tokenizerFilesOf(file: GgufFile): { readonly tokenizer: JsonObje
         fuse_unk: false,
         byte_fallback: false,
         ignore_merges: bpe.ignoreMerges,
-        vocab: Object.fromEntries(bpe.modelTokens),
+        vocab: Object.fromEntries(bpe.modelTokens.entries()),
         merges: mergeTexts(bpe).map((text) => text.split(' ')),
       },
     },

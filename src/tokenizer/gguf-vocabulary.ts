@@ -4,7 +4,7 @@
 import { PIECE, type PieceModel } from './sentencepiece-model.ts';
 import { TokenizerFileError, TokenizerMissingError } from './tokenizer-error.ts';
 import { type BpeTokenizer, parseMerges } from './tokenizer-json.ts';
-import { type AddedToken, MAX_TOKEN_LENGTH, MAX_VOCABULARY, quote, Vocabulary } from './vocabulary.ts';
+import { type AddedToken, MAX_TOKEN_LENGTH, MAX_VOCABULARY, quote, TokenMap, Vocabulary } from './vocabulary.ts';
 
 /** What is needed of a GGUF file; each getter returns undefined for a missing key and throws for another type. */
 export type GgufMetadata = {
@@ -166,11 +166,12 @@ function readBpe(
 ): BpeTokenizer {
   const merges = file.strings('tokenizer.ggml.merges');
   if (merges === undefined) throw refuse(file, 'tokenizer.ggml.merges is missing', 'convert the model again');
-  const modelTokens = new Map<string, number>();
+  const ids = new Map<string, number>();
   for (const [id, token] of tokens.entries()) {
     const type = types[id];
-    if (type !== PIECE.control && type !== PIECE.userDefined) modelTokens.set(token, id);
+    if (type !== PIECE.control && type !== PIECE.userDefined) ids.set(token, id);
   }
+  const modelTokens = new TokenMap(ids, tokens);
   // The left side may itself begin with a space-like character, so the first character never separates.
   const pairs = merges.map((merge) => {
     const space = merge.indexOf(' ', 1);
@@ -178,7 +179,7 @@ function readBpe(
   });
   return {
     file: file.path,
-    vocabulary: new Vocabulary({ ids: modelTokens, tokens: [...tokens] }, added, file.path),
+    vocabulary: new Vocabulary(modelTokens, added, file.path),
     modelTokens,
     merges: parseMerges(pairs, modelTokens, file.path),
     ignoreMerges: pre.ignoreMerges === true,
@@ -216,7 +217,7 @@ function readPieces(
   if (tokens[unknownId] === undefined) throw refuse(file, 'no unknown token is declared', 'convert the model again');
   const ids = new Map(tokens.map((token, id) => [token, id]));
   return {
-    vocabulary: new Vocabulary({ ids, tokens: [...tokens] }, added, file.path),
+    vocabulary: new Vocabulary(new TokenMap(ids, tokens), added, file.path),
     pieces: {
       file: file.path,
       pieces: tokens.map((text, id) => ({ text, score: scores[id]!, type: types[id]! })),

@@ -38,7 +38,7 @@ function build(from: BpeTokenizer, withSpecial: boolean): LibraryTokenizer {
         decoder: null,
         model: {
           type: 'BPE',
-          vocab: Object.fromEntries(from.modelTokens),
+          vocab: Object.fromEntries(from.modelTokens.entries()),
           merges: Array.from(from.merges.left, (left, rank) => [
             from.vocabulary.token(left),
             from.vocabulary.token(from.merges.right[rank]!),

@@ -5,7 +5,7 @@ import { PIECE, type PieceModel, parseSentencepieceModel } from './sentencepiece
 import type { TextEncoding } from './text-encoding.ts';
 import type { DecoderPlan } from './token-decoder.ts';
 import { TokenizerFileError } from './tokenizer-error.ts';
-import { type AddedToken, quote, Vocabulary } from './vocabulary.ts';
+import { type AddedToken, quote, TokenMap, Vocabulary } from './vocabulary.ts';
 
 export { MAX_SENTENCEPIECE_BYTES } from './sentencepiece-model.ts';
 
@@ -50,7 +50,14 @@ export function loadPieces(
     if (structural && !added.has(piece.text)) added.set(piece.text, special(id, piece.text));
   }
   return {
-    vocabulary: new Vocabulary({ ids, tokens: model.pieces.map((piece) => piece.text) }, [...added.values()], file),
+    vocabulary: new Vocabulary(
+      new TokenMap(
+        ids,
+        model.pieces.map((piece) => piece.text),
+      ),
+      [...added.values()],
+      file,
+    ),
     encoding: pieceEncoder(model, [...matched.values()]),
     decoder: pieceDecoder(model),
     ids: { bosId: model.bosId, eosId: model.eosId },

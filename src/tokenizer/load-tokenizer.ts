@@ -12,11 +12,18 @@ import {
   readJsonObject,
   readLimited,
 } from './json-file.ts';
+import { keepTokenizer, readKeptTokenizer, settledState } from './kept-tokenizer.ts';
 import type { TextEncoding } from './text-encoding.ts';
 import type { DecoderPlan } from './token-decoder.ts';
 import { eosTokenIds, Tokenizer } from './tokenizer.ts';
 import { TokenizerFileError, TokenizerMissingError } from './tokenizer-error.ts';
-import { addedTokenOf, type BpeTokenizer, parseTokenizerJson, type SpecialTemplate } from './tokenizer-json.ts';
+import {
+  addedTokenOf,
+  type BpeTables,
+  type BpeTokenizer,
+  parseTokenizerJson,
+  type SpecialTemplate,
+} from './tokenizer-json.ts';
 import type { AddedToken, Vocabulary } from './vocabulary.ts';
 
 /** The small JSON files around a tokenizer; any of them may be missing. */
@@ -44,13 +51,27 @@ export async function loadTokenizer(path: string): Promise<Tokenizer> {
   }
   if (!info.isDirectory()) return loadGgufTokenizer(path);
   const jsonFile = join(path, 'tokenizer.json');
+  const kept = readKeptTokenizer(jsonFile);
+  if (kept !== undefined) return fromTokenizerJson(kept.json, jsonFile, readSurroundings(path), kept.tables);
+  // Before it is read: what is written meanwhile then has another state.
+  const state = settledState(jsonFile);
   const json = readJsonObject(jsonFile, MAX_TOKENIZER_JSON_BYTES);
-  if (json !== undefined) return fromTokenizerJson(json, jsonFile, readSurroundings(path));
+  if (json !== undefined) return fromTokenizerJson(json, jsonFile, readSurroundings(path), undefined, state);
   return loadSentencepieceTokenizer(path);
 }
 
-async function fromTokenizerJson(json: JsonObject, file: string, around: Surroundings): Promise<Tokenizer> {
-  const parsed = parseTokenizerJson(json, file, moreAddedTokens(around));
+/** `known`: tables that were kept; else those of the file are kept as of its `state`. */
+async function fromTokenizerJson(
+  json: JsonObject,
+  file: string,
+  around: Surroundings,
+  known: BpeTables | undefined,
+  state?: string,
+): Promise<Tokenizer> {
+  const parsed = parseTokenizerJson(json, file, moreAddedTokens(around), known);
+  if (known === undefined && state !== undefined) {
+    await keepTokenizer(file, state, { json, tables: { tokens: parsed.modelTokens, merges: parsed.merges } });
+  }
   return assemble(around, {
     vocabulary: parsed.vocabulary,
     encoding: await encodingOf(parsed),

@@ -3,7 +3,7 @@
 
 import { toByteAlphabet } from './byte-alphabet.ts';
 import { isObject, type JsonObject } from './json-file.ts';
-import { translateRegex } from './split-regex.ts';
+import { type RegexFor, translateRegex } from './split-regex.ts';
 
 /** Cuts every piece further. `atStart` says that the first piece stands at the very beginning of the text. */
 export type PreTokenizer = (pieces: readonly string[], atStart: boolean) => string[];
@@ -24,7 +24,7 @@ export function buildPreTokenizer(config: JsonObject | null): PreTokenizer | und
     case 'Split':
       return buildSplit(config);
     case 'Digits':
-      return each(splitter(/\p{N}/gu, config.individual_digits === true ? 'isolated' : 'contiguous', false));
+      return each(splitter(() => /\p{N}/gu, config.individual_digits === true ? 'isolated' : 'contiguous', false));
     case 'ByteLevel':
       return buildByteLevel(config);
     case 'Metaspace':
@@ -36,10 +36,11 @@ export function buildPreTokenizer(config: JsonObject | null): PreTokenizer | und
 
 function buildSplit(config: JsonObject): PreTokenizer | undefined {
   const { pattern } = config;
-  let regex: RegExp | undefined;
+  let regex: RegexFor | undefined;
   if (isObject(pattern) && typeof pattern.Regex === 'string') regex = translateRegex(pattern.Regex);
   else if (isObject(pattern) && typeof pattern.String === 'string' && pattern.String !== '') {
-    regex = new RegExp(pattern.String.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&'), 'gu');
+    const literal = new RegExp(pattern.String.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&'), 'gu');
+    regex = () => literal;
   }
   const behavior = BEHAVIORS.find((name) => name === String(config.behavior).toLowerCase());
   if (regex === undefined || behavior === undefined) return undefined;
@@ -47,12 +48,10 @@ function buildSplit(config: JsonObject): PreTokenizer | undefined {
 }
 
 function buildByteLevel(config: JsonObject): PreTokenizer {
-  const split = splitter(translateRegex(GPT2_SPLIT)!, 'isolated', false);
+  const split =
+    config.use_regex === false ? (text: string) => [text] : splitter(translateRegex(GPT2_SPLIT)!, 'isolated', false);
   const prefix = config.add_prefix_space === true;
-  return each((piece) => {
-    const text = prefix && !piece.startsWith(' ') ? ` ${piece}` : piece;
-    return (config.use_regex === false ? [text] : split(text)).map(toByteAlphabet);
-  });
+  return each((piece) => split(prefix && !piece.startsWith(' ') ? ` ${piece}` : piece).map(toByteAlphabet));
 }
 
 function buildMetaspace(config: JsonObject): PreTokenizer | undefined {
@@ -60,7 +59,8 @@ function buildMetaspace(config: JsonObject): PreTokenizer | undefined {
   const scheme = config.prepend_scheme ?? (config.add_prefix_space === false ? 'never' : 'always');
   if (typeof mark !== 'string' || [...mark].length !== 1) return undefined;
   if (scheme !== 'always' && scheme !== 'first' && scheme !== 'never') return undefined;
-  const split = splitter(new RegExp(mark, 'gu'), 'mergedwithnext', false);
+  const marks = new RegExp(mark, 'gu');
+  const split = splitter(() => marks, 'mergedwithnext', false);
   return (pieces, atStart) =>
     pieces.flatMap((piece, i) => {
       let text = piece.replaceAll(' ', mark);
@@ -81,7 +81,11 @@ function each(cut: (piece: string) => string[]): PreTokenizer {
 const BEHAVIORS = ['isolated', 'removed', 'mergedwithprevious', 'mergedwithnext', 'contiguous'] as const;
 
 /** What becomes of the stretches that match (with `invert`, of those that do not), as the reference names it. */
-function splitter(regex: RegExp, behavior: (typeof BEHAVIORS)[number], invert: boolean): (text: string) => string[] {
+function splitter(
+  regexFor: RegexFor,
+  behavior: (typeof BEHAVIORS)[number],
+  invert: boolean,
+): (text: string) => string[] {
   return (text) => {
     const out: string[] = [];
     let previous: boolean | undefined;
@@ -97,7 +101,7 @@ function splitter(regex: RegExp, behavior: (typeof BEHAVIORS)[number], invert: b
       previous = delimiter;
     };
     let end = 0;
-    for (const match of text.matchAll(regex)) {
+    for (const match of text.matchAll(regexFor(text))) {
       take(text.slice(end, match.index), false);
       take(match[0], true);
       end = match.index + match[0].length;

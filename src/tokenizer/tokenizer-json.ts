@@ -5,14 +5,22 @@
 import { isObject, type JsonObject, kindOf } from './json-file.ts';
 import type { DecoderPlan } from './token-decoder.ts';
 import { TokenizerFileError } from './tokenizer-error.ts';
-import { type AddedToken, checkId, MAX_TOKEN_LENGTH, quote, readTokenTable, Vocabulary } from './vocabulary.ts';
+import {
+  type AddedToken,
+  checkId,
+  MAX_TOKEN_LENGTH,
+  quote,
+  readTokenTable,
+  type TokenTable,
+  Vocabulary,
+} from './vocabulary.ts';
 
 /** A checked tokenizer.json. */
 export type BpeTokenizer = {
   readonly file: string;
   readonly vocabulary: Vocabulary;
   /** Tokens of the BPE model alone, without those that only `added_tokens` names. */
-  readonly modelTokens: ReadonlyMap<string, number>;
+  readonly modelTokens: TokenTable;
   /** Pairs in the order of their rank. */
   readonly merges: Merges;
   /** A piece of text that is a token as a whole is taken at once. */
@@ -30,7 +38,16 @@ export type BpeTokenizer = {
 };
 
 /** Three ids for each rank; `merged` is the token of both texts joined. */
-export type Merges = { readonly left: Int32Array; readonly right: Int32Array; readonly merged: Int32Array };
+export type Merges = {
+  readonly left: Int32Array;
+  readonly right: Int32Array;
+  readonly merged: Int32Array;
+  /** The rank of a pair, where that table is there already. */
+  readonly ranks?: { get(left: number, right: number): number | undefined };
+};
+
+/** The large parts of a tokenizer.json. */
+export type BpeTables = { readonly tokens: TokenTable; readonly merges: Merges };
 
 export type SpecialTemplate = { readonly before: readonly number[]; readonly after: readonly number[] };
 
@@ -39,8 +56,16 @@ const MAX_MERGES = 1 << 22;
 /** Added tokens. Gemma 3 has 6,415. */
 const MAX_ADDED_TOKENS = 1 << 17;
 
-/** Checks a parsed tokenizer.json. `more` are added tokens from tokenizer_config.json that the file itself lacks. */
-export function parseTokenizerJson(json: JsonObject, file: string, more: readonly AddedToken[] = []): BpeTokenizer {
+/**
+ * Checks a parsed tokenizer.json. `more` are added tokens from tokenizer_config.json that the file itself lacks; `tables`
+ * stand for the vocabulary and merges where they were checked before.
+ */
+export function parseTokenizerJson(
+  json: JsonObject,
+  file: string,
+  more: readonly AddedToken[] = [],
+  tables?: BpeTables,
+): BpeTokenizer {
   const at = new Place(file);
   const model = at.object(json, 'model');
   const type = model.type ?? 'BPE';
@@ -55,22 +80,21 @@ export function parseTokenizerJson(json: JsonObject, file: string, more: readonl
   if ((model.dropout ?? 0) !== 0) {
     throw at.error(`model.dropout is ${String(model.dropout)}`, 'set it to null: encoding must be deterministic');
   }
-  const table = readTokenTable(at.object(model, 'vocab'), file);
-  const modelTokens = table.ids;
+  const modelTokens = tables?.tokens ?? readTokenTable(at.object(model, 'vocab'), file);
   if (modelTokens.size === 0) throw at.error('model.vocab is empty', 'fetch the tokenizer files again');
   const unknownToken = at.textOrNull(model, 'unk_token');
-  if (unknownToken !== null && !modelTokens.has(unknownToken)) {
+  if (unknownToken !== null && modelTokens.id(unknownToken) === undefined) {
     throw at.error(`model.unk_token ${quote(unknownToken)} is not in model.vocab`, 'fetch the tokenizer files again');
   }
   const added = [...parseAddedTokens(json.added_tokens, at)];
   const known = new Set(added.map((token) => token.content));
   for (const token of more) if (!known.has(token.content)) added.push(token);
-  const vocabulary = new Vocabulary(table, added, file);
+  const vocabulary = new Vocabulary(modelTokens, added, file);
   return {
     file,
     vocabulary,
     modelTokens,
-    merges: parseMerges(model.merges, modelTokens, file),
+    merges: tables?.merges ?? parseMerges(model.merges, modelTokens, file),
     ignoreMerges: model.ignore_merges === true,
     byteFallback: model.byte_fallback === true,
     unknownToken,
@@ -122,7 +146,7 @@ class Place {
 }
 
 /** Checks a list of merges ("left right" or pairs) against the tokens. */
-export function parseMerges(value: unknown, tokens: ReadonlyMap<string, number>, file: string): Merges {
+export function parseMerges(value: unknown, tokens: TokenTable, file: string): Merges {
   const at = new Place(file);
   if (!Array.isArray(value)) throw at.wrongType('merges', 'an array', value);
   const count = value.length;
@@ -140,9 +164,9 @@ export function parseMerges(value: unknown, tokens: ReadonlyMap<string, number>,
     const first: unknown = pair[0];
     const second: unknown = pair[1];
     if (typeof first !== 'string' || typeof second !== 'string') throw badMerge(rank, entry, at);
-    const a = tokens.get(first);
-    const b = tokens.get(second);
-    const ab = tokens.get(first + second);
+    const a = tokens.id(first);
+    const b = tokens.id(second);
+    const ab = tokens.id(first + second);
     if (a === undefined || b === undefined || ab === undefined) {
       throw strangeMerge(rank, a === undefined ? first : b === undefined ? second : first + second, at);
     }

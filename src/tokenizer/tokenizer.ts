@@ -153,6 +153,16 @@ export class Tokenizer {
   }
 
   /**
+   * Whether generation ends at an id: `stopIds` as a question. Which special token ends a turn is not asked before one is
+   * written, because what runs a chat template takes longer to load than a small model.
+   */
+  stopTest(config?: unknown, generationConfig?: unknown): (id: number) => boolean {
+    const listed = new Set([...this.eosIds, ...this.#namedTurnEnds()]);
+    for (const source of [config, generationConfig]) for (const id of eosTokenIds(source)) listed.add(id);
+    return (id) => listed.has(id) || (this.isSpecial(id) && this.endOfTurnIds.includes(id));
+  }
+
+  /**
    * A conversation as the text the model was trained on. Throws ChatTemplateMissingError when the model has no chat
    * template, ChatTemplateError when the template refuses the messages.
    */
@@ -228,15 +238,14 @@ export class Tokenizer {
   }
 
   #findTurnEnds(): number[] {
+    if (this.#parts.chatTemplate === undefined) return [];
+    return [...new Set([...this.#namedTurnEnds(), ...this.#probeTurnEnd()])].sort((a, b) => a - b);
+  }
+
+  /** Well-known names that occur in the template. */
+  #namedTurnEnds(): number[] {
     const { chatTemplate, vocabulary } = this.#parts;
-    if (chatTemplate === undefined) return [];
-    const ids = new Set<number>();
-    for (const name of TURN_ENDS) {
-      const id = vocabulary.id(name);
-      if (id !== undefined && chatTemplate.source.includes(name)) ids.add(id);
-    }
-    for (const id of this.#probeTurnEnd()) ids.add(id);
-    return [...ids].sort((a, b) => a - b);
+    return TURN_ENDS.flatMap((name) => (chatTemplate?.source.includes(name) ? (vocabulary.id(name) ?? []) : []));
   }
 
   /** What the template itself writes after an assistant's text, if that is a special token. */

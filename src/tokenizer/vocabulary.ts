@@ -23,7 +23,39 @@ export const MAX_VOCABULARY = 1 << 21;
 export const MAX_TOKEN_LENGTH = 1 << 14;
 
 /** Tokens by id and ids by token. */
-export type TokenTable = { readonly ids: Map<string, number>; readonly tokens: (string | undefined)[] };
+export interface TokenTable {
+  /** Highest id plus one. */
+  readonly size: number;
+  token(id: number): string | undefined;
+  id(token: string): number | undefined;
+  entries(): Iterable<[string, number]>;
+}
+
+export class TokenMap implements TokenTable {
+  readonly #ids: ReadonlyMap<string, number>;
+  readonly #tokens: readonly (string | undefined)[];
+
+  constructor(ids: ReadonlyMap<string, number>, tokens: readonly (string | undefined)[]) {
+    this.#ids = ids;
+    this.#tokens = tokens;
+  }
+
+  get size(): number {
+    return this.#tokens.length;
+  }
+
+  token(id: number): string | undefined {
+    return this.#tokens[id];
+  }
+
+  id(token: string): number | undefined {
+    return this.#ids.get(token);
+  }
+
+  entries(): Iterable<[string, number]> {
+    return this.#ids.entries();
+  }
+}
 
 /**
  * The table of a JSON object of ids by token. Throws TokenizerFileError for an id that is out of range or taken twice. It
@@ -45,21 +77,22 @@ export function readTokenTable(vocab: { readonly [token: string]: unknown }, fil
     tokens[id] = token;
     ids.set(token, id);
   }
-  return { ids, tokens };
+  return new TokenMap(ids, tokens);
 }
 
 export class Vocabulary {
   readonly added: readonly AddedToken[];
-  readonly #tokens: (string | undefined)[];
-  readonly #ids: ReadonlyMap<string, number>;
-  /** Added tokens that the table lacks. */
+  readonly #table: TokenTable;
+  /** Added tokens that the table lacks, in both directions. */
   readonly #moreIds = new Map<string, number>();
+  readonly #moreTokens = new Map<number, string>();
   readonly #special = new Set<number>();
+  #size: number;
 
-  /** Takes over the table. Throws TokenizerFileError when an added token contradicts it. */
+  /** Throws TokenizerFileError when an added token contradicts the table. */
   constructor(table: TokenTable, added: readonly AddedToken[], file: string) {
-    this.#ids = table.ids;
-    this.#tokens = table.tokens;
+    this.#table = table;
+    this.#size = table.size;
     this.added = added;
     for (const { content, id, special } of added) {
       const known = this.id(content);
@@ -71,11 +104,11 @@ export class Vocabulary {
         });
       }
       if (known === undefined) {
-        while (this.#tokens.length <= id) this.#tokens.push(undefined);
-        const taken = this.#tokens[id];
+        const taken = this.token(id);
         if (taken !== undefined && taken !== content) throw takenTwice(id, taken, content, file);
-        this.#tokens[id] = content;
+        this.#moreTokens.set(id, content);
         this.#moreIds.set(content, id);
+        this.#size = Math.max(this.#size, id + 1);
       }
       if (special) this.#special.add(id);
     }
@@ -83,15 +116,15 @@ export class Vocabulary {
 
   /** Highest id plus one. */
   get size(): number {
-    return this.#tokens.length;
+    return this.#size;
   }
 
   token(id: number): string | undefined {
-    return this.#tokens[id];
+    return this.#table.token(id) ?? this.#moreTokens.get(id);
   }
 
   id(token: string): number | undefined {
-    return this.#ids.get(token) ?? this.#moreIds.get(token);
+    return this.#table.id(token) ?? this.#moreIds.get(token);
   }
 
   isSpecial(id: number): boolean {

@@ -35,6 +35,7 @@ export const balanceTriadTool = defineTool({
     suggestions: z.array(z.string()).describe('Other skills with the completing trit'),
   }),
   hints: { readOnly: true, idempotent: true },
+  isInstant: () => true,
   example: { skills: ['mlx-bitnet-gf3', 'worlding'] },
   run: ({ trits, skills }) => {
     if ((trits === undefined) === (skills === undefined)) {

@@ -21,11 +21,19 @@ export async function callTool(tool: Tool, args: unknown, context: Omit<ToolCont
   return { structured, text: tool.summarize(structured), images };
 }
 
+/** Problems that are told in full: who corrects these has seen what the others are like. */
+const MAX_PROBLEMS = 8;
+/** Characters of a name or value that the caller sent. */
+const MAX_SHOWN = 60;
+
 function argumentError(tool: Tool, args: unknown, issues: readonly z.core.$ZodIssue[]): ArgumentError {
   const schema = jsonSchemaOf(tool.input, 'input');
-  const problems = issues.flatMap((issue) => describeIssue(issue, args, schema));
+  // Not of thousands of issues: a list may be wrong in every element.
+  const problems = issues.slice(0, MAX_PROBLEMS + 1).flatMap((issue) => describeIssue(issue, args, schema));
+  const told = problems.slice(0, MAX_PROBLEMS);
+  const more = problems.length > told.length ? '; and more' : '';
   return new ArgumentError({
-    what: `${tool.name}: ${problems.join('; ')}`,
+    what: `${tool.name}: ${told.join('; ')}${more}`,
     fix: `a call that works: ${JSON.stringify(tool.example)}`,
   });
 }
@@ -34,10 +42,10 @@ function describeIssue(issue: z.core.$ZodIssue, args: unknown, schema: JsonSchem
   const path = issue.path.map(String);
   if (issue.code === 'unrecognized_keys') {
     const allowed = Object.keys(schemaAt(schema, path)?.properties ?? {});
-    return issue.keys.map((key) => {
+    return issue.keys.slice(0, MAX_PROBLEMS + 1).map((key) => {
       const guess = nearest(key, allowed);
       const hint = guess === undefined ? '' : `did you mean ${guess}? `;
-      return `unknown argument ${[...path, key].join('.')} (${hint}allowed: ${allowed.join(', ')})`;
+      return `unknown argument ${cut([...path, key].join('.'))} (${hint}allowed: ${allowed.join(', ')})`;
     });
   }
   const name = path.length === 0 ? 'the arguments' : path.join('.');
@@ -98,6 +106,9 @@ function valueAt(value: unknown, path: readonly string[]): unknown {
 /** A value as it may stand in a message: cut when long, its type named when its looks could mislead. */
 function show(value: unknown): string {
   const text = JSON.stringify(value) ?? String(value);
-  const cut = text.length > 60 ? `${text.slice(0, 57)}...` : text;
-  return typeof value === 'string' ? `the string ${cut}` : cut;
+  return typeof value === 'string' ? `the string ${cut(text)}` : cut(text);
+}
+
+function cut(text: string): string {
+  return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN - 3)}...` : text;
 }

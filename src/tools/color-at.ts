@@ -17,6 +17,8 @@ export const colorAtTool = defineTool({
   }),
   output: z.strictObject({ index: z.int(), seed: z.string().describe('Decimal'), scheme: z.string(), ...colorFields }),
   hints: { readOnly: true, idempotent: true },
+  // The walk of gay-mcp may need a turn.
+  isInstant: ({ scheme }) => scheme !== 'gay-mcp',
   example: { index: 1 },
   run: ({ index, seed, scheme }, context) => {
     const compute = () => {

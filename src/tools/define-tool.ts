@@ -45,6 +45,8 @@ export type ToolDeclaration<Input extends z.ZodObject, Output extends z.ZodObjec
   readonly input: Input;
   readonly output: Output;
   readonly hints: ToolHints;
+  /** Whether a call is answered without waiting for anything; `args` were not checked yet. Default: it is not. */
+  readonly isInstant?: (args: Readonly<Record<string, unknown>>) => boolean;
   /** Arguments of a call that works with the embedded model; help and tests use it. */
   readonly example: z.input<Input>;
   /** @throws BitnetError for everything that can go wrong on purpose. */
@@ -61,6 +63,7 @@ export type Tool = {
   readonly input: z.ZodObject;
   readonly output: z.ZodObject;
   readonly hints: ToolHints;
+  readonly isInstant?: (args: Readonly<Record<string, unknown>>) => boolean;
   readonly example: Record<string, unknown>;
   readonly run: (args: unknown, context: ToolContext) => Promise<Record<string, unknown>>;
   readonly summarize: (result: Record<string, unknown>) => string;

@@ -33,6 +33,7 @@ export const paletteTool = defineTool({
     next: z.strictObject({ start: z.int(), n: z.int() }).optional().describe('Arguments for the rest, if it was cut'),
   }),
   hints: { readOnly: true, idempotent: true },
+  isInstant: ({ scheme, image }) => scheme !== 'gay-mcp' && image !== true,
   example: { n: 12 },
   run: async (args, context) => {
     const { n, seed, start, scheme, image } = args;

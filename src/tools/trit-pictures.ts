@@ -1,9 +1,11 @@
 // Layers as pictures of their trits.
 
+import { setImmediate as otherEvents } from 'node:timers/promises';
 import { tritColors } from '../color/trit-colors.ts';
 import { openTernaryLayer, type TernaryLayer } from '../formats/ternary-layers.ts';
+import { type Canvas, encodePng, MAX_PIXELS } from '../image/canvas.ts';
 import { stackPictures } from '../image/picture-sheet.ts';
-import { tritMapPng } from '../image/trit-map.ts';
+import { tritMap } from '../image/trit-map.ts';
 import type { TernaryModel } from './ternary-model.ts';
 
 export type TritPictureOptions = {
@@ -19,16 +21,24 @@ export async function tritPicture(
   layers: readonly TernaryLayer[],
   options: TritPictureOptions,
 ): Promise<Uint8Array> {
-  const maps: Uint8Array[] = [];
-  for (const layer of layers) maps.push(await tritMap(model, layer, options));
-  return maps.length === 1 ? maps[0]! : stackPictures(maps);
+  const maps: Canvas[] = [];
+  let pixels = 0;
+  for (const layer of layers) {
+    const map = await mapOf(model, layer, options);
+    maps.push(map);
+    pixels += map.width * map.height;
+    // No sheet holds more: it says so below.
+    if (pixels > MAX_PIXELS) break;
+    await otherEvents();
+  }
+  return encodePng(maps.length === 1 ? maps[0]! : stackPictures(maps));
 }
 
-async function tritMap(
+async function mapOf(
   { checkpoint, config }: TernaryModel,
   layer: TernaryLayer,
   { seed, maxSide, signal }: TritPictureOptions,
-): Promise<Uint8Array> {
+): Promise<Canvas> {
   const options = { ...(config && { config }), ...(signal && { signal }) };
   const { name, rows, columns } = layer;
   // Windows of packed layers come four quarters at a time, the picture is drawn from the top: the trits of one matrix
@@ -36,7 +46,7 @@ async function tritMap(
   const trits = new Int8Array(rows * columns);
   const opened = await openTernaryLayer(checkpoint, layer, options);
   for await (const window of opened.windows(options)) trits.set(window.trits, window.rowStart * columns);
-  return tritMapPng({
+  return tritMap({
     name,
     rows,
     columns,

@@ -23,9 +23,20 @@ export type Batch = {
   readonly targetCount: number;
 };
 
-/** A sequence that learns every token from those before it: inputs are all but the last, targets all but the first. */
+/**
+ * A sequence that learns every token from those before it: inputs are all but the last, targets all but the first.
+ * Throws ArgumentError for a number that is no id in any vocabulary; as an int32 it might look like one that is.
+ */
 export function nextTokenSequence(ids: ArrayLike<number>): Sequence {
   const all = Int32Array.from(ids);
+  const bad = all.findIndex((id, i) => id !== ids[i] || id < 0);
+  if (bad >= 0) {
+    throw new ArgumentError({
+      what: `token id ${ids[bad]} is not in the vocabulary of any model`,
+      where: `position ${bad} of the sequence`,
+      fix: "use the model's own tokenizer",
+    });
+  }
   return { tokens: all.subarray(0, -1), targets: all.subarray(1) };
 }
 

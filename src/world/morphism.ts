@@ -1,13 +1,14 @@
 // A morphism World -> World': training steps on one batch, then conservation if asked for. Pure computation: the same
 // world and morphism give the same bits on every machine and with any number of threads.
 
-import { CancelledError } from '../errors.ts';
+import { BitnetError, CancelledError } from '../errors.ts';
 import { type Gf3Residue, gf3Residue } from '../gf3/sums.ts';
 import type { Batch } from '../train/batch.ts';
 import type { Network } from '../train/network.ts';
 import { type OptimizerKind, optimizerStep } from '../train/optimizer.ts';
 import { view } from '../train/parameters.ts';
 import { type ConservedMatrix, conserve, type ExtraFlip } from './conserve.ts';
+import { WorldError } from './world-error.ts';
 import { copyState, WORLD_OPTIMIZER, type WorldState } from './world-state.ts';
 
 export type Morphism = {
@@ -75,6 +76,7 @@ export async function applyMorphism(
   const ternary = plan.all.filter(({ kind }) => kind === 'ternary');
   let before: Int8Array[] = [];
   let lossBefore = 0;
+  let updates = 0;
   try {
     for (let step = 0; step < morphism.steps; step += 1) {
       await breathe(signal);
@@ -86,6 +88,7 @@ export async function applyMorphism(
       const settings = { ...WORLD_OPTIMIZER, kind: morphism.optimizer };
       const rates = { lr: morphism.lr, weightDecay: 0 };
       optimizerStep(kernels, plan, settings, rates, state.latents, gradients, state.optimizer);
+      updates += 1;
     }
     await breathe(signal);
     network.quantize(state.latents);
@@ -117,8 +120,23 @@ export async function applyMorphism(
       },
     };
   } catch (error) {
-    throw isAbort(error, signal) ? new CancelledError('the step was cancelled') : error;
+    if (isAbort(error, signal)) throw new CancelledError('the step was cancelled');
+    // Before the first update, it is the checkpoint that is at fault, and the error says so.
+    const wasTrained = updates > 0 || world.stepCount > 0;
+    if (wasTrained && error instanceof BitnetError && error.code.startsWith('NON_FINITE'))
+      throw diverged(error, morphism);
+    throw error;
   }
+}
+
+function diverged(cause: BitnetError, { lr, optimizer }: Morphism): WorldError {
+  return new WorldError(
+    {
+      what: `the training diverged: ${cause.text.what} (${cause.text.where})`,
+      fix: `step from an earlier world, with a smaller lr than ${lr} (${optimizer})`,
+    },
+    { cause },
+  );
 }
 
 export function changeOf(name: string, from: Int8Array, to: Int8Array): LayerChange {
@@ -133,7 +151,11 @@ export function changeOf(name: string, from: Int8Array, to: Int8Array): LayerCha
   return { name, flips, tritDeltaSum: sum };
 }
 
-/** What a step gained, in nats per token and as a share; negative where it lost. */
+/**
+ * What a step gained, in nats per token and as a share; negative where it lost. A share of nothing, where a batch was
+ * learned to the last bit, is the largest number: JSON has no infinity.
+ */
 export function worldExpectedValue(lossBefore: number, lossAfter: number): { wev: number; wevRatio: number } {
-  return { wev: lossBefore - lossAfter, wevRatio: lossBefore / lossAfter - 1 };
+  const ratio = lossBefore === lossAfter ? 0 : Math.min(lossBefore / lossAfter - 1, Number.MAX_VALUE);
+  return { wev: lossBefore - lossAfter, wevRatio: ratio };
 }

@@ -23,6 +23,12 @@ test('verify --json has the contract’s fields and says ok', async () => {
   expect(report.max_rel_err).toBeGreaterThan(0);
 });
 
+test.each(['4096,1', '4294967297,1', '-1'])('eval --ids %s: no ids of this model', async (ids) => {
+  const { code, stdout, stderr } = await runCli(['eval', 'default', '--ids', ids]);
+  expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
+  expect(stderr).toMatch(/--ids/);
+});
+
 test('verify for people', async () => {
   const { code, stdout } = await runCli(['verify', CASE, '--backend', 'js']);
   expect(code).toBe(0);

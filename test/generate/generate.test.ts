@@ -55,6 +55,15 @@ test('the same request gives the same text; another sample seed another', async 
   expect((await run({ ...request, sampleSeed: 12n })).completion).not.toBe(first.completion);
 });
 
+test('a result that nobody goes on from has no handle', async () => {
+  const request = { prompt: story, maxTokens: 3 };
+  const { continuation, ...rest } = await run(request);
+  expect(continuation).toBeTypeOf('string');
+  const closed = await run(request, { continuable: false });
+  expect(closed).not.toHaveProperty('continuation');
+  expect({ ...closed, timings: rest.timings }).toEqual(rest);
+});
+
 test('continuing a generation writes what one long generation writes', async () => {
   for (const sampling of [{}, { temperature: 0.9, topP: 0.95, sampleSeed: 4n }]) {
     const long = await run({ prompt: story, maxTokens: 24, ...sampling });

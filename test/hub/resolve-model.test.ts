@@ -136,3 +136,10 @@ describe('hub cache places', () => {
     for (const revision of ['main', 'refs/pr/1', COMMIT, 'v1.0']) expect(isRevision(revision), revision).toBe(true);
   });
 });
+
+test('a name without end is refused before anything looks for it', async () => {
+  const error = await resolveModel('x'.repeat(1e6), { env }).catch((thrown: unknown) => thrown);
+  expect(error).toBeInstanceOf(ModelNotFoundError);
+  expect((error as Error).message).toMatch(/^a text of 1000000 characters is not a model name; a model is/);
+  expect((error as Error).message.length).toBeLessThan(300);
+});

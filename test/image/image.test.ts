@@ -79,6 +79,23 @@ describe('canvas', () => {
     );
   });
 
+  test('is a sound PNG, in true color and with a palette', () => {
+    for (const palette of [undefined, [0xfbfaf8, 0x1d1d22, 0x0000ff]]) {
+      const size = { width: 37, height: 11, ...(palette && { palette }) };
+      const canvas = newCanvas(size, palette === undefined ? 0x123456 : 2);
+      // Rows that repeat the one above, and one that does not.
+      fillRect(canvas, { x: 3, y: 4, width: 5, height: 3 }, 1);
+      const { width, height, channels, depth, data } = decode(encodePng(canvas), { checkCrc: true });
+      expect({ width, height, channels, depth }).toEqual({
+        width: 37,
+        height: 11,
+        channels: palette ? 1 : 3,
+        depth: 8,
+      });
+      expect(new Uint8Array(data)).toEqual(canvas.data);
+    }
+  });
+
   test('too many pixels are refused before they are allocated', () => {
     expect(() => newCanvas({ width: 1e6, height: 1e6 }, 0)).toThrow(ArgumentError);
   });

@@ -4,14 +4,16 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { afterAll, expect, test } from 'vitest';
+import { afterAll, describe, expect, test } from 'vitest';
 import { ArgumentError } from '../../src/errors.ts';
 import { localErrorText, remoteErrorText } from '../../src/mcp/error-text.ts';
 import { WorldError } from '../../src/world/world-error.ts';
 import { openSession, type RunningServer, send, startProcess, startServer, statelessCall } from './http-harness.ts';
 import { RawClient } from './server-process.ts';
 
-const remote = remoteErrorText(['/srv/our models', '/srv/m']);
+const teller = remoteErrorText(['/srv/our models', '/srv/m']);
+const remote = (error: unknown) => teller(error, new Set(['/srv/asked for/x']));
+const local = (error: unknown) => localErrorText(error, new Set());
 
 test.each([
   ['/home/ann/.cache/hub/model.safetensors', 'model.safetensors'],
@@ -24,6 +26,8 @@ test.each([
   ['/', '(a folder of the server)'],
   ['/srv/our models/a/config.json', '/srv/our models/a/config.json'],
   ['/srv/m', '/srv/m'],
+  ['/srv/asked for/x', '/srv/asked for/x'],
+  ['/srv/asked for/x/config.json', 'config.json'],
   ['/srv/models-of-ann/x.gguf', 'x.gguf'],
   ['/srv/m/../ann/x.gguf', 'x.gguf'],
   ['model.layers.0 is 4 x 4', 'model.layers.0 is 4 x 4'],
@@ -39,6 +43,7 @@ test.each([
     "ENOENT: no such file or directory, open 'x y.json'",
   ],
   ['the model "/home/ann b/x" is not there', 'the model "x" is not there'],
+  ['the model "/srv/asked for/x" is not there', 'the model "/srv/asked for/x" is not there'],
   ['cannot load /home/ann/lib.so: bad ELF', 'cannot load lib.so: bad ELF'],
   ['imported from file:///home/ann/a.mjs', 'imported from a.mjs'],
   ['use a path inside /srv/our models or /srv/m, "default"', 'use a path inside /srv/our models or /srv/m, "default"'],
@@ -80,7 +85,7 @@ test.each(['"/', "'/`/", ' in /', '/, byte 1', '/srv/our models', 'C:\\'])(
   (part) => {
     const text = part.repeat(Math.ceil(1e6 / part.length));
     expect(remote(new ArgumentError({ what: text, where: text, fix: text })).length).toBeLessThan(12_100);
-    expect(localErrorText(new ArgumentError({ what: text })).length).toBeLessThan(4100);
+    expect(local(new ArgumentError({ what: text })).length).toBeLessThan(4100);
   },
 );
 
@@ -88,11 +93,11 @@ test('of a defect of ours, only a client on this machine hears more than that it
   const error = new TypeError("cannot read '/home/ann/secret'");
   expect(remote(error)).toMatch(/^internal error: this is a defect/);
   expect(remote(error)).not.toContain('secret');
-  expect(localErrorText(error)).toContain("internal error: cannot read '/home/ann/secret'");
+  expect(local(error)).toContain("internal error: cannot read '/home/ann/secret'");
 });
 
 const folder = mkdtempSync(join(tmpdir(), 'error-text-'));
-const broken = join(folder, 'broken.safetensors');
+const broken = join(folder, 'model.safetensors');
 writeFileSync(broken, 'nonsense');
 afterAll(() => rmSync(folder, { recursive: true }));
 
@@ -116,9 +121,9 @@ async function textsOverHttp(server: RunningServer, model: string): Promise<stri
 test('over HTTP a client learns which file is broken, not where it lies; over stdio it does', async () => {
   const server = await startServer();
   try {
-    for (const text of await textsOverHttp(server, broken)) {
-      expect(text).toContain('broken.safetensors');
-      expect(text).not.toContain(folder);
+    for (const text of await textsOverHttp(server, folder)) {
+      expect(text).toContain('(model.safetensors, byte 0)');
+      expect(text).not.toContain(broken);
     }
     for (const text of await textsOverHttp(server, 'no/such-model')) expect(text).not.toContain(homedir());
   } finally {
@@ -127,7 +132,7 @@ test('over HTTP a client learns which file is broken, not where it lies; over st
   const stdio = new RawClient({ BITNET_LOG: 'silent' });
   try {
     await stdio.initialize();
-    const { result } = await stdio.call('analyze_layer', { model: broken });
+    const { result } = await stdio.call('analyze_layer', { model: folder });
     expect(result.isError).toBe(true);
     expect(result.content[0].text).toContain(broken);
   } finally {
@@ -135,20 +140,31 @@ test('over HTTP a client learns which file is broken, not where it lies; over st
   }
 });
 
-test('the built program: paths of allowed folders are told, and the log has what was not', async () => {
-  const server = await startProcess([], { BITNET_MODEL_ROOTS: folder, BITNET_LOG: 'info' });
-  let log = '';
-  server.child.stderr!.on('data', (text: string) => {
-    log += text;
-  });
-  try {
-    for (const text of await textsOverHttp(server, broken)) expect(text).toContain(broken);
-    for (const text of await textsOverHttp(server, '/etc/nowhere/model.gguf')) {
-      expect(text).toContain(`use a path inside ${folder}`);
-      expect(text).not.toContain('/etc/nowhere');
+describe('the built program', () => {
+  test('tells paths of folders that callers may name', async () => {
+    const server = await startProcess([], { BITNET_MODEL_ROOTS: folder });
+    try {
+      for (const text of await textsOverHttp(server, folder)) expect(text).toContain(broken);
+      for (const text of await textsOverHttp(server, '/etc/nowhere/model.gguf')) {
+        expect(text).toContain('/etc/nowhere/model.gguf');
+        expect(text).toContain(`use a path inside ${folder}`);
+      }
+    } finally {
+      await server.close();
     }
-  } finally {
-    await server.close();
-  }
-  expect(log).toContain('/etc/nowhere/model.gguf');
+  });
+
+  test('tells no others, and has them in its log', async () => {
+    const server = await startProcess([], { BITNET_LOG: 'info' });
+    let log = '';
+    server.child.stderr!.on('data', (text: string) => {
+      log += text;
+    });
+    try {
+      for (const text of await textsOverHttp(server, folder)) expect(text).not.toContain(broken);
+    } finally {
+      await server.close();
+    }
+    expect(log).toContain(broken);
+  });
 });

@@ -8,13 +8,21 @@ import { createInterface } from 'node:readline';
 import { Logger } from '../../src/logger.ts';
 import { remoteErrorText } from '../../src/mcp/error-text.ts';
 import { HttpServer, type HttpServerOptions } from '../../src/mcp/http/http-server.ts';
+import { InstantCalls } from '../../src/mcp/http/instant-calls.ts';
 import { Metrics } from '../../src/mcp/http/metrics.ts';
+import type { SessionOwner } from '../../src/mcp/http/sessions.ts';
 import { createMcpServer } from '../../src/mcp/server.ts';
+import type { ToolEnvironment } from '../../src/mcp/tool-registration.ts';
 import { QueuedServices } from '../../src/tools/queued-services.ts';
 import type { Services } from '../../src/tools/services.ts';
 import { ROOT } from './server-process.ts';
 
 export type RunningServer = { readonly url: string; readonly port: number; close(): Promise<void> };
+
+export type TestServer = RunningServer & {
+  /** How many server objects of the SDK were made. */
+  readonly created: () => number;
+};
 
 const NO_SERVICES: Services = { generate: () => Promise.reject(new Error('not called')) };
 
@@ -22,10 +30,12 @@ export type TestServerOptions = Partial<HttpServerOptions> & {
   readonly services?: Services;
   readonly slots?: number;
   readonly maxWaiting?: number;
+  /** Whether calls that need no server object go without one, as they do in `serve --http`. */
+  readonly instantly?: boolean;
 };
 
 /** Our stack in this process, with all of our tools; `services` stands for the engine. */
-export async function startServer(options: TestServerOptions = {}): Promise<RunningServer> {
+export async function startServer(options: TestServerOptions = {}): Promise<TestServer> {
   const metrics = new Metrics();
   const logger = new Logger();
   const queued = new QueuedServices(options.services ?? NO_SERVICES, {
@@ -33,6 +43,14 @@ export async function startServer(options: TestServerOptions = {}): Promise<Runn
     maxWaiting: options.maxWaiting ?? 64,
     onResult: ({ usage }) => metrics.tokens(usage),
   });
+  const errorText = remoteErrorText();
+  const environmentOf = ({ client }: SessionOwner): ToolEnvironment => ({
+    services: queued.forClient(client),
+    logger,
+    errorText,
+    onCall: (call) => metrics.call(call),
+  });
+  let created = 0;
   const server = new HttpServer({
     host: '127.0.0.1',
     port: 0,
@@ -45,23 +63,18 @@ export async function startServer(options: TestServerOptions = {}): Promise<Runn
     sessionIdleMs: 60_000,
     behindProxy: false,
     drainMs: 2000,
-    createServer: ({ client, only }) =>
-      createMcpServer(
-        {
-          services: queued.forClient(client),
-          logger,
-          errorText: remoteErrorText(),
-          onCall: (call) => metrics.call(call),
-        },
-        ...(only === undefined ? [] : [only]),
-      ),
+    createServer: ({ only, ...owner }) => {
+      created += 1;
+      return createMcpServer(environmentOf(owner), only);
+    },
+    ...(options.instantly !== false && { instant: new InstantCalls(environmentOf) }),
     metrics,
     gauges: () => ({ bitnet_generations_waiting: { help: 'Waiting.', value: queued.queues.engine.waiting } }),
     onError: (error) => process.stderr.write(`${error instanceof Error ? error.stack : String(error)}\n`),
     ...options,
   });
   const { url, port } = await server.listen();
-  return { url, port, close: () => server.close() };
+  return { url, port, close: () => server.close(), created: () => created };
 }
 
 /** The built program. */
@@ -167,8 +180,9 @@ export async function openSession(server: { url: string }, headers: Record<strin
   return { answer, headers: { ...headers, 'mcp-session-id': String(id), 'mcp-protocol-version': '2025-11-25' } };
 }
 
-/** The messages of an event stream. */
-export function messagesOf({ text }: Answer): Record<string, unknown>[] {
+/** The messages of an answer, which is an event stream or one JSON document. */
+export function messagesOf({ headers, text }: Answer): Record<string, unknown>[] {
+  if (headers['content-type'] === 'application/json') return [JSON.parse(text)];
   return text
     .split('\n')
     .filter((line) => line.startsWith('data: {'))

@@ -80,6 +80,14 @@ test('color_at answers in less than 20 ms while a model writes', async () => {
   expect(times[Math.floor(times.length / 2)]).toBeLessThan(20);
 });
 
+test('many calls at once are all answered, with no warning about it', async () => {
+  const client = await connect();
+  // More than the pipe holds, so that answers wait for their reader.
+  const answers = await Promise.all(Array.from({ length: 1500 }, (_, i) => client.call('palette', { n: 3, start: i })));
+  expect(answers.map(({ result }) => result.structuredContent.start)).toEqual(answers.map((_, i) => i));
+  expect(client.stderr.join('')).not.toContain('Warning');
+});
+
 test('a cancelled generation stops writing', async () => {
   const client = await connect();
   const { id, steps } = await startWriting(client);

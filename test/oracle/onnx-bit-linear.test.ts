@@ -3,10 +3,10 @@
 // these tests say so.
 
 import { describe, expect, test } from 'vitest';
+import { onnxModel } from '../../scripts/onnx-model.mjs';
 import * as ops from '../../src/engine/js/ops.ts';
 import { packRowquad } from '../../src/quant/rowquad.ts';
 import { SplitMix64 } from '../../src/random/splitmix64.ts';
-import { onnxModel } from './onnx-model.ts';
 
 const runtime = await import('onnxruntime-node').catch((error: unknown) => String(error));
 const missing = typeof runtime === 'string' ? runtime : undefined;

@@ -64,6 +64,23 @@ describe('rowquad', () => {
     );
   });
 
+  test('code 3 is found in a large matrix, at every place of a word and on both sides of a block', () => {
+    const [rows, columns] = [62, 1000];
+    const sound = new Uint8Array(16 * columns).fill(0x55);
+    checkRowquad(sound, rows, columns);
+    const blocks = [0, 4096, 8192, 12_288];
+    for (const index of [...blocks.flatMap((at) => [at - 2, at - 1, at, at + 1, at + 4, at + 15]), 13_999, 15_999]) {
+      if (index < 0) continue;
+      for (const field of [0, 1, 2, 3]) {
+        const bytes = sound.slice();
+        bytes[index]! |= 3 << (2 * field);
+        const holdsRow = field * 16 + Math.floor(index / columns) < rows;
+        const error = thrownBy(() => checkRowquad(bytes, rows, columns)) as TernaryCodeError | undefined;
+        expect(error?.byteIndex, `byte ${index}, field ${field}`).toBe(holdsRow ? index : undefined);
+      }
+    }
+  });
+
   test('a wrong length names both sizes', () => {
     expect(() => unpackRowquad(new Uint8Array(5), 4, 6)).toThrow(PackedSizeError);
     expect(() => unpackRowquad(new Uint8Array(5), 4, 6)).toThrow('needs 6 bytes as rowquad [4, 6], 5 were given');

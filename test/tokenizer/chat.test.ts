@@ -2,7 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import fc from 'fast-check';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { ChatTemplate, formatTime } from '../../src/tokenizer/chat-template.ts';
 import { loadTokenizer } from '../../src/tokenizer/load-tokenizer.ts';
 import type { ChatMessage } from '../../src/tokenizer/tokenizer.ts';
@@ -125,6 +125,31 @@ test('the ends of turns: by name, and by what the template writes after a reply'
     "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ '<|reserved_0|>' }}\n{% endfor %}",
   );
   expect(own.endOfTurnIds).toEqual([id('<|reserved_0|>')]);
+});
+
+test('the question whether an id ends the text has the answer of the list of all that do', async () => {
+  const own = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ '<|reserved_0|>' }}\n{% endfor %}";
+  for (const template of [templates.bitnet!, templates.llama3!, own, '<|reserved_0|> {% broken']) {
+    const model = await chatModel(template);
+    for (const configs of [[], [{ eos_token_id: 7 }, { eos_token_id: [8, 9] }]]) {
+      const listed = model.stopIds(...configs);
+      const isStop = (await chatModel(template)).stopTest(...configs);
+      const ids = Array.from({ length: model.vocabSize + 2 }, (_, i) => i);
+      expect(ids.filter(isStop)).toEqual(listed);
+    }
+  }
+});
+
+test('no template runs before a special token is written', async () => {
+  const model = await chatModel(templates.bitnet!);
+  const render = vi.spyOn(ChatTemplate.prototype, 'render');
+  const isStop = model.stopTest();
+  for (let each = 0; each < model.vocabSize; each++) if (!model.isSpecial(each)) isStop(each);
+  expect(isStop(id('<|eot_id|>'))).toBe(true);
+  expect(render).not.toHaveBeenCalled();
+  isStop(id('<|reserved_0|>'));
+  expect(render).toHaveBeenCalledOnce();
+  render.mockRestore();
 });
 
 test('without a template, chat says so', async () => {

@@ -57,3 +57,15 @@ test('names every wrong argument at once', async () => {
 test('long values are cut in messages', async () => {
   expect((await refusal(colorAtTool, { index: 'x'.repeat(100_000) })).length).toBeLessThan(300);
 });
+
+test('a list that is wrong in every element, or a name without end, makes no endless message', async () => {
+  const { balanceTriadTool } = await import('../../src/tools/balance-triad.ts');
+  const wrong = await refusal(balanceTriadTool, { trits: Array(4096).fill('x') });
+  expect(wrong).toContain('trits.0 must be one of -1, 0, 1, got the string "x"; trits.1');
+  expect(wrong).toContain('; and more; a call that works');
+  const unknown = await refusal(colorAtTool, { index: 1, ['n'.repeat(100_000)]: 1 });
+  expect(unknown).toContain(`unknown argument ${'n'.repeat(57)}... (allowed`);
+  const many = await refusal(colorAtTool, Object.fromEntries(Array.from({ length: 5000 }, (_, i) => [`k${i}`, i])));
+  expect(many).toContain('; and more; a call that works');
+  for (const message of [wrong, unknown, many]) expect(message.length).toBeLessThan(1000);
+});

@@ -174,6 +174,17 @@ test('conserve makes the sum of trit changes 0 mod 3, also in what is stored', a
   expect(repaired).toBeGreaterThan(3);
 });
 
+test('a rate that is too high is said to be, and nothing is stored', async () => {
+  const worlds = await open();
+  const diverging = step({ model }, { lr: 1e30, optimizer: 'sgd', steps: 20 });
+  const error = {
+    name: 'WorldError',
+    message: expect.stringMatching(/^the training diverged: .*smaller lr than 1e\+30/),
+  };
+  await expect(worlds.step(diverging)).rejects.toMatchObject(error);
+  expect(await worlds.store.ids()).toHaveLength(1);
+});
+
 test('diff counts the flips that the step reported, by kind and place', async () => {
   const worlds = await open();
   const { before, after, report } = await worlds.step(step({ model }, { lr: 0.02 }));
@@ -206,6 +217,11 @@ test('bad requests say what is wrong', async () => {
   await expect(worlds.step(step({ world: 'abcdef0123' }))).rejects.toThrow(/there is no world abcdef0123/);
   await expect(worlds.step(step({ world: 'latest' }))).rejects.toThrow(/no worlds yet/);
   await expect(worlds.step(step({ model }, { tokens: [[1, 999]] }))).rejects.toThrow(/token id 999/);
+  // As an int32 it is 1.
+  await expect(worlds.step(step({ model }, { tokens: [[1, 2 ** 32 + 1]] }))).rejects.toThrow(
+    /token id 4294967297 is not/,
+  );
+  await expect(worlds.step(step({ model }, { tokens: [[1.5, 1]] }))).rejects.toThrow(/token id 1\.5 is not/);
   await expect(worlds.step(step({ model }, { tokens: [[1]] }))).rejects.toThrow(/nothing to predict/);
   await expect(worlds.step(step({ model: join(folder, 'nowhere') }))).rejects.toThrow();
   expect(await worlds.store.ids()).toHaveLength(1);
@@ -230,6 +246,9 @@ test('a temporary file of a killed process is cleared once it is old, and never 
 
 test('wev and the morphism color follow their definitions', () => {
   expect(worldExpectedValue(3, 2)).toEqual({ wev: 1, wevRatio: 0.5 });
+  expect(worldExpectedValue(3, 0)).toEqual({ wev: 3, wevRatio: Number.MAX_VALUE });
+  expect(worldExpectedValue(0, 3)).toEqual({ wev: -3, wevRatio: -1 });
+  expect(worldExpectedValue(0, 0)).toEqual({ wev: 0, wevRatio: 0 });
   // printf '["abc"]' | sha256sum begins with 02f393ea93585608; that number mod 1000 is 560.
   expect(morphismColorIndex(['abc'])).toBe(560);
 });

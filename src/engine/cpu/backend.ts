@@ -92,7 +92,8 @@ export class CpuExecutable implements Executable {
     const { usable, built } = addon.isas();
     const isa = chooseIsa(options.isa ?? process.env.BITNET_ISA, usable, built);
     const threads = options.threads ?? availableParallelism();
-    const { words, blobs } = encodeProgram(program);
+    // Each step sees to the rows that it needs: the kernels read the tables where they are.
+    const { words, blobs } = encodeProgram(program, program.rope.upTo?.(0));
     try {
       this.#handle = addon.load({ words, blobs, isa, threads, prefetch: options.prefetchBytes ?? 0 });
     } catch (error) {
@@ -139,6 +140,7 @@ export class CpuExecutable implements Executable {
       const length = this.#addon.sequenceLength(handle, sequence);
       return length < 0 ? undefined : length;
     });
+    program.rope.upTo?.(step.positions.reduce((most, position) => Math.max(most, position), 0) + 1);
     const trace = step.trace === true;
     const logits = new Float32Array(step.outputRows.length * program.vocabSize);
     const tritCounts = new Int32Array(trace ? step.tokens.length * program.tracePoints * 3 : 0);

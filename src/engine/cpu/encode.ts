@@ -1,7 +1,7 @@
 // A recorded program as the flat words and byte arrays that kernels/include/engine.h reads. Nothing is copied: the
 // blobs are the program's own arrays.
 
-import type { Op, Program, Weight } from '../program.ts';
+import type { Op, Program, RopeSpec, Weight } from '../program.ts';
 
 export type EncodedProgram = {
   readonly words: Int32Array;
@@ -25,7 +25,8 @@ function bitsOf(value: number): number {
   return floatWord[0]!;
 }
 
-export function encodeProgram(program: Program): EncodedProgram {
+/** `tables`: those of RoPE, if not all of them are to be computed now. */
+export function encodeProgram(program: Program, tables: Pick<RopeSpec, 'cos' | 'sin'> = program.rope): EncodedProgram {
   const { buffers, weights, ops, kv, rope } = program;
   const blobs: (Uint8Array | Int8Array | Float32Array)[] = [];
   const blob = (bytes: Uint8Array | Int8Array | Float32Array) => blobs.push(bytes) - 1;
@@ -44,8 +45,8 @@ export function encodeProgram(program: Program): EncodedProgram {
     program.vocabSize,
     program.logits,
     program.tracePoints,
-    blob(rope.cos),
-    blob(rope.sin),
+    blob(tables.cos),
+    blob(tables.sin),
   ];
   const out = new Int32Array(
     HEADER_WORDS + buffers.length * BUFFER_WORDS + weights.length * WEIGHT_WORDS + ops.length * OP_WORDS,

@@ -2,13 +2,12 @@
 // one that crashes (a wrong CPU, a broken compiler) costs a message and not the server.
 
 import { execFile, spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
+import { closeSync, openSync, readFileSync, readSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname, join, toNamespacedPath } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
+import { stampedAddon } from './native-stamp.ts';
 
 export type NativeHandle = { readonly __native: unique symbol };
 
@@ -118,6 +117,8 @@ let building = false;
 
 /** The addon that is there, or none where it cannot be built (`prepare` says why); undefined when a build was begun. */
 async function findOrBegin(): Promise<{ readonly path: string | undefined } | undefined> {
+  const known = stampedAddon(packageRoot);
+  if (known !== undefined) return { path: known };
   try {
     const { findNative, whyNotBuilt } = await importBuilder();
     const path = findNative();
@@ -138,9 +139,9 @@ function importBuilder(): Promise<BuildModule> {
   return import(pathToFileURL(builderPath).href);
 }
 
-/** `found`: the addon, where the caller has looked already; finding it hashes every kernel source. */
+/** `found`: the addon, where the caller has looked already. */
 async function prepare(found: string | undefined): Promise<NativeState> {
-  let path = found;
+  let path = found ?? stampedAddon(packageRoot);
   if (path === undefined) {
     try {
       const built = await (await importBuilder()).buildNative();
@@ -153,7 +154,10 @@ async function prepare(found: string | undefined): Promise<NativeState> {
   const failure = await tryInChild(path);
   if (failure !== undefined) return { reason: failure };
   try {
-    return { addon: createRequire(import.meta.url)(path) as NativeAddon, path };
+    // What `require` does in the end.
+    const module: { exports: unknown } = { exports: {} };
+    process.dlopen(module, toNamespacedPath(path));
+    return { addon: module.exports as NativeAddon, path };
   } catch (error) {
     return { reason: `${path} could not be loaded: ${messageOf(error)}` };
   }
@@ -161,7 +165,7 @@ async function prepare(found: string | undefined): Promise<NativeState> {
 
 /** A binary tried once on one kind of CPU is not tried again. */
 async function tryInChild(path: string): Promise<string | undefined> {
-  const cpu = createHash('sha256').update(`${cpus()[0]?.model} ${process.version}`).digest('hex').slice(0, 12);
+  const cpu = `${cpuModel()} ${process.version}`.replace(/[^\w.]+/g, '-');
   const mark = path.replace(/\.node$/, `.${cpu}.ok`);
   try {
     if (readFileSync(mark, 'utf8') === 'ok') return undefined;
@@ -181,6 +185,23 @@ async function tryInChild(path: string): Promise<string | undefined> {
     // A read-only folder: the next process tries again.
   }
   return undefined;
+}
+
+/** As `os.cpus()` has it, which on Linux asks every core for its clock first. */
+function cpuModel(): string {
+  if (process.platform === 'linux') {
+    try {
+      const file = openSync('/proc/cpuinfo', 'r');
+      const start = Buffer.alloc(2048);
+      const length = readSync(file, start);
+      closeSync(file);
+      const model = /^model name\s*: (.*)$/m.exec(start.toString('latin1', 0, length))?.[1];
+      if (model !== undefined) return model;
+    } catch {
+      // A sandbox without /proc.
+    }
+  }
+  return cpus()[0]?.model ?? 'unknown';
 }
 
 function messageOf(error: unknown): string {

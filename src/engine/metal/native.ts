@@ -4,6 +4,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import type { MetalAddon } from './addon.ts';
+import { whyNoMetal } from './platform.ts';
 
 type Built = { readonly path: string } | { readonly path?: undefined; readonly reason: string };
 
@@ -12,9 +13,8 @@ const packageRoot = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '.
 
 /** The addon, or one sentence why there is none. */
 export async function loadMetalAddon(): Promise<{ addon: MetalAddon } | { reason: string }> {
-  if (process.platform !== 'darwin' || process.arch !== 'arm64') {
-    return { reason: `Metal needs macOS on Apple silicon, this is ${process.platform} on ${process.arch}` };
-  }
+  const elsewhere = whyNoMetal();
+  if (elsewhere !== undefined) return { reason: elsewhere };
   try {
     const script = pathToFileURL(join(packageRoot, 'scripts', 'build-metal.mjs')).href;
     const { buildMetal } = (await import(script)) as { buildMetal(): Built };

@@ -2,6 +2,7 @@
 // samples; we get text, with log-probabilities and ids where it tells them.
 
 import { ArgumentError, CancelledError } from '../../errors.ts';
+import { now } from '../clock.ts';
 import type { LoadRequest } from '../engine.ts';
 import type { Ending, Prompt, Start, Task, TokenSource } from '../token-source.ts';
 import type { FinishReason, GenerateRequest } from '../types.ts';
@@ -79,7 +80,7 @@ async function write(client: OpenAiClient, job: Job): Promise<Ending> {
   const cancel = () => abort.abort();
   task.signal?.addEventListener('abort', cancel, { once: true });
   if (task.signal?.aborted) cancel();
-  const timeLeft = task.deadline - performance.now();
+  const timeLeft = task.deadline - now();
   const timer = timeLeft > MAX_DELAY_MS ? undefined : setTimeout(cancel, Math.max(0, timeLeft));
   let usageTimer: NodeJS.Timeout | undefined;
 

@@ -9,6 +9,7 @@ import { Refusal, sendJson, sendRefusal, sendText } from './answers.ts';
 import { BodyReader } from './body.ts';
 import { EventLog } from './event-log.ts';
 import { allowedHostNames, corsHeaders, NameGuard, PREFLIGHT_HEADERS, TokenGuard, urlHost } from './guards.ts';
+import type { InstantCalls } from './instant-calls.ts';
 import type { Gauges, Metrics } from './metrics.ts';
 import { RateLimit } from './rate-limit.ts';
 import { type SessionOwner, SessionTable } from './sessions.ts';
@@ -35,6 +36,8 @@ export type HttpServerOptions = {
   /** How long running calls may take to finish when the server is told to end. */
   readonly drainMs: number;
   readonly createServer: ServerFactory;
+  /** The calls that need no server of their own. */
+  readonly instant?: InstantCalls;
   /** What subscribers of the 2026 protocol hear. */
   readonly bus?: ServerEventBus;
   readonly metrics: Metrics;
@@ -100,6 +103,7 @@ export class HttpServer {
     this.#streamable = new StreamableEndpoint({
       ...shared,
       events: this.#events,
+      instant: options.instant,
       bus: options.bus,
       // What clients did wrong, which they are told.
       onError: () => {},

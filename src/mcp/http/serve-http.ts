@@ -5,9 +5,12 @@ import { EngineServices } from '../../tools/engine-services.ts';
 import { QueuedServices } from '../../tools/queued-services.ts';
 import { remoteErrorText } from '../error-text.ts';
 import { createMcpServer } from '../server.ts';
+import type { ToolEnvironment } from '../tool-registration.ts';
 import { isLoopback } from './guards.ts';
 import { HttpServer, type HttpServerOptions } from './http-server.ts';
+import { InstantCalls } from './instant-calls.ts';
 import { Metrics } from './metrics.ts';
+import type { SessionOwner } from './sessions.ts';
 
 export type ServeHttpOptions = Pick<
   HttpServerOptions,
@@ -48,6 +51,12 @@ export async function serveOnHttp(options: ServeHttpOptions): Promise<void> {
     onResult: ({ usage }) => metrics.tokens(usage),
   });
   const errorText = remoteErrorText(allowedRoots);
+  const environmentOf = ({ client }: SessionOwner): ToolEnvironment => ({
+    services: queued.forClient(client),
+    logger,
+    errorText,
+    onCall: (call) => metrics.call(call),
+  });
   const { engine: engineQueue, server: serverQueue } = queued.queues;
   const server = new HttpServer({
     ...options,
@@ -60,11 +69,8 @@ export async function serveOnHttp(options: ServeHttpOptions): Promise<void> {
       bitnet_analyses_running: { help: 'Analyses and pictures that are being made.', value: serverQueue.running },
       bitnet_analyses_waiting: { help: 'Those that wait for their turn.', value: serverQueue.waiting },
     }),
-    createServer: ({ client, only }) =>
-      createMcpServer(
-        { services: queued.forClient(client), logger, errorText, onCall: (call) => metrics.call(call) },
-        ...(only === undefined ? [] : [only]),
-      ),
+    createServer: ({ only, ...owner }) => createMcpServer(environmentOf(owner), only),
+    instant: new InstantCalls(environmentOf),
     onError: (error) => logger.error('request failed', { err: error }),
   });
   try {

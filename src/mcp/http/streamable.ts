@@ -14,9 +14,10 @@ import {
   type ServerEventBus,
   WebStandardStreamableHTTPServerTransport,
 } from '@modelcontextprotocol/server';
-import { Refusal, sendWebResponse, toWebRequest } from './answers.ts';
+import { Refusal, sendText, sendWebResponse, toWebRequest } from './answers.ts';
 import type { BodyReader } from './body.ts';
 import { type EventLog, FROM_THE_BEGINNING, type SessionEvents } from './event-log.ts';
+import type { InstantCalls } from './instant-calls.ts';
 import type { SessionOwner, SessionTable } from './sessions.ts';
 
 /** What a request is served for. */
@@ -32,6 +33,8 @@ export type StreamableOptions = {
   readonly sessions: SessionTable<unknown>;
   readonly events: EventLog;
   readonly bodies: BodyReader;
+  /** Answers what needs no server object; without it, every call gets one. */
+  readonly instant?: InstantCalls | undefined;
   /** What `subscriptions/listen` hears; nothing by default, since none of our lists changes. */
   readonly bus?: ServerEventBus | undefined;
   readonly onError: (error: Error) => void;
@@ -39,10 +42,12 @@ export type StreamableOptions = {
 
 const BOTH_TYPES = 'application/json, text/event-stream';
 
+type SessionParts = { readonly server: McpServer; readonly events: SessionEvents };
+
 export class StreamableEndpoint {
   readonly #options: StreamableOptions;
   readonly #modern: McpHttpHandler;
-  readonly #sessionEvents = new WeakMap<WebStandardStreamableHTTPServerTransport, SessionEvents>();
+  readonly #sessionParts = new WeakMap<WebStandardStreamableHTTPServerTransport, SessionParts>();
   /** Whose request it is, for the factory. */
   readonly #owners = new WeakMap<Request, SessionOwner>();
 
@@ -83,17 +88,42 @@ export class StreamableEndpoint {
     if (!acceptsBoth(req.headers.accept ?? '')) {
       throw new Refusal(406, `Not Acceptable: send "Accept: ${BOTH_TYPES}"`);
     }
-    const body = await this.#options.bodies.read(req);
+    const { bodies, instant } = this.#options;
+    const body = await bodies.read(req);
+    if (instant !== undefined) {
+      const text =
+        (await instant.stateless(req.headers, body, owner)) ??
+        (await this.#instantInSession(req, body, owner, instant));
+      if (text !== undefined) return sendText(res, 200, text, { 'content-type': 'application/json' });
+    }
     // The SDK asks for both by name.
     req.headers.accept = BOTH_TYPES;
     const request = toWebRequest(req, res);
     if (claimsModernEra(body) || !(await isLegacyRequest(request, body))) {
       this.#owners.set(request, owner);
-      return sendWebResponse(res, await this.#modern.fetch(request, { parsedBody: body }));
+      const response = await this.#modern.fetch(request, { parsedBody: body });
+      if (response.ok) instant?.accept(body);
+      return sendWebResponse(res, response);
     }
     if (request.headers.has('mcp-session-id')) return this.#inSession(req, res, owner, { request, body });
     if (!isInitializeRequest(body)) throw noSession();
     return sendWebResponse(res, await this.#open(request, body, owner));
+  }
+
+  /** Throws Refusal as `#inSession` does. */
+  async #instantInSession(
+    { headers }: IncomingMessage,
+    body: unknown,
+    owner: SessionOwner,
+    instant: InstantCalls,
+  ): Promise<string | undefined> {
+    const id = headers['mcp-session-id'];
+    if (typeof id !== 'string' || !instant.isForSession(body)) return undefined;
+    const { transport } = this.#options.sessions.get(id, owner);
+    if (!(transport instanceof WebStandardStreamableHTTPServerTransport)) return undefined;
+    const { server } = this.#sessionParts.get(transport)!.server;
+    if (headers['mcp-protocol-version'] !== server.getNegotiatedProtocolVersion()) return undefined;
+    return instant.inSession(body, owner, server.getClientVersion()?.name ?? '');
   }
 
   async #inSession(
@@ -109,7 +139,7 @@ export class StreamableEndpoint {
     if (!(transport instanceof WebStandardStreamableHTTPServerTransport)) {
       throw new Refusal(400, 'this session is one of the old SSE transport; post to its endpoint');
     }
-    const events = this.#sessionEvents.get(transport)!;
+    const { events } = this.#sessionParts.get(transport)!;
     const listens = req.method === 'GET';
     // What was said before the client listened is not lost: it is sent as to one whose stream broke.
     const waiting = listens && req.headers['last-event-id'] === undefined && events.hasUnheard;
@@ -146,7 +176,7 @@ export class StreamableEndpoint {
       eventStore,
       onsessioninitialized: (id) => sessions.add(id, { ...owner, transport, close: () => server.close() }),
     });
-    this.#sessionEvents.set(transport, eventStore);
+    this.#sessionParts.set(transport, { server, events: eventStore });
     transport.onerror = onError;
     transport.onclose = () => {
       eventStore.clear();

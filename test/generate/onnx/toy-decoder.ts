@@ -7,8 +7,8 @@ import { cpSync, mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { type OnnxNode, type OnnxTensor, type OnnxValue, onnxModel, TYPE } from '../../../scripts/onnx-model.mjs';
 import { SplitMix64 } from '../../../src/random/splitmix64.ts';
-import { type OnnxNode, type OnnxTensor, type OnnxValue, onnxModel, TYPE } from '../../oracle/onnx-model.ts';
 
 /** At least the tokens of the golden tokenizer `llama3`. */
 export const VOCAB = 1024;
