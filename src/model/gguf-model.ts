@@ -141,7 +141,7 @@ class GgufReader implements WeightReader {
   }
 
   async dense(name: string, rows: number, columns: number): Promise<DenseWeight> {
-    const { dtype, file, offset, byteLength } = this.#expect(name, [rows, columns]);
+    const { dtype, file, offset } = this.#expect(name, [rows, columns]);
     if (isGgmlTernary(dtype)) {
       this.#fail(
         `type ${dtype}: an embedding or head in trits`,
@@ -150,8 +150,7 @@ class GgufReader implements WeightReader {
       );
     }
     if (dtype === 'F16' || dtype === 'BF16' || dtype === 'F32') {
-      const bytes = await this.#allocate(byteLength);
-      await this.#file.readInto(name, 0, bytes);
+      const bytes = await this.#file.readBytes(name, this.#allocate);
       return { kind: 'dense', name, rows, columns, dtype: dtype.toLowerCase() as DenseWeight['dtype'], bytes };
     }
     if (!isGgmlBlockFloat(dtype)) return this.#unreadable(dtype, name);
@@ -162,7 +161,7 @@ class GgufReader implements WeightReader {
   }
 
   async ternary(name: string, rows: number, columns: number, heads?: number): Promise<TernaryWeight> {
-    const { dtype, file, offset, byteLength } = this.#expect(name, [rows, columns]);
+    const { dtype, file, offset } = this.#expect(name, [rows, columns]);
     const factor = await this.#factor(name);
     if (!isGgmlTernary(dtype)) {
       const weight = prescaledWeight(name, await this.#floats(name, [rows, columns]), rows, columns, file);
@@ -173,8 +172,8 @@ class GgufReader implements WeightReader {
     }
     const bytes = await this.#allocate(rowquadByteLength(rows, columns));
     const sourceRow = heads !== undefined && this.#isInterleaved() ? interleavedRow(rows / heads) : undefined;
-    const found = await this.#scratch.lend(byteLength, async (stored) => {
-      await this.#file.readInto(name, 0, stored);
+    const found = await this.#scratch.lend(async (take) => {
+      const stored = await this.#file.readBytes(name, take);
       const matrix = { type: dtype, bytes: stored, rows, columns, ...(sourceRow !== undefined && { sourceRow }) };
       return repackGgml(matrix, bytes, { tensor: name, file, offset });
     });

@@ -13,8 +13,8 @@ import { checkRowquad, packRowquad, rowquadByteLength } from '../quant/rowquad.t
 import { toFloat32 } from '../quant/to-float32.ts';
 import type { TensorView } from '../tensor/tensor-view.ts';
 import type { ModelConfig } from './config.ts';
+import { FewAtOnce } from './few-at-once.ts';
 import { quantizeHead } from './head.ts';
-import { ReadAhead } from './read-ahead.ts';
 import type { LayerWeights, ModelWeights } from './record.ts';
 import { Scratch } from './scratch.ts';
 
@@ -118,7 +118,7 @@ export async function assembleWeights(
   const kvWidth = kvHeads * headDim;
   const withSubNorms = config.family !== 'llama';
 
-  const ahead = new ReadAhead(options.signal);
+  const ahead = new FewAtOnce(options.signal);
   const dense = (name: string) => ahead.run(() => reader.dense(name, config.vocabSize, hiddenSize));
   const vector = (name: string, length: number) => ahead.run(() => reader.vector(name, length));
   const ternary = (name: string, rows: number, columns: number, ofHeads?: number) =>
@@ -215,17 +215,16 @@ class HuggingFaceReader implements WeightReader {
 
   async dense(name: string, rows: number, columns: number): Promise<DenseWeight> {
     const dtype = this.#expect(name, [rows, columns], ['F32', 'F16', 'BF16']);
-    const bytes = await this.#matrixBytes(name);
+    const { bytes } = await this.#checkpoint.read(name, this.#allocate);
     return { kind: 'dense', name, rows, columns, dtype: dtype.toLowerCase() as DenseWeight['dtype'], bytes };
   }
 
   async ternary(name: string, rows: number, columns: number): Promise<TernaryWeight> {
     const info = this.#info(name);
     if (info.dtype === 'U8') return this.#packed(name, rows, columns);
-    const dtype = this.#expect(name, [rows, columns], ['F32', 'F16', 'BF16']) as 'F32' | 'F16' | 'BF16';
-    return this.#scratch.lend(info.byteLength, async (bytes) => {
-      await this.#checkpoint.readInto(name, 0, bytes);
-      const view = { name, dtype, shape: [rows, columns], bytes };
+    this.#expect(name, [rows, columns], ['F32', 'F16', 'BF16']);
+    return this.#scratch.lend(async (take) => {
+      const view = await this.#checkpoint.read(name, take);
       if (this.#config.linearStorage === 'masters') return this.#fromMasters(view, rows, columns);
       return prescaledWeight(name, toFloat32(view), rows, columns, info.file);
     });
@@ -264,7 +263,7 @@ class HuggingFaceReader implements WeightReader {
     if (!(scale > 0 && Number.isFinite(scale))) {
       this.#fail(`scale ${value}, expected a positive number`, scaleName, 'the file is damaged: download it again');
     }
-    const bytes = await this.#matrixBytes(name);
+    const { bytes } = await this.#checkpoint.read(name, this.#allocate);
     checkRowquad(bytes, rows, columns, { tensor: name, file: this.#info(name).file });
     return { kind: 'ternary', name, rows, columns, layout: 'rowquad', bytes, scale };
   }
@@ -285,12 +284,6 @@ class HuggingFaceReader implements WeightReader {
         'set tie_word_embeddings to false in the config if it is a head of its own',
       );
     }
-  }
-
-  async #matrixBytes(name: string): Promise<Uint8Array> {
-    const bytes = await this.#allocate(this.#checkpoint.info(name).byteLength);
-    await this.#checkpoint.readInto(name, 0, bytes);
-    return bytes;
   }
 
   requireAllUsed(): void {

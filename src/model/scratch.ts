@@ -1,17 +1,22 @@
 // Memory for tensors that are read only to be turned into something else: kept for the next one, so that a model costs a
 // few of them and not one a tensor, each with page faults of its own.
 
+import type { Allocate } from '../formats/random-access-file.ts';
+
 export class Scratch {
   readonly #idle: Uint8Array<ArrayBuffer>[] = [];
 
-  /** Lends `byteLength` bytes, with anything in them, to `work`, which must not keep them. */
-  async lend<T>(byteLength: number, work: (memory: Uint8Array<ArrayBuffer>) => Promise<T>): Promise<T> {
-    const idle = this.#idle.pop();
-    const memory = idle !== undefined && idle.byteLength >= byteLength ? idle : new Uint8Array(byteLength);
+  /** `work` may take memory once, with anything in it, and must not keep it. */
+  async lend<T>(work: (take: Allocate) => Promise<T>): Promise<T> {
+    let taken: Uint8Array<ArrayBuffer> | undefined;
     try {
-      return await work(memory.subarray(0, byteLength));
+      return await work(async (bytes) => {
+        const idle = this.#idle.pop();
+        taken = idle !== undefined && idle.byteLength >= bytes ? idle : new Uint8Array(bytes);
+        return taken.subarray(0, bytes);
+      });
     } finally {
-      this.#idle.push(memory);
+      if (taken !== undefined) this.#idle.push(taken);
     }
   }
 }

@@ -1,10 +1,10 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { CancelledError } from '../../src/errors.ts';
-import { ReadAhead } from '../../src/model/read-ahead.ts';
+import { FewAtOnce } from '../../src/model/few-at-once.ts';
 
 /** Works that end when told to, and a record of what was begun and what is under way. */
-function works(ahead: ReadAhead, count: number) {
+function works(ahead: FewAtOnce, count: number) {
   const begun: number[] = [];
   const under = new Set<number>();
   const ends: { resolve: (value: number) => void; reject: (error: unknown) => void }[] = [];
@@ -25,7 +25,7 @@ function works(ahead: ReadAhead, count: number) {
 }
 
 test('three works are under way at most, begun in order', async () => {
-  const { begun, ends, promises } = works(new ReadAhead(undefined), 6);
+  const { begun, ends, promises } = works(new FewAtOnce(undefined), 6);
   expect(begun).toEqual([0, 1, 2]);
   ends[1]!.resolve(10);
   expect(await promises[1]).toBe(10);
@@ -40,7 +40,7 @@ test('three works are under way at most, begun in order', async () => {
 });
 
 test('after a failure none is begun, and the earliest error is that of all, once nothing is under way', async () => {
-  const { begun, under, ends, promises } = works(new ReadAhead(undefined), 6);
+  const { begun, under, ends, promises } = works(new FewAtOnce(undefined), 6);
   ends[0]!.resolve(0);
   expect(await promises[0]).toBe(0);
   await turn();
@@ -70,7 +70,7 @@ test('after a failure none is begun, and the earliest error is that of all, once
 });
 
 test('a work that is given after the failure is not begun either', async () => {
-  const ahead = new ReadAhead(undefined);
+  const ahead = new FewAtOnce(undefined);
   await expect(ahead.run(() => Promise.reject(new Error('broken')))).rejects.toThrow('broken');
   let begun = false;
   const late = ahead.run(async () => {
@@ -82,7 +82,7 @@ test('a work that is given after the failure is not begun either', async () => {
 
 test('an aborted signal lets what is under way end and begins nothing', async () => {
   const controller = new AbortController();
-  const { begun, ends, promises } = works(new ReadAhead(controller.signal), 4);
+  const { begun, ends, promises } = works(new FewAtOnce(controller.signal), 4);
   controller.abort();
   for (const end of ends) end.resolve(1);
   expect(await Promise.all(promises.slice(0, 3))).toEqual([1, 1, 1]);

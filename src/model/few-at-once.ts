@@ -12,7 +12,7 @@ type Waiting = { readonly start: () => void; readonly reject: (error: unknown) =
  * when those under way have ended, so that nobody closes a file in the middle of a read. They reject with the error of
  * the earliest work that failed: the one that would have been met one by one.
  */
-export class ReadAhead {
+export class FewAtOnce {
   readonly #signal: AbortSignal | undefined;
   #queue: Waiting[] = [];
   #refused: ((error: unknown) => void)[] = [];
