@@ -44,8 +44,12 @@ const dist = (path) => import(join(root, 'dist', path));
 async function measureOurs({ file, threads, head }) {
   const { openModel } = await dist('model/open-model.js');
   const { cpuBackend } = await dist('engine/cpu/backend.js');
+  const { weightMemory } = await dist('engine/select.js');
   const started = performance.now();
-  const { program } = await openModel({ kind: 'gguf', path: file }, { name: 'peer', contextLength: 1024, head });
+  const { program } = await openModel(
+    { kind: 'gguf', path: file },
+    { name: 'peer', contextLength: 1024, head, allocate: weightMemory('cpu') },
+  );
   const executable = await cpuBackend.load(program, { threads });
   const loadMs = performance.now() - started;
   const sequence = executable.createSequence();

@@ -58,7 +58,9 @@ function unitsFor(arch) {
           ]
         : [];
   return {
-    plain: ['cpu/engine.cc', 'cpu/isa_scalar.cc', 'cpu/pool.cc', 'cpu/host.cc', 'cpu/selftest.cc', 'addon/addon.cc'],
+    plain: ['engine', 'isa_scalar', 'masters', 'pool', 'host', 'selftest']
+      .map((name) => `cpu/${name}.cc`)
+      .concat('addon/addon.cc'),
     isa: isa.filter(([source]) => existsSync(join(kernels, 'cpu', source))),
   };
 }

@@ -10,7 +10,9 @@
 //   step(h, tokens, sequences, positions, outputRows, trace, logits, tritCounts) -> Promise<{status, op, text}>
 //   info(h) -> {isa, threads, prefetch, counters, memory}
 //   dispose(h)
+//   expectHugePages(Uint8Array) -> number   for memory that is about to be filled: where its first huge page begins
 //   quantizeRows(bytes, dtype, rows, columns, codes, rowScale, threads) -> Promise<number>   first bad row, or -1
+//   mastersToRowquad(bytes, dtype, rows, columns, out) -> Promise<number>   the scale; NaN where one is not finite
 //   measure(kind, isa, threads, bytes) -> Promise<number>    'read': bytes/s, 'macs': int8 multiply-adds/s
 //
 // The blobs are used where they lie: the handle keeps the typed arrays alive, and the caller must not change them.
@@ -31,6 +33,7 @@
 
 #include "../include/engine.h"
 #include "../include/isa.h"
+#include "../include/masters.h"
 #include "../include/pool.h"
 #include "../include/selftest.h"
 
@@ -39,6 +42,9 @@ using namespace bitnet;
 namespace {
 
 constexpr int kMaxThreads = 256;
+
+// Rows and columns of matrices that are made here from what a file holds.
+constexpr int64_t kMostSide = 1 << 24;
 
 // Until settle has measured; also what small models keep, which live in the caches.
 constexpr int64_t kPrefetch = 4096;
@@ -496,6 +502,14 @@ napi_value Dispose(napi_env env, napi_callback_info info) {
   return undefined(env);
 }
 
+napi_value ExpectHugePages(napi_env env, napi_callback_info info) {
+  napi_value argv[1];
+  Bytes bytes;
+  if (!arguments(env, info, argv) || !typed_array(env, argv[0], napi_uint8_array, &bytes))
+    return throw_type(env, "expectHugePages takes a Uint8Array");
+  return number(env, bytes.bytes == 0 ? 0 : (double)host_expect_huge_pages(bytes.data, bytes.bytes));
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // The int8 head: rows of a dense matrix rounded like activations.
 
@@ -565,9 +579,8 @@ napi_value QuantizeRows(napi_env env, napi_callback_info info) {
       !typed_array(env, argv[4], napi_int8_array, &codes) || !typed_array(env, argv[5], napi_float32_array, &scales) ||
       napi_get_value_int32(env, argv[6], &threads) != napi_ok)
     return throw_type(env, "quantizeRows takes (Uint8Array, dtype, rows, columns, Int8Array, Float32Array, threads)");
-  const int64_t most = 1 << 24;
-  if (dtype < 0 || dtype > 2 || job->rows < 1 || job->rows > most || job->columns < 1 || job->columns > most || threads < 1 ||
-      threads > kMaxThreads)
+  if (dtype < 0 || dtype > 2 || job->rows < 1 || job->rows > kMostSide || job->columns < 1 || job->columns > kMostSide ||
+      threads < 1 || threads > kMaxThreads)
     return throw_type(env, "quantizeRows: bad argument");
   const uint64_t count = (uint64_t)job->rows * (uint64_t)job->columns;
   if (codes.length != count || bytes.bytes != count * (dtype == 0 ? 4 : 2) || scales.length != (uint64_t)job->rows)
@@ -586,6 +599,64 @@ napi_value QuantizeRows(napi_env env, napi_callback_info info) {
   napi_create_reference(env, kept, 1, &job->kept);
   napi_create_promise(env, &job->deferred, &promise);
   napi_create_async_work(env, nullptr, string(env, "bitnet:quantize"), quantize_execute, quantize_complete, job.get(), &job->work);
+  napi_queue_async_work(env, job->work);
+  job.release();
+  return promise;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Masters to trits: one matrix a call, several at once on the threads of the runtime.
+
+struct MastersJob {
+  napi_async_work work;
+  napi_deferred deferred;
+  napi_ref kept;
+  const Kernels* kernels;
+  const uint8_t* bytes;
+  Dense dtype;
+  int64_t rows, columns;
+  uint8_t* out;
+  float scale = 0;
+};
+
+void masters_execute(napi_env, void* data) {
+  MastersJob* job = (MastersJob*)data;
+  std::vector<float> row((size_t)job->columns);
+  job->scale = masters_to_rowquad(*job->kernels, job->bytes, job->dtype, job->rows, job->columns, row.data(), job->out);
+}
+
+void masters_complete(napi_env env, napi_status, void* data) {
+  std::unique_ptr<MastersJob> job((MastersJob*)data);
+  napi_resolve_deferred(env, job->deferred, number(env, job->scale));
+  napi_delete_reference(env, job->kept);
+  napi_delete_async_work(env, job->work);
+}
+
+napi_value MastersToRowquad(napi_env env, napi_callback_info info) {
+  napi_value argv[5];
+  Bytes bytes, out;
+  int32_t dtype = 0;
+  std::unique_ptr<MastersJob> job(new MastersJob);
+  if (!arguments(env, info, argv) || !typed_array(env, argv[0], napi_uint8_array, &bytes) ||
+      napi_get_value_int32(env, argv[1], &dtype) != napi_ok || napi_get_value_int64(env, argv[2], &job->rows) != napi_ok ||
+      napi_get_value_int64(env, argv[3], &job->columns) != napi_ok || !typed_array(env, argv[4], napi_uint8_array, &out))
+    return throw_type(env, "mastersToRowquad takes (Uint8Array, dtype, rows, columns, Uint8Array)");
+  if (dtype < 0 || dtype > 2 || job->rows < 1 || job->rows > kMostSide || job->columns < 1 || job->columns > kMostSide)
+    return throw_type(env, "mastersToRowquad: bad argument");
+  const uint64_t count = (uint64_t)job->rows * (uint64_t)job->columns;
+  if (bytes.bytes != count * (dtype == 0 ? 4 : 2) || out.bytes != (uint64_t)(job->rows + 3) / 4 * (uint64_t)job->columns)
+    return throw_type(env, "mastersToRowquad: the arrays do not fit rows and columns");
+  job->kernels = find_isa("");
+  job->bytes = (const uint8_t*)bytes.data;
+  job->dtype = (Dense)dtype;
+  job->out = (uint8_t*)out.data;
+  napi_value kept, promise;
+  napi_create_array_with_length(env, 2, &kept);
+  napi_set_element(env, kept, 0, argv[0]);
+  napi_set_element(env, kept, 1, argv[4]);
+  napi_create_reference(env, kept, 1, &job->kept);
+  napi_create_promise(env, &job->deferred, &promise);
+  napi_create_async_work(env, nullptr, string(env, "bitnet:masters"), masters_execute, masters_complete, job.get(), &job->work);
   napi_queue_async_work(env, job->work);
   job.release();
   return promise;
@@ -698,6 +769,8 @@ NAPI_MODULE_INIT() {
                    {"step", RunStep},
                    {"info", Info},
                    {"dispose", Dispose},
+                   {"expectHugePages", ExpectHugePages},
+                   {"mastersToRowquad", MastersToRowquad},
                    {"quantizeRows", QuantizeRows},
                    {"measure", Measure}};
   for (const auto& f : functions) {

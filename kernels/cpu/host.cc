@@ -42,9 +42,10 @@ void host_free(void* p, uint64_t bytes) {
   free(p);
 }
 
-uint64_t host_prefer_huge_pages(const void* p, uint64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kHuge = 2 << 20;
+constexpr uintptr_t kHuge = 2 << 20;
+
+uint64_t host_prefer_huge_pages(const void* p, uint64_t bytes) {
   constexpr int kCollapse = 25;  // MADV_COLLAPSE, Linux 6.1; older ones refuse it and their daemon follows the advice
   if (bytes < kHuge / 4) return 0;
   // Rounded outward: buffers lie side by side in one mapping, and what else is in it loses nothing.
@@ -55,11 +56,18 @@ uint64_t host_prefer_huge_pages(const void* p, uint64_t bytes) {
     if (madvise((void*)at, kHuge, MADV_HUGEPAGE) == 0 && madvise((void*)at, kHuge, kCollapse) == 0) done += kHuge;
   }
   return done;
-#else
-  (void)p;
-  (void)bytes;
-  return 0;
-#endif
 }
+
+uint64_t host_expect_huge_pages(void* p, uint64_t bytes) {
+  const uintptr_t at = ((uintptr_t)p + kHuge - 1) / kHuge * kHuge;
+  const uintptr_t end = ((uintptr_t)p + bytes) / kHuge * kHuge;
+  // Refused by a kernel built without huge pages: the memory is as good as any.
+  if (at < end) madvise((void*)at, end - at, MADV_HUGEPAGE);
+  return at - (uintptr_t)p;
+}
+#else
+uint64_t host_prefer_huge_pages(const void*, uint64_t) { return 0; }
+uint64_t host_expect_huge_pages(void*, uint64_t) { return 0; }
+#endif
 
 }  // namespace bitnet

@@ -1,5 +1,5 @@
 import { BENCH_SHAPES, type BenchShapeName } from '../bench/random-model.ts';
-import type { Executable } from '../engine/backend.ts';
+import type { AllocateWeights, Executable } from '../engine/backend.ts';
 import type { Program } from '../engine/program.ts';
 import { ArgumentError } from '../errors.ts';
 import { type BackendChoice, ownBackend } from '../generate/token-source.ts';
@@ -33,7 +33,7 @@ export const command = defineCommand({
     '512 prompt tokens, then 128 generated ones. A head over 64 MB is int8 unless --head full is given. ' +
     'BITNET_ISA forces an instruction set of the cpu backend.',
   run: async ({ flags, json, output, signal }) => {
-    const { selectBackend } = await import('../engine/select.ts');
+    const { selectBackend, weightMemory } = await import('../engine/select.ts');
     const { runBench } = await import('../bench/bench.ts');
     const { backend } = await selectBackend(ownBackend(flags.backend as BackendChoice, 'be timed by bench'));
     const started = performance.now();
@@ -41,6 +41,7 @@ export const command = defineCommand({
       flags.model,
       flags.shape as BenchShapeName | undefined,
       flags.head,
+      weightMemory(backend.name),
       signal,
     );
     // Weights of a shape are made, not read: what a model costs to load is the rest.
@@ -108,6 +109,7 @@ async function openProgram(
   model: string,
   shape: BenchShapeName | undefined,
   head: string | undefined,
+  allocate: AllocateWeights,
   signal: AbortSignal,
 ): Promise<{ program: Program; head: 'full' | 'int8' }> {
   if (shape !== undefined) {
@@ -124,6 +126,7 @@ async function openProgram(
   const opened = await openModel(await resolveModel(model, {}), {
     name: model,
     head: (head as 'full' | 'int8' | undefined) ?? { int8Above: INT8_HEAD_BYTES },
+    allocate,
     signal,
   });
   return { program: opened.program, head: opened.head };

@@ -64,6 +64,14 @@ export interface Executable extends Disposable {
 export const BACKEND_NAMES = ['metal', 'cpu', 'wasm', 'js'] as const;
 export type BackendName = (typeof BACKEND_NAMES)[number];
 
+/** Models from this size on are worth some care about where in memory they lie; smaller ones live in the caches. */
+export const LARGE_MODEL_BYTES = 64 << 20;
+
+/** Gives zeroed memory, aligned for any element, in which a weight's bytes are to lie. */
+export type AllocateWeights = (bytes: number) => Promise<Uint8Array<ArrayBuffer>>;
+
+export const plainMemory: AllocateWeights = async (bytes) => new Uint8Array(bytes);
+
 export interface Backend {
   readonly name: BackendName;
   /**
@@ -71,6 +79,8 @@ export interface Backend {
    * waited for; the sentence then says so.
    */
   unavailable(options?: { readonly now?: boolean }): Promise<string | undefined>;
+  /** Memory from which this backend reads the weights of a large model fastest, where that is not just any. */
+  weightMemory?(): Promise<AllocateWeights>;
   /** Throws `UnsupportedProgramError` for a program that another backend may run. */
   load(program: Program, options: LoadOptions): Promise<Executable>;
 }

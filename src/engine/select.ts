@@ -2,11 +2,14 @@
 
 import { ArgumentError } from '../errors.ts';
 import {
+  type AllocateWeights,
   BACKEND_NAMES,
   type Backend,
   type BackendName,
   type Executable,
+  LARGE_MODEL_BYTES,
   type LoadOptions,
+  plainMemory,
   UnsupportedProgramError,
 } from './backend.ts';
 import { whyNoMetal } from './metal/platform.ts';
@@ -61,6 +64,27 @@ export async function loadOn(
       refused.push({ backend: backend.name, reason: error.text.what });
     }
   }
+  throw noBackend();
+}
+
+/**
+ * Where to put the weights of a program that `loadOn` is going to load under this name. The backend is asked when the
+ * weights turn out to be many: it may have to be found, or compiled, first.
+ */
+export function weightMemory(name: 'auto' | BackendName): AllocateWeights {
+  let given = 0;
+  let special: Promise<AllocateWeights> | undefined;
+  return async (bytes) => {
+    given += bytes;
+    if (given < LARGE_MODEL_BYTES) return plainMemory(bytes);
+    special ??= memoryOf(name);
+    return (await special)(bytes);
+  };
+}
+
+async function memoryOf(name: 'auto' | BackendName): Promise<AllocateWeights> {
+  if (name !== 'auto') return (await (await backendNamed(name)).weightMemory?.()) ?? plainMemory;
+  for await (const { backend } of usableBackends()) return (await backend.weightMemory?.()) ?? plainMemory;
   throw noBackend();
 }
 

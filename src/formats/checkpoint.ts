@@ -1,6 +1,7 @@
 // One face for every place weights can lie: a .safetensors file, several of them behind an index, or a .gguf file.
 
 import type { TensorView } from '../tensor/tensor-view.ts';
+import type { Allocate } from './random-access-file.ts';
 
 export type TensorInfo = {
   readonly name: string;
@@ -26,12 +27,12 @@ export interface Checkpoint extends Disposable {
   /** Throws `UnknownTensorError`. */
   info(name: string): TensorInfo;
   /**
-   * A tensor of a plain element type, aligned for it, perhaps the file's own memory: not to be written to. Throws
-   * `UnsupportedTypeError` for block-quantized ggml types.
+   * A tensor of a plain element type, aligned for it, perhaps the file's own memory: not to be written to. Else it lies
+   * in memory from `allocate`. Throws `UnsupportedTypeError` for block-quantized ggml types.
    */
-  read(name: string): Promise<TensorView>;
-  /** All bytes, whatever the type, aligned for any element type. They may be the file's own memory: not to be written. */
-  readBytes(name: string): Promise<Uint8Array<ArrayBuffer>>;
+  read(name: string, allocate?: Allocate): Promise<TensorView>;
+  /** All bytes, whatever the type, aligned for any element type; in the same memory as with `read`. */
+  readBytes(name: string, allocate?: Allocate): Promise<Uint8Array<ArrayBuffer>>;
   /** Bytes [start, end) of the tensor. */
   readRange(name: string, start: number, end: number): Promise<Uint8Array<ArrayBuffer>>;
   /** Fills `out` from byte `start` of the tensor on; `out` may be shared memory. */

@@ -21,6 +21,11 @@ export type OpenOptions = {
   readonly readAhead?: boolean;
 };
 
+/** Gives memory to read into, aligned for any element type. */
+export type Allocate = (bytes: number) => Promise<Uint8Array<ArrayBuffer>>;
+
+const newBytes: Allocate = async (bytes) => new Uint8Array(bytes);
+
 export class RandomAccessFile implements Disposable {
   readonly path: string;
   /** Bytes in the file when it was opened. */
@@ -71,10 +76,14 @@ export class RandomAccessFile implements Disposable {
    * The bytes from `position` on, not to be written to: of a file that was read ahead they are no copy. They lie at a
    * multiple of `alignment`, by default one for any element type. A file that ends earlier is an error.
    */
-  async read(position: number, length: number, alignment = 8): Promise<Uint8Array<ArrayBuffer>> {
+  async read(
+    position: number,
+    length: number,
+    { alignment = 8, allocate = newBytes }: { readonly alignment?: number; readonly allocate?: Allocate } = {},
+  ): Promise<Uint8Array<ArrayBuffer>> {
     const whole = await this.#whole;
     if (whole !== undefined && position % alignment === 0) return this.#part(whole, position, length);
-    const out = new Uint8Array(length);
+    const out = await allocate(length);
     await this.readInto(out, position);
     return out;
   }

@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path';
 import type { TensorView } from '../tensor/tensor-view.ts';
 import type { Checkpoint, TensorInfo } from './checkpoint.ts';
 import { FileAccessError, ShardIndexError, UnknownTensorError } from './errors.ts';
+import type { Allocate } from './random-access-file.ts';
 import { readSmallFile } from './read-small-file.ts';
 import { SafetensorsFile } from './safetensors-file.ts';
 import { MAX_HEADER_BYTES } from './safetensors-header.ts';
@@ -147,12 +148,12 @@ export class ShardedSafetensors implements Checkpoint {
     return this.#fileOf(name).info(name);
   }
 
-  read(name: string): Promise<TensorView> {
-    return this.#fileOf(name).read(name);
+  read(name: string, allocate?: Allocate): Promise<TensorView> {
+    return this.#fileOf(name).read(name, allocate);
   }
 
-  readBytes(name: string): Promise<Uint8Array<ArrayBuffer>> {
-    return this.#fileOf(name).readBytes(name);
+  readBytes(name: string, allocate?: Allocate): Promise<Uint8Array<ArrayBuffer>> {
+    return this.#fileOf(name).readBytes(name, allocate);
   }
 
   readRange(name: string, start: number, end: number): Promise<Uint8Array<ArrayBuffer>> {

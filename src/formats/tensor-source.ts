@@ -3,7 +3,7 @@
 import { DTYPES, type Dtype, type TensorView } from '../tensor/tensor-view.ts';
 import type { TensorInfo } from './checkpoint.ts';
 import { TensorRangeError, UnknownTensorError, UnsupportedTypeError } from './errors.ts';
-import type { RandomAccessFile } from './random-access-file.ts';
+import type { Allocate, RandomAccessFile } from './random-access-file.ts';
 
 export class TensorSource implements Disposable {
   readonly tensors: ReadonlyMap<string, TensorInfo>;
@@ -30,10 +30,11 @@ export class TensorSource implements Disposable {
     throw new UnknownTensorError({ file: this.path, tensor: name, names: this.names() });
   }
 
-  async read(name: string): Promise<TensorView> {
+  async read(name: string, allocate?: Allocate): Promise<TensorView> {
     const dtype = this.#plainDtype(name);
     const { shape, offset, byteLength } = this.info(name);
-    return { name, dtype, shape, bytes: await this.#file.read(offset, byteLength, DTYPES[dtype]) };
+    const options = { alignment: DTYPES[dtype], ...(allocate !== undefined && { allocate }) };
+    return { name, dtype, shape, bytes: await this.#file.read(offset, byteLength, options) };
   }
 
   readSync(name: string): TensorView {
@@ -44,8 +45,9 @@ export class TensorSource implements Disposable {
     return { name, dtype, shape: info.shape, bytes };
   }
 
-  readBytes(name: string): Promise<Uint8Array<ArrayBuffer>> {
-    return this.readRange(name, 0, this.info(name).byteLength);
+  readBytes(name: string, allocate?: Allocate): Promise<Uint8Array<ArrayBuffer>> {
+    const { offset, byteLength } = this.info(name);
+    return this.#file.read(offset, byteLength, allocate === undefined ? {} : { allocate });
   }
 
   async readRange(name: string, start: number, end: number): Promise<Uint8Array<ArrayBuffer>> {

@@ -4,7 +4,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BackendName, Executable } from '../engine/backend.ts';
-import { loadOn } from '../engine/select.ts';
+import { loadOn, weightMemory } from '../engine/select.ts';
 import { BitnetError, CancelledError } from '../errors.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { openModel } from '../model/open-model.ts';
@@ -91,6 +91,7 @@ export async function verifyCase(dir: string, options: VerifyOptions = {}): Prom
   const model = {
     name: dir,
     head: options.head ?? 'full',
+    allocate: weightMemory(choice),
     onLayer: (layer: number, layers: number) => onProgress?.(0, total, `loading layer ${layer} of ${layers}`),
     ...cancelled,
   };

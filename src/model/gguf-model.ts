@@ -1,10 +1,12 @@
 // BitNet models in GGUF: metadata to a config, tensors to weights. What GGUF does not say is decided here: no key names
 // the FFN's activation, and files of architecture "llama" hold q and k with the rows of each head interleaved.
 
+import { type AllocateWeights, plainMemory } from '../engine/backend.ts';
 import type { DenseWeight, TernaryWeight, VectorWeight } from '../engine/program.ts';
 import type { GgufFile } from '../formats/gguf-file.ts';
-import { decodeGgml, isGgmlFloat, isGgmlTernary, singleScale, unpackGgml } from '../quant/ggml.ts';
-import { packRowquad } from '../quant/rowquad.ts';
+import { decodeBlocks, decodeGgml, isGgmlBlockFloat, isGgmlFloat, isGgmlTernary, singleScale } from '../quant/ggml.ts';
+import { repackGgml } from '../quant/repack.ts';
+import { rowquadByteLength } from '../quant/rowquad.ts';
 import { ConfigError, type ModelConfig } from './config.ts';
 import {
   assembleWeights,
@@ -15,6 +17,7 @@ import {
   type WeightReader,
 } from './load.ts';
 import type { ModelWeights } from './record.ts';
+import { Scratch } from './scratch.ts';
 
 export const GGUF_NAMES: WeightNames = {
   embedding: 'token_embd.weight',
@@ -110,17 +113,20 @@ export function loadGgufWeights(
   config: ModelConfig,
   options: LoadWeightsOptions,
 ): Promise<ModelWeights> {
-  return assembleWeights(new GgufReader(file, config), GGUF_NAMES, config, options);
+  return assembleWeights(new GgufReader(file, config, options.allocate), GGUF_NAMES, config, options);
 }
 
 class GgufReader implements WeightReader {
   readonly #file: GgufFile;
   readonly #config: ModelConfig;
+  readonly #allocate: AllocateWeights;
   readonly #used = new Set<string>();
+  readonly #scratch = new Scratch();
 
-  constructor(file: GgufFile, config: ModelConfig) {
+  constructor(file: GgufFile, config: ModelConfig, allocate: AllocateWeights = plainMemory) {
     this.#file = file;
     this.#config = config;
+    this.#allocate = allocate;
   }
 
   has(name: string): boolean {
@@ -135,7 +141,7 @@ class GgufReader implements WeightReader {
   }
 
   async dense(name: string, rows: number, columns: number): Promise<DenseWeight> {
-    const { dtype } = this.#expect(name, [rows, columns]);
+    const { dtype, file, offset } = this.#expect(name, [rows, columns]);
     if (isGgmlTernary(dtype)) {
       this.#fail(
         `type ${dtype}: an embedding or head in trits`,
@@ -144,11 +150,13 @@ class GgufReader implements WeightReader {
       );
     }
     if (dtype === 'F16' || dtype === 'BF16' || dtype === 'F32') {
-      const bytes = await this.#file.readBytes(name);
+      const bytes = await this.#file.readBytes(name, this.#allocate);
       return { kind: 'dense', name, rows, columns, dtype: dtype.toLowerCase() as DenseWeight['dtype'], bytes };
     }
-    const values = await this.#floats(name, [rows, columns]);
-    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    if (!isGgmlBlockFloat(dtype)) return this.#unreadable(dtype, name);
+    const bytes = await this.#allocate(4 * rows * columns);
+    const values = new Float32Array(bytes.buffer, bytes.byteOffset, rows * columns);
+    decodeBlocks(dtype, await this.#file.readBytes(name), { tensor: name, file, offset }, values);
     return { kind: 'dense', name, rows, columns, dtype: 'f32', bytes };
   }
 
@@ -162,18 +170,15 @@ class GgufReader implements WeightReader {
       }
       return { ...weight, scale: Math.fround(weight.scale * factor) };
     }
-    const at = { tensor: name, file, offset };
-    const { trits, scale } = unpackGgml(dtype, await this.#file.readBytes(name), rows, columns, { at });
-    const ordered = heads !== undefined && this.#isInterleaved() ? halvesOfHeads(trits, rows, columns, heads) : trits;
-    return {
-      kind: 'ternary',
-      name,
-      rows,
-      columns,
-      layout: 'rowquad',
-      bytes: packRowquad(ordered, rows, columns),
-      scale: this.#positive(Math.fround(singleScale(scale, name) * factor), name),
-    };
+    const bytes = await this.#allocate(rowquadByteLength(rows, columns));
+    const sourceRow = heads !== undefined && this.#isInterleaved() ? interleavedRow(rows / heads) : undefined;
+    const found = await this.#scratch.lend(async (take) => {
+      const stored = await this.#file.readBytes(name, take);
+      const matrix = { type: dtype, bytes: stored, rows, columns, ...(sourceRow !== undefined && { sourceRow }) };
+      return repackGgml(matrix, bytes, { tensor: name, file, offset });
+    });
+    const scale = this.#positive(Math.fround(singleScale(found, name) * factor), name);
+    return { kind: 'ternary', name, rows, columns, layout: 'rowquad', bytes, scale };
   }
 
   async requireEqual(): Promise<void> {
@@ -211,7 +216,7 @@ class GgufReader implements WeightReader {
 
   async #floats(name: string, shape: readonly number[]): Promise<Float32Array> {
     const { dtype, file, offset } = this.#expect(name, shape);
-    if (!isGgmlFloat(dtype)) return this.#fail(`type ${dtype}`, name, 'convert the file to one of the types we read');
+    if (!isGgmlFloat(dtype)) return this.#unreadable(dtype, name);
     const count = shape.reduce((product, size) => product * size, 1);
     return decodeGgml(dtype, await this.#file.readBytes(name), count, { tensor: name, file, offset });
   }
@@ -230,32 +235,33 @@ class GgufReader implements WeightReader {
     return info;
   }
 
+  #unreadable(type: string, name: string): never {
+    return this.#fail(`type ${type}`, name, 'convert the file to one of the types we read');
+  }
+
   #fail(what: string, tensor: string, fix: string): never {
     throw new WeightError({ what, where: `tensor "${tensor}" in ${this.#file.path}`, fix });
   }
 }
 
-/** Rows of each head from (0, D/2, 1, D/2 + 1, ...) to (0, 1, ..., D/2, ...): from neighbouring RoPE pairs to halves. */
-export function halvesOfHeads(trits: Int8Array, rows: number, columns: number, heads: number): Int8Array {
-  const headDim = rows / heads;
-  const out = new Int8Array(trits.length);
-  for (let row = 0; row < rows; row += 1) {
+/**
+ * Where files of architecture "llama" hold a row: those of each head lie as (0, D/2, 1, D/2 + 1, ...), neighbouring RoPE
+ * pairs, where we have halves (0, 1, ..., D/2, ...).
+ */
+export function interleavedRow(headDim: number): (row: number) => number {
+  const half = headDim / 2;
+  return (row) => {
     const inHead = row % headDim;
-    const to = row - inHead + (inHead % 2) * (headDim / 2) + (inHead >> 1);
-    out.set(trits.subarray(row * columns, (row + 1) * columns), to * columns);
-  }
-  return out;
+    return row - inHead + 2 * (inHead % half) + (inHead >= half ? 1 : 0);
+  };
 }
 
-/** The inverse of `halvesOfHeads`: what files of architecture "llama" hold. */
+/** A matrix with its rows moved to their `interleavedRow`: what files of architecture "llama" hold. */
 export function interleavedHeads(trits: Int8Array, rows: number, columns: number, heads: number): Int8Array {
-  const headDim = rows / heads;
+  const place = interleavedRow(rows / heads);
   const out = new Int8Array(trits.length);
   for (let row = 0; row < rows; row += 1) {
-    const inHead = row % headDim;
-    const half = headDim / 2;
-    const to = row - inHead + 2 * (inHead % half) + (inHead >= half ? 1 : 0);
-    out.set(trits.subarray(row * columns, (row + 1) * columns), to * columns);
+    out.set(trits.subarray(row * columns, (row + 1) * columns), place(row) * columns);
   }
   return out;
 }

@@ -6,12 +6,14 @@ import { absmaxQuantize } from '../quant/absmax.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
 import { DTYPES, type Dtype } from '../tensor/tensor-view.ts';
 
-/** code = rint(w * (127 / max|w|)) per row, half to even; rowScale = 1 / (127 / max|w|). Rows of zeros stay zero. */
-export function quantizeHead(head: DenseWeight): Int8Weight {
+/**
+ * code = rint(w * (127 / max|w|)) per row, half to even; rowScale = 1 / (127 / max|w|). Rows of zeros stay zero. Fills
+ * and keeps `codes`, rows * columns of them.
+ */
+export function quantizeHead(head: DenseWeight, codes = new Int8Array(head.rows * head.columns)): Int8Weight {
   const { rows, columns, name } = head;
   const dtype = head.dtype.toUpperCase() as Dtype;
   const rowBytes = columns * DTYPES[dtype];
-  const codes = new Int8Array(rows * columns);
   const rowScale = new Float32Array(rows);
   for (let r = 0; r < rows; r += 1) {
     const bytes = head.bytes.subarray(r * rowBytes, (r + 1) * rowBytes);

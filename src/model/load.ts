@@ -1,17 +1,22 @@
 // From a checkpoint's tensors to the weights of a program. Ternary matrices stay packed as the file has them; masters
 // are made ternary once, here. Every shape is compared with the config before a byte is read.
 
+import { type AllocateWeights, plainMemory } from '../engine/backend.ts';
 import { quantizeHeadNative } from '../engine/cpu/quantize-head.ts';
-import type { DenseWeight, TernaryWeight, VectorWeight } from '../engine/program.ts';
-import { BitnetError, CancelledError } from '../errors.ts';
+import { mastersToRowquadNative } from '../engine/cpu/ternarize-masters.ts';
+import type { DenseWeight, Int8Weight, TernaryWeight, VectorWeight } from '../engine/program.ts';
+import { BitnetError } from '../errors.ts';
 import type { Checkpoint } from '../formats/checkpoint.ts';
 import { absmean } from '../quant/absmean.ts';
 import { detectPrescaled } from '../quant/prescaled.ts';
-import { checkRowquad, packRowquad } from '../quant/rowquad.ts';
+import { checkRowquad, packRowquad, rowquadByteLength } from '../quant/rowquad.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
+import type { TensorView } from '../tensor/tensor-view.ts';
 import type { ModelConfig } from './config.ts';
+import { FewAtOnce } from './few-at-once.ts';
 import { quantizeHead } from './head.ts';
 import type { LayerWeights, ModelWeights } from './record.ts';
+import { Scratch } from './scratch.ts';
 
 /** A tensor is missing, has the wrong shape or dtype, or holds values no sound checkpoint has. */
 export class WeightError extends BitnetError {
@@ -22,6 +27,8 @@ export class WeightError extends BitnetError {
 export type LoadWeightsOptions = {
   /** `int8Above`: int8 if the head's bytes exceed this, else as the checkpoint has it. */
   readonly head: 'full' | 'int8' | { readonly int8Above: number };
+  /** Where the bytes of matrices go; plain memory when not given. */
+  readonly allocate?: AllocateWeights;
   /** Called after each layer. */
   readonly onLayer?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
@@ -83,6 +90,9 @@ const ONEBITLLM: WeightNames = {
   ffnSubNorm: 'mlp.ffn_layernorm',
 };
 
+/** A window of a head that must equal the embedding: the whole of it would be a second embedding in memory. */
+const COMPARED_BYTES = 4 << 20;
+
 /** Tensors that some files carry and no graph of ours reads. */
 const IGNORED = [/\.rotary_emb\.inv_freq$/];
 
@@ -93,7 +103,7 @@ export function loadWeights(
   options: LoadWeightsOptions,
 ): Promise<ModelWeights> {
   const names = config.family === 'onebitllm' ? ONEBITLLM : HUGGING_FACE_NAMES;
-  return assembleWeights(new HuggingFaceReader(checkpoint, config), names, config, options);
+  return assembleWeights(new HuggingFaceReader(checkpoint, config, options.allocate), names, config, options);
 }
 
 /** All weights of a model, every shape compared with the config. */
@@ -108,49 +118,85 @@ export async function assembleWeights(
   const kvWidth = kvHeads * headDim;
   const withSubNorms = config.family !== 'llama';
 
-  const embedding = await reader.dense(names.embedding, config.vocabSize, hiddenSize);
-  const finalNorm = await reader.vector(names.finalNorm, hiddenSize);
-  const layers: LayerWeights[] = [];
-  for (let index = 0; index < config.numHiddenLayers; index += 1) {
-    if (options.signal?.aborted) throw new CancelledError('loading was cancelled');
+  const ahead = new FewAtOnce(options.signal);
+  const dense = (name: string) => ahead.run(() => reader.dense(name, config.vocabSize, hiddenSize));
+  const vector = (name: string, length: number) => ahead.run(() => reader.vector(name, length));
+  const ternary = (name: string, rows: number, columns: number, ofHeads?: number) =>
+    ahead.run(() => reader.ternary(name, rows, columns, ofHeads));
+  const loadLayer = async (index: number): Promise<LayerWeights> => {
     const at = (name: string) => names.layer(index, name);
-    layers.push({
-      inputNorm: await reader.vector(at(names.inputNorm), hiddenSize),
-      q: await reader.ternary(at(names.q), attentionWidth, hiddenSize, heads),
-      k: await reader.ternary(at(names.k), kvWidth, hiddenSize, kvHeads),
-      v: await reader.ternary(at(names.v), kvWidth, hiddenSize),
-      o: await reader.ternary(at(names.o), hiddenSize, attentionWidth),
-      postAttentionNorm: await reader.vector(at(names.postAttentionNorm), hiddenSize),
-      gate: await reader.ternary(at(names.gate), intermediateSize, hiddenSize),
-      up: await reader.ternary(at(names.up), intermediateSize, hiddenSize),
-      down: await reader.ternary(at(names.down), hiddenSize, intermediateSize),
-      ...(withSubNorms && {
-        attnSubNorm: await reader.vector(at(names.attnSubNorm), attentionWidth),
-        ffnSubNorm: await reader.vector(at(names.ffnSubNorm), intermediateSize),
-      }),
-    });
-    options.onLayer?.(index + 1, config.numHiddenLayers);
-  }
+    const reads = {
+      inputNorm: vector(at(names.inputNorm), hiddenSize),
+      q: ternary(at(names.q), attentionWidth, hiddenSize, heads),
+      k: ternary(at(names.k), kvWidth, hiddenSize, kvHeads),
+      v: ternary(at(names.v), kvWidth, hiddenSize),
+      o: ternary(at(names.o), hiddenSize, attentionWidth),
+      postAttentionNorm: vector(at(names.postAttentionNorm), hiddenSize),
+      gate: ternary(at(names.gate), intermediateSize, hiddenSize),
+      up: ternary(at(names.up), intermediateSize, hiddenSize),
+      down: ternary(at(names.down), hiddenSize, intermediateSize),
+    };
+    const subNorms = withSubNorms && {
+      attnSubNorm: vector(at(names.attnSubNorm), attentionWidth),
+      ffnSubNorm: vector(at(names.ffnSubNorm), intermediateSize),
+    };
+    return { ...(await allOf(reads)), ...(subNorms && (await allOf(subNorms))) };
+  };
 
-  let head: DenseWeight = embedding;
-  if (!config.tieWordEmbeddings) head = await reader.dense(names.head, config.vocabSize, hiddenSize);
-  else if (reader.has(names.head)) await reader.requireEqual(names.head, embedding);
+  const embeddingRead = dense(names.embedding);
+  const headRead = config.tieWordEmbeddings ? embeddingRead : dense(names.head);
+  const finalNormRead = vector(names.finalNorm, hiddenSize);
+  // Threads of its own round it while the layers are read.
+  const headMade = awaitedLater(headRead.then((head) => finishHead(head, options)));
+  const layers: LayerWeights[] = [];
+  let next = awaitedLater(loadLayer(0));
+  for (let index = 1; index <= config.numHiddenLayers; index += 1) {
+    const current = next;
+    // One layer ahead and not all: a config may claim more layers than there is memory for their names.
+    if (index < config.numHiddenLayers) next = awaitedLater(loadLayer(index));
+    layers.push(await current);
+    options.onLayer?.(index, config.numHiddenLayers);
+  }
+  const embedding = await embeddingRead;
+  const finalNorm = await finalNormRead;
+  await headRead;
+  if (config.tieWordEmbeddings && reader.has(names.head)) await reader.requireEqual(names.head, embedding);
   reader.requireAllUsed();
+  return { embedding, layers, finalNorm, head: await headMade };
+}
+
+/** A promise whose rejection meets somebody only later, as that of a promise awaited before it. */
+function awaitedLater<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => {});
+  return promise;
+}
+
+/** The values of promises, by their names. */
+async function allOf<T extends Readonly<Record<string, Promise<unknown>>>>(promises: T) {
+  const values = await Promise.all(Object.values(promises));
+  const entries = Object.keys(promises).map((key, i) => [key, values[i]]);
+  return Object.fromEntries(entries) as { readonly [K in keyof T]: Awaited<T[K]> };
+}
+
+async function finishHead(head: DenseWeight, options: LoadWeightsOptions): Promise<DenseWeight | Int8Weight> {
   const limit = typeof options.head === 'object' ? options.head.int8Above : options.head === 'int8' ? -1 : Infinity;
-  const whole = head.bytes.byteLength <= limit;
-  if (whole) return { embedding, layers, finalNorm, head };
-  const int8 = (await quantizeHeadNative(head)) ?? quantizeHead(head);
-  return { embedding, layers, finalNorm, head: int8 };
+  if (head.bytes.byteLength <= limit) return head;
+  const memory = await (options.allocate ?? plainMemory)(head.rows * head.columns);
+  const codes = new Int8Array(memory.buffer, memory.byteOffset, memory.byteLength);
+  return (await quantizeHeadNative(head, codes)) ?? quantizeHead(head, codes);
 }
 
 class HuggingFaceReader implements WeightReader {
   readonly #checkpoint: Checkpoint;
   readonly #config: ModelConfig;
+  readonly #allocate: AllocateWeights;
+  readonly #scratch = new Scratch();
   readonly #used = new Set<string>();
 
-  constructor(checkpoint: Checkpoint, config: ModelConfig) {
+  constructor(checkpoint: Checkpoint, config: ModelConfig, allocate: AllocateWeights = plainMemory) {
     this.#checkpoint = checkpoint;
     this.#config = config;
+    this.#allocate = allocate;
   }
 
   has(name: string): boolean {
@@ -169,7 +215,7 @@ class HuggingFaceReader implements WeightReader {
 
   async dense(name: string, rows: number, columns: number): Promise<DenseWeight> {
     const dtype = this.#expect(name, [rows, columns], ['F32', 'F16', 'BF16']);
-    const { bytes } = await this.#checkpoint.read(name);
+    const { bytes } = await this.#checkpoint.read(name, this.#allocate);
     return { kind: 'dense', name, rows, columns, dtype: dtype.toLowerCase() as DenseWeight['dtype'], bytes };
   }
 
@@ -177,20 +223,23 @@ class HuggingFaceReader implements WeightReader {
     const info = this.#info(name);
     if (info.dtype === 'U8') return this.#packed(name, rows, columns);
     this.#expect(name, [rows, columns], ['F32', 'F16', 'BF16']);
-    const values = toFloat32(await this.#checkpoint.read(name));
-    if (this.#config.linearStorage === 'masters') {
-      const { trits, scale } = absmean(values, rows, columns, name);
-      return {
-        kind: 'ternary',
-        name,
-        rows,
-        columns,
-        layout: 'rowquad',
-        bytes: packRowquad(trits, rows, columns),
-        scale,
-      };
+    return this.#scratch.lend(async (take) => {
+      const view = await this.#checkpoint.read(name, take);
+      if (this.#config.linearStorage === 'masters') return this.#fromMasters(view, rows, columns);
+      return prescaledWeight(name, toFloat32(view), rows, columns, info.file);
+    });
+  }
+
+  async #fromMasters(masters: TensorView, rows: number, columns: number): Promise<TernaryWeight> {
+    const { name } = masters;
+    const bytes = await this.#allocate(rowquadByteLength(rows, columns));
+    let scale = await mastersToRowquadNative(masters, rows, columns, bytes);
+    if (scale === undefined) {
+      const slow = absmean(toFloat32(masters), rows, columns, name);
+      packRowquad(slow.trits, rows, columns, bytes);
+      scale = slow.scale;
     }
-    return prescaledWeight(name, values, rows, columns, info.file);
+    return { kind: 'ternary', name, rows, columns, layout: 'rowquad', bytes, scale };
   }
 
   async #packed(name: string, rows: number, columns: number): Promise<TernaryWeight> {
@@ -214,14 +263,21 @@ class HuggingFaceReader implements WeightReader {
     if (!(scale > 0 && Number.isFinite(scale))) {
       this.#fail(`scale ${value}, expected a positive number`, scaleName, 'the file is damaged: download it again');
     }
-    const { bytes } = await this.#checkpoint.read(name);
+    const { bytes } = await this.#checkpoint.read(name, this.#allocate);
     checkRowquad(bytes, rows, columns, { tensor: name, file: this.#info(name).file });
     return { kind: 'ternary', name, rows, columns, layout: 'rowquad', bytes, scale };
   }
 
   async requireEqual(name: string, embedding: DenseWeight): Promise<void> {
-    const head = await this.dense(name, embedding.rows, embedding.columns);
-    if (head.dtype !== embedding.dtype || Buffer.compare(head.bytes, embedding.bytes) !== 0) {
+    const dtype = this.#expect(name, [embedding.rows, embedding.columns], ['F32', 'F16', 'BF16']);
+    const { bytes } = embedding;
+    let equal = dtype.toLowerCase() === embedding.dtype;
+    for (let start = 0; equal && start < bytes.byteLength; start += COMPARED_BYTES) {
+      const mine = bytes.subarray(start, start + COMPARED_BYTES);
+      const stored = await this.#checkpoint.readRange(name, start, start + mine.byteLength);
+      equal = Buffer.compare(stored, mine) === 0;
+    }
+    if (!equal) {
       this.#fail(
         'differs from the embedding',
         name,

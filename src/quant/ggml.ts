@@ -61,6 +61,24 @@ export function singleScale(scale: TernaryScale, name: string): number {
   });
 }
 
+/** Types of blocks whose elements `decodeBlocks` writes. */
+const DECODERS = { Q8_0: decodeQ8, Q6_K: decodeQ6k, Q4_0: decodeQ4 } as const;
+export type GgmlBlockFloatType = keyof typeof DECODERS;
+
+export function isGgmlBlockFloat(type: string): type is GgmlBlockFloatType {
+  return Object.hasOwn(DECODERS, type);
+}
+
+/** As `decodeGgml`, into `values`, which is returned. */
+export function decodeBlocks(
+  type: GgmlBlockFloatType,
+  bytes: Uint8Array,
+  at: PackedPlace | undefined,
+  values: Float32Array,
+): Float32Array {
+  return DECODERS[type](bytes, values.length, at, values);
+}
+
 /** `count` elements as float32; I2_S and TQ types are included (trit times scale). */
 export function decodeGgml(
   type: GgmlFloatType | GgmlTernaryType,
@@ -76,11 +94,9 @@ export function decodeGgml(
     case 'BF16':
       return bf16ToF32(checked(bytes, count, 2, type, at));
     case 'Q8_0':
-      return decodeQ8(bytes, count, at);
     case 'Q6_K':
-      return decodeQ6k(bytes, count, at);
     case 'Q4_0':
-      return decodeQ4(bytes, count, at);
+      return DECODERS[type](bytes, count, at);
     case 'Q2_0':
       return decodeQ2(bytes, count, at);
     case 'I2_S': {

@@ -11,7 +11,13 @@ import { blockScales } from './ternary-blocks.ts';
 export const Q4_BLOCK = 32;
 export const Q4_BYTES = 18;
 
-export function decodeQ4(bytes: Uint8Array, count: number, at?: PackedPlace): Float32Array<ArrayBuffer> {
+/** Fills and returns `values`, `count` of them. */
+export function decodeQ4(
+  bytes: Uint8Array,
+  count: number,
+  at?: PackedPlace,
+  values: Float32Array = new Float32Array(count),
+): Float32Array {
   const blocks = Math.ceil(count / Q4_BLOCK);
   if (count % Q4_BLOCK !== 0 || bytes.byteLength !== blocks * Q4_BYTES) {
     throw new PackedSizeError({
@@ -23,7 +29,6 @@ export function decodeQ4(bytes: Uint8Array, count: number, at?: PackedPlace): Fl
     });
   }
   const scales = blockScales(bytes, Q4_BYTES, 0);
-  const values = new Float32Array(count);
   for (let block = 0; block < blocks; block++) {
     const scale = scales[block]!;
     for (let j = 0; j < 16; j++) {

@@ -15,7 +15,13 @@ import { blockScales } from './ternary-blocks.ts';
 export const Q6K_BLOCK = 256;
 export const Q6K_BYTES = 210;
 
-export function decodeQ6k(bytes: Uint8Array, count: number, at?: PackedPlace): Float32Array<ArrayBuffer> {
+/** Fills and returns `values`, `count` of them. */
+export function decodeQ6k(
+  bytes: Uint8Array,
+  count: number,
+  at?: PackedPlace,
+  values: Float32Array = new Float32Array(count),
+): Float32Array {
   const blocks = Math.ceil(count / Q6K_BLOCK);
   if (count % Q6K_BLOCK !== 0 || bytes.byteLength !== blocks * Q6K_BYTES) {
     throw new PackedSizeError({
@@ -28,22 +34,26 @@ export function decodeQ6k(bytes: Uint8Array, count: number, at?: PackedPlace): F
   }
   const scales = blockScales(bytes, Q6K_BYTES, 208);
   const signed = new Int8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const values = new Float32Array(count);
   for (let block = 0; block < blocks; block++) {
     const d = scales[block]!;
     for (let half = 0; half < 2; half++) {
-      const ql = block * Q6K_BYTES + 64 * half;
-      const qh = block * Q6K_BYTES + 128 + 32 * half;
-      const sc = block * Q6K_BYTES + 192 + 8 * half;
-      const out = block * Q6K_BLOCK + 128 * half;
-      for (let l = 0; l < 32; l++) {
-        const high = bytes[qh + l]!;
-        for (let part = 0; part < 4; part++) {
-          const low = bytes[ql + l + 32 * (part & 1)]!;
-          const nibble = part < 2 ? low & 15 : low >> 4;
-          const q = (nibble | (((high >> (2 * part)) & 3) << 4)) - 32;
-          const scale = Math.fround(d * signed[sc + (l >> 4) + 2 * part]!);
-          values[out + l + 32 * part] = scale * q;
+      for (let sixteen = 0; sixteen < 2; sixteen++) {
+        const ql = block * Q6K_BYTES + 64 * half + 16 * sixteen;
+        const qh = block * Q6K_BYTES + 128 + 32 * half + 16 * sixteen;
+        const sc = block * Q6K_BYTES + 192 + 8 * half + sixteen;
+        const out = block * Q6K_BLOCK + 128 * half + 16 * sixteen;
+        const scale0 = Math.fround(d * signed[sc]!);
+        const scale1 = Math.fround(d * signed[sc + 2]!);
+        const scale2 = Math.fround(d * signed[sc + 4]!);
+        const scale3 = Math.fround(d * signed[sc + 6]!);
+        for (let l = 0; l < 16; l++) {
+          const first = bytes[ql + l]!;
+          const second = bytes[ql + l + 32]!;
+          const high = bytes[qh + l]!;
+          values[out + l] = scale0 * (((first & 15) | ((high & 3) << 4)) - 32);
+          values[out + l + 32] = scale1 * (((second & 15) | ((high & 12) << 2)) - 32);
+          values[out + l + 64] = scale2 * (((first >> 4) | (high & 48)) - 32);
+          values[out + l + 96] = scale3 * (((second >> 4) | ((high & 192) >> 2)) - 32);
         }
       }
     }

@@ -8,7 +8,13 @@ import { blockScales } from './ternary-blocks.ts';
 export const Q8_BLOCK = 32;
 export const Q8_BYTES = 34;
 
-export function decodeQ8(bytes: Uint8Array, count: number, at?: PackedPlace): Float32Array<ArrayBuffer> {
+/** Fills and returns `values`, `count` of them. */
+export function decodeQ8(
+  bytes: Uint8Array,
+  count: number,
+  at?: PackedPlace,
+  values: Float32Array = new Float32Array(count),
+): Float32Array {
   const blocks = Math.ceil(count / Q8_BLOCK);
   if (count % Q8_BLOCK !== 0 || bytes.byteLength !== blocks * Q8_BYTES) {
     throw new PackedSizeError({
@@ -21,7 +27,6 @@ export function decodeQ8(bytes: Uint8Array, count: number, at?: PackedPlace): Fl
   }
   const scales = blockScales(bytes, Q8_BYTES, 0);
   const codes = new Int8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const values = new Float32Array(count);
   for (let block = 0, to = 0; block < blocks; block++) {
     const scale = scales[block]!;
     for (let from = block * Q8_BYTES + 2, end = from + Q8_BLOCK; from < end; from++)

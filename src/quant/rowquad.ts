@@ -128,8 +128,16 @@ export function unpackRowquad(
   return trits;
 }
 
-/** Packs trits [rows, columns]; unused fields of a short last block are 0, as transformers writes them. */
-export function packRowquad(trits: Int8Array, rows: number, columns: number): Uint8Array<ArrayBuffer> {
+/**
+ * Packs trits [rows, columns] into `out`, rowquadByteLength bytes; unused fields of a short last block are 0, as
+ * transformers writes them.
+ */
+export function packRowquad(
+  trits: Int8Array,
+  rows: number,
+  columns: number,
+  out: Uint8Array = new Uint8Array(rowquadByteLength(rows, columns)),
+): Uint8Array {
   if (trits.length !== rows * columns) {
     throw new PackedSizeError({
       layout: 'int8 trits',
@@ -138,13 +146,14 @@ export function packRowquad(trits: Int8Array, rows: number, columns: number): Ui
       actualBytes: trits.length,
     });
   }
+  checkSize(out, rows, columns, undefined);
   const quarter = Math.ceil(rows / 4);
-  const bytes = new Uint8Array(quarter * columns);
+  out.fill(0);
   for (let row = 0; row < rows; row++) {
     const shift = 2 * Math.floor(row / quarter);
     let to = (row % quarter) * columns;
     const end = (row + 1) * columns;
-    for (let from = row * columns; from < end; from++) bytes[to++]! |= (trits[from]! + 1) << shift;
+    for (let from = row * columns; from < end; from++) out[to++]! |= (trits[from]! + 1) << shift;
   }
-  return bytes;
+  return out;
 }

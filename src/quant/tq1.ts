@@ -26,8 +26,9 @@ const RUNS = [
   { byte: 48, length: 4, trit: 240, step: 4, digits: 4 },
 ] as const;
 
-// Trits of every byte, five each, made on first use.
+// Trits of every byte, five each, made on first use; and the same as codes for `repack.ts`.
 let table: Int8Array | undefined;
+let codes: { readonly four: Int32Array; readonly fifth: Uint8Array } | undefined;
 
 function digitTable(): Int8Array {
   if (table === undefined) {
@@ -38,6 +39,24 @@ function digitTable(): Int8Array {
     for (let i = 0; i < table.length; i++) table[i]! -= 1;
   }
   return table;
+}
+
+/**
+ * The codes (trit + 1) of every byte's digits: `four` has digits 0 to 3 in bytes 0 to 3 of a word, `fifth` digit 4.
+ * Byte 0x45 = digits 0 2 1 0 2: four 0x00010200, fifth 2.
+ */
+export function tq1Codes(): { readonly four: Int32Array; readonly fifth: Uint8Array } {
+  if (codes === undefined) {
+    const digitsOf = digitTable();
+    const four = new Int32Array(256);
+    const fifth = new Uint8Array(256);
+    for (let byte = 0; byte < 256; byte++) {
+      for (let n = 0; n < 4; n++) four[byte]! |= (digitsOf[byte * 5 + n]! + 1) << (8 * n);
+      fifth[byte] = digitsOf[byte * 5 + 4]! + 1;
+    }
+    codes = { four, fifth };
+  }
+  return codes;
 }
 
 /** Trits and block scales of `bytes`, which hold `count` elements. */

@@ -23,7 +23,7 @@ test.skipIf('reason' in native).each(['odd', 'multiHead', 'tiny'])(
   async (name) => {
     const head = table(name);
     for (const threads of [1, 3]) {
-      const fast = await quantizeHeadNative(head, threads);
+      const fast = await quantizeHeadNative(head, undefined, threads);
       expect(fast).toEqual(quantizeHead(head));
     }
   },

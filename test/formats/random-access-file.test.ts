@@ -43,7 +43,7 @@ describe.each([{ readAhead: true }, { readAhead: false }])('with %o', (options) 
     using file = new RandomAccessFile(path, options);
     for (const alignment of [1, 2, 4]) {
       for (const position of [0, 1, 2, 4, 1002]) {
-        const read = await file.read(position, 64, alignment);
+        const read = await file.read(position, 64, { alignment });
         expect(read.byteOffset % alignment, `position ${position} for ${alignment}`).toBe(0);
         expect(read).toEqual(bytes.slice(position, position + 64));
       }
@@ -71,7 +71,24 @@ describe.each([{ readAhead: true }, { readAhead: false }])('with %o', (options) 
 test('what was read ahead is not copied', async () => {
   using file = new RandomAccessFile(path, { readAhead: true });
   expect((await file.read(16, 8)).buffer).toBe((await file.read(160, 8)).buffer);
-  expect((await file.read(16, 8)).buffer).toBe((await file.read(13, 8, 1)).buffer);
+  expect((await file.read(16, 8)).buffer).toBe((await file.read(13, 8, { alignment: 1 })).buffer);
+});
+
+test('memory is asked for where a copy is needed, and used', async () => {
+  const given: Uint8Array[] = [];
+  const allocate = async (length: number) => {
+    given.push(new Uint8Array(length));
+    return given.at(-1) as Uint8Array<ArrayBuffer>;
+  };
+  using ahead = new RandomAccessFile(path, { readAhead: true });
+  await ahead.read(16, 8, { allocate });
+  expect(given).toEqual([]);
+  using plain = new RandomAccessFile(path);
+  for (const [file, position] of [[plain, 16] as const, [ahead, 13] as const]) {
+    const read = await file.read(position, 8, { allocate });
+    expect(read).toBe(given.pop());
+    expect(read).toEqual(bytes.slice(position, position + 8));
+  }
 });
 
 test('a large file is not read ahead', async () => {

@@ -9,7 +9,7 @@ import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { Program } from '../../src/engine/program.ts';
 import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
 import { type GgufPair, type GgufTensorToWrite, writeGguf } from '../../src/formats/write-gguf.ts';
-import { halvesOfHeads, interleavedHeads } from '../../src/model/gguf-model.ts';
+import { interleavedHeads, interleavedRow } from '../../src/model/gguf-model.ts';
 import { openModel, readModelConfig } from '../../src/model/open-model.ts';
 import { packI2s } from '../../src/quant/i2s.ts';
 import { unpackRowquad } from '../../src/quant/rowquad.ts';
@@ -130,13 +130,13 @@ test('an architecture we do not run is refused by name', async () => {
   ).rejects.toThrow(/architecture "gemma3".*supported: bitnet/);
 });
 
-test('halvesOfHeads undoes the interleaving', () => {
-  const trits = Int8Array.from({ length: 16 * 3 }, (_, i) => (i % 3) - 1);
+test('rows of a head lie interleaved under architecture "llama"', () => {
   const rows = Int8Array.from({ length: 16 * 3 }, (_, i) => Math.floor(i / 3));
-  // Row 1 of a head of 8 is the second of its first half: it pairs with row 5, so they become rows 2 and 3.
-  expect([...interleavedHeads(rows, 16, 3, 2)].filter((_, i) => i % 3 === 0).slice(0, 8)).toEqual([
-    0, 4, 1, 5, 2, 6, 3, 7,
+  // Row 1 of a head of 8 pairs with row 5, so they become rows 2 and 3.
+  expect([...interleavedHeads(rows, 16, 3, 2)].filter((_, i) => i % 3 === 0)).toEqual([
+    0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15,
   ]);
-  for (const matrix of [trits, rows])
-    expect(halvesOfHeads(interleavedHeads(matrix, 16, 3, 2), 16, 3, 2)).toEqual(matrix);
+  expect(Array.from({ length: 16 }, (_, row) => interleavedRow(8)(row))).toEqual([
+    0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15,
+  ]);
 });

@@ -143,13 +143,64 @@ test('masters with a NaN', async () => {
   await expect(open(dir)).rejects.toThrow(/NaN/);
 });
 
-test('a tied lm_head that differs from the embedding', async () => {
-  const add = (factor: number) => (t: Map<string, TensorView>) => {
-    const embedding = t.get('model.embed_tokens.weight')!;
+test('a tied lm_head that differs from the embedding, however far in', async () => {
+  // 5 MB: more than is compared at once.
+  const vocab = 20_000;
+  const add = (place: number) => (t: Map<string, TensorView>) => {
+    const name = 'model.embed_tokens.weight';
+    const embedding = f32(name, [vocab, 64], new Array(vocab * 64).fill(1));
     const bytes = embedding.bytes.slice();
-    bytes[0]! ^= factor;
+    if (place >= 0) bytes[place]! ^= 1;
+    t.set(name, embedding);
     t.set('lm_head.weight', { ...embedding, name: 'lm_head.weight', bytes });
   };
-  await expect(open(await altered('bitnet_packed_a_s111', add(0)))).resolves.toBeDefined();
-  await expect(open(await altered('bitnet_packed_a_s111', add(1)))).rejects.toThrow(/differs from the embedding/);
+  const opened = async (place: number) =>
+    open(await altered('bitnet_packed_a_s111', add(place), { vocab_size: vocab }));
+  await expect(opened(-1)).resolves.toBeDefined();
+  for (const place of [0, 4 * 2 ** 20, vocab * 64 * 4 - 1]) {
+    await expect(opened(place)).rejects.toThrow(/differs from the embedding/);
+  }
+});
+
+test('of several defects the first in the order of the model is reported, whichever is met first', async () => {
+  const dir = await altered('bitnet_packed_a_s111', (t) => {
+    for (const name of ['q_proj', 'k_proj', 'o_proj']) {
+      t.get(`model.layers.0.self_attn.${name}.weight`)!.bytes.fill(0xff, 3, 4);
+      t.delete(`model.layers.1.self_attn.${name}.weight`);
+    }
+  });
+  for (let i = 0; i < 5; i += 1) await expect(open(dir)).rejects.toThrow(/layers\.0\.self_attn\.q_proj/);
+});
+
+test('all matrices of a large file lie in the memory that was asked for', async () => {
+  // Above 64 MB: a smaller file is held as a whole.
+  const vocab = 300_000;
+  const dir = await altered(
+    'bitnet_packed_a_s111',
+    (t) => {
+      const name = 'model.embed_tokens.weight';
+      t.set(name, { name, dtype: 'F32', shape: [vocab, 64], bytes: new Uint8Array(vocab * 64 * 4) });
+    },
+    { vocab_size: vocab },
+  );
+  const given: Uint8Array[] = [];
+  const { program } = await openModel(
+    { kind: 'folder', path: dir },
+    {
+      name: 'test',
+      head: 'int8',
+      allocate: async (bytes) => {
+        given.push(new Uint8Array(bytes));
+        return given.at(-1) as Uint8Array<ArrayBuffer>;
+      },
+    },
+  );
+  const lies = program.weights.flatMap((weight) =>
+    weight.kind === 'int8' ? [weight.codes.buffer] : weight.kind === 'vector' ? [] : [weight.bytes.buffer],
+  );
+  // An embedding, its int8 head, and seven matrices in each of two layers.
+  expect(lies).toHaveLength(2 + 2 * 7);
+  const buffers = new Set<ArrayBufferLike>(given.map((bytes) => bytes.buffer));
+  expect(lies.filter((buffer) => !buffers.has(buffer))).toEqual([]);
+  expect(new Set(lies).size).toBe(buffers.size);
 });

@@ -6,6 +6,7 @@ import {
   type Backend,
   type Executable,
   type ExecutableInfo,
+  LARGE_MODEL_BYTES,
   type LoadOptions,
   NonFiniteError,
   type SequenceId,
@@ -24,6 +25,7 @@ import {
   type NativeResult,
   STATUS,
 } from './native.ts';
+import { hugePageMemory } from './weight-memory.ts';
 
 /** Values of BITNET_ISA. */
 export const ISA_NAMES = ['scalar', 'avx2', 'avxvnni', 'avx512', 'amx', 'neon'] as const;
@@ -33,8 +35,6 @@ export class NativeEngineError extends BitnetError {
   readonly code = 'NATIVE_ENGINE';
   readonly fault = 'job';
 }
-
-const HUGE_PAGES_FROM = 64 << 20;
 
 export type CpuLoadOptions = LoadOptions & {
   /** Instruction set; BITNET_ISA, else the best one, when not given. */
@@ -49,6 +49,7 @@ export const cpuBackend = {
     const native = await loadNative({ now });
     return 'reason' in native ? native.reason : undefined;
   },
+  weightMemory: hugePageMemory,
   load: async (program: Program, options: CpuLoadOptions): Promise<CpuExecutable> => {
     const native = await loadNative();
     if ('reason' in native) {
@@ -60,8 +61,8 @@ export const cpuBackend = {
     }
     if (options.signal?.aborted) throw new CancelledError('loading was cancelled');
     const executable = new CpuExecutable(native.addon, program, options);
-    // Streams from 4 KiB pages are a quarter slower. Small models live in the caches.
-    if (executable.info.weightBytes >= HUGE_PAGES_FROM) await executable.settle();
+    // Weights that do not come from `weightMemory` are moved.
+    if (executable.info.weightBytes >= LARGE_MODEL_BYTES) await executable.settle();
     return executable;
   },
 } satisfies Backend;

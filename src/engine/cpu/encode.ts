@@ -14,7 +14,8 @@ const BUFFER_WORDS = 3;
 const WEIGHT_WORDS = 8;
 const OP_WORDS = 8;
 
-const DENSE_CODE = { f32: 0, f16: 1, bf16: 2 } as const;
+/** Element types by their numbers in native code. */
+export const DENSE_CODE = { f32: 0, f16: 1, bf16: 2 } as const;
 
 const floatBits = new Float32Array(1);
 const floatWord = new Int32Array(floatBits.buffer);

@@ -65,6 +65,8 @@ export type NativeAddon = {
   ): Promise<NativeResult>;
   info(handle: NativeHandle): NativeInfo;
   dispose(handle: NativeHandle): void;
+  /** Asks for huge pages under memory that is not touched yet; returns the index at which the first one begins. */
+  expectHugePages(memory: Uint8Array): number;
   /** Rows of a dense matrix (dtype 0 f32, 1 f16, 2 bf16) to int8; resolves to the first row with a NaN, or -1. */
   quantizeRows(
     bytes: Uint8Array,
@@ -75,6 +77,8 @@ export type NativeAddon = {
     rowScale: Float32Array,
     threads: number,
   ): Promise<number>;
+  /** Masters (dtype as above) to rowquad bytes; resolves to the scale, or NaN when something is not finite. */
+  mastersToRowquad(bytes: Uint8Array, dtype: number, rows: number, columns: number, out: Uint8Array): Promise<number>;
   measure(kind: 'read' | 'macs', isa: string, threads: number, bytes: number): Promise<number>;
 };
 

@@ -3,21 +3,23 @@
 
 import { availableParallelism } from 'node:os';
 import type { DenseWeight, Int8Weight } from '../program.ts';
+import { DENSE_CODE } from './encode.ts';
 import { loadNative } from './native.ts';
 
-const DTYPE_CODE = { f32: 0, f16: 1, bf16: 2 } as const;
-
-/** Undefined when there is no native code here, or when a row holds a NaN or infinity (the slow way then says which). */
+/**
+ * Undefined when there is no native code here (yet: nobody waits for a compiler), or when a row holds a NaN or infinity
+ * (the slow way then says which). Fills and keeps `codes`, rows * columns of them.
+ */
 export async function quantizeHeadNative(
   head: DenseWeight,
+  codes = new Int8Array(head.rows * head.columns),
   threads = availableParallelism(),
 ): Promise<Int8Weight | undefined> {
-  const native = await loadNative();
+  const native = await loadNative({ now: true });
   if ('reason' in native) return undefined;
   const { rows, columns, name } = head;
-  const codes = new Int8Array(rows * columns);
   const rowScale = new Float32Array(rows);
-  const dtype = DTYPE_CODE[head.dtype];
+  const dtype = DENSE_CODE[head.dtype];
   const bad = await native.addon.quantizeRows(head.bytes, dtype, rows, columns, codes, rowScale, Math.min(threads, 64));
   if (bad >= 0) return undefined;
   return { kind: 'int8', name: `${name} (int8)`, rows, columns, codes, rowScale };
