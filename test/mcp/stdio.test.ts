@@ -88,6 +88,14 @@ test('many calls at once are all answered, with no warning about it', async () =
   expect(client.stderr.join('')).not.toContain('Warning');
 });
 
+test('more heavy calls at once than an HTTP server would let wait are all answered', async () => {
+  const client = await connect();
+  const far = { index: 30_000, scheme: 'gay-mcp' };
+  const answers = await Promise.all(Array.from({ length: 400 }, () => client.call('color_at', far)));
+  expect(new Set(answers.map(({ result }) => result.content[0].text)).size).toBe(1);
+  expect(answers[0]!.result.isError).toBeUndefined();
+});
+
 test('a cancelled generation stops writing', async () => {
   const client = await connect();
   const { id, steps } = await startWriting(client);
