@@ -50,11 +50,19 @@ type Range = { readonly min: number; readonly max: number };
 export function roundTicks({ min, max }: Range, count: number): { values: number[]; decimals: number } {
   const rough = (max - min) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough * 0.999)!;
+  const steps = [1, 2, 5, 10].map((factor) => factor * power);
+  let at = steps.findIndex((step) => step >= rough * 0.999);
+  let values = multiplesIn({ min, max }, steps[at]!);
+  // Two ticks of a range that begins just above a multiple: the step may be longer than the range.
+  while (values.length === 0 && at > 0) values = multiplesIn({ min, max }, steps[--at]!);
+  return { values, decimals: Math.max(0, -Math.floor(Math.log10(steps[at]!) + 1e-9)) };
+}
+
+/** Multiples of the step, not repeated sums of it, which would drift. */
+function multiplesIn({ min, max }: Range, step: number): number[] {
   const values: number[] = [];
-  // Multiples of the step, not repeated sums of it, which would drift.
   for (let k = Math.ceil(min / step - 1e-9); k * step <= max + step * 1e-9; k++) values.push(k * step + 0);
-  return { values, decimals: Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) };
+  return values;
 }
 
 function tickText(value: number, decimals: number): string {

@@ -274,6 +274,7 @@ describe('line plot', () => {
   test('ticks are round, inside the range, and few', () => {
     expect(roundTicks({ min: 0, max: 1999 }, 6)).toEqual({ values: [0, 500, 1000, 1500], decimals: 0 });
     expect(roundTicks({ min: 1.37, max: 1.52 }, 4).values.map((v) => v.toFixed(2))).toEqual(['1.40', '1.45', '1.50']);
+    expect(roundTicks({ min: 5e-7, max: 400.4 }, 2).values).toEqual([200, 400]);
     fc.assert(
       fc.property(
         fc.double({ min: -1e6, max: 1e6, noNaN: true }),

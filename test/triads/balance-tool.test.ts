@@ -39,7 +39,7 @@ test.each([
   [{}, 'no trits or skills; give exactly one of trits, skills'],
   [{ trits: [1], skills: ['geb'] }, 'trits and skills together'],
   [{ trits: [2] }, 'trits.0 must be one of -1, 0, 1, got 2'],
-  [{ trits: [] }, 'at least 1'],
+  [{ trits: [] }, 'a list of 1 to 4096'],
   [{ skills: ['mlx-bitnet-g3'] }, 'did you mean mlx-bitnet-gf3? skills: mlx-bitnet-gf3, worlding'],
   [{ skills: ['../../etc/passwd'] }, 'there is no skill "../../etc/passwd"'],
 ])('refuses %j', async (args, message) => {
