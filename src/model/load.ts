@@ -165,7 +165,7 @@ export async function assembleWeights(
   return { embedding, layers, finalNorm, head: await headMade };
 }
 
-/** A promise whose rejection meets somebody only later, as that of a promise awaited before it. */
+/** A promise that is awaited after others: should one of them reject, nobody will ask for the rejection of this one. */
 function awaitedLater<T>(promise: Promise<T>): Promise<T> {
   promise.catch(() => {});
   return promise;
