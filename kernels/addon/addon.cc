@@ -318,7 +318,7 @@ struct SettleJob {
  */
 void tune_prefetch(Engine* engine, Stream kind) {
   constexpr int64_t kDistances[] = {0, 256, 1024, 2048, 4096, 8192};
-  constexpr uint64_t kCount = std::size(kDistances), kMostRounds = 8, kLeastRounds = 3;
+  constexpr uint64_t kCount = std::size(kDistances), kMostRounds = 12, kLeastRounds = 3;
   std::vector<double> took[kCount];
   for (uint64_t piece = 0; piece < kMostRounds * kCount; piece += 1) {
     const auto start = std::chrono::steady_clock::now();
