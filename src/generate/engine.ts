@@ -56,7 +56,10 @@ export const INT8_HEAD_BYTES = 64 << 20;
 
 /** Rows of a step: few where a row costs as much as a step (JavaScript), so that a cancellation is noticed soon. */
 const MAX_ROWS: Record<BackendName, number> = { js: 8, wasm: 64, cpu: 256, metal: 256 };
+/** Where the weights live in a cache, further rows cost what the first does: only guesses that are nearly sure pay. */
 const MAX_DRAFTS: Record<BackendName, number> = { js: 0, wasm: 3, cpu: 7, metal: 7 };
+const MAX_DRAFTS_CACHED = 3;
+const CACHED_BYTES = 32 << 20;
 
 /** A model in the engine. `users` hold it: neither the cap nor another caller's cancellation may take it from them. */
 type Entry = {
@@ -205,8 +208,9 @@ export async function loadProgram(location: LocatedModel, request: LoadRequest):
   const executable = await loadOn(choice, program, {
     ...(request.threads === undefined ? {} : { threads: request.threads }),
   });
-  const { backend, isa, threads } = executable.info;
+  const { backend, isa, threads, weightBytes } = executable.info;
   const { contextLength, vocabSize } = program;
+  const maxDrafts = MAX_DRAFTS[backend];
   return {
     executable,
     info: { backend, ...(isa === undefined ? {} : { isa }), threads, head },
@@ -215,7 +219,7 @@ export async function loadProgram(location: LocatedModel, request: LoadRequest):
     eosTokenIds: config.eosTokenIds,
     scheduling: {
       maxRows: MAX_ROWS[backend],
-      maxDrafts: MAX_DRAFTS[backend],
+      maxDrafts: weightBytes <= CACHED_BYTES ? Math.min(maxDrafts, MAX_DRAFTS_CACHED) : maxDrafts,
       cachedTokens: 4 * contextLength,
     },
   };

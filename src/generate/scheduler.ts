@@ -48,7 +48,7 @@ type Job = GenerationHandlers & {
   readonly promptLength: number;
   cached: number;
   drafts: number[];
-  /** Running mean of accepted drafts, to stop guessing where it does not pay. */
+  /** Running mean of the share of drafts that were accepted: guesses grow with it, and stop where they do not pay. */
   draftYield: number;
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
@@ -106,7 +106,7 @@ export class Scheduler {
           promptLength: prompt.length,
           cached: length,
           drafts: [],
-          draftYield: 1,
+          draftYield: 0.5,
           resolve,
           reject,
         });
@@ -245,7 +245,7 @@ export class Scheduler {
       // Rows of drafts that were not taken are still in the cache (of a job that goes on; an ended one is cut already).
       if (drafts.length > 0 && this.#jobs.includes(job)) {
         this.#executable.truncate(job.sequence, job.cached);
-        job.draftYield += 0.25 * (accepted / drafts.length - job.draftYield);
+        job.draftYield += 0.4 * (accepted / drafts.length - job.draftYield);
       }
     }
   }
@@ -254,8 +254,9 @@ export class Scheduler {
   #guess(job: Job, room: number): number[] {
     const { tokens } = job;
     // Where guesses rarely hit, guess one token now and then to notice a change.
-    const wanted = job.draftYield < 0.2 ? (tokens.length % 16 === 0 ? 2 : 0) : this.#options.maxDrafts;
-    const most = Math.min(wanted, room, this.#options.maxDrafts, this.#options.contextLength - tokens.length);
+    const { maxDrafts } = this.#options;
+    const wanted = job.draftYield < 0.2 ? (tokens.length % 16 === 0 ? 2 : 0) : Math.ceil(job.draftYield * maxDrafts);
+    const most = Math.min(wanted, room, maxDrafts, this.#options.contextLength - tokens.length);
     if (most <= 0) return [];
     for (const length of LOOKUP_LENGTHS) {
       const from = tokens.length - length;
