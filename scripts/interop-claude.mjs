@@ -20,6 +20,12 @@ if (!existsSync(bin)) {
   const install = ['install', '--prefix', folder, '--no-audit', '--no-fund', '--ignore-scripts', CLAUDE];
   const { status } = spawnSync('npm', install, { stdio: ['ignore', 2, 2], shell: process.platform === 'win32' });
   if (status !== 0) process.exit(1);
+  // The one script that is needed: it puts this platform's binary, which npm has brought, in its place.
+  const place = join(folder, 'node_modules', '@anthropic-ai', 'claude-code', 'install.cjs');
+  if (spawnSync(process.execPath, [place], { stdio: ['ignore', 2, 2] }).status !== 0) {
+    rmSync(folder, { recursive: true, force: true });
+    process.exit(1);
+  }
 }
 
 const scratch = mkdtempSync(join(tmpdir(), 'bitnet-claude-'));
