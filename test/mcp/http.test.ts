@@ -84,6 +84,16 @@ async function until(condition: () => boolean): Promise<void> {
   expect(condition()).toBe(true);
 }
 
+/** Until so many generations wait for their turn. */
+async function untilWaiting(server: RunningServer, count: number, headers: Record<string, string> = {}): Promise<void> {
+  const waiting = async () => {
+    const { text } = await send(server, { method: 'GET', path: '/metrics', headers });
+    return Number(/^bitnet_generations_waiting (\d+)$/m.exec(text)?.[1]);
+  };
+  for (let i = 0; i < 500 && (await waiting()) !== count; i++) await sleep(10);
+  expect(await waiting()).toBe(count);
+}
+
 describe('who may call', () => {
   test.each([
     ['a name that was made to point here', { host: 'evil.example' }],
@@ -458,9 +468,11 @@ describe('generations', () => {
     const first = send(server, generate(1, 'first'));
     await until(() => engine.running.length === 1);
     const second = send(server, generate(2, 'second', { progressToken: 'two' }));
-    await sleep(50);
+    await untilWaiting(server, 1);
     const third = send(server, generate(3, 'third', { progressToken: 'three' }));
-    await sleep(50);
+    await untilWaiting(server, 2);
+    // Progress comes at most every 50 ms.
+    await sleep(60);
     const full = JSON.parse((await send(server, generate(4, 'fourth'))).text).result;
     expect(full.isError).toBe(true);
     expect(full.content[0].text).toContain('try again');
@@ -495,10 +507,10 @@ describe('generations', () => {
     await until(() => engine.running.length === 1);
     for (let id = 1; id <= 4; id++) {
       calls.push(as('many', id));
-      await sleep(20);
+      await untilWaiting(server, id, { authorization: 'Bearer one' });
     }
     calls.push(as('one', 5));
-    await sleep(50);
+    await untilWaiting(server, 5, { authorization: 'Bearer one' });
     for (let i = 0; i < 6; i++) {
       await until(() => engine.running.length === i + 1);
       engine.running[i]!.end();
@@ -523,9 +535,9 @@ describe('generations', () => {
     const running = call(1);
     await until(() => engine.running.length === 1);
     const waiting = call(2);
-    await sleep(50);
+    await untilWaiting(server, 1);
     waiting.destroy();
-    await sleep(50);
+    await untilWaiting(server, 0);
     expect(engine.cancelled()).toBe(0);
     running.destroy();
     await until(() => engine.cancelled() === 1);
@@ -598,9 +610,9 @@ describe('under attack and load', () => {
       if (i % 2 === 0) socket.resetAndDestroy();
       else socket.end();
     }
-    await sleep(200);
-    const { text } = await send(server, { method: 'GET', path: '/metrics' });
-    expect(text).toContain('bitnet_requests_running 0\n');
+    const metrics = async () => (await send(server, { method: 'GET', path: '/metrics' })).text;
+    for (let i = 0; i < 500 && !(await metrics()).includes('bitnet_requests_running 0\n'); i++) await sleep(10);
+    expect(await metrics()).toContain('bitnet_requests_running 0\n');
     await expectAlive(server);
   });
 });
@@ -644,7 +656,7 @@ describe('the program', () => {
     const server = await startProcess();
     servers.push(server);
     await send(server, statelessCall(0, 'generate_with_trace', { prompt: 'Once', max_tokens: 1 }));
-    const call = send(server, statelessCall(1, 'generate_with_trace', { prompt: 'Once upon a time', max_tokens: 150 }));
+    const call = send(server, statelessCall(1, 'generate_with_trace', { prompt: 'The king', max_tokens: 480 }));
     await sleep(100);
     const begin = performance.now();
     server.child.kill('SIGTERM');
