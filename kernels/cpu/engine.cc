@@ -124,6 +124,12 @@ struct Weight {
   int64_t tail_first;
 };
 
+/** What a matrix product is split by: byte rows of four rows each, or rows. */
+int64_t units_of(const Weight& w) { return w.kind == WeightKind::ternary ? (w.rows + 3) / 4 : w.rows; }
+int64_t unit_bytes(const Weight& w) {
+  return w.columns * (w.kind != WeightKind::dense ? 1 : w.dtype == Dense::f32 ? 4 : 2);
+}
+
 Stream stream_of(const Weight& w) {
   return w.kind == WeightKind::ternary ? Stream::ternary : w.kind == WeightKind::int8 ? Stream::int8 : Stream::dense;
 }
@@ -689,13 +695,11 @@ Split split_matmul(const Engine* e, const Op& o, int64_t T) {
   if (T == 0) return Split{0, 1, 1};
   const Weight& w = matmul_weight(e, o);
   const bool ternary = o.kind == OpKind::ternary_matmul;
-  const int64_t units = ternary ? (w.rows + 3) / 4 : w.rows;
-  int64_t unit_bytes = w.columns;
-  if (w.kind == WeightKind::dense) unit_bytes *= w.dtype == Dense::f32 ? 4 : 2;
+  const int64_t units = units_of(w);
   const int64_t block = token_block_of(*e->k, w.columns), blocks = divide_up(T, block);
   // More tokens are more work for the same bytes.
   const int64_t tokens = T < block ? T : block;
-  int64_t chunk = kChunkBytes / (unit_bytes * (tokens < 8 ? 1 : tokens / 4));
+  int64_t chunk = kChunkBytes / (unit_bytes(w) * (tokens < 8 ? 1 : tokens / 4));
   // Every thread gets several chunks, so that the last ones level out.
   const int64_t most = units / (4 * e->threads);
   if (e->threads > 1 && chunk > most) chunk = most;
@@ -778,7 +782,7 @@ void run_matmul(Engine* e, int32_t index, int32_t item, int32_t thread) {
   const int64_t T = outputs ? e->step.outputs : e->step.rows;
   const int64_t block = token_block_of(*e->k, w.columns), t = item / split.row_chunks * block;
   const int64_t n = T - t < block ? T - t : block;
-  const int64_t units = o.kind == OpKind::ternary_matmul ? (w.rows + 3) / 4 : w.rows;
+  const int64_t units = units_of(w);
   const int64_t begin = (int64_t)(item % split.row_chunks) * split.chunk;
   const int64_t end = begin + split.chunk < units ? begin + split.chunk : units;
   if (o.kind == OpKind::ternary_matmul) {
@@ -1018,9 +1022,7 @@ bool engine_matrix(const Engine* e, uint32_t i, Blob* out) {
     const Op& o = e->ops[op];
     if (!Decoder::is_matmul(o.kind) || i-- > 0) continue;
     const Weight& w = matmul_weight(e, o);
-    uint64_t bytes = (uint64_t)(w.kind == WeightKind::ternary ? (w.rows + 3) / 4 : w.rows) * w.columns;
-    if (w.kind == WeightKind::dense) bytes *= w.dtype == Dense::f32 ? 4 : 2;
-    *out = Blob{w.bytes, bytes};
+    *out = Blob{w.bytes, (uint64_t)(units_of(w) * unit_bytes(w))};
     return true;
   }
   return false;
@@ -1029,15 +1031,11 @@ int64_t engine_macs_per_row(const Engine* e) { return e->macs_per_row; }
 
 uint64_t engine_stream(Engine* e, Stream kind, uint64_t piece, int64_t prefetch) {
   uint64_t largest = 0;
-  const auto units_of = [](const Weight& w) { return w.kind == WeightKind::ternary ? (w.rows + 3) / 4 : w.rows; };
-  const auto unit_bytes = [](const Weight& w) {
-    return (uint64_t)w.columns * (w.kind != WeightKind::dense ? 1 : w.dtype == Dense::f32 ? 4 : 2);
-  };
   for (uint64_t i = 0; i < e->ops.size; i += 1) {
     if (!Decoder::is_matmul(e->ops[i].kind)) continue;
     const Weight& w = matmul_weight(e, e->ops[i]);
     if (stream_of(w) != kind) continue;
-    const uint64_t size = (uint64_t)units_of(w) * unit_bytes(w);
+    const uint64_t size = (uint64_t)(units_of(w) * unit_bytes(w));
     largest = size > largest ? size : largest;
   }
   const uint64_t per = largest / kPieceBytes;
@@ -1045,27 +1043,27 @@ uint64_t engine_stream(Engine* e, Stream kind, uint64_t piece, int64_t prefetch)
   for (uint64_t i = 0; i < e->ops.size; i += 1) {
     if (!Decoder::is_matmul(e->ops[i].kind)) continue;
     const Weight& w = matmul_weight(e, e->ops[i]);
-    if (stream_of(w) != kind || (uint64_t)units_of(w) * unit_bytes(w) != largest) continue;
+    if (stream_of(w) != kind || (uint64_t)(units_of(w) * unit_bytes(w)) != largest) continue;
     if (piece >= per) {
       piece -= per;
       continue;
     }
-    const int64_t units = units_of(w), rows = (int64_t)(kPieceBytes / unit_bytes(w)), begin = (int64_t)piece * rows, end = begin + rows;
+    const int64_t units = units_of(w), rows = (int64_t)kPieceBytes / unit_bytes(w);
+    const int64_t begin = (int64_t)piece * rows, end = begin + rows;
     if (rows == 0 || end > units) return 0;
     // One row of zeros: what it is multiplied with takes no part in the time.
     Array<float> x, out;
     Array<uint8_t> scratch;
-    Array<float> scale;
-    const bool ok = x.allocate((code_stride(w.columns) + 3) / 4 + w.columns) && out.allocate(w.rows) && scale.allocate(1) &&
+    const bool ok = x.allocate((code_stride(w.columns) + 3) / 4 + w.columns) && out.allocate(w.rows) &&
                     scratch.allocate(e->k->ternary_scratch(w.columns));
     if (ok) {
-      scale[0] = 1;
+      const float scale = 1;
       const int8_t* codes = (const int8_t*)x.data;
       if (kind == Stream::ternary) {
-        e->k->ternary(TernaryArgs{w.bytes, w.tail, w.tail_first, w.columns, w.rows, units, begin, end, codes, scale.data,
-                                  1, out.data, scratch.data, prefetch});
+        e->k->ternary(TernaryArgs{w.bytes, w.tail, w.tail_first, w.columns, w.rows, units, begin, end, codes, &scale, 1,
+                                  out.data, scratch.data, prefetch});
       } else if (kind == Stream::int8) {
-        e->k->int8(Int8Args{w.bytes, w.tail, w.tail_first, w.row_scale, w.columns, w.rows, begin, end, codes, scale.data, 1,
+        e->k->int8(Int8Args{w.bytes, w.tail, w.tail_first, w.row_scale, w.columns, w.rows, begin, end, codes, &scale, 1,
                             out.data, prefetch});
       } else {
         e->k->dense(DenseArgs{w.bytes, w.dtype, w.columns, w.rows, begin, end, x.data, 1, out.data, prefetch});
@@ -1073,9 +1071,8 @@ uint64_t engine_stream(Engine* e, Stream kind, uint64_t piece, int64_t prefetch)
     }
     x.release();
     out.release();
-    scale.release();
     scratch.release();
-    return ok ? (uint64_t)rows * unit_bytes(w) : 0;
+    return ok ? (uint64_t)(rows * unit_bytes(w)) : 0;
   }
   return 0;
 }
