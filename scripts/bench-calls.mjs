@@ -1,4 +1,5 @@
-// How many color_at calls a second the built server answers: stateless and in a session over HTTP, and over stdio.
+// How many color_at calls a second the built server answers: stateless and in a session over HTTP, and over stdio; and
+// how long one takes while a model writes.
 //   node scripts/bench-calls.mjs [--connections 8] [--pipeline 8] [--seconds 3]
 // The client runs in this process, the server in another, each on a core. `CPU` is the server's own time for a call,
 // which holds on a busy machine, too.
@@ -128,5 +129,48 @@ async function overStdio() {
   server.kill();
 }
 
+/** One call after another, 5 ms apart, beside generations that follow each other. */
+async function whileWriting(calls = 400) {
+  const server = spawn(process.execPath, [main, 'serve'], { env, stdio: ['pipe', 'pipe', 'inherit'] });
+  const waiting = new Map();
+  createInterface({ input: server.stdout }).on('line', (line) => {
+    const answer = JSON.parse(line);
+    waiting.get(answer.id)?.(answer);
+  });
+  const ask = (method, params) => {
+    id += 1;
+    const answered = new Promise((resolve) => waiting.set(id, resolve));
+    server.stdin.write(`${JSON.stringify({ jsonrpc: '2.0', id, method, params })}\n`);
+    return answered;
+  };
+  await ask('initialize', INITIALIZE);
+  const write = async (tokens) => {
+    const args = { prompt: 'Once upon a time', max_tokens: tokens, temperature: 1 };
+    return (await ask('tools/call', { name: 'generate_with_trace', arguments: args })).result.structuredContent.usage;
+  };
+  await write(1);
+  let written = 0;
+  let done = false;
+  const writing = (async () => {
+    while (!done) written += (await write(480)).completion_tokens;
+  })();
+  const times = [];
+  for (let i = 0; i < calls; i += 1) {
+    const start = performance.now();
+    await ask('tools/call', { name: 'color_at', arguments: { index: i } });
+    times.push(performance.now() - start);
+    await sleep(5);
+  }
+  done = true;
+  await writing;
+  times.sort((a, b) => a - b);
+  const [median, late, last] = [0.5, 0.99, 1].map((part) => times[Math.ceil(part * calls) - 1].toFixed(1));
+  process.stdout.write(
+    `stdio, while a model writes (${written} tokens): p50 ${median} ms, p99 ${late}, slowest ${last}\n`,
+  );
+  server.kill();
+}
+
 await overHttp();
 await overStdio();
+await whileWriting();

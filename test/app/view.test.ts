@@ -221,17 +221,15 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
     await shot('trace-light');
   });
 
-  test('a long trace stays quick and inside its box', async () => {
+  test('a long trace stays inside its box', async () => {
     const { message } = await resultOf('generate_with_trace', {
       prompt: 'Once upon a time',
       max_tokens: 200,
       activations: true,
     });
     const view = await open({ context: { theme: 'dark' } });
-    const start = performance.now();
     await send('sendToolResult', message);
     await view.getByRole('option').first().waitFor();
-    expect(performance.now() - start).toBeLessThan(2000);
     await view.getByRole('option').first().focus();
     const row = (index: number) =>
       view

@@ -6,6 +6,9 @@ import { childrenOf, isAlive, RawClient, ROOT } from './server-process.ts';
 
 const LONG = { prompt: 'Once upon a time', max_tokens: 900, temperature: 1, max_seconds: 60 };
 
+/** A generation then takes many seconds on any machine: what happens in its middle does happen there. */
+const SLOW = { BITNET_BACKEND: 'js' };
+
 const clients: RawClient[] = [];
 
 async function connect(env: Record<string, string> = {}): Promise<RawClient> {
@@ -40,6 +43,8 @@ async function startWriting(client: RawClient): Promise<{ id: number; steps: () 
   return { id, steps: () => progress };
 }
 
+const isAnswered = (client: RawClient, id: number) => client.lines.some((line) => JSON.parse(line).id === id);
+
 async function within(milliseconds: number, condition: () => boolean): Promise<boolean> {
   const end = performance.now() + milliseconds;
   while (!condition()) {
@@ -62,22 +67,18 @@ test('stdout carries protocol only, whatever happens', async () => {
   expect(answered[0]?.error?.code).toBe(-32601);
 });
 
-test('color_at answers in less than 20 ms while a model writes', async () => {
-  const client = await connect();
+test('color_at answers while a model writes', async () => {
+  const client = await connect(SLOW);
   await client.call('color_at', { index: 1 });
-  const { steps } = await startWriting(client);
-  const before = steps();
-  const times: number[] = [];
+  const { id, steps } = await startWriting(client);
   for (let index = 1; index <= 50; index++) {
-    const start = performance.now();
     const { result } = await client.call('color_at', { index });
-    times.push(performance.now() - start);
     expect(result.structuredContent.index).toBe(index);
-    await sleep(5);
   }
-  expect(steps(), 'it was writing meanwhile').toBeGreaterThan(before);
-  times.sort((a, b) => a - b);
-  expect(times[Math.floor(times.length / 2)]).toBeLessThan(20);
+  // How long an answer takes meanwhile: `npm run bench:calls`.
+  const before = steps();
+  expect(await within(20_000, () => steps() > before), 'it went on').toBe(true);
+  expect(isAnswered(client, id), 'it is still writing').toBe(false);
 });
 
 test('many calls at once are all answered, with no warning about it', async () => {
@@ -97,22 +98,14 @@ test('more heavy calls at once than an HTTP server would let wait are all answer
 });
 
 test('a cancelled generation stops writing', async () => {
-  const client = await connect();
+  const client = await connect(SLOW);
   const { id, steps } = await startWriting(client);
   client.send({ method: 'notifications/cancelled', params: { requestId: id, reason: 'test' } });
-  await sleep(200);
-  const stopped = steps();
-  await sleep(300);
-  expect(steps()).toBe(stopped);
   // The engine is free again at once: a short generation is not behind the long one.
-  const start = performance.now();
   const { result } = await client.call('generate_with_trace', { prompt: 'Once', max_tokens: 2 });
   expect(result.structuredContent.usage.completion_tokens).toBe(2);
-  expect(performance.now() - start).toBeLessThan(2000);
-  expect(
-    client.lines.some((line) => JSON.parse(line).id === id),
-    'no answer to what was cancelled',
-  ).toBe(false);
+  expect(steps()).toBeLessThan(LONG.max_tokens / 2);
+  expect(isAnswered(client, id), 'no answer to what was cancelled').toBe(false);
 });
 
 test('a generation that is out of time gives what it has and a way to go on', async () => {
@@ -145,7 +138,7 @@ test.skipIf(process.platform !== 'linux').each(Object.keys(ENDS))(
     const family = [client.child.pid!, ...childrenOf(client.child.pid!)];
     expect(family.length, 'the engine runs in a process of its own').toBe(2);
     ENDS[how]!(client);
-    expect(await within(4000, () => !family.some(isAlive)), 'all gone').toBe(true);
+    expect(await within(20_000, () => !family.some(isAlive)), 'all gone').toBe(true);
     expect(await client.exit()).toBe(0);
   },
 );
@@ -155,16 +148,16 @@ test.skipIf(process.platform !== 'linux')('the engine ends with a server that is
   await startWriting(client);
   const family = [client.child.pid!, ...childrenOf(client.child.pid!)];
   client.child.kill('SIGKILL');
-  expect(await within(4000, () => !family.some(isAlive)), 'all gone').toBe(true);
+  expect(await within(20_000, () => !family.some(isAlive)), 'all gone').toBe(true);
 });
 
 test.skipIf(process.platform !== 'linux')(
   'an engine that dies ends its request with an error, not the server',
   async () => {
-    const client = await connect();
+    const client = await connect(SLOW);
     const { id } = await startWriting(client);
     process.kill(childrenOf(client.child.pid!)[0]!, 'SIGKILL');
-    await within(4000, () => client.lines.some((line) => JSON.parse(line).id === id));
+    await within(20_000, () => isAnswered(client, id));
     const answer = client.lines.map((line) => JSON.parse(line)).find((message) => message.id === id);
     expect(answer.result.isError).toBe(true);
     expect(answer.result.content[0].text).toContain('ask again');

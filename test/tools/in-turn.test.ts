@@ -80,9 +80,8 @@ test.each(HEAVY)('%s waits for its turn of the %s, and hears how many are before
     .finally(() => {
       ended = true;
     });
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  await expect.poll(() => queued.queues[of].waiting).toBe(1);
   expect(ended).toBe(false);
-  expect(queued.queues[of].waiting).toBe(1);
   expect(heard).toEqual([[0.5, undefined, 'waiting: 0 before this call']]);
   for (const leave of leaves.splice(0)) leave();
   await work;
@@ -93,7 +92,7 @@ test.each(HEAVY)('%s that is cancelled while it waits leaves the queue', async (
   const queued = await busy();
   const controller = new AbortController();
   const work = run(queued.forClient('me'), { signal: controller.signal, progress: () => {} });
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  await expect.poll(() => queued.queues[of].waiting).toBe(1);
   controller.abort();
   await expect(work).rejects.toMatchObject({ code: 'CANCELLED' });
   expect(queued.queues[of].waiting).toBe(0);
