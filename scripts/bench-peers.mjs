@@ -322,7 +322,10 @@ async function writeRandomGguf(file, shape, format) {
   const { writeGguf } = await dist('formats/write-gguf.js');
   const { packTq2 } = await dist('quant/tq2.js');
   const { packTq1 } = await dist('quant/tq1.js');
-  const { hidden, ffn, layers, heads, kvHeads, headDim, vocab, ropeTheta } = shape;
+  const { hidden, ffn, layers, heads, kvHeads, headDim, ropeTheta } = shape;
+  // A file of exactly 2B-4T's shape gets that model's relu2 here, while llama.cpp computes SiLU for all of this
+  // architecture. With a few words less both take it for another model, and what they compute can be compared.
+  const vocab = shape.vocab - 256;
   let state = 0x9e3779b9;
   const bits = () => {
     state ^= state << 13;

@@ -98,9 +98,9 @@ constexpr int32_t kMaxContext = 1 << 24;    // 131072
 constexpr int32_t kMaxRows = 1 << 15;       // rows of one step: prompt chunks of 512
 constexpr int32_t kMaxSequences = 1 << 16;
 
-// Packed bytes of one work item: large enough that claiming one costs nothing beside it, small enough that a thread
-// which loses its core holds up the others for microseconds.
-constexpr int64_t kChunkBytes = 48 * 1024;
+// Packed bytes of one work item: small enough that a thread which loses its core holds up the others for microseconds,
+// and, in a large matrix, so large that claiming one costs nothing beside it.
+constexpr int64_t kChunkBytes = 48 * 1024, kMostChunkBytes = 256 * 1024, kChunksPerThread = 16;
 
 // What a prefetch distance is timed on: long beside the start of a stream, and many of them in the largest matrices.
 constexpr uint64_t kPieceBytes = 2 << 20;
@@ -697,9 +697,16 @@ Split split_matmul(const Engine* e, const Op& o, int64_t T) {
   const bool ternary = o.kind == OpKind::ternary_matmul;
   const int64_t units = units_of(w);
   const int64_t block = token_block_of(*e->k, w.columns), blocks = divide_up(T, block);
-  // More tokens are more work for the same bytes.
   const int64_t tokens = T < block ? T : block;
-  int64_t chunk = kChunkBytes / (unit_bytes(w) * (tokens < 8 ? 1 : tokens / 4));
+  int64_t bytes = kChunkBytes;
+  if (tokens >= 8) {
+    // More tokens are more work for the same bytes.
+    bytes /= tokens / 4;
+  } else {
+    const int64_t part = units * unit_bytes(w) / (kChunksPerThread * e->threads);
+    bytes = part < bytes ? bytes : part < kMostChunkBytes ? part : kMostChunkBytes;
+  }
+  int64_t chunk = bytes / unit_bytes(w);
   // Every thread gets several chunks, so that the last ones level out.
   const int64_t most = units / (4 * e->threads);
   if (e->threads > 1 && chunk > most) chunk = most;

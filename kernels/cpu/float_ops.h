@@ -384,10 +384,21 @@ void dense(const DenseArgs& a) {
  */
 constexpr int kPairKeys = 2 * kVecFloats;
 
-/** The keys of a pair: each points at the next dimension's 16 positions. */
+/** The keys of a pair: each points at the next dimension's 16 positions; `ahead` at those of the pair to come. */
 struct PairKeys {
   const float* k[2];
+  const float* ahead[2];
 };
+
+/**
+ * Whether N queries ask for keys and values ahead of their use. One alone keeps up with the CPU's own prefetcher, which
+ * reads faster undisturbed.
+ */
+template <int N>
+constexpr bool kAskAhead = N > 1;
+
+/** How far ahead of a key its cache line is asked for: the next 16 positions, or the next pair. */
+constexpr int64_t kKeysAhead = kPairKeys > 16 ? kPairKeys : 16;
 
 /**
  * One lane of q . k for kPairKeys keys and N queries, added to `out` when `add`. A plain loop: unrolled, it is slower on
@@ -398,13 +409,17 @@ BITNET_INLINE void score_lane(const AttentionArgs& a, int first_query, PairKeys&
   vf sum[N][2];
   const auto step = [&](int64_t d, bool first) __attribute__((always_inline)) {
     const vf k0 = vf_load(keys.k[0]), k1 = vf_load(keys.k[1]);
+    if (kAskAhead<N>) __builtin_prefetch(keys.ahead[0]);
+    if (kAskAhead<N> && kPairKeys > 16) __builtin_prefetch(keys.ahead[1]);
     for (int g = 0; g < N; g += 1) {
       const vf x = vf_splat(a.q[first_query + g][d]);
       sum[g][0] = first ? x * k0 : sum[g][0] + x * k0;
       sum[g][1] = first ? x * k1 : sum[g][1] + x * k1;
     }
-    keys.k[0] += 16;
-    keys.k[1] += 16;
+    for (int i = 0; i < 2; i += 1) {
+      keys.k[i] += 16;
+      keys.ahead[i] += 16;
+    }
   };
   if (lane < a.D) {
     step(lane, true);
@@ -441,30 +456,38 @@ void score_pair(const AttentionArgs& a, int query, PairKeys keys, float* scores)
       vf_store(scores + (query + g) * a.score_stride + k * kVecFloats, (half[0][g][k] + half[1][g][k]) * scale);
 }
 
-/** W blocks of 16 output dimensions from block d on: sums of weight * V over the keys, then the division. */
+/**
+ * W blocks of 16 output dimensions from block d on: weight * V of the keys j.. of one KV block, added to `out`, which the
+ * first block begins and the last one divides by the sum of the weights. `ahead`: the values that come next.
+ */
 template <int N, int W>
-void weighted_values(const AttentionArgs& a, int query, int64_t d, int64_t keys, const float* total) {
+void weighted_values(const AttentionArgs& a, int query, int64_t d, int64_t j, int64_t keys, const float* ahead,
+                     const float* total) {
+  const auto out_at = [&](int g, int i) { return a.out[query + g] + (d + i) * 16; };
+  const int64_t rest = a.D - d * 16;
   V16 sum[N][W];
   for (int g = 0; g < N; g += 1)
-    for (int i = 0; i < W; i += 1) sum[g][i] = v_zero();
-  for (int64_t j = 0; j < keys; j += kBlock) {
-    const float* v = a.blocks[j / kBlock] + a.v_at + d * kBlock * 16;
-    const int64_t n = keys - j < kBlock ? keys - j : kBlock;
-    for (int64_t k = 0; k < n; k += 1) {
-      V16 value[W];
-      for (int i = 0; i < W; i += 1) value[i] = v_load(v + (k + i * kBlock) * 16);
-      for (int g = 0; g < N; g += 1) {
-        const V16 weight = v_splat(a.scores[(query + g) * a.score_stride + j + k]);
-        for (int i = 0; i < W; i += 1) sum[g][i] = sum[g][i] + weight * value[i];
-      }
+    for (int i = 0; i < W; i += 1)
+      sum[g][i] = j == 0 ? v_zero() : rest - i * 16 >= 16 ? v_load(out_at(g, i)) : v_load_part(out_at(g, i), rest - i * 16);
+  const float* v = a.blocks[j / kBlock] + a.v_at + d * kBlock * 16;
+  const int64_t n = keys - j < kBlock ? keys - j : kBlock;
+  const float* weights = a.scores + query * a.score_stride + j;
+  for (int64_t k = 0; k < n; k += 1) {
+    V16 value[W];
+    for (int i = 0; i < W; i += 1) {
+      value[i] = v_load(v + (k + i * kBlock) * 16);
+      if (kAskAhead<N>) __builtin_prefetch(ahead + (k + i * kBlock) * 16);
+    }
+    for (int g = 0; g < N; g += 1) {
+      const V16 weight = v_splat(weights[g * a.score_stride + k]);
+      for (int i = 0; i < W; i += 1) sum[g][i] = sum[g][i] + weight * value[i];
     }
   }
   for (int g = 0; g < N; g += 1) {
     for (int i = 0; i < W; i += 1) {
-      const V16 out = sum[g][i] / v_splat(total[query + g]);
-      const int64_t at = (d + i) * 16;
-      if (a.D - at >= 16) v_store(a.out[query + g] + at, out);
-      else v_store_part(a.out[query + g] + at, out, a.D - at);
+      const V16 out = j + n < keys ? sum[g][i] : sum[g][i] / v_splat(total[query + g]);
+      if (rest - i * 16 >= 16) v_store(out_at(g, i), out);
+      else v_store_part(out_at(g, i), out, rest - i * 16);
     }
   }
 }
@@ -489,21 +512,26 @@ float softmax(float* s, int64_t count, int64_t most) {
 /** Four queries at a time meet what was loaded of K or V; all of them meet it while it is in the nearest cache. */
 constexpr int kTogether = 4;
 
+/** Where the first dimension of a key lies; a pair lies in one block. */
+BITNET_INLINE const float* key_at(const AttentionArgs& a, int64_t j) {
+  const int64_t slot = j % kBlock;
+  return a.blocks[j / kBlock] + a.k_at + slot / 16 * 16 * a.D + slot % 16;
+}
+
 template <int N>
-BITNET_INLINE void scores_of(const AttentionArgs& a, int query, int64_t j, int n) {
+BITNET_INLINE void scores_of(const AttentionArgs& a, int query, int64_t j, int64_t ahead, int n) {
   if constexpr (N > 0) {
-    if (n < N) return scores_of<N - 1>(a, query, j, n);
-    // A pair lies in one block.
-    const float* block = a.blocks[j / kBlock] + a.k_at;
-    const int64_t slot = j % kBlock, next = slot + kVecFloats;
-    score_pair<N>(a, query, {{block + slot / 16 * 16 * a.D + slot % 16, block + next / 16 * 16 * a.D + next % 16}}, a.scores + j);
+    if (n < N) return scores_of<N - 1>(a, query, j, ahead, n);
+    score_pair<N>(a, query, {{key_at(a, j), key_at(a, j + kVecFloats)}, {key_at(a, ahead), key_at(a, ahead + kVecFloats)}},
+                  a.scores + j);
   }
 }
 template <int N, int W>
-BITNET_INLINE void values_of(const AttentionArgs& a, int query, int64_t d, int64_t keys, const float* total, int n) {
+BITNET_INLINE void values_of(const AttentionArgs& a, int query, int64_t d, int64_t j, int64_t keys, const float* ahead,
+                             const float* total, int n) {
   if constexpr (N > 0) {
-    if (n < N) return values_of<N - 1, W>(a, query, d, keys, total, n);
-    weighted_values<N, W>(a, query, d, keys, total);
+    if (n < N) return values_of<N - 1, W>(a, query, d, j, keys, ahead, total, n);
+    weighted_values<N, W>(a, query, d, j, keys, ahead, total);
   }
 }
 
@@ -515,17 +543,27 @@ void attention(const AttentionArgs& a) {
     m = a.count[g] > m ? a.count[g] : m;
     longest = m > longest ? m : longest;
   }
-  for (int64_t j = 0; j < longest; j += kPairKeys)
+  for (int64_t j = 0; j < longest; j += kPairKeys) {
+    const int64_t ahead = j + kKeysAhead < longest ? j + kKeysAhead : j;
     for (int g = 0; g < a.queries; g += kTogether)
-      if (j < most[g / kTogether]) scores_of<kTogether>(a, g, j, a.queries - g);
+      if (j < most[g / kTogether]) scores_of<kTogether>(a, g, j, g == 0 ? ahead : j, a.queries - g);
+  }
   for (int g = 0; g < a.queries; g += 1) total[g] = softmax(a.scores + g * a.score_stride, a.count[g], most[g / kTogether]);
   // Enough sums to hide the latency of an addition: 16 lanes are four, two or one vector of each query.
   constexpr int kWide = kParts == 1 ? 2 : 1;
   const int64_t blocks = bitnet::round_up(a.D, 16) / 16;
-  for (int64_t d = 0; d < blocks; d += kWide)
-    for (int g = 0; g < a.queries; g += kTogether) {
-      if (d + kWide <= blocks) values_of<kTogether, kWide>(a, g, d, most[g / kTogether], total, a.queries - g);
-      else values_of<kTogether, 1>(a, g, d, most[g / kTogether], total, a.queries - g);
+  for (int64_t j = 0; j < longest; j += kBlock)
+    for (int64_t d = 0; d < blocks; d += kWide) {
+      const float* v = a.blocks[j / kBlock] + a.v_at + d * kBlock * 16;
+      const float* ahead = d + 2 * kWide <= blocks ? v + kWide * kBlock * 16
+                           : j + kBlock < longest  ? a.blocks[j / kBlock + 1] + a.v_at
+                                                   : v;
+      for (int g = 0; g < a.queries; g += kTogether) {
+        const int64_t keys = most[g / kTogether];
+        if (j >= keys) continue;
+        if (d + kWide <= blocks) values_of<kTogether, kWide>(a, g, d, j, keys, g == 0 ? ahead : v, total, a.queries - g);
+        else values_of<kTogether, 1>(a, g, d, j, keys, g == 0 ? ahead : v, total, a.queries - g);
+      }
     }
 }
 

@@ -13,11 +13,19 @@ namespace bitnet {
 
 namespace {
 constexpr uint64_t kMapFrom = 1 << 20;
+constexpr uintptr_t kHuge = 2 << 20;
+
+/** Whole huge pages where that wastes little: the last part of a block of the KV cache is read as often as the first. */
+uint64_t mapped_bytes(uint64_t bytes) {
+  const uint64_t whole = (bytes + kHuge - 1) / kHuge * kHuge;
+  return whole - bytes <= bytes / 16 ? whole : bytes;
 }
+}  // namespace
 
 void* host_alloc(uint64_t bytes) {
 #if defined(__unix__) || defined(__APPLE__)
   if (bytes >= kMapFrom) {
+    bytes = mapped_bytes(bytes);
     void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return nullptr;
 #if defined(MADV_HUGEPAGE)
@@ -35,7 +43,7 @@ void* host_alloc(uint64_t bytes) {
 void host_free(void* p, uint64_t bytes) {
 #if defined(__unix__) || defined(__APPLE__)
   if (bytes >= kMapFrom) {
-    munmap(p, bytes);
+    munmap(p, mapped_bytes(bytes));
     return;
   }
 #endif
@@ -43,8 +51,6 @@ void host_free(void* p, uint64_t bytes) {
 }
 
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-constexpr uintptr_t kHuge = 2 << 20;
-
 uint64_t host_prefer_huge_pages(const void* p, uint64_t bytes) {
   constexpr int kCollapse = 25;  // MADV_COLLAPSE, Linux 6.1; older ones refuse it and their daemon follows the advice
   if (bytes < kHuge / 4) return 0;

@@ -297,7 +297,11 @@ inline __attribute__((unused)) void int8_256(const Int8Args& a) {
   for (int64_t r = a.begin; r < a.end; r += 1) {
     int64_t t = 0;
     for (; t + 4 <= a.T; t += 4) int8_row<4>(a, r, t);
-    for (; t < a.T; t += 1) int8_row<1>(a, r, t);
+    if (t + 2 <= a.T) {
+      int8_row<2>(a, r, t);
+      t += 2;
+    }
+    if (t < a.T) int8_row<1>(a, r, t);
   }
 }
 
