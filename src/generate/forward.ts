@@ -2,6 +2,7 @@
 
 import { CancelledError } from '../errors.ts';
 import type { LogitsModel } from './engine.ts';
+import { expOfNegative } from './exp.ts';
 
 export type ForwardOptions = {
   /** Tokens of one step; results do not depend on it. */
@@ -58,6 +59,6 @@ export function negativeLogLikelihood(logits: Float32Array, token: number): numb
   let largest = Number.NEGATIVE_INFINITY;
   for (let i = 0; i < logits.length; i += 1) largest = Math.max(largest, logits[i]!);
   let total = 0;
-  for (let i = 0; i < logits.length; i += 1) total += Math.exp(logits[i]! - largest);
+  for (let i = 0; i < logits.length; i += 1) total += expOfNegative(logits[i]! - largest);
   return Math.log(total) + largest - logits[token]!;
 }

@@ -3,6 +3,7 @@
 
 import { NonFiniteError } from '../engine/backend.ts';
 import { GAMMA, splitmix64 } from '../random/splitmix64.ts';
+import { expOfNegative } from './exp.ts';
 
 export type SamplingOptions = {
   /** 0 is greedy: the largest logit, the lower id on a tie. */
@@ -25,36 +26,52 @@ export function chooseToken(logits: Float32Array, step: number, options: Samplin
   let best = 0;
   for (let i = 1; i < logits.length; i += 1) if (logits[i]! > logits[best]!) best = i;
   const largest = logits[best]!;
-  let total = 0;
-  for (let i = 0; i < logits.length; i += 1) total += Math.exp(logits[i]! - largest);
-  if (!Number.isFinite(total) || !Number.isFinite(largest)) throw new NonFiniteError('output logits');
+  const all = weigh(logits, largest, 1);
+  if (!Number.isFinite(all.mass) || !Number.isFinite(largest)) throw new NonFiniteError('output logits');
 
-  const token = options.temperature === 0 ? best : sample(logits, largest, step, options);
-  return { token, logprob: logits[token]! - largest - Math.log(total) };
+  const token = options.temperature === 0 ? best : sample(logits, largest, all, step, options);
+  return { token, logprob: logits[token]! - largest - Math.log(all.mass) };
 }
 
-function sample(logits: Float32Array, largest: number, step: number, options: SamplingOptions): number {
-  const weightOf = (id: number) => Math.exp((logits[id]! - largest) / options.temperature);
-  const u = uniform(options.sampleSeed, step);
-  const limited = options.topK > 0 && options.topK < logits.length;
-  if (!limited && options.topP >= 1) {
-    let mass = 0;
-    for (let id = 0; id < logits.length; id += 1) mass += weightOf(id);
-    return pick(logits.length, (i) => i, weightOf, u * mass);
-  }
+/** e^((logit - largest) / temperature) of every token, and their sum. */
+type Weights = { readonly of: Float64Array; readonly mass: number };
 
-  const candidates = limited ? topIndices(logits, options.topK) : nucleusCandidates(logits, weightOf, options.topP);
+/** Kept between tokens: a vocabulary is a megabyte of weights. Good until the next call. */
+let scratch = new Float64Array(0);
+
+function weigh(logits: Float32Array, largest: number, temperature: number): Weights {
+  if (scratch.length < logits.length) scratch = new Float64Array(logits.length);
+  const of = scratch;
   let mass = 0;
-  for (const id of candidates) mass += weightOf(id);
-  if (options.topP < 1) {
-    const whole = limited ? mass : totalMass(logits, weightOf);
-    let kept = 0;
-    let count = 0;
-    while (count < candidates.length && kept < options.topP * whole) kept += weightOf(candidates[count++]!);
-    candidates.length = Math.max(1, count);
-    mass = kept;
+  for (let id = 0; id < logits.length; id += 1) {
+    const weight = expOfNegative((logits[id]! - largest) / temperature);
+    of[id] = weight;
+    mass += weight;
   }
-  return pick(candidates.length, (i) => candidates[i]!, weightOf, u * mass);
+  return { of, mass };
+}
+
+/** `all`: the weights at temperature 1. */
+function sample(logits: Float32Array, largest: number, all: Weights, step: number, options: SamplingOptions): number {
+  const { temperature, topK, topP } = options;
+  const u = uniform(options.sampleSeed, step);
+  if (topK > 0 && topK < logits.length) {
+    const candidates = topIndices(logits, topK);
+    const weights = candidates.map((id) => expOfNegative((logits[id]! - largest) / temperature));
+    const { count, mass } = topP < 1 ? front(weights, topP * sumOf(weights)) : whole(weights);
+    return candidates[pick(weights, count, u * mass)]!;
+  }
+  const { of, mass } = temperature === 1 ? all : weigh(logits, largest, temperature);
+  if (topP >= 1) return pick(of, logits.length, u * mass);
+  // Enough of the likeliest, in order: more and more of them until they hold the mass, so that V is not sorted.
+  for (let taken = 64; ; taken *= 4) {
+    const candidates = topIndices(logits, Math.min(taken, logits.length));
+    const weights = candidates.map((id) => of[id]!);
+    const kept = front(weights, topP * mass);
+    if (kept.mass >= topP * mass || candidates.length === logits.length) {
+      return candidates[pick(weights, kept.count, u * kept.mass)]!;
+    }
+  }
 }
 
 /** Uniform in [0, 1) with 53 bits: draw `step` of the seed's splitmix64 stream. */
@@ -62,36 +79,32 @@ function uniform(seed: bigint, step: number): number {
   return Number(splitmix64(seed + BigInt(step) * GAMMA) >> 11n) / 2 ** 53;
 }
 
-function pick(count: number, idAt: (i: number) => number, weightOf: (id: number) => number, target: number): number {
+type Front = { readonly count: number; readonly mass: number };
+
+/** The first weights until they hold `enough`; at least one. */
+function front(weights: readonly number[], enough: number): Front {
+  let mass = weights[0]!;
+  let count = 1;
+  while (count < weights.length && mass < enough) mass += weights[count++]!;
+  return { count, mass };
+}
+
+const whole = (weights: readonly number[]): Front => ({ count: weights.length, mass: sumOf(weights) });
+const sumOf = (weights: readonly number[]): number => weights.reduce((sum, weight) => sum + weight, 0);
+
+/** The place among `count` weights where their running sum passes `target`. */
+function pick(weights: ArrayLike<number>, count: number, target: number): number {
   let passed = 0;
-  let last = idAt(0);
+  let last = 0;
   for (let i = 0; i < count; i += 1) {
-    const id = idAt(i);
-    const weight = weightOf(id);
+    const weight = weights[i]!;
     if (weight === 0) continue;
     passed += weight;
-    last = id;
-    if (passed > target) return id;
+    last = i;
+    if (passed > target) return i;
   }
   // Rounding may leave the target a hair above the sum.
   return last;
-}
-
-function totalMass(logits: Float32Array, weightOf: (id: number) => number): number {
-  let mass = 0;
-  for (let id = 0; id < logits.length; id += 1) mass += weightOf(id);
-  return mass;
-}
-
-/** Enough of the likeliest ids, in order, to hold `topP` of the mass: doubled until they do, so that V is not sorted. */
-function nucleusCandidates(logits: Float32Array, weightOf: (id: number) => number, topP: number): number[] {
-  const whole = totalMass(logits, weightOf);
-  for (let count = 64; ; count *= 4) {
-    const candidates = topIndices(logits, Math.min(count, logits.length));
-    let mass = 0;
-    for (const id of candidates) mass += weightOf(id);
-    if (mass >= topP * whole || candidates.length === logits.length) return candidates;
-  }
 }
 
 /** Ids of the `count` largest logits, largest first, lower id first on ties. A binary heap keeps the smallest on top. */
@@ -111,19 +124,22 @@ export function topIndices(logits: Float32Array, count: number): number[] {
       at = smallest;
     }
   };
-  for (let id = 0; id < logits.length; id += 1) {
-    if (heap.length < count) {
-      let at = heap.push(id) - 1;
-      while (at > 0) {
-        const parent = (at - 1) >> 1;
-        if (!worse(heap[at]!, heap[parent]!)) break;
-        [heap[at], heap[parent]] = [heap[parent]!, heap[at]!];
-        at = parent;
-      }
-    } else if (worse(heap[0]!, id)) {
-      heap[0] = id;
-      siftDown();
+  for (let id = 0; id < count; id += 1) {
+    let at = heap.push(id) - 1;
+    while (at > 0) {
+      const parent = (at - 1) >> 1;
+      if (!worse(heap[at]!, heap[parent]!)) break;
+      [heap[at], heap[parent]] = [heap[parent]!, heap[at]!];
+      at = parent;
     }
+  }
+  // Of equal logits the lower id, which is in the heap, stays.
+  let least = logits[heap[0]!]!;
+  for (let id = count; id < logits.length; id += 1) {
+    if (!(logits[id]! > least)) continue;
+    heap[0] = id;
+    siftDown();
+    least = logits[heap[0]]!;
   }
   return heap.sort((a, b) => (worse(a, b) ? 1 : -1));
 }
