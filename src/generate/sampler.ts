@@ -63,15 +63,52 @@ function sample(logits: Float32Array, largest: number, all: Weights, step: numbe
   }
   const { of, mass } = temperature === 1 ? all : weigh(logits, largest, temperature);
   if (topP >= 1) return pick(of, logits.length, u * mass);
-  // Enough of the likeliest, in order: more and more of them until they hold the mass, so that V is not sorted.
-  for (let taken = 64; ; taken *= 4) {
-    const candidates = topIndices(logits, Math.min(taken, logits.length));
-    const weights = candidates.map((id) => of[id]!);
-    const kept = front(weights, topP * mass);
-    if (kept.mass >= topP * mass || candidates.length === logits.length) {
-      return candidates[pick(weights, kept.count, u * kept.mass)]!;
-    }
+  return pickFromNucleus(logits, largest, { of, mass }, options, u);
+}
+
+/** How finely likelihoods are told apart before any are sorted: by factors of e^(1/32), down to e^-32 of the largest. */
+const SHELVES = 1024;
+const SHELVES_PER_E = 32;
+const shelfMass = new Float64Array(SHELVES);
+let shelfOf = new Uint16Array(0);
+
+/**
+ * Draws from the likeliest tokens that together hold `topP` of the mass, in their order, without sorting V: tokens are
+ * put on shelves by likelihood, and only the shelf where the nucleus ends and the one where the draw falls are sorted.
+ */
+function pickFromNucleus(
+  logits: Float32Array,
+  largest: number,
+  { of, mass }: Weights,
+  { temperature, topP }: SamplingOptions,
+  u: number,
+): number {
+  if (shelfOf.length < logits.length) shelfOf = new Uint16Array(logits.length);
+  const shelves = shelfOf;
+  shelfMass.fill(0);
+  let last = 0;
+  for (let id = 0; id < logits.length; id += 1) {
+    const shelf = Math.min(SHELVES - 1, Math.floor(((largest - logits[id]!) / temperature) * SHELVES_PER_E));
+    shelves[id] = shelf;
+    shelfMass[shelf]! += of[id]!;
+    if (shelf > last && of[id]! > 0) last = shelf;
   }
+  /** The shelf on which the running sum reaches `target`: what is before it, and its tokens in order. */
+  const reach = (target: number) => {
+    let before = 0;
+    let shelf = 0;
+    while (shelf < last && before + shelfMass[shelf]! < target) before += shelfMass[shelf++]!;
+    const ids: number[] = [];
+    for (let id = 0; id < logits.length; id += 1) if (shelves[id] === shelf) ids.push(id);
+    ids.sort((a, b) => logits[b]! - logits[a]! || a - b);
+    return { before, ids, weights: ids.map((id) => of[id]!) };
+  };
+  const end = reach(topP * mass);
+  const kept = front(end.weights, topP * mass - end.before);
+  const target = u * (end.before + kept.mass);
+  const drawn = target < end.before ? reach(target) : end;
+  const count = drawn === end ? kept.count : drawn.ids.length;
+  return drawn.ids[pick(drawn.weights, count, target - drawn.before)]!;
 }
 
 /** Uniform in [0, 1) with 53 bits: draw `step` of the seed's splitmix64 stream. */

@@ -61,6 +61,35 @@ describe('sampling', () => {
   });
 });
 
+test('top-p draws from the shortest front of the sorted tokens that holds it, and from all of that front', () => {
+  const logit = fc.oneof(fc.integer({ min: -6, max: 0 }), fc.double({ min: -40, max: 0, noNaN: true }));
+  fc.assert(
+    fc.property(
+      fc.array(logit, { minLength: 1, maxLength: 12 }),
+      fc.constantFrom(0.3, 1, 4),
+      fc.double({ min: 0.01, max: 0.99, noNaN: true }),
+      (values, temperature, topP) => {
+        const many = Float32Array.from(values);
+        const weights = [...many].map((value) => Math.exp((value - Math.max(...many)) / temperature));
+        const enough = topP * weights.reduce((a, b) => a + b);
+        const nucleus: number[] = [];
+        let mass = 0;
+        for (const id of weights.map((_, id) => id).sort((a, b) => many[b]! - many[a]! || a - b)) {
+          // A sum that is equal but for rounding may go either way.
+          if (Math.abs(mass - enough) < 1e-9) return;
+          if (mass > enough) break;
+          nucleus.push(id);
+          mass += weights[id]!;
+        }
+        const options = { ...greedy, temperature, topP };
+        const drawn = new Set(Array.from({ length: 300 }, (_, step) => chooseToken(many, step, options).token));
+        for (const id of drawn) expect(nucleus).toContain(id);
+        for (const id of nucleus) if (weights[id]! > 0.05 * mass) expect([...drawn]).toContain(id);
+      },
+    ),
+  );
+});
+
 test('topIndices is the front of a stable sort', () => {
   fc.assert(
     fc.property(fc.array(fc.integer({ min: -4, max: 4 }), { minLength: 1, maxLength: 60 }), fc.nat(60), (values, k) => {
