@@ -50,14 +50,15 @@ export const command = defineCommand({
   flags: {},
   examples: ['doctor'],
   run: async ({ json, output }) => {
-    const [backends, instructionSets, models, onnx, openai, warnings] = await Promise.all([
+    const [backends, instructionSets, models, onnx, warnings] = await Promise.all([
       surveyBackends(),
       nativeInstructionSets(),
       listModels(),
       onnxState(),
-      openAiState(),
       tokenizerWarnings(),
     ]);
+    // Alone: what the others load holds this process up, and that time would be taken for the server's.
+    const openai = await openAiState();
     const chosen = backends.find(({ reason }) => reason === undefined)?.backend;
     const report = {
       version: packageVersion(),

@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { openMockServer } from '../generate/openai/mock-server.ts';
 import { runCli } from './run-cli.ts';
@@ -43,6 +44,14 @@ test('doctor tells whether the other sources of tokens can be used', async () =>
   expect((await runCli(['doctor'], { env })).stdout).toContain(
     `✗ openai  ${server.url} (BITNET_OPENAI_BASE_URL): the server refused the key (HTTP 401)`,
   );
+});
+
+test('doctor does not take its own slow start for a server that does not answer', async () => {
+  await using server = await openMockServer();
+  server.answer = (response) => void response.end('{"data":[{"id":"fox-3b"}]}');
+  const NODE_OPTIONS = `--require ${join(import.meta.dirname, 'slow-loading.cjs')}`;
+  const { stdout } = await runCli(['doctor', '--json'], { env: { BITNET_OPENAI_BASE_URL: server.url, NODE_OPTIONS } });
+  expect(JSON.parse(stdout).sources[1]).toMatchObject({ usable: true, models: ['fox-3b'] });
 });
 
 test('doctor gives up on a server that does not answer', async () => {
