@@ -291,10 +291,14 @@ describe.runIf(existsSync(main))('train on the command line', () => {
       const run = start('cli-killed');
       const before = lineCount();
       let delay: NodeJS.Timeout | undefined;
+      let first: number | undefined;
       const watch = setInterval(() => {
-        if (delay !== undefined || lineCount() - before < 4) return;
-        delay = setTimeout(run.kill, 60 * n.next());
-      }, 5);
+        const lines = lineCount() - before;
+        if (delay !== undefined || lines < 1) return;
+        first ??= performance.now();
+        // Within about two steps, however fast they are.
+        if (lines >= 4) delay = setTimeout(run.kill, ((2 * (performance.now() - first)) / 3) * n.next());
+      }, 1);
       const { code } = await run.done;
       clearInterval(watch);
       clearTimeout(delay);
