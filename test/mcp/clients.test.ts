@@ -13,6 +13,7 @@ import { StreamableHTTPClientTransport as LegacyHttp } from '@modelcontextprotoc
 import type { Transport as LegacyTransportType } from '@modelcontextprotocol/sdk/shared/transport.js';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ALL_TOOLS } from '../../src/tools/all-tools.ts';
+import { DONE, finish, openMockServer, piece, sleep } from '../generate/openai/mock-server.ts';
 import { type RunningServer, startProcess } from './http-harness.ts';
 import { serverFromMcpJson } from './server-process.ts';
 
@@ -47,7 +48,10 @@ const TOKEN = 'a-token-of-the-test';
 const headers = { authorization: `Bearer ${TOKEN}` };
 
 let worlds: string;
+/** The HTTP server that is connected to. */
 let http: RunningServer;
+/** What a server that is started gets in its environment. */
+let environment: Record<string, string> = {};
 beforeAll(async () => {
   worlds = await mkdtemp(join(tmpdir(), 'worlds-'));
   http = await startProcess([], { BITNET_TOKEN: TOKEN, BITNET_WORLDS: worlds });
@@ -59,7 +63,7 @@ afterAll(async () => {
 
 const stdio = () => ({
   ...serverFromMcpJson(),
-  env: { ...(process.env as Record<string, string>), BITNET_WORLDS: worlds },
+  env: { ...(process.env as Record<string, string>), BITNET_WORLDS: worlds, ...environment },
   stderr: 'ignore' as const,
 });
 
@@ -162,9 +166,30 @@ describe.each([
 
   test('hears progress that only rises, when it asks', async () => {
     const heard: number[] = [];
-    // Long enough to outlast several progress intervals on a fast machine: the client drops what comes with the result.
-    const args = { prompt: 'The king', max_tokens: 480 };
-    await connection.call('generate_with_trace', args, ({ progress }) => heard.push(progress));
+    // An engine that writes until the client has heard enough: it drops what comes with the result.
+    await using engine = await openMockServer();
+    engine.answer = async (response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' });
+      while (heard.length < 3 && !response.destroyed) {
+        response.write(`data: ${JSON.stringify(piece(' on'))}\n\n`);
+        await sleep(20);
+      }
+      response.end(`data: ${JSON.stringify(finish('stop'))}\n\n${DONE}`);
+    };
+    const shared = http;
+    environment = { BITNET_BACKEND: 'openai', BITNET_OPENAI_BASE_URL: engine.url };
+    const server = await startProcess([], { BITNET_TOKEN: TOKEN, ...environment });
+    try {
+      http = server;
+      const writing = await connect();
+      const args = { prompt: 'The king', model: 'm', max_tokens: 100_000 };
+      await writing.call('generate_with_trace', args, ({ progress }) => heard.push(progress));
+      await writing.close();
+    } finally {
+      http = shared;
+      environment = {};
+      await server.close();
+    }
     expect(heard.length).toBeGreaterThan(1);
     expect(heard).toEqual([...heard].sort((a, b) => a - b));
     expect(new Set(heard).size).toBe(heard.length);

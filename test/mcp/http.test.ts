@@ -2,10 +2,13 @@
 
 import { request as nodeRequest } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { McpServer } from '@modelcontextprotocol/server';
-import { afterEach, describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import type { GenerateResult } from '../../src/generate/types.ts';
 import type { Services } from '../../src/tools/services.ts';
+import { DONE, finish, openMockServer, piece } from '../generate/openai/mock-server.ts';
 import {
   INITIALIZE,
   messagesOf,
@@ -33,6 +36,7 @@ async function start(options: TestServerOptions = {}): Promise<RunningServer> {
   return server;
 }
 afterEach(async () => {
+  vi.restoreAllMocks();
   await Promise.all(servers.splice(0).map((server) => server.close()));
 });
 
@@ -80,8 +84,19 @@ function manualEngine() {
 }
 
 async function until(condition: () => boolean): Promise<void> {
-  for (let i = 0; i < 500 && !condition(); i++) await sleep(10);
-  expect(condition()).toBe(true);
+  await expect.poll(condition, { interval: 10 }).toBe(true);
+}
+
+/** Bytes that are in use; what nobody has collected yet is not. */
+function heapUsed(): number {
+  setFlagsFromString('--expose-gc');
+  (runInNewContext('gc') as () => void)();
+  return process.memoryUsage().heapUsed;
+}
+
+/** Buckets do not fill again while a slow machine sends what is to overflow them. */
+function stopClock(): void {
+  vi.spyOn(performance, 'now').mockReturnValue(performance.now());
 }
 
 /** Until so many generations wait for their turn. */
@@ -90,8 +105,7 @@ async function untilWaiting(server: RunningServer, count: number, headers: Recor
     const { text } = await send(server, { method: 'GET', path: '/metrics', headers });
     return Number(/^bitnet_generations_waiting (\d+)$/m.exec(text)?.[1]);
   };
-  for (let i = 0; i < 500 && (await waiting()) !== count; i++) await sleep(10);
-  expect(await waiting()).toBe(count);
+  await expect.poll(waiting, { interval: 10 }).toBe(count);
 }
 
 describe('who may call', () => {
@@ -172,20 +186,22 @@ describe('who may call', () => {
 
   test('more requests than allowed: 429 and when to come again; others are not held up', async () => {
     const server = await start({ requestsPerSecond: 5, tokens: ['one', 'two'] });
+    stopClock();
     const as = (token: string) => ({
       ...colorCall(1),
       headers: { ...colorCall(1).headers, authorization: `Bearer ${token}` },
     });
     const answers = await Promise.all(Array.from({ length: 30 }, () => send(server, as('one'))));
     const refused = answers.filter(({ status }) => status === 429);
-    expect(refused.length).toBeGreaterThan(10);
-    expect(answers.length - refused.length).toBeGreaterThanOrEqual(10);
+    expect(refused.length).toBe(20);
+    expect(answers.filter(({ status }) => status === 200)).toHaveLength(10);
     expect(Number(refused[0]!.headers['retry-after'])).toBeGreaterThan(0);
     expect((await send(server, as('two'))).status).toBe(200);
   });
 
   test('who guesses tokens is slowed down, who has one is not', async () => {
     const server = await start({ requestsPerSecond: 5, tokens: ['right'] });
+    stopClock();
     const as = (token: string) => ({
       ...colorCall(1),
       headers: { ...colorCall(1).headers, authorization: `Bearer ${token}` },
@@ -197,6 +213,7 @@ describe('who may call', () => {
 
   test('behind a proxy, the client is whom the proxy saw', async () => {
     const server = await start({ requestsPerSecond: 1, behindProxy: true });
+    stopClock();
     const from = (forwarded: string) => ({
       ...colorCall(1),
       headers: { ...colorCall(1).headers, 'x-forwarded-for': forwarded },
@@ -204,7 +221,7 @@ describe('who may call', () => {
     const statuses: number[] = [];
     // The client may write what it likes before what the proxy adds.
     for (let i = 0; i < 4; i++) statuses.push((await send(server, from(`10.0.0.${i}, 192.0.2.1`))).status);
-    expect(statuses).toContain(429);
+    expect(statuses).toEqual([200, 200, 429, 429]);
     expect((await send(server, from('192.0.2.2'))).status).toBe(200);
   });
 });
@@ -340,7 +357,7 @@ describe('sessions', () => {
   test('a thousand of one client: the first are served, the others refused, and nothing grows', async () => {
     const server = await start({ maxSessions: 100, maxSessionsPerClient: 50 });
     await openSession(server);
-    const before = process.memoryUsage().heapUsed;
+    const before = heapUsed();
     const statuses: number[] = [];
     for (let i = 0; i < 20; i++) {
       const answers = await Promise.all(Array.from({ length: 50 }, () => send(server, { body: INITIALIZE })));
@@ -348,7 +365,7 @@ describe('sessions', () => {
     }
     expect(statuses.filter((status) => status === 200)).toHaveLength(49);
     expect(statuses.filter((status) => status === 429)).toHaveLength(951);
-    expect(process.memoryUsage().heapUsed - before).toBeLessThan(64 << 20);
+    expect(heapUsed() - before).toBeLessThan(64 << 20);
     await expectAlive(server);
   });
 
@@ -611,8 +628,7 @@ describe('under attack and load', () => {
       else socket.end();
     }
     const metrics = async () => (await send(server, { method: 'GET', path: '/metrics' })).text;
-    for (let i = 0; i < 500 && !(await metrics()).includes('bitnet_requests_running 0\n'); i++) await sleep(10);
-    expect(await metrics()).toContain('bitnet_requests_running 0\n');
+    await expect.poll(metrics, { interval: 10 }).toContain('bitnet_requests_running 0\n');
     await expectAlive(server);
   });
 });
@@ -653,19 +669,35 @@ describe('the program', () => {
   });
 
   test('SIGTERM lets a running generation finish, takes no new calls, and ends with 0', async () => {
-    const server = await startProcess();
+    // An engine that writes when it is told to.
+    await using engine = await openMockServer();
+    let finishWriting = () => {};
+    engine.answer = async (response) => {
+      const told = new Promise<void>((resolve) => {
+        finishWriting = resolve;
+      });
+      response.writeHead(200, { 'content-type': 'text/event-stream' });
+      response.write(`data: ${JSON.stringify(piece(' was'))}\n\n`);
+      await told;
+      response.end(`data: ${JSON.stringify(finish('stop'))}\n\n${DONE}`);
+    };
+    const server = await startProcess([], { BITNET_BACKEND: 'openai', BITNET_OPENAI_BASE_URL: engine.url });
     servers.push(server);
-    await send(server, statelessCall(0, 'generate_with_trace', { prompt: 'Once', max_tokens: 1 }));
-    const call = send(server, statelessCall(1, 'generate_with_trace', { prompt: 'The king', max_tokens: 480 }));
-    await sleep(100);
-    const begin = performance.now();
+    const call = send(server, statelessCall(1, 'generate_with_trace', { prompt: 'The king', model: 'm' }));
+    await until(() => engine.asked.length === 1);
     server.child.kill('SIGTERM');
+    const isRefused = () =>
+      send(server, colorCall(1)).then(
+        () => false,
+        () => true,
+      );
+    await expect.poll(isRefused).toBe(true);
+    expect(server.child.exitCode).toBeNull();
+    finishWriting();
     const { result } = JSON.parse((await call).text);
-    expect(['length', 'stop']).toContain(result.structuredContent.finish_reason);
+    expect(result.structuredContent).toMatchObject({ completion: ' was', finish_reason: 'stop' });
     await until(() => server.child.exitCode !== null);
     expect(server.child.exitCode).toBe(0);
-    expect(performance.now() - begin).toBeLessThan(10_000);
-    await expect(send(server, colorCall(1))).rejects.toThrow();
   });
 
   test('a handle goes on at another server', async () => {
