@@ -133,7 +133,7 @@ const ENDS: Record<string, (client: RawClient) => void> = {
 test.skipIf(process.platform !== 'linux').each(Object.keys(ENDS))(
   'no process survives when %s in the middle of a generation',
   async (how) => {
-    const client = await connect();
+    const client = await connect(SLOW);
     await startWriting(client);
     const family = [client.child.pid!, ...childrenOf(client.child.pid!)];
     expect(family.length, 'the engine runs in a process of its own').toBe(2);
@@ -144,7 +144,7 @@ test.skipIf(process.platform !== 'linux').each(Object.keys(ENDS))(
 );
 
 test.skipIf(process.platform !== 'linux')('the engine ends with a server that is killed', async () => {
-  const client = await connect();
+  const client = await connect(SLOW);
   await startWriting(client);
   const family = [client.child.pid!, ...childrenOf(client.child.pid!)];
   client.child.kill('SIGKILL');
