@@ -168,7 +168,7 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
     await send('sendToolResult', message);
 
     const tokens = view.getByRole('option');
-    expect(await tokens.count()).toBe(12);
+    await expect.poll(() => tokens.count()).toBe(12);
     expect(await background(view, '.token')).toBe('rgb(100, 4, 195)');
     expect(
       await view
@@ -249,7 +249,7 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
     const view = await open({ system: 'dark' });
     const { message } = await resultOf('palette', { n: 24, scheme: 'gay-mcp' });
     await send('sendToolResult', message);
-    expect(await view.getByRole('option').count()).toBe(24);
+    await expect.poll(() => view.getByRole('option').count()).toBe(24);
     expect(await background(view, '.cell')).toBe('rgb(230, 127, 134)');
     await view.getByRole('option').nth(1).hover();
     expect(await view.locator('.details').textContent()).toContain('#D06546');
@@ -269,7 +269,7 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
     await send('sendToolResult', message);
     const layers = structured.layers as { name: string; shape: [number, number]; scale: number }[];
     const colors = structured.colors as Record<string, string>;
-    expect(await view.getByRole('option').count()).toBe(layers.length);
+    await expect.poll(() => view.getByRole('option').count()).toBe(layers.length);
     const width = (part: string) =>
       view
         .locator(`.layer .${part}`)
@@ -339,7 +339,7 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
   ] as const)('system %s, host %s', async (system, theme, paper) => {
     const view = await open({ system, context: theme === undefined ? {} : { theme } });
     const paperNow = () => view.locator(':root').evaluate((element) => getComputedStyle(element).backgroundColor);
-    expect(await paperNow()).toBe(paper);
+    await expect.poll(paperNow).toBe(paper);
     // The host's own colors win, also later.
     await send('sendHostContextChange', { styles: { variables: { '--color-background-primary': '#123456' } } });
     await expect.poll(paperNow).toBe('rgb(18, 52, 86)');
@@ -389,9 +389,9 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
     await expect.poll(() => page.evaluate(() => (globalThis as never as HostWindow).modes)).toEqual(['fullscreen']);
     await send('sendHostContextChange', { displayMode: 'fullscreen' });
     await expect.poll(() => view.getByRole('button', { name: 'expand' }).count()).toBe(0);
-    const height = await page.evaluate(() => (globalThis as never as HostWindow).sizes.at(-1)!.height);
-    expect(height).toBeGreaterThan(150);
-    expect(height).toBeLessThan(600);
+    const height = () => page.evaluate(() => (globalThis as never as HostWindow).sizes.at(-1)?.height ?? 0);
+    await expect.poll(height).toBeGreaterThan(150);
+    expect(await height()).toBeLessThan(600);
   });
 
   test('says what went wrong: an error, a cancelled call, a result it does not know', async () => {
@@ -424,7 +424,7 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
     const evil = VIEW_HTML.replace('</body>', '<script>document.title = "ran"</script></body>');
     const view = await open({ html: evil });
     expect(await view.locator('title').evaluate((element) => element.textContent)).toBe('bitnet-gf3');
-    expect(complaints.join()).toContain('Content Security Policy');
+    await expect.poll(() => complaints.join()).toContain('Content Security Policy');
     complaints.length = 0;
   });
 
