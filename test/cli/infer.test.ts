@@ -74,7 +74,7 @@ test('Ctrl-C ends it with what there is', async () => {
   });
   await once(child.stdout, 'data');
   child.kill('SIGINT');
-  const [code] = await once(child, 'exit');
+  const [code] = await once(child, 'close');
   expect(code).toBe(130);
   expect(text.endsWith('\n')).toBe(true);
 });
@@ -89,7 +89,7 @@ test('a reader that goes away is no failure', async () => {
   });
   await once(child.stdout, 'data');
   child.stdout.destroy();
-  const [code] = await once(child, 'exit');
+  const [code] = await once(child, 'close');
   expect({ code, errors }).toEqual({ code: 0, errors: '' });
 });
 

@@ -5,6 +5,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { afterEach, describe, expect, test } from 'vitest';
 import { EngineDiedError, EngineHost } from '../../src/generate/engine-host.ts';
+import { isAlive } from '../mcp/server-process.ts';
 
 const hosts: EngineHost[] = [];
 const open = () => {
@@ -17,17 +18,9 @@ afterEach(() => Promise.all(hosts.splice(0).map((host) => host.close())));
 const story = { model: 'default', prompt: 'Once upon a time' } as const;
 /** Takes seconds on any machine: what happens in its middle does happen there. */
 const longStory = { ...story, backend: 'js', maxTokens: 400 } as const;
-const alive = (pid: number) => {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
-};
 const gone = async (pid: number) => {
-  for (let i = 0; i < 1000 && alive(pid); i += 1) await new Promise((resolve) => setTimeout(resolve, 20));
-  return !alive(pid);
+  for (let i = 0; i < 1000 && isAlive(pid); i += 1) await new Promise((resolve) => setTimeout(resolve, 20));
+  return !isAlive(pid);
 };
 
 describe('EngineHost', () => {
@@ -92,7 +85,7 @@ describe('EngineHost', () => {
     });
     const [line] = (await once(parent.stdout, 'data')) as [Buffer];
     const pid = Number(line.toString().split('\n')[0]);
-    expect(alive(pid)).toBe(true);
+    expect(isAlive(pid)).toBe(true);
     parent.kill('SIGKILL');
     expect(await gone(pid)).toBe(true);
   });
