@@ -219,6 +219,6 @@ describe('the recipe', () => {
       expect(report.models.new.bits_per_byte).toBeGreaterThan(0);
       expect(await readdir(docs)).toContain('heldout-ids.json');
     },
-    180_000,
+    600_000,
   );
 });

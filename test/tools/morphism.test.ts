@@ -73,7 +73,7 @@ describe.runIf(built)('on the embedded model', () => {
     expect(other.world_before).toBe(first.world_after);
     expect(other.loss_before).toBe(first.loss_after);
     expect(other.loss_after).toBeLessThan(other.loss_before);
-  }, 120_000);
+  });
 
   test('a cancelled step says so and leaves nothing', async () => {
     const controller = new AbortController();
@@ -92,7 +92,7 @@ describe.runIf(built)('on the embedded model', () => {
     );
     await expect(call).rejects.toMatchObject({ code: 'CANCELLED' });
     expect(messages[0]).toMatch(/gradient 1 of 50|replaying/);
-  }, 60_000);
+  });
 
   test.each([
     [{ model: 'default' }, /neither text nor tokens/],
