@@ -126,6 +126,8 @@ describe.skipIf(FAKE_MISSING !== undefined)('the backend over the fake device', 
 
   test('it keeps the fastest', async () => {
     const addon = fakeAddon();
+    // Opens the device, which no test before this one need have done.
+    expect(await onFake(addon).unavailable()).toBeUndefined();
     for (const choice of [CANDIDATES[4]!, CANDIDATES[12]!]) {
       const file = join(folder, `${choice.kernel}.json`);
       const { id } = addon.pipeline(choice.kernel);
