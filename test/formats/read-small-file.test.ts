@@ -8,10 +8,10 @@ import { readSmallFile, readTextFile, readTextFileSync } from '../../src/formats
 
 const folder = mkdtempSync(join(tmpdir(), 'bitnet-text-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const path = join(folder, 'card.md');
+writeFileSync(path, 'größe');
 
 test('reads up to the limit, and nothing that is no file', async () => {
-  const path = join(folder, 'card.md');
-  writeFileSync(path, 'größe');
   expect(await readTextFile(path, 7)).toBe('größe');
   await expect(readTextFile(path, 6)).rejects.toThrow(/has 7 bytes, at most 6/);
   expect(await readSmallFile(path, 7)).toEqual(Buffer.from('größe'));
@@ -21,7 +21,6 @@ test('reads up to the limit, and nothing that is no file', async () => {
 });
 
 test('at once as well', () => {
-  const path = join(folder, 'card.md');
   expect(readTextFileSync(path, 7)).toBe('größe');
   expect(() => readTextFileSync(path, 6)).toThrow(/has 7 bytes, at most 6/);
   expect(() => readTextFileSync(folder, 1 << 20)).toThrow(FileAccessError);

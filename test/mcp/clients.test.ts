@@ -13,6 +13,8 @@ import { StreamableHTTPClientTransport as LegacyHttp } from '@modelcontextprotoc
 import type { Transport as LegacyTransportType } from '@modelcontextprotocol/sdk/shared/transport.js';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ALL_TOOLS } from '../../src/tools/all-tools.ts';
+import { morphismInvertTool } from '../../src/tools/morphism-invert.ts';
+import { morphismStepTool } from '../../src/tools/morphism-step.ts';
 import { DONE, finish, openMockServer, piece, sleep } from '../generate/openai/mock-server.ts';
 import { type RunningServer, startProcess } from './http-harness.ts';
 import { serverFromMcpJson } from './server-process.ts';
@@ -144,6 +146,7 @@ describe.each([
   });
 
   test.each(ALL_TOOLS.map((tool) => ({ name: tool.name, tool })))('calls $name', async ({ tool }) => {
+    if (tool === morphismInvertTool) await connection.call(morphismStepTool.name, morphismStepTool.example);
     // The clients check structuredContent against the schema that was listed; this is the declaration's own.
     const result = await connection.call(tool.name, tool.example);
     expect(result.isError ?? false).toBe(false);
