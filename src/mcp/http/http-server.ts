@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { ServerEventBus } from '@modelcontextprotocol/server';
 import { Refusal, sendJson, sendRefusal, sendText } from './answers.ts';
 import { BodyReader } from './body.ts';
+import { RequestLine, UnreadLimit } from './connections.ts';
 import { EventLog } from './event-log.ts';
 import { allowedHostNames, corsHeaders, NameGuard, PREFLIGHT_HEADERS, TokenGuard, urlHost } from './guards.ts';
 import type { InstantCalls } from './instant-calls.ts';
@@ -59,7 +60,7 @@ const KEEP_ALIVE_MS = 60_000;
 const MAX_CONNECTIONS = 4096;
 /** Connections that wait to be accepted: thousands of agents may come at once. */
 const BACKLOG = 4096;
-/** How soon a connection over its time is noticed. */
+/** How soon a connection over its time, or that does not read, is noticed. */
 const CHECK_MS = 1000;
 
 type Route = {
@@ -77,6 +78,8 @@ export class HttpServer {
   readonly #streamable: StreamableEndpoint;
   readonly #sse: SseEndpoint;
   readonly #server: Server;
+  readonly #unread = new UnreadLimit();
+  readonly #checks: NodeJS.Timeout;
   /** POSTs that are being answered. */
   #running = 0;
   #draining = false;
@@ -109,6 +112,7 @@ export class HttpServer {
       onError: () => {},
     });
     this.#sse = new SseEndpoint({ ...shared, messagesPath: MESSAGES_PATH });
+    const line = new RequestLine((req, res) => void this.#answer(req, res));
     this.#server = createNodeServer(
       {
         requestTimeout: REQUEST_MS,
@@ -118,9 +122,12 @@ export class HttpServer {
         maxHeaderSize: MAX_HEADER_BYTES,
         noDelay: true,
       },
-      (req, res) => void this.#answer(req, res),
+      (req, res) => line.enter(req, res),
     );
     this.#server.maxConnections = MAX_CONNECTIONS;
+    this.#server.on('connection', (socket) => this.#unread.add(socket));
+    this.#checks = setInterval(() => this.#unread.check(), CHECK_MS);
+    this.#checks.unref();
   }
 
   /** Resolves when connections are accepted, to the server's address. */
@@ -146,6 +153,7 @@ export class HttpServer {
     // What was written last is on its way; a client that does not read is not waited for.
     await Promise.race([closed, sleep(200)]);
     this.#server.closeAllConnections();
+    clearInterval(this.#checks);
     await closed;
   }
 
