@@ -128,6 +128,15 @@ describe('who may call', () => {
     await expectAlive(server);
   });
 
+  test('400: two Hosts, of which a proxy may have seen the other', async () => {
+    const server = await start();
+    const { socket, received } = await openSocket(server.port);
+    socket.write('GET /metrics HTTP/1.1\r\nhost: localhost\r\nHOST: evil.example\r\nconnection: close\r\n\r\n');
+    await until(() => received() !== '');
+    expect(received()).toMatch(/^HTTP\/1\.1 400 /);
+    await expectAlive(server);
+  });
+
   test('names and pages that were allowed', async () => {
     const server = await start({ allowedHosts: ['mcp.example.com'], allowedOrigins: ['app.example.com'] });
     const headers = { host: 'mcp.example.com', origin: 'https://app.example.com' };

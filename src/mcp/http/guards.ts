@@ -37,8 +37,10 @@ export class NameGuard {
   }
 
   /** Throws Refusal. */
-  check({ headers }: IncomingMessage): void {
+  check({ headers, rawHeaders }: IncomingMessage): void {
     const { host, origin } = headers;
+    // Node takes the first; a proxy that looked at another one let through what it would not have.
+    if (hasTwoHosts(rawHeaders)) throw new Refusal(400, 'Bad Request: more than one Host header');
     const key = `${host}\n${origin ?? ''}`;
     if (this.#passed.has(key)) return;
     const hostCheck = validateHostHeader(host, this.#hosts);
@@ -49,6 +51,16 @@ export class NameGuard {
     }
     if (this.#passed.size < 1000) this.#passed.add(key);
   }
+}
+
+/** `rawHeaders` are names and values in turn. */
+function hasTwoHosts(rawHeaders: readonly string[]): boolean {
+  let count = 0;
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    const name = rawHeaders[i]!;
+    if (name.length === 4 && name.toLowerCase() === 'host') count += 1;
+  }
+  return count > 1;
 }
 
 /** For pages of allowed origins. Empty for everybody else: the same-origin policy then does its work. */
