@@ -1,5 +1,6 @@
 // What the HTTP face answers and refuses, and what it costs when somebody means harm.
 
+import { readFile } from 'node:fs/promises';
 import { request as nodeRequest } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { setFlagsFromString } from 'node:v8';
@@ -21,6 +22,7 @@ import {
   statelessCall,
   type TestServerOptions,
 } from './http-harness.ts';
+import { ROOT } from './server-process.ts';
 
 type Answered = {
   readonly result: {
@@ -675,6 +677,16 @@ describe('the program', () => {
       headers: { ...analyze.headers, ...{ authorization: headers.authorization } },
     });
     expect(JSON.parse(text).result.content[0].text).toContain('outside the folders that may be read');
+  });
+
+  test('has the metrics that docs/serving.md names, and no others', async () => {
+    const server = await startProcess();
+    servers.push(server);
+    const { text } = await send(server, { method: 'GET', path: '/metrics' });
+    const guide = await readFile(`${ROOT}docs/serving.md`, 'utf8');
+    const table = /^## Metrics\n(.*?)^## /ms.exec(guide)![1]!;
+    const told = [...table.matchAll(/`((?:bitnet|process)_\w+)`/g)].map(([, name]) => name!);
+    expect(told.sort()).toEqual([...text.matchAll(/^# TYPE (\w+)/gm)].map(([, name]) => name!).sort());
   });
 
   test('SIGTERM lets a running generation finish, takes no new calls, and ends with 0', async () => {
