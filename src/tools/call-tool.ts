@@ -109,7 +109,13 @@ function valueAt(value: unknown, path: readonly string[]): unknown {
 
 /** A value as it may stand in a message: cut when long, its type named when its looks could mislead. */
 function show(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
+  let text: string;
+  try {
+    text = JSON.stringify(value) ?? String(value);
+  } catch {
+    // Parsing JSON takes no stack, writing it does.
+    text = `${Array.isArray(value) ? 'a list' : 'an object'} that nests too deep to show`;
+  }
   return typeof value === 'string' ? `the string ${cut(text)}` : cut(text);
 }
 

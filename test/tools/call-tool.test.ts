@@ -66,6 +66,15 @@ test('long values are cut in messages', async () => {
   expect((await refusal(colorAtTool, { index: 'x'.repeat(100_000) })).length).toBeLessThan(300);
 });
 
+test('a value that nests without end is refused as any other', async () => {
+  const index: unknown = JSON.parse('['.repeat(100_000) + ']'.repeat(100_000));
+  const message = await refusal(colorAtTool, { index });
+  expect(message).toMatch(
+    /^color_at: index must be an integer >= 0, got (a list that nests too deep to show|\[+\.{3});/,
+  );
+  expect(await refusal(colorAtTool, { index: { index } })).toContain('index must be an integer');
+});
+
 test('a list that is wrong in every element, or a name without end, makes no endless message', async () => {
   const wrong = await refusal(balanceTriadTool, { trits: Array(4096).fill('x') });
   expect(wrong).toContain('trits.0 must be one of -1, 0, 1, got the string "x"; trits.1');
