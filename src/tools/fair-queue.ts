@@ -7,6 +7,8 @@ import { BitnetError, CancelledError } from '../errors.ts';
 export type FairQueueOptions = {
   /** Pieces of work that run at once. */
   readonly slots: number;
+  /** Of these, how many one client may have; all by default. With fewer, a slot is left for who comes next. */
+  readonly slotsPerClient?: number;
   /** Pieces of work that may wait; of more, one is refused at once. */
   readonly maxWaiting: number;
 };
@@ -35,6 +37,8 @@ export class FairQueue {
   readonly #options: FairQueueOptions;
   /** Clients that wait, the next one first; each with its waiters in order of arrival. */
   readonly #clients = new Map<string, Waiter[]>();
+  /** Clients with work that runs, and how much. */
+  readonly #runningOf = new Map<string, number>();
   #running = 0;
   #waiting = 0;
 
@@ -56,10 +60,7 @@ export class FairQueue {
    */
   async enter(client: string, { signal, onPosition }: EnterOptions = {}): Promise<() => void> {
     if (signal?.aborted) throw new CancelledError('cancelled before it ran');
-    if (this.#running < this.#options.slots) {
-      this.#running += 1;
-      return this.#leaver();
-    }
+    if (this.#running < this.#options.slots && this.#mayRun(client)) return this.#begin(client);
     if (this.#waiting >= this.#options.maxWaiting) {
       const busy = new BusyError({
         what: `the server is busy: ${this.#running} such calls run and ${this.#waiting} wait`,
@@ -67,7 +68,7 @@ export class FairQueue {
       });
       if (!this.#makeRoom(client, busy)) throw busy;
     }
-    await new Promise<void>((resolve, reject) => {
+    return await new Promise((resolve, reject) => {
       const refuse = (error: BitnetError) => {
         signal?.removeEventListener('abort', leave);
         this.#remove(client, waiter);
@@ -77,7 +78,7 @@ export class FairQueue {
       const waiter: Waiter = {
         go: () => {
           signal?.removeEventListener('abort', leave);
-          resolve();
+          resolve(this.#begin(client));
         },
         refuse,
         onPosition,
@@ -90,32 +91,41 @@ export class FairQueue {
       this.#waiting += 1;
       this.#tellPositions();
     });
-    return this.#leaver();
   }
 
-  #leaver(): () => void {
+  #mayRun(client: string): boolean {
+    return (this.#runningOf.get(client) ?? 0) < (this.#options.slotsPerClient ?? this.#options.slots);
+  }
+
+  /** Takes a slot; returns what gives it back. */
+  #begin(client: string): () => void {
+    this.#running += 1;
+    this.#runningOf.set(client, (this.#runningOf.get(client) ?? 0) + 1);
     let left = false;
     return () => {
       if (left) return;
       left = true;
-      const next = this.#next();
-      // The slot passes from hand to hand: nobody who comes now can take it before those who wait.
-      if (next === undefined) this.#running -= 1;
-      else next.go();
+      this.#running -= 1;
+      const others = this.#runningOf.get(client)! - 1;
+      if (others > 0) this.#runningOf.set(client, others);
+      else this.#runningOf.delete(client);
+      // In the same breath: nobody who comes now can take the slot before those who wait.
+      this.#next()?.go();
     };
   }
 
   #next(): Waiter | undefined {
-    const first = this.#clients.entries().next().value;
-    if (first === undefined) return undefined;
-    const [client, waiters] = first;
-    const waiter = waiters.shift()!;
-    // To the end of the round.
-    this.#clients.delete(client);
-    if (waiters.length > 0) this.#clients.set(client, waiters);
-    this.#waiting -= 1;
-    this.#tellPositions();
-    return waiter;
+    for (const [client, waiters] of this.#clients) {
+      if (!this.#mayRun(client)) continue;
+      const waiter = waiters.shift()!;
+      // To the end of the round.
+      this.#clients.delete(client);
+      if (waiters.length > 0) this.#clients.set(client, waiters);
+      this.#waiting -= 1;
+      this.#tellPositions();
+      return waiter;
+    }
+    return undefined;
   }
 
   /** Refuses the last of the client of whom most wait, unless no more of it wait than of this client would. */

@@ -7,8 +7,9 @@ import type { Services, TurnOf } from './services.ts';
 
 /** `Worlds` does one thing at a time. */
 const WORLD_SLOTS = 1;
-/** One reads its file while the other computes; more would only take more memory. */
-const SERVER_SLOTS = 2;
+/** One of a client's reads its file while the other computes; a third is for whoever comes next. More take more memory. */
+const SERVER_SLOTS = 3;
+const SERVER_SLOTS_PER_CLIENT = 2;
 
 export type QueuedServicesOptions = FairQueueOptions & { readonly onResult?: (result: GenerateResult) => void };
 
@@ -24,7 +25,7 @@ export class QueuedServices {
     this.queues = {
       engine: new FairQueue({ slots, maxWaiting }),
       worlds: new FairQueue({ slots: WORLD_SLOTS, maxWaiting }),
-      server: new FairQueue({ slots: SERVER_SLOTS, maxWaiting }),
+      server: new FairQueue({ slots: SERVER_SLOTS, slotsPerClient: SERVER_SLOTS_PER_CLIENT, maxWaiting }),
     };
   }
 

@@ -84,6 +84,52 @@ test('never more at once than there are slots; everybody gets through or is told
   );
 });
 
+test('a client that may not have every slot leaves one for who comes next', async () => {
+  const queue = new FairQueue({ slots: 3, slotsPerClient: 2, maxWaiting: 10 });
+  const leavers = new Map<string, () => void>();
+  const enter = (client: string, name: string) => void queue.enter(client).then((leave) => leavers.set(name, leave));
+  const running = async () => {
+    await settle();
+    return [...leavers.keys()];
+  };
+  const end = (name: string) => {
+    leavers.get(name)!();
+    leavers.delete(name);
+  };
+  for (const name of ['a1', 'a2', 'a3', 'a4']) enter('a', name);
+  expect(await running()).toEqual(['a1', 'a2']);
+  enter('b', 'b1');
+  enter('b', 'b2');
+  enter('c', 'c1');
+  expect(await running()).toEqual(['a1', 'a2', 'b1']);
+  end('b1');
+  expect(await running()).toEqual(['a1', 'a2', 'b2']);
+  end('a1');
+  expect(await running()).toEqual(['a2', 'b2', 'a3']);
+  end('b2');
+  expect(await running()).toEqual(['a2', 'a3', 'c1']);
+  end('c1');
+  // Its own waits, though there is a slot.
+  expect([await running(), queue.waiting]).toEqual([['a2', 'a3'], 1]);
+  end('a3');
+  expect([await running(), queue.waiting]).toEqual([['a2', 'a4'], 0]);
+  end('a2');
+  end('a4');
+  expect([queue.running, queue.waiting]).toEqual([0, 0]);
+});
+
+test('a client cannot have all of what analyses take', async () => {
+  const { server } = new QueuedServices(
+    { generate: () => Promise.reject(new Error('not called')) },
+    { slots: 1, maxWaiting: 10 },
+  ).queues;
+  const order: string[] = [];
+  for (const name of ['a1', 'a2', 'a3']) void server.enter('a').then(() => order.push(name));
+  void server.enter('b').then(() => order.push('b1'));
+  await settle();
+  expect(order).toEqual(['a1', 'a2', 'b1']);
+});
+
 test('when no more may wait, the last of whom most wait gives way, until all have the same', async () => {
   const queue = new FairQueue({ slots: 1, maxWaiting: 6 });
   const order: string[] = [];

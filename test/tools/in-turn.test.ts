@@ -22,7 +22,7 @@ afterEach(() => {
   for (const leave of leaves.splice(0)) leave();
 });
 
-/** Services whose queues are full of somebody else's work, but for places to wait. */
+/** Services whose queues are full of other clients' work, but for places to wait. */
 async function busy(maxWaiting = 8): Promise<QueuedServices> {
   const queued = new QueuedServices(engineFails, { slots: 1, maxWaiting });
   for (const queue of Object.values(queued.queues)) {
@@ -30,7 +30,7 @@ async function busy(maxWaiting = 8): Promise<QueuedServices> {
     for (let before = -1; before < queue.running; ) {
       before = queue.running;
       const controller = new AbortController();
-      const entered = queue.enter('somebody', { signal: controller.signal }).then(
+      const entered = queue.enter(`client ${before}`, { signal: controller.signal }).then(
         (leave) => void leaves.push(leave),
         () => {},
       );
