@@ -4,6 +4,7 @@
 import { byteCharacter, toByteAlphabet } from '../tokenizer/byte-alphabet.ts';
 import { LLAMA3 } from '../tokenizer/gguf-vocabulary.ts';
 import { buildPreTokenizer } from '../tokenizer/pre-tokenizer.ts';
+import { MAX_TOKEN_LENGTH } from '../tokenizer/vocabulary.ts';
 
 export const SPECIAL_TOKENS = ['<|begin_of_text|>', '<|end_of_text|>', '<|eot_id|>'] as const;
 
@@ -48,6 +49,8 @@ export function trainBpe(texts: Iterable<string>, vocabSize: number, contextLeng
     const best = pairs.best();
     if (best === undefined) break;
     const [left, right] = best;
+    // One letter a million times over would be learned as ever longer tokens, which no tokenizer then loads.
+    if (tokens[left]!.length + tokens[right]!.length > MAX_TOKEN_LENGTH) continue;
     const id = tokens.push(tokens[left]! + tokens[right]!) - 1;
     merges.push([tokens[left]!, tokens[right]!]);
     pairs.merge(left, right, id);

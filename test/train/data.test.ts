@@ -67,6 +67,15 @@ describe('tokenizer trainer', () => {
       ['aa', 'aa'],
     ]);
   });
+
+  test('a letter repeated without end gives no token that is too long to load', async () => {
+    const bpe = trainBpe(['a'.repeat(100_000)], 300, 64);
+    await writeJson(join(folder, 'tokenizer.json'), bpe.tokenizer);
+    await writeJson(join(folder, 'tokenizer_config.json'), bpe.tokenizerConfig);
+    const learned = await loadTokenizer(folder);
+    // 14 doublings reach the limit of 16,384 characters.
+    expect(learned.vocabSize).toBe(MIN_VOCABULARY + 14);
+  });
 });
 
 describe('datasets', () => {
