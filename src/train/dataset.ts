@@ -1,10 +1,10 @@
 // Training data: a .jsonl of texts, prompt and completion, or chat messages, or a plain .txt; to token sequences with
 // their targets, split into what is learned and what is held out, and dealt into batches in a seeded order.
 
-import { constants } from 'node:buffer';
+import { constants, isUtf8 } from 'node:buffer';
 import { BitnetError } from '../errors.ts';
 import { FileAccessError } from '../formats/errors.ts';
-import { readTextFile } from '../formats/read-small-file.ts';
+import { readSmallFile } from '../formats/read-small-file.ts';
 import { SplitMix64 } from '../random/splitmix64.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import type { Sequence } from './batch.ts';
@@ -28,17 +28,36 @@ export const MAX_DATASET_BYTES = constants.MAX_STRING_LENGTH;
 
 export async function readDataset(path: string): Promise<DatasetRecord[]> {
   const fix = 'give one .jsonl or .txt file; split a larger one and train on the parts in turn';
-  const text = await readTextFile(path, MAX_DATASET_BYTES).catch((cause: unknown) => {
+  const bytes = await readSmallFile(path, MAX_DATASET_BYTES).catch((cause: unknown) => {
     if (!(cause instanceof FileAccessError)) throw cause;
     throw new DatasetError({ what: cause.text.what, where: path, fix }, { cause });
   });
-  if (text === undefined) throw new DatasetError({ what: 'there is no such file', where: path, fix });
+  if (bytes === undefined) throw new DatasetError({ what: 'there is no such file', where: path, fix });
+  const text = textOf(bytes, path);
   const records = path.endsWith('.txt') ? [{ kind: 'text', text } as const] : parseJsonl(text, path);
   if (records.every((record) => record.kind === 'text' && record.text.trim() === '')) {
     throw new DatasetError({ what: 'there is no text in it', where: path, fix: 'give at least one line of data' });
   }
   return records;
 }
+
+/** As UTF-8, without the mark that Windows editors put first. Other bytes would be learned as replacement characters. */
+function textOf(bytes: Buffer, path: string): string {
+  if (!isUtf8(bytes)) {
+    let line = 1;
+    for (let start = 0; start < bytes.length; line += 1) {
+      const newline = bytes.indexOf(NEWLINE, start);
+      const end = newline < 0 ? bytes.length : newline + 1;
+      if (!isUtf8(bytes.subarray(start, end))) break;
+      start = end;
+    }
+    throw new DatasetError({ what: 'not UTF-8', where: `${path}, line ${line}`, fix: 'save the file as UTF-8' });
+  }
+  const text = bytes.toString('utf8');
+  return text.startsWith('\ufeff') ? text.slice(1) : text;
+}
+
+const NEWLINE = 0x0a;
 
 export function parseJsonl(text: string, path: string): DatasetRecord[] {
   const records: DatasetRecord[] = [];

@@ -89,6 +89,19 @@ describe('datasets', () => {
     await expect(readDataset(join(folder, 'empty.txt'))).rejects.toThrow(/no text/);
   });
 
+  test('a byte order mark is no text, and bytes that are not UTF-8 are refused with their line', async () => {
+    const path = join(folder, 'bytes.jsonl');
+    await writeFile(path, '\ufeff{"text":"a"}\r\n\r\n{"text":"naïve \ufffd"}\r\n');
+    expect(await readDataset(path)).toEqual([
+      { kind: 'text', text: 'a' },
+      { kind: 'text', text: 'naïve \ufffd' },
+    ]);
+    await writeFile(path, Buffer.from('{"text":"a"}\n{"text":"na\xefve"}\n{"text":"b"}\n', 'latin1'));
+    await expect(readDataset(path)).rejects.toThrow(/not UTF-8.*line 2/);
+    await writeFile(join(folder, 'bytes.txt'), '\ufeffOnce');
+    expect(await readDataset(join(folder, 'bytes.txt'))).toEqual([{ kind: 'text', text: 'Once' }]);
+  });
+
   test('text is learned whole, a completion without its prompt, a chat where the assistant speaks', async () => {
     const { tokenizer: t } = await tokenizer();
     const learned = ({ targets }: Sequence) => t.decode(Array.from(targets).filter((id) => id >= 0));
