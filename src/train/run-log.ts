@@ -28,14 +28,16 @@ export class RunLog {
     this.#bytes = bytes;
   }
 
-  /** Opens a log and drops everything past `bytes`. */
+  /** Opens a log and drops everything past `bytes`. Of a log that somebody cut or deleted, what is there is kept. */
   static async open(path: string, bytes: number): Promise<RunLog> {
     await mkdir(dirname(path), { recursive: true });
-    const file = await open(path, 'a');
-    await file.truncate(bytes);
+    await using file = await open(path, 'a+');
+    // Cutting a shorter file back to more than it has would fill it up with zero bytes.
+    const { size } = await file.stat();
+    const kept = size < bytes ? (await file.readFile()).lastIndexOf('\n') + 1 : bytes;
+    await file.truncate(kept);
     await file.sync();
-    await file.close();
-    return new RunLog(path, bytes);
+    return new RunLog(path, kept);
   }
 
   get bytes(): number {
@@ -48,11 +50,16 @@ export class RunLog {
     this.#bytes += Buffer.byteLength(line);
   }
 
+  /** Lines that somebody damaged are left out: the log is for people, and the model does not depend on it. */
   async entries(): Promise<LogEntry[]> {
     const text = await readFile(this.#path, 'utf8');
-    return text
-      .split('\n')
-      .filter((line) => line !== '')
-      .map((line) => JSON.parse(line) as LogEntry);
+    return text.split('\n').flatMap((line) => {
+      try {
+        const entry = JSON.parse(line) as LogEntry | null;
+        return typeof entry?.step === 'number' ? [entry] : [];
+      } catch {
+        return [];
+      }
+    });
   }
 }

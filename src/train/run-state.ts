@@ -9,6 +9,7 @@ import { writeSafetensors } from '../formats/write-safetensors.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
 import type { Cursor } from './dataset.ts';
 import type { OptimizerState } from './optimizer.ts';
+import { hashOf } from './trainable-model.ts';
 
 /** A folder that holds something else than the run that was asked for. */
 export class RunStateError extends BitnetError {
@@ -38,34 +39,49 @@ export async function writeRunState(folder: string, state: RunState): Promise<vo
   const { run, step, cursor, latents, optimizer, logBytes, seconds } = state;
   const flat = (name: string, values: Float32Array) =>
     ({ name, dtype: 'F32', shape: [values.length], bytes: bytesOf(values) }) as const;
-  const facts = { run, step, cursor, adamSteps: optimizer.adamSteps, logBytes, seconds };
-  await writeSafetensors(
-    join(folder, STATE_FILE),
-    [flat('latents', latents), flat('m', optimizer.m), flat('v', optimizer.v)],
-    { bitnet_gf3_run: JSON.stringify(facts) },
-  );
+  const { m, v, adamSteps } = optimizer;
+  const facts = { run, step, cursor, adamSteps, logBytes, seconds, sha256: hashOf(latents, m, v) };
+  await writeSafetensors(join(folder, STATE_FILE), [flat('latents', latents), flat('m', m), flat('v', v)], {
+    bitnet_gf3_run: JSON.stringify(facts),
+  });
 }
 
-/** The state in a folder; undefined when there is none. Throws RunStateError when it is not of this run. */
+type Facts = Pick<RunState, 'run' | 'step' | 'cursor' | 'logBytes' | 'seconds'> & {
+  readonly adamSteps: number;
+  /** Of latents and moments: a flipped bit would go into the result unseen. */
+  readonly sha256: string;
+};
+
+/** The state in a folder; undefined when there is none. Throws RunStateError when it is not of this run, or damaged. */
 export async function readRunState(folder: string, run: string, length: number): Promise<RunState | undefined> {
   const path = join(folder, STATE_FILE);
   if ((await stat(path).catch(() => undefined)) === undefined) return undefined;
-  using file = await SafetensorsFile.open(path);
-  const facts = JSON.parse(String(file.metadata.get('bitnet_gf3_run') ?? '{}')) as Partial<RunState> & {
-    readonly adamSteps: number;
-  };
-  if (facts.run !== run) {
-    throw new RunStateError({
-      what: 'this folder holds a run with other data, another model or other settings',
-      where: path,
-      fix: 'repeat the command of that run to resume it, choose another --out, or give --restart to begin anew here',
-    });
+  const damaged = (what: string, cause?: unknown) =>
+    new RunStateError(
+      { what: `the state to resume from is damaged: ${what}`, where: path, fix: 'give --restart to begin anew here' },
+      { cause },
+    );
+  let facts: Facts;
+  let values: Float32Array<ArrayBuffer>[];
+  try {
+    using file = await SafetensorsFile.open(path);
+    facts = JSON.parse(String(file.metadata.get('bitnet_gf3_run') ?? '{}'));
+    if (facts?.run !== run) {
+      throw new RunStateError({
+        what: 'this folder holds a run with other data, another model or other settings',
+        where: path,
+        fix: 'repeat the command of that run to resume it, choose another --out, or give --restart to begin anew here',
+      });
+    }
+    values = [];
+    for (const name of ['latents', 'm', 'v']) values.push(Float32Array.from(toFloat32(await file.read(name))));
+  } catch (cause) {
+    if (cause instanceof RunStateError) throw cause;
+    throw damaged(cause instanceof BitnetError ? cause.text.what : (cause as Error).message, cause);
   }
-  const read = async (name: string) => Float32Array.from(toFloat32(await file.read(name)));
-  const [latents, m, v] = [await read('latents'), await read('m'), await read('v')];
-  if (latents.length !== length || m.length !== length || v.length !== length) {
-    throw new RunStateError({ what: 'the state is of another size', where: path, fix: 'give --restart' });
-  }
-  const { step, cursor, logBytes, seconds, adamSteps } = facts as RunState & { readonly adamSteps: number };
+  const [latents, m, v] = values as [Float32Array<ArrayBuffer>, Float32Array, Float32Array];
+  const { step, cursor, logBytes, seconds, adamSteps, sha256 } = facts;
+  if (values.some((one) => one.length !== length)) throw damaged('it is of another size');
+  if (hashOf(latents, m, v) !== sha256) throw damaged('its numbers are not those that were written');
   return { run, step, cursor, logBytes, seconds, latents, optimizer: { m, v, adamSteps } };
 }

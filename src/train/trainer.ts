@@ -208,7 +208,7 @@ export async function runTraining(request: TrainRequest): Promise<TrainResult> {
   return {
     step,
     finished: step === steps,
-    evalBefore: entries[0]?.evalLoss,
+    evalBefore: entries.find((entry) => entry.step === 0)?.evalLoss,
     evalAfter,
     trainedTokens,
     seconds: seconds(),

@@ -2,7 +2,7 @@
 
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -231,6 +231,41 @@ describe('runs', () => {
     const changed = { ...other, settings: { ...other.settings, seed: 2n } };
     await expect(runTraining(changed)).rejects.toThrow(/another model or other settings.*--restart/);
     await runTraining({ ...changed, restart: true });
+  });
+
+  test('a state that is damaged anywhere is refused, not trained on', async () => {
+    await runTraining(await request('damaged'));
+    const path = join(folder, 'damaged', 'state.safetensors');
+    const whole = readFileSync(path);
+    const refused = async (bytes: Buffer) => {
+      await writeFile(path, bytes);
+      await expect(runTraining(await request('damaged'))).rejects.toThrow(/is damaged: .*--restart/);
+    };
+    await refused(Buffer.alloc(0));
+    await refused(whole.subarray(0, whole.length / 2));
+    for (const at of [whole.indexOf('"cursor') - 1, Math.floor(whole.length / 2), whole.length - 1]) {
+      const flipped = Buffer.from(whole);
+      flipped[at]! ^= 1;
+      await refused(flipped);
+    }
+    await writeFile(path, whole);
+    expect((await runTraining(await request('damaged'))).finished).toBe(true);
+  });
+
+  test('a run whose log was deleted or cut goes on to the same model', async () => {
+    await runTraining(await request('with-log'));
+    for (const keep of [0, 100]) {
+      const stop = new AbortController();
+      const onProgress = ({ step }: { step: number }) => step === 7 && stop.abort();
+      await runTraining(await request(`cut-${keep}`, { signal: stop.signal, onProgress }));
+      const log = join(folder, `cut-${keep}`, 'train.jsonl');
+      if (keep === 0) rmSync(log);
+      else truncateSync(log, keep);
+      const { finished, log: entries } = await runTraining(await request(`cut-${keep}`));
+      expect(finished).toBe(true);
+      expect(entries.at(-1)!.step).toBe(40);
+      expect(hashes(`cut-${keep}`).slice(0, 3)).toEqual(hashes('with-log').slice(0, 3));
+    }
   });
 });
 
