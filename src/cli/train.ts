@@ -255,6 +255,8 @@ async function openModel(
         fix: 'convert it to a folder in Hugging Face layout first',
       });
     }
+    const { refuseOwnFolder } = await import('../train/export-model.ts');
+    await refuseOwnFolder(location.path, out);
     return openTrainableModel(location.path);
   }
   const { makeFreshModel } = await import('../train/fresh-model.ts');
@@ -267,6 +269,7 @@ async function openModel(
     vocabSize: flags.vocab,
     contextLength,
     seed: flags.seed,
+    restart: flags.restart,
   });
   output.note(`a new tokenizer of ${model.config.vocabSize} tokens`);
   return model;

@@ -160,8 +160,9 @@ async function exportWorld({ flags, json, output, signal }: Input, worlds: World
   const state = await worlds.state(world, { signal });
   const [record] = await worlds.log(world);
   const model = await worlds.modelOf(record!);
-  const { exportModel } = await import('../train/export-model.ts');
+  const { exportModel, refuseOwnFolder } = await import('../train/export-model.ts');
   const { configJson, plan, folder } = model;
+  await refuseOwnFolder(folder, out);
   await exportModel(out, { configJson, plan, latents: state.latents, companions: folder });
   if (json) output.json({ world: record!.id, out });
   else output.line(`wrote ${out}: packed model, and masters in ${out}/master`);

@@ -1,9 +1,10 @@
 // Writes trained latents as models that `infer` and Hugging Face transformers load: packed trits, and float masters from
 // which training can go on.
 
-import { mkdir, readdir, readFile } from 'node:fs/promises';
+import { readdir, readFile, realpath } from 'node:fs/promises';
 import { join } from 'node:path';
-import { writeFileAtomically } from '../formats/atomic-file.ts';
+import { ArgumentError } from '../errors.ts';
+import { makeFolder, writeFileAtomically } from '../formats/atomic-file.ts';
 import { type TensorToWrite, writeSafetensors } from '../formats/write-safetensors.ts';
 import { packRowquad } from '../quant/rowquad.ts';
 import { quantizeMatrices } from './ops/bit-linear.ts';
@@ -45,6 +46,22 @@ export function exportConfig(
   };
 }
 
+/**
+ * Refuses to write a trained model over the one it came from: a run that was stopped could not be resumed, and worlds that
+ * began from it could not be replayed.
+ */
+export async function refuseOwnFolder(model: string, out: string): Promise<void> {
+  const real = (path: string) => realpath(path).catch(() => path);
+  const written = [await real(out), await real(join(out, MASTER_FOLDER))];
+  const read = [await real(model), await real(join(model, MASTER_FOLDER))];
+  if (!written.some((path) => read.includes(path))) return;
+  throw new ArgumentError({
+    what: 'this would overwrite the model to go on from',
+    where: out,
+    fix: 'name another folder with --out',
+  });
+}
+
 const bytesOf = (values: Float32Array) => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 
 function plainTensor(parameter: Parameter, latents: Float32Array): TensorToWrite {
@@ -70,7 +87,7 @@ function packedTensors(parameter: Parameter, latents: Float32Array): TensorToWri
 export async function exportModel(out: string, source: ExportSource): Promise<void> {
   const { plan, latents, configJson } = source;
   const master = join(out, MASTER_FOLDER);
-  await mkdir(master, { recursive: true });
+  await makeFolder(master);
   const metadata = { format: 'pt' };
   await writeSafetensors(
     join(master, 'model.safetensors'),
@@ -95,7 +112,11 @@ export async function exportModel(out: string, source: ExportSource): Promise<vo
 }
 
 export async function writeJson(path: string, value: unknown): Promise<void> {
-  await writeText(path, `${JSON.stringify(value, null, 1)}\n`);
+  await writeText(path, jsonText(value));
+}
+
+export function jsonText(value: unknown): string {
+  return `${JSON.stringify(value, null, 1)}\n`;
 }
 
 export async function writeText(path: string, text: string): Promise<void> {

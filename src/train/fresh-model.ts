@@ -1,11 +1,15 @@
 // A model that begins from nothing: a shape, random latents and a vocabulary learned from the data.
 
-import { mkdir } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import { makeFolder } from '../formats/atomic-file.ts';
+import { readTextFile } from '../formats/read-small-file.ts';
 import { SplitMix64 } from '../random/splitmix64.ts';
+import { MAX_TOKENIZER_JSON_BYTES } from '../tokenizer/json-file.ts';
 import { type TrainedBpe, trainBpe } from './bpe-trainer.ts';
-import { writeJson } from './export-model.ts';
+import { jsonText, writeJson } from './export-model.ts';
 import { planParameters, view } from './parameters.ts';
+import { otherRun, STATE_FILE } from './run-state.ts';
 import { configOf, type TrainableModel } from './trainable-model.ts';
 
 export const PRESETS = {
@@ -52,6 +56,8 @@ export type FreshOptions = {
   readonly vocabSize: number;
   readonly contextLength: number;
   readonly seed: bigint;
+  /** Overwrite the vocabulary of a run that `folder` holds. */
+  readonly restart?: boolean;
 };
 
 /** Learns a tokenizer into `folder` and returns a model with random latents that uses it. */
@@ -62,9 +68,16 @@ export async function makeFreshModel(
 ): Promise<TrainableModel> {
   const { shape, vocabSize, contextLength, seed } = options;
   const bpe: TrainedBpe = trainBpe(texts, vocabSize, contextLength);
-  await mkdir(folder, { recursive: true });
-  await writeJson(join(folder, 'tokenizer.json'), bpe.tokenizer);
-  await writeJson(join(folder, 'tokenizer_config.json'), bpe.tokenizerConfig);
+  const vocabulary = { 'tokenizer.json': bpe.tokenizer, 'tokenizer_config.json': bpe.tokenizerConfig };
+  if (options.restart !== true && existsSync(join(folder, STATE_FILE))) {
+    for (const [name, value] of Object.entries(vocabulary)) {
+      const present = await readTextFile(join(folder, name), MAX_TOKENIZER_JSON_BYTES);
+      // The model that is there would read nonsense from now on.
+      if (present !== undefined && present !== jsonText(value)) throw otherRun(join(folder, name));
+    }
+  }
+  await makeFolder(folder);
+  for (const [name, value] of Object.entries(vocabulary)) await writeJson(join(folder, name), value);
   await writeJson(join(folder, 'generation_config.json'), { bos_token_id: 0, eos_token_id: [1, 2], do_sample: false });
   const configJson =
     typeof shape === 'string'

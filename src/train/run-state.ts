@@ -46,6 +46,14 @@ export async function writeRunState(folder: string, state: RunState): Promise<vo
   });
 }
 
+export function otherRun(path: string): RunStateError {
+  return new RunStateError({
+    what: 'this folder holds a run with other data, another model or other settings',
+    where: path,
+    fix: 'repeat the command of that run to resume it, choose another --out, or give --restart to begin anew here',
+  });
+}
+
 type Facts = Pick<RunState, 'run' | 'step' | 'cursor' | 'logBytes' | 'seconds'> & {
   readonly adamSteps: number;
   /** Of latents and moments: a flipped bit would go into the result unseen. */
@@ -66,13 +74,7 @@ export async function readRunState(folder: string, run: string, length: number):
   try {
     using file = await SafetensorsFile.open(path);
     facts = JSON.parse(String(file.metadata.get('bitnet_gf3_run') ?? '{}'));
-    if (facts?.run !== run) {
-      throw new RunStateError({
-        what: 'this folder holds a run with other data, another model or other settings',
-        where: path,
-        fix: 'repeat the command of that run to resume it, choose another --out, or give --restart to begin anew here',
-      });
-    }
+    if (facts?.run !== run) throw otherRun(path);
     values = [];
     for (const name of ['latents', 'm', 'v']) values.push(Float32Array.from(toFloat32(await file.read(name))));
   } catch (cause) {

@@ -2,8 +2,8 @@
 // however often the run was interrupted.
 
 import { createHash } from 'node:crypto';
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { makeFolder } from '../formats/atomic-file.ts';
 import { type Batch, makeBatch, type Sequence } from './batch.ts';
 import { BatchDealer, type Cursor, DatasetError } from './dataset.ts';
 import { exportModel } from './export-model.ts';
@@ -109,7 +109,7 @@ export async function runTraining(request: TrainRequest): Promise<TrainResult> {
       fix: 'give more data, or hold less of it out',
     });
   }
-  await mkdir(out, { recursive: true });
+  await makeFolder(out);
   const network = new Network(model.config, kernels, { context: settings.context, partRows: settings.partRows });
   const { plan } = network;
   const run = runHash(request);

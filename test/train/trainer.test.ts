@@ -11,7 +11,8 @@ import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { ModelFamily } from '../../src/model/config.ts';
 import { openModel } from '../../src/model/open-model.ts';
 import { makeBatch, nextTokenSequence } from '../../src/train/batch.ts';
-import { exportModel } from '../../src/train/export-model.ts';
+import { exportModel, refuseOwnFolder } from '../../src/train/export-model.ts';
+import { makeFreshModel } from '../../src/train/fresh-model.ts';
 import { JS_KERNELS } from '../../src/train/kernels.ts';
 import { latentsFromTrits } from '../../src/train/load-latents.ts';
 import { loadTrainKernels } from '../../src/train/native-kernels.ts';
@@ -250,6 +251,40 @@ describe('runs', () => {
     }
     await writeFile(path, whole);
     expect((await runTraining(await request('damaged'))).finished).toBe(true);
+  });
+
+  test('the tokenizer of another run is not overwritten either', async () => {
+    const out = join(folder, 'fresh');
+    const fresh = (text: string, restart: boolean) =>
+      makeFreshModel(out, [text], { shape: 'tiny', vocabSize: 300, contextLength: 64, seed: 1n, restart });
+    const tokenizerJson = () => readFileSync(join(out, 'tokenizer.json'), 'utf8');
+    await fresh('a fox, a fox', false);
+    const first = tokenizerJson();
+    // Without a state nothing was trained with it yet.
+    await fresh('a hen, a hen', false);
+    expect(tokenizerJson()).not.toBe(first);
+    await writeFile(join(out, 'state.safetensors'), '');
+    await fresh('a hen, a hen', false);
+    await expect(fresh('a fox, a fox', false)).rejects.toThrow(/a run with other data.*--restart/);
+    expect(tokenizerJson()).not.toBe(first);
+    await fresh('a fox, a fox', true);
+    expect(tokenizerJson()).toBe(first);
+  });
+
+  test('a model is not trained over itself: a stopped run would have lost where it began', async () => {
+    for (const out of [source, join(source, 'master'), `${source}/../run-source`]) {
+      await expect(refuseOwnFolder(source, out)).rejects.toThrow(/overwrite the model/);
+    }
+    await expect(refuseOwnFolder(join(source, 'master'), source)).rejects.toThrow(/overwrite the model/);
+    await refuseOwnFolder(source, join(folder, 'somewhere-else'));
+  });
+
+  test('a file in the place of the folder is named', async () => {
+    await writeFile(join(folder, 'a-file'), '');
+    await expect(runTraining(await request('a-file'))).rejects.toThrow(
+      /cannot make this folder: EEXIST.*a-file.*another/,
+    );
+    await expect(runTraining(await request('a-file/below'))).rejects.toThrow(/cannot make this folder: ENOTDIR/);
   });
 
   test('a run whose log was deleted or cut goes on to the same model', async () => {
