@@ -48,7 +48,7 @@ export type WorldRecord = {
   /** Undefined for a world that begins. */
   readonly morphism?: RecordedMorphism;
   readonly report?: RecordedReport;
-  /** ISO time of the first time it was reached; no part of the id. */
+  /** ISO time at which it was last reached, or begun; no part of the id. */
   readonly created: string;
 };
 
@@ -219,13 +219,18 @@ export class WorldStore {
     });
   }
 
-  /** Adds a world; one that is there stays as it is, since its id says all that matters. A damaged one is replaced. */
+  /**
+   * Adds a world. A beginning that is there stays as it is; a damaged one is replaced. So is one that a step led to: two
+   * steps at once and one after the other end in the same world, and the way back is the way by which it was reached last.
+   */
   async add(record: WorldRecord): Promise<void> {
-    try {
-      await this.record(record.id);
-      return;
-    } catch {
-      // Not there, or not to be read: written now.
+    if (record.parent === null) {
+      try {
+        await this.record(record.id);
+        return;
+      } catch {
+        // Not there, or not to be read: written now.
+      }
     }
     await this.#makeFolders();
     await writeJson(this.#recordPath(record.id), record);

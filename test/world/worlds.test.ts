@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { worldExpectedValue } from '../../src/world/morphism.ts';
 import { morphismColorIndex } from '../../src/world/morphism-color.ts';
 import { worldId } from '../../src/world/world-state.ts';
@@ -57,6 +57,36 @@ test('step, invert and step again give the same ids; the loss falls', async () =
     first.after.id,
     first.before.id,
   ]);
+});
+
+test('a world that is reached by two ways is inverted to where the last one began', async () => {
+  const worlds = await open();
+  const atOnce = await worlds.step(step({ model }, { steps: 2 }));
+  const first = await worlds.step(step({ model }));
+  const second = await worlds.step(step({ world: first.after.id }));
+  expect(second.after.id).toBe(atOnce.after.id);
+  expect(second.after).toMatchObject({ parent: first.after.id, morphism: { steps: 1 } });
+  expect(second.after.report!.lossBefore).toBe(first.after.report!.lossAfter);
+  expect((await worlds.invert(second.after.id)).to.id).toBe(first.after.id);
+  await worlds.step(step({ model }, { steps: 2 }));
+  expect((await worlds.invert(second.after.id)).to.id).toBe(atOnce.before.id);
+});
+
+test('latest is the world that the last step led to, also where it had been before', async () => {
+  const worlds = await open();
+  vi.useFakeTimers({ toFake: ['Date'] });
+  try {
+    const ids: string[] = [];
+    for (const [minute, lr] of [0.003, 0.004, 0.003].entries()) {
+      vi.setSystemTime(Date.UTC(2026, 0, 1, 0, minute));
+      const { after } = await worlds.step(step({ model }, { lr }));
+      ids.push(after.id);
+      expect(await worlds.store.resolve('latest')).toBe(after.id);
+    }
+    expect(ids[2]).toBe(ids[0]);
+  } finally {
+    vi.useRealTimers();
+  }
 });
 
 test('anything that the next step depends on is in the id', async () => {
