@@ -182,6 +182,13 @@ async function run({ flags, json, output, signal }: CommandInput<typeof FLAGS>):
       `${(model.plan.length / 1e6).toFixed(1)} M parameters from ${model.from}; ${kernels.name} ${kernels.isa}, ${kernels.threads} threads`,
   );
 
+  if (model.from === 'trits') {
+    output.note(
+      'this model has no float masters (master/): its latents are made up from trits and lie far from every rounding ' +
+        'boundary, so at small rates no trit flips and only embedding, norms and scales learn; raise --lr or --steps for flips',
+    );
+  }
+
   const { runTraining } = await import('../train/trainer.ts');
   const { steps } = flags;
   let result: TrainResult;

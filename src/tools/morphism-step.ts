@@ -123,6 +123,12 @@ export const morphismStepTool = defineTool({
       `${world_before.slice(0, 12)} -> ${world_after.slice(0, 12)}  ${morphism_color.hex}`,
       `loss ${loss_before.toFixed(4)} -> ${loss_after.toFixed(4)}, WEV ${wev >= 0 ? '+' : ''}${wev.toFixed(4)}`,
       `${flips} trits flipped; their changes sum to ${trit_delta_sum} mod 3 = ${gf3_residue}, ${conserved ? 'conserved' : 'not conserved'}`,
+      ...(flips > 0
+        ? []
+        : [
+            'No latent crossed a rounding boundary, so only embedding, norms and scales moved. For flips give a larger lr or more ' +
+              'steps; a model without float masters (a folder master/ in its own) begins far from every boundary.',
+          ]),
       `to go on: {"world": "${world_after}"}; to take it back: morphism_invert {"world": "${world_after}"}`,
     ].join('\n');
   },

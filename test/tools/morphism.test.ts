@@ -51,6 +51,11 @@ describe.runIf(built)('on the embedded model', () => {
     morphism_color: { index: number; hex: string };
   };
 
+  test('a step that flips nothing says why', async () => {
+    const { text } = await run(morphismStepTool, { model: 'default', text: ['The fox.'], optimizer: 'sgd', lr: 1e-30 });
+    expect(text).toMatch(/^0 trits flipped.*\nNo latent crossed a rounding boundary.*larger lr/m);
+  });
+
   test('a step lowers the loss on its batch, is conserved, inverts, and lands on the same world again', async () => {
     const first = await step({ model: 'default', text: TEXT, conserve: true });
     expect(first.loss_after).toBeLessThan(first.loss_before);

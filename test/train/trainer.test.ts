@@ -1,8 +1,17 @@
 // Whole runs: what comes out can be used, and comes out the same however the run went.
 
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -321,6 +330,38 @@ describe.runIf(existsSync(main))('train on the command line', () => {
         .update(readFileSync(join(folder, out, file)))
         .digest('hex'),
     );
+
+  test('a model without masters is said to flip little', () => {
+    const lone = join(folder, 'cli-lone');
+    mkdirSync(lone);
+    const embedded = join(import.meta.dirname, '../../models/default');
+    for (const file of ['config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json']) {
+      copyFileSync(join(embedded, file), join(lone, file));
+    }
+    const text = join(folder, 'lone.txt');
+    writeFileSync(text, 'A fox ran home.');
+    const said = (model: string) =>
+      spawnSync(
+        process.execPath,
+        [
+          main,
+          'train',
+          '--dataset',
+          text,
+          '--qat',
+          '--model',
+          model,
+          '--steps',
+          '1',
+          '--out',
+          join(folder, 'cli-lone-out'),
+          '--restart',
+        ],
+        { encoding: 'utf8' },
+      ).stderr;
+    expect(said(lone)).toMatch(/no float masters.*raise --lr or --steps/);
+    expect(said(embedded)).not.toContain('no float masters');
+  });
 
   function start(out: string): {
     readonly done: Promise<{ code: number | null; stdout: string }>;
