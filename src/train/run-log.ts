@@ -1,8 +1,8 @@
 // The log of a run: one JSON object a line, appended as steps are taken. A resumed run cuts it back to the steps that its
 // state has, so that it reads as if nothing had happened.
 
-import { appendFile, mkdir, open, readFile } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { appendFile, open, readFile } from 'node:fs/promises';
+import { WriteError } from '../formats/errors.ts';
 
 export type LogEntry = {
   readonly step: number;
@@ -30,8 +30,7 @@ export class RunLog {
 
   /** Opens a log and drops everything past `bytes`. Of a log that somebody cut or deleted, what is there is kept. */
   static async open(path: string, bytes: number): Promise<RunLog> {
-    await mkdir(dirname(path), { recursive: true });
-    await using file = await open(path, 'a+');
+    await using file = await open(path, 'a+').catch((cause) => refuse(path, cause));
     // Cutting a shorter file back to more than it has would fill it up with zero bytes.
     const { size } = await file.stat();
     const kept = size < bytes ? (await file.readFile()).lastIndexOf('\n') + 1 : bytes;
@@ -46,7 +45,7 @@ export class RunLog {
 
   async append(entry: LogEntry): Promise<void> {
     const line = `${JSON.stringify(entry)}\n`;
-    await appendFile(this.#path, line);
+    await appendFile(this.#path, line).catch((cause) => refuse(this.#path, cause));
     this.#bytes += Buffer.byteLength(line);
   }
 
@@ -62,4 +61,10 @@ export class RunLog {
       }
     });
   }
+}
+
+function refuse(file: string, cause: NodeJS.ErrnoException): never {
+  const fix =
+    cause.code === 'ENOSPC' ? 'free some disk space' : 'check that the folder can be written, or name another one';
+  throw new WriteError({ file, what: `cannot write the log: ${cause.code}`, fix }, cause);
 }

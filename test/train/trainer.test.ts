@@ -288,6 +288,11 @@ describe('runs', () => {
     await refuseOwnFolder(source, join(folder, 'somewhere-else'));
   });
 
+  test('a log that cannot be written is named', async () => {
+    mkdirSync(join(folder, 'no-log', 'train.jsonl'), { recursive: true });
+    await expect(runTraining(await request('no-log'))).rejects.toThrow(/cannot write the log: EISDIR .*train\.jsonl/);
+  });
+
   test('a file in the place of the folder is named', async () => {
     await writeFile(join(folder, 'a-file'), '');
     await expect(runTraining(await request('a-file'))).rejects.toThrow(
