@@ -42,6 +42,11 @@ export async function readSmallFile(path: string, maxBytes: number): Promise<Buf
 
 /** As `readTextFile`, at once: what a first token waits for does not go through other threads. */
 export function readTextFileSync(path: string, maxBytes: number): string | undefined {
+  return readSmallFileSync(path, maxBytes)?.toString('utf8');
+}
+
+/** As `readSmallFile`, at once. */
+export function readSmallFileSync(path: string, maxBytes: number): Buffer | undefined {
   let opened: RandomAccessFile;
   try {
     opened = new RandomAccessFile(path);
@@ -53,7 +58,7 @@ export function readTextFileSync(path: string, maxBytes: number): string | undef
   checkSize(path, file.size, maxBytes);
   const bytes = Buffer.alloc(file.size);
   file.readIntoSync(bytes, 0);
-  return bytes.toString('utf8');
+  return bytes;
 }
 
 function checkSize(path: string, size: number, maxBytes: number): void {

@@ -1,12 +1,12 @@
 // `verify`: a checkpoint against what other people's code computed from it. A case folder holds config.json and
 // model.safetensors, which the engine loads, and expected.json and expected.safetensors, which it must reproduce.
 
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BackendName, Executable } from '../engine/backend.ts';
 import { loadOn, weightMemory } from '../engine/select.ts';
 import { BitnetError, CancelledError } from '../errors.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
+import { readTextFile } from '../formats/read-small-file.ts';
 import { openModel } from '../model/open-model.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
 import { allLogits, type ForwardOptions, negativeLogLikelihood } from './forward.ts';
@@ -153,19 +153,22 @@ export async function verifyCase(dir: string, options: VerifyOptions = {}): Prom
   };
 }
 
+/** Largest expected.json read: some numbers for each token of a prompt. */
+const MAX_EXPECTED_BYTES = 16 * 2 ** 20;
+
 async function readExpected(dir: string): Promise<unknown> {
-  const file = join(dir, 'expected.json');
+  const refuse = (what: string, cause?: unknown) => {
+    const fix = 'a case holds config.json, model.safetensors, expected.json and expected.safetensors';
+    return new CaseError({ what, where: dir, fix }, { cause });
+  };
   try {
-    return JSON.parse(await readFile(file, 'utf8'));
+    const text = await readTextFile(join(dir, 'expected.json'), MAX_EXPECTED_BYTES);
+    if (text !== undefined) return JSON.parse(text);
   } catch (cause) {
-    const missing = (cause as NodeJS.ErrnoException).code === 'ENOENT';
-    const what = missing ? 'there is no expected.json' : `expected.json cannot be read: ${(cause as Error).message}`;
-    throw new CaseError({
-      what,
-      where: dir,
-      fix: 'a case holds config.json, model.safetensors, expected.json and expected.safetensors',
-    });
+    const reason = cause instanceof BitnetError ? cause.text.what : (cause as Error).message;
+    throw refuse(`expected.json cannot be read: ${reason}`, cause);
   }
+  throw refuse('there is no expected.json');
 }
 
 function checkExpected(json: unknown, dir: string): Expected {

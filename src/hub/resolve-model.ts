@@ -211,7 +211,9 @@ function locate(path: string, name: string): ModelLocation {
 function hasGgufMagic(path: string): boolean {
   let file: number | undefined;
   try {
-    if (!statSync(path).isFile()) return false;
+    // Files of /proc that wait for what comes have no size.
+    const info = statSync(path);
+    if (!info.isFile() || info.size < 4) return false;
     file = openSync(path, 'r');
     const start = Buffer.alloc(4);
     readSync(file, start, 0, 4, 0);

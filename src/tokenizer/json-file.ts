@@ -1,7 +1,8 @@
 // Reading the JSON files around a model: size limit first, then one clear error for whatever is wrong. Synchronous,
 // because six small files through the thread pool cost 5 ms of the 100 in which a first token is due.
 
-import { readFileSync, statSync } from 'node:fs';
+import { FileAccessError, TruncatedFileError } from '../formats/errors.ts';
+import { readSmallFileSync } from '../formats/read-small-file.ts';
 import { TokenizerFileError } from './tokenizer-error.ts';
 
 export type JsonObject = { readonly [key: string]: unknown };
@@ -11,33 +12,14 @@ export const MAX_TOKENIZER_JSON_BYTES = 128 * 2 ** 20;
 /** Any other JSON file of a model folder. Largest seen: 1.2 MB (Gemma 3's tokenizer_config.json). */
 export const MAX_CONFIG_JSON_BYTES = 16 * 2 ** 20;
 
-/** The bytes of a regular file of at most `limit` bytes; undefined when there is none. */
+/** The bytes of a regular file of at most `limit` bytes, never waited for; undefined when there is none. */
 export function readLimited(path: string, limit: number): Buffer | undefined {
   try {
-    const info = statSync(path, { throwIfNoEntry: false });
-    if (info === undefined) return undefined;
-    if (!info.isFile()) {
-      throw new TokenizerFileError({
-        what: 'expected a regular file',
-        where: path,
-        fix: 'replace it with the model’s own file',
-      });
-    }
-    if (info.size > limit) {
-      throw new TokenizerFileError({
-        what: `file has ${info.size} bytes, more than the limit of ${limit}`,
-        where: path,
-        fix: 'this is not a tokenizer file of a known model; fetch it again',
-      });
-    }
-    return readFileSync(path);
+    return readSmallFileSync(path, limit);
   } catch (cause) {
-    if (cause instanceof TokenizerFileError) throw cause;
-    if ((cause as NodeJS.ErrnoException).code === 'ENOTDIR') return undefined;
-    throw new TokenizerFileError(
-      { what: `cannot be read: ${(cause as Error).message}`, where: path, fix: 'check the path and its permissions' },
-      { cause },
-    );
+    if (!(cause instanceof FileAccessError || cause instanceof TruncatedFileError)) throw cause;
+    if (cause instanceof FileAccessError && cause.errno === 'ENOTDIR') return undefined;
+    throw new TokenizerFileError({ ...cause.text, where: path }, { cause });
   }
 }
 

@@ -6,7 +6,7 @@
 //
 // The head is JSON; the rest are arrays of int32, the last one of uint16. All of it comes twice.
 
-import { readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, type Stats, statSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
@@ -33,9 +33,15 @@ type Head = {
 
 export type KeptTokenizer = { readonly json: JsonObject; readonly tables: BpeTables };
 
-/** Size and times of a regular file; undefined where there is none, and for one written a moment ago. */
+/** Size and times of a regular file; undefined where there is none to be had, and for one written a moment ago. */
 export function settledState(file: string): string | undefined {
-  const info = statSync(file, { throwIfNoEntry: false });
+  let info: Stats | undefined;
+  try {
+    info = statSync(file, { throwIfNoEntry: false });
+  } catch {
+    // A link to itself, say: whoever reads the file tells what is wrong.
+    return undefined;
+  }
   if (info === undefined || !info.isFile() || Date.now() - info.ctimeMs < CLOCK_MS) return undefined;
   return `${info.size} ${info.mtimeMs} ${info.ctimeMs}`;
 }

@@ -1,6 +1,7 @@
 // Every golden model case through the reference backend, and the same cases spoiled: a verifier that cannot fail
 // proves nothing.
 
+import { execFileSync } from 'node:child_process';
 import { cp, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -83,6 +84,12 @@ describe('a spoiled case fails', () => {
   test('is cancelled by its signal', async () => {
     const run = verifyCase(join(golden, 'bitnet_packed_a_s111'), { signal: AbortSignal.abort() });
     await expect(run).rejects.toMatchObject({ code: 'CANCELLED' });
+  });
+
+  test.skipIf(process.platform === 'win32')('a pipe in the place of expected.json is not waited for', async () => {
+    const copy = await mkdtemp(join(dir, 'pipe-'));
+    execFileSync('mkfifo', [join(copy, 'expected.json')]);
+    await expect(verifyCase(copy)).rejects.toThrow(/not a regular file .*a case holds/);
   });
 
   test('a folder without expected.json says what a case holds', async () => {

@@ -59,6 +59,11 @@ describe('resolveModel', () => {
     await expect(resolveModel(join(folder, 'inside/bad.gguf'), { env })).rejects.toThrow('does not begin with "GGUF"');
   });
 
+  // Reading what /proc says of no size fails or waits without end.
+  test.skipIf(process.platform !== 'linux')('a file of /proc is not read', async () => {
+    await expect(resolveModel('/proc/self/mem', { env })).rejects.toThrow('is not a .gguf or .safetensors file');
+  });
+
   test('hub ids, with and without a revision', async () => {
     const path = join(folder, 'hf/hub/models--org--packed/snapshots', COMMIT);
     expect(await resolveModel('org/packed', { env })).toEqual({

@@ -1,6 +1,6 @@
 // Files that are broken, contradictory or lying: each ends in one error that names the file and says what to do.
 
-import { readFileSync } from 'node:fs';
+import { readFileSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
@@ -99,6 +99,21 @@ describe('tokenizer.json', () => {
     expect(tokenizer.encode('toString')).toEqual([]);
     expect(tokenizer.decode([1])).toBe('constructor');
   });
+});
+
+test.skipIf(process.platform === 'win32')('links in the place of a file', async () => {
+  for (const name of ['tokenizer.json', 'tokenizer.model']) {
+    const folder = folderOf({});
+    symlinkSync(name, join(folder, name));
+    await expectRefusal(folder, 'BAD_TOKENIZER_FILE', name, 'ELOOP');
+  }
+});
+
+// No more is read than the file says it has: some files of /proc wait without end for what comes.
+test.skipIf(process.platform !== 'linux')('a link to /proc is not read', async () => {
+  const folder = folderOf({});
+  symlinkSync('/proc/self/mem', join(folder, 'tokenizer.json'));
+  await expectRefusal(folder, 'BAD_TOKENIZER_FILE', 'not valid JSON: Unexpected end');
 });
 
 test('broken files around a good tokenizer.json', async () => {
