@@ -89,9 +89,11 @@ function positionalValue(name: string, schema: JsonSchema, text: string): unknow
   if (schema.type !== 'integer') return text;
   const { minimum = -Infinity, maximum = Infinity } = schema;
   const value = /^[+-]?\d+$/.test(text) ? Number(text) : Number.NaN;
-  if (value >= minimum && value <= maximum) return value;
+  // Past the safe integers the value would be another one than was written.
+  if (Number.isSafeInteger(value) && value >= minimum && value <= maximum) return value;
   const from = minimum === -Infinity ? '' : ` from ${minimum}`;
-  const to = maximum >= Number.MAX_SAFE_INTEGER ? '' : ` to ${maximum}`;
+  const largest = Math.min(maximum, Number.MAX_SAFE_INTEGER);
+  const to = largest === Number.MAX_SAFE_INTEGER && !(value > largest) ? '' : ` to ${largest}`;
   throw new ArgumentError({
     what: `${name.toUpperCase()} must be a whole number${from}${to}, got "${text}"`,
     ...(Number.isNaN(value) && { fix: 'write it in digits' }),

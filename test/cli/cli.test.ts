@@ -124,7 +124,11 @@ test.each([
   [['tokenize', '/nowhere/model', 'a'], 2, '/nowhere/model'],
   [['color', 'one'], 2, 'INDEX must be a whole number from 0, got "one"; write it in digits'],
   [['color', '-1'], 2, ''],
-  [['color', '99999999999999999999'], 2, 'index must be an integer'],
+  [
+    ['color', '99999999999999999999'],
+    2,
+    'INDEX must be a whole number from 0 to 9007199254740991, got "99999999999999999999"',
+  ],
   [['palette', '0'], 2, 'N must be a whole number from 1 to 4096, got "0"'],
   [['color', '10000001', '--scheme', 'gay-mcp'], 2, 'past the limit'],
 ])('%j fails with one clear line', async (args, expected, message) => {
@@ -138,6 +142,7 @@ test.each([
 test.each([
   [['color', '1', '--constructor=5'], /^error: unknown flag --constructor; /],
   [['color', '-1'], /^error: INDEX must be a whole number from 0, got "-1"\n$/],
+  [['color', '9007199254740993'], /^error: INDEX must be .* from 0 to 9007199254740991, got "9007199254740993"\n$/],
   [['color', '1.5'], /^error: INDEX must be a whole number from 0, got "1.5"; write it in digits\n$/],
 ])('%j is a wrong call', async (args, message) => {
   const { code, stderr } = await runCli(args);
