@@ -71,8 +71,13 @@ function report(error: unknown): number {
 }
 
 /** A reader that went away (`bitnet-gf3 palette 4096 | head -1`) is not a failure. */
-function stdoutFailed({ code }: NodeJS.ErrnoException): void {
-  process.exit(code === 'EPIPE' ? EXIT.ok : EXIT.jobFailed);
+function stdoutFailed({ code, message }: NodeJS.ErrnoException): void {
+  if (code === 'EPIPE') process.exit(EXIT.ok);
+  // At once: the process ends before a stream would have written it.
+  new Descriptor(2, ignore).write(
+    `error: the result cannot be written: ${code ?? message} (stdout); make room for it\n`,
+  );
+  process.exit(EXIT.jobFailed);
 }
 
 /** Without a place for remarks the results still come. */

@@ -64,3 +64,16 @@ test.skipIf(process.platform === 'win32').each([LONG, ['palette', '3']])(
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
   },
 );
+
+test.skipIf(process.platform !== 'linux')('a disk without room is told', async () => {
+  const child = spawn('sh', ['-c', 'exec "$0" "$@" >/dev/full', process.execPath, MAIN, 'color', '1']);
+  let stderr = '';
+  child.stderr.setEncoding('utf8').on('data', (text) => {
+    stderr += text;
+  });
+  const code = await new Promise<number | null>((resolve) => child.on('close', resolve));
+  expect({ code, stderr }).toEqual({
+    code: 1,
+    stderr: 'error: the result cannot be written: ENOSPC (stdout); make room for it\n',
+  });
+});
