@@ -2,7 +2,7 @@
 // (or a crash, or Ctrl-C) never meets half a checkpoint.
 
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, mkdir, open, rename, unlink } from 'node:fs/promises';
+import { type FileHandle, mkdir, open, rename, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { CancelledError } from '../errors.ts';
 import { WriteError } from './errors.ts';
@@ -29,14 +29,20 @@ export async function makeFolder(path: string): Promise<void> {
 export type AtomicSink = { write(bytes: Uint8Array): Promise<void>; readonly written: number };
 
 /**
- * Calls `produce` with a sink and puts what it wrote at `path`, replacing a file there. If `produce` fails or `signal`
- * fires, `path` is as it was and the temporary file is gone.
+ * Calls `produce` with a sink and puts what it wrote at `path`, replacing a file there, but never a device or a pipe. If
+ * `produce` fails or `signal` fires, `path` is as it was and the temporary file is gone.
  */
 export async function writeFileAtomically(
   path: string,
   produce: (sink: AtomicSink) => Promise<void>,
   signal?: AbortSignal,
 ): Promise<void> {
+  // A folder is refused by the rename; a device or a pipe would be gone by it, and whoever else uses it with it.
+  const there = await stat(path).catch(() => undefined);
+  if (there !== undefined && !there.isFile() && !there.isDirectory()) {
+    const fix = 'give the name of a file';
+    throw new WriteError({ file: path, what: 'cannot write here: this is not a regular file', fix });
+  }
   const folder = dirname(path);
   const temporary = join(folder, `.${basename(path).slice(0, 200)}.${randomBytes(6).toString('hex')}.tmp`);
   let handle: FileHandle;
