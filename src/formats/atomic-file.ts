@@ -2,7 +2,7 @@
 // (or a crash, or Ctrl-C) never meets half a checkpoint.
 
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, mkdir, open, rename, stat, unlink } from 'node:fs/promises';
+import { type FileHandle, open, rename, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { CancelledError } from '../errors.ts';
 import { WriteError } from './errors.ts';
@@ -13,17 +13,6 @@ export type WriteOptions = {
   /** Told when a tensor has been written. */
   readonly onTensor?: (done: number, total: number) => void;
 };
-
-/** A folder to write files in, with those above it. */
-export async function makeFolder(path: string): Promise<void> {
-  await mkdir(path, { recursive: true }).catch((cause: NodeJS.ErrnoException) => {
-    const fix =
-      cause.code === 'EEXIST' || cause.code === 'ENOTDIR'
-        ? 'a file is in the way: name another folder'
-        : 'name a folder that can be written';
-    throw new WriteError({ file: path, what: `cannot make this folder: ${cause.code}`, fix }, cause);
-  });
-}
 
 /** Appends bytes to the file being written. */
 export type AtomicSink = { write(bytes: Uint8Array): Promise<void>; readonly written: number };

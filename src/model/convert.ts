@@ -1,12 +1,13 @@
 // `convert`: a model we can open, written in another format. Trits are copied, never requantized; a scale that the target
 // would round is kept exact beside the matrix where the format has a place for it.
 
-import { copyFile, mkdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { copyFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { DenseWeight, TernaryWeight, VectorWeight } from '../engine/program.ts';
 import { ArgumentError } from '../errors.ts';
 import type { WriteOptions } from '../formats/atomic-file.ts';
 import { GgufFile } from '../formats/gguf-file.ts';
+import { makeFolder } from '../formats/make-folder.ts';
 import { type GgufPair, type GgufTensorToWrite, writeGguf } from '../formats/write-gguf.ts';
 import { type TensorToWrite, writeSafetensors } from '../formats/write-safetensors.ts';
 import { bf16ToF32, f32ToBf16 } from '../quant/bf16.ts';
@@ -94,7 +95,7 @@ async function writeFolder(
   // Built beside its place and renamed when whole.
   const building = `${target}.partial-${process.pid}`;
   await rm(building, { recursive: true, force: true });
-  await mkdir(building, { recursive: true });
+  await makeFolder(building);
   try {
     await writeSafetensors(
       join(building, 'model.safetensors'),

@@ -4,7 +4,8 @@
 import { readdir, readFile, realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ArgumentError } from '../errors.ts';
-import { makeFolder, writeFileAtomically } from '../formats/atomic-file.ts';
+import { writeFileAtomically } from '../formats/atomic-file.ts';
+import { makeFolder } from '../formats/make-folder.ts';
 import { type TensorToWrite, writeSafetensors } from '../formats/write-safetensors.ts';
 import { packRowquad } from '../quant/rowquad.ts';
 import { quantizeMatrices } from './ops/bit-linear.ts';

@@ -2,7 +2,7 @@
 
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { makeFolder } from '../formats/atomic-file.ts';
+import { makeFolder } from '../formats/make-folder.ts';
 import { readTextFile } from '../formats/read-small-file.ts';
 import { SplitMix64 } from '../random/splitmix64.ts';
 import { MAX_TOKENIZER_JSON_BYTES } from '../tokenizer/json-file.ts';

@@ -3,7 +3,7 @@
 
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
-import { makeFolder } from '../formats/atomic-file.ts';
+import { makeFolder } from '../formats/make-folder.ts';
 import { type Batch, makeBatch, type Sequence } from './batch.ts';
 import { BatchDealer, type Cursor, DatasetError } from './dataset.ts';
 import { exportModel } from './export-model.ts';
