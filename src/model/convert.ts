@@ -94,7 +94,8 @@ async function writeFolder(
 ): Promise<void> {
   // Built beside its place and renamed when whole.
   const building = `${target}.partial-${process.pid}`;
-  await rm(building, { recursive: true, force: true });
+  // What keeps it from going keeps the folder from being made, which says so.
+  await rm(building, { recursive: true, force: true }).catch(() => undefined);
   await makeFolder(building);
   try {
     await writeSafetensors(

@@ -1,6 +1,6 @@
 // Converting and converting back changes no logit's bit, and the result is a model like any other.
 
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -85,6 +85,12 @@ describe('there and back, bit for bit', () => {
 describe('refused', () => {
   test('a target that exists', async () => {
     await expect(convertModel(embedded, root)).rejects.toThrow(/the target exists.*choose another name/);
+  });
+
+  test('a folder below a file', async () => {
+    const below = join(root, 'a-file', 'folder');
+    await writeFile(join(root, 'a-file'), '');
+    await expect(convertModel(embedded, below)).rejects.toMatchObject({ code: 'WRITE_FAILED' });
   });
 
   test('a type whose blocks do not fit, leaving nothing behind', async () => {
