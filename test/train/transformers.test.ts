@@ -12,11 +12,13 @@ import { Network } from '../../src/train/network.ts';
 import { openTrainableModel } from '../../src/train/trainable-model.ts';
 import { writeTinyModel } from './tiny-model.ts';
 
+const PYTHON = process.env.PYTHON ?? 'python3';
+
 const folder = mkdtempSync(join(tmpdir(), 'bitnet-transformers-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-const probe = spawnSync('python3', ['-c', 'import torch, accelerate, transformers'], { encoding: 'utf8' });
-const missing = probe.status === 0 ? undefined : (probe.stderr?.trim().split('\n').at(-1) ?? 'python3 was not found');
+const probe = spawnSync(PYTHON, ['-c', 'import torch, accelerate, transformers'], { encoding: 'utf8' });
+const missing = probe.status === 0 ? undefined : (probe.stderr?.trim().split('\n').at(-1) ?? `${PYTHON} was not found`);
 
 test.runIf(missing !== undefined)(`skipped, transformers is not here: ${missing}`, () => {
   expect(probe.status).not.toBe(0);
@@ -37,7 +39,7 @@ test.runIf(missing === undefined).each(['bitnet'] as const)(
       onLogits: (logits, _, rows) => ours.push(...logits.subarray(0, rows * model.config.vocabSize)),
     });
     const script = join(import.meta.dirname, '../../scripts/transformers-logits.py');
-    const run = spawnSync('python3', [script, out, ids.join(',')], { encoding: 'utf8', maxBuffer: 2 ** 26 });
+    const run = spawnSync(PYTHON, [script, out, ids.join(',')], { encoding: 'utf8', maxBuffer: 2 ** 26 });
     expect(run.status, run.stderr).toBe(0);
     const theirs = JSON.parse(run.stdout) as { packed: number[][]; masters: number[][] };
     for (const logits of [theirs.packed, theirs.masters]) {
