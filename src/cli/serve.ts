@@ -77,7 +77,11 @@ async function serveStdio(
   { flags, output, signal }: CommandInput<typeof FLAGS>,
   allowedRoots: readonly string[] | undefined,
 ) {
-  const network = (['token', 'allow-host', 'allow-origin'] as const).filter((name) => flags[name] !== undefined);
+  const network = (Object.keys(FLAGS) as (keyof typeof FLAGS)[]).filter((name) => {
+    const flag = FLAGS[name];
+    const unset = 'default' in flag ? flag.default : flag.type === 'boolean' ? false : undefined;
+    return flags[name] !== unset;
+  });
   if (network.length > 0) {
     throw new ArgumentError({ what: `--${network.join(', --')} without --http`, fix: 'add --http, or leave it out' });
   }

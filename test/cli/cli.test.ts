@@ -28,6 +28,16 @@ describe.each(COMMANDS.map((entry) => ({ entry, name: entry.name })))('$name', (
   });
 });
 
+test.each([
+  [['--port', '9000'], '--port without --http'],
+  [['--host', '0.0.0.0', '--token', 't'], '--host, --token without --http'],
+  [['--behind-proxy'], '--behind-proxy without --http'],
+])('serve %j on stdio is a wrong call', async (flags, message) => {
+  const { code, stdout, stderr } = await runCli(['serve', ...flags]);
+  expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
+  expect(stderr).toContain(message);
+});
+
 test('--help lists every public command', async () => {
   const { code, stdout } = await runCli(['--help']);
   expect(code).toBe(0);
