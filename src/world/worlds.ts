@@ -73,6 +73,20 @@ type Base = {
   tokenizer: Promise<Tokenizer> | undefined;
 };
 
+/** Tells every second that `work` goes on: the first step on a machine compiles the training kernels, for half a minute. */
+async function tellOfWaiting<T>({ onProgress }: MorphismHooks, work: () => Promise<T>): Promise<T> {
+  let seconds = 0;
+  const timer = setInterval(() => {
+    seconds += 1;
+    onProgress?.(seconds / 1000, 1, `getting ready since ${seconds} s: the first step compiles the training kernels`);
+  }, 1000);
+  try {
+    return await work();
+  } finally {
+    clearInterval(timer);
+  }
+}
+
 export class Worlds {
   readonly store: WorldStore;
   readonly #options: WorldsOptions;
@@ -135,9 +149,11 @@ export class Worlds {
       if ((world === undefined) === (model === undefined)) {
         throw new ArgumentError({ what: 'give either a world or a model', fix: 'a model begins a new world' });
       }
-      const before =
-        world === undefined ? await this.#begin(model!) : await this.store.record(await this.store.resolve(world));
-      const base = await this.#baseOf(before);
+      const { before, base } = await tellOfWaiting(hooks, async () => {
+        const before =
+          world === undefined ? await this.#begin(model!) : await this.store.record(await this.store.resolve(world));
+        return { before, base: await this.#baseOf(before) };
+      });
       const batch = await batchOf(base, morphism);
       const state = await this.#materialize(before, hooks);
       const { world: next, report } = await applyMorphism(base.network, state, batch, morphism, hooks);

@@ -91,12 +91,13 @@ describe.runIf(built)('on the embedded model', () => {
         signal: controller.signal,
         progress: (_done, _total, message) => {
           messages.push(message);
-          controller.abort();
+          // A busy machine tells first that it is getting ready.
+          if (message.startsWith('gradient')) controller.abort();
         },
       },
     );
     await expect(call).rejects.toMatchObject({ code: 'CANCELLED' });
-    expect(messages[0]).toMatch(/gradient 1 of 50|replaying/);
+    expect(messages.at(-1)).toMatch(/^gradient 1 of 50/);
   });
 
   test.each([
