@@ -23,6 +23,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <initializer_list>
 #include <iterator>
 #include <memory>
 #include <new>
@@ -303,11 +304,43 @@ napi_value Fork(napi_env env, napi_callback_info info) {
   return made >= 0 ? number(env, made) : throw_failure(env, f);
 }
 
-struct SettleJob {
+// ---------------------------------------------------------------------------------------------------------------------
+// Work on a thread of the runtime
+
+struct Job {
+  napi_async_work work = nullptr;
+  napi_deferred deferred = nullptr;
+  napi_ref kept = nullptr;
+};
+
+/** A promise for what `complete` resolves it to; `kept` are the values whose memory the job uses until then. */
+template <class J>
+napi_value queue(napi_env env, std::unique_ptr<J> job, const char* name, napi_async_execute_callback execute,
+                 napi_async_complete_callback complete, std::initializer_list<napi_value> kept) {
+  napi_value list, promise;
+  napi_create_array_with_length(env, kept.size(), &list);
+  uint32_t i = 0;
+  for (napi_value value : kept) napi_set_element(env, list, i++, value);
+  napi_create_reference(env, list, 1, &job->kept);
+  napi_create_promise(env, &job->deferred, &promise);
+  if (napi_create_async_work(env, nullptr, string(env, name), execute, complete, job.get(), &job->work) != napi_ok ||
+      napi_queue_async_work(env, job->work) != napi_ok) {
+    napi_delete_reference(env, job->kept);
+    napi_throw_error(env, nullptr, "cannot queue the work");
+    return nullptr;
+  }
+  job.release();
+  return promise;
+}
+
+void resolve(napi_env env, const Job& job, napi_value result) {
+  napi_resolve_deferred(env, job.deferred, result);
+  napi_delete_reference(env, job.kept);
+  napi_delete_async_work(env, job.work);
+}
+
+struct SettleJob : Job {
   Handle* handle;
-  napi_async_work work;
-  napi_deferred deferred;
-  napi_ref kept;
   uint64_t bytes = 0;
 };
 
@@ -351,9 +384,7 @@ void settle_complete(napi_env env, napi_status, void* data) {
   std::unique_ptr<SettleJob> job((SettleJob*)data);
   job->handle->busy = false;
   if (job->handle->disposed) job->handle->release(env);
-  napi_resolve_deferred(env, job->deferred, number(env, (double)job->bytes));
-  napi_delete_reference(env, job->kept);
-  napi_delete_async_work(env, job->work);
+  resolve(env, *job, number(env, (double)job->bytes));
 }
 
 napi_value Settle(napi_env env, napi_callback_info info) {
@@ -362,30 +393,16 @@ napi_value Settle(napi_env env, napi_callback_info info) {
   if (!h) return nullptr;
   std::unique_ptr<SettleJob> job(new SettleJob);
   job->handle = h;
-  napi_value kept, promise;
-  napi_create_array_with_length(env, 1, &kept);
-  napi_set_element(env, kept, 0, argv[0]);
-  napi_create_reference(env, kept, 1, &job->kept);
-  napi_create_promise(env, &job->deferred, &promise);
-  if (napi_create_async_work(env, nullptr, string(env, "bitnet:settle"), settle_execute, settle_complete, job.get(), &job->work) != napi_ok ||
-      napi_queue_async_work(env, job->work) != napi_ok) {
-    napi_delete_reference(env, job->kept);
-    napi_throw_error(env, nullptr, "cannot queue the work");
-    return nullptr;
-  }
-  h->busy = true;
-  job.release();
+  const napi_value promise = queue(env, std::move(job), "bitnet:settle", settle_execute, settle_complete, {argv[0]});
+  h->busy = promise != nullptr;
   return promise;
 }
 
 // A step below this many multiply-adds is over before a second thread has woken up.
 constexpr int64_t kWorthThreads = 4'000'000;
 
-struct StepJob {
+struct StepJob : Job {
   Handle* handle;
-  napi_async_work work;
-  napi_deferred deferred;
-  napi_ref kept;  // handle, logits, tritCounts
   std::vector<int32_t> tokens, sequences, positions, output_rows;
   Step step;
   Failure failure;
@@ -408,9 +425,7 @@ void step_complete(napi_env env, napi_status status, void* data) {
     job->failure.status = Status::bad_step;
     strcpy(job->failure.text, "the step was cancelled by the runtime");
   }
-  napi_resolve_deferred(env, job->deferred, result_of(env, job->failure));
-  napi_delete_reference(env, job->kept);
-  napi_delete_async_work(env, job->work);
+  resolve(env, *job, result_of(env, job->failure));
 }
 
 napi_value RunStep(napi_env env, napi_callback_info info) {
@@ -443,21 +458,8 @@ napi_value RunStep(napi_env env, napi_callback_info info) {
   job->output_rows = copy(rows);
   job->step = Step{(int32_t)tokens.length, job->tokens.data(), job->sequences.data(), job->positions.data(),
                    (int32_t)rows.length, job->output_rows.data(), trace, (float*)logits.data, (int32_t*)trits.data};
-  napi_value kept, promise;
-  napi_create_array_with_length(env, 3, &kept);
-  napi_set_element(env, kept, 0, argv[0]);
-  napi_set_element(env, kept, 1, argv[6]);
-  napi_set_element(env, kept, 2, argv[7]);
-  napi_create_reference(env, kept, 1, &job->kept);
-  napi_create_promise(env, &job->deferred, &promise);
-  if (napi_create_async_work(env, nullptr, string(env, "bitnet:step"), step_execute, step_complete, job.get(), &job->work) != napi_ok ||
-      napi_queue_async_work(env, job->work) != napi_ok) {
-    napi_delete_reference(env, job->kept);
-    napi_throw_error(env, nullptr, "cannot queue the step");
-    return nullptr;
-  }
-  h->busy = true;
-  job.release();
+  const napi_value promise = queue(env, std::move(job), "bitnet:step", step_execute, step_complete, {argv[0], argv[6], argv[7]});
+  h->busy = promise != nullptr;
   return promise;
 }
 
@@ -513,10 +515,7 @@ napi_value ExpectHugePages(napi_env env, napi_callback_info info) {
 // ---------------------------------------------------------------------------------------------------------------------
 // The int8 head: rows of a dense matrix rounded like activations.
 
-struct QuantizeJob {
-  napi_async_work work;
-  napi_deferred deferred;
-  napi_ref kept;
+struct QuantizeJob : Job {
   const Kernels* kernels;
   const uint8_t* bytes;
   Dense dtype;
@@ -528,7 +527,7 @@ struct QuantizeJob {
 };
 
 void quantize_rows(QuantizeJob* job, int64_t from, int64_t to) {
-  const int64_t n = job->columns, size = job->dtype == Dense::f32 ? 4 : 2;
+  const int64_t n = job->columns, size = element_bytes(job->dtype);
   std::vector<float> row((size_t)n);
   std::vector<int8_t> codes((size_t)code_stride(n));
   for (int64_t r = from; r < to; r += 1) {
@@ -563,9 +562,7 @@ void quantize_execute(napi_env, void* data) {
 void quantize_complete(napi_env env, napi_status, void* data) {
   std::unique_ptr<QuantizeJob> job((QuantizeJob*)data);
   const int64_t bad = job->bad.load();
-  napi_resolve_deferred(env, job->deferred, number(env, bad == INT64_MAX ? -1 : (double)bad));
-  napi_delete_reference(env, job->kept);
-  napi_delete_async_work(env, job->work);
+  resolve(env, *job, number(env, bad == INT64_MAX ? -1 : (double)bad));
 }
 
 napi_value QuantizeRows(napi_env env, napi_callback_info info) {
@@ -583,7 +580,7 @@ napi_value QuantizeRows(napi_env env, napi_callback_info info) {
       threads < 1 || threads > kMaxThreads)
     return throw_type(env, "quantizeRows: bad argument");
   const uint64_t count = (uint64_t)job->rows * (uint64_t)job->columns;
-  if (codes.length != count || bytes.bytes != count * (dtype == 0 ? 4 : 2) || scales.length != (uint64_t)job->rows)
+  if (codes.length != count || bytes.bytes != count * (uint64_t)element_bytes((Dense)dtype) || scales.length != (uint64_t)job->rows)
     return throw_type(env, "quantizeRows: the arrays do not fit rows and columns");
   job->kernels = find_isa("");
   job->bytes = (const uint8_t*)bytes.data;
@@ -591,26 +588,13 @@ napi_value QuantizeRows(napi_env env, napi_callback_info info) {
   job->codes = (int8_t*)codes.data;
   job->row_scale = (float*)scales.data;
   job->threads = threads;
-  napi_value kept, promise;
-  napi_create_array_with_length(env, 3, &kept);
-  napi_set_element(env, kept, 0, argv[0]);
-  napi_set_element(env, kept, 1, argv[4]);
-  napi_set_element(env, kept, 2, argv[5]);
-  napi_create_reference(env, kept, 1, &job->kept);
-  napi_create_promise(env, &job->deferred, &promise);
-  napi_create_async_work(env, nullptr, string(env, "bitnet:quantize"), quantize_execute, quantize_complete, job.get(), &job->work);
-  napi_queue_async_work(env, job->work);
-  job.release();
-  return promise;
+  return queue(env, std::move(job), "bitnet:quantize", quantize_execute, quantize_complete, {argv[0], argv[4], argv[5]});
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Masters to trits: one matrix a call, several at once on the threads of the runtime.
 
-struct MastersJob {
-  napi_async_work work;
-  napi_deferred deferred;
-  napi_ref kept;
+struct MastersJob : Job {
   const Kernels* kernels;
   const uint8_t* bytes;
   Dense dtype;
@@ -627,9 +611,7 @@ void masters_execute(napi_env, void* data) {
 
 void masters_complete(napi_env env, napi_status, void* data) {
   std::unique_ptr<MastersJob> job((MastersJob*)data);
-  napi_resolve_deferred(env, job->deferred, number(env, job->scale));
-  napi_delete_reference(env, job->kept);
-  napi_delete_async_work(env, job->work);
+  resolve(env, *job, number(env, job->scale));
 }
 
 napi_value MastersToRowquad(napi_env env, napi_callback_info info) {
@@ -644,30 +626,19 @@ napi_value MastersToRowquad(napi_env env, napi_callback_info info) {
   if (dtype < 0 || dtype > 2 || job->rows < 1 || job->rows > kMostSide || job->columns < 1 || job->columns > kMostSide)
     return throw_type(env, "mastersToRowquad: bad argument");
   const uint64_t count = (uint64_t)job->rows * (uint64_t)job->columns;
-  if (bytes.bytes != count * (dtype == 0 ? 4 : 2) || out.bytes != (uint64_t)(job->rows + 3) / 4 * (uint64_t)job->columns)
+  if (bytes.bytes != count * (uint64_t)element_bytes((Dense)dtype) || out.bytes != (uint64_t)(job->rows + 3) / 4 * (uint64_t)job->columns)
     return throw_type(env, "mastersToRowquad: the arrays do not fit rows and columns");
   job->kernels = find_isa("");
   job->bytes = (const uint8_t*)bytes.data;
   job->dtype = (Dense)dtype;
   job->out = (uint8_t*)out.data;
-  napi_value kept, promise;
-  napi_create_array_with_length(env, 2, &kept);
-  napi_set_element(env, kept, 0, argv[0]);
-  napi_set_element(env, kept, 1, argv[4]);
-  napi_create_reference(env, kept, 1, &job->kept);
-  napi_create_promise(env, &job->deferred, &promise);
-  napi_create_async_work(env, nullptr, string(env, "bitnet:masters"), masters_execute, masters_complete, job.get(), &job->work);
-  napi_queue_async_work(env, job->work);
-  job.release();
-  return promise;
+  return queue(env, std::move(job), "bitnet:masters", masters_execute, masters_complete, {argv[0], argv[4]});
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Limits of the machine, measured with the same loads and multiplies that the kernels use.
 
-struct MeasureJob {
-  napi_async_work work;
-  napi_deferred deferred;
+struct MeasureJob : Job {
   const Kernels* kernels;
   int threads;
   uint64_t bytes;
@@ -725,8 +696,7 @@ void measure_execute(napi_env, void* data) {
 
 void measure_complete(napi_env env, napi_status, void* data) {
   std::unique_ptr<MeasureJob> job((MeasureJob*)data);
-  napi_resolve_deferred(env, job->deferred, number(env, job->best));
-  napi_delete_async_work(env, job->work);
+  resolve(env, *job, number(env, job->best));
 }
 
 napi_value Measure(napi_env env, napi_callback_info info) {
@@ -743,12 +713,7 @@ napi_value Measure(napi_env env, napi_callback_info info) {
   if (!job->kernels || job->threads < 1 || job->threads > kMaxThreads || (!job->read && kind != "macs") ||
       (job->read && (bytes < 1 << 20 || bytes > (int64_t)1 << 36)))
     return throw_type(env, "measure: bad argument");
-  napi_value promise;
-  napi_create_promise(env, &job->deferred, &promise);
-  napi_create_async_work(env, nullptr, string(env, "bitnet:measure"), measure_execute, measure_complete, job.get(), &job->work);
-  napi_queue_async_work(env, job->work);
-  job.release();
-  return promise;
+  return queue(env, std::move(job), "bitnet:measure", measure_execute, measure_complete, {});
 }
 
 }  // namespace
