@@ -127,7 +127,7 @@ struct Weight {
 /** What a matrix product is split by: byte rows of four rows each, or rows. */
 int64_t units_of(const Weight& w) { return w.kind == WeightKind::ternary ? (w.rows + 3) / 4 : w.rows; }
 int64_t unit_bytes(const Weight& w) {
-  return w.columns * (w.kind != WeightKind::dense ? 1 : w.dtype == Dense::f32 ? 4 : 2);
+  return w.columns * (w.kind != WeightKind::dense ? 1 : element_bytes(w.dtype));
 }
 
 Stream stream_of(const Weight& w) {
@@ -370,7 +370,7 @@ struct Decoder {
         size = byte_rows * w.columns;
         if (!finite(w.scale) || !(w.scale > 0)) return bad("weight ", i, ": scale must be finite and above 0");
       } else if (w.kind == WeightKind::dense) {
-        size = (uint64_t)w.rows * w.columns * (w.dtype == Dense::f32 ? 4 : 2);
+        size = (uint64_t)w.rows * w.columns * element_bytes(w.dtype);
       } else if (w.kind == WeightKind::int8) {
         size = (uint64_t)w.rows * w.columns;
         w.row_scale = floats(at[6], w.rows, "row scales");
@@ -733,7 +733,7 @@ void run_row_op(Engine* e, int32_t index, int64_t row) {
   switch (o.kind) {
     case OpKind::embed: {
       const Weight& w = e->weights[a[0]];
-      const int64_t size = w.dtype == Dense::f32 ? 4 : 2;
+      const int64_t size = element_bytes(w.dtype);
       k.embed(w.bytes + (int64_t)s.tokens[row] * w.columns * size, w.dtype, w.columns, e->f32(a[1], row));
       break;
     }

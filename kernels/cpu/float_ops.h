@@ -298,7 +298,7 @@ BITNET_INLINE float dense_one(const uint8_t* p) {
 
 template <Dense dtype>
 BITNET_INLINE void embed_row(const uint8_t* row, int64_t n, float* out) {
-  constexpr int64_t size = dtype == Dense::f32 ? 4 : 2;
+  constexpr int64_t size = element_bytes(dtype);
   int64_t i = 0;
   for (; i + 16 <= n; i += 16) v_store(out + i, dense_load<dtype>(row + i * size));
   for (; i < n; i += 1) out[i] = dense_one<dtype>(row + i * size);
@@ -313,7 +313,7 @@ void embed(const uint8_t* row, Dense dtype, int64_t n, float* out) {
 /** Rows r..r+NR-1 of the table with rows t..t+NT-1 of x; NR * NT accumulators of 16 lanes stay in registers. */
 template <Dense dtype, int NR, int NT>
 BITNET_INLINE void dense_cell(const DenseArgs& a, int64_t r, int64_t t) {
-  constexpr int64_t size = dtype == Dense::f32 ? 4 : 2;
+  constexpr int64_t size = element_bytes(dtype);
   const int64_t C = a.C, whole = C & ~int64_t{15};
   V16 sum[NR][NT];
   for (int i = 0; i < NR; i += 1)

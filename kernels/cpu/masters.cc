@@ -25,7 +25,7 @@ void code_row(const float* w, float reciprocal, int64_t n, int shift, uint8_t* o
 
 float masters_to_rowquad(const Kernels& k, const uint8_t* w, Dense dtype, int64_t rows, int64_t columns, float* row,
                          uint8_t* out) {
-  const int64_t row_bytes = columns * (dtype == Dense::f32 ? 4 : 2);
+  const int64_t row_bytes = columns * element_bytes(dtype);
   double sum = 0;
   for (int64_t r = 0; r < rows; r += 1) {
     k.embed(w + r * row_bytes, dtype, columns, row);

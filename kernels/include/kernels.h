@@ -10,6 +10,7 @@
 namespace bitnet {
 
 enum class Dense : int32_t { f32 = 0, f16 = 1, bf16 = 2 };
+constexpr int64_t element_bytes(Dense dtype) { return dtype == Dense::f32 ? 4 : 2; }
 
 /**
  * Kernels read whole 64-byte vectors, up to 63 bytes past a row. That is only a problem near the end of the caller's
