@@ -58,12 +58,13 @@ function sample(logits: Float32Array, largest: number, all: Weights, step: numbe
   if (topK > 0 && topK < logits.length) {
     const candidates = topIndices(logits, topK);
     const weights = candidates.map((id) => expOfNegative((logits[id]! - largest) / temperature));
-    const { count, mass } = topP < 1 ? front(weights, topP * sumOf(weights)) : whole(weights);
+    const sum = weights.reduce((a, b) => a + b);
+    const { count, mass } = front(weights, topP < 1 ? topP * sum : Infinity);
     return candidates[pick(weights, count, u * mass)]!;
   }
-  const { of, mass } = temperature === 1 ? all : weigh(logits, largest, temperature);
-  if (topP >= 1) return pick(of, logits.length, u * mass);
-  return pickFromNucleus(logits, largest, { of, mass }, options, u);
+  const weights = temperature === 1 ? all : weigh(logits, largest, temperature);
+  if (topP >= 1) return pick(weights.of, logits.length, u * weights.mass);
+  return pickFromNucleus(logits, largest, weights, options, u);
 }
 
 /** How finely likelihoods are told apart before any are sorted: by factors of e^(1/32), down to e^-32 of the largest. */
@@ -116,18 +117,13 @@ function uniform(seed: bigint, step: number): number {
   return Number(splitmix64(seed + BigInt(step) * GAMMA) >> 11n) / 2 ** 53;
 }
 
-type Front = { readonly count: number; readonly mass: number };
-
-/** The first weights until they hold `enough`; at least one. */
-function front(weights: readonly number[], enough: number): Front {
+/** How many of the first weights hold `enough`, and what they hold: at least one, all if all of them do not. */
+function front(weights: readonly number[], enough: number) {
   let mass = weights[0]!;
   let count = 1;
   while (count < weights.length && mass < enough) mass += weights[count++]!;
   return { count, mass };
 }
-
-const whole = (weights: readonly number[]): Front => ({ count: weights.length, mass: sumOf(weights) });
-const sumOf = (weights: readonly number[]): number => weights.reduce((sum, weight) => sum + weight, 0);
 
 /** The place among `count` weights where their running sum passes `target`. */
 function pick(weights: ArrayLike<number>, count: number, target: number): number {
