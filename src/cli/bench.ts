@@ -1,8 +1,9 @@
 import { BENCH_SHAPES, type BenchShapeName } from '../bench/random-model.ts';
-import type { AllocateWeights, Executable } from '../engine/backend.ts';
+import type { Executable } from '../engine/backend.ts';
 import type { Program } from '../engine/program.ts';
 import { ArgumentError } from '../errors.ts';
 import { type BackendChoice, ownBackend } from '../generate/token-source.ts';
+import type { Allocate } from '../tensor/allocate.ts';
 import { defineCommand } from './command.ts';
 import { BACKEND_FLAGS, MODEL_FLAG } from './model-flags.ts';
 import { openProgressBar } from './progress-bar.ts';
@@ -109,7 +110,7 @@ async function openProgram(
   model: string,
   shape: BenchShapeName | undefined,
   head: string | undefined,
-  allocate: AllocateWeights,
+  allocate: Allocate,
   signal: AbortSignal,
 ): Promise<{ program: Program; head: 'full' | 'int8' }> {
   if (shape !== undefined) {

@@ -1,6 +1,7 @@
 // What a backend must do, and nothing more: take a recorded program, keep its weights and KV caches, run steps.
 
 import { BitnetError } from '../errors.ts';
+import type { Allocate } from '../tensor/allocate.ts';
 import type { Program } from './program.ts';
 
 /** A sequence's KV cache inside one executable. */
@@ -67,11 +68,6 @@ export type BackendName = (typeof BACKEND_NAMES)[number];
 /** Models from this size on are worth some care about where in memory they lie; smaller ones live in the caches. */
 export const LARGE_MODEL_BYTES = 64 << 20;
 
-/** Gives zeroed memory, aligned for any element, in which a weight's bytes are to lie. */
-export type AllocateWeights = (bytes: number) => Promise<Uint8Array<ArrayBuffer>>;
-
-export const plainMemory: AllocateWeights = async (bytes) => new Uint8Array(bytes);
-
 export interface Backend {
   readonly name: BackendName;
   /**
@@ -80,7 +76,7 @@ export interface Backend {
    */
   unavailable(options?: { readonly now?: boolean }): Promise<string | undefined>;
   /** Memory from which this backend reads the weights of a large model fastest, where that is not just any. */
-  weightMemory?(): Promise<AllocateWeights>;
+  weightMemory?(): Promise<Allocate>;
   /** Throws `UnsupportedProgramError` for a program that another backend may run. */
   load(program: Program, options: LoadOptions): Promise<Executable>;
 }

@@ -1,15 +1,14 @@
 // Chooses a backend: the one asked for, or the fastest that works here, with the reasons why the faster ones do not.
 
 import { ArgumentError } from '../errors.ts';
+import { type Allocate, plainMemory } from '../tensor/allocate.ts';
 import {
-  type AllocateWeights,
   BACKEND_NAMES,
   type Backend,
   type BackendName,
   type Executable,
   LARGE_MODEL_BYTES,
   type LoadOptions,
-  plainMemory,
   UnsupportedProgramError,
 } from './backend.ts';
 import { whyNoMetal } from './metal/platform.ts';
@@ -71,9 +70,9 @@ export async function loadOn(
  * Where to put the weights of a program that `loadOn` is going to load under this name. The backend is asked when the
  * weights turn out to be many: it may have to be found, or compiled, first.
  */
-export function weightMemory(name: 'auto' | BackendName): AllocateWeights {
+export function weightMemory(name: 'auto' | BackendName): Allocate {
   let given = 0;
-  let special: Promise<AllocateWeights> | undefined;
+  let special: Promise<Allocate> | undefined;
   return async (bytes) => {
     given += bytes;
     if (given < LARGE_MODEL_BYTES) return plainMemory(bytes);
@@ -82,7 +81,7 @@ export function weightMemory(name: 'auto' | BackendName): AllocateWeights {
   };
 }
 
-async function memoryOf(name: 'auto' | BackendName): Promise<AllocateWeights> {
+async function memoryOf(name: 'auto' | BackendName): Promise<Allocate> {
   if (name !== 'auto') return (await (await backendNamed(name)).weightMemory?.()) ?? plainMemory;
   for await (const { backend } of usableBackends()) return (await backend.weightMemory?.()) ?? plainMemory;
   throw noBackend();

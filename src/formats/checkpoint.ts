@@ -1,7 +1,7 @@
 // One face for every place weights can lie: a .safetensors file, several of them behind an index, or a .gguf file.
 
+import type { Allocate } from '../tensor/allocate.ts';
 import type { TensorView } from '../tensor/tensor-view.ts';
-import type { Allocate } from './random-access-file.ts';
 
 export type TensorInfo = {
   readonly name: string;

@@ -2,6 +2,7 @@
 // costs its header.
 
 import { closeSync, constants, fstatSync, openSync, read as readCallback, readSync } from 'node:fs';
+import { type Allocate, plainMemory } from '../tensor/allocate.ts';
 import { FileAccessError, TruncatedFileError } from './errors.ts';
 
 /** Largest piece asked of the system at once: read(2) and Node both stop near 2^31. */
@@ -20,11 +21,6 @@ export type OpenOptions = {
   /** All of the file is wanted soon: reading it begins at once, if it is small. */
   readonly readAhead?: boolean;
 };
-
-/** Gives memory to read into, aligned for any element type. */
-export type Allocate = (bytes: number) => Promise<Uint8Array<ArrayBuffer>>;
-
-const newBytes: Allocate = async (bytes) => new Uint8Array(bytes);
 
 export class RandomAccessFile implements Disposable {
   readonly path: string;
@@ -79,7 +75,7 @@ export class RandomAccessFile implements Disposable {
   async read(
     position: number,
     length: number,
-    { alignment = 8, allocate = newBytes }: { readonly alignment?: number; readonly allocate?: Allocate } = {},
+    { alignment = 8, allocate = plainMemory }: { readonly alignment?: number; readonly allocate?: Allocate } = {},
   ): Promise<Uint8Array<ArrayBuffer>> {
     const whole = await this.#whole;
     if (whole !== undefined && position % alignment === 0) return this.#part(whole, position, length);

@@ -2,10 +2,10 @@
 // the files must agree in both directions; `total_size` is not compared, since some writers count parameters there.
 
 import { dirname, join } from 'node:path';
+import type { Allocate } from '../tensor/allocate.ts';
 import type { TensorView } from '../tensor/tensor-view.ts';
 import type { Checkpoint, TensorInfo } from './checkpoint.ts';
 import { FileAccessError, ShardIndexError, UnknownTensorError } from './errors.ts';
-import type { Allocate } from './random-access-file.ts';
 import { readSmallFile } from './read-small-file.ts';
 import { SafetensorsFile } from './safetensors-file.ts';
 import { MAX_HEADER_BYTES } from './safetensors-header.ts';

@@ -1,9 +1,10 @@
 // Tensors at known places of one open file: what a .safetensors and a .gguf file have in common.
 
+import type { Allocate } from '../tensor/allocate.ts';
 import { DTYPES, type Dtype, type TensorView } from '../tensor/tensor-view.ts';
 import type { TensorInfo } from './checkpoint.ts';
 import { TensorRangeError, UnknownTensorError, UnsupportedTypeError } from './errors.ts';
-import type { Allocate, RandomAccessFile } from './random-access-file.ts';
+import type { RandomAccessFile } from './random-access-file.ts';
 
 export class TensorSource implements Disposable {
   readonly tensors: ReadonlyMap<string, TensorInfo>;

@@ -1,12 +1,12 @@
 // BitNet models in GGUF: metadata to a config, tensors to weights. What GGUF does not say is decided here: no key names
 // the FFN's activation, and files of architecture "llama" hold q and k with the rows of each head interleaved.
 
-import { type AllocateWeights, plainMemory } from '../engine/backend.ts';
 import type { DenseWeight, TernaryWeight, VectorWeight } from '../engine/program.ts';
 import type { GgufFile } from '../formats/gguf-file.ts';
 import { decodeBlocks, decodeGgml, isGgmlBlockFloat, isGgmlFloat, isGgmlTernary, singleScale } from '../quant/ggml.ts';
 import { repackGgml } from '../quant/repack.ts';
 import { rowquadByteLength } from '../quant/rowquad.ts';
+import { type Allocate, plainMemory } from '../tensor/allocate.ts';
 import { ConfigError, type ModelConfig } from './config.ts';
 import {
   assembleWeights,
@@ -119,11 +119,11 @@ export function loadGgufWeights(
 class GgufReader implements WeightReader {
   readonly #file: GgufFile;
   readonly #config: ModelConfig;
-  readonly #allocate: AllocateWeights;
+  readonly #allocate: Allocate;
   readonly #used = new Set<string>();
   readonly #scratch = new Scratch();
 
-  constructor(file: GgufFile, config: ModelConfig, allocate: AllocateWeights = plainMemory) {
+  constructor(file: GgufFile, config: ModelConfig, allocate: Allocate = plainMemory) {
     this.#file = file;
     this.#config = config;
     this.#allocate = allocate;

@@ -1,7 +1,6 @@
 // From a checkpoint's tensors to the weights of a program. Ternary matrices stay packed as the file has them; masters
 // are made ternary once, here. Every shape is compared with the config before a byte is read.
 
-import { type AllocateWeights, plainMemory } from '../engine/backend.ts';
 import { quantizeHeadNative } from '../engine/cpu/quantize-head.ts';
 import { mastersToRowquadNative } from '../engine/cpu/ternarize-masters.ts';
 import type { DenseWeight, Int8Weight, TernaryWeight, VectorWeight } from '../engine/program.ts';
@@ -11,6 +10,7 @@ import { absmean } from '../quant/absmean.ts';
 import { detectPrescaled } from '../quant/prescaled.ts';
 import { checkRowquad, packRowquad, rowquadByteLength } from '../quant/rowquad.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
+import { type Allocate, plainMemory } from '../tensor/allocate.ts';
 import type { TensorView } from '../tensor/tensor-view.ts';
 import type { ModelConfig } from './config.ts';
 import { FewAtOnce } from './few-at-once.ts';
@@ -28,7 +28,7 @@ export type LoadWeightsOptions = {
   /** `int8Above`: int8 if the head's bytes exceed this, else as the checkpoint has it. */
   readonly head: 'full' | 'int8' | { readonly int8Above: number };
   /** Where the bytes of matrices go; plain memory when not given. */
-  readonly allocate?: AllocateWeights;
+  readonly allocate?: Allocate;
   /** Called after each layer. */
   readonly onLayer?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
@@ -189,11 +189,11 @@ async function finishHead(head: DenseWeight, options: LoadWeightsOptions): Promi
 class HuggingFaceReader implements WeightReader {
   readonly #checkpoint: Checkpoint;
   readonly #config: ModelConfig;
-  readonly #allocate: AllocateWeights;
+  readonly #allocate: Allocate;
   readonly #scratch = new Scratch();
   readonly #used = new Set<string>();
 
-  constructor(checkpoint: Checkpoint, config: ModelConfig, allocate: AllocateWeights = plainMemory) {
+  constructor(checkpoint: Checkpoint, config: ModelConfig, allocate: Allocate = plainMemory) {
     this.#checkpoint = checkpoint;
     this.#config = config;
     this.#allocate = allocate;

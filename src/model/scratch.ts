@@ -1,7 +1,7 @@
 // Memory for tensors that are read only to be turned into something else: kept for the next one, so that a model costs a
 // few of them and not one a tensor, each with page faults of its own.
 
-import type { Allocate } from '../formats/random-access-file.ts';
+import type { Allocate } from '../tensor/allocate.ts';
 
 export class Scratch {
   readonly #idle: Uint8Array<ArrayBuffer>[] = [];

@@ -1,9 +1,9 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
-import { plainMemory } from '../../src/engine/backend.ts';
 import { loadNative } from '../../src/engine/cpu/native.ts';
 import { hugePageMemory, sharedMemory } from '../../src/engine/cpu/weight-memory.ts';
 import { weightMemory } from '../../src/engine/select.ts';
+import { plainMemory } from '../../src/tensor/allocate.ts';
 
 const MIB = 1 << 20;
 

@@ -2,7 +2,7 @@
 // moved there (`settle`), at the price of a copy; memory that is asked for before it is touched is there from the start,
 // and its page faults are five hundred times fewer.
 
-import { type AllocateWeights, plainMemory } from '../backend.ts';
+import { type Allocate, plainMemory } from '../../tensor/allocate.ts';
 import { loadNative } from './native.ts';
 
 const HUGE_PAGE = 2 << 20;
@@ -14,7 +14,7 @@ const SHARED_BYTES = 64 << 20;
 const ALIGNED = 64;
 
 /** Plain memory where there are no huge pages, or no native code to ask for them. */
-export async function hugePageMemory(): Promise<AllocateWeights> {
+export async function hugePageMemory(): Promise<Allocate> {
   const native = await loadNative();
   if ('reason' in native || process.platform !== 'linux') return plainMemory;
   return sharedMemory((bytes) => {
@@ -26,7 +26,7 @@ export async function hugePageMemory(): Promise<AllocateWeights> {
 }
 
 /** Parts of large pieces of memory. */
-export function sharedMemory(newPiece: (bytes: number) => Uint8Array<ArrayBuffer>): AllocateWeights {
+export function sharedMemory(newPiece: (bytes: number) => Uint8Array<ArrayBuffer>): Allocate {
   let shared = new Uint8Array(0);
   let used = 0;
   return async (bytes) => {
