@@ -32,7 +32,7 @@ export class PackedSizeError extends BitnetError {
   readonly actualBytes: number;
 
   constructor(facts: {
-    readonly at?: PackedPlace;
+    readonly at?: PackedPlace | undefined;
     readonly layout: string;
     readonly shape: readonly number[];
     readonly expectedBytes: number;
@@ -59,7 +59,7 @@ export class TernaryCodeError extends BitnetError {
   readonly byteIndex: number;
 
   constructor(facts: {
-    readonly at?: PackedPlace;
+    readonly at?: PackedPlace | undefined;
     readonly layout: string;
     readonly byteIndex: number;
     readonly byte: number;
@@ -99,4 +99,66 @@ export class NonFiniteValueError extends BitnetError {
 export class NotTernaryError extends BitnetError {
   readonly code = 'NOT_TERNARY';
   readonly fault = 'job';
+}
+
+/** The scale of a group is no number that can be one, or none that the layout holds. */
+export class GroupScaleError extends BitnetError {
+  readonly code = 'GROUP_SCALE_INVALID';
+  readonly fault = 'job';
+  readonly row: number;
+  /** Of the row's groups of columns, from 0. */
+  readonly group: number;
+
+  constructor(facts: {
+    readonly at?: PackedPlace | undefined;
+    readonly row: number;
+    readonly group: number;
+    /** Follows "the scale of row R, group G of tensor X ". */
+    readonly what: string;
+    readonly fix: string;
+  }) {
+    const at = facts.at ?? {};
+    super({
+      what: `the scale of row ${facts.row}, group ${facts.group} of ${nameOf(at)} ${facts.what}`,
+      ...whereIn(at, undefined),
+      fix: facts.fix,
+    });
+    this.row = facts.row;
+    this.group = facts.group;
+  }
+}
+
+/** A matrix has weights that the layout it should be written in has no code for. */
+export class CodeNotHeldError extends BitnetError {
+  readonly code = 'CODE_NOT_HELD';
+  readonly fault = 'job';
+  readonly tensor: string | undefined;
+  readonly layout: string;
+  /** Weights of 0 that the layout cannot hold. */
+  readonly zeros: number;
+  /** Weights of +2 scale that the layout cannot hold. */
+  readonly twos: number;
+
+  constructor(facts: {
+    readonly at?: PackedPlace | undefined;
+    readonly layout: string;
+    readonly zeros: number;
+    readonly twos: number;
+  }) {
+    const at = facts.at ?? {};
+    const { zeros, twos } = facts;
+    const weights = [
+      ...(zeros > 0 ? [`${zeros} weights of 0`] : []),
+      ...(twos > 0 ? [`${twos} of +2 times the scale`] : []),
+    ];
+    super({
+      what: `${nameOf(at)} has ${weights.join(' and ')}, which ${facts.layout} has no code for`,
+      ...whereIn(at, undefined),
+      fix: 'write a layout with two bits a weight: gguf-q2_0 or gguf-pq2_0',
+    });
+    this.tensor = at.tensor;
+    this.layout = facts.layout;
+    this.zeros = zeros;
+    this.twos = twos;
+  }
 }
