@@ -67,9 +67,9 @@ BITNET_INLINE void store_codes(int8_t* to, const vi* part) {
 #endif
 }
 
-bool quantize(const float* x, int64_t n, int8_t* codes, float* scale) {
+/** The bits of the largest |x|: as integers they order like the floats, with infinity and NaN on top. */
+BITNET_INLINE int32_t largest_bits(const float* x, int64_t n) {
   const int64_t whole = n & ~int64_t{15};
-  // As integers, |x| orders like the float and puts infinity and NaN above every finite number.
   vi top = vi{};
   for (int64_t i = 0; i < whole; i += 16) {
     const V16 a = v_abs(v_load(x + i));
@@ -89,6 +89,12 @@ bool quantize(const float* x, int64_t n, int8_t* codes, float* scale) {
     b &= 0x7fffffff;
     bits = b > bits ? b : bits;
   }
+  return bits;
+}
+
+bool quantize(const float* x, int64_t n, int8_t* codes, float* scale) {
+  const int64_t whole = n & ~int64_t{15};
+  const int32_t bits = largest_bits(x, n);
   if (bits >= 0x7f800000) return false;
   float largest;
   __builtin_memcpy(&largest, &bits, 4);
@@ -110,6 +116,7 @@ bool quantize(const float* x, int64_t n, int8_t* codes, float* scale) {
     }
     store_codes(codes + i, part);
   }
+  int32_t lanes[kVecFloats];
   __builtin_memcpy(lanes, &total, sizeof total);
   int32_t sum = 0;
   for (int k = 0; k < kVecFloats; k += 1) sum += lanes[k];

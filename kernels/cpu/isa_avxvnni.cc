@@ -1,5 +1,7 @@
 // AVX-VNNI: 256-bit dot products of x86-64 CPUs without AVX-512 (Alder Lake and later, Zen 5).
 #include "float_ops.h"
+#include "grouped_rows.h"
+#include "grouped_x86_256.h"
 #include "matmul_x86_256.h"
 
 namespace bitnet {
@@ -8,6 +10,7 @@ extern const Kernels kAvxVnniKernels;
 const Kernels kAvxVnniKernels = {
     "avxvnni", kTokenBlock256, ternary_scratch_256, ternary_256, int8_256, dense, attention,   embed,      rms_norm,
     quantize,  rope,           kv_append,           relu2,       silu,     add,   count_trits, read_bytes, peak_macs_256,
+    grouped_scratch_256, grouped_256, quantize16, embed_grouped,
 };
 
 }  // namespace bitnet

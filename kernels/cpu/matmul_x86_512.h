@@ -28,6 +28,22 @@ BITNET_INLINE void quad_step(__m512i (&acc)[4], const __m512i (&c)[4], const int
       : "v"(c[0]), "v"(c[1]), "v"(c[2]), "v"(c[3]), "m"(*(const many_codes*)x));
 }
 
+/**
+ * One column group of four tiles with one token's broadcast activations. In assembly, because compilers hoist the
+ * broadcasts of all tokens and then spill the sums.
+ */
+BITNET_INLINE void panel_step(__m512i (&acc)[4], const __m512i (&c)[4], const int8_t* x) {
+  __m512i t;
+  __asm__(
+      "vpbroadcastd %9, %4\n\t"
+      "vpdpbusd %4, %5, %0\n\t"
+      "vpdpbusd %4, %6, %1\n\t"
+      "vpdpbusd %4, %7, %2\n\t"
+      "vpdpbusd %4, %8, %3"
+      : "+v"(acc[0]), "+v"(acc[1]), "+v"(acc[2]), "+v"(acc[3]), "=&v"(t)
+      : "v"(c[0]), "v"(c[1]), "v"(c[2]), "v"(c[3]), "m"(*(const four_codes*)x));
+}
+
 /** One byte row with NT tokens, straight from the packed bytes; two sets of sums hide the latency of dpbusd. */
 template <int NT>
 BITNET_INLINE void quad_rows_512(const TernaryArgs& a, int64_t q, int64_t t) {
@@ -364,22 +380,6 @@ constexpr int64_t kPanelColumns = 384;
 
 /** The decoded columns, then 64 int32 sums for each token of a block. */
 int64_t ternary_scratch_512(int64_t) { return kPanelColumns * 64 + kTokenBlock512 * 256; }
-
-/**
- * One column group of four tiles with one token's broadcast activations. In assembly, because compilers hoist the
- * broadcasts of all tokens and then spill the sums.
- */
-BITNET_INLINE void panel_step(__m512i (&acc)[4], const __m512i (&c)[4], const int8_t* x) {
-  __m512i t;
-  __asm__(
-      "vpbroadcastd %9, %4\n\t"
-      "vpdpbusd %4, %5, %0\n\t"
-      "vpdpbusd %4, %6, %1\n\t"
-      "vpdpbusd %4, %7, %2\n\t"
-      "vpdpbusd %4, %8, %3"
-      : "+v"(acc[0]), "+v"(acc[1]), "+v"(acc[2]), "+v"(acc[3]), "=&v"(t)
-      : "v"(c[0]), "v"(c[1]), "v"(c[2]), "v"(c[3]), "m"(*(const four_codes*)x));
-}
 
 /** sums[k][field] (16 int32 each) += panel . x of NT tokens, over `groups` groups of 4 columns. */
 template <int NT>

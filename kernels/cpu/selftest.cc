@@ -145,6 +145,111 @@ const char* check_matmul(const Kernels& k, Random& r, int64_t R, int64_t C, int6
   return nullptr;
 }
 
+/** A scale of any kind, as its bits: ordinary, 0 or -0, subnormal, any finite number. */
+uint32_t scale_bits(Random& r, bool f16) {
+  const uint32_t sign = (uint32_t)r.below(2), kind = (uint32_t)r.below(8);
+  if (f16) {
+    const int size = kind == 0 ? 0 : kind == 1 ? r.below(0x400) : kind == 2 ? r.below(0x7c00) : 0x2000 + r.below(0x1800);
+    return (uint32_t)size | sign << 15;
+  }
+  const uint32_t size = kind == 0 ? 0 : kind == 1 ? r.next() & 0x7fffff : (uint32_t)(96 + r.below(40)) << 23 | (r.next() & 0x7fffff);
+  return size | sign << 31;
+}
+
+/** A panel64 matrix of random codes, all four of them, with the rows past R and columns past C as layouts.h wants. */
+struct GroupedMatrix {
+  int64_t R, C, G;
+  bool f16;
+  Aligned codes, scales;
+
+  GroupedMatrix(Random& r, int64_t rows, int64_t columns, int64_t group, bool half)
+      : R(rows),
+        C(columns),
+        G(group),
+        f16(half),
+        codes((uint64_t)(panels_of(rows) * panel_bytes(columns))),
+        scales((uint64_t)(panels_of(rows) * (columns / group) * 64 * (half ? 2 : 4))) {
+    const int kind = r.below(4);  // one matrix in four is of one code
+    for (int64_t p = 0; p < panels_of(R); p += 1) {
+      for (int64_t c = 0; c < round_up(C, 4); c += 1)
+        for (int64_t row = 0; row < 64; row += 1) {
+          const int code = p * 64 + row >= R || c >= C ? 1 : kind == 0 ? 3 : r.below(4);
+          ((uint8_t*)codes.p)[p * panel_bytes(C) + c / 4 * 64 + row % 16 * 4 + c % 4] |= (uint8_t)(code << (row / 16 * 2));
+        }
+      for (int64_t i = 0; i < C / G * 64; i += 1) {
+        if (p * 64 + i % 64 >= R) continue;
+        const uint32_t scale = scale_bits(r, f16);
+        const int64_t at = p * (C / G) * 64 + i, size = f16 ? 2 : 4;
+        memcpy((uint8_t*)scales.p + at * size, &scale, (size_t)size);
+      }
+    }
+  }
+};
+
+const char* check_grouped(const Kernels& k, Random& r, int64_t R, int64_t C, int64_t G, int64_t T) {
+  const GroupedMatrix w(r, R, C, G, r.below(3) != 0);
+  const int64_t stride = planes_stride(C, G), used = planes_sum_at(C) + 4 * (C / G);
+  Aligned planes((uint64_t)(T * stride)), other((uint64_t)stride);
+  std::vector<float> scale((size_t)T);
+  for (int64_t t = 0; t < T; t += 1) {
+    auto x = floats(r, C);
+    const int kind = r.below(8);
+    // Rows whose q are all at one end, of zeros, too small for a finite 32639 / m, tiny.
+    for (auto& v : x) v = kind == 0 ? 5.0f : kind == 1 ? -5.0f : kind == 2 ? 0.0f : kind == 3 ? v * 1e-36f : kind == 4 ? v * 1e-31f : v;
+    uint8_t* row = (uint8_t*)planes.p + t * stride;
+    float s = 0;
+    memset(other.p, 0x55, (size_t)stride);
+    memset(row, 0xaa, (size_t)stride);
+    if (!kScalarKernels.quantize16(x.data(), C, G, row, &scale[(size_t)t])) return differs(k, "quantize16 refuses", C, G, 0);
+    if (!k.quantize16(x.data(), C, G, (uint8_t*)other.p, &s)) return differs(k, "quantize16 refuses", C, G, 1);
+    if (memcmp(&s, &scale[(size_t)t], 4) || memcmp(row, other.p, (size_t)used)) return differs(k, "quantize16", C, G, kind);
+    x[(size_t)r.below((int)C)] = r.below(2) ? __builtin_nanf("") : -__builtin_inff();
+    if (k.quantize16(x.data(), C, G, (uint8_t*)other.p, &s)) return differs(k, "quantize16 of no number", C, G, 0);
+  }
+  std::vector<float> expected((size_t)(T * R), -1), got((size_t)(T * R), -1);
+  GroupedArgs args{(const uint8_t*)w.codes.p, (const uint8_t*)w.scales.p, w.f16, C, R, G, 0, panels_of(R),
+                   (const uint8_t*)planes.p, scale.data(), T, expected.data(), nullptr, 2048};
+  Aligned reference((uint64_t)kScalarKernels.grouped_scratch(C, G)), scratch((uint64_t)k.grouped_scratch(C, G));
+  args.scratch = (uint8_t*)reference.p;
+  kScalarKernels.grouped(args);
+  args.scratch = (uint8_t*)scratch.p;
+  args.out = got.data();
+  const int64_t middle = panels_of(R) / 2;
+  args.begin = middle;
+  k.grouped(args);
+  args.begin = 0;
+  args.end = middle;
+  k.grouped(args);
+  if (!same(expected, got)) return differs(k, "grouped product", R * 1000000 + C, G, T);
+  std::vector<float> a((size_t)C), b((size_t)C);
+  for (int64_t row : {(int64_t)0, R / 2, R - 1}) {
+    kScalarKernels.embed_grouped(args.w, args.scales, w.f16, C, G, row, a.data());
+    k.embed_grouped(args.w, args.scales, w.f16, C, G, row, b.data());
+    if (!same(a, b)) return differs(k, "embed_grouped", C, G, row);
+  }
+  return nullptr;
+}
+
+const char* check_all_grouped(const Kernels& k, Random& r) {
+  for (int64_t G : {32, 64, 128, 256})
+    for (int64_t T : {1, 2, 3, 4, 5, 7})
+      if (const char* text = check_grouped(k, r, 1 + r.below(200), G * (1 + r.below(5)), G, T)) return text;
+  // Whole rows of any width, groups that are not a multiple of a vector.
+  for (int64_t C : {1, 2, 3, 5, 37, 64, 100, 191, 300, 1030})
+    for (int64_t T : {1, 2, 6})
+      if (const char* text = check_grouped(k, r, 1 + r.below(130), C, C, T)) return text;
+  for (int64_t G : {4, 12, 20, 132, 260})
+    if (const char* text = check_grouped(k, r, 1 + r.below(130), G * (1 + r.below(4)), G, 1 + r.below(5))) return text;
+  const int64_t T = 8 + r.below(63);
+  if (const char* text = check_grouped(k, r, 70, 384, 128, T)) return text;
+  if (const char* text = check_grouped(k, r, 129, 192, 64, 70)) return text;
+  if (const char* text = check_grouped(k, r, 5, 640, 320, 33)) return text;
+  // More tokens than any set keeps sums of at once.
+  if (const char* text = check_grouped(k, r, 66, 128, 32, 260)) return text;
+  if (const char* text = check_grouped(k, r, 65, 14336, 14336, 1)) return text;
+  return check_grouped(k, r, 3, 14336, 14336, 4);
+}
+
 const char* check_rows(const Kernels& k, Random& r, int64_t n) {
   const auto x = floats(r, n), y = floats(r, n);
   std::vector<float> a((size_t)n), b((size_t)n);
@@ -229,6 +334,7 @@ const char* selftest(const Kernels& table, uint32_t seed) {
   if (const char* text = check_matmul(table, r, 37, 2050, 33)) return text;
   if (const char* text = check_matmul(table, r, 64, 1030, 111)) return text;
   if (const char* text = check_matmul(table, r, 263, 190, 80)) return text;
+  if (const char* text = check_all_grouped(table, r)) return text;
   for (int64_t D : {1, 3, 8, 12, 17, 48, 64, 100, 128})
     for (int queries : {1, 2, 3, 4, 7, kQueries})
       if (const char* text = check_attention(table, r, D, queries, 1 + r.below(150))) return text;

@@ -57,6 +57,21 @@ struct Int8Args {
   int64_t prefetch;
 };
 
+/** Group-scaled product: panels [begin, end) of a panel64 matrix with T rows of planes; sums are exact, see layouts.h. */
+struct GroupedArgs {
+  const uint8_t* w;        // panel64 codes
+  const uint8_t* scales;   // [panel][group][64]
+  bool scale_f16;          // else f32
+  int64_t C, R, G;         // columns, rows, columns of a group: a multiple of 4 that divides C, or C itself
+  int64_t begin, end;      // panels
+  const uint8_t* x;        // planes of row 0, rows planes_stride(C, G) apart
+  const float* scale;      // [T] activation scales
+  int64_t T;               // any number
+  float* out;              // (T, R)
+  uint8_t* scratch;        // grouped_scratch(C, G) bytes, 64-aligned
+  int64_t prefetch;        // bytes ahead
+};
+
 /** Dense product: rows [begin, end) of table (R, C). */
 struct DenseArgs {
   const uint8_t* w;
@@ -109,6 +124,14 @@ struct Kernels {
   uint64_t (*read_bytes)(const uint8_t* p, int64_t n, int64_t prefetch);
   /** What the multiply-add pipe can do: returns the number of int8 multiply-adds done. */
   int64_t (*peak_macs)(int64_t rounds);
+  /** Bytes of scratch a thread needs for group-scaled products. */
+  int64_t (*grouped_scratch)(int64_t C, int64_t G);
+  /** out = a * sum over groups, in order, of float(sum of q * (code - 1)) * scale; each step rounded, nothing fused. */
+  void (*grouped)(const GroupedArgs&);
+  /** Planes and sums of one row, and what its q are multiplied with. False when the row holds a NaN or infinity. */
+  bool (*quantize16)(const float* x, int64_t n, int64_t group, uint8_t* planes, float* scale);
+  /** One row of a panel64 matrix as floats: scale * float(code - 1). */
+  void (*embed_grouped)(const uint8_t* w, const uint8_t* scales, bool scale_f16, int64_t C, int64_t G, int64_t row, float* out);
   /** Byte rows that the matrix-matrix kernel of this set decodes together; smaller chunks waste some of them. */
   int64_t tile_rows = 4;
   /** Bytes of codes that a block of rows should hold at most, so that they stay in cache; 0: no such limit. */

@@ -31,6 +31,27 @@
 //     [C / 4][16 rows][4 columns] as uint8 codes 0..2; row l of the tile is byte row q + l % 4, field l / 4.
 //   512-bit sets make four tiles of byte rows q..q+15, one for each field: row l of tile f is byte row q + l, field f.
 //   The 64 bytes of one step are the B operand of AMX, of VNNI with a broadcast activation, and of sdot by lane.
+//
+// panel64 (group-scaled ternary weights; made when a file is read):
+//   a matrix (R, C) is ceil(R / 64) panels of 64 neighbouring rows. A panel is ceil(C / 4) lines of 64 bytes, one for
+//   each 4 columns; byte 4 l + i of line j holds column 4 j + i of four rows of the panel:
+//
+//     bit   7   6   5   4   3   2   1   0
+//         +-------+-------+-------+-------+     code 00 = -1   01 = 0   10 = +1   11 = +2
+//         | l+48  | l+32  | l+16  |   l   |     l = 0..15
+//         +-------+-------+-------+-------+
+//     column 4j of rows (0, 16, 32, 48) = (+1, 0, -1, +2)  ->  11 00 01 10  =  0xc6, the first byte of line j
+//
+//   Rows and columns past the last hold code 01. A line shifted by 2 s and masked is 16 rows x 4 columns of codes with
+//   the rows in the 32-bit lanes: one operand of a dot product with four broadcast activations, and no sum crosses lanes.
+//   The scales of a panel: [C / G][64] elements, f16 or f32, one for each row of each group of G columns; 0 past the
+//   last row. Source: the row interleave is our own; codes and groups are those of GGUF's Q2_0.
+//
+// planes (int16 activations q of one row, T of them): q = 256 hi + lo, lo in -128..127, hi in -127..127.
+//
+//     | width hi | zeros up to P | width lo | zeros up to P | int32 sum of q of each group | unused up to 64 bytes |
+//
+//   P is the width rounded up to 64.
 #pragma once
 
 #include <stddef.h>
@@ -48,6 +69,20 @@ constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * t
 constexpr int64_t code_stride(int64_t width) { return round_up(width, kCodePad) + 64; }
 /** Offset of the int32 sum inside a row of an int8 buffer. */
 constexpr int64_t code_sum_at(int64_t width) { return round_up(width, kCodePad); }
+
+/** Rows of a panel of panel64. */
+constexpr int64_t kGroupedRows = 64;
+constexpr int64_t panels_of(int64_t rows) { return (rows + kGroupedRows - 1) / kGroupedRows; }
+/** Bytes of the codes of one panel. */
+constexpr int64_t panel_bytes(int64_t C) { return (C + 3) / 4 * 64; }
+/** Bytes of each of the two planes of an int16 row. */
+constexpr int64_t plane_bytes(int64_t C) { return round_up(C, kCodePad); }
+/** Offset of the sums inside a row of planes. */
+constexpr int64_t planes_sum_at(int64_t C) { return 2 * plane_bytes(C); }
+/** Bytes between two rows of planes. */
+constexpr int64_t planes_stride(int64_t C, int64_t group) { return round_up(planes_sum_at(C) + 4 * (C / group), 64); }
+/** The largest |q|, 127 * 257: both planes are then int8. */
+constexpr int32_t kGroupedLimit = 32639;
 
 /** Floats of one head's K or V in a block. */
 constexpr int64_t k_head_floats(int64_t head_dim) { return kBlock * head_dim; }
