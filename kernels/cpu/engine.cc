@@ -91,6 +91,7 @@ constexpr int32_t kMaxWeights = 1 << 20;    // 2B-4T: 332
 constexpr int32_t kMaxOps = 1 << 20;        // 2B-4T: about 700
 constexpr int32_t kMaxWidth = 1 << 22;      // vocabularies of 262144
 constexpr int32_t kMaxColumns = 1 << 17;    // feed-forward of 14336; beyond, js's exact sums would not fit a double
+constexpr int32_t kMaxGroup = 1 << 15;      // 128; 2 * 32639 * 2^15 fits int32
 constexpr int32_t kMaxLayers = 4096;        // 40
 constexpr int32_t kMaxHeads = 4096;         // 32
 constexpr int32_t kMaxHeadDim = 4096;       // 256
@@ -106,9 +107,10 @@ constexpr int64_t kChunkBytes = 48 * 1024, kMostChunkBytes = 256 * 1024, kChunks
 constexpr uint64_t kPieceBytes = 2 << 20;
 
 struct Buffer {
-  bool codes;    // int8, else float
+  BufferType type;
   bool outputs;  // one row per output, else per token
   int32_t width;
+  int32_t group;  // of an i16 buffer
   uint64_t row_bytes;
   uint8_t* data;  // during a step
 };
@@ -119,25 +121,65 @@ struct Weight {
   Dense dtype;
   const uint8_t* bytes;
   const float* row_scale;
+  const uint8_t* scales;  // grouped: of type dtype
+  int64_t group;
   float scale;
   const uint8_t* tail;
   int64_t tail_first;
 };
 
-/** What a matrix product is split by: byte rows of four rows each, or rows. */
-int64_t units_of(const Weight& w) { return w.kind == WeightKind::ternary ? (w.rows + 3) / 4 : w.rows; }
+/** What a matrix product is split by: byte rows of four rows each, panels of 64, or rows. */
+int64_t units_of(const Weight& w) {
+  if (w.kind == WeightKind::grouped) return panels_of(w.rows);
+  return w.kind == WeightKind::ternary ? (w.rows + 3) / 4 : w.rows;
+}
+/** Bytes of codes or elements, without scales. */
 int64_t unit_bytes(const Weight& w) {
+  if (w.kind == WeightKind::grouped) return panel_bytes(w.columns);
   return w.columns * (w.kind != WeightKind::dense ? 1 : element_bytes(w.dtype));
 }
 
 Stream stream_of(const Weight& w) {
-  return w.kind == WeightKind::ternary ? Stream::ternary : w.kind == WeightKind::int8 ? Stream::int8 : Stream::dense;
+  switch (w.kind) {
+    case WeightKind::ternary: return Stream::ternary;
+    case WeightKind::int8: return Stream::int8;
+    case WeightKind::grouped: return Stream::grouped;
+    default: return Stream::dense;
+  }
 }
 
+constexpr int32_t kMostOpWords = 8;
+
+/** `as<op::Embed>()` gives the words their names. */
 struct Op {
   OpKind kind;
-  int32_t a[7];
+  int32_t words[kMostOpWords];
+  template <class Fields>
+  Fields as() const {
+    static_assert(sizeof(Fields) <= sizeof words, "kMostOpWords is too small");
+    Fields fields;
+    copy_bytes(&fields, words, sizeof fields);
+    return fields;
+  }
 };
+
+/** The operands of a matrix product, whichever it is; `scale` is -1 where the operand is float. */
+struct Product {
+  int32_t x, scale, weight, out;
+};
+bool is_product(OpKind kind) {
+  return kind == OpKind::ternary_matmul || kind == OpKind::int8_matmul || kind == OpKind::dense_matmul ||
+         kind == OpKind::grouped_matmul;
+}
+Product product_of(const Op& o) {
+  if (o.kind == OpKind::dense_matmul) {
+    const auto f = o.as<op::DenseMatmul>();
+    return Product{f.x, -1, f.weight, f.out};
+  }
+  // The others have the same four words.
+  const auto f = o.as<op::TernaryMatmul>();
+  return Product{f.codes, f.scale, f.weight, f.out};
+}
 
 enum class StageKind : int32_t { rows, matmul, attention };
 
@@ -219,9 +261,10 @@ struct Engine {
     const Buffer& b = buffers[buffer];
     return (float*)(b.data + row * b.row_bytes);
   }
-  int8_t* i8(int32_t buffer, int64_t row) const {
+  int8_t* i8(int32_t buffer, int64_t row) const { return (int8_t*)planes(buffer, row); }
+  uint8_t* planes(int32_t buffer, int64_t row) const {
     const Buffer& b = buffers[buffer];
-    return (int8_t*)(b.data + row * b.row_bytes);
+    return b.data + row * b.row_bytes;
   }
 };
 
@@ -229,10 +272,6 @@ namespace {
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Decoding
-
-const char* const kOpNames[kOpKinds] = {"embed",           "rmsNorm",   "quantize",        "ternaryMatmul", "rope",
-                                        "kvAppend",        "attention", "gatedActivation", "add",           "selectOutputs",
-                                        "denseMatmul",     "int8Matmul", "countTrits"};
 
 float float_of(int32_t bits) {
   float f;
@@ -255,7 +294,7 @@ struct Decoder {
 
   template <class... Args>
   bool bad(Args... args) {
-    if (op >= 0) return fail(failure, Status::bad_program, op, "operation ", op, " (", kOpNames[(int)e.ops[op].kind], "): ", args...);
+    if (op >= 0) return fail(failure, Status::bad_program, op, "operation ", op, " (", kOpShapes[(int)e.ops[op].kind].name, "): ", args...);
     return fail(failure, Status::bad_program, op, args...);
   }
 
@@ -285,10 +324,10 @@ struct Decoder {
     return nullptr;
   }
 
-  bool buffer(int32_t id, bool codes, int32_t width, const char* what) {
-    if (id < 0 || (uint64_t)id >= e.buffers.size) return bad(what, ": buffer ", id, " of ", e.buffers.size);
+  bool buffer(int32_t id, BufferType type, int32_t width, const char* what) {
     const Buffer& b = e.buffers[id];
-    if (b.codes != codes) return bad(what, ": buffer ", id, codes ? " must be i8" : " must be f32");
+    const char* const names[] = {" must be f32", " must be i8", " must be i16"};
+    if (b.type != type) return bad(what, ": buffer ", id, names[(int)type]);
     if (width > 0 && b.width != width) return bad(what, ": buffer ", id, " is ", b.width, " wide, must be ", width);
     return true;
   }
@@ -299,21 +338,22 @@ struct Decoder {
   bool token_rows(int32_t a, const char* what) {
     return e.buffers[a].outputs ? bad(what, ": buffer ", a, " must have 'tokens' rows") : true;
   }
+  bool floats_of(int32_t id, int32_t width, const char* what) { return buffer(id, BufferType::f32, width, what); }
   bool weight(int32_t id, WeightKind kind, const char* what) {
-    if (id < 0 || (uint64_t)id >= e.weights.size) return bad(what, ": weight ", id, " of ", e.weights.size);
     return e.weights[id].kind == kind ? true : bad(what, ": weight ", id, " has the wrong kind");
   }
   bool distinct(int32_t a, int32_t b) {
     return a != b ? true : bad("buffer ", a, " is both read and written");
   }
 
-  bool header(uint64_t word_count, int32_t& n_buffers, int32_t& n_weights, int32_t& n_ops) {
+  bool header(uint64_t word_count, int32_t& n_buffers, int32_t& n_weights, int32_t& n_ops, int32_t& op_words) {
     if (word_count < (uint64_t)kHeaderWords || words[0] != kProgramMagic) return bad("not a program of this version");
-    n_buffers = words[1], n_weights = words[2], n_ops = words[3];
-    e.layers = words[4], e.kv_heads = words[5], e.head_dim = words[6], e.rope_dim = words[7];
-    e.context = words[8], e.vocab = words[9], e.logits = words[10], e.trace_points = words[11];
+    n_buffers = words[1], n_weights = words[2], n_ops = words[3], op_words = words[4];
+    e.layers = words[5], e.kv_heads = words[6], e.head_dim = words[7], e.rope_dim = words[8];
+    e.context = words[9], e.vocab = words[10], e.logits = words[11], e.trace_points = words[12];
     if (!in_range(n_buffers, 1, kMaxBuffers, "number of buffers") ||
         !in_range(n_weights, 0, kMaxWeights, "number of weights") || !in_range(n_ops, 1, kMaxOps, "number of operations") ||
+        !in_range(op_words, n_ops, n_ops * (kMostOpWords + 1), "words of operations") ||
         !in_range(e.layers, 0, kMaxLayers, "kv.layers") || !in_range(e.kv_heads, 1, kMaxHeads, "kv.kvHeads") ||
         !in_range(e.head_dim, 1, kMaxHeadDim, "kv.headDim") || !in_range(e.rope_dim, 2, kMaxHeadDim, "rope.headDim") ||
         !in_range(e.context, 1, kMaxContext, "contextLength") || !in_range(e.vocab, 1, kMaxWidth, "vocabSize") ||
@@ -321,11 +361,11 @@ struct Decoder {
       return false;
     if (e.rope_dim % 2) return bad("rope.headDim ", e.rope_dim, " is odd");
     const uint64_t need = (uint64_t)kHeaderWords + (uint64_t)n_buffers * kBufferWords + (uint64_t)n_weights * kWeightWords +
-                          (uint64_t)n_ops * kOpWords;
+                          (uint64_t)op_words;
     if (word_count != need) return bad("program has ", word_count, " words, must have ", need);
     const uint64_t table = (uint64_t)e.context * (e.rope_dim / 2);
-    e.cos = floats(words[12], table, "rope.cos");
-    e.sin = e.cos ? floats(words[13], table, "rope.sin") : nullptr;
+    e.cos = floats(words[13], table, "rope.cos");
+    e.sin = e.cos ? floats(words[14], table, "rope.sin") : nullptr;
     if (!e.sin) return false;
     e.layer_floats = e.kv_heads * (k_head_floats(e.head_dim) + v_head_floats(e.head_dim));
     e.block_floats = e.layers * e.layer_floats;
@@ -335,19 +375,31 @@ struct Decoder {
 
   bool memory() { return fail(failure, Status::out_of_memory, -1, "not enough memory to load the program"); }
 
+  /** Columns of a group: they divide the row, and an int32 holds their sum. */
+  bool group(int32_t columns, int64_t width) {
+    if (!in_range(columns, 1, kMaxGroup, "group")) return false;
+    if (width % columns) return bad("groups of ", columns, " do not divide ", width, " columns");
+    return columns % 4 == 0 || columns == width ? true : bad("groups of ", columns, " are no multiple of 4");
+  }
+
   bool decode_buffers(const int32_t* at, int32_t n) {
     if (!e.buffers.allocate(n)) return memory();
     for (int32_t i = 0; i < n; i += 1, at += kBufferWords) {
-      if (!in_range(at[0], 0, 1, "buffer dtype") || !in_range(at[1], 0, 1, "buffer rows") ||
+      if (!in_range(at[0], 0, 2, "buffer dtype") || !in_range(at[1], 0, 1, "buffer rows") ||
           !in_range(at[2], 1, kMaxWidth, "buffer width"))
         return false;
       Buffer& b = e.buffers[i];
-      b.codes = at[0] == 1;
+      b.type = (BufferType)at[0];
       b.outputs = at[1] == 1;
       b.width = at[2];
-      b.row_bytes = b.codes ? code_stride(b.width) : (uint64_t)b.width * 4;
+      b.group = at[3];
+      if (b.type == BufferType::i16 && (!in_range(b.width, 1, kMaxColumns, "width of an i16 buffer") || !group(b.group, b.width)))
+        return false;
+      b.row_bytes = b.type == BufferType::f32  ? (uint64_t)b.width * 4
+                    : b.type == BufferType::i8 ? code_stride(b.width)
+                                               : planes_stride(b.width, b.group);
     }
-    if (!buffer(e.logits, false, e.vocab, "logits")) return false;
+    if (!in_range(e.logits, 0, n - 1, "logits") || !floats_of(e.logits, e.vocab, "logits")) return false;
     return e.buffers[e.logits].outputs ? true : bad("logits must have 'outputs' rows");
   }
 
@@ -355,7 +407,7 @@ struct Decoder {
     if (!e.weights.allocate(n)) return memory();
     uint64_t tail_bytes = 0;
     for (int32_t i = 0; i < n; i += 1, at += kWeightWords) {
-      if (!in_range(at[0], 0, 3, "weight kind") || !in_range(at[1], 1, kMaxWidth, "weight rows") ||
+      if (!in_range(at[0], 0, 4, "weight kind") || !in_range(at[1], 1, kMaxWidth, "weight rows") ||
           !in_range(at[2], 1, kMaxWidth, "weight columns") || !in_range(at[3], 0, 2, "weight dtype"))
         return false;
       Weight& w = e.weights[i];
@@ -375,6 +427,16 @@ struct Decoder {
         size = (uint64_t)w.rows * w.columns;
         w.row_scale = floats(at[6], w.rows, "row scales");
         if (!w.row_scale) return false;
+      } else if (w.kind == WeightKind::grouped) {
+        if (w.columns > kMaxColumns) return bad("weight ", i, " has ", w.columns, " columns, at most ", kMaxColumns);
+        if (!group(at[7], w.columns)) return false;
+        w.group = at[7];
+        if (w.dtype == Dense::bf16) return bad("weight ", i, ": scales are f32 or f16");
+        size = (uint64_t)(panels_of(w.rows) * panel_bytes(w.columns));
+        const int64_t scales = panels_of(w.rows) * (w.columns / w.group) * kGroupedRows;
+        w.scales = blob(at[6], (uint64_t)(scales * element_bytes(w.dtype)), "scales");
+        if (!w.scales) return false;
+        if ((uintptr_t)w.scales % element_bytes(w.dtype)) return bad("weight ", i, ": scales are not aligned");
       } else if (w.rows != 1) {
         return bad("weight ", i, ": a vector has one row");
       }
@@ -402,137 +464,191 @@ struct Decoder {
     return true;
   }
 
-  bool matmul(const int32_t* a, WeightKind kind) {
-    const int32_t codes = a[0], scale = a[1], w = a[2], out = a[3];
-    if (!weight(w, kind, "weight")) return false;
-    const Weight& m = e.weights[w];
-    if (!buffer(codes, true, (int32_t)m.columns, "codes") || !buffer(scale, false, 1, "scale") ||
-        !buffer(out, false, (int32_t)m.rows, "out"))
+  bool matmul(const Product& p, WeightKind kind, BufferType codes) {
+    if (!weight(p.weight, kind, "weight")) return false;
+    const Weight& m = e.weights[p.weight];
+    if (!buffer(p.x, codes, (int32_t)m.columns, "codes") || !floats_of(p.scale, 1, "scale") ||
+        !floats_of(p.out, (int32_t)m.rows, "out"))
       return false;
-    return same_rows(codes, out, "codes") && same_rows(codes, scale, "codes") && distinct(scale, out);
+    if (kind == WeightKind::grouped && e.buffers[p.x].group != m.group)
+      return bad("codes have sums of ", e.buffers[p.x].group, " columns, the matrix groups of ", m.group);
+    return same_rows(p.x, p.out, "codes") && same_rows(p.x, p.scale, "codes") && distinct(p.scale, p.out);
+  }
+
+  bool embed(int32_t table, int32_t out, WeightKind kind) {
+    if (!weight(table, kind, "table")) return false;
+    const Weight& w = e.weights[table];
+    if (w.rows < e.vocab) return bad("table has ", w.rows, " rows for ", e.vocab, " tokens");
+    return floats_of(out, (int32_t)w.columns, "out") && token_rows(out, "out");
+  }
+
+  bool quantize(const op::Quantize& f, BufferType codes) {
+    return floats_of(f.x, 0, "x") && buffer(f.codes, codes, e.buffers[f.x].width, "codes") && floats_of(f.scale, 1, "scale") &&
+           same_rows(f.x, f.codes, "x") && same_rows(f.x, f.scale, "x") && distinct(f.x, f.scale) &&
+           in_range(e.buffers[f.x].width, 1, kMaxColumns, "width of x");
+  }
+
+  /** Ids of buffers and weights exist. */
+  bool check_ids(const Op& o) {
+    const OpShape& shape = kOpShapes[(int)o.kind];
+    for (int32_t i = 0; i < shape.words; i += 1) {
+      const int64_t size = shape.fields[i] == 'b'   ? (int64_t)e.buffers.size
+                           : shape.fields[i] == 'w' ? (int64_t)e.weights.size
+                                                    : -1;
+      if (size < 0 || (o.words[i] >= 0 && o.words[i] < size)) continue;
+      return bad(shape.fields[i] == 'b' ? "buffer " : "weight ", o.words[i], " of ", size);
+    }
+    return true;
   }
 
   bool check_op() {
     const Op& o = e.ops[op];
-    const int32_t* a = o.a;
+    if (!check_ids(o)) return false;
     switch (o.kind) {
       case OpKind::embed: {
-        if (!weight(a[0], WeightKind::dense, "table")) return false;
-        const Weight& w = e.weights[a[0]];
-        if (w.rows < e.vocab) return bad("table has ", w.rows, " rows for ", e.vocab, " tokens");
-        return buffer(a[1], false, (int32_t)w.columns, "out") && token_rows(a[1], "out");
+        const auto f = o.as<op::Embed>();
+        return embed(f.table, f.out, WeightKind::dense);
+      }
+      case OpKind::embed_grouped: {
+        const auto f = o.as<op::EmbedGrouped>();
+        return embed(f.table, f.out, WeightKind::grouped);
       }
       case OpKind::rms_norm: {
-        if (!weight(a[1], WeightKind::vector, "weight")) return false;
-        const int32_t n = (int32_t)e.weights[a[1]].columns;
-        return buffer(a[0], false, n, "x") && buffer(a[3], false, n, "out") && same_rows(a[0], a[3], "x");
+        const auto f = o.as<op::RmsNorm>();
+        if (!weight(f.weight, WeightKind::vector, "weight")) return false;
+        const int32_t n = (int32_t)e.weights[f.weight].columns;
+        return floats_of(f.x, n, "x") && floats_of(f.out, n, "out") && same_rows(f.x, f.out, "x");
+      }
+      case OpKind::rms_norm_heads: {
+        const auto f = o.as<op::RmsNormHeads>();
+        if (!weight(f.weight, WeightKind::vector, "weight") || !in_range(f.heads, 1, kMaxHeads, "heads") ||
+            !in_range(f.head_dim, 1, kMaxHeadDim, "headDim"))
+          return false;
+        if (e.weights[f.weight].columns != f.head_dim) return bad("weight is not headDim ", f.head_dim, " long");
+        const int32_t n = f.heads * f.head_dim;
+        return floats_of(f.x, n, "x") && floats_of(f.out, n, "out") && same_rows(f.x, f.out, "x");
       }
       case OpKind::quantize:
-        return buffer(a[0], false, 0, "x") && buffer(a[1], true, e.buffers[a[0]].width, "codes") &&
-               buffer(a[2], false, 1, "scale") && same_rows(a[0], a[1], "x") && same_rows(a[0], a[2], "x") &&
-               distinct(a[0], a[2]) && in_range(e.buffers[a[0]].width, 1, kMaxColumns, "width of x");
+        return quantize(o.as<op::Quantize>(), BufferType::i8);
+      case OpKind::quantize16:
+        return quantize(o.as<op::Quantize>(), BufferType::i16);
       case OpKind::ternary_matmul:
-        return matmul(a, WeightKind::ternary);
+        return matmul(product_of(o), WeightKind::ternary, BufferType::i8);
       case OpKind::int8_matmul:
-        return matmul(a, WeightKind::int8);
-      case OpKind::rope:
-        if (!in_range(a[1], 1, kMaxHeads, "heads")) return false;
-        if (a[2] != e.rope_dim) return bad("headDim ", a[2], " has no rope table (", e.rope_dim, ")");
-        return buffer(a[0], false, a[1] * a[2], "x") && token_rows(a[0], "x");
+        return matmul(product_of(o), WeightKind::int8, BufferType::i8);
+      case OpKind::grouped_matmul:
+        return matmul(product_of(o), WeightKind::grouped, BufferType::i16);
+      case OpKind::rope: {
+        const auto f = o.as<op::Rope>();
+        if (!in_range(f.heads, 1, kMaxHeads, "heads")) return false;
+        if (f.head_dim != e.rope_dim) return bad("headDim ", f.head_dim, " has no rope table (", e.rope_dim, ")");
+        return floats_of(f.x, f.heads * f.head_dim, "x") && token_rows(f.x, "x");
+      }
       case OpKind::kv_append: {
+        const auto f = o.as<op::KvAppend>();
         const int32_t width = e.kv_heads * e.head_dim;
-        return in_range(a[0], 0, e.layers - 1, "layer") && buffer(a[1], false, width, "k") && buffer(a[2], false, width, "v") &&
-               token_rows(a[1], "k") && token_rows(a[2], "v");
+        return in_range(f.layer, 0, e.layers - 1, "layer") && floats_of(f.k, width, "k") && floats_of(f.v, width, "v") &&
+               token_rows(f.k, "k") && token_rows(f.v, "v");
       }
       case OpKind::attention: {
-        if (!in_range(a[0], 0, e.layers - 1, "layer") || !in_range(a[3], 1, kMaxHeads, "heads")) return false;
-        if (a[4] != e.kv_heads || a[5] != e.head_dim) return bad("kvHeads and headDim differ from the cache's");
-        if (a[3] % a[4]) return bad("heads ", a[3], " is not a multiple of kvHeads ", a[4]);
-        const int32_t width = a[3] * a[5];
-        e.heads_per_kv = a[3] / a[4];
-        return buffer(a[1], false, width, "q") && buffer(a[2], false, width, "out") && token_rows(a[1], "q") &&
-               token_rows(a[2], "out") && distinct(a[1], a[2]);
+        const auto f = o.as<op::Attention>();
+        if (!in_range(f.layer, 0, e.layers - 1, "layer") || !in_range(f.heads, 1, kMaxHeads, "heads")) return false;
+        if (f.kv_heads != e.kv_heads || f.head_dim != e.head_dim) return bad("kvHeads and headDim differ from the cache's");
+        if (f.heads % f.kv_heads) return bad("heads ", f.heads, " is not a multiple of kvHeads ", f.kv_heads);
+        const int32_t width = f.heads * f.head_dim;
+        e.heads_per_kv = f.heads / f.kv_heads;
+        return floats_of(f.q, width, "q") && floats_of(f.out, width, "out") && token_rows(f.q, "q") &&
+               token_rows(f.out, "out") && distinct(f.q, f.out);
       }
       case OpKind::gated_activation: {
-        if (!in_range(a[0], 0, 1, "fn") || !buffer(a[1], false, 0, "gate")) return false;
-        const int32_t n = e.buffers[a[1]].width;
-        return buffer(a[2], false, n, "up") && buffer(a[3], false, n, "out") && same_rows(a[1], a[2], "gate") &&
-               same_rows(a[1], a[3], "gate");
+        const auto f = o.as<op::GatedActivation>();
+        if (!in_range(f.fn, 0, 1, "fn") || !floats_of(f.gate, 0, "gate")) return false;
+        const int32_t n = e.buffers[f.gate].width;
+        return floats_of(f.up, n, "up") && floats_of(f.out, n, "out") && same_rows(f.gate, f.up, "gate") &&
+               same_rows(f.gate, f.out, "gate");
       }
-      case OpKind::add:
-        return buffer(a[0], false, 0, "x") && buffer(a[1], false, e.buffers[a[0]].width, "y") && same_rows(a[0], a[1], "x");
-      case OpKind::select_outputs:
-        if (!buffer(a[0], false, 0, "x") || !buffer(a[1], false, e.buffers[a[0]].width, "out") || !token_rows(a[0], "x"))
-          return false;
-        return e.buffers[a[1]].outputs ? true : bad("out must have 'outputs' rows");
+      case OpKind::add: {
+        const auto f = o.as<op::Add>();
+        return floats_of(f.x, 0, "x") && floats_of(f.y, e.buffers[f.x].width, "y") && same_rows(f.x, f.y, "x");
+      }
+      case OpKind::select_outputs: {
+        const auto f = o.as<op::SelectOutputs>();
+        if (!floats_of(f.x, 0, "x") || !floats_of(f.out, e.buffers[f.x].width, "out") || !token_rows(f.x, "x")) return false;
+        return e.buffers[f.out].outputs ? true : bad("out must have 'outputs' rows");
+      }
       case OpKind::dense_matmul: {
-        if (!weight(a[1], WeightKind::dense, "weight")) return false;
-        const Weight& w = e.weights[a[1]];
-        return buffer(a[0], false, (int32_t)w.columns, "x") && buffer(a[2], false, (int32_t)w.rows, "out") &&
-               same_rows(a[0], a[2], "x") && distinct(a[0], a[2]);
+        const auto f = o.as<op::DenseMatmul>();
+        if (!weight(f.weight, WeightKind::dense, "weight")) return false;
+        const Weight& w = e.weights[f.weight];
+        return floats_of(f.x, (int32_t)w.columns, "x") && floats_of(f.out, (int32_t)w.rows, "out") &&
+               same_rows(f.x, f.out, "x") && distinct(f.x, f.out);
       }
-      case OpKind::count_trits:
-        return buffer(a[0], false, 0, "x") && token_rows(a[0], "x") && in_range(a[1], 0, e.trace_points - 1, "index");
+      case OpKind::count_trits: {
+        const auto f = o.as<op::CountTrits>();
+        return floats_of(f.x, 0, "x") && token_rows(f.x, "x") && in_range(f.index, 0, e.trace_points - 1, "index");
+      }
     }
     return false;
   }
 
-  bool decode_ops(const int32_t* at, int32_t n) {
+  bool decode_ops(const int32_t* at, int32_t n, int32_t n_words) {
     if (!e.ops.allocate(n) || !e.splits.allocate(n) || !e.stages.allocate(n)) return memory();
-    for (int32_t i = 0; i < n; i += 1, at += kOpWords) {
+    const int32_t* end = at + n_words;
+    for (int32_t i = 0; i < n; i += 1) {
       op = -1;
+      if (at == end) return bad("the words end before operation ", i);
       if (!in_range(at[0], 0, kOpKinds - 1, "operation code")) return false;
+      const int32_t size = kOpShapes[at[0]].words;
+      if (end - at < size + 1) return bad("the words end in operation ", i);
       e.ops[i].kind = (OpKind)at[0];
-      copy_bytes(e.ops[i].a, at + 1, sizeof e.ops[i].a);
+      copy_bytes(e.ops[i].words, at + 1, (uint64_t)size * 4);
+      at += size + 1;
       op = i;
       if (!check_op()) return false;
       count_work(e.ops[i]);
       stage(i);
     }
-    return true;
+    op = -1;
+    return at == end ? true : bad(end - at, " words behind the last operation");
   }
 
   void count_work(const Op& o) {
-    int32_t w = -1;
-    if (o.kind == OpKind::ternary_matmul || o.kind == OpKind::int8_matmul) w = o.a[2];
-    if (o.kind == OpKind::dense_matmul) w = o.a[1];
-    if (w < 0) return;
-    e.macs_per_row += e.weights[w].rows * e.weights[w].columns;
-    if (o.kind != OpKind::ternary_matmul) return;
-    const int64_t need = e.k->ternary_scratch(e.weights[w].columns);
+    if (!is_product(o.kind)) return;
+    const Weight& w = e.weights[product_of(o).weight];
+    e.macs_per_row += w.rows * w.columns;
+    const int64_t need = w.kind == WeightKind::ternary   ? e.k->ternary_scratch(w.columns)
+                         : w.kind == WeightKind::grouped ? e.k->grouped_scratch(w.columns, w.group)
+                                                         : 0;
     if (need > e.scratch_bytes) e.scratch_bytes = round_up(need, 64);
   }
 
   // Stages: operations that need no barrier between them. A run of operations that each touch only their own row is
   // one stage whose items are rows; matrix products that do not read one another's outputs are one stage whose items
   // are chunks of all of them.
-  static bool is_matmul(OpKind kind) {
-    return kind == OpKind::ternary_matmul || kind == OpKind::int8_matmul || kind == OpKind::dense_matmul;
-  }
   bool over_outputs(const Op& o) const {
     switch (o.kind) {
       case OpKind::select_outputs: return true;
-      case OpKind::rms_norm: case OpKind::quantize: case OpKind::add: return e.buffers[o.a[0]].outputs;
-      case OpKind::gated_activation: return e.buffers[o.a[1]].outputs;
+      case OpKind::gated_activation: return e.buffers[o.as<op::GatedActivation>().gate].outputs;
+      // Their first word is x.
+      case OpKind::rms_norm: case OpKind::rms_norm_heads: case OpKind::quantize: case OpKind::quantize16: case OpKind::add:
+        return e.buffers[o.words[0]].outputs;
       default: return false;
     }
   }
-  static int32_t matmul_out(const Op& o) { return o.kind == OpKind::dense_matmul ? o.a[2] : o.a[3]; }
-  static bool matmul_reads(const Op& o, int32_t buffer) {
-    return o.a[0] == buffer || (o.kind != OpKind::dense_matmul && o.a[1] == buffer);
-  }
+  static bool reads(const Product& p, int32_t buffer) { return p.x == buffer || p.scale == buffer; }
   bool joins(const Stage& s, const Op& o) const {
     // Finding an item's operation is a walk over the stage's.
     if (s.last - s.first >= 8) return false;
+    const Product mine = product_of(o);
     for (int32_t i = s.first; i < s.last; i += 1) {
-      const Op& p = e.ops[i];
-      if (matmul_out(p) == matmul_out(o) || matmul_reads(o, matmul_out(p)) || matmul_reads(p, matmul_out(o))) return false;
+      const Product p = product_of(e.ops[i]);
+      if (p.out == mine.out || reads(mine, p.out) || reads(p, mine.out)) return false;
     }
     return true;
   }
   void stage(int32_t i) {
     const Op& o = e.ops[i];
-    const StageKind kind = is_matmul(o.kind)               ? StageKind::matmul
+    const StageKind kind = is_product(o.kind)              ? StageKind::matmul
                            : o.kind == OpKind::attention ? StageKind::attention
                                                          : StageKind::rows;
     const bool outputs = kind == StageKind::rows && over_outputs(o);
@@ -685,7 +801,7 @@ bool reserve_scratch(Engine* e, int64_t longest) {
 }
 
 const Weight& matmul_weight(const Engine* e, const Op& o) {
-  return e->weights[o.kind == OpKind::dense_matmul ? o.a[1] : o.a[2]];
+  return e->weights[product_of(o).weight];
 }
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -694,7 +810,7 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 Split split_matmul(const Engine* e, const Op& o, int64_t T) {
   if (T == 0) return Split{0, 1, 1};
   const Weight& w = matmul_weight(e, o);
-  const bool ternary = o.kind == OpKind::ternary_matmul;
+  const bool ternary = w.kind == WeightKind::ternary;
   const int64_t units = units_of(w);
   const int64_t block = token_block_of(*e->k, w.columns), blocks = divide_up(T, block);
   const int64_t tokens = T < block ? T : block;
@@ -711,7 +827,7 @@ Split split_matmul(const Engine* e, const Op& o, int64_t T) {
   const int64_t most = units / (4 * e->threads);
   if (e->threads > 1 && chunk > most) chunk = most;
   // Whole tiles of the matrix-matrix kernels; a few tokens are multiplied row by row.
-  const int64_t tile = ternary && tokens > 4 ? e->k->tile_rows : 4;
+  const int64_t tile = w.kind == WeightKind::grouped ? 1 : ternary && tokens > 4 ? e->k->tile_rows : 4;
   chunk = chunk < tile ? tile : chunk / tile * tile;
   const int64_t chunks = divide_up(units, chunk);
   return Split{(int32_t)(chunks * blocks), (int32_t)chunks, (int32_t)chunk};
@@ -727,34 +843,59 @@ void count(uint64_t& counter) { __atomic_fetch_add(&counter, 1, __ATOMIC_RELAXED
 
 void run_row_op(Engine* e, int32_t index, int64_t row) {
   const Op& o = e->ops[index];
-  const int32_t* a = o.a;
   const Kernels& k = *e->k;
   const Step& s = e->step;
   switch (o.kind) {
     case OpKind::embed: {
-      const Weight& w = e->weights[a[0]];
+      const auto f = o.as<op::Embed>();
+      const Weight& w = e->weights[f.table];
       const int64_t size = element_bytes(w.dtype);
-      k.embed(w.bytes + (int64_t)s.tokens[row] * w.columns * size, w.dtype, w.columns, e->f32(a[1], row));
+      k.embed(w.bytes + (int64_t)s.tokens[row] * w.columns * size, w.dtype, w.columns, e->f32(f.out, row));
+      break;
+    }
+    case OpKind::embed_grouped: {
+      const auto f = o.as<op::EmbedGrouped>();
+      const Weight& w = e->weights[f.table];
+      k.embed_grouped(w.bytes, w.scales, w.dtype == Dense::f16, w.columns, w.group, s.tokens[row], e->f32(f.out, row));
       break;
     }
     case OpKind::rms_norm: {
-      const Weight& w = e->weights[a[1]];
-      k.rms_norm(e->f32(a[0], row), (const float*)w.bytes, float_of(a[2]), w.columns, e->f32(a[3], row));
+      const auto f = o.as<op::RmsNorm>();
+      const Weight& w = e->weights[f.weight];
+      k.rms_norm(e->f32(f.x, row), (const float*)w.bytes, f.eps, w.columns, e->f32(f.out, row));
       break;
     }
-    case OpKind::quantize:
-      if (!k.quantize(e->f32(a[0], row), e->buffers[a[0]].width, e->i8(a[1], row), e->f32(a[2], row))) note_failure(e, index);
+    case OpKind::rms_norm_heads: {
+      const auto f = o.as<op::RmsNormHeads>();
+      const float* weight = (const float*)e->weights[f.weight].bytes;
+      for (int64_t at = 0; at < (int64_t)f.heads * f.head_dim; at += f.head_dim)
+        k.rms_norm(e->f32(f.x, row) + at, weight, f.eps, f.head_dim, e->f32(f.out, row) + at);
       break;
+    }
+    case OpKind::quantize: {
+      const auto f = o.as<op::Quantize>();
+      if (!k.quantize(e->f32(f.x, row), e->buffers[f.x].width, e->i8(f.codes, row), e->f32(f.scale, row))) note_failure(e, index);
+      break;
+    }
+    case OpKind::quantize16: {
+      const auto f = o.as<op::Quantize16>();
+      const Buffer& codes = e->buffers[f.codes];
+      if (!k.quantize16(e->f32(f.x, row), codes.width, codes.group, e->planes(f.codes, row), e->f32(f.scale, row)))
+        note_failure(e, index);
+      break;
+    }
     case OpKind::rope: {
+      const auto f = o.as<op::Rope>();
       const int64_t at = (int64_t)s.positions[row] * (e->rope_dim / 2);
-      k.rope(e->f32(a[0], row), e->cos + at, e->sin + at, a[1], a[2]);
+      k.rope(e->f32(f.x, row), e->cos + at, e->sin + at, f.heads, f.head_dim);
       break;
     }
     case OpKind::kv_append: {
+      const auto f = o.as<op::KvAppend>();
       const int64_t D = e->head_dim, position = s.positions[row];
-      float* block = e->sequences[s.sequences[row]].blocks[position / kBlock] + a[0] * e->layer_floats;
-      const float* key = e->f32(a[1], row);
-      const float* value = e->f32(a[2], row);
+      float* block = e->sequences[s.sequences[row]].blocks[position / kBlock] + f.layer * e->layer_floats;
+      const float* key = e->f32(f.k, row);
+      const float* value = e->f32(f.v, row);
       for (int64_t h = 0; h < e->kv_heads; h += 1) {
         float* v_head = block + e->kv_heads * k_head_floats(D) + h * v_head_floats(D);
         k.kv_append(key + h * D, value + h * D, D, position % kBlock, block + h * k_head_floats(D), v_head);
@@ -762,19 +903,27 @@ void run_row_op(Engine* e, int32_t index, int64_t row) {
       break;
     }
     case OpKind::gated_activation: {
-      const auto apply = a[0] == 0 ? k.relu2 : k.silu;
-      apply(e->f32(a[1], row), e->f32(a[2], row), e->buffers[a[1]].width, e->f32(a[3], row));
+      const auto f = o.as<op::GatedActivation>();
+      const auto apply = f.fn == 0 ? k.relu2 : k.silu;
+      apply(e->f32(f.gate, row), e->f32(f.up, row), e->buffers[f.gate].width, e->f32(f.out, row));
       break;
     }
-    case OpKind::add:
-      k.add(e->f32(a[0], row), e->f32(a[1], row), e->buffers[a[0]].width);
+    case OpKind::add: {
+      const auto f = o.as<op::Add>();
+      k.add(e->f32(f.x, row), e->f32(f.y, row), e->buffers[f.x].width);
       break;
-    case OpKind::select_outputs:
-      copy_bytes(e->f32(a[1], row), e->f32(a[0], s.output_rows[row]), (uint64_t)e->buffers[a[0]].width * 4);
+    }
+    case OpKind::select_outputs: {
+      const auto f = o.as<op::SelectOutputs>();
+      copy_bytes(e->f32(f.out, row), e->f32(f.x, s.output_rows[row]), (uint64_t)e->buffers[f.x].width * 4);
       break;
-    case OpKind::count_trits:
-      if (s.trace) k.count_trits(e->f32(a[0], row), e->buffers[a[0]].width, s.trit_counts + (row * e->trace_points + a[1]) * 3);
+    }
+    case OpKind::count_trits: {
+      const auto f = o.as<op::CountTrits>();
+      int32_t* counts = s.trit_counts + (row * e->trace_points + f.index) * 3;
+      if (s.trace) k.count_trits(e->f32(f.x, row), e->buffers[f.x].width, counts);
       break;
+    }
     default:
       break;
   }
@@ -782,40 +931,48 @@ void run_row_op(Engine* e, int32_t index, int64_t row) {
 
 void run_matmul(Engine* e, int32_t index, int32_t item, int32_t thread) {
   const Op& o = e->ops[index];
-  const int32_t* a = o.a;
+  const Product p = product_of(o);
   const Split& split = e->splits[index];
-  const Weight& w = matmul_weight(e, o);
-  const bool outputs = e->buffers[a[0]].outputs;
-  const int64_t T = outputs ? e->step.outputs : e->step.rows;
+  const Weight& w = e->weights[p.weight];
+  const int64_t T = e->buffers[p.x].outputs ? e->step.outputs : e->step.rows;
   const int64_t block = token_block_of(*e->k, w.columns), t = item / split.row_chunks * block;
   const int64_t n = T - t < block ? T - t : block;
   const int64_t units = units_of(w);
   const int64_t begin = (int64_t)(item % split.row_chunks) * split.chunk;
   const int64_t end = begin + split.chunk < units ? begin + split.chunk : units;
-  if (o.kind == OpKind::ternary_matmul) {
-    float* factor = e->factors.data + thread * e->k->token_block;
-    for (int64_t i = 0; i < n; i += 1) factor[i] = w.scale / *e->f32(a[1], t + i);
-    TernaryArgs args{w.bytes, w.tail, w.tail_first, w.columns, w.rows, units, begin, end, e->i8(a[0], t), factor, n,
-                     e->f32(a[3], t), e->scratch.data + thread * e->scratch_stride, e->prefetch[(int)Stream::ternary]};
-    count(n == 1 ? e->counters.ternary_vector : e->counters.ternary_matrix);
-    e->k->ternary(args);
-  } else if (o.kind == OpKind::int8_matmul) {
-    Int8Args args{w.bytes, w.tail, w.tail_first, w.row_scale, w.columns, w.rows, begin, end, e->i8(a[0], t),
-                  e->f32(a[1], t), n, e->f32(a[3], t), e->prefetch[(int)Stream::int8]};
-    count(e->counters.int8);
-    e->k->int8(args);
-  } else {
-    DenseArgs args{w.bytes, w.dtype, w.columns, w.rows, begin, end, e->f32(a[0], t), n, e->f32(a[2], t),
-                   e->prefetch[(int)Stream::dense]};
-    count(e->counters.dense);
-    e->k->dense(args);
+  uint8_t* scratch = e->scratch.data + thread * e->scratch_stride;
+  const int64_t prefetch = e->prefetch[(int)stream_of(w)];
+  float* out = e->f32(p.out, t);
+  switch (w.kind) {
+    case WeightKind::ternary: {
+      float* factor = e->factors.data + thread * e->k->token_block;
+      for (int64_t i = 0; i < n; i += 1) factor[i] = w.scale / *e->f32(p.scale, t + i);
+      count(n == 1 ? e->counters.ternary_vector : e->counters.ternary_matrix);
+      e->k->ternary(TernaryArgs{w.bytes, w.tail, w.tail_first, w.columns, w.rows, units, begin, end, e->i8(p.x, t), factor, n,
+                                out, scratch, prefetch});
+      break;
+    }
+    case WeightKind::grouped:
+      count(n == 1 ? e->counters.grouped_vector : e->counters.grouped_matrix);
+      e->k->grouped(GroupedArgs{w.bytes, w.scales, w.dtype == Dense::f16, w.columns, w.rows, w.group, begin, end,
+                                e->planes(p.x, t), e->f32(p.scale, t), n, out, scratch, prefetch});
+      break;
+    case WeightKind::int8:
+      count(e->counters.int8);
+      e->k->int8(Int8Args{w.bytes, w.tail, w.tail_first, w.row_scale, w.columns, w.rows, begin, end, e->i8(p.x, t),
+                          e->f32(p.scale, t), n, out, prefetch});
+      break;
+    default:
+      count(e->counters.dense);
+      e->k->dense(DenseArgs{w.bytes, w.dtype, w.columns, w.rows, begin, end, e->f32(p.x, t), n, out, prefetch});
+      break;
   }
 }
 
 /** Item: one group of rows of one sequence with one KV head. */
 void run_attention(Engine* e, int32_t index, int32_t item, int32_t thread) {
-  const int32_t* a = e->ops[index].a;
-  const int64_t D = e->head_dim, heads = a[3], per_kv = heads / e->kv_heads;
+  const auto f = e->ops[index].as<op::Attention>();
+  const int64_t D = e->head_dim, heads = f.heads, per_kv = heads / e->kv_heads;
   const int32_t kv_head = item % e->kv_heads, group = item / e->kv_heads;
   int32_t low = 0, high = e->run_count - 1;
   while (low < high) {
@@ -828,19 +985,19 @@ void run_attention(Engine* e, int32_t index, int32_t item, int32_t thread) {
   const int64_t stop = run.first + run.rows;
   const int64_t last = first + e->attention_rows < stop ? first + e->attention_rows : stop;
   float* scores = (float*)(e->scratch.data + thread * e->scratch_stride + e->scratch_bytes);
-  const int64_t layer = a[0] * e->layer_floats;
+  const int64_t layer = f.layer * e->layer_floats;
   AttentionArgs args{};
   args.blocks = e->sequences[run.sequence].blocks.data;
   args.k_at = layer + kv_head * k_head_floats(D);
   args.v_at = layer + e->kv_heads * k_head_floats(D) + kv_head * v_head_floats(D);
   args.D = D;
-  args.scale = float_of(a[6]);
+  args.scale = f.scale;
   args.scores = scores;
   args.score_stride = e->score_stride;
   for (int64_t row = first; row < last; row += 1) {
     for (int64_t h = kv_head * per_kv; h < (kv_head + 1) * per_kv; h += 1) {
-      args.q[args.queries] = e->f32(a[1], row) + h * D;
-      args.out[args.queries] = e->f32(a[2], row) + h * D;
+      args.q[args.queries] = e->f32(f.q, row) + h * D;
+      args.out[args.queries] = e->f32(f.out, row) + h * D;
       args.count[args.queries] = (int64_t)e->step.positions[row] + 1;
       args.queries += 1;
       if (args.queries < kQueries) continue;
@@ -868,14 +1025,14 @@ Engine* engine_create(const int32_t* words, uint64_t word_count, const Blob* blo
   e->failed_op = INT32_MAX;
   e->heads_per_kv = 1;
   Decoder d{*e, words, blobs, blob_count > INT32_MAX ? INT32_MAX : (int32_t)blob_count, failure};
-  int32_t n_buffers = 0, n_weights = 0, n_ops = 0;
-  bool ok = d.header(word_count, n_buffers, n_weights, n_ops);
+  int32_t n_buffers = 0, n_weights = 0, n_ops = 0, op_words = 0;
+  bool ok = d.header(word_count, n_buffers, n_weights, n_ops, op_words);
   const int32_t* at = words + kHeaderWords;
   ok = ok && d.decode_buffers(at, n_buffers);
   at += (int64_t)n_buffers * kBufferWords;
   ok = ok && d.decode_weights(at, n_weights);
   at += (int64_t)n_weights * kWeightWords;
-  ok = ok && d.decode_ops(at, n_ops);
+  ok = ok && d.decode_ops(at, n_ops, op_words);
   if (ok && !e->factors.allocate((uint64_t)e->threads * kernels->token_block)) ok = d.memory();
   if (ok) return e;
   engine_free(e);
@@ -987,7 +1144,7 @@ bool engine_begin(Engine* e, const Step& step, Failure* f) {
     } else {
       s.items = 0;
       for (int32_t op = s.first; op < s.last; op += 1) {
-        const bool outputs = e->buffers[e->ops[op].a[0]].outputs;
+        const bool outputs = e->buffers[product_of(e->ops[op]).x].outputs;
         e->splits[op] = split_matmul(e, e->ops[op], outputs ? step.outputs : step.rows);
         s.items += e->splits[op].items;
       }
@@ -1027,7 +1184,7 @@ EngineSizes engine_sizes(const Engine* e) { return EngineSizes{e->k->isa, e->voc
 bool engine_matrix(const Engine* e, uint32_t i, Blob* out) {
   for (uint64_t op = 0; op < e->ops.size; op += 1) {
     const Op& o = e->ops[op];
-    if (!Decoder::is_matmul(o.kind) || i-- > 0) continue;
+    if (!is_product(o.kind) || i-- > 0) continue;
     const Weight& w = matmul_weight(e, o);
     *out = Blob{w.bytes, (uint64_t)(units_of(w) * unit_bytes(w))};
     return true;
@@ -1039,7 +1196,7 @@ int64_t engine_macs_per_row(const Engine* e) { return e->macs_per_row; }
 uint64_t engine_stream(Engine* e, Stream kind, uint64_t piece, int64_t prefetch) {
   uint64_t largest = 0;
   for (uint64_t i = 0; i < e->ops.size; i += 1) {
-    if (!Decoder::is_matmul(e->ops[i].kind)) continue;
+    if (!is_product(e->ops[i].kind)) continue;
     const Weight& w = matmul_weight(e, e->ops[i]);
     if (stream_of(w) != kind) continue;
     const uint64_t size = (uint64_t)(units_of(w) * unit_bytes(w));
@@ -1048,7 +1205,7 @@ uint64_t engine_stream(Engine* e, Stream kind, uint64_t piece, int64_t prefetch)
   const uint64_t per = largest / kPieceBytes;
   if (per == 0) return 0;
   for (uint64_t i = 0; i < e->ops.size; i += 1) {
-    if (!Decoder::is_matmul(e->ops[i].kind)) continue;
+    if (!is_product(e->ops[i].kind)) continue;
     const Weight& w = matmul_weight(e, e->ops[i]);
     if (stream_of(w) != kind || (uint64_t)(units_of(w) * unit_bytes(w)) != largest) continue;
     if (piece >= per) {
@@ -1056,19 +1213,24 @@ uint64_t engine_stream(Engine* e, Stream kind, uint64_t piece, int64_t prefetch)
       continue;
     }
     const int64_t units = units_of(w), rows = (int64_t)kPieceBytes / unit_bytes(w);
+    const bool is_grouped = kind == Stream::grouped;
     const int64_t begin = (int64_t)piece * rows, end = begin + rows;
     if (rows == 0 || end > units) return 0;
     // One row of zeros: what it is multiplied with takes no part in the time.
     Array<float> x, out;
     Array<uint8_t> scratch;
-    const bool ok = x.allocate((code_stride(w.columns) + 3) / 4 + w.columns) && out.allocate(w.rows) &&
-                    scratch.allocate(e->k->ternary_scratch(w.columns));
+    const int64_t row_bytes = is_grouped ? planes_stride(w.columns, w.group) : code_stride(w.columns);
+    const bool ok = x.allocate((row_bytes + 3) / 4 + w.columns) && out.allocate(w.rows) &&
+                    scratch.allocate(is_grouped ? e->k->grouped_scratch(w.columns, w.group) : e->k->ternary_scratch(w.columns));
     if (ok) {
       const float scale = 1;
       const int8_t* codes = (const int8_t*)x.data;
       if (kind == Stream::ternary) {
         e->k->ternary(TernaryArgs{w.bytes, w.tail, w.tail_first, w.columns, w.rows, units, begin, end, codes, &scale, 1,
                                   out.data, scratch.data, prefetch});
+      } else if (is_grouped) {
+        e->k->grouped(GroupedArgs{w.bytes, w.scales, w.dtype == Dense::f16, w.columns, w.rows, w.group, begin, end,
+                                  (const uint8_t*)x.data, &scale, 1, out.data, scratch.data, prefetch});
       } else if (kind == Stream::int8) {
         e->k->int8(Int8Args{w.bytes, w.tail, w.tail_first, w.row_scale, w.columns, w.rows, begin, end, codes, &scale, 1,
                             out.data, prefetch});

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "kernels.h"
+#include "operations.h"
 
 namespace bitnet {
 
@@ -54,6 +55,8 @@ struct Counters {
   uint64_t int8;
   uint64_t dense;
   uint64_t attention;
+  uint64_t grouped_vector;  // one token
+  uint64_t grouped_matrix;  // several tokens
 };
 
 struct Memory {
@@ -65,8 +68,8 @@ struct Memory {
 struct Engine;
 
 /** The kernels that read weights end to end, each with a prefetch distance of its own. */
-enum class Stream : int32_t { ternary = 0, int8 = 1, dense = 2 };
-constexpr int kStreams = 3;
+enum class Stream : int32_t { ternary = 0, int8 = 1, dense = 2, grouped = 3 };
+constexpr int kStreams = 4;
 
 /** threads: how many may run items at once. Null and `failure` filled when the program is refused. */
 Engine* engine_create(const int32_t* words, uint64_t word_count, const Blob* blobs, uint32_t blob_count,
@@ -128,31 +131,7 @@ uint64_t host_prefer_huge_pages(const void* p, uint64_t bytes);
 uint64_t host_expect_huge_pages(void* p, uint64_t bytes);
 
 // Program words ------------------------------------------------------------------------------------------------------
-// header, then buffers (3 words each), weights (8 words each), operations (8 words each); src/engine/cpu/encode.ts
-// writes them. Floats travel as their bits.
-constexpr int32_t kProgramMagic = 0x62313538;  // "b158"
-constexpr int32_t kHeaderWords = 14;
-constexpr int32_t kBufferWords = 3;
-constexpr int32_t kWeightWords = 8;
-constexpr int32_t kOpWords = 8;
-
-enum class OpKind : int32_t {
-  embed = 0,            // table, out
-  rms_norm = 1,         // x, weight, eps, out
-  quantize = 2,         // x, codes, scale
-  ternary_matmul = 3,   // codes, scale, weight, out
-  rope = 4,             // x, heads, headDim
-  kv_append = 5,        // layer, k, v
-  attention = 6,        // layer, q, out, heads, kvHeads, headDim, scale
-  gated_activation = 7, // fn (0 relu2, 1 silu), gate, up, out
-  add = 8,              // x, y
-  select_outputs = 9,   // x, out
-  dense_matmul = 10,    // x, weight, out
-  int8_matmul = 11,     // codes, scale, weight, out
-  count_trits = 12,     // x, index
-};
-constexpr int32_t kOpKinds = 13;
-
-enum class WeightKind : int32_t { ternary = 0, dense = 1, int8 = 2, vector = 3 };
+// header, then buffers, weights, operations; src/engine/recorded/encode.ts writes them, operations.h has their words.
+constexpr int32_t kProgramMagic = 0x62313539;  // "b159"
 
 }  // namespace bitnet

@@ -5,13 +5,16 @@
 // B sequences, T rows (tokens) of a step, R rows / C columns of a matrix, H heads, D head dimension, V vocabulary.
 //
 // EXACTNESS. All floats are float32 with one rounding per operation (no fused multiply-add).
-// - Integer sums (ternary x int8, int8 x int8) are exact, so their order is free.
+// - Integer sums (ternary x int8, int8 x int8, codes x int16 within a group) are exact, so their order is free.
+// - A group-scaled product adds its groups in order, from column 0 upward, starting from +0: each group's integer sum
+//   becomes a float (half to even), is multiplied by the group's scale, then added; the row's activation scale comes last.
 // - A float sum over a vector (`laneSum`) runs in 16 lanes: lane i adds elements i, i+16, ... in order, starting from
 //   +0; then lanes 8..15 are added to 0..7, 4..7 to 0..3, 2..3 to 0..1, and lane 1 to lane 0.
 // - The weighted sum of values in attention adds one key after the other, from position 0 upward, per dimension.
 // - exp is `expF32` of `engine/js/math.ts`: the same polynomial in multiply and add everywhere.
 // - Rounding to integers is half to even.
-// An operation may write where it reads only as said: rmsNorm and gatedActivation may have out equal to x or gate.
+// An operation may write where it reads only as said: rmsNorm, rmsNormHeads and gatedActivation may have out equal to x
+// or gate.
 // A row's result depends on that row and on its sequence's cache only, so neither the thread count, nor how a prompt
 // is cut into chunks, nor which other sequences share a step can change a bit.
 
@@ -20,10 +23,12 @@ export type RowCount = 'tokens' | 'outputs';
 
 export type BufferSpec = {
   readonly name: string;
-  readonly dtype: 'f32' | 'i8';
+  readonly dtype: 'f32' | 'i8' | 'i16';
   readonly rows: RowCount;
   /** Elements in one row. */
   readonly width: number;
+  /** Of an `i16` buffer: columns of a group of the matrices that read it; divides `width`. */
+  readonly group?: number | undefined;
 };
 
 /** Ternary matrix [rows, columns], packed as the file had it: w = scale * trit. */
@@ -37,6 +42,27 @@ export type TernaryWeight = {
   readonly bytes: Uint8Array;
   /** Always multiplied; finite and > 0. */
   readonly scale: number;
+};
+
+/**
+ * Matrix [rows, columns] of codes 0..3 (-1, 0, +1, +2), each row with one scale for every `group` consecutive columns:
+ * w = scale * (code - 1). Source: ggml's Q2_0 and its relatives.
+ */
+export type GroupedWeight = {
+  readonly kind: 'grouped';
+  readonly name: string;
+  readonly rows: number;
+  readonly columns: number;
+  /** Columns that share a scale; divides `columns`. */
+  readonly group: number;
+  /** See the diagram in kernels/include/layouts.h. */
+  readonly layout: 'panel64';
+  /** ceil(rows/64) * ceil(columns/4) * 64 bytes; what lies past the last row or column is code 1. */
+  readonly bytes: Uint8Array;
+  /** Of `scales`: f16 where every scale is one. */
+  readonly scaleType: 'f16' | 'f32';
+  /** [panel, group, row of the panel] little endian; finite, 0 past the last row. */
+  readonly scales: Uint8Array;
 };
 
 /** Dense matrix [rows, columns], row-major: the embedding and an unquantized head. */
@@ -67,7 +93,7 @@ export type VectorWeight = {
   readonly values: Float32Array;
 };
 
-export type Weight = TernaryWeight | DenseWeight | Int8Weight | VectorWeight;
+export type Weight = TernaryWeight | GroupedWeight | DenseWeight | Int8Weight | VectorWeight;
 
 /** Index into `Program.buffers` / `Program.weights`. */
 export type BufferId = number;
@@ -76,12 +102,24 @@ export type WeightId = number;
 export type Op =
   /** out[t] = table row of the step's token t, as float32. */
   | { readonly op: 'embed'; readonly table: WeightId; readonly out: BufferId }
+  /** out[t, c] = scale * float(code - 1) of the token's row in a grouped table. */
+  | { readonly op: 'embedGrouped'; readonly table: WeightId; readonly out: BufferId }
   /** out[t, i] = (x[t, i] * r) * weight[i]; r = 1 / sqrt(laneSum(x * x) / width + eps). */
   | {
       readonly op: 'rmsNorm';
       readonly x: BufferId;
       readonly weight: WeightId;
       readonly eps: number;
+      readonly out: BufferId;
+    }
+  /** rmsNorm of every head of x (heads * headDim wide) on its own, all with the one weight (headDim,). */
+  | {
+      readonly op: 'rmsNormHeads';
+      readonly x: BufferId;
+      readonly weight: WeightId;
+      readonly eps: number;
+      readonly heads: number;
+      readonly headDim: number;
       readonly out: BufferId;
     }
   /**
@@ -96,6 +134,27 @@ export type Op =
       readonly scale: BufferId;
       /** Where we are, for errors: "layer 3, input of q_proj". */
       readonly label: string;
+    }
+  /**
+   * Per row, for grouped matrices: m = max |x|; s = 32639 / m; codes[t, i] = clamp(rint(x * s), -32639, 32639);
+   * scale[t] = m / 32639. Where m is 0 or s not finite, codes and scale are 0. 32639 = 127 * 257, so a code is 256 hi + lo
+   * with both in int8. A row that holds NaN or infinity fails the step.
+   */
+  | {
+      readonly op: 'quantize16';
+      readonly x: BufferId;
+      readonly codes: BufferId;
+      /** f32 buffer of width 1. */
+      readonly scale: BufferId;
+      readonly label: string;
+    }
+  /** out[t, r] = (sum over groups g, in order, of float(sum_c (code[r, c] - 1) * codes[t, c]) * scale[r, g]) * scale[t]. */
+  | {
+      readonly op: 'groupedMatmul';
+      readonly codes: BufferId;
+      readonly scale: BufferId;
+      readonly weight: WeightId;
+      readonly out: BufferId;
     }
   /** out[t, r] = float(sum_c trit[r, c] * codes[t, c]) * (weight.scale / scale[t]). */
   | {
@@ -166,8 +225,8 @@ export type KvSpec = {
 export type RopeSpec = {
   readonly headDim: number;
   /**
-   * cos and sin of position * theta^(-2j/D), computed in double and rounded to float32, position-major
-   * [positions, D/2]. Tables cover `contextLength` positions.
+   * cos and sin of position * frequency j (theta^(-2j/D), scaled where the model says so), times a factor that is 1 but
+   * for YaRN, computed in double and rounded to float32, position-major [positions, D/2], `contextLength` of them.
    */
   readonly cos: Float32Array;
   readonly sin: Float32Array;

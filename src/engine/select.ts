@@ -13,6 +13,7 @@ import {
 } from './backend.ts';
 import { whyNoMetal } from './metal/platform.ts';
 import type { Program } from './program.ts';
+import type { WeightPreparation } from './weight-preparation.ts';
 
 export type Selection = {
   readonly backend: Backend;
@@ -80,6 +81,18 @@ export function weightMemory(name: 'auto' | BackendName): Allocate {
     return (await special)(bytes);
   };
 }
+
+/**
+ * Native ways to make the weights of a program, whichever backend then runs it: they give the same bits as JavaScript's.
+ * Loaded when the first of them is called.
+ */
+export const weightPreparation: WeightPreparation = {
+  quantizeHead: async (...args) => (await native()).quantizeHead(...args),
+  mastersToRowquad: async (...args) => (await native()).mastersToRowquad(...args),
+  repackGrouped: async (...args) => (await native()).repackGrouped(...args),
+};
+
+const native = async () => (await import('./cpu/preparation.ts')).nativePreparation;
 
 async function memoryOf(name: 'auto' | BackendName): Promise<Allocate> {
   if (name !== 'auto') return (await (await backendNamed(name)).weightMemory?.()) ?? plainMemory;

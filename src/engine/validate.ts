@@ -64,7 +64,7 @@ export function weightBytesPerToken(program: Program): number {
   const embeddedOnly = new Set<number>();
   const used = new Set<number>();
   for (const op of program.ops) {
-    if (op.op === 'embed') embeddedOnly.add(op.table);
+    if (op.op === 'embed' || op.op === 'embedGrouped') embeddedOnly.add(op.table);
     else if ('weight' in op) used.add(op.weight);
   }
   let bytes = 0;
@@ -77,6 +77,11 @@ export function weightBytesPerToken(program: Program): number {
       case 'dense': {
         const rowBytes = weight.columns * (weight.dtype === 'f32' ? 4 : 2);
         bytes += whole ? rowBytes * weight.rows : embeddedOnly.has(id) ? rowBytes : 0;
+        break;
+      }
+      case 'grouped': {
+        const all = weight.bytes.byteLength + weight.scales.byteLength;
+        bytes += whole ? all : embeddedOnly.has(id) ? Math.round(all / weight.rows) : 0;
         break;
       }
       case 'int8':

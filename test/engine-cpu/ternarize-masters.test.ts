@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { DENSE_CODE } from '../../src/engine/cpu/encode.ts';
+import { DENSE_CODES } from '../../src/engine/recorded/operations.ts';
 import { loadNative } from '../../src/engine/cpu/native.ts';
 import { mastersToRowquadNative } from '../../src/engine/cpu/ternarize-masters.ts';
 import { absmean } from '../../src/quant/absmean.ts';
@@ -53,7 +53,7 @@ test.skipIf(skip)('masters of any shape: the bits of absmean and packRowquad', a
     fc.asyncProperty(matrices, async ({ name, rows, columns, masters }) => {
       const wanted = slow(masters, rows, columns);
       const out = new Uint8Array(rowquadByteLength(rows, columns)).fill(0xff);
-      const scale = await addon.mastersToRowquad(masters.bytes, DENSE_CODE[name], rows, columns, out);
+      const scale = await addon.mastersToRowquad(masters.bytes, DENSE_CODES[name], rows, columns, out);
       expect(scale).toBe(wanted.scale);
       expect(out).toEqual(wanted.bytes);
     }),

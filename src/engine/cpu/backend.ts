@@ -1,40 +1,26 @@
 // The native backend: hands the recorded program to the addon once, then one asynchronous call per step.
 
 import { availableParallelism } from 'node:os';
-import { ArgumentError, BitnetError, CancelledError } from '../../errors.ts';
+import { ArgumentError, CancelledError } from '../../errors.ts';
 import {
   type Backend,
   type Executable,
   type ExecutableInfo,
   LARGE_MODEL_BYTES,
   type LoadOptions,
-  NonFiniteError,
   type SequenceId,
   type Step,
-  StepError,
   type StepResult,
 } from '../backend.ts';
 import type { Program } from '../program.ts';
+import { encodeProgram } from '../recorded/encode.ts';
+import { NativeEngineError, STATUS, stepFailure } from '../recorded/step-status.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
-import { encodeProgram } from './encode.ts';
-import {
-  loadNative,
-  type NativeAddon,
-  type NativeHandle,
-  type NativeInfo,
-  type NativeResult,
-  STATUS,
-} from './native.ts';
+import { loadNative, type NativeAddon, type NativeHandle, type NativeInfo } from './native.ts';
 import { hugePageMemory } from './weight-memory.ts';
 
 /** Values of BITNET_ISA. */
 export const ISA_NAMES = ['scalar', 'avx2', 'avxvnni', 'avx512', 'amx', 'neon'] as const;
-
-/** Memory ran out, or the program is not one the kernels accept. */
-export class NativeEngineError extends BitnetError {
-  readonly code = 'NATIVE_ENGINE';
-  readonly fault = 'job';
-}
 
 export type CpuLoadOptions = LoadOptions & {
   /** Instruction set; BITNET_ISA, else the best one, when not given. */
@@ -171,16 +157,4 @@ export class CpuExecutable implements Executable {
       throw new NativeEngineError({ what: 'this program was disposed', where: this.#program.name });
     return this.#handle;
   }
-}
-
-/** What a failed step of the native or WebAssembly engine becomes. */
-export function stepFailure(program: Program, { status, op, text }: NativeResult): BitnetError {
-  if (status === STATUS.nonFinite) {
-    const failed = program.ops[op];
-    const label = failed?.op === 'quantize' ? failed.label : `operation ${op}`;
-    return new NonFiniteError(`${program.name}, ${label}`);
-  }
-  if (status === STATUS.badStep || status === STATUS.badSequence)
-    return new StepError({ what: text, where: program.name });
-  return new NativeEngineError({ what: text, where: program.name });
 }

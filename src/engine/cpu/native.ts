@@ -7,13 +7,10 @@ import { cpus } from 'node:os';
 import { dirname, join, toNamespacedPath } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
+import type { StepStatus } from '../recorded/step-status.ts';
 import { stampedAddon } from './native-stamp.ts';
 
 export type NativeHandle = { readonly __native: unique symbol };
-
-/** 0 is success; the others are `Status` of kernels/include/engine.h. */
-export type NativeResult = { readonly status: number; readonly op: number; readonly text: string };
-export const STATUS = { ok: 0, badProgram: 1, badStep: 2, outOfMemory: 3, nonFinite: 4, badSequence: 5 } as const;
 
 export type NativeInfo = {
   readonly isa: string;
@@ -62,7 +59,7 @@ export type NativeAddon = {
     trace: boolean,
     logits: Float32Array,
     tritCounts: Int32Array,
-  ): Promise<NativeResult>;
+  ): Promise<StepStatus>;
   info(handle: NativeHandle): NativeInfo;
   dispose(handle: NativeHandle): void;
   /** Asks for huge pages under memory that is not touched yet; returns the index at which the first one begins. */

@@ -3,7 +3,7 @@
 
 import { availableParallelism } from 'node:os';
 import type { DenseWeight, Int8Weight } from '../program.ts';
-import { DENSE_CODE } from './encode.ts';
+import { DENSE_CODES } from '../recorded/operations.ts';
 import { loadNative } from './native.ts';
 
 /**
@@ -19,7 +19,7 @@ export async function quantizeHeadNative(
   if ('reason' in native) return undefined;
   const { rows, columns, name } = head;
   const rowScale = new Float32Array(rows);
-  const dtype = DENSE_CODE[head.dtype];
+  const dtype = DENSE_CODES[head.dtype];
   const bad = await native.addon.quantizeRows(head.bytes, dtype, rows, columns, codes, rowScale, Math.min(threads, 64));
   if (bad >= 0) return undefined;
   return { kind: 'int8', name: `${name} (int8)`, rows, columns, codes, rowScale };

@@ -1,7 +1,7 @@
 // Masters made trits by native code: the same bits as `absmean` and `packRowquad` of `quant/`, in a tenth of the time.
 
 import type { TensorView } from '../../tensor/tensor-view.ts';
-import { DENSE_CODE } from './encode.ts';
+import { DENSE_CODES } from '../recorded/operations.ts';
 import { loadNative } from './native.ts';
 
 /** Smaller matrices are done before the addon could be loaded. */
@@ -20,7 +20,7 @@ export async function mastersToRowquadNative(
   if (rows * columns < WORTH_NATIVE) return undefined;
   const native = await loadNative({ now: true });
   if ('reason' in native) return undefined;
-  const dtype = DENSE_CODE[masters.dtype.toLowerCase() as keyof typeof DENSE_CODE];
+  const dtype = DENSE_CODES[masters.dtype.toLowerCase() as keyof typeof DENSE_CODES];
   const scale = await native.addon.mastersToRowquad(masters.bytes, dtype, rows, columns, out);
   return Number.isNaN(scale) ? undefined : scale;
 }

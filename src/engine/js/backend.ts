@@ -12,7 +12,7 @@ import {
   type Step,
   type StepResult,
 } from '../backend.ts';
-import type { DenseWeight, Op, Program, Weight } from '../program.ts';
+import type { DenseWeight, GroupedWeight, Op, Program, Weight } from '../program.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import * as ops from './ops.ts';
 
@@ -31,13 +31,15 @@ class JsExecutable implements Executable {
   readonly info: ExecutableInfo;
   readonly #program: Program;
   readonly #dense = new Map<Weight, ops.DenseRows>();
+  readonly #grouped = new Map<Weight, ops.GroupedRows>();
   readonly #sequences = new Map<SequenceId, Sequence>();
   readonly #kvWidth: number;
   #nextSequence = 0;
-  #buffers: (Float32Array | Int8Array)[] = [];
+  #buffers: (Float32Array | Int8Array | Int16Array)[] = [];
   #bufferRows = 0;
   #scores = new Float32Array(FIRST_CAPACITY);
   readonly #row: Float32Array;
+  readonly #codes: Uint8Array;
 
   constructor(program: Program, options: LoadOptions) {
     if (options.signal?.aborted) throw new CancelledError('loading was cancelled');
@@ -45,11 +47,13 @@ class JsExecutable implements Executable {
     this.#kvWidth = program.kv.kvHeads * program.kv.headDim;
     let widest = 0;
     for (const weight of program.weights) {
-      if (weight.kind !== 'dense') continue;
-      this.#dense.set(weight, denseRowsOf(weight));
+      if (weight.kind === 'dense') this.#dense.set(weight, denseRowsOf(weight));
+      else if (weight.kind === 'grouped') this.#grouped.set(weight, groupedRowsOf(weight));
+      else continue;
       widest = Math.max(widest, weight.columns);
     }
     this.#row = new Float32Array(widest);
+    this.#codes = new Uint8Array(widest);
     this.info = { backend: 'js', threads: 1, weightBytes: weightBytesPerToken(program) };
   }
 
@@ -126,6 +130,34 @@ class JsExecutable implements Executable {
         const width = widthOf(op.out);
         const table = this.#denseOf(op.table);
         for (let t = 0; t < tokens; t += 1) ops.denseRow(table, step.tokens[t]!, width, this.#f32(op.out), t * width);
+        break;
+      }
+      case 'embedGrouped': {
+        const width = widthOf(op.out);
+        const table = this.#groupedOf(op.table);
+        for (let t = 0; t < tokens; t += 1) {
+          ops.groupedRow(table, step.tokens[t]!, this.#codes, this.#f32(op.out), t * width);
+        }
+        break;
+      }
+      case 'rmsNormHeads': {
+        const { heads, headDim } = op;
+        const T = rowsOf(op.x);
+        ops.rmsNormHeads(this.#f32(op.x), this.#vector(op.weight), op.eps, T, heads, headDim, this.#f32(op.out));
+        break;
+      }
+      case 'quantize16': {
+        const rows = rowsOf(op.x);
+        const bad = ops.quantizeRows16(this.#f32(op.x), rows, widthOf(op.x), this.#i16(op.codes), this.#f32(op.scale));
+        if (bad >= 0) throw new NonFiniteError(`${program.name}, ${op.label}`);
+        break;
+      }
+      case 'groupedMatmul': {
+        const { rows } = program.weights[op.weight] as GroupedWeight;
+        const table = this.#groupedOf(op.weight);
+        const T = rowsOf(op.out);
+        const out = this.#f32(op.out);
+        ops.groupedMatmul(table, this.#i16(op.codes), this.#f32(op.scale), T, rows, this.#codes, out);
         break;
       }
       case 'rmsNorm':
@@ -238,9 +270,8 @@ class JsExecutable implements Executable {
 
   #prepareBuffers(rows: number): void {
     if (rows <= this.#bufferRows) return;
-    this.#buffers = this.#program.buffers.map(({ dtype, width }) =>
-      dtype === 'f32' ? new Float32Array(rows * width) : new Int8Array(rows * width),
-    );
+    const arrays = { f32: Float32Array, i8: Int8Array, i16: Int16Array };
+    this.#buffers = this.#program.buffers.map(({ dtype, width }) => new arrays[dtype](rows * width));
     this.#bufferRows = rows;
   }
 
@@ -250,6 +281,17 @@ class JsExecutable implements Executable {
 
   #i8(buffer: number): Int8Array {
     return this.#buffers[buffer] as Int8Array;
+  }
+
+  #i16(buffer: number): Int16Array {
+    return this.#buffers[buffer] as Int16Array;
+  }
+
+  #groupedOf(id: number): ops.GroupedRows {
+    const weight = this.#program.weights[id]!;
+    const rows = this.#grouped.get(weight);
+    if (rows === undefined) throw wrongKind(weight, 'grouped');
+    return rows;
   }
 
   #vector(id: number): Float32Array {
@@ -270,12 +312,22 @@ function wrongKind(weight: Weight, wanted: string): TypeError {
   return new TypeError(`weight "${weight.name}" is ${weight.kind}, the program uses it as ${wanted}`);
 }
 
-/** Views the bytes as elements; copies only when they are not aligned. */
 function denseRowsOf({ dtype, bytes }: DenseWeight): ops.DenseRows {
-  const size = dtype === 'f32' ? 4 : 2;
-  const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
-  const { buffer, byteOffset, byteLength } = aligned;
-  return dtype === 'f32'
-    ? { dtype, values: new Float32Array(buffer, byteOffset, byteLength / size) }
-    : { dtype, values: new Uint16Array(buffer, byteOffset, byteLength / size) };
+  return dtype === 'f32' ? { dtype, values: floatsOf(bytes) } : { dtype, values: halvesOf(bytes) };
+}
+
+function groupedRowsOf({ bytes, columns, group, scaleType: type, scales }: GroupedWeight): ops.GroupedRows {
+  const values = type === 'f32' ? { type, values: floatsOf(scales) } : { type, values: halvesOf(scales) };
+  return { bytes, columns, group, scales: values };
+}
+
+/** Views the bytes as elements; copies only when they are not aligned. */
+function floatsOf(bytes: Uint8Array): Float32Array {
+  const { buffer, byteOffset, byteLength } = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+  return new Float32Array(buffer, byteOffset, byteLength / 4);
+}
+
+function halvesOf(bytes: Uint8Array): Uint16Array {
+  const { buffer, byteOffset, byteLength } = bytes.byteOffset % 2 === 0 ? bytes : bytes.slice();
+  return new Uint16Array(buffer, byteOffset, byteLength / 2);
 }

@@ -126,6 +126,111 @@ export function ternaryMatmul(
   }
 }
 
+/** RMSNorm of each of the H heads of x (T, H, D) with the one weight (D,) into out. Source: Qwen3 (transformers). */
+export function rmsNormHeads(
+  x: Float32Array,
+  weight: Float32Array,
+  eps: number,
+  T: number,
+  H: number,
+  D: number,
+  out: Float32Array,
+): void {
+  // Heads lie one behind the other, as rows do.
+  rmsNorm(x, weight, eps, T * H, D, out);
+}
+
+const MOST_CODE16 = 32639;
+
+/**
+ * Rounds x (T, C) to codes (T, C) in -32639..32639 and scale (T,), so that x is about codes * scale. Returns the first
+ * row that holds a NaN or infinity, or -1. A row of zeros, or one whose 32639 / max is not finite, gets the scale 0.
+ */
+export function quantizeRows16(x: Float32Array, T: number, C: number, codes: Int16Array, scale: Float32Array): number {
+  for (let t = 0; t < T; t += 1) {
+    const at = t * C;
+    let largest = 0;
+    for (let i = 0; i < C; i += 1) largest = Math.max(largest, Math.abs(x[at + i]!));
+    if (!(largest < Infinity)) return t;
+    const s = fround(MOST_CODE16 / largest);
+    if (!(s < Infinity)) {
+      scale[t] = 0;
+      codes.fill(0, at, at + C);
+      continue;
+    }
+    scale[t] = fround(largest / MOST_CODE16);
+    for (let i = 0; i < C; i += 1) {
+      const code = rintF32(fround(x[at + i]! * s));
+      codes[at + i] = Math.max(-MOST_CODE16, Math.min(code, MOST_CODE16));
+    }
+  }
+  return -1;
+}
+
+/** A grouped matrix (R, C): `panel64` bytes (kernels/include/layouts.h), and its scales [panel, group, 64]. */
+export type GroupedRows = {
+  readonly bytes: Uint8Array;
+  readonly columns: number;
+  readonly group: number;
+  readonly scales:
+    | { readonly type: 'f16'; readonly values: Uint16Array }
+    | { readonly type: 'f32'; readonly values: Float32Array };
+};
+
+const PANEL_ROWS = 64;
+
+function groupScale({ scales, columns, group }: GroupedRows, r: number, g: number): number {
+  const at = (Math.floor(r / PANEL_ROWS) * (columns / group) + g) * PANEL_ROWS + (r % PANEL_ROWS);
+  return scales.type === 'f32' ? scales.values[at]! : halfToFloat(scales.values[at]!);
+}
+
+/** Codes 0..3 of row r into out (C,). Row r of a panel is lane r mod 16 of the field r div 16. */
+function groupedCodes({ bytes, columns }: GroupedRows, r: number, out: Uint8Array): void {
+  const inPanel = r % PANEL_ROWS;
+  const shift = 2 * (inPanel >> 4);
+  const base = Math.floor(r / PANEL_ROWS) * Math.ceil(columns / 4) * 64 + 4 * (inPanel & 15);
+  for (let c = 0; c < columns; c += 1) out[c] = (bytes[base + (c >> 2) * 64 + (c & 3)]! >> shift) & 3;
+}
+
+/** Row r of a grouped matrix (R, C) as float32 into out (C,), which starts at outAt. `codes` is scratch (C,). */
+export function groupedRow(table: GroupedRows, r: number, codes: Uint8Array, out: Float32Array, outAt: number): void {
+  groupedCodes(table, r, codes);
+  const { columns, group } = table;
+  for (let g = 0; g * group < columns; g += 1) {
+    const scale = groupScale(table, r, g);
+    for (let c = g * group; c < (g + 1) * group; c += 1) out[outAt + c] = scale * (codes[c]! - 1);
+  }
+}
+
+/**
+ * out (T, R) = (codes of the matrix - 1) . codes (T, C), group by group: each group's integer sum as a float, times its
+ * scale, added in order; times scale[t] at the end. Sums are below 2^31 for groups of up to 32768 columns. `row` is
+ * scratch (C,).
+ */
+export function groupedMatmul(
+  table: GroupedRows,
+  codes: Int16Array,
+  scale: Float32Array,
+  T: number,
+  R: number,
+  row: Uint8Array,
+  out: Float32Array,
+): void {
+  const { columns: C, group } = table;
+  for (let r = 0; r < R; r += 1) {
+    groupedCodes(table, r, row);
+    for (let t = 0; t < T; t += 1) {
+      let total = 0;
+      for (let g = 0, c = 0; c < C; g += 1) {
+        let sum = 0;
+        for (const end = c + group; c < end; c += 1) sum = (sum + Math.imul(row[c]! - 1, codes[t * C + c]!)) | 0;
+        total = fround(total + fround(fround(sum) * groupScale(table, r, g)));
+      }
+      out[t * R + r] = total * scale[t]!;
+    }
+  }
+}
+
 /** Rotates x (T, H, D) in place; row t by its position's cos and sin (positions, D/2). Source: arXiv:2104.09864. */
 export function rope(
   x: Float32Array,

@@ -95,13 +95,17 @@ export type Plan = {
 function uses(op: Op): { reads: readonly BufferId[]; writes: readonly BufferId[] } {
   switch (op.op) {
     case 'embed':
+    case 'embedGrouped':
       return { reads: [], writes: [op.out] };
     case 'rmsNorm':
+    case 'rmsNormHeads':
     case 'denseMatmul':
     case 'selectOutputs':
       return { reads: [op.x], writes: [op.out] };
     case 'quantize':
+    case 'quantize16':
       return { reads: [op.x], writes: [op.codes, op.scale] };
+    case 'groupedMatmul':
     case 'ternaryMatmul':
     case 'int8Matmul':
       return { reads: [op.codes, op.scale], writes: [op.out] };
@@ -304,6 +308,9 @@ export function planProgram(program: Program, { traced }: { readonly traced: boo
       case 'countTrits':
         runs.push({ run: 'count', x: op.x, index: op.index });
         i += 1;
+        break;
+      default:
+        throw new MetalUnsupportedError(`the operation ${op.op} has no Metal kernel`, program.name);
     }
   }
   return { runs, labels, scales };

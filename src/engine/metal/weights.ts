@@ -2,6 +2,7 @@
 // own it is not even copied. Only rows of other lengths are copied once, padded to 16 elements.
 
 import type { Program, Weight } from '../program.ts';
+import { MetalUnsupportedError } from './addon.ts';
 import { type Gpu, type GpuBuffer, padded } from './gpu.ts';
 
 /** A row of zero trits: codes 1. */
@@ -34,6 +35,11 @@ function placeWeight(gpu: Gpu, weight: Weight): PlacedWeight {
       const bytes = new Uint8Array(codes.buffer, codes.byteOffset, codes.byteLength);
       return { ...place(gpu, name, bytes, rows, columns, 1, 0), scales: gpu.place(rowScale, `${name}, row scales`) };
     }
+    case 'grouped':
+      throw new MetalUnsupportedError(
+        'matrices with scales for groups of columns have no Metal kernel yet',
+        weight.name,
+      );
     case 'vector': {
       const { name, values } = weight;
       const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
