@@ -1,11 +1,23 @@
 // Models of published shapes with random ternary weights: what a step costs depends on the shape, not on the values.
 // Weights are filled by copying one random block about, so that a 2B model is there in about a second.
 
-import type { DenseWeight, Int8Weight, Program, TernaryWeight, VectorWeight } from '../engine/program.ts';
-import type { ModelConfig } from '../model/config.ts';
-import { type LayerWeights, type ModelWeights, recordProgram } from '../model/record.ts';
+import type {
+  DenseWeight,
+  GroupedWeight,
+  Int8Weight,
+  Program,
+  TernaryWeight,
+  VectorWeight,
+} from '../engine/program.ts';
+import { graphOf } from '../model/graphs/all.ts';
+import type { ModelConfig, ModelFamily } from '../model/model-config.ts';
+import type { LayerWeights, ModelWeights } from '../model/model-weights.ts';
+import { recordProgram } from '../model/record.ts';
+import { f32ToF16 } from '../quant/f16.ts';
 
 export type BenchShape = {
+  /** The graph; ternary matrices of `qwen3` have a scale for every 128 columns, its embedding and head among them. */
+  readonly family: ModelFamily;
   readonly hidden: number;
   readonly ffn: number;
   readonly layers: number;
@@ -13,13 +25,17 @@ export type BenchShape = {
   readonly kvHeads: number;
   readonly headDim: number;
   readonly vocab: number;
-  readonly activation: 'relu2' | 'silu';
   readonly ropeTheta: number;
+  readonly tied: boolean;
 };
 
-/** microsoft/bitnet-b1.58-2B-4T, 1bitLLM/bitnet_b1_58-large and -3B: the numbers of their config.json. */
+/**
+ * microsoft/bitnet-b1.58-2B-4T, 1bitLLM/bitnet_b1_58-large and -3B: the numbers of their config.json; and prism-ml's
+ * Ternary Bonsai 1.7B, 4B and 8B.
+ */
 export const BENCH_SHAPES = {
   '2b4t': {
+    family: 'bitnet',
     hidden: 2560,
     ffn: 6912,
     layers: 30,
@@ -27,10 +43,11 @@ export const BENCH_SHAPES = {
     kvHeads: 5,
     headDim: 128,
     vocab: 128_256,
-    activation: 'relu2',
     ropeTheta: 500_000,
+    tied: true,
   },
   large: {
+    family: 'onebitllm',
     hidden: 1536,
     ffn: 4096,
     layers: 24,
@@ -38,10 +55,11 @@ export const BENCH_SHAPES = {
     kvHeads: 16,
     headDim: 96,
     vocab: 32_002,
-    activation: 'silu',
     ropeTheta: 10_000,
+    tied: true,
   },
   '3b': {
+    family: 'onebitllm',
     hidden: 3200,
     ffn: 8640,
     layers: 26,
@@ -49,10 +67,18 @@ export const BENCH_SHAPES = {
     kvHeads: 32,
     headDim: 100,
     vocab: 32_002,
-    activation: 'silu',
     ropeTheta: 10_000,
+    tied: true,
   },
+  'bonsai-1.7b': bonsai({ hidden: 2048, ffn: 6144, layers: 28, heads: 16, vocab: 151_936, tied: true }),
+  'bonsai-4b': bonsai({ hidden: 2560, ffn: 9728, layers: 36, heads: 32, vocab: 151_936, tied: true }),
+  'bonsai-8b': bonsai({ hidden: 4096, ffn: 12_288, layers: 36, heads: 32, vocab: 151_669, tied: false }),
 } as const satisfies Record<string, BenchShape>;
+
+/** What the three Bonsai models share. */
+function bonsai(own: Pick<BenchShape, 'hidden' | 'ffn' | 'layers' | 'heads' | 'vocab' | 'tied'>): BenchShape {
+  return { ...own, family: 'qwen3', kvHeads: 8, headDim: 128, ropeTheta: 1_000_000 };
+}
 
 export type BenchShapeName = keyof typeof BENCH_SHAPES;
 
@@ -79,8 +105,12 @@ function fill(bytes: number, block: Uint8Array): Uint8Array {
   return out;
 }
 
+/** Columns that share a scale in the grouped matrices made here. */
+const GROUP = 128;
+
 export function randomModel(shape: BenchShape, head: BenchHead, contextLength = 1024, name = 'random'): Program {
-  const { hidden, ffn, heads, kvHeads, headDim, vocab } = shape;
+  const { hidden, vocab } = shape;
+  const graph = graphOf(shape.family);
   // The uneven 0.3, 0.4, 0.3 of trained models does not matter; three codes a field, never 3.
   const trits = randomBlock(
     (bits) => (bits % 3) | (((bits >>> 8) % 3) << 2) | (((bits >>> 16) % 3) << 4) | (((bits >>> 24) % 3) << 6),
@@ -99,31 +129,32 @@ export function randomModel(shape: BenchShape, head: BenchHead, contextLength = 
     bytes: fill(Math.ceil(rows / 4) * columns, trits),
     scale: Math.fround(1 / Math.sqrt(columns)),
   });
+  const grouped = (part: string, rows: number, columns: number): GroupedWeight => {
+    const panels = Math.ceil(rows / 64);
+    const scales = new Uint16Array(panels * (columns / GROUP) * 64).fill(f16Of(1 / Math.sqrt(columns)));
+    return {
+      kind: 'grouped',
+      name: part,
+      rows,
+      columns,
+      group: GROUP,
+      layout: 'panel64',
+      bytes: fill(panels * columns * 16, trits),
+      scaleType: 'f16',
+      scales: new Uint8Array(scales.buffer),
+    };
+  };
+  const isGrouped = graph.oneScale === 'int16';
+  const matrix = isGrouped ? grouped : ternary;
   const ones = (n: number): VectorWeight => ({ kind: 'vector', name: 'norm', values: new Float32Array(n).fill(1) });
-  const layers = Array.from(
-    { length: shape.layers },
-    (_, i): LayerWeights => ({
-      inputNorm: ones(hidden),
-      q: ternary(`${i}.q`, heads * headDim, hidden),
-      k: ternary(`${i}.k`, kvHeads * headDim, hidden),
-      v: ternary(`${i}.v`, kvHeads * headDim, hidden),
-      attnSubNorm: ones(heads * headDim),
-      o: ternary(`${i}.o`, hidden, heads * headDim),
-      postAttentionNorm: ones(hidden),
-      gate: ternary(`${i}.gate`, ffn, hidden),
-      up: ternary(`${i}.up`, ffn, hidden),
-      ffnSubNorm: ones(ffn),
-      down: ternary(`${i}.down`, hidden, ffn),
-    }),
-  );
-  const embedding: DenseWeight = {
+  const dense = (part: string): DenseWeight => ({
     kind: 'dense',
-    name: 'embedding',
+    name: part,
     rows: vocab,
     columns: hidden,
     dtype: 'bf16',
     bytes: fill(2 * vocab * hidden, halves),
-  };
+  });
   const int8 = (): Int8Weight => ({
     kind: 'int8',
     name: 'head',
@@ -132,30 +163,49 @@ export function randomModel(shape: BenchShape, head: BenchHead, contextLength = 
     codes: new Int8Array(fill(vocab * hidden, int8Block).buffer),
     rowScale: new Float32Array(vocab).fill(1e-3),
   });
-  const weights: ModelWeights = {
-    embedding,
-    layers,
-    finalNorm: ones(hidden),
-    head: head === 'int8' ? int8() : embedding,
-  };
+  const table = (part: string) => (isGrouped ? grouped(part, vocab, hidden) : dense(part));
+
   const config: ModelConfig = {
-    family: shape.activation === 'relu2' ? 'bitnet' : 'onebitllm',
+    family: shape.family,
     hiddenSize: hidden,
-    intermediateSize: ffn,
+    intermediateSize: shape.ffn,
     numHiddenLayers: shape.layers,
-    numAttentionHeads: heads,
-    numKeyValueHeads: kvHeads,
-    headDim,
+    numAttentionHeads: shape.heads,
+    numKeyValueHeads: shape.kvHeads,
+    headDim: shape.headDim,
     vocabSize: vocab,
     maxPositionEmbeddings: contextLength,
     ropeTheta: shape.ropeTheta,
-    rmsNormEps: 1e-5,
-    hiddenAct: shape.activation,
-    tieWordEmbeddings: true,
-    linearStorage: 'packed-multiply',
+    rmsNormEps: graph.defaults.rmsNormEps,
+    hiddenAct: graph.defaults.hiddenAct,
+    tieWordEmbeddings: shape.tied,
+    linearStorage: isGrouped ? 'gguf' : 'packed-multiply',
     bosTokenId: undefined,
     eosTokenIds: [],
     unknownKeys: [],
   };
+  const layers = Array.from({ length: shape.layers }, (_, i) => {
+    const weights = graph.layer.map((tensor) => {
+      const weight =
+        tensor.kind === 'vector'
+          ? ones(tensor.length(config))
+          : matrix(`${i}.${tensor.role}`, ...(tensor.shape(config) as [number, number]));
+      return [tensor.role, weight];
+    });
+    return Object.fromEntries(weights) as LayerWeights;
+  });
+  const embedding = table('embedding');
+  const weights: ModelWeights = {
+    embedding,
+    layers,
+    finalNorm: ones(hidden),
+    head: head === 'int8' ? int8() : shape.tied ? embedding : table('head'),
+  };
   return recordProgram(config, weights, { name, contextLength });
+}
+
+/** The bits of a number as f16. */
+function f16Of(value: number): number {
+  const bytes = f32ToF16(Float32Array.of(value));
+  return bytes[0]! | (bytes[1]! << 8);
 }

@@ -117,17 +117,24 @@ async function openProgram(
     if (model !== 'default') throw new ArgumentError({ what: 'bench takes --model or --shape, not both' });
     const { randomModel } = await import('../bench/random-model.ts');
     const { INT8_HEAD_BYTES } = await import('../generate/engine.ts');
-    const { vocab, hidden } = BENCH_SHAPES[shape];
-    const chosen = (head as 'full' | 'int8' | undefined) ?? (2 * vocab * hidden > INT8_HEAD_BYTES ? 'int8' : 'full');
+    const { vocab, hidden, family } = BENCH_SHAPES[shape];
+    const isTernary = family === 'qwen3';
+    if (isTernary && head === 'int8') {
+      throw new ArgumentError({ what: 'the output head of this shape is ternary', fix: 'use --head full' });
+    }
+    const usual = !isTernary && 2 * vocab * hidden > INT8_HEAD_BYTES ? 'int8' : 'full';
+    const chosen = (head as 'full' | 'int8' | undefined) ?? usual;
     return { program: randomModel(BENCH_SHAPES[shape], chosen, 1024, shape), head: chosen };
   }
   const { resolveModel } = await import('../hub/resolve-model.ts');
   const { openModel } = await import('../model/open-model.ts');
+  const { weightPreparation } = await import('../engine/select.ts');
   const { INT8_HEAD_BYTES } = await import('../generate/engine.ts');
   const opened = await openModel(await resolveModel(model, {}), {
     name: model,
     head: (head as 'full' | 'int8' | undefined) ?? { int8Above: INT8_HEAD_BYTES },
     allocate,
+    prepare: weightPreparation,
     signal,
   });
   return { program: opened.program, head: opened.head };

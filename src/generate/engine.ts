@@ -1,6 +1,6 @@
 import { dirname } from 'node:path';
 import type { BackendName, Executable } from '../engine/backend.ts';
-import { loadOn, weightMemory } from '../engine/select.ts';
+import { loadOn, weightMemory, weightPreparation } from '../engine/select.ts';
 import { CancelledError } from '../errors.ts';
 import { type ModelLocation, resolveModel } from '../hub/resolve-model.ts';
 import { openModel } from '../model/open-model.ts';
@@ -202,6 +202,7 @@ export async function loadProgram(location: LocatedModel, request: LoadRequest):
     name: request.model,
     head: request.head ?? { int8Above: INT8_HEAD_BYTES },
     allocate: weightMemory(choice),
+    prepare: weightPreparation,
     ...(request.signal === undefined ? {} : { signal: request.signal }),
     ...(request.onLayer === undefined ? {} : { onLayer: request.onLayer }),
   });

@@ -3,7 +3,7 @@
 
 import { join } from 'node:path';
 import type { BackendName, Executable } from '../engine/backend.ts';
-import { loadOn, weightMemory } from '../engine/select.ts';
+import { loadOn, weightMemory, weightPreparation } from '../engine/select.ts';
 import { BitnetError, CancelledError } from '../errors.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { readTextFile } from '../formats/read-small-file.ts';
@@ -92,6 +92,7 @@ export async function verifyCase(dir: string, options: VerifyOptions = {}): Prom
     name: dir,
     head: options.head ?? 'full',
     allocate: weightMemory(choice),
+    prepare: weightPreparation,
     onLayer: (layer: number, layers: number) => onProgress?.(0, total, `loading layer ${layer} of ${layers}`),
     ...cancelled,
   };

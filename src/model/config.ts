@@ -3,36 +3,11 @@
 // do not know are listed in `unknownKeys`.
 
 import { BitnetError } from '../errors.ts';
-
-/** Graphs we implement: BitNet (sub-norms, ReLU²), 1bitLLM's (sub-norms, SiLU), Llama with BitLinear (no sub-norms). */
-export type ModelFamily = 'bitnet' | 'onebitllm' | 'llama';
-
-/**
- * How the linear layers are stored. `masters`: float latent weights, made ternary by absmean at load. `packed`: 2-bit
- * trits and a `weight_scale` that the output is multiplied with or divided by.
- */
-export type LinearStorage = 'masters' | 'packed-multiply' | 'packed-divide';
-
-export type ModelConfig = {
-  readonly family: ModelFamily;
-  readonly hiddenSize: number;
-  readonly intermediateSize: number;
-  readonly numHiddenLayers: number;
-  readonly numAttentionHeads: number;
-  readonly numKeyValueHeads: number;
-  readonly headDim: number;
-  readonly vocabSize: number;
-  readonly maxPositionEmbeddings: number;
-  readonly ropeTheta: number;
-  readonly rmsNormEps: number;
-  readonly hiddenAct: 'relu2' | 'silu';
-  readonly tieWordEmbeddings: boolean;
-  readonly linearStorage: LinearStorage;
-  readonly bosTokenId: number | undefined;
-  readonly eosTokenIds: readonly number[];
-  /** Keys of the file that are not known to be harmless; nothing was done with them. */
-  readonly unknownKeys: readonly string[];
-};
+import type { Graph } from './graph.ts';
+import { GRAPHS } from './graphs/all.ts';
+import type { LinearStorage, MlxPack, ModelConfig } from './model-config.ts';
+import { ModulePatterns } from './module-patterns.ts';
+import type { RopeScaling } from './rope.ts';
 
 /** config.json is missing a key, has a value of the wrong type, or asks for something we do not implement. */
 export class ConfigError extends BitnetError {
@@ -68,7 +43,8 @@ const HARMLESS_KEYS = new Set([
   'transformers_version',
   'unsloth_version',
   'use_cache',
-  'quantization',
+  'layer_types',
+  'max_window_layers',
 ]);
 
 type Json = Readonly<Record<string, unknown>>;
@@ -124,12 +100,12 @@ function readConfig(json: Json, file: string): ModelConfig {
     return typeof value === 'boolean' ? value : fail(`${key} is ${JSON.stringify(value)}, expected true or false`);
   };
 
-  const family = readFamily(get('architectures'), get('model_type'), fail);
-  const quantization = get('quantization_config');
-  if (quantization !== undefined && quantization !== null && !isObject(quantization)) {
-    fail('quantization_config is not an object');
-  }
-  const linearStorage = readLinearStorage(family, isObject(quantization) ? quantization : undefined, fail);
+  const graph = readGraph(get('architectures'), get('model_type'), fail);
+  const { family } = graph;
+  const quantization = readQuantization(get('quantization_config'), get('quantization'), fail);
+  const mlx = quantization === undefined ? undefined : readMlxPack(quantization, fail);
+  const linearStorage = mlx === undefined ? readLinearStorage(graph, quantization, fail) : 'mlx';
+  refuseRotated(json, fail);
   if (family === 'onebitllm') {
     const weightBits = get('weight_bits') ?? 1;
     const inputBits = get('input_bits') ?? 8;
@@ -144,8 +120,13 @@ function readConfig(json: Json, file: string): ModelConfig {
   for (const key of ['attention_bias', 'mlp_bias']) {
     if (flag(key, false)) fail(`${key} is true`, 'models with biases are not supported');
   }
+  for (const key of graph.refusedFlags) {
+    if (flag(key, false)) fail(`${key} is true`, `only false is supported for ${graph.title} models`);
+  }
   for (const key of ['sliding_window', 'attn_logit_softcapping', 'final_logit_softcapping']) {
     const value = get(key);
+    // Written by transformers for every Qwen3, and without meaning where use_sliding_window is false.
+    if (key === 'sliding_window' && graph.refusedFlags.includes('use_sliding_window')) continue;
     if (value !== undefined && value !== null) fail(`${key} is ${JSON.stringify(value)}`, 'only null is supported');
   }
 
@@ -165,17 +146,13 @@ function readConfig(json: Json, file: string): ModelConfig {
   if (headDim % 2 !== 0) fail(`head_dim ${headDim} is odd`, 'RoPE pairs the halves of a head: an even size is needed');
 
   const act = get('hidden_act');
-  const expectedAct = family === 'bitnet' ? 'relu2' : 'silu';
-  const hiddenAct = act === undefined ? expectedAct : act;
+  const hiddenAct = act === undefined ? graph.defaults.hiddenAct : act;
   if (hiddenAct !== 'relu2' && hiddenAct !== 'silu') {
     fail(`hidden_act is ${JSON.stringify(act)}`, 'supported: "relu2", "silu"');
   }
 
-  // What an absent key means in transformers, whose classes differ here.
-  const rope =
-    readRope(get('rope_theta'), get('rope_parameters'), get('rope_scaling'), fail) ??
-    (family === 'bitnet' ? 500_000 : 10_000);
-  const eps = get('rms_norm_eps') ?? (family === 'llama' ? 1e-6 : 1e-5);
+  const rope = readRope(get('rope_theta'), get('rope_parameters'), get('rope_scaling'), graph, fail);
+  const eps = get('rms_norm_eps') ?? graph.defaults.rmsNormEps;
   const idList = (key: string): readonly number[] => {
     const value = get(key);
     if (value === undefined || value === null) return [];
@@ -195,11 +172,14 @@ function readConfig(json: Json, file: string): ModelConfig {
     headDim,
     vocabSize: size('vocab_size'),
     maxPositionEmbeddings: size('max_position_embeddings', 2048),
-    ropeTheta: positive('rope_theta', rope),
+    ropeTheta: positive('rope_theta', rope.theta ?? graph.defaults.ropeTheta),
+    ropeScaling: rope.scaling,
     rmsNormEps: positive('rms_norm_eps', eps),
     hiddenAct: hiddenAct as 'relu2' | 'silu',
-    tieWordEmbeddings: flag('tie_word_embeddings', family !== 'llama'),
+    tieWordEmbeddings: flag('tie_word_embeddings', graph.defaults.tieWordEmbeddings),
     linearStorage,
+    mlx,
+    floatModules: readFloatModules(quantization, fail),
     bosTokenId: idList('bos_token_id')[0],
     eosTokenIds: idList('eos_token_id'),
     unknownKeys: Object.keys(json).filter((key) => !used.has(key) && !HARMLESS_KEYS.has(key)),
@@ -208,26 +188,60 @@ function readConfig(json: Json, file: string): ModelConfig {
 
 type Fail = (what: string, fix?: string) => never;
 
-function readFamily(architectures: unknown, modelType: unknown, fail: Fail): ModelFamily {
+function readGraph(architectures: unknown, modelType: unknown, fail: Fail): Graph {
   const name = Array.isArray(architectures) ? architectures[0] : undefined;
-  // One letter apart: Hugging Face's BitNet, and 1bitLLM's earlier Bitnet, whose files call themselves llama.
-  if (name === 'BitnetForCausalLM') return 'onebitllm';
-  if (name === 'BitNetForCausalLM' || (name === undefined && modelType === 'bitnet')) return 'bitnet';
-  if (name === 'LlamaForCausalLM') return 'llama';
-  return fail(
-    `architecture ${JSON.stringify(name ?? null)}, model_type ${JSON.stringify(modelType ?? null)}`,
-    'supported: BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM with BitLinear layers',
+  const found = GRAPHS.find(({ hf }) =>
+    name === undefined
+      ? typeof modelType === 'string' && hf.modelTypes.includes(modelType)
+      : hf.architectures.includes(name),
+  );
+  return (
+    found ??
+    fail(
+      `architecture ${JSON.stringify(name ?? null)}, model_type ${JSON.stringify(modelType ?? null)}`,
+      `supported: ${GRAPHS.flatMap(({ hf }) => hf.architectures).join(', ')} with ternary layers`,
+    )
   );
 }
 
-function readLinearStorage(family: ModelFamily, quantization: Json | undefined, fail: Fail): LinearStorage {
+/** transformers' key, or MLX's, which writes the same object under both. */
+function readQuantization(config: unknown, mlx: unknown, fail: Fail): Json | undefined {
+  for (const [key, value] of [
+    ['quantization_config', config],
+    ['quantization', mlx],
+  ] as const) {
+    if (value === undefined || value === null) continue;
+    if (!isObject(value)) return fail(`${key} is not an object`);
+    return value;
+  }
+  return undefined;
+}
+
+/** Group sizes that MLX and PrismML's fork of it write. */
+const MLX_GROUPS = [32, 64, 128];
+
+/** `quantization` as mlx-lm writes it: group_size and bits, and no quant_method. */
+function readMlxPack(quantization: Json, fail: Fail): MlxPack | undefined {
+  const { quant_method: method, group_size: groupSize, bits, mode = 'affine' } = quantization;
+  if (method !== undefined || groupSize === undefined || bits === undefined) return undefined;
+  if (mode !== 'affine') return fail(`quantization.mode is ${JSON.stringify(mode)}`, 'only "affine" packs hold trits');
+  if (bits !== 1 && bits !== 2) {
+    return fail(`quantization.bits is ${JSON.stringify(bits)}`, 'ternary MLX packs have 2 bits, binary ones 1');
+  }
+  if (!MLX_GROUPS.includes(groupSize as number)) {
+    return fail(`quantization.group_size is ${JSON.stringify(groupSize)}`, `known: ${MLX_GROUPS.join(', ')}`);
+  }
+  return { bits, groupSize: groupSize as number };
+}
+
+function readLinearStorage({ family, oneScale }: Graph, quantization: Json | undefined, fail: Fail): LinearStorage {
   if (family === 'onebitllm' && quantization === undefined) return 'masters';
   if (quantization === undefined) {
+    // Ternary or not, the values must tell: TriLM and unpacked Bonsai declare nothing.
+    if (oneScale === 'int16' || family === 'llama') return 'unpacked';
     return fail(
       'no quantization_config: the linear layers are not declared ternary',
-      family === 'llama'
-        ? 'this looks like an ordinary float model, which this engine does not run'
-        : 'add {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"} if the weights are QAT masters',
+      'add {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"} if the weights are QAT masters',
     );
   }
   const {
@@ -236,6 +250,7 @@ function readLinearStorage(family: ModelFamily, quantization: Json | undefined, 
     quantization_mode: mode = 'offline',
   } = quantization;
   if (method !== 'bitnet') return fail(`quant_method is ${JSON.stringify(method)}`, 'only "bitnet" is supported');
+  if (oneScale !== 'int8') return fail('quant_method is "bitnet" in a graph without BitLinear layers');
   if (quantization.use_rms_norm === true) {
     return fail('use_rms_norm is true', 'BitLinear layers with a norm of their own are not supported');
   }
@@ -248,17 +263,77 @@ function readLinearStorage(family: ModelFamily, quantization: Json | undefined, 
   return fail(`quantization_mode is ${JSON.stringify(mode)}`, 'supported: "offline", "online"');
 }
 
-/** RoPE's theta from the old place or transformers 5's `rope_parameters`; any scaling of positions is refused. */
-function readRope(theta: unknown, parameters: unknown, scaling: unknown, fail: Fail): unknown {
+/** `modules_to_not_convert`: linear layers that transformers leaves as they are. */
+function readFloatModules(quantization: Json | undefined, fail: Fail): ModulePatterns | undefined {
+  const value = quantization?.modules_to_not_convert;
+  if (value === undefined || value === null) return undefined;
+  if (!Array.isArray(value) || !value.every((entry) => typeof entry === 'string')) {
+    return fail('quantization_config.modules_to_not_convert is not a list of names');
+  }
+  const patterns = ModulePatterns.from(value as string[]);
+  if (patterns instanceof ModulePatterns) return patterns;
+  return fail(
+    `quantization_config.modules_to_not_convert has the pattern ${JSON.stringify(patterns.refused)}`,
+    'write plain names, or expressions without groups and with few repetitions',
+  );
+}
+
+/** Bonsai 2's weights lie in a rotated basis: its packs look like any other's and would run into noise. */
+function refuseRotated(json: Json, fail: Fail): void {
+  const key = Object.keys(json).find((name) => /hadamard/i.test(name));
+  if (key !== undefined) {
+    fail(
+      `"${key}": the weights are stored in a rotated basis (Hadamard, as in Ternary Bonsai 2)`,
+      'this engine does not run rotated weights yet',
+    );
+  }
+}
+
+/**
+ * RoPE's theta and scaling. As in transformers, what stands inside `rope_parameters` (or `rope_scaling`) wins over the
+ * `rope_theta` beside it.
+ */
+function readRope(theta: unknown, parameters: unknown, scaling: unknown, graph: Graph, fail: Fail) {
+  let inner: unknown;
+  let found: RopeScaling | undefined;
+  // transformers takes rope_scaling where both are there.
   for (const [key, value] of [
     ['rope_parameters', parameters],
     ['rope_scaling', scaling],
   ] as const) {
     if (value === undefined || value === null) continue;
     if (!isObject(value)) return fail(`${key} is not an object`);
-    const type = value.rope_type ?? value.type ?? 'default';
-    const harmless = type === 'default' || (type === 'linear' && (value.factor ?? 1) === 1);
-    if (!harmless) return fail(`${key} has type ${JSON.stringify(type)}`, 'only unscaled RoPE is supported');
+    inner = value.rope_theta ?? inner;
+    found = readRopeScaling(key, value, graph, fail) ?? found;
   }
-  return theta ?? (isObject(parameters) ? parameters.rope_theta : undefined);
+  return { theta: inner ?? theta, scaling: found };
+}
+
+function readRopeScaling(key: string, value: Json, graph: Graph, fail: Fail): RopeScaling | undefined {
+  const type = value.rope_type ?? value.type ?? 'default';
+  const number = (name: string, fallback?: number): number => {
+    const given = value[name] ?? fallback;
+    return typeof given === 'number' && given > 0 && Number.isFinite(given)
+      ? given
+      : fail(`${key}.${name} is ${JSON.stringify(given)}, expected a positive number`);
+  };
+  if (type === 'default' || (type === 'linear' && (value.factor ?? 1) === 1)) return undefined;
+  if (!graph.ropeScaling.some((known) => known === type)) {
+    const supported =
+      graph.ropeScaling.length === 0 ? 'only unscaled RoPE is' : `${graph.ropeScaling.join(' and ')} are`;
+    return fail(`${key} has type ${JSON.stringify(type)}`, `${supported} supported`);
+  }
+  if (type === 'linear') return { type: 'linear', factor: number('factor') };
+  const attentionFactor = value.attention_factor ?? undefined;
+  for (const name of ['mscale', 'mscale_all_dim', 'truncate']) {
+    if (value[name] !== undefined && value[name] !== null) fail(`${key}.${name} is not supported`);
+  }
+  return {
+    type: 'yarn',
+    factor: number('factor'),
+    originalContext: number('original_max_position_embeddings'),
+    betaFast: number('beta_fast', 32),
+    betaSlow: number('beta_slow', 1),
+    attentionFactor: attentionFactor === undefined ? undefined : number('attention_factor'),
+  };
 }

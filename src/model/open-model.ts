@@ -4,11 +4,15 @@ import { dirname, join } from 'node:path';
 import type { Program } from '../engine/program.ts';
 import { GgufFile } from '../formats/gguf-file.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
-import { ConfigError, type ModelConfig, parseConfig } from './config.ts';
+import { ConfigError, parseConfig } from './config.ts';
 import { readConfigText } from './config-text.ts';
-import { ggufConfig, loadGgufWeights } from './gguf-model.ts';
-import { type LoadWeightsOptions, loadWeights } from './load.ts';
-import { type ModelWeights, recordProgram } from './record.ts';
+import { ggufConfig } from './gguf-config.ts';
+import { loadGgufWeights } from './gguf-weights.ts';
+import { loadWeights } from './hugging-face-weights.ts';
+import type { ModelConfig } from './model-config.ts';
+import type { ModelWeights } from './model-weights.ts';
+import { recordProgram } from './record.ts';
+import type { LoadWeightsOptions } from './weight-reader.ts';
 
 /** Positions a program covers unless told otherwise, where the model allows more: bounds the RoPE tables and the cache. */
 export const DEFAULT_CONTEXT_LENGTH = 4096;

@@ -3,7 +3,7 @@
 
 import { BitnetError } from '../errors.ts';
 import type { Checkpoint } from '../formats/checkpoint.ts';
-import type { ModelConfig } from '../model/config.ts';
+import type { ModelConfig } from '../model/model-config.ts';
 import { unpackRowquad } from '../quant/rowquad.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
 import type { Parameter, ParameterPlan } from './parameters.ts';

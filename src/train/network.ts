@@ -7,8 +7,8 @@
 //   loss = cross entropy of head(norm(x))
 
 import { NonFiniteError } from '../engine/backend.ts';
-import type { ModelConfig } from '../model/config.ts';
-import { ropeTables } from '../model/record.ts';
+import type { ModelConfig } from '../model/model-config.ts';
+import { ropeTables } from '../model/rope.ts';
 import { type Batch, checkBatch, splitBatch } from './batch.ts';
 import type { TrainKernels } from './kernels.ts';
 import type { AttentionShape } from './ops/attention.ts';

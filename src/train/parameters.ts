@@ -1,7 +1,9 @@
 // The trainable parameters of a model as one flat float32 vector: which tensor lies where. Gradients and optimizer
 // moments share the plan, so a whole state is hashed, stored and compared as a few vectors.
 
-import type { ModelConfig } from '../model/config.ts';
+import { layerName, MODEL_TENSORS } from '../model/graph.ts';
+import { graphOf } from '../model/graphs/all.ts';
+import type { ModelConfig } from '../model/model-config.ts';
 
 /** What is done with a tensor: ternary layers are quantized when used, the rest is used as it is. */
 export type ParameterKind = 'ternary' | 'norm' | 'embedding' | 'head';
@@ -42,12 +44,6 @@ export type ParameterPlan = {
   readonly length: number;
 };
 
-const SUB_NORMS = {
-  bitnet: { attention: 'self_attn.attn_sub_norm', ffn: 'mlp.ffn_sub_norm' },
-  onebitllm: { attention: 'self_attn.inner_attn_ln', ffn: 'mlp.ffn_layernorm' },
-  llama: undefined,
-} as const;
-
 /** Tensors begin at multiples of 16 floats, a cache line. */
 const ALIGNMENT = 16;
 
@@ -61,30 +57,23 @@ export function planParameters(config: ModelConfig): ParameterPlan {
     offset += Math.ceil(length / ALIGNMENT) * ALIGNMENT;
     return parameter;
   };
-  const { hiddenSize, intermediateSize, vocabSize } = config;
-  const attentionWidth = config.numAttentionHeads * config.headDim;
-  const kvWidth = config.numKeyValueHeads * config.headDim;
-  const subNorms = SUB_NORMS[config.family];
+  const { hiddenSize, vocabSize } = config;
+  const { layer: tensors } = graphOf(config.family);
 
-  const embedding = add('embedding', 'model.embed_tokens.weight', vocabSize, hiddenSize);
+  const embedding = add('embedding', MODEL_TENSORS.embedding.hf, vocabSize, hiddenSize);
   const layers = Array.from({ length: config.numHiddenLayers }, (_, index): LayerParameters => {
-    const at = `model.layers.${index}`;
-    return {
-      inputNorm: add('norm', `${at}.input_layernorm.weight`, hiddenSize),
-      q: add('ternary', `${at}.self_attn.q_proj.weight`, attentionWidth, hiddenSize),
-      k: add('ternary', `${at}.self_attn.k_proj.weight`, kvWidth, hiddenSize),
-      v: add('ternary', `${at}.self_attn.v_proj.weight`, kvWidth, hiddenSize),
-      attnSubNorm: subNorms && add('norm', `${at}.${subNorms.attention}.weight`, attentionWidth),
-      o: add('ternary', `${at}.self_attn.o_proj.weight`, hiddenSize, attentionWidth),
-      postAttentionNorm: add('norm', `${at}.post_attention_layernorm.weight`, hiddenSize),
-      gate: add('ternary', `${at}.mlp.gate_proj.weight`, intermediateSize, hiddenSize),
-      up: add('ternary', `${at}.mlp.up_proj.weight`, intermediateSize, hiddenSize),
-      ffnSubNorm: subNorms && add('norm', `${at}.${subNorms.ffn}.weight`, intermediateSize),
-      down: add('ternary', `${at}.mlp.down_proj.weight`, hiddenSize, intermediateSize),
-    };
+    const added = tensors.map((tensor) => {
+      const name = layerName.hf(index, tensor.hf);
+      const parameter =
+        tensor.kind === 'vector'
+          ? add('norm', name, tensor.length(config))
+          : add('ternary', name, ...tensor.shape(config));
+      return [tensor.role, parameter];
+    });
+    return { attnSubNorm: undefined, ffnSubNorm: undefined, ...Object.fromEntries(added) } as LayerParameters;
   });
-  const finalNorm = add('norm', 'model.norm.weight', hiddenSize);
-  const head = config.tieWordEmbeddings ? undefined : add('head', 'lm_head.weight', vocabSize, hiddenSize);
+  const finalNorm = add('norm', MODEL_TENSORS.finalNorm.hf, hiddenSize);
+  const head = config.tieWordEmbeddings ? undefined : add('head', MODEL_TENSORS.head.hf, vocabSize, hiddenSize);
   return { all, embedding, layers, finalNorm, head, length: offset };
 }
 

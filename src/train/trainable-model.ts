@@ -6,7 +6,9 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ArgumentError } from '../errors.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
-import { type ModelConfig, parseConfig } from '../model/config.ts';
+import { parseConfig } from '../model/config.ts';
+import { graphOf } from '../model/graphs/all.ts';
+import type { ModelConfig } from '../model/model-config.ts';
 import { readModelConfig } from '../model/open-model.ts';
 import { loadLatents } from './load-latents.ts';
 import { type ParameterPlan, planParameters } from './parameters.ts';
@@ -35,6 +37,7 @@ export async function openTrainableModel(folder: string): Promise<TrainableModel
   const source =
     existsSync(join(inner, 'config.json')) && existsSync(join(inner, 'model.safetensors')) ? inner : folder;
   const config = await readModelConfig(source);
+  requireTrainable(config, source);
   const plan = planParameters(config);
   using checkpoint = await openCheckpoint(source);
   if (checkpoint.format !== 'safetensors') {
@@ -52,7 +55,21 @@ export async function openTrainableModel(folder: string): Promise<TrainableModel
 
 /** Refuses a config that cannot be trained before anything is allocated for it; parses it otherwise. */
 export function configOf(json: Readonly<Record<string, unknown>>, name: string): ModelConfig {
-  return parseConfig(JSON.stringify(json), name);
+  const config = parseConfig(JSON.stringify(json), name);
+  requireTrainable(config, name);
+  return config;
+}
+
+/** Training knows the gradients of graphs with BitLinear layers, and one scale a matrix. */
+function requireTrainable(config: ModelConfig, where: string): void {
+  const graph = graphOf(config.family);
+  const isGrouped = config.linearStorage === 'mlx' || config.linearStorage === 'unpacked';
+  if (graph.trainable && !isGrouped && config.floatModules === undefined) return;
+  throw new ArgumentError({
+    what: `training is for BitNet, 1bitLLM and Llama graphs whose linear layers are all BitLinear, this is a ${graph.title} model${isGrouped ? ' with scales for groups of columns' : ''}`,
+    where,
+    fix: 'train a BitNet model, or leave --model away for the embedded one',
+  });
 }
 
 /** SHA-256 of typed arrays and texts in order, each preceded by its length, so that no two lists collide. */

@@ -11,7 +11,8 @@ const SMALL: BenchShape = {
   kvHeads: 2,
   headDim: 16,
   vocab: 100,
-  activation: 'relu2',
+  family: 'bitnet',
+  tied: true,
   ropeTheta: 10_000,
 };
 

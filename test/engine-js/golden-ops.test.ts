@@ -6,7 +6,7 @@ import { describe, expect, test } from 'vitest';
 import * as ops from '../../src/engine/js/ops.ts';
 import type { Checkpoint } from '../../src/formats/checkpoint.ts';
 import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
-import { ropeTables } from '../../src/model/record.ts';
+import { ropeTables } from '../../src/model/rope.ts';
 import { toFloat32 } from '../../src/quant/to-float32.ts';
 
 const folder = join(import.meta.dirname, '../golden/ops');

@@ -1,8 +1,9 @@
 // Small random models for tests of the engine and the generation loop, without files.
 
 import type { TernaryWeight, VectorWeight } from '../../src/engine/program.ts';
-import type { ModelConfig } from '../../src/model/config.ts';
-import { type LayerWeights, type ModelWeights, recordProgram } from '../../src/model/record.ts';
+import type { ModelConfig } from '../../src/model/model-config.ts';
+import type { LayerWeights, ModelWeights } from '../../src/model/model-weights.ts';
+import { recordProgram } from '../../src/model/record.ts';
 import { packRowquad } from '../../src/quant/rowquad.ts';
 import { SplitMix64 } from '../../src/random/splitmix64.ts';
 

@@ -1,8 +1,9 @@
 // Random models of any shape for the differential tests of the backends: the same seed makes the same program.
 
 import type { DenseWeight, Int8Weight, Program, TernaryWeight, VectorWeight } from '../../src/engine/program.ts';
-import type { ModelConfig } from '../../src/model/config.ts';
-import { type LayerWeights, recordProgram } from '../../src/model/record.ts';
+import type { ModelConfig } from '../../src/model/model-config.ts';
+import type { LayerWeights } from '../../src/model/model-weights.ts';
+import { recordProgram } from '../../src/model/record.ts';
 
 export type Shape = {
   readonly hidden: number;

@@ -15,7 +15,7 @@ import type {
   VectorWeight,
   Weight,
 } from '../../src/engine/program.ts';
-import { ropeTables } from '../../src/model/record.ts';
+import { ropeTables } from '../../src/model/rope.ts';
 
 /** Uniform in [-1, 1), from a seed. */
 export function randomFloats(seed: number): () => number {

@@ -60,7 +60,6 @@ describe('refused, with the file and a reason', () => {
     [{ rms_norm_eps: 0 }, /rms_norm_eps is 0/],
     [{ eos_token_id: ['a'] }, /eos_token_id is \["a"\]/],
     [{ architectures: ['GPT2LMHeadModel'] }, /GPT2LMHeadModel.*supported/],
-    [{ architectures: ['LlamaForCausalLM'], quantization_config: undefined }, /ordinary float model/],
     [{ quantization_config: undefined }, /no quantization_config.*online/],
     [{ quantization_config: { quant_method: 'gptq' } }, /quant_method is "gptq"/],
     [{ quantization_config: { quant_method: 'bitnet', linear_class: 'x' } }, /linear_class is "x"/],
@@ -74,5 +73,86 @@ describe('refused, with the file and a reason', () => {
 
   test.each(['', '[]', 'null', '{"hidden_size": 64', '"text"'])('%j is no config', (text) => {
     expect(() => parseConfig(text, 'config.json')).toThrow(ConfigError);
+  });
+});
+
+describe('the graphs and forms of 2026', () => {
+  const qwen3 = {
+    architectures: ['Qwen3ForCausalLM'],
+    model_type: 'qwen3',
+    hidden_size: 256,
+    intermediate_size: 512,
+    num_hidden_layers: 2,
+    num_attention_heads: 4,
+    num_key_value_heads: 2,
+    head_dim: 128,
+    vocab_size: 300,
+    rms_norm_eps: 1e-6,
+    rope_theta: 1e6,
+    use_sliding_window: false,
+    sliding_window: null,
+    max_window_layers: 28,
+    layer_types: ['full_attention', 'full_attention'],
+  };
+
+  test('a Llama folder that declares nothing may hold trits: the values tell', () => {
+    expect(parse({ ...bitnet, architectures: ['LlamaForCausalLM'], quantization_config: undefined })).toMatchObject({
+      family: 'llama',
+      linearStorage: 'unpacked',
+    });
+  });
+
+  test('Qwen3: head_dim is its own key', () => {
+    expect(parse(qwen3)).toMatchObject({ family: 'qwen3', headDim: 128, linearStorage: 'unpacked', unknownKeys: [] });
+  });
+
+  test('an MLX pack, under either key', () => {
+    const pack = { group_size: 128, bits: 2 };
+    expect(parse({ ...qwen3, quantization: pack }).mlx).toEqual({ bits: 2, groupSize: 128 });
+    expect(parse({ ...qwen3, quantization_config: { ...pack, mode: 'affine' } })).toMatchObject({
+      linearStorage: 'mlx',
+    });
+    expect(() => parse({ ...qwen3, quantization: { group_size: 128, bits: 4 } })).toThrow(/bits is 4.*2 bits/);
+    expect(() => parse({ ...qwen3, quantization: { group_size: 96, bits: 2 } })).toThrow(/group_size is 96/);
+    expect(() => parse({ ...qwen3, quantization: { ...pack, mode: 'mxfp4' } })).toThrow(/mode is "mxfp4"/);
+  });
+
+  test('YaRN, with its defaults', () => {
+    const rope_scaling = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 16384 };
+    expect(parse({ ...qwen3, rope_scaling }).ropeScaling).toEqual({
+      type: 'yarn',
+      factor: 4,
+      originalContext: 16384,
+      betaFast: 32,
+      betaSlow: 1,
+      attentionFactor: undefined,
+    });
+    expect(() => parse({ ...bitnet, rope_scaling })).toThrow(/rope_scaling has type "yarn".*unscaled/);
+  });
+
+  test.each(['rope_parameters', 'rope_scaling'])('rope_theta inside %s wins over the one beside it', (key) => {
+    expect(parse({ ...bitnet, rope_theta: 500_000, [key]: { rope_type: 'default', rope_theta: 100 } }).ropeTheta).toBe(
+      100,
+    );
+  });
+
+  test('rotated weights and sliding windows are refused by name', () => {
+    expect(() => parse({ ...qwen3, prism_hadamard: {} })).toThrow(/rotated basis/);
+    expect(() => parse({ ...qwen3, use_sliding_window: true })).toThrow(/use_sliding_window is true/);
+  });
+
+  test('modules_to_not_convert: expressions at the start of a name, or plain endings', () => {
+    const patterns = (modules_to_not_convert: unknown) =>
+      parse({ ...bitnet, quantization_config: { ...bitnet.quantization_config, modules_to_not_convert } }).floatModules;
+    const some = patterns(['model.layers.1.mlp.down_proj', 'lm_head', 'model\\.layers\\.2.*q_proj'])!;
+    expect(some.matches('model.layers.1.mlp.down_proj')).toBe(true);
+    expect(some.matches('model.layers.11.mlp.down_proj')).toBe(false);
+    expect(some.matches('model.layers.2.self_attn.q_proj')).toBe(true);
+    expect(some.matches('model.layers.3.self_attn.q_proj')).toBe(false);
+    // As in transformers, "model.layers.1" is also the start of layer 10.
+    expect(patterns(['model.layers.1'])!.matches('model.layers.10.mlp.up_proj')).toBe(true);
+    expect(patterns(['down_proj'])!.matches('model.layers.0.mlp.down_proj')).toBe(true);
+    expect(() => patterns(['(a+)+'])).toThrow(/modules_to_not_convert has the pattern/);
+    expect(() => patterns('lm_head')).toThrow(/not a list of names/);
   });
 });

@@ -9,7 +9,7 @@ import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { Program } from '../../src/engine/program.ts';
 import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
 import { type GgufPair, type GgufTensorToWrite, writeGguf } from '../../src/formats/write-gguf.ts';
-import { interleavedHeads, interleavedRow } from '../../src/model/gguf-model.ts';
+import { interleavedHeads, interleavedRow } from '../../src/model/interleaved-heads.ts';
 import { openModel, readModelConfig } from '../../src/model/open-model.ts';
 import { packI2s } from '../../src/quant/i2s.ts';
 import { unpackRowquad } from '../../src/quant/rowquad.ts';

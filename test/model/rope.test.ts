@@ -3,7 +3,7 @@
 import { expect, test } from 'vitest';
 import { resolveModel } from '../../src/hub/resolve-model.ts';
 import { openModel } from '../../src/model/open-model.ts';
-import { ropeTables } from '../../src/model/record.ts';
+import { ropeTables } from '../../src/model/rope.ts';
 
 const open = async () => (await openModel(await resolveModel('default'), { name: 'default', head: 'full' })).program;
 

@@ -4,8 +4,9 @@
 import { describe, expect, test } from 'vitest';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { TernaryWeight, VectorWeight } from '../../src/engine/program.ts';
-import type { ModelConfig } from '../../src/model/config.ts';
-import { type ModelWeights, recordProgram } from '../../src/model/record.ts';
+import type { ModelConfig } from '../../src/model/model-config.ts';
+import type { ModelWeights } from '../../src/model/model-weights.ts';
+import { recordProgram } from '../../src/model/record.ts';
 import { packRowquad } from '../../src/quant/rowquad.ts';
 import { TINY } from '../generate/helpers.ts';
 

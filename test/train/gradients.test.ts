@@ -3,7 +3,7 @@
 // each quantizer adds a constant.
 
 import { expect, test } from 'vitest';
-import type { ModelFamily } from '../../src/model/config.ts';
+import type { ModelFamily } from '../../src/model/model-config.ts';
 import { makeBatch, nextTokenSequence } from '../../src/train/batch.ts';
 import { JS_KERNELS as k } from '../../src/train/kernels.ts';
 import { Network } from '../../src/train/network.ts';

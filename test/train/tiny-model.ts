@@ -1,7 +1,7 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeSafetensors } from '../../src/formats/write-safetensors.ts';
-import type { ModelFamily } from '../../src/model/config.ts';
+import type { ModelFamily } from '../../src/model/model-config.ts';
 import { planParameters, view } from '../../src/train/parameters.ts';
 import { randomLatents, tinyConfig, tinyConfigJson } from './tiny.ts';
 

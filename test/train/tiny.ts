@@ -1,6 +1,7 @@
 // Small models and numbers for the training tests; all from a fixed generator.
 
-import { type ModelConfig, type ModelFamily, parseConfig } from '../../src/model/config.ts';
+import { parseConfig } from '../../src/model/config.ts';
+import type { ModelConfig, ModelFamily } from '../../src/model/model-config.ts';
 import { type ParameterPlan, view } from '../../src/train/parameters.ts';
 
 /** Numerical Recipes' linear congruential generator: test data only. */
@@ -31,6 +32,7 @@ export class Numbers {
 }
 
 const ARCHITECTURES: Record<ModelFamily, string> = {
+  qwen3: 'Qwen3ForCausalLM',
   bitnet: 'BitNetForCausalLM',
   onebitllm: 'BitnetForCausalLM',
   llama: 'LlamaForCausalLM',

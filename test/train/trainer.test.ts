@@ -17,7 +17,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { jsBackend } from '../../src/engine/js/backend.ts';
-import type { ModelFamily } from '../../src/model/config.ts';
+import type { ModelFamily } from '../../src/model/model-config.ts';
 import { openModel } from '../../src/model/open-model.ts';
 import { makeBatch, nextTokenSequence } from '../../src/train/batch.ts';
 import { exportModel, refuseOwnFolder } from '../../src/train/export-model.ts';

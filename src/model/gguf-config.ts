@@ -1,0 +1,125 @@
+// What a GGUF's metadata says of its model. What it does not say is decided here: no key names the FFN's activation.
+
+import type { GgufFile } from '../formats/gguf-file.ts';
+import { ConfigError } from './config.ts';
+import { type Graph, MODEL_TENSORS } from './graph.ts';
+import { GRAPHS, graphOf } from './graphs/all.ts';
+import type { ModelConfig } from './model-config.ts';
+import type { RopeScaling } from './rope.ts';
+
+const LIMIT = 1 << 24;
+
+type Fail = (what: string, fix: string) => never;
+
+/** The config that a GGUF's metadata amounts to. Throws `ConfigError` for what we do not run. */
+export function ggufConfig(file: GgufFile): ModelConfig {
+  const fail = (what: string, fix: string): never => {
+    throw new ConfigError({ what, where: file.path, fix });
+  };
+  const architecture = file.architecture ?? fail('general.architecture is missing', 'the file is not a language model');
+  refuseRotated(file, fail);
+  const graph =
+    GRAPHS.find(({ gguf }) => gguf.architectures.includes(architecture)) ??
+    fail(`architecture "${architecture}"`, `supported: ${GRAPHS.flatMap(({ gguf }) => gguf.architectures).join(', ')}`);
+  const number = (key: string, fallback?: number): number => {
+    const value = file.number(`${architecture}.${key}`) ?? fallback;
+    return value ?? fail(`${architecture}.${key} is missing`, 'the file is incomplete: convert the model again');
+  };
+  const size = (key: string, fallback?: number): number => {
+    const value = number(key, fallback);
+    return Number.isInteger(value) && value >= 1 && value <= LIMIT
+      ? value
+      : fail(`${architecture}.${key} is ${value}`, `expected a whole number from 1 to ${LIMIT}`);
+  };
+
+  const hiddenSize = size('embedding_length');
+  const numAttentionHeads = size('attention.head_count');
+  const numKeyValueHeads = size('attention.head_count_kv', numAttentionHeads);
+  const headDim = size('attention.key_length', hiddenSize / numAttentionHeads);
+  const numHiddenLayers = size('block_count');
+  if (numAttentionHeads % numKeyValueHeads !== 0 || headDim % 2 !== 0) {
+    fail(
+      `${numAttentionHeads} heads of ${headDim} on ${numKeyValueHeads} key/value heads`,
+      'head counts must divide, head size be even',
+    );
+  }
+  const rotated = size('rope.dimension_count', headDim);
+  if (rotated !== headDim) fail(`rope.dimension_count is ${rotated}`, `only whole heads (${headDim}) are supported`);
+  const valueLength = size('attention.value_length', headDim);
+  if (valueLength !== headDim)
+    fail(`attention.value_length is ${valueLength}`, `only key_length (${headDim}) is supported`);
+  const ropeScaling = readRopeScaling(file, architecture, graph, number, fail);
+  const { embedding, head } = MODEL_TENSORS;
+  if (!file.has(embedding.gguf))
+    fail(`there is no ${embedding.gguf}`, 'this GGUF holds no weights (a vocabulary only?)');
+  const vocabSize = file.info(embedding.gguf).shape[0] ?? 0;
+
+  // The 2B-4T model under the name of 1bitLLM's architecture: its FFN is ReLU² all the same.
+  const is2B4T = graph.family === 'onebitllm' && numHiddenLayers === 30 && hiddenSize === 2560 && vocabSize === 128256;
+  const { family, defaults } = is2B4T ? graphOf('bitnet') : graph;
+  const eos = file.number('tokenizer.ggml.eos_token_id');
+  return {
+    family,
+    hiddenSize,
+    intermediateSize: size('feed_forward_length'),
+    numHiddenLayers,
+    numAttentionHeads,
+    numKeyValueHeads,
+    headDim,
+    vocabSize,
+    maxPositionEmbeddings: size('context_length', 2048),
+    ropeTheta: number('rope.freq_base', 10000),
+    ropeScaling,
+    rmsNormEps: number('attention.layer_norm_rms_epsilon'),
+    hiddenAct: defaults.hiddenAct,
+    tieWordEmbeddings: !file.has(head.gguf),
+    linearStorage: 'gguf',
+    bosTokenId: file.number('tokenizer.ggml.bos_token_id'),
+    eosTokenIds: eos === undefined ? [] : [eos],
+    unknownKeys: [],
+  };
+}
+
+/** Bonsai 2's weights lie in a rotated basis, which its keys declare. */
+function refuseRotated(file: GgufFile, fail: Fail): void {
+  const key = [...file.metadata.keys()].find((name) => /hadamard/i.test(name));
+  if (key === undefined) return;
+  fail(
+    `"${key}": the weights are stored in a rotated basis (Hadamard, as in Ternary Bonsai 2)`,
+    'this engine does not run rotated weights yet; `analyze` and `viz` read the file',
+  );
+}
+
+function readRopeScaling(
+  file: GgufFile,
+  architecture: string,
+  graph: Graph,
+  number: (key: string, fallback?: number) => number,
+  fail: Fail,
+): RopeScaling | undefined {
+  const type = file.string(`${architecture}.rope.scaling.type`) ?? 'none';
+  if (type === 'none' || (type === 'linear' && number('rope.scaling.factor', 1) === 1)) return undefined;
+  if (!graph.ropeScaling.some((known) => known === type)) {
+    const supported =
+      graph.ropeScaling.length === 0 ? 'only unscaled RoPE is' : `${graph.ropeScaling.join(' and ')} are`;
+    fail(`rope.scaling.type is "${type}"`, `${supported} supported`);
+  }
+  const positive = (key: string, fallback?: number): number => {
+    const value = number(key, fallback);
+    return value > 0 && Number.isFinite(value)
+      ? value
+      : fail(`${architecture}.${key} is ${value}`, 'expected a positive number');
+  };
+  const factor = positive('rope.scaling.factor');
+  if (type === 'linear') return { type, factor };
+  // llama.cpp multiplies its own 0.1 ln factor + 1 with this one, whose default is 1.
+  const times = file.number(`${architecture}.rope.scaling.attn_factor`);
+  return {
+    type: 'yarn',
+    factor,
+    originalContext: positive('rope.scaling.original_context_length'),
+    betaFast: positive('rope.scaling.yarn_beta_fast', 32),
+    betaSlow: positive('rope.scaling.yarn_beta_slow', 1),
+    attentionFactor: times === undefined || times === 1 ? undefined : times * (0.1 * Math.log(factor) + 1),
+  };
+}

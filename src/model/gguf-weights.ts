@@ -1,0 +1,277 @@
+// Weights of a GGUF file. Files of architecture "llama" hold q and k with the rows of each head interleaved.
+
+import type { DenseWeight, GroupedWeight, VectorWeight } from '../engine/program.ts';
+import type { WeightPreparation } from '../engine/weight-preparation.ts';
+import type { GgufFile } from '../formats/gguf-file.ts';
+import {
+  decodeBlocks,
+  decodeGgml,
+  type GgmlTernaryType,
+  isGgmlBlockFloat,
+  isGgmlFloat,
+  isGgmlTernary,
+  singleScale,
+} from '../quant/ggml.ts';
+import type { BlockLayoutName } from '../quant/grouped/block-layout.ts';
+import { isBlockLayout } from '../quant/grouped/codec.ts';
+import type { FloatType } from '../quant/grouped/floats.ts';
+import type { GroupedBytes } from '../quant/grouped/repack-panel64.ts';
+import { unpackedGroup } from '../quant/grouped/unpacked.ts';
+import { detectPrescaled } from '../quant/prescaled.ts';
+import { repackGgml } from '../quant/repack.ts';
+import { rowquadByteLength } from '../quant/rowquad.ts';
+import { type Allocate, plainMemory } from '../tensor/allocate.ts';
+import { assembleWeights } from './assemble-weights.ts';
+import type { Graph } from './graph.ts';
+import { graphOf } from './graphs/all.ts';
+import { groupedWeight, prescaledWeight } from './grouped-weight.ts';
+import { interleavedRow, rowsMoved } from './interleaved-heads.ts';
+import type { ModelConfig } from './model-config.ts';
+import type { LinearWeight, ModelWeights, TableWeight } from './model-weights.ts';
+import { Scratch } from './scratch.ts';
+import { type LoadWeightsOptions, strangerOf, WeightError, type WeightReader } from './weight-reader.ts';
+
+const isPlainFloat = (type: string): type is FloatType => type === 'F32' || type === 'F16' || type === 'BF16';
+
+/** How the blocks of a type are laid out, where each has a scale; I2_S has one for all. */
+function layoutOf(type: string): BlockLayoutName | undefined {
+  return isBlockLayout(type) ? type : undefined;
+}
+
+export function loadGgufWeights(
+  file: GgufFile,
+  config: ModelConfig,
+  options: LoadWeightsOptions,
+): Promise<ModelWeights> {
+  return assembleWeights(new GgufReader(file, config, options), 'gguf', config, options);
+}
+
+class GgufReader implements WeightReader {
+  readonly #file: GgufFile;
+  readonly #graph: Graph;
+  readonly #allocate: Allocate;
+  readonly #prepare: WeightPreparation | undefined;
+  readonly #used = new Set<string>();
+  readonly #scratch = new Scratch();
+
+  constructor(file: GgufFile, config: ModelConfig, { allocate = plainMemory, prepare }: LoadWeightsOptions) {
+    this.#file = file;
+    this.#graph = graphOf(config.family);
+    this.#allocate = allocate;
+    this.#prepare = prepare;
+  }
+
+  has(name: string): boolean {
+    return this.#file.has(name);
+  }
+
+  async vector(name: string, length: number): Promise<VectorWeight> {
+    const values = await this.#floats(name, [length]);
+    const bad = values.findIndex((value) => !Number.isFinite(value));
+    if (bad >= 0) this.#fail(`element ${bad} is ${values[bad]}`, name, 'the file is damaged: download it again');
+    return { kind: 'vector', name, values };
+  }
+
+  async table(name: string, rows: number, columns: number): Promise<TableWeight> {
+    const { dtype, file, offset } = this.#expect(name, [rows, columns]);
+    const layout = layoutOf(dtype);
+    if (layout !== undefined) {
+      if (this.#graph.oneScale === 'int16') return this.#blocks(name, layout, rows, columns);
+      this.#fail(
+        `type ${dtype}: an embedding or head in trits`,
+        name,
+        'the converter packed it by mistake: convert again',
+      );
+    }
+    if (dtype === 'F16' || dtype === 'BF16' || dtype === 'F32') {
+      return (await this.#trits(name, rows, columns, 'table')) ?? this.#dense(name, rows, columns);
+    }
+    if (!isGgmlBlockFloat(dtype)) return this.#unreadable(dtype, name);
+    const bytes = await this.#allocate(4 * rows * columns);
+    const values = new Float32Array(bytes.buffer, bytes.byteOffset, rows * columns);
+    decodeBlocks(dtype, await this.#file.readBytes(name), { tensor: name, file, offset }, values);
+    return { kind: 'dense', name, rows, columns, dtype: 'f32', bytes };
+  }
+
+  async #dense(name: string, rows: number, columns: number): Promise<DenseWeight> {
+    const { dtype } = this.#expect(name, [rows, columns]);
+    const bytes = await this.#file.readBytes(name, this.#allocate);
+    return { kind: 'dense', name, rows, columns, dtype: dtype.toLowerCase() as DenseWeight['dtype'], bytes };
+  }
+
+  async linear(name: string, rows: number, columns: number, heads?: number): Promise<LinearWeight> {
+    const { dtype, file, offset } = this.#expect(name, [rows, columns]);
+    const sourceRow =
+      heads !== undefined && this.#graph.gguf.interleavedHeads ? interleavedRow(rows / heads) : undefined;
+    const layout = layoutOf(dtype);
+    if (layout === undefined && dtype !== 'I2_S') return this.#floatLinear(name, rows, columns, sourceRow);
+    if (layout !== undefined && (this.#graph.oneScale === 'int16' || !isGgmlTernary(dtype))) {
+      return this.#blocks(name, layout, rows, columns, sourceRow);
+    }
+    const factor = await this.#factor(name);
+    const bytes = await this.#allocate(rowquadByteLength(rows, columns));
+    const found = await this.#scratch.lend(async (take) => {
+      const stored = await this.#file.readBytes(name, take);
+      const matrix = {
+        type: dtype as GgmlTernaryType,
+        bytes: stored,
+        rows,
+        columns,
+        ...(sourceRow !== undefined && { sourceRow }),
+      };
+      const at = { tensor: name, file, offset };
+      const scale = repackGgml(matrix, bytes, at);
+      if (scale.kind === 'tensor' || layout === undefined) return { scale: singleScale(scale, name) };
+      // Several scales: trained on weights alone, whatever the architecture is called.
+      return { source: { form: 'blocks', layout, bytes: stored } satisfies GroupedBytes, at };
+    });
+    if (found.source !== undefined) return this.#blocks(name, found.source.layout, rows, columns, sourceRow);
+    const scale = this.#positive(Math.fround(found.scale * factor), name);
+    return { kind: 'ternary', name, rows, columns, layout: 'rowquad', bytes, scale };
+  }
+
+  /** A matrix of ggml blocks with a scale each. */
+  async #blocks(
+    name: string,
+    layout: BlockLayoutName,
+    rows: number,
+    columns: number,
+    sourceRow?: (row: number) => number,
+  ): Promise<GroupedWeight> {
+    const { file, offset } = this.#expect(name, [rows, columns]);
+    if ((await this.#factor(name)) !== 1) {
+      this.#fail('a scale beside a matrix that has scales of its own', name, 'convert the model again');
+    }
+    return this.#scratch.lend(async (take) => {
+      const bytes = await this.#file.readBytes(name, take);
+      return groupedWeight(name, { form: 'blocks', layout, bytes }, rows, columns, {
+        at: { tensor: name, file, offset },
+        allocate: this.#allocate,
+        prepare: this.#prepare,
+        sourceRow,
+      });
+    });
+  }
+
+  /** Floats that are trits times scales, or, in a graph of weights alone, a dense matrix. */
+  async #floatLinear(
+    name: string,
+    rows: number,
+    columns: number,
+    sourceRow: ((row: number) => number) | undefined,
+  ): Promise<LinearWeight> {
+    const { dtype, file } = this.#expect(name, [rows, columns]);
+    if (this.#graph.oneScale === 'int16') {
+      if (!isPlainFloat(dtype)) return this.#unreadable(dtype, name);
+      return (await this.#trits(name, rows, columns, 'linear')) ?? this.#dense(name, rows, columns);
+    }
+    if (!isGgmlFloat(dtype)) return this.#unreadable(dtype, name);
+    const factor = await this.#factor(name);
+    const stored = await this.#floats(name, [rows, columns]);
+    const values = sourceRow === undefined ? stored : rowsMoved(stored, rows, columns, sourceRow);
+    const found = detectPrescaled(values, rows, columns);
+    if (found !== undefined && found.scale.kind !== 'tensor' && isPlainFloat(dtype)) {
+      const several = await this.#trits(name, rows, columns, 'linear', sourceRow);
+      if (several !== undefined) return several;
+    }
+    if (found?.scale.kind !== 'tensor') this.#notTernary(name, dtype, columns);
+    const weight = prescaledWeight(name, values, rows, columns, file);
+    return { ...weight, scale: Math.fround(weight.scale * factor) };
+  }
+
+  /** Why floats of a file whose layers ought to be ternary are none. */
+  #notTernary(name: string, dtype: string, columns: number): never {
+    // What llama.cpp falls back to for rows that its ternary blocks of 256 do not divide.
+    const fellBack = !isPlainFloat(dtype) && columns % 256 !== 0;
+    return this.#fail(
+      fellBack
+        ? `type ${dtype}, which cannot hold trits: rows of ${columns} are no multiple of 256, so a quantizer asked for TQ1_0 or TQ2_0 wrote ${dtype} instead`
+        : `type ${dtype}, and the values are not trits times one scale`,
+      name,
+      fellBack
+        ? 'quantize the original again to Q2_0 or I2_S, or convert it with this program (--to gguf-q2_0)'
+        : 'this engine runs ternary models; a GGUF of QAT masters has to be quantized first',
+    );
+  }
+
+  /** Plain floats as a grouped matrix, if they are trits times scales. A table is tried in graphs of weights alone. */
+  async #trits(
+    name: string,
+    rows: number,
+    columns: number,
+    use: 'table' | 'linear',
+    sourceRow?: (row: number) => number,
+  ): Promise<GroupedWeight | undefined> {
+    if (use === 'table' && this.#graph.oneScale !== 'int16') return undefined;
+    const { dtype, file, offset } = this.#expect(name, [rows, columns]);
+    const type = dtype as FloatType;
+    return this.#scratch.lend(async (take) => {
+      const bytes = await this.#file.readBytes(name, take);
+      const group = unpackedGroup(bytes, type, columns);
+      if (group === undefined) return undefined;
+      return groupedWeight(name, { form: 'floats', type, bytes, group }, rows, columns, {
+        at: { tensor: name, file, offset },
+        allocate: this.#allocate,
+        sourceRow,
+      });
+    });
+  }
+
+  async requireEqual(): Promise<void> {
+    // `tieWordEmbeddings` is defined by the absence of the head: nothing can differ.
+  }
+
+  requireAllUsed(): void {
+    const unused = this.#file.names().filter((name) => !this.#used.has(name));
+    if (unused.length > 0) {
+      const stranger = strangerOf(unused);
+      if (stranger !== undefined) this.#fail(stranger.what, unused[0]!, stranger.fix);
+      this.#fail(
+        `${unused.length} tensor${unused.length === 1 ? '' : 's'} that this graph does not use`,
+        unused[0]!,
+        'the graph is not one we run',
+      );
+    }
+  }
+
+  /** The optional multiplier `<name>.scale` beside a matrix. */
+  async #factor(name: string): Promise<number> {
+    const factorName = name.replace(/\.weight$/, '.scale');
+    if (!this.#file.has(factorName)) return 1;
+    return this.#positive((await this.#floats(factorName, [1]))[0]!, factorName);
+  }
+
+  #positive(value: number, name: string): number {
+    if (value > 0 && Number.isFinite(value)) return value;
+    return this.#fail(`scale ${value}, expected a positive number`, name, 'the file is damaged: download it again');
+  }
+
+  async #floats(name: string, shape: readonly number[]): Promise<Float32Array> {
+    const { dtype, file, offset } = this.#expect(name, shape);
+    if (!isGgmlFloat(dtype)) return this.#unreadable(dtype, name);
+    const count = shape.reduce((product, size) => product * size, 1);
+    return decodeGgml(dtype, await this.#file.readBytes(name), count, { tensor: name, file, offset });
+  }
+
+  #expect(name: string, shape: readonly number[]) {
+    this.#used.add(name);
+    if (!this.#file.has(name)) this.#fail('a tensor is missing', name, 'the file is incomplete: download it again');
+    const info = this.#file.info(name);
+    if (info.shape.length !== shape.length || info.shape.some((size, axis) => size !== shape[axis])) {
+      this.#fail(
+        `shape [${info.shape.join(', ')}], the metadata asks for [${shape.join(', ')}]`,
+        name,
+        'convert the model again',
+      );
+    }
+    return info;
+  }
+
+  #unreadable(type: string, name: string): never {
+    return this.#fail(`type ${type}`, name, 'convert the file to one of the types we read');
+  }
+
+  #fail(what: string, tensor: string, fix: string): never {
+    throw new WeightError({ what, where: `tensor "${tensor}" in ${this.#file.path}`, fix });
+  }
+}

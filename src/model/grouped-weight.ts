@@ -1,0 +1,65 @@
+// Matrices of scales and trits made weights of a program: grouped ones as panels, floats of one magnitude as rowquad.
+
+import type { GroupedWeight, TernaryWeight } from '../engine/program.ts';
+import type { GroupedSource, WeightPreparation } from '../engine/weight-preparation.ts';
+import type { PackedPlace } from '../quant/errors.ts';
+import { type GroupedBytes, repackToPanel64 } from '../quant/grouped/repack-panel64.ts';
+import { detectPrescaled } from '../quant/prescaled.ts';
+import { packRowquad } from '../quant/rowquad.ts';
+import type { Allocate } from '../tensor/allocate.ts';
+import { WeightError } from './weight-reader.ts';
+
+/** Smaller matrices are done before native code could be loaded. */
+const WORTH_NATIVE = 1 << 16;
+
+/**
+ * A grouped matrix (rows, columns) of a file as panels of its canonical group, so that one model gives the same logits
+ * from whichever layout it comes in. `sourceRow`: the row of the file that becomes the given one.
+ */
+export async function groupedWeight(
+  name: string,
+  source: GroupedBytes,
+  rows: number,
+  columns: number,
+  options: {
+    readonly at: PackedPlace;
+    readonly allocate: Allocate;
+    readonly prepare?: WeightPreparation | undefined;
+    readonly sourceRow?: ((row: number) => number) | undefined;
+  },
+): Promise<GroupedWeight> {
+  const { prepare, allocate, sourceRow, at } = options;
+  if (prepare !== undefined && sourceRow === undefined && source.form === 'blocks' && rows * columns >= WORTH_NATIVE) {
+    const { layout, bytes } = source;
+    const isFast = layout === 'Q2_0' || layout === 'Q2_0_G128' || layout === 'PQ2_0' || layout === 'PTQ1_0';
+    const fast: GroupedSource | undefined = isFast ? { layout, bytes, rows, columns } : undefined;
+    const prepared = fast && (await prepare.repackGrouped(fast, allocate));
+    if (prepared !== undefined) return { kind: 'grouped', name, rows, columns, layout: 'panel64', ...prepared };
+  }
+  const panels = await repackToPanel64(source, rows, columns, { at, allocate, sourceRow });
+  return { kind: 'grouped', name, layout: 'panel64', ...panels };
+}
+
+/**
+ * Floats of a matrix that a file declares ternary without saying how: some exports hold trit * scale. One magnitude in
+ * the whole matrix proves it; anything else is refused, because float weights may as well be QAT masters.
+ */
+export function prescaledWeight(
+  name: string,
+  values: Float32Array,
+  rows: number,
+  columns: number,
+  file: string,
+): TernaryWeight {
+  const found = detectPrescaled(values, rows, columns);
+  const scale = found?.scale;
+  if (found === undefined || scale?.kind !== 'tensor') {
+    throw new WeightError({
+      what: 'float weights that are not trits times one scale, though the file declares ternary layers',
+      where: `tensor "${name}" in ${file}`,
+      fix: 'if they are QAT masters, set quantization_config.quantization_mode to "online" in config.json',
+    });
+  }
+  const bytes = packRowquad(found.trits, rows, columns);
+  return { kind: 'ternary', name, rows, columns, layout: 'rowquad', bytes, scale: scale.value };
+}

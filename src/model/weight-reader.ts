@@ -1,0 +1,53 @@
+// How the weights of any file format are read: one by one, by the names of the format, checked on the way.
+
+import type { VectorWeight } from '../engine/program.ts';
+import type { WeightPreparation } from '../engine/weight-preparation.ts';
+import { BitnetError } from '../errors.ts';
+import type { Allocate } from '../tensor/allocate.ts';
+import type { LinearWeight, TableWeight } from './model-weights.ts';
+
+/** A tensor is missing, has the wrong shape or dtype, or holds values no sound checkpoint has. */
+export class WeightError extends BitnetError {
+  readonly code = 'BAD_WEIGHT';
+  readonly fault = 'job';
+}
+
+export type LoadWeightsOptions = {
+  /** `int8Above`: int8 if the head's bytes exceed this, else as the checkpoint has it. A ternary head stays ternary. */
+  readonly head: 'full' | 'int8' | { readonly int8Above: number };
+  /** Where the bytes of matrices go; plain memory when not given. */
+  readonly allocate?: Allocate | undefined;
+  /** Faster ways to make weights; JavaScript's when not given. */
+  readonly prepare?: WeightPreparation | undefined;
+  /** Called after each layer. */
+  readonly onLayer?: ((done: number, total: number) => void) | undefined;
+  readonly signal?: AbortSignal | undefined;
+};
+
+/** Reads and checks single weights by the names of a file format. */
+export interface WeightReader {
+  has(name: string): boolean;
+  vector(name: string, length: number): Promise<VectorWeight>;
+  /** The embedding or an untied head. */
+  table(name: string, rows: number, columns: number): Promise<TableWeight>;
+  /** `heads`: for projections whose rows a format may order by head (q and k). */
+  linear(name: string, rows: number, columns: number, heads?: number): Promise<LinearWeight>;
+  /** Throws unless the named matrix, which a tied head repeats, is the embedding. */
+  requireEqual(name: string, embedding: TableWeight): Promise<void>;
+  /** A tensor nobody asked for means that the graph is not the one the config claims. */
+  requireAllUsed(): void;
+}
+
+/** What a tensor that no graph here has tells of the model it belongs to. */
+export function strangerOf(names: readonly string[]): { readonly what: string; readonly fix: string } | undefined {
+  if (names.some((name) => /(?:_norm_in|_proj\.norm)\.weight$/.test(name))) {
+    return {
+      what: 'every projection has a norm of its own on its input: a BitNet-Embedding model, which gives vectors and does not write text',
+      fix: 'use a language model; this engine has no embedding models',
+    };
+  }
+  if (names.some((name) => /\.bias$/.test(name))) {
+    return { what: 'the layers have biases', fix: 'models with biases are not supported' };
+  }
+  return undefined;
+}
