@@ -4,7 +4,6 @@
 import { closeSync, constants, fstatSync, openSync, read as readCallback, readSync } from 'node:fs';
 import { type Allocate, plainMemory } from '../tensor/allocate.ts';
 import { FileAccessError, TruncatedFileError } from './errors.ts';
-import { isLfsPointer, LFS_FIRST_BYTES, LfsPointerError, MAX_LFS_POINTER_BYTES } from './lfs-pointer.ts';
 
 /** Largest piece asked of the system at once: read(2) and Node both stop near 2^31. */
 const MAX_READ = 1 << 30;
@@ -52,7 +51,6 @@ export class RandomAccessFile implements Disposable {
     }
     this.path = path;
     this.#fd = fd;
-    this.#refusePointer();
     if (readAhead && this.size <= READ_AHEAD_BYTES) {
       const bytes = new Uint8Array(this.size);
       const pieces = Array.from({ length: Math.ceil(this.size / PIECE_BYTES) }, (_, i) => i * PIECE_BYTES);
@@ -60,18 +58,6 @@ export class RandomAccessFile implements Disposable {
       this.#whole = Promise.all(filled).then(() => bytes);
       // Whoever reads sees it.
       this.#whole.catch(() => {});
-    }
-  }
-
-  #refusePointer(): void {
-    if (this.size < LFS_FIRST_BYTES || this.size > MAX_LFS_POINTER_BYTES) return;
-    try {
-      const start = new Uint8Array(LFS_FIRST_BYTES);
-      this.readIntoSync(start, 0);
-      if (isLfsPointer(start)) throw new LfsPointerError(this.path);
-    } catch (error) {
-      this[Symbol.dispose]();
-      throw error;
     }
   }
 

@@ -3,7 +3,6 @@
 import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { FileAccessError } from './errors.ts';
-import { isLfsPointer, LfsPointerError, MAX_LFS_POINTER_BYTES } from './lfs-pointer.ts';
 import { RandomAccessFile } from './random-access-file.ts';
 
 /** As `readSmallFile`, as UTF-8 text. */
@@ -38,9 +37,7 @@ export async function readSmallFile(path: string, maxBytes: number): Promise<Buf
     if (bytesRead === 0) break;
     length += bytesRead;
   }
-  const read = bytes.subarray(0, length);
-  if (length <= MAX_LFS_POINTER_BYTES && isLfsPointer(read)) throw new LfsPointerError(path);
-  return read;
+  return bytes.subarray(0, length);
 }
 
 /** As `readTextFile`, at once: what a first token waits for does not go through other threads. */

@@ -5,7 +5,6 @@ import { realpath } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { BitnetError } from '../errors.ts';
 import { ggufModels } from '../formats/model-files.ts';
-import { RandomAccessFile } from '../formats/random-access-file.ts';
 import {
   cachedRepos,
   type Environment,
@@ -196,8 +195,6 @@ function locate(path: string, name: string): ModelLocation {
   if (hasGgufMagic(path)) return { kind: 'gguf', path, name };
   if (path.endsWith('.safetensors')) return { kind: 'safetensors', path, name };
   if (path.endsWith('.gguf')) {
-    // Says so of a Git LFS pointer.
-    new RandomAccessFile(path)[Symbol.dispose]();
     throw new NotAModelError({
       what: 'the file does not begin with "GGUF"',
       where: `${path}, byte 0`,

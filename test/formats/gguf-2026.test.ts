@@ -8,11 +8,9 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { FormatError, Q2GroupError, SplitFileError, TruncatedFileError } from '../../src/formats/errors.ts';
 import { GgufFile } from '../../src/formats/gguf-file.ts';
-import { LfsPointerError } from '../../src/formats/lfs-pointer.ts';
 import { ggufModels } from '../../src/formats/model-files.ts';
 import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
 import { type Q2Table, q2Group } from '../../src/formats/q2-group.ts';
-import { readSmallFile } from '../../src/formats/read-small-file.ts';
 import { type GgufPair, type GgufTensorToWrite, writeGguf } from '../../src/formats/write-gguf.ts';
 import { resolveModel } from '../../src/hub/resolve-model.ts';
 
@@ -258,18 +256,4 @@ test('what lies beside a model, and parts, are no other models', () => {
   ]);
   expect(ggufModels(['mmproj.gguf'])).toEqual(['mmproj.gguf']);
   expect(ggufModels(['a-00001-of-00002.gguf', 'a-00001-of-00003.gguf'])).toHaveLength(2);
-});
-
-test('a Git LFS pointer is told as one, whatever it stands for', async () => {
-  const text = `version https://git-lfs.github.com/spec/v1\noid sha256:${'5'.repeat(64)}\nsize 1187801280\n`;
-  for (const name of ['x.gguf', 'model.safetensors', 'config.json', 'tokenizer.json', 'model.safetensors.index.json']) {
-    const path = join(folder, name);
-    await writeFile(path, text);
-    if (name.endsWith('.json')) await expect(readSmallFile(path, 1 << 20)).rejects.toThrow(LfsPointerError);
-    if (name !== 'config.json' && name !== 'tokenizer.json') {
-      await expect(openCheckpoint(path)).rejects.toThrow(/Git LFS pointer.*git lfs pull/);
-      await expect(resolveModel(path).then(({ path: found }) => openCheckpoint(found))).rejects.toThrow(/git lfs pull/);
-    }
-    await rm(path);
-  }
 });
