@@ -23,7 +23,8 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   quant: ['gf3', 'tensor'],
   // A checkpoint's ternary layers are read as windows of trits.
   formats: ['quant', 'tensor'],
-  hub: [],
+  // Which of a folder's .gguf files are a model: parts, and what lies beside it.
+  hub: ['formats'],
   // The version is in package.json, which hub finds.
   'package-info.ts': ['hub'],
   // GGUF files carry their vocabulary.

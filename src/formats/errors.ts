@@ -94,6 +94,24 @@ export class TensorRangeError extends FormatError {
   }
 }
 
+/** Type 42 means blocks of 64 or of 128, and the tensor table of the file fits neither, both, or not one throughout. */
+export class Q2GroupError extends FormatError {
+  readonly code = 'Q2_GROUP';
+
+  constructor(facts: FileFacts & { readonly what: string; readonly fix: string }) {
+    super(facts, { what: facts.what, fix: facts.fix });
+  }
+}
+
+/** The parts of a split GGUF file are not all there, or do not belong together. */
+export class SplitFileError extends FormatError {
+  readonly code = 'GGUF_SPLIT';
+
+  constructor(facts: FileFacts & { readonly what: string; readonly fix: string }) {
+    super(facts, { what: facts.what, fix: facts.fix });
+  }
+}
+
 /** An element type that we know the size of but do not compute with. */
 export class UnsupportedTypeError extends FormatError {
   readonly code = 'UNSUPPORTED_TYPE';

@@ -54,7 +54,16 @@ const BLOCK_TYPES: readonly GgmlType[] = [
   type(40, 'NVFP4', 64, 36),
   type(41, 'Q1_0', 128, 18),
   type(42, 'Q2_0', 64, 18),
+  // PrismML's, for its Ternary Bonsai models.
+  type(142, 'PQ2_0', 128, 34),
+  type(143, 'PTQ1_0', 128, 28),
 ];
+
+/**
+ * What PrismML wrote as type 42 until mid 2026: blocks of 128. Which of the two a file holds, its tensor table tells
+ * (`q2-group.ts`).
+ */
+export const Q2_0_G128: GgmlType = type(42, 'Q2_0_G128', 128, 34);
 
 /**
  * Types of bitnet.cpp's fork, sized by the whole tensor: packed trits, then 32 bytes that begin with an f32 scale.
@@ -65,7 +74,9 @@ const TENSOR_TYPES: readonly GgmlType[] = [type(36, 'I2_S', 128, 32), type(38, '
 const BY_ID: ReadonlyMap<number, GgmlType> = new Map(
   [...TENSOR_TYPES.filter((t) => t.name !== 'TL2'), ...BLOCK_TYPES].map((t) => [t.id, t]),
 );
-const BY_NAME: ReadonlyMap<string, GgmlType> = new Map([...TENSOR_TYPES, ...BLOCK_TYPES].map((t) => [t.name, t]));
+const BY_NAME: ReadonlyMap<string, GgmlType> = new Map(
+  [...TENSOR_TYPES, ...BLOCK_TYPES, Q2_0_G128].map((t) => [t.name, t]),
+);
 
 /** Why some ids, once or elsewhere in use, are refused. */
 export const REFUSED_TYPES: ReadonlyMap<number, string> = new Map([
@@ -75,6 +86,8 @@ export const REFUSED_TYPES: ReadonlyMap<number, string> = new Map([
   [32, 'Q4_0_4_8, removed from ggml'],
   [33, 'Q4_0_8_8, removed from ggml'],
   [37, 'I8_S of bitnet.cpp, which is for activations only'],
+  [134, 'IQ1_BN of ik_llama.cpp'],
+  [135, 'IQ2_BN of ik_llama.cpp'],
 ]);
 
 /** The type of an id; `architecture` tells TL2 of bitnet.cpp from MXFP4, which share id 39. */

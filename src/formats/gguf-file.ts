@@ -1,8 +1,9 @@
-// A .gguf file, open for reading. Opening reads and checks the header only.
+// A .gguf file, or the parts of one, open for reading. Opening reads and checks the headers only.
 
 import type { Checkpoint } from './checkpoint.ts';
 import { HeaderSyntaxError, TruncatedFileError } from './errors.ts';
-import { type GgufEntry, type GgufHeader, readGgufHeader } from './gguf-header.ts';
+import { type GgufEntry, placeTensors, readGgufHeader } from './gguf-header.ts';
+import { type GgufPart, openParts } from './gguf-split.ts';
 import { GgufArray, type GgufValue } from './gguf-values.ts';
 import { type OpenOptions, RandomAccessFile } from './random-access-file.ts';
 import { TensorSource } from './tensor-source.ts';
@@ -16,16 +17,23 @@ export class GgufFile extends TensorSource implements Checkpoint {
   /** Metadata with its types and raw bytes. */
   readonly entries: ReadonlyMap<string, GgufEntry>;
 
-  private constructor(file: RandomAccessFile, header: GgufHeader) {
-    super(file, header.tensors);
+  private constructor(parts: readonly GgufPart[]) {
+    super(
+      parts.map(({ file }) => file),
+      placeTensors(parts),
+    );
+    // The first part has all metadata.
+    const { header } = parts[0]!;
     this.version = header.version;
     this.alignment = header.alignment;
     this.entries = header.entries;
     this.metadata = new Map([...header.entries].map(([key, entry]) => [key, entry.value]));
   }
 
+  /** Any part of a split file opens all of them; `path` is then that of the first. */
   static async open(path: string, options: OpenOptions = {}): Promise<GgufFile> {
     const file = new RandomAccessFile(path, options);
+    let parts: readonly GgufPart[] = [];
     try {
       if (file.size < 24) {
         throw new TruncatedFileError({
@@ -34,9 +42,11 @@ export class GgufFile extends TensorSource implements Checkpoint {
           what: `a GGUF file has at least 24 bytes, this one has ${file.size}`,
         });
       }
-      return new GgufFile(file, await readGgufHeader(file));
+      parts = await openParts(file, await readGgufHeader(file), options);
+      return new GgufFile(parts);
     } catch (error) {
       file[Symbol.dispose]();
+      for (const part of parts) part.file[Symbol.dispose]();
       throw error;
     }
   }

@@ -17,7 +17,7 @@ import {
   TruncatedFileError,
   UnsupportedTypeError,
 } from './errors.ts';
-import { ggmlByteLength, ggmlTypeNames, ggmlTypeOfId, REFUSED_TYPES } from './ggml-types.ts';
+import { type GgmlType, ggmlByteLength, ggmlTypeOfId, Q2_0_G128, REFUSED_TYPES } from './ggml-types.ts';
 import {
   GgufArray,
   type GgufElementType,
@@ -27,6 +27,7 @@ import {
   minimalBytes,
   readFixed,
 } from './gguf-values.ts';
+import { q2Group } from './q2-group.ts';
 import type { RandomAccessFile } from './random-access-file.ts';
 
 /** Largest header we know: 8.4 MB for Llama 3's vocabulary; one of 262,144 tokens takes about 20 MB. */
@@ -40,6 +41,9 @@ const MAX_TENSOR_NAME_BYTES = 63;
 const MIN_PAIR_BYTES = 8 + 1 + 4 + 1;
 const MIN_TENSOR_BYTES = 8 + 4 + 4 + 8;
 
+/** Named where a type is unknown: what every converter writes and we read. */
+const CONVERT_TO: readonly string[] = ['F16', 'BF16', 'Q8_0', 'TQ2_0', 'Q2_0'];
+
 const FIRST_READ = 2 ** 16;
 
 export type GgufEntry = {
@@ -49,14 +53,32 @@ export type GgufEntry = {
   readonly raw: Uint8Array;
 };
 
+/** A tensor as the table tells of it, before it is known where it lies. */
+export type GgufRecord = {
+  readonly name: string;
+  readonly type: GgmlType;
+  /** Outermost first. */
+  readonly shape: readonly number[];
+  /** From the start of the data section. */
+  readonly offset: number;
+  /** Of the record in the file, for messages. */
+  readonly at: number;
+};
+
 export type GgufHeader = {
   readonly version: number;
   readonly alignment: number;
   readonly entries: ReadonlyMap<string, GgufEntry>;
-  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  readonly records: readonly GgufRecord[];
+  /** Where the data section begins in the file. */
+  readonly dataStart: number;
 };
 
-export async function readGgufHeader(file: RandomAccessFile): Promise<GgufHeader> {
+/**
+ * Reads a header; where its tensors lie, `placeTensors` says. `architecture`: of the first part, for the other parts of a
+ * split file, which do not repeat it.
+ */
+export async function readGgufHeader(file: RandomAccessFile, architecture?: string): Promise<GgufHeader> {
   const cursor = new Cursor(file);
   await cursor.need(24, 'the fixed part of the header');
   const version = readVersion(cursor, file);
@@ -65,13 +87,15 @@ export async function readGgufHeader(file: RandomAccessFile): Promise<GgufHeader
   const entries = new Map<string, GgufEntry>();
   for (let i = 0; i < pairCount; i++) await readPair(cursor, file, entries);
   const alignment = readAlignment(entries, file);
-  const architecture = entries.get('general.architecture')?.value;
-  const named = typeof architecture === 'string' ? architecture : undefined;
-  const records: TensorRecord[] = [];
+  const own = entries.get('general.architecture')?.value;
+  const named = typeof own === 'string' ? own : architecture;
+  const records: GgufRecord[] = [];
   const names = new Set<string>();
   for (let i = 0; i < tensorCount; i++) records.push(await readTensorRecord(cursor, file, names, named));
-  return { version, alignment, entries, tensors: placeTensors(records, cursor.at, alignment, file) };
+  return { version, alignment, entries, records, dataStart: padTo(cursor.at, alignment) };
 }
+
+const padTo = (size: number, alignment: number): number => Math.ceil(size / alignment) * alignment;
 
 /** Reads forward; the bytes read so far stay, because arrays are views of them. */
 class Cursor {
@@ -267,18 +291,12 @@ function readAlignment(entries: ReadonlyMap<string, GgufEntry>, file: RandomAcce
   throw malformed(file, 0, `general.alignment is ${type}${shown}; it must be a u32 and a power of two`);
 }
 
-type TensorRecord = Pick<TensorInfo, 'name' | 'dtype' | 'shape' | 'byteLength'> & {
-  readonly offset: number;
-  /** Of the record in the file, for messages. */
-  readonly at: number;
-};
-
 async function readTensorRecord(
   cursor: Cursor,
   file: RandomAccessFile,
   names: Set<string>,
   architecture: string | undefined,
-): Promise<TensorRecord> {
+): Promise<GgufRecord> {
   const at = cursor.at;
   const name = await readName(cursor, file, 'a tensor name');
   const nameBytes = cursor.at - at - 8;
@@ -310,20 +328,20 @@ async function readTensorRecord(
       offset: typeOffset,
       tensor: name,
       type: named === undefined ? `${id} (unknown)` : `${id} (${named})`,
-      supported: ggmlTypeNames(),
+      supported: CONVERT_TO,
     });
   }
+  // That of type 42 is not known yet, but both its blocks are multiples of 64.
+  tensorBytes({ name, type, shape, at }, file.path);
+  return { name, type, shape, offset: cursor.u64(), at };
+}
+
+/** Throws TensorRangeError where the type cannot hold the shape. */
+function tensorBytes({ name, type, shape, at }: Omit<GgufRecord, 'offset'>, file: string): number {
   const byteLength = ggmlByteLength(type, shape);
-  if (typeof byteLength === 'string') {
-    const as = `${type.name} [${shape.join(', ')}]`;
-    throw new TensorRangeError({
-      file: file.path,
-      offset: at,
-      tensor: name,
-      what: `tensor "${name}" cannot be ${as}: ${byteLength}`,
-    });
-  }
-  return { name, dtype: type.name, shape, byteLength, offset: cursor.u64(), at };
+  if (typeof byteLength === 'number') return byteLength;
+  const what = `tensor "${name}" cannot be ${type.name} [${shape.join(', ')}]: ${byteLength}`;
+  throw new TensorRangeError({ file, offset: at, tensor: name, what });
 }
 
 /** Sizes come innermost first and are turned round; their product must stay a safe integer, also in bytes. */
@@ -347,18 +365,41 @@ function readShape(cursor: Cursor, file: RandomAccessFile, name: string, dimensi
   return shape;
 }
 
-/** Offsets must be the running sum of the padded sizes, in file order. */
-function placeTensors(
-  records: readonly TensorRecord[],
-  headerEnd: number,
-  alignment: number,
-  file: RandomAccessFile,
+/**
+ * The tensors of a model in one file or several. Offsets must be the running sum of the padded sizes, in file order; which
+ * blocks type 42 means is decided over all parts together. Throws Q2GroupError, TensorRangeError, TruncatedFileError, and
+ * DuplicateNameError for a tensor that two parts hold.
+ */
+export function placeTensors(
+  parts: readonly { readonly file: Pick<RandomAccessFile, 'path' | 'size'>; readonly header: GgufHeader }[],
 ): Map<string, TensorInfo> {
-  const pad = (size: number): number => Math.ceil(size / alignment) * alignment;
-  const dataStart = pad(headerEnd);
+  const group = q2Group(
+    parts.map(({ file, header: { records, alignment, dataStart } }) => ({
+      file: file.path,
+      records: records.map((record) => ({ ...record, isQ2: record.type.id === Q2_0_G128.id })),
+      dataBytes: Math.max(0, file.size - dataStart),
+      alignment,
+    })),
+  );
   const tensors = new Map<string, TensorInfo>();
+  for (const { file, header } of parts) placePart(header, file, group, tensors);
+  return tensors;
+}
+
+function placePart(
+  { records, dataStart, alignment }: GgufHeader,
+  file: Pick<RandomAccessFile, 'path' | 'size'>,
+  group: 64 | 128 | undefined,
+  tensors: Map<string, TensorInfo>,
+): void {
   let expected = 0;
-  for (const { name, dtype, shape, byteLength, offset, at } of records) {
+  for (const record of records) {
+    const { name, shape, offset, at } = record;
+    const type = group === 128 && record.type.id === Q2_0_G128.id ? Q2_0_G128 : record.type;
+    const byteLength = tensorBytes({ ...record, type }, file.path);
+    if (tensors.has(name)) {
+      throw new DuplicateNameError({ file: file.path, offset: at, tensor: name, name, kind: 'tensor' });
+    }
     if (offset !== expected) {
       throw new TensorRangeError({
         file: file.path,
@@ -376,8 +417,7 @@ function placeTensors(
         what: `tensor "${name}" needs bytes up to ${start + byteLength}, the file has ${file.size}`,
       });
     }
-    tensors.set(name, { name, dtype, shape, byteLength, file: file.path, offset: start });
-    expected = pad(offset + byteLength);
+    tensors.set(name, { name, dtype: type.name, shape, byteLength, file: file.path, offset: start });
+    expected = padTo(offset + byteLength, alignment);
   }
-  return tensors;
 }

@@ -5,6 +5,7 @@ import { basename, join } from 'node:path';
 import type { Checkpoint } from './checkpoint.ts';
 import { FileAccessError, NoCheckpointError } from './errors.ts';
 import { GgufFile } from './gguf-file.ts';
+import { ggufModels } from './model-files.ts';
 import { type OpenOptions, RandomAccessFile } from './random-access-file.ts';
 import { SafetensorsFile } from './safetensors-file.ts';
 import { readShardIndex, SHARD_INDEX_NAME, ShardedSafetensors } from './sharded-safetensors.ts';
@@ -63,7 +64,8 @@ async function openFolder(folder: string, options: OpenOptions): Promise<Checkpo
   }
   if (single !== undefined) return SafetensorsFile.open(single, options);
   // `consolidated*.safetensors` repeats the model under other names; adapters and the like have names of their own.
-  const candidates = files.filter((name) => /\.(safetensors|gguf)$/.test(name) && !name.startsWith('consolidated'));
+  const plain = files.filter((name) => name.endsWith('.safetensors') && !name.startsWith('consolidated'));
+  const candidates = [...plain, ...ggufModels(files)];
   if (candidates.length === 1) return openFile(join(folder, candidates[0]!), options);
   throw new NoCheckpointError({
     file: folder,

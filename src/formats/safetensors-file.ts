@@ -11,7 +11,7 @@ export class SafetensorsFile extends TensorSource implements Checkpoint {
   readonly metadata: ReadonlyMap<string, string>;
 
   private constructor(file: RandomAccessFile, header: SafetensorsHeader) {
-    super(file, header.tensors);
+    super([file], header.tensors);
     this.metadata = header.metadata;
   }
 

@@ -1,4 +1,4 @@
-// Tensors at known places of one open file: what a .safetensors and a .gguf file have in common.
+// Tensors at known places of open files: what a .safetensors and a .gguf file have in common.
 
 import type { Allocate } from '../tensor/allocate.ts';
 import { DTYPES, type Dtype, type TensorView } from '../tensor/tensor-view.ts';
@@ -9,11 +9,12 @@ import type { RandomAccessFile } from './random-access-file.ts';
 export class TensorSource implements Disposable {
   readonly tensors: ReadonlyMap<string, TensorInfo>;
   readonly path: string;
-  readonly #file: RandomAccessFile;
+  readonly #files: ReadonlyMap<string, RandomAccessFile>;
 
-  constructor(file: RandomAccessFile, tensors: ReadonlyMap<string, TensorInfo>) {
-    this.#file = file;
-    this.path = file.path;
+  /** `path` is that of the first file. */
+  constructor(files: readonly RandomAccessFile[], tensors: ReadonlyMap<string, TensorInfo>) {
+    this.#files = new Map(files.map((file) => [file.path, file]));
+    this.path = files[0]!.path;
     this.tensors = tensors;
   }
 
@@ -33,38 +34,38 @@ export class TensorSource implements Disposable {
 
   async read(name: string, allocate?: Allocate): Promise<TensorView> {
     const dtype = this.#plainDtype(name);
-    const { shape, offset, byteLength } = this.info(name);
+    const { shape, offset, byteLength, file } = this.info(name);
     const options = { alignment: DTYPES[dtype], ...(allocate !== undefined && { allocate }) };
-    return { name, dtype, shape, bytes: await this.#file.read(offset, byteLength, options) };
+    return { name, dtype, shape, bytes: await this.#files.get(file)!.read(offset, byteLength, options) };
   }
 
   readSync(name: string): TensorView {
     const dtype = this.#plainDtype(name);
     const info = this.info(name);
     const bytes = new Uint8Array(info.byteLength);
-    this.#file.readIntoSync(bytes, info.offset);
+    this.#files.get(info.file)!.readIntoSync(bytes, info.offset);
     return { name, dtype, shape: info.shape, bytes };
   }
 
   readBytes(name: string, allocate?: Allocate): Promise<Uint8Array<ArrayBuffer>> {
-    const { offset, byteLength } = this.info(name);
-    return this.#file.read(offset, byteLength, allocate === undefined ? {} : { allocate });
+    const { offset, byteLength, file } = this.info(name);
+    return this.#files.get(file)!.read(offset, byteLength, allocate === undefined ? {} : { allocate });
   }
 
   async readRange(name: string, start: number, end: number): Promise<Uint8Array<ArrayBuffer>> {
     const info = this.info(name);
     this.#checkRange(info, start, end);
-    return await this.#file.read(info.offset + start, end - start);
+    return await this.#files.get(info.file)!.read(info.offset + start, end - start);
   }
 
   async readInto(name: string, start: number, out: Uint8Array): Promise<void> {
     const info = this.info(name);
     this.#checkRange(info, start, start + out.byteLength);
-    await this.#file.readInto(out, info.offset + start);
+    await this.#files.get(info.file)!.readInto(out, info.offset + start);
   }
 
   [Symbol.dispose](): void {
-    this.#file[Symbol.dispose]();
+    for (const file of this.#files.values()) file[Symbol.dispose]();
   }
 
   #plainDtype(name: string): Dtype {

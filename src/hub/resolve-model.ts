@@ -4,6 +4,7 @@ import { closeSync, openSync, readdirSync, readSync, type Stats, statSync } from
 import { realpath } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { BitnetError } from '../errors.ts';
+import { ggufModels } from '../formats/model-files.ts';
 import {
   cachedRepos,
   type Environment,
@@ -129,7 +130,7 @@ export async function listModels(options: Pick<ResolveOptions, 'env'> = {}): Pro
       models.push({ kind: 'folder', path: snapshot.path, name, commit: snapshot.commit, source: 'hub' });
       continue;
     }
-    const ggufs = files.filter((file) => file.endsWith('.gguf')).sort();
+    const ggufs = ggufModels(files);
     for (const file of ggufs) {
       const id = ggufs.length === 1 ? name : `${name}/${file}`;
       models.push({ kind: 'gguf', path: join(snapshot.path, file), name: id, commit: snapshot.commit, source: 'hub' });
@@ -177,7 +178,7 @@ function locate(path: string, name: string): ModelLocation {
   }
   if (isDirectory) {
     const files = readdirOrEmpty(path);
-    const ggufs = files.filter((file) => file.endsWith('.gguf'));
+    const ggufs = ggufModels(files);
     if (ggufs.length === 0 || files.some((file) => file.endsWith('.safetensors')))
       return { kind: 'folder', path, name };
     if (ggufs.length === 1) return { kind: 'gguf', path: join(path, ggufs[0]!), name };
@@ -185,7 +186,6 @@ function locate(path: string, name: string): ModelLocation {
       what: `${JSON.stringify(name)} holds several .gguf files`,
       where: path,
       fix: `name one of them: ${ggufs
-        .sort()
         .slice(0, 8)
         .map((file) => `${name}/${file}`)
         .join(', ')}`,

@@ -95,6 +95,12 @@ export class NonFiniteValueError extends BitnetError {
   }
 }
 
+/** A matrix is wider than kernels add up exactly. */
+export class MatrixWidthError extends BitnetError {
+  readonly code = 'MATRIX_TOO_WIDE';
+  readonly fault = 'job';
+}
+
 /** A matrix of floats is not {-s, 0, s} under any rule for s that we know. */
 export class NotTernaryError extends BitnetError {
   readonly code = 'NOT_TERNARY';

@@ -14,7 +14,7 @@
 // row that does not exist has the scale 0.
 
 import { type Allocate, plainMemory } from '../../tensor/allocate.ts';
-import { type PackedPlace, PackedSizeError } from '../errors.ts';
+import { MatrixWidthError, type PackedPlace, PackedSizeError } from '../errors.ts';
 import { exactHalves } from './codec.ts';
 import { floatsOf } from './floats.ts';
 import type { GroupedRows } from './grouped-matrix.ts';
@@ -22,6 +22,11 @@ import { packQuads, quadRowBytes, transposeQuads, unpackQuads } from './quads.ts
 
 export const PANEL_ROWS = 64;
 const LANES = 16;
+
+/** Rows have fewer columns, ten times those of any model; also what one row costs as a panel is bounded by it. */
+export const MAX_PANEL_COLUMNS = 2 ** 17;
+/** So many products of an int16 and a code of 0..3 add up in an int32. */
+export const MAX_PANEL_GROUP = 2 ** 15;
 
 /** Bytes of the codes of a matrix [rows, columns]. */
 export function panel64ByteLength(rows: number, columns: number): number {
@@ -165,7 +170,7 @@ export function scalesOfPanel64({ rows, columns, group, scaleType, scales }: Pan
 
 /**
  * Rows as panels, in memory of `allocate` for the codes. The group stays what it is: see `canonicalGroup`. `sourceRow`:
- * the row that becomes the given one.
+ * the row that becomes the given one. Throws MatrixWidthError.
  */
 export async function toPanel64(
   matrix: GroupedRows,
@@ -180,6 +185,14 @@ export async function toPanel64(
   } = {},
 ): Promise<Panel64> {
   const { rows, columns, group, quads, scales } = matrix;
+  if (columns >= MAX_PANEL_COLUMNS || group > MAX_PANEL_GROUP) {
+    throw new MatrixWidthError({
+      what:
+        `${at?.tensor === undefined ? 'a matrix' : `tensor "${at.tensor}"`} has ${columns} columns in groups of ${group}; ` +
+        `rows of fewer than ${MAX_PANEL_COLUMNS} in groups of at most ${MAX_PANEL_GROUP} are run`,
+      ...(at?.file !== undefined && { where: at.file }),
+    });
+  }
   const bytes = await allocate(panel64ByteLength(rows, columns));
   quadsToPanel64(quads, rows, columns, bytes, { sourceRow, ...(at && { at }) });
   return { rows, columns, group, bytes, ...arrangeScales(scales, rows, columns / group, sourceRow) };
