@@ -14,6 +14,7 @@
 #include "../include/engine.h"
 #include "../include/isa.h"
 #include "../include/selftest.h"
+#include "grouped_bench.h"
 
 using namespace bitnet;
 
@@ -88,6 +89,7 @@ struct Bench {
 
 int main(int argc, char** argv) {
   const bool quick = argc > 1 && !strcmp(argv[1], "--quick");
+  const bool only_grouped = argc > 1 && !strcmp(argv[1], "--grouped");
   const Kernels* tables[kMaxIsas];
   int n = usable_isas(tables);
   printf("built:");
@@ -95,7 +97,7 @@ int main(int argc, char** argv) {
   printf("; usable here:");
   for (int i = 0; i < n; i += 1) printf(" %s", tables[i]->isa);
   printf("; %u CPUs\n", std::thread::hardware_concurrency());
-  if (const int names = argc - 1 - quick; names > 0) {
+  if (const int names = argc - 1 - quick - only_grouped; names > 0) {
     const auto named = [&](const Kernels* k) {
       return std::any_of(argv + argc - names, argv + argc, [&](const char* name) { return !strcmp(name, k->isa); });
     };
@@ -106,7 +108,7 @@ int main(int argc, char** argv) {
     }
   }
   for (int i = 0; i < n; i += 1) {
-    for (uint32_t seed = 1; seed <= (quick ? 1u : 8u); seed += 1) {
+    for (uint32_t seed = 1; seed <= (quick || only_grouped ? 1u : 8u); seed += 1) {
       if (const char* text = selftest(*tables[i], seed)) {
         printf("FAILED %s\n", text);
         return 1;
@@ -115,6 +117,8 @@ int main(int argc, char** argv) {
     printf("%-9s same bits as scalar\n", tables[i]->isa);
   }
   if (quick) return 0;
+  bench_grouped(tables, n, [](int runs, auto f) { return best(runs, f); });
+  if (only_grouped) return 0;
 
   Bench bench((uint64_t)384 << 20);
   uint8_t* scratch = (uint8_t*)host_alloc(1 << 21);
