@@ -41,7 +41,7 @@ BITNET_INLINE void add_group_256(float* acc, __m256i sum, __m256i off, const flo
 
 /**
  * Half of each of `lines` lines with one token: sums of raw codes to raw[hi, lo][field][8 rows], as the registers hold
- * them. A function of its own: beside other work compilers keep some of the sums in memory all the way.
+ * them. The lines `ahead` are asked for at half the pace: the other half asks for the rest. A function of its own: beside other work compilers keep some of the sums in memory all the way.
  */
 __attribute__((noinline)) void grouped_half_lines(const uint8_t* w, int64_t lines, const int8_t* x, int64_t plane,
                                                   int64_t ahead, int32_t* raw) {
@@ -49,9 +49,9 @@ __attribute__((noinline)) void grouped_half_lines(const uint8_t* w, int64_t line
   __m256i h[4], l[4];
 #pragma GCC unroll 4
   for (int f = 0; f < 4; f += 1) h[f] = l[f] = _mm256_setzero_si256();
-  for (int64_t j = 0; j < lines; j += 1, w += 64, x += 4) {
+  for (int64_t j = 0; j < lines; j += 1, w += 64, x += 4, ahead -= 32) {
     const __m256i v = load256(w);
-    _mm_prefetch((const char*)w + ahead, _MM_HINT_T0);
+    expect_codes(w, ahead);
     const __m256i xh = four_broadcast(x), xl = four_broadcast(x + plane);
 #if defined(__AVXVNNI__)
     const __m256i next = _mm256_set1_epi8(12), u = _mm256_srli_epi16(v, 4);
@@ -97,7 +97,7 @@ BITNET_INLINE void grouped_token_256(const GroupedArgs& a, const GroupedShape& s
       const bool first = from == 0, last = lines == left;
       const auto half = [&](int64_t side) __attribute__((always_inline)) {
         alignas(32) int32_t raw[64];
-        grouped_half_lines(w + 32 * side, lines, hi, s.plane, a.prefetch, raw);
+        grouped_half_lines(w + 32 * side, lines, hi, s.plane, a.prefetch + 32 * lines * side, raw);
         for (int64_t f = 0; f < 4; f += 1) {
           const int64_t row = 16 * f + 8 * side;
           __m256i sum = join_planes(load256(raw + 8 * f), load256(raw + 32 + 8 * f));
@@ -126,7 +126,7 @@ BITNET_INLINE void decode_lines_256(const uint8_t* w, int64_t lines, uint8_t* ti
   const __m256i low = _mm256_set1_epi8(3);
   for (int64_t j = 0; j < 2 * lines; j += 1, w += 32, tile += 32) {
     const __m256i v = load256(w);
-    _mm_prefetch((const char*)w + ahead, _MM_HINT_T0);
+    expect_codes(w, ahead);
     __m256i* to = (__m256i*)tile;
     const int64_t field = 2 * lines;
     _mm256_store_si256(to, _mm256_and_si256(v, low));

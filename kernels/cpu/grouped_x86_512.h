@@ -33,7 +33,7 @@ BITNET_INLINE void grouped_token_512(const GroupedArgs& a, const GroupedShape& s
     for (int f = 0; f < 4; f += 1) h[0][f] = h[1][f] = l[0][f] = l[1][f] = _mm512_setzero_si512();
     const auto step = [&](__m512i(&hs)[4], __m512i(&ls)[4]) __attribute__((always_inline)) {
       const __m512i v = load512(w), u = _mm512_srli_epi16(v, 4);
-      _mm_prefetch((const char*)w + a.prefetch, _MM_HINT_T0);
+      expect_codes(w, a.prefetch);
       const __m512i c[4] = {_mm512_and_si512(v, low), _mm512_and_si512(v, next), _mm512_and_si512(u, low),
                             _mm512_and_si512(u, next)};
       panel_step(hs, c, hi);
@@ -85,7 +85,7 @@ BITNET_INLINE void decode_lines_512(const uint8_t* w, int64_t lines, uint8_t* ti
   const __m512i low = _mm512_set1_epi8(3);
   for (int64_t j = 0; j < lines; j += 1, w += 64, tile += 256) {
     const __m512i v = load512(w);
-    _mm_prefetch((const char*)w + ahead, _MM_HINT_T0);
+    expect_codes(w, ahead);
     _mm512_store_si512(tile, _mm512_and_si512(v, low));
     _mm512_store_si512(tile + 64, _mm512_and_si512(_mm512_srli_epi16(v, 2), low));
     _mm512_store_si512(tile + 128, _mm512_and_si512(_mm512_srli_epi16(v, 4), low));
