@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../include/engine.h"
+#include "../include/grouped_repack.h"
 #include "../include/kernels.h"
 
 namespace bitnet {
@@ -78,6 +79,37 @@ struct GroupedBench {
   }
 };
 
+/** Panels made of each kind of source, in bytes of panels a second. */
+template <class Best>
+void bench_repack(GroupedBench& bench, Best best) {
+  const auto wall = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); };
+  constexpr uint64_t kPanels = (uint64_t)64 << 20;
+  const std::pair<const char*, GroupedSource> sources[] = {
+      {"Q2_0 of 64", GroupedSource::q2_64}, {"Q2_0 of 128", GroupedSource::q2_128}, {"PTQ1_0", GroupedSource::ptq1},
+      {"Q1_0", GroupedSource::q1},          {"TQ2_0", GroupedSource::tq2},          {"TQ1_0", GroupedSource::tq1},
+      {"packed", GroupedSource::packed},    {"bytes", GroupedSource::codes}};
+  // The source in the first part of the weights, the panels behind it; f16 scales of any bits, which is reported.
+  for (const auto& [name, source] : sources) {
+    const int64_t C = 2048, bytes = grouped_source_row_bytes((int32_t)source, C);
+    const uint64_t most = GroupedBench::kBytes - kPanels;
+    const int64_t rows = (int64_t)std::min(kPanels / (uint64_t)C * 4, most / (uint64_t)bytes) / 128 * 128;
+    const auto part = [&](int64_t from, int64_t to) {
+      grouped_repack((int32_t)source, bench.weights, rows, C, from, to, bench.weights + most, (uint16_t*)bench.scales, nullptr);
+    };
+    const double alone = best(5, [&] { part(0, rows); });
+    double both = 1e9;
+    for (int r = 0; r < 5; r += 1) {
+      const double start = wall();
+      std::thread other([&] { part(rows / 2, rows); });
+      part(0, rows / 2);
+      other.join();
+      both = std::min(both, wall() - start);
+    }
+    printf("repack of %-11s %5.2f GB/s of panels; 2 threads %5.2f (wall)\n", name, (double)(rows * C / 4) / alone / 1e9,
+           (double)(rows * C / 4) / both / 1e9);
+  }
+}
+
 /** `best` gives the least CPU seconds of n runs. */
 template <class Best>
 void bench_grouped(const Kernels* const* tables, int n, Best best) {
@@ -139,6 +171,7 @@ void bench_grouped(const Kernels* const* tables, int n, Best best) {
     }
     fflush(stdout);
   }
+  bench_repack(bench, best);
 }
 
 }  // namespace bitnet
