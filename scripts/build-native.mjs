@@ -58,7 +58,7 @@ function unitsFor(arch) {
           ]
         : [];
   return {
-    plain: ['engine', 'isa_scalar', 'masters', 'pool', 'host', 'selftest']
+    plain: ['engine', 'grouped_repack', 'isa_scalar', 'masters', 'pool', 'host', 'selftest']
       .map((name) => `cpu/${name}.cc`)
       .concat('addon/addon.cc'),
     isa: isa.filter(([source]) => existsSync(join(kernels, 'cpu', source))),

@@ -33,7 +33,7 @@ BITNET_INLINE void grouped_token_512(const GroupedArgs& a, const GroupedShape& s
     for (int f = 0; f < 4; f += 1) h[0][f] = h[1][f] = l[0][f] = l[1][f] = _mm512_setzero_si512();
     const auto step = [&](__m512i(&hs)[4], __m512i(&ls)[4]) __attribute__((always_inline)) {
       const __m512i v = load512(w), u = _mm512_srli_epi16(v, 4);
-      _mm_prefetch((const char*)w + a.prefetch, _MM_HINT_T0);
+      expect_codes(w, a.prefetch);
       const __m512i c[4] = {_mm512_and_si512(v, low), _mm512_and_si512(v, next), _mm512_and_si512(u, low),
                             _mm512_and_si512(u, next)};
       panel_step(hs, c, hi);
@@ -85,7 +85,7 @@ BITNET_INLINE void decode_lines_512(const uint8_t* w, int64_t lines, uint8_t* ti
   const __m512i low = _mm512_set1_epi8(3);
   for (int64_t j = 0; j < lines; j += 1, w += 64, tile += 256) {
     const __m512i v = load512(w);
-    _mm_prefetch((const char*)w + ahead, _MM_HINT_T0);
+    expect_codes(w, ahead);
     _mm512_store_si512(tile, _mm512_and_si512(v, low));
     _mm512_store_si512(tile + 64, _mm512_and_si512(_mm512_srli_epi16(v, 2), low));
     _mm512_store_si512(tile + 128, _mm512_and_si512(_mm512_srli_epi16(v, 4), low));
@@ -93,38 +93,52 @@ BITNET_INLINE void decode_lines_512(const uint8_t* w, int64_t lines, uint8_t* ti
   }
 }
 
-/** `lines` lines of a tile with NT tokens; acc and sums are those of token t. */
+/**
+ * Sums of raw codes of `lines` lines of a tile with NT tokens, to raw[token][hi, lo][64]. A function of its own: beside
+ * other work compilers keep some of the sums in memory all the way.
+ */
 template <int NT>
-BITNET_INLINE void grouped_cell_512(const GroupedArgs& a, const GroupedShape& s, const Piece& piece, const uint8_t* tile,
-                                    int64_t lines, int64_t t, const int8_t* x, float* acc, int32_t* sums) {
-  __m512i h[NT][4], l[NT][4];
+__attribute__((noinline)) void grouped_lines_512(const uint8_t* tile, int64_t lines, const int8_t* x, int64_t stride,
+                                                 int64_t plane, int32_t* raw) {
+  __m512i acc[NT][2][4];
 #pragma GCC unroll 4
   for (int k = 0; k < NT; k += 1)
 #pragma GCC unroll 4
-    for (int f = 0; f < 4; f += 1) h[k][f] = l[k][f] = _mm512_setzero_si512();
+    for (int f = 0; f < 4; f += 1) acc[k][0][f] = acc[k][1][f] = _mm512_setzero_si512();
   for (int64_t j = 0; j < lines; j += 1, tile += 256, x += 4) {
     const __m512i c[4] = {_mm512_load_si512(tile), _mm512_load_si512(tile + 64), _mm512_load_si512(tile + 128),
                           _mm512_load_si512(tile + 192)};
 #pragma GCC unroll 4
     for (int k = 0; k < NT; k += 1) {
-      panel_step(h[k], c, x + k * s.stride);
-      panel_step(l[k], c, x + k * s.stride + s.plane);
+      panel_step(acc[k][0], c, x + k * stride);
+      panel_step(acc[k][1], c, x + k * stride + plane);
     }
   }
 #pragma GCC unroll 4
-  for (int k = 0; k < NT; k += 1) {
-    const __m512i off = _mm512_set1_epi32(group_sum(a, s, t + k, piece.g));
+  for (int k = 0; k < NT; k += 1)
 #pragma GCC unroll 4
     for (int f = 0; f < 4; f += 1) {
-      __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(h[k][f], 8), l[k][f]);
-      int32_t* kept = sums + 64 * k + 16 * f;
-      if (!piece.first) sum = _mm512_add_epi32(sum, _mm512_load_si512(kept));
-      if (!piece.last) {
-        _mm512_store_si512(kept, sum);
-        continue;
-      }
-      float* to = acc + 64 * k + 16 * f;
-      _mm512_store_ps(to, add_group(_mm512_load_ps(to), _mm512_sub_epi32(sum, off), _mm512_load_ps(piece.scales + 16 * f)));
+      _mm512_store_si512(raw + 128 * k + 16 * f, acc[k][0][f]);
+      _mm512_store_si512(raw + 128 * k + 64 + 16 * f, acc[k][1][f]);
+    }
+}
+
+/** The same for n <= 3 tokens, and what becomes of the sums; acc and sums are those of token t. */
+BITNET_INLINE void grouped_cell_512(const GroupedArgs& a, const GroupedShape& s, const Piece& piece, const uint8_t* tile,
+                                    int64_t lines, int64_t t, int64_t n, const int8_t* x, float* acc, int32_t* sums) {
+  alignas(64) int32_t raw[3 * 128];
+  if (n == 3) grouped_lines_512<3>(tile, lines, x, s.stride, s.plane, raw);
+  else if (n == 2) grouped_lines_512<2>(tile, lines, x, s.stride, s.plane, raw);
+  else grouped_lines_512<1>(tile, lines, x, s.stride, s.plane, raw);
+  for (int64_t k = 0; k < n; k += 1) {
+    const __m512i off = _mm512_set1_epi32(piece.last ? group_sum(a, s, t + k, piece.g) : 0);
+    for (int64_t f = 0; f < 64; f += 16) {
+      const int32_t* from = raw + 128 * k + f;
+      __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(load512(from), 8), _mm512_sub_epi32(load512(from + 64), off));
+      if (!piece.first) sum = _mm512_add_epi32(sum, load512(sums + 64 * k + f));
+      float* to = acc + 64 * k + f;
+      if (piece.last) _mm512_store_ps(to, add_group(_mm512_load_ps(to), sum, _mm512_load_ps(piece.scales + f)));
+      else _mm512_store_si512(sums + 64 * k + f, sum);
     }
   }
 }
@@ -147,13 +161,8 @@ BITNET_INLINE void grouped_tokens_512(const GroupedArgs& a, const GroupedShape& 
         decode_lines_512(w, lines, tile, a.prefetch);
         w += lines * 64;
         const int8_t* x = (const int8_t*)a.x + t * s.stride + (g * s.each + from) * 4;
-        int64_t k = 0;
-        for (; k + 3 <= n; k += 3)
-          grouped_cell_512<3>(a, s, piece, tile, lines, t + k, x + k * s.stride, acc + 64 * k, sums + 64 * k);
-        if (n - k == 2)
-          grouped_cell_512<2>(a, s, piece, tile, lines, t + k, x + k * s.stride, acc + 64 * k, sums + 64 * k);
-        else if (n - k == 1)
-          grouped_cell_512<1>(a, s, piece, tile, lines, t + k, x + k * s.stride, acc + 64 * k, sums + 64 * k);
+        for (int64_t k = 0; k < n; k += 3)
+          grouped_cell_512(a, s, piece, tile, lines, t + k, n - k < 3 ? n - k : 3, x + k * s.stride, acc + 64 * k, sums + 64 * k);
       }
     }
     for (int64_t k = 0; k < n; k += 1) store_panel(a, p, t + k, acc + 64 * k);

@@ -14,6 +14,8 @@
 #include "../include/engine.h"
 #include "../include/isa.h"
 #include "../include/selftest.h"
+#include "grouped_bench.h"
+#include "grouped_check.h"
 
 using namespace bitnet;
 
@@ -87,7 +89,15 @@ struct Bench {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const bool quick = argc > 1 && !strcmp(argv[1], "--quick");
+  bool quick = false, only_grouped = false;
+  const char* golden = nullptr;
+  std::vector<const char*> names;
+  for (int i = 1; i < argc; i += 1) {
+    if (!strcmp(argv[i], "--quick")) quick = true;
+    else if (!strcmp(argv[i], "--grouped")) only_grouped = true;
+    else if (!strcmp(argv[i], "--golden") && i + 1 < argc) golden = argv[i += 1];
+    else names.push_back(argv[i]);
+  }
   const Kernels* tables[kMaxIsas];
   int n = usable_isas(tables);
   printf("built:");
@@ -95,9 +105,9 @@ int main(int argc, char** argv) {
   printf("; usable here:");
   for (int i = 0; i < n; i += 1) printf(" %s", tables[i]->isa);
   printf("; %u CPUs\n", std::thread::hardware_concurrency());
-  if (const int names = argc - 1 - quick; names > 0) {
+  if (!names.empty()) {
     const auto named = [&](const Kernels* k) {
-      return std::any_of(argv + argc - names, argv + argc, [&](const char* name) { return !strcmp(name, k->isa); });
+      return std::any_of(names.begin(), names.end(), [&](const char* name) { return !strcmp(name, k->isa); });
     };
     n = (int)(std::stable_partition(tables, tables + n, named) - tables);
     if (n == 0) {
@@ -106,7 +116,7 @@ int main(int argc, char** argv) {
     }
   }
   for (int i = 0; i < n; i += 1) {
-    for (uint32_t seed = 1; seed <= (quick ? 1u : 8u); seed += 1) {
+    for (uint32_t seed = 1; seed <= (quick || only_grouped ? 1u : 8u); seed += 1) {
       if (const char* text = selftest(*tables[i], seed)) {
         printf("FAILED %s\n", text);
         return 1;
@@ -114,7 +124,15 @@ int main(int argc, char** argv) {
     }
     printf("%-9s same bits as scalar\n", tables[i]->isa);
   }
+  GroupedCheck check;
+  if (!check.all_repacks() || (golden && !check.golden(golden, tables, n))) {
+    printf("FAILED %s\n", check.text.c_str());
+    return 1;
+  }
+  printf("repacking gives the codes of every source%s\n", golden ? ", products the golden numbers" : "");
   if (quick) return 0;
+  bench_grouped(tables, n, [](int runs, auto f) { return best(runs, f); });
+  if (only_grouped) return 0;
 
   Bench bench((uint64_t)384 << 20);
   uint8_t* scratch = (uint8_t*)host_alloc(1 << 21);

@@ -24,7 +24,7 @@ BITNET_INLINE __m256i dot4(__m256i acc, __m256i u8, __m256i s8) { return _mm256_
 /** acc += c * x, as int16 pairs (AVX2) or int32 quadruples; in assembly for the reason given at tile_step. */
 BITNET_INLINE void multiply_add(__m256i& acc, __m256i c, __m256i x) {
 #if defined(__AVXVNNI__)
-  acc = dot4(acc, c, x);
+  __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(c), "x"(x));
 #else
   __m256i t;
   __asm__(
