@@ -12,6 +12,7 @@
 //   dispose(h)
 //   expectHugePages(Uint8Array) -> number   for memory that is about to be filled: where its first huge page begins
 //   quantizeRows(bytes, dtype, rows, columns, codes, rowScale, threads) -> Promise<number>   first bad row, or -1
+//   repackGrouped(bytes, source, rows, columns, panels, scales) -> Promise<number>   columns of a group; see RepackGrouped
 //   mastersToRowquad(bytes, dtype, rows, columns, out) -> Promise<number>   the scale; NaN where one is not finite
 //   measure(kind, isa, threads, bytes) -> Promise<number>    'read': bytes/s, 'macs': int8 multiply-adds/s
 //
@@ -34,6 +35,7 @@
 
 #include "../include/engine.h"
 #include "../include/isa.h"
+#include "../include/grouped_repack.h"
 #include "../include/masters.h"
 #include "../include/pool.h"
 #include "../include/selftest.h"
@@ -478,6 +480,8 @@ napi_value Info(napi_env env, napi_callback_info info) {
   set(env, counters, "int8", number(env, (double)c.int8));
   set(env, counters, "dense", number(env, (double)c.dense));
   set(env, counters, "attention", number(env, (double)c.attention));
+  set(env, counters, "groupedVector", number(env, (double)c.grouped_vector));
+  set(env, counters, "groupedMatrix", number(env, (double)c.grouped_matrix));
   set(env, memory, "activations", number(env, (double)m.activations));
   set(env, memory, "kv", number(env, (double)m.kv));
   set(env, memory, "scratch", number(env, (double)m.scratch));
@@ -488,6 +492,7 @@ napi_value Info(napi_env env, napi_callback_info info) {
   set(env, prefetch, "ternary", number(env, (double)engine_prefetch(h->engine, Stream::ternary)));
   set(env, prefetch, "int8", number(env, (double)engine_prefetch(h->engine, Stream::int8)));
   set(env, prefetch, "dense", number(env, (double)engine_prefetch(h->engine, Stream::dense)));
+  set(env, prefetch, "grouped", number(env, (double)engine_prefetch(h->engine, Stream::grouped)));
   set(env, r, "prefetch", prefetch);
   set(env, r, "counters", counters);
   set(env, r, "memory", memory);
@@ -636,6 +641,75 @@ napi_value MastersToRowquad(napi_env env, napi_callback_info info) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Group-scaled matrices of a file to panels: one matrix a call, several at once on the threads of the runtime.
+
+struct RepackJob : Job {
+  int32_t source;
+  const uint8_t* bytes;
+  int64_t rows, columns;
+  uint8_t* panels;
+  uint16_t* scales;
+  int64_t group = -1;
+};
+
+void repack_execute(napi_env, void* data) {
+  RepackJob* job = (RepackJob*)data;
+  const int64_t rows = job->rows, C = job->columns;
+  if (!grouped_repack(job->source, job->bytes, rows, C, 0, rows, job->panels, job->scales, nullptr)) return;
+  const int64_t group = grouped_source_group(job->source);
+  job->group = group;
+  if (group != 64 || C % 128) return;
+  const int64_t panels = panels_of(rows);
+  if (grouped_pairs(job->panels, job->scales, C, 0, panels)) {
+    std::vector<uint16_t> joined((size_t)(panels * (C / 128) * kGroupedRows));
+    grouped_join_pairs(job->panels, job->scales, C, 0, panels, joined.data());
+    memcpy(job->scales, joined.data(), joined.size() * 2);
+    job->group = 128;
+    return;
+  }
+  // A scale of zero over codes that are none: whether such a half joins its neighbour is the slow way's to say.
+  for (int64_t i = 0; i < panels * (C / 64) * kGroupedRows; i += 1) {
+    if ((i % kGroupedRows) + i / (C / 64 * kGroupedRows) * kGroupedRows >= rows) continue;
+    if ((job->scales[i] & 0x7fff) == 0) {
+      job->group = -2;
+      return;
+    }
+  }
+}
+
+void repack_complete(napi_env env, napi_status, void* data) {
+  std::unique_ptr<RepackJob> job((RepackJob*)data);
+  resolve(env, *job, number(env, (double)job->group));
+}
+
+/**
+ * Resolves to the columns of a canonical group, whose scales then begin `scales` as [panel][group][64]; -1: a scale is not
+ * finite; -2: this matrix is for the slow way. Sources of GroupedSource with groups of 64 or 128, or `packed` (0 scales).
+ */
+napi_value RepackGrouped(napi_env env, napi_callback_info info) {
+  napi_value argv[6];
+  Bytes bytes, panels, scales;
+  std::unique_ptr<RepackJob> job(new RepackJob);
+  if (!arguments(env, info, argv) || !typed_array(env, argv[0], napi_uint8_array, &bytes) ||
+      napi_get_value_int32(env, argv[1], &job->source) != napi_ok || napi_get_value_int64(env, argv[2], &job->rows) != napi_ok ||
+      napi_get_value_int64(env, argv[3], &job->columns) != napi_ok || !typed_array(env, argv[4], napi_uint8_array, &panels) ||
+      !typed_array(env, argv[5], napi_uint16_array, &scales))
+    return throw_type(env, "repackGrouped takes (Uint8Array, source, rows, columns, Uint8Array, Uint16Array)");
+  if (job->source < 0 || (job->source > (int32_t)GroupedSource::q1 && job->source != (int32_t)GroupedSource::packed) ||
+      job->rows < 1 || job->rows > kMostSide || job->columns < 1 || job->columns > kMostSide)
+    return throw_type(env, "repackGrouped: bad argument");
+  const int64_t row_bytes = grouped_source_row_bytes(job->source, job->columns), group = grouped_source_group(job->source);
+  const int64_t count = group == 0 ? 0 : panels_of(job->rows) * (job->columns / group) * kGroupedRows;
+  if (row_bytes == 0 || bytes.bytes != (uint64_t)(job->rows * row_bytes) ||
+      panels.bytes != (uint64_t)(panels_of(job->rows) * panel_bytes(job->columns)) || scales.length != (uint64_t)count)
+    return throw_type(env, "repackGrouped: the arrays do not fit rows and columns");
+  job->bytes = (const uint8_t*)bytes.data;
+  job->panels = (uint8_t*)panels.data;
+  job->scales = (uint16_t*)scales.data;
+  return queue(env, std::move(job), "bitnet:repack", repack_execute, repack_complete, {argv[0], argv[4], argv[5]});
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Limits of the machine, measured with the same loads and multiplies that the kernels use.
 
 struct MeasureJob : Job {
@@ -736,6 +810,7 @@ NAPI_MODULE_INIT() {
                    {"dispose", Dispose},
                    {"expectHugePages", ExpectHugePages},
                    {"mastersToRowquad", MastersToRowquad},
+                   {"repackGrouped", RepackGrouped},
                    {"quantizeRows", QuantizeRows},
                    {"measure", Measure}};
   for (const auto& f : functions) {

@@ -5,9 +5,9 @@ import type { Allocate } from '../tensor/allocate.ts';
 import type { TensorView } from '../tensor/tensor-view.ts';
 import type { DenseWeight, Int8Weight } from './program.ts';
 
-/** A grouped matrix as blocks of a GGUF file, or as the codes of an MLX pack. */
+/** A grouped matrix as blocks of a GGUF file. */
 export type GroupedSource = {
-  readonly layout: 'Q2_0' | 'Q2_0_G128' | 'PQ2_0' | 'PTQ1_0';
+  readonly layout: 'Q2_0' | 'Q2_0_G128' | 'PQ2_0' | 'PTQ1_0' | 'Q1_0';
   readonly bytes: Uint8Array;
   readonly rows: number;
   readonly columns: number;

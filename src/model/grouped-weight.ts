@@ -1,7 +1,7 @@
 // Matrices of scales and trits made weights of a program: grouped ones as panels, floats of one magnitude as rowquad.
 
 import type { GroupedWeight, TernaryWeight } from '../engine/program.ts';
-import type { GroupedSource, WeightPreparation } from '../engine/weight-preparation.ts';
+import type { WeightPreparation } from '../engine/weight-preparation.ts';
 import type { PackedPlace } from '../quant/errors.ts';
 import { type GroupedBytes, repackToPanel64 } from '../quant/grouped/repack-panel64.ts';
 import { detectPrescaled } from '../quant/prescaled.ts';
@@ -31,9 +31,10 @@ export async function groupedWeight(
   const { prepare, allocate, sourceRow, at } = options;
   if (prepare !== undefined && sourceRow === undefined && source.form === 'blocks' && rows * columns >= WORTH_NATIVE) {
     const { layout, bytes } = source;
-    const isFast = layout === 'Q2_0' || layout === 'Q2_0_G128' || layout === 'PQ2_0' || layout === 'PTQ1_0';
-    const fast: GroupedSource | undefined = isFast ? { layout, bytes, rows, columns } : undefined;
-    const prepared = fast && (await prepare.repackGrouped(fast, allocate));
+    const prepared =
+      layout === 'TQ1_0' || layout === 'TQ2_0'
+        ? undefined
+        : await prepare.repackGrouped({ layout, bytes, rows, columns }, allocate);
     if (prepared !== undefined) return { kind: 'grouped', name, rows, columns, layout: 'panel64', ...prepared };
   }
   const panels = await repackToPanel64(source, rows, columns, { at, allocate, sourceRow });

@@ -16,7 +16,12 @@ export type NativeInfo = {
   readonly isa: string;
   readonly threads: number;
   /** Bytes that each thread asks for ahead of its stream of weights. */
-  readonly prefetch: { readonly ternary: number; readonly int8: number; readonly dense: number };
+  readonly prefetch: {
+    readonly ternary: number;
+    readonly int8: number;
+    readonly dense: number;
+    readonly grouped: number;
+  };
   /** Calls of each kind of kernel so far: tests assert by them that the fast path ran. */
   readonly counters: {
     readonly ternaryVector: number;
@@ -24,6 +29,8 @@ export type NativeInfo = {
     readonly int8: number;
     readonly dense: number;
     readonly attention: number;
+    readonly groupedVector: number;
+    readonly groupedMatrix: number;
   };
   /** Bytes beside the weights. */
   readonly memory: { readonly activations: number; readonly kv: number; readonly scratch: number };
@@ -73,6 +80,19 @@ export type NativeAddon = {
     codes: Int8Array,
     rowScale: Float32Array,
     threads: number,
+  ): Promise<number>;
+  /**
+   * Rows of a GGUF file's blocks (source 0 Q2_0, 1 the same in blocks of 128, 2 PTQ1_0, 3 Q1_0) or of an MLX pack (6,
+   * without scales) to panels; resolves to the columns of a canonical group, -1 for a scale that is not finite, -2 where
+   * only the slow way knows.
+   */
+  repackGrouped(
+    bytes: Uint8Array,
+    source: number,
+    rows: number,
+    columns: number,
+    panels: Uint8Array,
+    scales: Uint16Array,
   ): Promise<number>;
   /** Masters (dtype as above) to rowquad bytes; resolves to the scale, or NaN when something is not finite. */
   mastersToRowquad(bytes: Uint8Array, dtype: number, rows: number, columns: number, out: Uint8Array): Promise<number>;
