@@ -3,6 +3,7 @@
 // A line of 64 bytes gives four operands of 16 rows x 4 columns, one for each field; each meets four broadcast
 // activations of both planes: 8 dpbusd for 256 weights. Fields 1 and 3 stay two bits up, which saves their shifts when
 // a line is used only once. Per 128 weights: 4 dpbusd, 2.5 other vector operations, 1.5 loads.
+// AMX: the 16 lines of 64 columns of a field are one tile of weights as they lie; a plane of 16 tokens is one of activations.
 #pragma once
 
 #include "grouped_common.h"
@@ -76,7 +77,11 @@ BITNET_INLINE void grouped_token_512(const GroupedArgs& a, const GroupedShape& s
 // meets all tokens. Float sums of all tokens lie in scratch.
 
 constexpr int64_t kGroupedColumns512 = 256;
+#if defined(__AMX_INT8__)
+constexpr int64_t kGroupedTokens512 = 256;
+#else
 constexpr int64_t kGroupedTokens512 = 192;
+#endif
 
 /** Tile, scales of a group, then of each token 64 float sums and 64 int32 sums of a group longer than the tile. */
 int64_t grouped_scratch_512(int64_t, int64_t) { return kGroupedColumns512 * 64 + 256 + kGroupedTokens512 * 512; }
@@ -123,7 +128,19 @@ __attribute__((noinline)) void grouped_lines_512(const uint8_t* tile, int64_t li
     }
 }
 
-/** The same for n <= 3 tokens, and what becomes of the sums; acc and sums are those of token t. */
+/** What becomes of 16 sums of raw codes of one token, by plane; acc and sums are those of the same token and rows. */
+BITNET_INLINE void finish_sums_512(const Piece& piece, const int32_t* hi, const int32_t* lo, __m512i off, int64_t row,
+                                   float* acc, int32_t* sums) {
+  __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(load512(hi), 8), _mm512_sub_epi32(load512(lo), off));
+  if (!piece.first) sum = _mm512_add_epi32(sum, load512(sums));
+  if (piece.last) _mm512_store_ps(acc, add_group(_mm512_load_ps(acc), sum, _mm512_load_ps(piece.scales + row)));
+  else _mm512_store_si512(sums, sum);
+}
+BITNET_INLINE __m512i piece_sum(const GroupedArgs& a, const GroupedShape& s, const Piece& piece, int64_t t) {
+  return _mm512_set1_epi32(piece.last ? group_sum(a, s, t, piece.g) : 0);
+}
+
+/** A piece with n <= 3 tokens; acc and sums are those of token t. */
 BITNET_INLINE void grouped_cell_512(const GroupedArgs& a, const GroupedShape& s, const Piece& piece, const uint8_t* tile,
                                     int64_t lines, int64_t t, int64_t n, const int8_t* x, float* acc, int32_t* sums) {
   alignas(64) int32_t raw[3 * 128];
@@ -131,17 +148,57 @@ BITNET_INLINE void grouped_cell_512(const GroupedArgs& a, const GroupedShape& s,
   else if (n == 2) grouped_lines_512<2>(tile, lines, x, s.stride, s.plane, raw);
   else grouped_lines_512<1>(tile, lines, x, s.stride, s.plane, raw);
   for (int64_t k = 0; k < n; k += 1) {
-    const __m512i off = _mm512_set1_epi32(piece.last ? group_sum(a, s, t + k, piece.g) : 0);
-    for (int64_t f = 0; f < 64; f += 16) {
-      const int32_t* from = raw + 128 * k + f;
-      __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(load512(from), 8), _mm512_sub_epi32(load512(from + 64), off));
-      if (!piece.first) sum = _mm512_add_epi32(sum, load512(sums + 64 * k + f));
-      float* to = acc + 64 * k + f;
-      if (piece.last) _mm512_store_ps(to, add_group(_mm512_load_ps(to), sum, _mm512_load_ps(piece.scales + f)));
-      else _mm512_store_si512(sums + 64 * k + f, sum);
+    const __m512i off = piece_sum(a, s, piece, t + k);
+    for (int64_t row = 0; row < 64; row += 16) {
+      const int32_t* at = raw + 128 * k + row;
+      finish_sums_512(piece, at, at + 64, off, row, acc + 64 * k + row, sums + 64 * k + row);
     }
   }
 }
+
+#if defined(__AMX_INT8__)
+
+/** Fewer tokens leave the tiles too empty. */
+constexpr int64_t kGroupedTileTokens = 5;
+
+/**
+ * A piece with n <= 16 tokens, the configured rows: two fields at a time, their sums of both planes in tiles 0..3. acc and
+ * sums are those of token t.
+ */
+BITNET_INLINE void grouped_cell_amx(const GroupedArgs& a, const GroupedShape& s, const Piece& piece, const uint8_t* tile,
+                                    int64_t lines, int64_t t, int64_t n, const int8_t* x, float* acc, int32_t* sums) {
+  alignas(64) int32_t raw[4 * 256];  // [hi, hi, lo, lo][token][16 rows]
+  for (int64_t f = 0; f < 64; f += 32) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t j = 0; j < lines; j += 16) {
+      const uint8_t* w = tile + 256 * j + 4 * f;
+      const int8_t* y = x + 4 * j;
+      _tile_loadd(6, y, s.stride);
+      _tile_loadd(4, w, 256);
+      _tile_dpbsud(0, 6, 4);
+      _tile_loadd(5, w + 64, 256);
+      _tile_dpbsud(1, 6, 5);
+      _tile_loadd(7, y + s.plane, s.stride);
+      _tile_dpbsud(2, 7, 4);
+      _tile_dpbsud(3, 7, 5);
+    }
+    _tile_stored(0, raw, 64);
+    _tile_stored(1, raw + 256, 64);
+    _tile_stored(2, raw + 512, 64);
+    _tile_stored(3, raw + 768, 64);
+    compiler_barrier(raw);
+    for (int64_t k = 0; k < n; k += 1) {
+      const __m512i off = piece_sum(a, s, piece, t + k);
+      for (int64_t row = f, from = 16 * k; row < f + 32; row += 16, from += 256)
+        finish_sums_512(piece, raw + from, raw + 512 + from, off, row, acc + 64 * k + row, sums + 64 * k + row);
+    }
+  }
+}
+
+#endif
 
 /** Panels with tokens t..t+n-1, n <= kGroupedTokens512. */
 BITNET_INLINE void grouped_tokens_512(const GroupedArgs& a, const GroupedShape& s, int64_t t, int64_t n) {
@@ -149,6 +206,11 @@ BITNET_INLINE void grouped_tokens_512(const GroupedArgs& a, const GroupedShape& 
   float* scales = (float*)(a.scratch + kGroupedColumns512 * 64);
   float* acc = scales + 64;
   int32_t* sums = (int32_t*)(acc + 64 * kGroupedTokens512);
+#if defined(__AMX_INT8__)
+  // A tile is 64 columns of a group.
+  const bool tiles = n >= kGroupedTileTokens && a.G % 64 == 0;
+  if (tiles) tiles_begin(n < 16 ? n : 16);
+#endif
   for (int64_t p = a.begin; p < a.end; p += 1) {
     const uint8_t* w = a.w + p * s.lines * 64;
     __builtin_memset(acc, 0, (size_t)(n * 256));
@@ -161,12 +223,25 @@ BITNET_INLINE void grouped_tokens_512(const GroupedArgs& a, const GroupedShape& 
         decode_lines_512(w, lines, tile, a.prefetch);
         w += lines * 64;
         const int8_t* x = (const int8_t*)a.x + t * s.stride + (g * s.each + from) * 4;
-        for (int64_t k = 0; k < n; k += 3)
+        int64_t k = 0;
+#if defined(__AMX_INT8__)
+        compiler_barrier(tile);
+        for (; tiles && k < n; k += 16) {
+          const int64_t m = n - k < 16 ? n - k : 16;
+          if (m < 16 && n > 16) tiles_begin(m);
+          grouped_cell_amx(a, s, piece, tile, lines, t + k, m, x + k * s.stride, acc + 64 * k, sums + 64 * k);
+          if (m < 16 && n > 16) tiles_begin(16);
+        }
+#endif
+        for (; k < n; k += 3)
           grouped_cell_512(a, s, piece, tile, lines, t + k, n - k < 3 ? n - k : 3, x + k * s.stride, acc + 64 * k, sums + 64 * k);
       }
     }
     for (int64_t k = 0; k < n; k += 1) store_panel(a, p, t + k, acc + 64 * k);
   }
+#if defined(__AMX_INT8__)
+  if (tiles) _tile_release();
+#endif
 }
 
 void grouped_512(const GroupedArgs& a) {

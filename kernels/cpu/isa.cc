@@ -49,7 +49,10 @@ X86 detect() {
   found.avx512 = found.avx2 && zmm && f && dq && bw && vl && vnni;
   const bool tiles = (d & (1u << 24)) && (d & (1u << 25)) && (state & (3u << 17)) == (3u << 17);
   if (leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) found.avxvnni = found.avx2 && (a & (1u << 4));
-#if defined(__linux__)
+#if defined(BITNET_AMX_EMULATED)
+  found.amx = found.avx512;
+  (void)tiles;
+#elif defined(__linux__)
   // Tile registers must be asked for, once a process.
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
   found.amx = found.avx512 && tiles && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
