@@ -23,7 +23,8 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   quant: ['gf3', 'tensor'],
   // A checkpoint's ternary layers are read as windows of trits.
   formats: ['quant', 'tensor'],
-  hub: [],
+  // Folders, JSON and pointers of Git LFS are read and written in one way.
+  hub: ['formats'],
   // The version is in package.json, which hub finds.
   'package-info.ts': ['hub'],
   // GGUF files carry their vocabulary.

@@ -4,6 +4,7 @@ import { closeSync, openSync, readdirSync, readSync, type Stats, statSync } from
 import { realpath } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { BitnetError } from '../errors.ts';
+import { refuseLfsPointer } from '../formats/lfs-pointer.ts';
 import {
   cachedRepos,
   type Environment,
@@ -194,6 +195,7 @@ function locate(path: string, name: string): ModelLocation {
   if (path.endsWith('.index.json')) return { kind: 'folder', path: dirname(path), name };
   if (hasGgufMagic(path)) return { kind: 'gguf', path, name };
   if (path.endsWith('.safetensors')) return { kind: 'safetensors', path, name };
+  refuseLfsPointer(path);
   if (path.endsWith('.gguf')) {
     throw new NotAModelError({
       what: 'the file does not begin with "GGUF"',
