@@ -16,6 +16,7 @@ import {
   snapshotsOf,
 } from './hub-cache.ts';
 import { packageRoot } from './package-root.ts';
+import { modelsIn } from './select-files.ts';
 
 export type ModelLocation = {
   readonly kind: 'folder' | 'safetensors' | 'gguf';
@@ -130,7 +131,7 @@ export async function listModels(options: Pick<ResolveOptions, 'env'> = {}): Pro
       models.push({ kind: 'folder', path: snapshot.path, name, commit: snapshot.commit, source: 'hub' });
       continue;
     }
-    const ggufs = files.filter((file) => file.endsWith('.gguf')).sort();
+    const ggufs = ggufModels(files);
     for (const file of ggufs) {
       const id = ggufs.length === 1 ? name : `${name}/${file}`;
       models.push({ kind: 'gguf', path: join(snapshot.path, file), name: id, commit: snapshot.commit, source: 'hub' });
@@ -140,7 +141,8 @@ export async function listModels(options: Pick<ResolveOptions, 'env'> = {}): Pro
 }
 
 async function resolveInHub(name: string, env: Environment): Promise<ModelLocation | undefined> {
-  const file = /^([^/@]+\/[^/@]+)\/([^/@]+\.gguf)(?:@(.+))?$/.exec(name);
+  const file = /^([^/@]+\/[^/@]+)\/((?:[^/@]+\/)*[^/@]+\.gguf)(?:@(.+))?$/.exec(name);
+  if (file?.[2]?.split('/').some((part) => /^\.+$/.test(part))) return undefined;
   const [repo, revision] = file === null ? splitAtFirst(name) : [file[1]!, file[3] ?? 'main'];
   if (!isRepoId(repo) || !isRevision(revision)) return undefined;
   const cache = hubCacheFolder(env);
@@ -178,7 +180,7 @@ function locate(path: string, name: string): ModelLocation {
   }
   if (isDirectory) {
     const files = readdirOrEmpty(path);
-    const ggufs = files.filter((file) => file.endsWith('.gguf'));
+    const ggufs = ggufModels(files);
     if (ggufs.length === 0 || files.some((file) => file.endsWith('.safetensors')))
       return { kind: 'folder', path, name };
     if (ggufs.length === 1) return { kind: 'gguf', path: join(path, ggufs[0]!), name };
@@ -186,7 +188,6 @@ function locate(path: string, name: string): ModelLocation {
       what: `${JSON.stringify(name)} holds several .gguf files`,
       where: path,
       fix: `name one of them: ${ggufs
-        .sort()
         .slice(0, 8)
         .map((file) => `${name}/${file}`)
         .join(', ')}`,
@@ -262,6 +263,14 @@ function statOrNothing(path: string): Stats | undefined {
     // A link to itself, a folder that may not be entered, a name that is too long.
     return undefined;
   }
+}
+
+/** The first file of each language model in .gguf files; a folder may hold a vision tower or the like beside it. */
+function ggufModels(files: readonly string[]): string[] {
+  const models = modelsIn(files.map((name) => ({ name })));
+  const found = models.map(({ parts }) => parts[0]!.name).sort();
+  // Whoever has nothing else is told what it is when it is read.
+  return found.length > 0 ? found : files.filter((file) => file.endsWith('.gguf')).sort();
 }
 
 function readdirOrEmpty(path: string): string[] {
