@@ -14,6 +14,15 @@ export type ErrorText = {
   readonly fix?: string;
 };
 
+/** A part of a message that quotes what a stranger wrote may be as long as that; longer than any sentence of ours. */
+const MAX_PART = 2000;
+
+/** The text, its middle left out where it is too long to be read. */
+function clipped(text: string): string {
+  if (text.length <= MAX_PART) return text;
+  return `${text.slice(0, MAX_PART - 250)} ... [${text.length} characters] ... ${text.slice(-200)}`;
+}
+
 /** The parts as one line. */
 export function errorMessage({ what, where, fix }: ErrorText): string {
   return `${what}${where === undefined ? '' : ` (${where})`}${fix === undefined ? '' : `; ${fix}`}`;
@@ -25,7 +34,12 @@ export abstract class BitnetError extends Error {
   abstract readonly fault: Fault;
   readonly text: ErrorText;
 
-  constructor(text: ErrorText, options?: { cause?: unknown }) {
+  constructor(given: ErrorText, options?: { cause?: unknown }) {
+    const text: ErrorText = {
+      what: clipped(given.what),
+      ...(given.where === undefined ? {} : { where: clipped(given.where) }),
+      ...(given.fix === undefined ? {} : { fix: clipped(given.fix) }),
+    };
     super(errorMessage(text), options);
     this.text = text;
     this.name = new.target.name;

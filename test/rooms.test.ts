@@ -23,8 +23,10 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   quant: ['gf3', 'tensor'],
   // A checkpoint's ternary layers are read as windows of trits.
   formats: ['quant', 'tensor'],
-  // Which of a folder's .gguf files are a model: parts, and what lies beside it.
-  hub: ['formats'],
+  // Requests to other machines, and the proxies between.
+  net: [],
+  // Folders, JSON and pointers of Git LFS are read and written in one way; so are the .gguf files that are a model.
+  hub: ['formats', 'net'],
   // The version is in package.json, which hub finds.
   'package-info.ts': ['hub'],
   // GGUF files carry their vocabulary.
@@ -40,7 +42,7 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   // A process boundary for whoever needs one: knows no domain.
   child: [],
   // From a model's name (hub) to text; `verify` reads the logits that a case expects (formats, quant).
-  generate: ['child', 'model', 'engine', 'tokenizer', 'color', 'gf3', 'random', 'hub', 'formats', 'quant'],
+  generate: ['child', 'model', 'engine', 'tokenizer', 'color', 'gf3', 'random', 'hub', 'net', 'formats', 'quant'],
   // Times what the other rooms compute.
   bench: ['generate', 'model', 'engine', 'quant', 'tensor', 'random', 'hub', 'formats'],
   train: ['model', 'engine', 'quant', 'formats', 'tokenizer', 'tensor', 'random'],

@@ -26,7 +26,8 @@ export const command = defineCommand({
   notes:
     'What is there already is not downloaded again, also when another tool fetched it; a download that was stopped goes\n' +
     'on where it stopped. Each file is checked against its hash before it becomes visible. HF_HOME or HF_HUB_CACHE say\n' +
-    'where the cache is, HF_ENDPOINT names a mirror, HF_TOKEN opens private and gated models.',
+    'where the cache is, HF_ENDPOINT names a mirror, HF_TOKEN opens private and gated models, HTTPS_PROXY and NO_PROXY\n' +
+    'name the way out. Of several GGUF models the smallest that holds the trits exactly is taken, and said.',
   run: async ({ positionals, flags, json, output, signal }) => {
     const { repo, file, revision: inName } = partsOf(positionals[0]!);
     if (inName !== undefined && flags.revision !== undefined && inName !== flags.revision) {
@@ -44,6 +45,10 @@ export const command = defineCommand({
         revision,
         signal,
         ...(files.length > 0 && { files }),
+        onNotice: (line) => {
+          bar[Symbol.dispose]();
+          output.note(line);
+        },
         onProgress: ({ file: name, doneBytes, totalBytes, filesDone, files: count }) =>
           bar.update(
             doneBytes,
@@ -55,7 +60,17 @@ export const command = defineCommand({
       const model = `${repo}${file === undefined ? '' : `/${file}`}${revision === MAIN ? '' : `@${revision}`}`;
       if (json) {
         const { commit, path, downloadedBytes } = result;
-        output.json({ repo, revision, commit, path, files: result.files, downloaded_bytes: downloadedBytes, model });
+        const chosen = result.choice !== undefined && { choice: result.choice };
+        output.json({
+          repo,
+          revision,
+          commit,
+          path,
+          files: result.files,
+          downloaded_bytes: downloadedBytes,
+          model,
+          ...chosen,
+        });
         return 0;
       }
       output.line(result.path);

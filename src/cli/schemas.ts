@@ -1,6 +1,8 @@
-import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
+import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ArgumentError } from '../errors.ts';
+import { refusalOf, WriteError } from '../formats/errors.ts';
+import { makeFolder } from '../formats/make-folder.ts';
 import { ALL_TOOLS } from '../tools/all-tools.ts';
 import { schemaFiles, withToolTable } from '../tools/schema-files.ts';
 import { defineCommand } from './command.ts';
@@ -44,12 +46,13 @@ async function readReadme(file: string): Promise<string> {
 /** Makes the folder, or removes what a renamed tool left in it: files that nothing would ever update. */
 async function clearFolder(folder: string, files: ReadonlyMap<string, string>): Promise<void> {
   try {
-    await mkdir(folder, { recursive: true });
+    await makeFolder(folder);
     for (const name of await readdir(folder)) {
       if (name.endsWith('.json') && !files.has(name)) await rm(join(folder, name));
     }
   } catch (cause) {
-    const what = `cannot write to this folder: ${(cause as NodeJS.ErrnoException).code}`;
+    const reason = cause instanceof WriteError ? cause.text.what : refusalOf(cause).reason;
+    const what = `cannot write to this folder: ${reason}`;
     throw new ArgumentError({ what, where: folder, fix: 'give a folder that you may write to' }, { cause });
   }
 }

@@ -3,6 +3,7 @@
 import { readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { ArgumentError } from '../errors.ts';
+import { JsonError, parseJson } from '../formats/strict-json.ts';
 import type { DatasetRecord } from '../train/dataset.ts';
 import { OPTIMIZERS, type OptimizerKind } from '../train/optimizer.ts';
 import { SCHEDULES, type ScheduleKind } from '../train/schedule.ts';
@@ -286,10 +287,14 @@ async function readConfigJson(path: string): Promise<Record<string, unknown>> {
   const fix = 'give the config.json of a BitNet model';
   let value: unknown;
   try {
-    value = JSON.parse(await readFile(path, 'utf8'));
+    value = parseJson(await readFile(path), { where: path });
   } catch (cause) {
     throw new ArgumentError(
-      { what: `cannot be read as JSON: ${(cause as Error).message}`, where: path, fix },
+      {
+        what: cause instanceof JsonError ? cause.text.what : `cannot be read: ${(cause as Error).message}`,
+        where: path,
+        fix,
+      },
       { cause },
     );
   }

@@ -5,7 +5,7 @@ import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, rename, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { CancelledError } from '../errors.ts';
-import { WriteError } from './errors.ts';
+import { refusalOf, WriteError } from './errors.ts';
 
 /** Of the writers of files of tensors. */
 export type WriteOptions = {
@@ -38,11 +38,8 @@ export async function writeFileAtomically(
   try {
     handle = await open(temporary, 'wx');
   } catch (cause) {
-    const fix = 'check that the folder exists and can be written';
-    throw new WriteError(
-      { file: path, what: `cannot write here: ${(cause as NodeJS.ErrnoException).code}`, fix },
-      cause,
-    );
+    const { reason, fix } = refusalOf(cause);
+    throw new WriteError({ file: path, what: `cannot write here: ${reason}`, fix }, cause);
   }
   try {
     try {
@@ -56,10 +53,7 @@ export async function writeFileAtomically(
       await rename(temporary, path);
     } catch (cause) {
       const fix = 'choose a path that is not a folder';
-      throw new WriteError(
-        { file: path, what: `cannot put the file here: ${(cause as NodeJS.ErrnoException).code}`, fix },
-        cause,
-      );
+      throw new WriteError({ file: path, what: `cannot put the file here: ${refusalOf(cause).reason}`, fix }, cause);
     }
   } catch (error) {
     await unlink(temporary).catch(() => undefined);
@@ -87,12 +81,9 @@ class HandleSink implements AtomicSink {
         const length = Math.min(bytes.byteLength - done, 1 << 30);
         done += (await this.#handle.write(bytes, done, length)).bytesWritten;
       } catch (cause) {
-        const code = (cause as NodeJS.ErrnoException).code;
-        const fix = code === 'ENOSPC' ? 'free some disk space' : 'check the disk';
-        throw new WriteError(
-          { file: this.#path, offset: this.written + done, what: `writing failed: ${code}`, fix },
-          cause,
-        );
+        const { reason, fix } = refusalOf(cause);
+        const offset = this.written + done;
+        throw new WriteError({ file: this.#path, offset, what: `writing failed: ${reason}`, fix }, cause);
       }
     }
     this.written += bytes.byteLength;

@@ -14,6 +14,31 @@ function place(facts: FileFacts): string {
   return facts.offset === undefined ? facts.file : `${facts.file}, byte ${facts.offset}`;
 }
 
+const REASONS: Readonly<Record<string, string>> = {
+  EACCES: 'no permission',
+  EPERM: 'it is not permitted',
+  EROFS: 'the disk is read-only',
+  ENOSPC: 'the disk is full',
+  EDQUOT: 'the quota of the disk is used up',
+  ENOTDIR: 'a file is in the way',
+  EISDIR: 'a folder is in the way',
+  ENOENT: 'there is no such place',
+  ENAMETOOLONG: 'the name is too long',
+  ELOOP: 'its links lead in a circle',
+  EIO: 'the disk fails',
+  ENODEV: 'there is no such drive',
+};
+
+/** Why the system refused to write, in words, and what helps. `cause` is what Node threw, or its code. */
+export function refusalOf(cause: unknown): { readonly reason: string; readonly fix: string } {
+  const code = typeof cause === 'string' ? cause : ((cause as NodeJS.ErrnoException).code ?? String(cause));
+  const words = REASONS[code];
+  const full = code === 'ENOSPC' || code === 'EDQUOT';
+  const elsewhere =
+    code === 'ENOTDIR' || code === 'EROFS' ? 'give another folder' : 'give a folder that you may write to';
+  return { reason: words === undefined ? code : `${words} (${code})`, fix: full ? 'free some space on it' : elsewhere };
+}
+
 /** The root of everything that is wrong with a file of weights. */
 export abstract class FormatError extends BitnetError {
   readonly fault = 'job';

@@ -28,6 +28,7 @@ import {
   readFixed,
 } from './gguf-values.ts';
 import { q2Group } from './q2-group.ts';
+import { isLfsPointer, LfsPointerError } from './lfs-pointer.ts';
 import type { RandomAccessFile } from './random-access-file.ts';
 
 /** Largest header we know: 8.4 MB for Llama 3's vocabulary; one of 262,144 tokens takes about 20 MB. */
@@ -159,6 +160,7 @@ function malformed(file: RandomAccessFile, offset: number, what: string, fix?: s
 function readVersion(cursor: Cursor, file: RandomAccessFile): number {
   const magic = cursor.bytes.toString('latin1', 0, 4);
   if (magic !== 'GGUF') {
+    if (isLfsPointer(cursor.bytes)) throw new LfsPointerError(file.path);
     throw malformed(file, 0, `a GGUF file begins with "GGUF", this one with ${JSON.stringify(magic)}`);
   }
   cursor.at = 4;

@@ -2,6 +2,7 @@
 
 import type { Checkpoint } from './checkpoint.ts';
 import { TruncatedFileError } from './errors.ts';
+import { isLfsPointer, LFS_POINTER_BYTES, LfsPointerError } from './lfs-pointer.ts';
 import { type OpenOptions, RandomAccessFile } from './random-access-file.ts';
 import { headerLength, parseSafetensorsHeader, type SafetensorsHeader } from './safetensors-header.ts';
 import { TensorSource } from './tensor-source.ts';
@@ -25,8 +26,9 @@ export class SafetensorsFile extends TensorSource implements Checkpoint {
           what: `a safetensors file has at least 8 bytes, this one has ${file.size}`,
         });
       }
-      const prefix = new Uint8Array(8);
+      const prefix = new Uint8Array(Math.min(file.size, LFS_POINTER_BYTES));
       await file.readInto(prefix, 0);
+      if (isLfsPointer(prefix)) throw new LfsPointerError(path);
       const json = new Uint8Array(headerLength(prefix, file));
       await file.readInto(json, 8);
       return new SafetensorsFile(file, parseSafetensorsHeader(json, file));

@@ -6,6 +6,7 @@ import type { Allocate } from '../tensor/allocate.ts';
 import type { TensorView } from '../tensor/tensor-view.ts';
 import type { Checkpoint, TensorInfo } from './checkpoint.ts';
 import { FileAccessError, ShardIndexError, UnknownTensorError } from './errors.ts';
+import { isLfsPointer, LfsPointerError } from './lfs-pointer.ts';
 import { readSmallFile } from './read-small-file.ts';
 import { SafetensorsFile } from './safetensors-file.ts';
 import { MAX_HEADER_BYTES } from './safetensors-header.ts';
@@ -32,6 +33,7 @@ export async function readShardIndex(path: string): Promise<ShardIndex> {
   } catch (cause) {
     throw new ShardIndexError({ file: path, what: 'the index is not valid UTF-8' }, cause);
   }
+  if (isLfsPointer(text)) throw new LfsPointerError(path);
   const reader = new JsonReader(text);
   let weightMap: Map<string, string> | undefined;
   try {

@@ -7,6 +7,7 @@ import { loadOn, weightMemory, weightPreparation } from '../engine/select.ts';
 import { BitnetError, CancelledError } from '../errors.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { readTextFile } from '../formats/read-small-file.ts';
+import { parseJson } from '../formats/strict-json.ts';
 import { openModel } from '../model/open-model.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
 import { allLogits, type ForwardOptions, negativeLogLikelihood } from './forward.ts';
@@ -164,7 +165,7 @@ async function readExpected(dir: string): Promise<unknown> {
   };
   try {
     const text = await readTextFile(join(dir, 'expected.json'), MAX_EXPECTED_BYTES);
-    if (text !== undefined) return JSON.parse(text);
+    if (text !== undefined) return parseJson(text, { where: join(dir, 'expected.json') });
   } catch (cause) {
     const reason = cause instanceof BitnetError ? cause.text.what : (cause as Error).message;
     throw refuse(`expected.json cannot be read: ${reason}`, cause);

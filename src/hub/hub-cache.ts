@@ -7,24 +7,37 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
+import type { Environment } from '../net/proxy.ts';
 
-export type Environment = Readonly<Record<string, string | undefined>>;
+export type { Environment };
 
 /** The home of all Hugging Face files: HF_HOME, else `huggingface` in the user's cache folder. */
 export function hubHome(env: Environment = process.env): string {
-  if (env.HF_HOME) return expandHome(env.HF_HOME);
-  return join(env.XDG_CACHE_HOME ? expandHome(env.XDG_CACHE_HOME) : join(homedir(), '.cache'), 'huggingface');
+  if (env.HF_HOME) return folderOf(env.HF_HOME, env);
+  return join(env.XDG_CACHE_HOME ? folderOf(env.XDG_CACHE_HOME, env) : join(homedir(), '.cache'), 'huggingface');
 }
 
 /** The folder of cached repositories: HF_HUB_CACHE, its old name HUGGINGFACE_HUB_CACHE, else `hub` in `hubHome`. */
 export function hubCacheFolder(env: Environment = process.env): string {
   const named = env.HF_HUB_CACHE || env.HUGGINGFACE_HUB_CACHE;
-  return named ? expandHome(named) : join(hubHome(env), 'hub');
+  return named ? folderOf(named, env) : join(hubHome(env), 'hub');
+}
+
+/** A folder as a variable names it: `~` and variables in it ($NAME, ${NAME}) are filled in, as Hugging Face's tools do. */
+export function folderOf(value: string, env: Environment): string {
+  return expandHome(value.replace(/\$(?:(\w+)|\{(\w+)\})/g, (as, plain, braced) => env[plain ?? braced] ?? as));
+}
+
+/** What these tools take for yes in their variables. */
+export function isTrue(value: string | undefined): boolean {
+  return /^(1|on|yes|true)$/i.test(value ?? '');
 }
 
 /** Absolute form of a path; a leading `~` is the user's home, as in a shell. */
 export function expandHome(path: string): string {
-  return resolve(path === '~' || path.startsWith('~/') ? join(homedir(), path.slice(1)) : path);
+  return resolve(
+    path === '~' || path.startsWith('~/') || path.startsWith('~\\') ? join(homedir(), path.slice(1)) : path,
+  );
 }
 
 /** ORG/NAME (or the bare NAME of the hub's oldest models). */

@@ -2,20 +2,37 @@
 
 import { BitnetError } from '../errors.ts';
 
+export type Refusal = {
+  readonly status: number;
+  readonly url: string;
+  readonly repo: string;
+  /** The Hub's own words, already fit for a terminal and without our token. */
+  readonly words?: string;
+  /** Where the token came from that the Hub did not know. */
+  readonly rejectedToken?: string | undefined;
+};
+
 /** The Hub answered with a status that means this repository, file or caller. */
 export class HubResponseError extends BitnetError {
   readonly code = 'HUB_RESPONSE';
   readonly fault = 'job';
   readonly status: number;
 
-  constructor(status: number, url: string, repo: string) {
-    const [what, fix] = meaningOf(status, repo);
-    super({ what: `${what} (HTTP ${status})`, where: url, fix });
+  constructor(refusal: Refusal) {
+    const { status, url, words = '' } = refusal;
+    const [what, fix] = meaningOf(refusal);
+    super({ what: `${what} (HTTP ${status})${words === '' ? '' : `: ${words}`}`, where: url, fix });
     this.status = status;
   }
 }
 
-function meaningOf(status: number, repo: string): [string, string] {
+function meaningOf({ status, repo, rejectedToken }: Refusal): [string, string] {
+  if ((status === 401 || status === 403) && rejectedToken !== undefined) {
+    return [
+      `the Hub rejected the token of ${rejectedToken}, and without one refuses access to ${repo}`,
+      'make a new token on the Hub, or check the name of the model',
+    ];
+  }
   if (status === 401 || status === 403) {
     return [
       `access to ${repo} was refused`,
@@ -23,6 +40,9 @@ function meaningOf(status: number, repo: string): [string, string] {
     ];
   }
   if (status === 404) return [`the Hub has no ${repo}, or not this revision or file`, 'check the name, ORG/NAME'];
+  if (status === 407) {
+    return ['the proxy wants a password', 'write it into HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT'];
+  }
   if (status === 429)
     return ['the Hub asks for fewer requests', 'wait a minute and run it again: the download continues'];
   return ['the Hub could not answer', 'run it again later: the download continues where it stopped'];

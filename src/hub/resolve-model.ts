@@ -5,6 +5,7 @@ import { realpath } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { BitnetError } from '../errors.ts';
 import { ggufModels } from '../formats/model-files.ts';
+import { refuseLfsPointer } from '../formats/lfs-pointer.ts';
 import {
   cachedRepos,
   type Environment,
@@ -140,7 +141,8 @@ export async function listModels(options: Pick<ResolveOptions, 'env'> = {}): Pro
 }
 
 async function resolveInHub(name: string, env: Environment): Promise<ModelLocation | undefined> {
-  const file = /^([^/@]+\/[^/@]+)\/([^/@]+\.gguf)(?:@(.+))?$/.exec(name);
+  const file = /^([^/@]+\/[^/@]+)\/((?:[^/@]+\/)*[^/@]+\.gguf)(?:@(.+))?$/.exec(name);
+  if (file?.[2]?.split('/').some((part) => /^\.+$/.test(part))) return undefined;
   const [repo, revision] = file === null ? splitAtFirst(name) : [file[1]!, file[3] ?? 'main'];
   if (!isRepoId(repo) || !isRevision(revision)) return undefined;
   const cache = hubCacheFolder(env);
@@ -194,6 +196,7 @@ function locate(path: string, name: string): ModelLocation {
   if (path.endsWith('.index.json')) return { kind: 'folder', path: dirname(path), name };
   if (hasGgufMagic(path)) return { kind: 'gguf', path, name };
   if (path.endsWith('.safetensors')) return { kind: 'safetensors', path, name };
+  refuseLfsPointer(path);
   if (path.endsWith('.gguf')) {
     throw new NotAModelError({
       what: 'the file does not begin with "GGUF"',

@@ -2,7 +2,9 @@
 // because six small files through the thread pool cost 5 ms of the 100 in which a first token is due.
 
 import { FileAccessError, TruncatedFileError } from '../formats/errors.ts';
+import { isLfsPointer, LfsPointerError } from '../formats/lfs-pointer.ts';
 import { readSmallFileSync } from '../formats/read-small-file.ts';
+import { JsonError, parseJson } from '../formats/strict-json.ts';
 import { TokenizerFileError } from './tokenizer-error.ts';
 
 export type JsonObject = { readonly [key: string]: unknown };
@@ -15,8 +17,11 @@ export const MAX_CONFIG_JSON_BYTES = 16 * 2 ** 20;
 /** The bytes of a regular file of at most `limit` bytes, never waited for; undefined when there is none. */
 export function readLimited(path: string, limit: number): Buffer | undefined {
   try {
-    return readSmallFileSync(path, limit);
+    const bytes = readSmallFileSync(path, limit);
+    if (bytes !== undefined && isLfsPointer(bytes)) throw new LfsPointerError(path);
+    return bytes;
   } catch (cause) {
+    if (cause instanceof LfsPointerError) throw new TokenizerFileError(cause.text, { cause });
     if (!(cause instanceof FileAccessError || cause instanceof TruncatedFileError)) throw cause;
     if (cause instanceof FileAccessError && cause.errno === 'ENOTDIR') return undefined;
     throw new TokenizerFileError({ ...cause.text, where: path }, { cause });
@@ -29,16 +34,10 @@ export function readJsonObject(path: string, limit: number): JsonObject | undefi
   if (bytes === undefined) return undefined;
   let value: unknown;
   try {
-    value = JSON.parse(bytes.toString('utf8'));
+    value = parseJson(bytes, { where: path });
   } catch (cause) {
-    throw new TokenizerFileError(
-      {
-        what: `not valid JSON: ${(cause as Error).message}`,
-        where: path,
-        fix: 'fetch the file again; it may be cut off or a web page',
-      },
-      { cause },
-    );
+    if (!(cause instanceof JsonError)) throw cause;
+    throw new TokenizerFileError(cause.text, { cause });
   }
   if (!isObject(value)) {
     throw new TokenizerFileError({

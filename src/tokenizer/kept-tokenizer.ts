@@ -7,10 +7,11 @@
 // The head is JSON; the rest are arrays of int32, the last one of uint16. All of it comes twice.
 
 import { readdirSync, readFileSync, rmSync, type Stats, statSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
+import { BitnetError } from '../errors.ts';
 import { writeFileAtomically } from '../formats/atomic-file.ts';
+import { makeFolder } from '../formats/make-folder.ts';
 import { isObject, type JsonObject } from './json-file.ts';
 import { PackedRanks, PackedTokens } from './packed-tokens.ts';
 import type { BpeTables } from './tokenizer-json.ts';
@@ -92,14 +93,31 @@ export async function keepTokenizer(file: string, state: string, { json, tables 
   length.writeUInt32LE(padded.length);
   const parts = [length, padded, ...arrays.map((a) => new Uint8Array(a.buffer, a.byteOffset, a.byteLength))];
   try {
-    await mkdir(keptFolder(), { recursive: true, mode: 0o700 });
+    await makeFolder(keptFolder(), { mode: 0o700 });
     await writeFileAtomically(keptPath(file), async (sink) => {
       for (const part of [...parts, ...parts]) await sink.write(part);
     });
+  } catch (error) {
+    // A read-only home, a full disk: every start parses.
+    tellOnce(error);
+    return;
+  }
+  try {
     forgetOld();
   } catch {
-    // A read-only home: every start parses.
+    // Another process forgets at the same time.
   }
+}
+
+let told = false;
+
+function tellOnce(error: unknown): void {
+  if (told) return;
+  told = true;
+  const reason = error instanceof BitnetError ? error.text.what : String(error);
+  process.stderr.write(
+    `nothing is kept between starts, which are slower for it: ${reason} (${keptFolder()}; XDG_CACHE_HOME names another folder)\n`,
+  );
 }
 
 function keptFolder(): string {

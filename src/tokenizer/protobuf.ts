@@ -17,7 +17,7 @@ export function* readFields(bytes: Uint8Array, file: string, base = 0): Generato
     new TokenizerFileError({
       what: `not a readable sentencepiece model: ${what}`,
       where: `${file}, byte ${base + where}`,
-      fix: 'fetch the file again; it may be cut off or a Git LFS pointer',
+      fix: 'fetch the file again; it may be cut off',
     });
   const varint = (): bigint => {
     const start = at;

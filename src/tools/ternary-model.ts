@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path';
 import { ArgumentError, BitnetError } from '../errors.ts';
 import type { Checkpoint } from '../formats/checkpoint.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
+import { parseJson } from '../formats/strict-json.ts';
 import { listTernaryLayers, type SkippedTensor, type TernaryLayer } from '../formats/ternary-layers.ts';
 import { resolveModel } from '../hub/resolve-model.ts';
 import { readConfigText } from '../model/config-text.ts';
@@ -56,17 +57,10 @@ export async function openTernaryModel(
 async function readConfig(folder: string): Promise<Record<string, unknown> | undefined> {
   const text = await readConfigText(folder);
   if (text === undefined) return undefined;
-  try {
-    const value: unknown = JSON.parse(text);
-    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
-  } catch {
-    // Reported below, like a file that holds something else.
-  }
-  throw new ArgumentError({
-    what: 'config.json is not a JSON object',
-    where: join(folder, 'config.json'),
-    fix: 'download it again',
-  });
+  const where = join(folder, 'config.json');
+  const value = parseJson(text, { where });
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+  throw new ArgumentError({ what: 'config.json is not a JSON object', where, fix: 'download it again' });
 }
 
 /** The layers that a name or glob (`*` any text, `?` one character) selects. Throws ArgumentError when it selects none. */

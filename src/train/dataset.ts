@@ -5,6 +5,7 @@ import { constants, isUtf8 } from 'node:buffer';
 import { BitnetError } from '../errors.ts';
 import { FileAccessError } from '../formats/errors.ts';
 import { readSmallFile } from '../formats/read-small-file.ts';
+import { JsonError, parseJson } from '../formats/strict-json.ts';
 import { SplitMix64 } from '../random/splitmix64.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import type { Sequence } from './batch.ts';
@@ -66,12 +67,9 @@ export function parseJsonl(text: string, path: string): DatasetRecord[] {
     const where = `${path}, line ${index + 1}`;
     let value: unknown;
     try {
-      value = JSON.parse(line);
+      value = parseJson(line, { where, fix: 'write one JSON object a line' });
     } catch (cause) {
-      throw new DatasetError(
-        { what: `not JSON: ${(cause as Error).message}`, where, fix: 'write one JSON object a line' },
-        { cause },
-      );
+      throw cause instanceof JsonError ? new DatasetError(cause.text, { cause }) : cause;
     }
     const record = recordOf(value);
     if (record === undefined) {

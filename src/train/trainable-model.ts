@@ -9,6 +9,7 @@ import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { parseConfig } from '../model/config.ts';
 import { graphOf } from '../model/graphs/all.ts';
 import type { ModelConfig } from '../model/model-config.ts';
+import { parseJson } from '../formats/strict-json.ts';
 import { readModelConfig } from '../model/open-model.ts';
 import { loadLatents } from './load-latents.ts';
 import { type ParameterPlan, planParameters } from './parameters.ts';
@@ -48,9 +49,15 @@ export async function openTrainableModel(folder: string): Promise<TrainableModel
     });
   }
   const latents = await loadLatents(checkpoint, config, plan);
-  const configJson = JSON.parse(await readFile(join(source, 'config.json'), 'utf8'));
+  const configJson = await readConfigJson(source);
   const from = config.linearStorage === 'masters' ? 'masters' : 'trits';
   return { folder, config, configJson, plan, latents, from };
+}
+
+async function readConfigJson(folder: string): Promise<Record<string, unknown>> {
+  const where = join(folder, 'config.json');
+  // `parseConfig` has read it as an object before.
+  return parseJson(await readFile(where), { where }) as Record<string, unknown>;
 }
 
 /** Refuses a config that cannot be trained before anything is allocated for it; parses it otherwise. */

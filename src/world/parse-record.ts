@@ -2,6 +2,7 @@
 // is taken for granted: a record names a folder to read and a parent to follow.
 
 import { isAbsolute } from 'node:path';
+import { JsonError, parseJson } from '../formats/strict-json.ts';
 import { MAX_STEPS } from './morphism.ts';
 import type { WorldRecord } from './world-store.ts';
 
@@ -13,9 +14,9 @@ const ID = /^[0-9a-f]{64}$/;
 export function parseRecord(text: string, id: string): WorldRecord | string {
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = parseJson(text, { where: id });
   } catch (error) {
-    return `it is not JSON: ${(error as Error).message}`;
+    return `it cannot be read: ${error instanceof JsonError ? error.text.what : error}`;
   }
   if (!isObject(value)) return 'it is not a JSON object';
   const { format, parent, base, stepCount, morphism, report, created } = value;

@@ -7,10 +7,11 @@
 // temporary file, and several processes may share a store. A step exists once its record does; the snapshot, if one is
 // due, is written before.
 
-import { mkdir, readdir, rm, stat, unlink, utimes } from 'node:fs/promises';
+import { readdir, rm, stat, unlink, utimes } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { FileAccessError } from '../formats/errors.ts';
+import { FileAccessError, type WriteError } from '../formats/errors.ts';
+import { makeFolder } from '../formats/make-folder.ts';
 import { readTextFile } from '../formats/read-small-file.ts';
 import { SafetensorsFile } from '../formats/safetensors-file.ts';
 import { writeSafetensors } from '../formats/write-safetensors.ts';
@@ -101,11 +102,8 @@ export class WorldStore {
 
   async #makeFolders(): Promise<void> {
     for (const part of [this.#records, this.#snapshots]) {
-      await mkdir(part, { recursive: true }).catch((cause: NodeJS.ErrnoException) => {
-        throw new WorldError(
-          { what: `cannot make this folder: ${cause.code}`, where: part, fix: FOLDER_FIX },
-          { cause },
-        );
+      await makeFolder(part).catch((cause: WriteError) => {
+        throw new WorldError({ what: cause.text.what, where: part, fix: FOLDER_FIX }, { cause });
       });
     }
   }

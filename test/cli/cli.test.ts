@@ -162,7 +162,12 @@ test.each([
 
 test('schemas and palette say what they cannot write, where, and what to do', async () => {
   const schemas = await runCli(['schemas', '--out', 'package.json']);
-  expect(schemas).toMatchObject({ code: 2, stderr: expect.stringContaining('cannot write to this folder: EEXIST') });
+  expect(schemas).toMatchObject({
+    code: 2,
+    stderr: expect.stringContaining(
+      'cannot write to this folder: the folder cannot be made: a file is in the way (ENOTDIR)',
+    ),
+  });
   const readme = await runCli(['schemas', '--readme', 'absent/README.md', '--out', 'schemas']);
   expect(readme).toMatchObject({ code: 2, stderr: expect.stringContaining('cannot read this file: ENOENT') });
   const palette = await runCli(['palette', '3', '-o', 'absent/p.png']);

@@ -9,8 +9,9 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { CancelledError } from '../../src/errors.ts';
 import { HubConnectionError, HubContentError, HubResponseError, HubSelectionError } from '../../src/hub/hub-errors.ts';
-import { type PullOptions, type PullProgress, pull, selectFiles } from '../../src/hub/pull.ts';
+import { type PullOptions, type PullProgress, pull } from '../../src/hub/pull.ts';
 import { resolveModel } from '../../src/hub/resolve-model.ts';
+import { selectFiles } from '../../src/hub/select-files.ts';
 
 const COMMIT = 'a'.repeat(40);
 const WEIGHTS = Buffer.from(Array.from({ length: 300_000 }, (_, i) => (i * 7) % 251));
@@ -231,7 +232,7 @@ test('lists that are not what the Hub gives', async () => {
   }
   special = () => false;
   siblings = [{ ...configEntry, blobId: '../x' }];
-  await expect(pullIt()).rejects.toThrow('gives no hash of config.json');
+  await expect(pullIt()).rejects.toThrow('gives no hash of "config.json"');
   siblings = [{ ...configEntry, size: -1 }];
   await expect(pullIt()).rejects.toThrow('gives no size');
 });
@@ -240,7 +241,7 @@ test('what a repository must hold', async () => {
   siblings = [configEntry, { rfilename: 'pytorch_model.bin', size: 9, blobId: 'b'.repeat(40) }];
   await expect(pullIt()).rejects.toThrow('pickles');
   siblings = ['a.gguf', 'b.gguf'].map((rfilename) => ({ ...weightsEntry, rfilename }));
-  await expect(pullIt()).rejects.toThrow('name the one you want: a.gguf, b.gguf');
+  await expect(pullIt()).rejects.toThrow('name the one you want with --file: a.gguf, b.gguf');
   await expect(pullIt({ files: ['c.gguf'] })).rejects.toThrow(HubSelectionError);
 });
 
@@ -303,7 +304,7 @@ test.each<[string, string[], string[] | undefined, string[]]>([
   ],
 ])('takes an ONNX graph %s', (_, there, names, expected) => {
   const all = there.map((name) => ({ name, size: 1, etag: 'a'.repeat(40) }));
-  expect(selectFiles('org/model', all, names).map(({ name }) => name)).toEqual(expected);
+  expect(selectFiles('org/model', all, names).files.map(({ name }) => name)).toEqual(expected);
 });
 
 test('names the ONNX graphs where it cannot choose', () => {

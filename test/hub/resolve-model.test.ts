@@ -125,6 +125,9 @@ describe('hub cache places', () => {
     [{ HUGGINGFACE_HUB_CACHE: '/old' }, '/old'],
     [{ HF_HOME: '/h' }, '/h/hub'],
     [{ XDG_CACHE_HOME: '/x' }, '/x/huggingface/hub'],
+    [{ HF_HOME: '$DATA/hf', DATA: '/d' }, '/d/hf/hub'],
+    [{ HF_HUB_CACHE: '$' + '{DATA}/$NONE', DATA: '/d' }, '/d/$NONE'],
+    [{ HF_HOME: '', XDG_CACHE_HOME: '/x' }, '/x/huggingface/hub'],
   ])('%j', (variables, want) => {
     expect(hubCacheFolder(variables)).toBe(want);
   });
@@ -147,4 +150,29 @@ test('a name without end is refused before anything looks for it', async () => {
   expect(error).toBeInstanceOf(ModelNotFoundError);
   expect((error as Error).message).toMatch(/^a text of 1000000 characters is not a model name; a model is/);
   expect((error as Error).message.length).toBeLessThan(300);
+});
+
+describe('a folder of .gguf files', () => {
+  const folderOf = async (...names: string[]) => {
+    const inside = await mkdtemp(join(folder, 'ggufs-'));
+    for (const name of names) await writeFile(join(inside, name), 'GGUF');
+    return inside;
+  };
+
+  test('is its model, whatever lies beside it', async () => {
+    const folder = await folderOf('model.gguf', 'mmproj-model-F16.gguf', 'imatrix.gguf');
+    expect(await resolveModel(folder)).toMatchObject({ kind: 'gguf', path: join(folder, 'model.gguf') });
+  });
+
+  test('is its first part', async () => {
+    const folder = await folderOf('m-00002-of-00002.gguf', 'm-00001-of-00002.gguf');
+    expect(await resolveModel(folder)).toMatchObject({ kind: 'gguf', path: join(folder, 'm-00001-of-00002.gguf') });
+  });
+
+  test('is none where it holds two models, each named once', async () => {
+    const folder = await folderOf('a.gguf', 'm-00002-of-00002.gguf', 'm-00001-of-00002.gguf');
+    await expect(resolveModel(folder)).rejects.toThrow(
+      /several .gguf files .*one of them: [^,]*a.gguf, [^,]*m-00001-of-00002.gguf$/,
+    );
+  });
 });

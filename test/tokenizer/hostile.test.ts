@@ -35,9 +35,9 @@ test('no tokenizer', async () => {
 
 describe('tokenizer.json', () => {
   test.each<[name: string, content: unknown, word: string]>([
-    ['empty', '', 'not valid JSON'],
-    ['cut off', readFileSync(join(goldenFolder('llama3'), 'tokenizer.json')).subarray(0, 5000), 'not valid JSON'],
-    ['a web page', '<!doctype html>', 'not valid JSON'],
+    ['empty', '', 'the text is empty, not JSON'],
+    ['cut off', readFileSync(join(goldenFolder('llama3'), 'tokenizer.json')).subarray(0, 5000), 'not JSON: expected'],
+    ['a web page', '<!doctype html>', 'this is a web page, not JSON'],
     ['an array', '[]', 'an array'],
     ['null', 'null', 'null'],
     ['without a model', {}, '"model"'],
@@ -113,7 +113,7 @@ test.skipIf(process.platform === 'win32')('links in the place of a file', async 
 test.skipIf(process.platform !== 'linux')('a link to /proc is not read', async () => {
   const folder = folderOf({});
   symlinkSync('/proc/self/mem', join(folder, 'tokenizer.json'));
-  await expectRefusal(folder, 'BAD_TOKENIZER_FILE', 'not valid JSON: Unexpected end');
+  await expectRefusal(folder, 'BAD_TOKENIZER_FILE', 'the text is empty, not JSON');
 });
 
 test('broken files around a good tokenizer.json', async () => {
@@ -136,7 +136,7 @@ describe('tokenizer.model', () => {
 
   test.each<[name: string, content: Uint8Array, word: string]>([
     ['empty', new Uint8Array(), 'no pieces'],
-    ['a pointer file', Buffer.from('version https://git-lfs.github.com/spec/v1\n'), 'not a readable'],
+    ['a pointer file', Buffer.from('version https://git-lfs.github.com/spec/v1\n'), 'Git LFS pointer'],
     ['cut off', good.subarray(0, good.length - 7), 'past the end'],
     ['a length beyond the file', Uint8Array.of(0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f), 'past the end'],
     ['a number without end', new Uint8Array(64).fill(0xff), 'more than 10 bytes'],

@@ -296,7 +296,9 @@ describe('runs', () => {
   test('a file in the place of the folder is named', async () => {
     await writeFile(join(folder, 'a-file'), '');
     for (const out of ['a-file', 'a-file/below']) {
-      await expect(runTraining(await request(out))).rejects.toThrow(/cannot be made: ENOTDIR.*a-file.*another/);
+      await expect(runTraining(await request(out))).rejects.toThrow(
+        /cannot be made: a file is in the way \(ENOTDIR\).*a-file.*another/,
+      );
     }
   });
 

@@ -1,7 +1,10 @@
 // Loads an exported decoder with what config.json says of it.
 
-import { join } from 'node:path';
+import { readdir } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { ArgumentError } from '../../errors.ts';
+import { refuseLfsPointer } from '../../formats/lfs-pointer.ts';
+import { parseJson } from '../../formats/strict-json.ts';
 import { readConfigText } from '../../model/config-text.ts';
 import type { LoadedProgram, LoadRequest } from '../engine.ts';
 import { OnnxDecoder } from './decoder.ts';
@@ -37,6 +40,7 @@ export async function loadOnnx(
       fix: 'add it',
     });
   }
+  for (const part of await graphFiles(file)) refuseLfsPointer(part);
   const session = await runtime.InferenceSession.create(file, {
     executionProviders: ['cpu'],
     // Errors come as exceptions; its own lines would mix with ours.
@@ -88,19 +92,23 @@ export async function loadOnnx(
   }
 }
 
+/** The graph and the files beside it that hold its weights: model.onnx_data, model.onnx_data_1, model.onnx.data. */
+async function graphFiles(file: string): Promise<string[]> {
+  const names = await readdir(dirname(file)).catch((): string[] => []);
+  const parts = names.filter(
+    (name) => name.startsWith(basename(file)) && /^[._]data/.test(name.slice(basename(file).length)),
+  );
+  return [file, ...parts.map((name) => join(dirname(file), name))];
+}
+
 /** config.json; that of the language model where one for several media is wrapped around it. */
 async function readConfig(folder: string): Promise<Config> {
   const file = join(folder, 'config.json');
-  const bad = (what: string, cause?: unknown) =>
-    new OnnxModelError({ what, where: file, fix: 'copy the config.json of the model beside its graph' }, { cause });
+  const fix = 'copy the config.json of the model beside its graph';
+  const bad = (what: string) => new OnnxModelError({ what, where: file, fix });
   const text = await readConfigText(folder);
   if (text === undefined) throw bad('there is no config.json');
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (cause) {
-    throw bad(`config.json is not JSON: ${(cause as Error).message}`, cause);
-  }
+  const json = parseJson(text, { where: file, fix });
   if (typeof json !== 'object' || json === null || Array.isArray(json)) throw bad('config.json holds no object');
   const { text_config: inner, ...outer } = json as Config;
   return typeof inner === 'object' && inner !== null ? { ...outer, ...inner } : outer;
