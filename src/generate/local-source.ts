@@ -1,9 +1,9 @@
 // Tokens chosen here from a model's logits: our own engine's, or those of an ONNX graph.
 
 import { ArgumentError, CancelledError } from '../errors.ts';
+import { leastTokens } from '../tokenizer/least-tokens.ts';
 import type { ContinuationState } from './continuation.ts';
 import type { LoadedModel } from './engine.ts';
-import { leastTokens } from './least-tokens.ts';
 import { LONG_PROMPT, promptLength, readPrompt, tooLong } from './prompt.ts';
 import type { PromptHost } from './prompt-host.ts';
 import { chooseToken } from './sampler.ts';

@@ -1,8 +1,8 @@
 // A request's prompt as a model reads it: text and tokens, or a reason why not.
 
 import { ArgumentError } from '../errors.ts';
+import { leastTokens } from '../tokenizer/least-tokens.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
-import { leastTokens } from './least-tokens.ts';
 import type { Prompt } from './token-source.ts';
 import type { GenerateRequest } from './types.ts';
 

@@ -2,7 +2,7 @@
 // is taken for granted: a record names a folder to read and a parent to follow.
 
 import { isAbsolute } from 'node:path';
-import { MAX_STEPS } from './morphism.ts';
+import { isRate, MAX_STEPS } from './morphism.ts';
 import type { WorldRecord } from './world-store.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -37,12 +37,13 @@ function isMorphism(value: unknown): boolean {
   const { optimizer, lr, steps, conserve, text, tokens } = value;
   return (
     (optimizer === 'adamw' || optimizer === 'sgd') &&
-    typeof lr === 'number' &&
+    isRate(lr) &&
     // To have the world again, they are taken again.
     isCount(steps) &&
     steps !== 0 &&
     (steps as number) <= MAX_STEPS &&
     typeof conserve === 'boolean' &&
+    (text === undefined) !== (tokens === undefined) &&
     (text === undefined || isListOf(text, (one) => typeof one === 'string')) &&
     (tokens === undefined || isListOf(tokens, (ids) => isListOf(ids, isCount)))
   );

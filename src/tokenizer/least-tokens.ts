@@ -1,6 +1,6 @@
 // How many tokens a text must have, without taking it apart: what is far too long is refused in a millisecond.
 
-import type { Tokenizer } from '../tokenizer/tokenizer.ts';
+import type { Tokenizer } from './tokenizer.ts';
 
 type Measure = {
   /** UTF-16 units of the longest token's spelling. */
