@@ -35,9 +35,12 @@ export function readPrompt(tokenizer: Tokenizer, request: PromptRequest, { conte
   return { text, tokens };
 }
 
-/** Characters of a request's prompt or messages. */
+/** Turning a message into text takes as long as reading so many characters. */
+const MESSAGE_CHARACTERS = 64;
+
+/** Characters of a request's prompt or messages, with what is around them. */
 export function promptLength({ prompt = '', messages = [] }: PromptRequest): number {
-  return messages.reduce((sum, { content }) => sum + content.length, prompt.length);
+  return messages.reduce((sum, { content }) => sum + content.length + MESSAGE_CHARACTERS, prompt.length);
 }
 
 /** `tokens`: where they were counted. */
