@@ -9,10 +9,13 @@ import { ArgumentError, BitnetError, CancelledError, type ErrorText, type Fault 
 export type ToChild =
   | { readonly kind: 'options'; readonly options: unknown }
   | { readonly kind: 'call'; readonly id: number; readonly method: string; readonly args: unknown }
-  | { readonly kind: 'cancel'; readonly id: number };
+  | { readonly kind: 'cancel'; readonly id: number }
+  /** To be answered at once. */
+  | { readonly kind: 'ping' };
 
-/** Child to parent: any number of events, then a result or an error. */
+/** Child to parent: any number of events, then a result or an error. Whatever comes says that it is alive. */
 export type FromChild =
+  | { readonly kind: 'pong' }
   | { readonly kind: 'event'; readonly id: number; readonly event: unknown }
   | { readonly kind: 'result'; readonly id: number; readonly result: unknown }
   | { readonly kind: 'error'; readonly id: number; readonly error: PlainError };
@@ -66,17 +69,36 @@ export type ChildHostOptions = {
   readonly options: unknown;
   /** The error of calls that were running when the child ended, with how it ended. */
   readonly died: (how: string) => Error;
+  /** How long a child may say nothing when it is asked; default `SILENCE`. */
+  readonly silence?: Partial<Silence>;
 };
 
 export type CallHooks = {
   readonly signal?: AbortSignal;
   readonly onEvent?: (event: unknown) => void;
+  /**
+   * The child keeps to time limits by itself, as long as it is not stuck in one piece of work. After so many milliseconds
+   * it is asked whether it is; the call of one that does not answer fails with what `late` makes.
+   */
+  readonly limitMs?: number;
+  readonly late?: (silentMs: number) => Error;
 };
+
+/**
+ * Times without a word of a child that was asked for one: after the first, calls past their limit fail; after the second,
+ * the child is ended, and the next call starts another.
+ */
+export type Silence = { readonly lateMs: number; readonly stuckMs: number };
+
+/** A step of a large model in JavaScript takes many seconds, during which the child says nothing. */
+export const SILENCE: Silence = { lateMs: 8000, stuckMs: 120_000 };
 
 type Pending = {
   readonly hooks: CallHooks;
   readonly resolve: (result: unknown) => void;
   readonly reject: (error: Error) => void;
+  /** Time from which on it is late, by `performance.now()`; Infinity for never. */
+  readonly limitAt: number;
 };
 
 /** Time that a child has to end by itself when its host closes. */
@@ -88,6 +110,9 @@ export class ChildHost {
   #child: ChildProcess | undefined;
   #nextId = 0;
   #closed = false;
+  #watch: NodeJS.Timeout | undefined;
+  /** When the child was asked for a word it has not said yet. */
+  #askedAt: number | undefined;
 
   constructor(options: ChildHostOptions) {
     this.#options = options;
@@ -104,12 +129,14 @@ export class ChildHost {
     if (hooks.signal?.aborted) throw new CancelledError('the call was cancelled');
     const child = this.#start();
     const id = this.#nextId++;
-    const { signal } = hooks;
+    const { signal, limitMs = Number.POSITIVE_INFINITY } = hooks;
+    const limitAt = performance.now() + limitMs;
     const cancel = () => this.#send(child, { kind: 'cancel', id });
     signal?.addEventListener('abort', cancel, { once: true });
     try {
       return await new Promise((resolve, reject) => {
-        this.#pending.set(id, { hooks, resolve, reject });
+        this.#pending.set(id, { hooks, resolve, reject, limitAt });
+        this.#watchOver(child);
         this.#send(child, { kind: 'call', id, method, args });
         child.ref();
         child.channel?.ref();
@@ -145,7 +172,7 @@ export class ChildHost {
       stdio: ['ignore', 2, 2, 'ipc'],
       execArgv: [],
     });
-    child.on('message', (message) => this.#receive(message as FromChild));
+    child.on('message', (message) => this.#receive(child, message as FromChild));
     child.on('error', (error) => this.#died(child, error.message));
     child.on('exit', (code, signal) => this.#died(child, signal ?? `exit code ${code}`));
     this.#child = child;
@@ -153,12 +180,54 @@ export class ChildHost {
     return child;
   }
 
+  /** Looks again when the first of the running calls is late. */
+  #watchOver(child: ChildProcess): void {
+    // A silent child is looked at all the time.
+    if (this.#askedAt !== undefined) return;
+    clearTimeout(this.#watch);
+    const first = Math.min(...Array.from(this.#pending.values(), ({ limitAt }) => limitAt));
+    const wait = Math.max(0, first - performance.now());
+    // Longer than a timer can wait is for ever.
+    if (wait < 2 ** 31) this.#watch = setTimeout(() => this.#look(child), wait).unref();
+  }
+
+  /** Asks for a word while a call is late, and ends what waits in vain. */
+  #look(child: ChildProcess): void {
+    if (this.#child !== child) return;
+    const now = performance.now();
+    const late = [...this.#pending].filter(([, { limitAt }]) => limitAt <= now);
+    if (late.length === 0 && this.#askedAt === undefined) {
+      this.#watchOver(child);
+      return;
+    }
+    if (this.#askedAt === undefined) {
+      this.#askedAt = now;
+      this.#send(child, { kind: 'ping' });
+    }
+    const { lateMs, stuckMs } = { ...SILENCE, ...this.#options.silence };
+    const silentMs = now - this.#askedAt;
+    if (silentMs >= stuckMs) {
+      // Its end is told to all that still wait.
+      child.kill('SIGKILL');
+      return;
+    }
+    for (const [id, { hooks, reject }] of silentMs < lateMs ? [] : late) {
+      if (hooks.late === undefined) continue;
+      this.#pending.delete(id);
+      this.#send(child, { kind: 'cancel', id });
+      reject(hooks.late(silentMs));
+    }
+    this.#watch = setTimeout(() => this.#look(child), Math.min(lateMs / 4, 500)).unref();
+  }
+
   #send(child: ChildProcess, message: ToChild): void {
     // The callback takes the error of a channel that closes right now; `exit` reports it.
     if (child.connected) child.send(message, () => {});
   }
 
-  #receive(message: FromChild): void {
+  #receive(child: ChildProcess, message: FromChild): void {
+    if (this.#child === child) this.#askedAt = undefined;
+    if (message.kind === 'pong') return;
     const pending = this.#pending.get(message.id);
     if (pending === undefined) return;
     if (message.kind === 'event') {
@@ -173,6 +242,8 @@ export class ChildHost {
   #died(child: ChildProcess, how: string): void {
     if (this.#child !== child) return;
     this.#child = undefined;
+    clearTimeout(this.#watch);
+    this.#askedAt = undefined;
     const pending = [...this.#pending.values()];
     this.#pending.clear();
     for (const { reject } of pending) {

@@ -41,6 +41,7 @@ export function serveParent(methods: Readonly<Record<string, (call: ChildCall) =
   process.on('message', (message: ToChild) => {
     if (message.kind === 'options') options = message.options;
     else if (message.kind === 'call') void answer(message.id, message.method, message.args);
+    else if (message.kind === 'ping') send({ kind: 'pong' });
     else running.get(message.id)?.abort();
   });
   // The parent ended or closed the channel: nobody is left to work for.

@@ -9,6 +9,7 @@ import { enableCompileCache } from './compile-cache.ts';
 import { Descriptor } from './descriptor.ts';
 import { EXIT } from './exit-status.ts';
 import { Output } from './output.ts';
+import { unsetPlaceholders } from './placeholders.ts';
 
 enableCompileCache();
 
@@ -86,6 +87,9 @@ function ignore(): void {}
 async function run(): Promise<never> {
   const signal = abortOnSignals();
   const output = new Output(new Descriptor(1, stdoutFailed), new Descriptor(2, ignore), process.env);
+  const unset = unsetPlaceholders(process.env);
+  if (unset.length > 0)
+    output.note(`${unset.join(', ')}: nothing but a placeholder, as clients leave it; taken as not set`);
   const exitCode = await main(process.argv.slice(2), output, signal).catch(report);
   await output.flush();
   // Not `process.exitCode`: a worker thread or a timer that is winding down must not hold the shell.

@@ -2,7 +2,7 @@
 
 import { ArgumentError } from '../errors.ts';
 import { callTool, type ToolResult } from '../tools/call-tool.ts';
-import { type JsonSchema, jsonSchemaOf, type Tool, type ToolContext } from '../tools/define-tool.ts';
+import { checkedSchemaOf, type JsonSchema, type Tool, type ToolContext } from '../tools/define-tool.ts';
 import { type Command, type CommandInput, defineCommand, type FlagSpec, type FlagSpecs } from './command.ts';
 
 export type ToolCommand = {
@@ -23,7 +23,7 @@ export type ToolCommand = {
 
 export function toolCommand(declaration: ToolCommand): Command<FlagSpecs> {
   const { tool, positionals, leaveOut = [], flags: extra = {} } = declaration;
-  const schema = jsonSchemaOf(tool.input, 'input');
+  const schema = checkedSchemaOf(tool.input);
   const fields = schema.properties ?? {};
   const flagFields = Object.keys(fields).filter((name) => !positionals.includes(name) && !leaveOut.includes(name));
   return defineCommand<FlagSpecs>({

@@ -1,12 +1,13 @@
 // Continuation handles: everything a later call needs to go on exactly where a generation stopped, in one opaque text.
-// The server keeps nothing, so any server with the same model can go on. Handles come back from clients: they are
-// checked like any other input.
+// The server keeps nothing, so any server with the same model and the same key can go on. Handles come back from clients:
+// a keyed checksum says that one of us wrote it, and its fields are checked like any other input all the same.
 
-import { createHash } from 'node:crypto';
+import { createHmac, timingSafeEqual } from 'node:crypto';
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { SCHEMES, type Scheme } from '../color/scheme.ts';
-import { ArgumentError } from '../errors.ts';
+import { ArgumentError, BitnetError } from '../errors.ts';
 import { parseSeed } from '../random/seed.ts';
+import { handleKey } from './handle-key.ts';
 import type { HeadPrecision } from './types.ts';
 
 export type ContinuationState = {
@@ -31,71 +32,108 @@ export type ContinuationState = {
   readonly head?: HeadPrecision;
 };
 
-const PREFIX = 'c1.';
+const PREFIX = 'c2.';
 /** Characters of a handle; a 4096-token state takes about 20 KB. */
-const MAX_HANDLE = 1 << 20;
-const MAX_INFLATED = 8 << 20;
-const CHECK_LENGTH = 16;
+export const MAX_HANDLE = 1 << 20;
+/** Of the state as JSON. 128k tokens with their text take 2 MB; what is longer gets no handle. */
+const MAX_INFLATED = 4 << 20;
+/** Characters of the checksum: 132 bits in base64url. */
+const CHECK_LENGTH = 22;
+const FORM = new RegExp(`^c2\\.([\\w-]{${CHECK_LENGTH}})\\.([\\w-]+)$`);
 
-export function encodeContinuation(state: ContinuationState): string {
+/** Undefined for a state that is too large to be taken up again. */
+export function encodeContinuation(state: ContinuationState, key: Uint8Array = handleKey()): string | undefined {
   const { seed, sampleSeed, ...rest } = state;
   const json = JSON.stringify({ ...rest, seed: `${seed}`, sampleSeed: `${sampleSeed}` });
+  if (Buffer.byteLength(json) > MAX_INFLATED) return undefined;
   const body = deflateRawSync(json).toString('base64url');
-  return `${PREFIX}${check(body)}.${body}`;
+  const handle = `${PREFIX}${check(body, key)}.${body}`;
+  return handle.length > MAX_HANDLE ? undefined : handle;
 }
 
-/** Throws ArgumentError for anything that `encodeContinuation` did not make. */
-export function decodeContinuation(handle: string): ContinuationState {
-  const [sum, body] = handle.slice(PREFIX.length).split('.');
-  if (
-    handle.length > MAX_HANDLE ||
-    !handle.startsWith(PREFIX) ||
-    sum === undefined ||
-    body === undefined ||
-    check(body) !== sum
-  ) {
-    throw badHandle();
-  }
+/** Throws ArgumentError for anything that `encodeContinuation` did not make with the same key. */
+export function decodeContinuation(handle: string, key: Uint8Array = handleKey()): ContinuationState {
+  if (handle.length > MAX_HANDLE) throw badHandle();
+  const [, sum, body] = FORM.exec(handle) ?? [];
+  if (sum === undefined || body === undefined) throw badHandle();
+  if (!timingSafeEqual(Buffer.from(check(body, key)), Buffer.from(sum))) throw badHandle();
+  return parseState(Buffer.from(body, 'base64url'));
+}
+
+/** The state in a handle's body, whoever wrote it. Throws ArgumentError. */
+export function parseState(deflated: Uint8Array): ContinuationState {
   try {
-    const json = inflateRawSync(Buffer.from(body, 'base64url'), { maxOutputLength: MAX_INFLATED }).toString();
-    const state = JSON.parse(json) as Omit<ContinuationState, 'seed' | 'sampleSeed'> & {
-      seed: string;
-      sampleSeed: string;
-    };
-    const whole = (value: unknown) => Number.isInteger(value) && (value as number) >= 0;
-    if (!Array.isArray(state.tokens) || !state.tokens.every(whole) || !whole(state.promptTokens)) throw badHandle();
-    if (!whole(state.steps) || typeof state.output !== 'string' || typeof state.model !== 'string') throw badHandle();
-    // The checksum has no key: whoever wants to can make a handle, so every field is as untrusted as an argument.
-    const isNumber = (value: unknown, least: number, most: number) =>
-      typeof value === 'number' && value >= least && value <= most;
-    const sound =
-      isNumber(state.temperature, 0, Number.MAX_VALUE) &&
-      whole(state.topK) &&
-      isNumber(state.topP, Number.MIN_VALUE, 1) &&
-      (SCHEMES as readonly unknown[]).includes(state.scheme) &&
-      Array.isArray(state.stop) &&
-      state.stop.every((text) => typeof text === 'string' && text !== '') &&
-      typeof state.activations === 'boolean' &&
-      (state.head === undefined || state.head === 'full' || state.head === 'int8');
-    if (!sound) throw badHandle();
-    return {
-      ...state,
-      seed: parseSeed(state.seed, 'seed'),
-      sampleSeed: parseSeed(state.sampleSeed, 'sample_seed'),
-    };
+    const value: unknown = JSON.parse(inflateRawSync(deflated, { maxOutputLength: MAX_INFLATED }).toString());
+    const state = stateOf(value);
+    if (state !== undefined) return state;
   } catch (cause) {
-    throw cause instanceof ArgumentError ? cause : badHandle();
+    // The seeds say what is wrong with them in the same class; what zlib and JSON say is no news.
+    if (cause instanceof BitnetError) throw badHandle(cause);
   }
+  throw badHandle();
 }
 
-function check(body: string): string {
-  return createHash('sha256').update(body).digest('hex').slice(0, CHECK_LENGTH);
+/** Field by field: nothing else of the value is taken along. Undefined where one does not fit. */
+function stateOf(value: unknown): ContinuationState | undefined {
+  if (typeof value !== 'object' || value === null) return undefined;
+  const { model, backend, tokens, promptTokens, steps, output, seed, scheme, ...more } = value as Fields;
+  const { temperature, topK, topP, sampleSeed, stop, activations, head } = more;
+  const sound =
+    typeof model === 'string' &&
+    (backend === undefined || backend === 'onnx' || backend === 'openai') &&
+    Array.isArray(tokens) &&
+    tokens.every(isCount) &&
+    isCount(promptTokens) &&
+    isCount(steps) &&
+    typeof output === 'string' &&
+    (SCHEMES as readonly unknown[]).includes(scheme) &&
+    isNumber(temperature, 0, Number.MAX_VALUE) &&
+    isCount(topK) &&
+    isNumber(topP, Number.MIN_VALUE, 1) &&
+    typeof seed === 'string' &&
+    typeof sampleSeed === 'string' &&
+    Array.isArray(stop) &&
+    stop.every((text) => typeof text === 'string' && text !== '') &&
+    typeof activations === 'boolean' &&
+    (head === undefined || head === 'full' || head === 'int8');
+  if (!sound) return undefined;
+  return {
+    model,
+    ...(backend !== undefined && { backend }),
+    tokens: tokens as number[],
+    promptTokens: promptTokens as number,
+    steps: steps as number,
+    output,
+    seed: parseSeed(seed, 'seed'),
+    scheme: scheme as Scheme,
+    temperature: temperature as number,
+    topK: topK as number,
+    topP: topP as number,
+    sampleSeed: parseSeed(sampleSeed, 'sample_seed'),
+    stop: stop as string[],
+    activations,
+    ...(head !== undefined && { head }),
+  };
 }
 
-function badHandle(): ArgumentError {
-  return new ArgumentError({
-    what: 'the continuation handle is damaged or not one of ours',
-    where: 'continuation',
-    fix: 'pass the `continuation` of an earlier result unchanged, or start again with a prompt',
-  });
+type Fields = Readonly<Record<string, unknown>>;
+
+const isCount = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
+
+const isNumber = (value: unknown, least: number, most: number) =>
+  typeof value === 'number' && value >= least && value <= most;
+
+function check(body: string, key: Uint8Array): string {
+  return createHmac('sha256', key).update(body).digest('base64url').slice(0, CHECK_LENGTH);
+}
+
+function badHandle(cause?: unknown): ArgumentError {
+  return new ArgumentError(
+    {
+      what: 'the continuation handle is damaged, not one of ours, or made by another installation',
+      where: 'continuation',
+      fix: 'pass the `continuation` of an earlier result unchanged, or start again with a prompt',
+    },
+    { cause },
+  );
 }

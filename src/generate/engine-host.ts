@@ -24,6 +24,19 @@ export class EngineDiedError extends BitnetError {
   }
 }
 
+/** The engine's process did not even say that it is busy, long after the request's time was over. */
+export class EngineSilentError extends BitnetError {
+  readonly code = 'ENGINE_SILENT';
+  readonly fault = 'job';
+
+  constructor(limitSeconds: number, silentMs: number) {
+    super({
+      what: `the engine has not answered for ${Math.round(silentMs / 1000)} s after the ${limitSeconds} s of max_seconds`,
+      fix: 'ask again, with a shorter prompt or a smaller model',
+    });
+  }
+}
+
 export class EngineHost {
   readonly #host: ChildHost;
 
@@ -43,7 +56,15 @@ export class EngineHost {
       if (told.kind === 'step') onStep?.(told.step);
       else onPrompt?.(told.done, told.total);
     };
-    const result = await this.#host.call('generate', request, { onEvent, ...(signal !== undefined && { signal }) });
+    const { maxSeconds } = request;
+    const result = await this.#host.call('generate', request, {
+      onEvent,
+      ...(signal !== undefined && { signal }),
+      ...(maxSeconds !== undefined && {
+        limitMs: 1000 * maxSeconds,
+        late: (silentMs: number) => new EngineSilentError(maxSeconds, silentMs),
+      }),
+    });
     return result as GenerateResult;
   }
 

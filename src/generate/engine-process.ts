@@ -5,6 +5,7 @@ import { ArgumentError } from '../errors.ts';
 import { Engine, type EngineOptions } from './engine.ts';
 import type { GenerateEvent } from './engine-host.ts';
 import { generateWith } from './generate.ts';
+import { PromptHost } from './prompt-host.ts';
 import { type BackendChoice, SOURCE_NAMES } from './token-source.ts';
 import type { GenerateRequest } from './types.ts';
 
@@ -12,7 +13,11 @@ let engine: Engine | undefined;
 
 serveParent({
   generate: ({ args, options, signal, event }) => {
-    engine ??= new Engine({ ...(options as EngineOptions), backend: backendOf(process.env.BITNET_BACKEND) });
+    engine ??= new Engine({
+      ...(options as EngineOptions),
+      backend: backendOf(process.env.BITNET_BACKEND),
+      prompts: new PromptHost(),
+    });
     const tell: (told: GenerateEvent) => void = event;
     return generateWith(engine, args as GenerateRequest, {
       signal,

@@ -8,6 +8,7 @@ import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { now } from './clock.ts';
 import { localSource } from './local-source.ts';
+import type { PromptHost } from './prompt-host.ts';
 import { Scheduler, type SchedulerOptions } from './scheduler.ts';
 import { type BackendChoice, ownBackend, type TokenSource } from './token-source.ts';
 import type { EngineInfo, HeadPrecision } from './types.ts';
@@ -30,6 +31,8 @@ export type LoadedModel = {
   readonly name: string;
   readonly info: EngineInfo;
   readonly location: ModelLocation;
+  /** What its tokenizer is loaded from. */
+  readonly home: string;
   readonly tokenizer: Tokenizer;
   readonly executable: LogitsModel;
   readonly scheduler: Scheduler;
@@ -49,6 +52,8 @@ export type EngineOptions = {
   readonly backend?: BackendChoice;
   /** Where the endpoint and key of the backend "openai" are read; default: the environment of the process. */
   readonly env?: Readonly<Record<string, string | undefined>>;
+  /** Reads long prompts; without it they are read in this process. */
+  readonly prompts?: PromptHost;
 };
 
 /** Above this many bytes a dense head is rounded to int8 unless `full` is asked for: it would cost more than the layers. */
@@ -85,7 +90,8 @@ export class Engine implements Disposable {
 
   /** Runs `work` with what the backend of this request takes its tokens from. */
   async useSource<T>(request: LoadRequest, work: (source: TokenSource) => Promise<T>): Promise<T> {
-    if (request.backend !== 'openai') return await this.use(request, (model) => work(localSource(model)));
+    if (request.backend !== 'openai')
+      return await this.use(request, (model) => work(localSource(model, this.#options.prompts)));
     const { openAiSource } = await import('./openai/source.ts');
     return await work(await openAiSource(request, this.#options.env ?? process.env));
   }
@@ -240,6 +246,7 @@ async function loadModel(location: LocatedModel, request: LoadRequest): Promise<
     name: request.model,
     info,
     location,
+    home,
     tokenizer: await tokenizer,
     executable,
     scheduler: new Scheduler(executable, { ...scheduling, contextLength }),

@@ -42,7 +42,7 @@ export async function generateWith(
     ...(hooks.signal === undefined ? {} : { signal: hooks.signal }),
   };
   return await engine.useSource(wanted, async (source) => {
-    const start = resumed === undefined ? begin(source, request) : resume(source, resumed);
+    const start = resumed === undefined ? await begin(source, request, hooks.signal) : resume(source, resumed);
     return await run(source, start, request, hooks);
   });
 }
@@ -53,7 +53,7 @@ async function decoded(handle: string): Promise<ContinuationState> {
   return decodeContinuation(handle);
 }
 
-async function encoded(state: ContinuationState): Promise<string> {
+async function encoded(state: ContinuationState): Promise<string | undefined> {
   const { encodeContinuation } = await import('./continuation.ts');
   return encodeContinuation(state);
 }
@@ -82,8 +82,8 @@ function checkRequest(request: GenerateRequest): void {
   }
 }
 
-function begin(source: TokenSource, request: GenerateRequest): Start {
-  const { text, tokens } = source.prompt(request);
+async function begin(source: TokenSource, request: GenerateRequest, signal?: AbortSignal): Promise<Start> {
+  const { text, tokens } = await source.prompt(request, signal);
   const backend = foreignName(source.info.backend);
   return {
     model: request.model,
@@ -181,14 +181,15 @@ async function run(
   const output = start.output + completion;
   const sum = tritSum(trace.map(({ trit }) => trit));
   const goesOn = wanted && (finishReason === 'length' || finishReason === 'time') && continuable;
+  // `start.tokens` has grown by what was written.
+  const continuation = goesOn ? await encoded({ ...start, output, steps: firstStep + written }) : undefined;
   const decodeMs = endedAt - startedAt - firstTokenMs;
   return {
     model: source.model,
     output,
     completion,
     finishReason,
-    // `start.tokens` has grown by what was written.
-    ...(goesOn ? { continuation: await encoded({ ...start, output, steps: firstStep + written }) } : {}),
+    ...(continuation === undefined ? {} : { continuation }),
     trace,
     tritSum: sum,
     gf3Residue: gf3Residue(sum),

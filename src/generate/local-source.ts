@@ -1,43 +1,57 @@
 // Tokens chosen here from a model's logits: our own engine's, or those of an ONNX graph.
 
 import { ArgumentError, CancelledError } from '../errors.ts';
+import { leastTokens } from '../tokenizer/least-tokens.ts';
 import type { ContinuationState } from './continuation.ts';
 import type { LoadedModel } from './engine.ts';
+import { LONG_PROMPT, promptLength, readPrompt, tooLong } from './prompt.ts';
+import type { PromptHost } from './prompt-host.ts';
 import { chooseToken } from './sampler.ts';
 import type { Ending, Prompt, Start, Task, TokenSource } from './token-source.ts';
 import type { FinishReason, GenerateRequest, TritCounts } from './types.ts';
 
-export function localSource(model: LoadedModel): TokenSource {
+type Asked = GenerateRequest & { readonly signal?: AbortSignal | undefined };
+
+/** With `prompts`, long ones are read there and not in this process. */
+export function localSource(model: LoadedModel, prompts?: PromptHost): TokenSource {
   return {
     model: model.name,
     info: model.info,
-    prompt: (request) => readPrompt(model, request),
+    prompt: (request, signal) => promptOf(model, prompts, { ...request, signal }),
     checkContinuation: (state) => checkFits(model, state),
     write: (start, task) => write(model, start, task),
   };
 }
 
-function readPrompt({ tokenizer, info }: LoadedModel, request: GenerateRequest): Prompt {
-  const { prompt = '', messages } = request;
+async function promptOf(model: LoadedModel, prompts: PromptHost | undefined, asked: Asked): Promise<Prompt> {
+  const { tokenizer, info, contextLength } = model;
+  const { signal, ...request } = asked;
   if (request.activations && info.backend === 'onnx') {
     throw new ArgumentError({
       what: 'the trits of the layers cannot be counted with the backend "onnx": the runtime shows only the logits',
       fix: 'leave activations out, or convert the model and use a backend of our own',
     });
   }
-  const tokens = messages === undefined ? tokenizer.encode(prompt) : tokenizer.encodeChat(messages);
-  if (tokens.length === 0) {
-    throw new ArgumentError({
-      what: 'the prompt is empty and this model has no token to begin a text with',
-      fix: 'give at least one character',
-    });
+  const { model: name, prompt, messages } = request;
+  const wanted = {
+    model: name,
+    ...(prompt === undefined ? {} : { prompt }),
+    ...(messages === undefined ? {} : { messages }),
+  };
+  if (prompts === undefined || promptLength(wanted) <= LONG_PROMPT) {
+    return readPrompt(tokenizer, wanted, { contextLength });
   }
-  return { text: messages === undefined ? prompt : tokenizer.renderChat(messages), tokens };
+  // Before it is sent anywhere. Of a chat, only the template knows what is left.
+  if (leastTokens(tokenizer, prompt ?? '', contextLength) > contextLength) throw tooLong(name, { contextLength });
+  return await prompts.read({ ...wanted, home: model.home, contextLength }, signal);
 }
 
 function checkFits(model: LoadedModel, state: ContinuationState): void {
-  const foreign = state.tokens.some((token) => token >= model.vocabSize);
-  if (!foreign && state.promptTokens <= state.tokens.length && state.tokens.length > 0) return;
+  const { tokens, promptTokens, output } = state;
+  const foreign = tokens.some((token) => token >= model.vocabSize);
+  // Its text is what its tokens say, so that it cannot be longer than they are.
+  const spoken = foreign || leastTokens(model.tokenizer, output, tokens.length) <= tokens.length;
+  if (!foreign && spoken && promptTokens <= tokens.length && tokens.length > 0) return;
   throw new ArgumentError({
     what: `the continuation does not fit the model "${model.name}"`,
     where: 'continuation',
@@ -48,11 +62,9 @@ function checkFits(model: LoadedModel, state: ContinuationState): void {
 async function write(model: LoadedModel, start: Start, task: Task): Promise<Ending> {
   const { tokenizer, contextLength, scheduler, isStop } = model;
   const { tokens } = start;
+  // Of a continuation: a prompt has been refused when it was read.
   if (tokens.length >= contextLength) {
-    throw new ArgumentError({
-      what: `the prompt has ${tokens.length} tokens, the model "${model.name}" holds ${contextLength} with its answer`,
-      fix: 'shorten the prompt',
-    });
+    throw tooLong(model.name, { tokens: tokens.length, contextLength });
   }
   const decoder = tokenizer.streamDecoder({ after: tokens, skipSpecial: true });
   let ended: FinishReason | undefined;

@@ -73,7 +73,7 @@ export interface TokenSource {
   readonly model: string;
   readonly info: EngineInfo;
   /** Throws ArgumentError for a prompt this source cannot read. */
-  prompt(request: GenerateRequest): Prompt;
+  prompt(request: GenerateRequest, signal?: AbortSignal): Prompt | Promise<Prompt>;
   /** Throws ArgumentError for a state that is not this source's. */
   checkContinuation(state: ContinuationState): void;
   /** Writes until `task` says stop or the text ends. */

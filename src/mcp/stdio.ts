@@ -1,10 +1,11 @@
 // MCP over this process's stdin and stdout, for clients that start the server themselves.
 
 import { Writable } from 'node:stream';
-import { StdioServerTransport, serveStdio } from '@modelcontextprotocol/server/stdio';
+import { serveStdio } from '@modelcontextprotocol/server/stdio';
 import { Logger } from '../logger.ts';
 import { EngineServices } from '../tools/engine-services.ts';
 import { QueuedServices } from '../tools/queued-services.ts';
+import { LineTransport } from './line-transport.ts';
 import { createMcpServer } from './server.ts';
 
 /**
@@ -33,12 +34,12 @@ export async function serveOnStdio({ signal, allowedRoots }: StdioOptions): Prom
     process.stdin.once('close', () => resolve('stdin closed'));
     wire.once('error', () => resolve('stdout closed'));
     signal.addEventListener('abort', () => resolve('signal'), { once: true });
-    // The transport lets go of stdin when a message is too long for it: nothing is left that could wake this process.
+    // The SDK closes a connection by itself where it cannot go on: nothing is left that could wake this process.
     process.once('beforeExit', () => resolve('the transport closed'));
   });
 
   const handle = serveStdio(() => createMcpServer({ services, logger }), {
-    transport: new StdioServerTransport(process.stdin, wire),
+    transport: new LineTransport(process.stdin, wire),
     onerror: (error) => logger.warn('protocol error', { err: error }),
   });
 

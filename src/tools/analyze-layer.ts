@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { tritColors } from '../color/trit-colors.ts';
+import { ArgumentError } from '../errors.ts';
 import { defineTool } from './define-tool.ts';
 import { hex, imageField, modelField, residue, seedField, tritCounts } from './fields.ts';
 import { inTurn } from './in-turn.ts';
@@ -56,6 +57,12 @@ export const analyzeLayerTool = defineTool({
       const { analyzeLayers } = await import('./layer-analysis.ts');
       using opened = await openTernaryModel(model, { allowedRoots: services.allowedRoots });
       const chosen = selectLayers(opened.layers, layer);
+      if (offset >= chosen.length) {
+        throw new ArgumentError({
+          what: `analyze_layer: offset ${offset} is past the last of ${chosen.length} ${chosen.length === 1 ? 'layer' : 'layers'}`,
+          fix: `give an offset from 0 to ${chosen.length - 1}`,
+        });
+      }
       const analysis = await analyzeLayers(opened, chosen, { signal, ...(progress && { onLayer: progress }) });
       if (image) {
         const { tritPicture } = await import('./trit-pictures.ts');

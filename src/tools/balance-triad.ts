@@ -6,7 +6,7 @@ import { type Skill, skillsWithTrit } from '../triads/registry.ts';
 import { defineTool } from './define-tool.ts';
 import { residue, trit } from './fields.ts';
 import { nearest } from './nearest.ts';
-import { skillRegistry } from './skill-registry.ts';
+import { presentSkills, skillRegistry } from './skill-registry.ts';
 
 /** More than any triad, list or trace that an agent would send by hand. */
 const MAX_MEMBERS = 4096;
@@ -32,7 +32,7 @@ export const balanceTriadTool = defineTool({
     residue,
     conserved: z.boolean(),
     completing_trit: trit.describe('0 when conserved'),
-    suggestions: z.array(z.string()).describe('Other skills with the completing trit'),
+    suggestions: z.array(z.string()).describe('Other skills here with the completing trit'),
   }),
   hints: { readOnly: true, idempotent: true },
   isInstant: () => true,
@@ -52,7 +52,7 @@ export const balanceTriadTool = defineTool({
       }),
       ...balance,
       completing_trit: completingTrit,
-      suggestions: skillsWithTrit(skillRegistry(), completingTrit, skills),
+      suggestions: skillsWithTrit(skillRegistry(), completingTrit, skills).filter((name) => presentSkills().has(name)),
     };
   },
   summarize: ({ sum, residue, conserved, completing_trit, suggestions }) => {

@@ -3,8 +3,10 @@
 
 import type { z } from 'zod';
 import { ArgumentError } from '../errors.ts';
-import { type JsonSchema, jsonSchemaOf, type Tool, type ToolContext, type ToolImage } from './define-tool.ts';
+import { checkedSchemaOf, type JsonSchema, type Tool, type ToolContext, type ToolImage } from './define-tool.ts';
+import { lostText } from './lost-number.ts';
 import { nearest } from './nearest.ts';
+import { takeValue } from './take-arguments.ts';
 
 export type ToolResult = {
   readonly structured: Record<string, unknown>;
@@ -14,11 +16,29 @@ export type ToolResult = {
 
 /** @throws ArgumentError for arguments that do not fit; whatever the tool throws otherwise. */
 export async function callTool(tool: Tool, args: unknown, context: Omit<ToolContext, 'addImage'>): Promise<ToolResult> {
-  const parsed = tool.input.safeParse(args ?? {});
-  if (!parsed.success) throw argumentError(tool, args, parsed.error.issues);
+  const schema = checkedSchemaOf(tool.input);
+  const taken = takeValue(isNothing(args) ? {} : args, schema);
+  // A list that is much too long is not looked at element by element.
+  const long = tooLongList(taken, schema);
+  if (long !== undefined) throw argumentError(tool, taken, [{ code: 'too_big', path: [long] } as z.core.$ZodIssue]);
+  const parsed = tool.input.safeParse(taken);
+  if (!parsed.success) throw argumentError(tool, taken, parsed.error.issues);
   const images: ToolImage[] = [];
   const structured = await tool.run(parsed.data, { ...context, addImage: (image) => images.push(image) });
   return { structured, text: tool.summarize(structured), images };
+}
+
+/** What clients send that have no arguments to give. */
+function isNothing(args: unknown): boolean {
+  return args === undefined || args === null || (Array.isArray(args) && args.length === 0);
+}
+
+function tooLongList(args: unknown, { properties = {} }: JsonSchema): string | undefined {
+  if (typeof args !== 'object' || args === null) return undefined;
+  return Object.keys(properties).find((name) => {
+    const value = Object.hasOwn(args, name) ? (args as Record<string, unknown>)[name] : undefined;
+    return Array.isArray(value) && value.length > (properties[name]!.maxItems ?? Number.POSITIVE_INFINITY);
+  });
 }
 
 /** Problems that are told in full: who corrects these has seen what the others are like. */
@@ -27,7 +47,7 @@ const MAX_PROBLEMS = 8;
 const MAX_SHOWN = 60;
 
 function argumentError(tool: Tool, args: unknown, issues: readonly z.core.$ZodIssue[]): ArgumentError {
-  const schema = jsonSchemaOf(tool.input, 'input');
+  const schema = checkedSchemaOf(tool.input);
   // Not of thousands of issues: a list may be wrong in every element.
   const problems = issues.slice(0, MAX_PROBLEMS + 1).flatMap((issue) => describeIssue(issue, args, schema));
   const told = problems.slice(0, MAX_PROBLEMS);
@@ -109,14 +129,21 @@ function valueAt(value: unknown, path: readonly string[]): unknown {
 
 /** A value as it may stand in a message: cut when long, its type named when its looks could mislead. */
 function show(value: unknown): string {
+  const lost = lostText(value);
+  if (lost !== undefined) return cut(lost);
   let text: string;
   try {
-    text = JSON.stringify(value) ?? String(value);
+    // JSON has no word for a number that is none, or has no end.
+    text = typeof value === 'number' ? String(value) : (JSON.stringify(value, shownNumber) ?? String(value));
   } catch {
     // Parsing JSON takes no stack, writing it does.
     text = `${Array.isArray(value) ? 'a list' : 'an object'} that nests too deep to show`;
   }
   return typeof value === 'string' ? `the string ${cut(text)}` : cut(text);
+}
+
+function shownNumber(_: string, value: unknown): unknown {
+  return lostText(value) ?? (typeof value === 'number' && !Number.isFinite(value) ? String(value) : value);
 }
 
 function cut(text: string): string {

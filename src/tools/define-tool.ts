@@ -98,9 +98,48 @@ export type JsonSchema = {
 
 /**
  * JSON Schema of a tool's input or output, small and within what MCP clients accept (test/tools/schemas.test.ts lints
- * it): no `$schema`, no bounds that only repeat what a JSON number can hold.
+ * it): no `$schema`, no bounds that only repeat what a JSON number can hold; and nothing that Gemini's clients refuse the
+ * whole request for: an enum of numbers is a range, and a number above a limit is one from there on, which zod checks.
  */
 export function jsonSchemaOf(schema: z.ZodObject, io: 'input' | 'output'): JsonSchema {
+  return toJsonSchema(schema, io, (part) => {
+    if (typeof part.exclusiveMinimum === 'number') {
+      part.minimum = part.exclusiveMinimum;
+      delete part.exclusiveMinimum;
+    }
+    if (typeof part.exclusiveMaximum === 'number') {
+      part.maximum = part.exclusiveMaximum;
+      delete part.exclusiveMaximum;
+    }
+    const values = part.enum ?? (part.const === undefined ? undefined : [part.const]);
+    if (values?.every((value) => typeof value === 'number')) {
+      const whole = values.every((value) => Number.isInteger(value));
+      part.type = whole ? 'integer' : 'number';
+      part.minimum = Math.min(...values);
+      part.maximum = Math.max(...values);
+      delete part.enum;
+      delete part.const;
+    }
+  });
+}
+
+/** The same as it is checked, for messages. */
+export function checkedSchemaOf(schema: z.ZodObject): JsonSchema {
+  let json = checkedSchemas.get(schema);
+  if (json === undefined) {
+    json = toJsonSchema(schema, 'input', () => {});
+    checkedSchemas.set(schema, json);
+  }
+  return json;
+}
+
+const checkedSchemas = new WeakMap<z.ZodObject, JsonSchema>();
+
+function toJsonSchema(
+  schema: z.ZodObject,
+  io: 'input' | 'output',
+  change: (part: z.core.JSONSchema.BaseSchema) => void,
+) {
   const { $schema: _, ...json } = z.toJSONSchema(schema, {
     io,
     reused: 'inline',
@@ -108,6 +147,7 @@ export function jsonSchemaOf(schema: z.ZodObject, io: 'input' | 'output'): JsonS
     override: ({ jsonSchema }) => {
       if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
       if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
+      change(jsonSchema);
     },
   });
   return json as JsonSchema;

@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { SCHEMES } from '../color/scheme.ts';
 import { BitnetError } from '../errors.ts';
 import { parseSeed } from '../random/seed.ts';
+import { lostText } from './lost-number.ts';
 
 /**
  * An unsigned 64-bit integer as JSON can carry it; parsed to a bigint. `z.unknown` with its schema written out, because
@@ -14,6 +15,11 @@ export const uint64 = (name: string) =>
     .unknown()
     .meta({ anyOf: [{ type: 'integer', minimum: 0 }, { type: 'string' }] })
     .transform((value, issues) => {
+      const lost = lostText(value);
+      if (lost !== undefined) {
+        issues.addIssue({ code: 'custom', message: lostSeed(name, lost) });
+        return z.NEVER;
+      }
       try {
         return parseSeed(value, name);
       } catch (error) {
@@ -22,6 +28,13 @@ export const uint64 = (name: string) =>
         return z.NEVER;
       }
     });
+
+function lostSeed(name: string, text: string): string {
+  const shown = text.length > 40 ? `${text.slice(0, 40)}...` : text;
+  return /^\d+$/.test(text)
+    ? `${name} as a number above 2^53-1 may have lost digits on its way: pass "${shown}" as text, got ${shown}`
+    : `${name} must be an unsigned 64-bit integer, got ${shown}`;
+}
 
 export const seedField = uint64('seed')
   // prefault, not default: the schema's default must be JSON, and a bigint is not.

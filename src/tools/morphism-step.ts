@@ -38,7 +38,7 @@ export const morphismStepTool = defineTool({
       .max(256)
       .optional()
       .describe('The batch as token ids'),
-    lr: z.number().gt(0).max(10).optional().describe('Default 0.00003 for adamw, 0.02 for sgd'),
+    lr: z.number().gt(0).max(10).optional().describe('Above 0; default 0.00003 for adamw, 0.02 for sgd'),
     optimizer: z.enum(OPTIMIZERS).default('adamw'),
     steps: z.int().min(1).max(MAX_STEPS).default(1).describe('Steps on the same batch'),
     conserve: z
@@ -54,7 +54,8 @@ export const morphismStepTool = defineTool({
     loss_after: z.number().describe('On the same batch'),
     wev: z.number().describe('loss_before - loss_after'),
     wev_ratio: z.number().describe('loss_before / loss_after - 1'),
-    layers: z.array(layerChange),
+    layers: z.array(layerChange).describe('Those in which trits changed'),
+    unchanged_layers: z.int().describe('How many others there are'),
     trit_delta_sum: z.int(),
     gf3_residue: residue,
     conserved: z.boolean(),
@@ -92,6 +93,7 @@ export const morphismStepTool = defineTool({
     const { before, after, report } = await inTurn('worlds', context, () => worlds.step(request, hooks));
     const { lossBefore, lossAfter } = report;
     const { wev, wevRatio } = worldExpectedValue(lossBefore, lossAfter);
+    const changed = report.layers.filter(({ flips }) => flips > 0);
     return {
       world_before: before.id,
       world_after: after.id,
@@ -99,7 +101,8 @@ export const morphismStepTool = defineTool({
       loss_after: lossAfter,
       wev,
       wev_ratio: wevRatio,
-      layers: report.layers.map(({ name, flips, tritDeltaSum }) => ({ name, flips, trit_delta_sum: tritDeltaSum })),
+      layers: changed.map(({ name, flips, tritDeltaSum }) => ({ name, flips, trit_delta_sum: tritDeltaSum })),
+      unchanged_layers: report.layers.length - changed.length,
       trit_delta_sum: report.tritDeltaSum,
       gf3_residue: report.gf3Residue,
       conserved: report.conserved,
@@ -113,6 +116,7 @@ export const morphismStepTool = defineTool({
     loss_after,
     wev,
     layers,
+    unchanged_layers,
     trit_delta_sum,
     gf3_residue,
     conserved,
@@ -122,7 +126,7 @@ export const morphismStepTool = defineTool({
     return [
       `${world_before.slice(0, 12)} -> ${world_after.slice(0, 12)}  ${morphism_color.hex}`,
       `loss ${loss_before.toFixed(4)} -> ${loss_after.toFixed(4)}, WEV ${wev >= 0 ? '+' : ''}${wev.toFixed(4)}`,
-      `${flips} trits flipped; their changes sum to ${trit_delta_sum} mod 3 = ${gf3_residue}, ${conserved ? 'conserved' : 'not conserved'}`,
+      `${flips} trits flipped in ${layers.length} of ${layers.length + unchanged_layers} layers; their changes sum to ${trit_delta_sum} mod 3 = ${gf3_residue}, ${conserved ? 'conserved' : 'not conserved'}`,
       ...(flips > 0
         ? []
         : [

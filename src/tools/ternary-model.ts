@@ -75,7 +75,7 @@ export function selectLayers(layers: readonly TernaryLayer[], pattern: string | 
   throw new ArgumentError({
     what: `no ternary layer matches ${JSON.stringify(pattern)}`,
     where: 'layer',
-    fix: `${guess === undefined ? '' : `did you mean ${guess}? `}the ${names.length} layers are ${listed(names)}`,
+    fix: `${guess === undefined ? '' : `did you mean ${guess}? `}the ${names.length} layers${blocksOf(names)} are ${listed(names)}`,
   });
 }
 
@@ -106,6 +106,13 @@ function globMatches(glob: string, text: string): boolean {
   }
   while (glob[g] === '*') g++;
   return g === glob.length;
+}
+
+/** Which numbers blocks have, where names tell: who asked for one more than there are need not guess. */
+function blocksOf(names: readonly string[]): string {
+  const numbers = names.flatMap((name) => /(?:^|\.)(?:layers|blk|h|blocks)\.(\d{1,6})\./.exec(name)?.[1] ?? []);
+  if (numbers.length === 0) return '';
+  return `, of blocks ${Math.min(...numbers.map(Number))} to ${Math.max(...numbers.map(Number))},`;
 }
 
 function listed(names: readonly string[]): string {

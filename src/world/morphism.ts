@@ -22,6 +22,11 @@ export type Morphism = {
   readonly conserve: boolean;
 };
 
+/** Whether a number can be the rate of a step: one that is not finite or below 0 leads away from every loss. */
+export function isRate(lr: unknown): lr is number {
+  return typeof lr === 'number' && Number.isFinite(lr) && lr > 0;
+}
+
 export type LayerChange = {
   readonly name: string;
   /** Trits that are not what they were. */

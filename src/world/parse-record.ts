@@ -3,7 +3,7 @@
 
 import { isAbsolute } from 'node:path';
 import { JsonError, parseJson } from '../formats/strict-json.ts';
-import { MAX_STEPS } from './morphism.ts';
+import { isRate, MAX_STEPS } from './morphism.ts';
 import type { WorldRecord } from './world-store.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -38,12 +38,13 @@ function isMorphism(value: unknown): boolean {
   const { optimizer, lr, steps, conserve, text, tokens } = value;
   return (
     (optimizer === 'adamw' || optimizer === 'sgd') &&
-    typeof lr === 'number' &&
+    isRate(lr) &&
     // To have the world again, they are taken again.
     isCount(steps) &&
     steps !== 0 &&
     (steps as number) <= MAX_STEPS &&
     typeof conserve === 'boolean' &&
+    (text === undefined) !== (tokens === undefined) &&
     (text === undefined || isListOf(text, (one) => typeof one === 'string')) &&
     (tokens === undefined || isListOf(tokens, (ids) => isListOf(ids, isCount)))
   );

@@ -2,12 +2,14 @@
 // as snapshots every few steps; between them they are computed again, and the id proves that the result is the same.
 
 import { join } from 'node:path';
-import { ArgumentError } from '../errors.ts';
+import { setImmediate as otherEvents } from 'node:timers/promises';
+import { ArgumentError, CancelledError } from '../errors.ts';
 import { readTextFile } from '../formats/read-small-file.ts';
 import { hubCacheFolder } from '../hub/hub-cache.ts';
 import { packageRoot } from '../hub/package-root.ts';
 import { isAllowed, PathNotAllowedError, resolveModel } from '../hub/resolve-model.ts';
 import { MAX_TOKENIZER_JSON_BYTES } from '../tokenizer/json-file.ts';
+import { leastTokens } from '../tokenizer/least-tokens.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { type Batch, makeBatch, nextTokenSequence } from '../train/batch.ts';
@@ -18,8 +20,16 @@ import { Network } from '../train/network.ts';
 import { zeroOptimizerState } from '../train/optimizer.ts';
 import type { Parameter } from '../train/parameters.ts';
 import { hashOf, openTrainableModel, type TrainableModel } from '../train/trainable-model.ts';
-import { applyMorphism, changeOf, type MorphismHooks, type MorphismReport } from './morphism.ts';
-import { WorldError, WorldReplayError } from './world-error.ts';
+import {
+  applyMorphism,
+  changeOf,
+  isRate,
+  MAX_STEPS,
+  type Morphism,
+  type MorphismHooks,
+  type MorphismReport,
+} from './morphism.ts';
+import { WorldError, WorldNotFoundError, WorldReplayError } from './world-error.ts';
 import { type WorldState, worldId } from './world-state.ts';
 import { type RecordedMorphism, type StoreOptions, type WorldRecord, WorldStore, worldsFolder } from './world-store.ts';
 
@@ -114,10 +124,15 @@ export class Worlds {
 
   /** The world that a model begins; adds it if it is new. */
   begin(model: string): Promise<WorldRecord> {
-    return this.#inTurn(() => this.#begin(model));
+    return this.#inTurn(async () => {
+      const record = await this.#beginning(model);
+      await this.store.add(record);
+      return this.store.record(record.id);
+    });
   }
 
-  async #begin(name: string): Promise<WorldRecord> {
+  /** The world that a model begins, as it is stored or would be. */
+  async #beginning(name: string): Promise<WorldRecord> {
     const { allowedRoots } = this.#options;
     const location = await resolveModel(name, allowedRoots === undefined ? {} : { allowedRoots });
     if (location.kind !== 'folder') {
@@ -130,31 +145,39 @@ export class Worlds {
     const state = beginningOf(base);
     const id = worldId(state);
     this.#remember(id, state);
-    const record: WorldRecord = {
-      format: 1,
-      id,
-      parent: null,
-      base: { id: base.id, model: name, folder: location.path },
-      stepCount: 0,
-      created: new Date().toISOString(),
-    };
-    await this.store.add(record);
-    return this.store.record(id);
+    const stored = await this.store.record(id).catch((error: unknown) => {
+      // A damaged one is written anew.
+      if (error instanceof WorldNotFoundError || error instanceof WorldError) return undefined;
+      throw error;
+    });
+    return (
+      stored ?? {
+        format: 1,
+        id,
+        parent: null,
+        base: { id: base.id, model: name, folder: location.path },
+        stepCount: 0,
+        created: new Date().toISOString(),
+      }
+    );
   }
 
   /** Takes a morphism. Nothing is stored unless it is complete. */
   step(request: StepRequest, hooks: MorphismHooks = {}): Promise<StepResult> {
     return this.#inTurn(async () => {
       const { world, model, ...morphism } = request;
+      checkMorphism(morphism);
       if ((world === undefined) === (model === undefined)) {
         throw new ArgumentError({ what: 'give either a world or a model', fix: 'a model begins a new world' });
       }
       const { before, base } = await tellOfWaiting(hooks, async () => {
         const before =
-          world === undefined ? await this.#begin(model!) : await this.store.record(await this.store.resolve(world));
+          world === undefined
+            ? await this.#beginning(model!)
+            : await this.store.record(await this.store.resolve(world));
         return { before, base: await this.#baseOf(before) };
       });
-      const batch = await batchOf(base, morphism);
+      const batch = await batchOf(base, morphism, hooks.signal);
       const state = await this.#materialize(before, hooks);
       const { world: next, report } = await applyMorphism(base.network, state, batch, morphism, hooks);
       const { layers, lossBefore, lossAfter, tritDeltaSum } = report!;
@@ -170,11 +193,19 @@ export class Worlds {
         created: new Date().toISOString(),
       };
       this.#remember(id, next);
-      if (await this.#snapshotIsDue(after)) {
-        await this.store.writeSnapshot(id, next);
-        await this.store.evict((old) => this.#replayable(old), new Set([id]));
+      // A step that is refused leaves nothing, so that its beginning comes with it; first, since a way back must end.
+      const begins = before.parent === null && !(await this.store.has(before.id));
+      if (before.parent === null) await this.store.add(before);
+      try {
+        if (await this.#snapshotIsDue(after)) {
+          await this.store.writeSnapshot(id, next);
+          await this.store.evict((old) => this.#replayable(old), new Set([id]));
+        }
+        await this.store.add(after);
+      } catch (error) {
+        if (begins) await this.store.delete(before.id);
+        throw error;
       }
-      await this.store.add(after);
       return { before, after: await this.store.record(id), report: report! };
     });
   }
@@ -454,8 +485,19 @@ function tokenizerOf(base: Base): Promise<Tokenizer> {
   return base.tokenizer;
 }
 
-/** Text is read as the model reads a prompt: with its BOS, and cut where it is longer than the model's context. */
-async function batchOf(base: Base, morphism: RecordedMorphism): Promise<Batch> {
+/** Throws ArgumentError for a step that no record may tell of. */
+function checkMorphism({ lr, steps }: Morphism): void {
+  if (!isRate(lr)) throw new ArgumentError({ what: `lr is ${lr}`, fix: 'give a finite number above 0' });
+  if (!Number.isInteger(steps) || steps < 1 || steps > MAX_STEPS) {
+    throw new ArgumentError({ what: `steps is ${steps}`, fix: `give a whole number from 1 to ${MAX_STEPS}` });
+  }
+}
+
+/**
+ * Text is read as the model reads a prompt: with its BOS, and cut where it is longer than the model's context. A batch
+ * that is much too long is refused before it is taken apart.
+ */
+async function batchOf(base: Base, morphism: RecordedMorphism, signal?: AbortSignal): Promise<Batch> {
   const { text, tokens } = morphism;
   if ((text === undefined) === (tokens === undefined)) {
     throw new ArgumentError({ what: 'give either text or tokens', fix: 'for example {"text": ["Once upon a time"]}' });
@@ -463,17 +505,27 @@ async function batchOf(base: Base, morphism: RecordedMorphism): Promise<Batch> {
   const sequences = [];
   if (text !== undefined) {
     const tokenizer = await tokenizerOf(base);
-    for (const one of text) sequences.push(...windows(tokenizer.encode(one), base.network.context));
+    let least = 0;
+    for (const one of text) {
+      least += leastTokens(tokenizer, one, MAX_BATCH_TOKENS);
+      if (least > MAX_BATCH_TOKENS) throw tooManyTokens(`more than ${MAX_BATCH_TOKENS}`);
+    }
+    let tokens = 0;
+    for (const one of text) {
+      const ids = tokenizer.encode(one);
+      tokens += Math.max(0, ids.length - 1);
+      if (tokens > MAX_BATCH_TOKENS) throw tooManyTokens(`${tokens} or more`);
+      sequences.push(...windows(ids, base.network.context));
+      // Cancellations, and whoever asks where a world came from.
+      await otherEvents();
+      if (signal?.aborted) throw new CancelledError('the step was cancelled');
+    }
   } else {
+    const count = tokens!.reduce((sum, ids) => sum + Math.max(0, ids.length - 1), 0);
+    if (count > MAX_BATCH_TOKENS) throw tooManyTokens(count);
     for (const ids of tokens!) if (ids.length > 1) sequences.push(nextTokenSequence(ids));
   }
   const batch = makeBatch(sequences);
-  if (batch.tokens.length > MAX_BATCH_TOKENS) {
-    throw new ArgumentError({
-      what: `the batch has ${batch.tokens.length} tokens, a step takes at most ${MAX_BATCH_TOKENS}`,
-      fix: 'take several steps with less text each',
-    });
-  }
   if (batch.targetCount === 0) {
     throw new ArgumentError({
       what: 'the batch has nothing to predict',
@@ -481,4 +533,11 @@ async function batchOf(base: Base, morphism: RecordedMorphism): Promise<Batch> {
     });
   }
   return batch;
+}
+
+function tooManyTokens(tokens: number | string): ArgumentError {
+  return new ArgumentError({
+    what: `the batch has ${tokens} tokens, a step takes at most ${MAX_BATCH_TOKENS}`,
+    fix: 'take several steps with less text each',
+  });
 }

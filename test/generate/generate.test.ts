@@ -1,10 +1,16 @@
 // The loop from request to result, with the embedded model through the reference backend.
 
+import { createHash } from 'node:crypto';
+import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { deflateRawSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { ArgumentError } from '../../src/errors.ts';
-import { decodeContinuation, encodeContinuation } from '../../src/generate/continuation.ts';
+import { decodeContinuation, encodeContinuation, parseState } from '../../src/generate/continuation.ts';
 import { Engine } from '../../src/generate/engine.ts';
 import { generateWith } from '../../src/generate/generate.ts';
+import { findKey } from '../../src/generate/handle-key.ts';
 import type { GenerateHooks, GenerateRequest } from '../../src/generate/types.ts';
 
 const engine = new Engine();
@@ -101,12 +107,70 @@ test('a handle survives a new engine, and a damaged one is refused', async () =>
     { model: 7 },
     { tokens: [0.5] },
     { promptTokens: -1 },
+    { backend: { toString: 1 } },
+    { backend: 'cpu' },
+    { model: { toString: null } },
+    { output: ['x'] },
+    { tokens: { length: 1 } },
+    { tokens: [[0]] },
+    { stop: [{ a: 1 }] },
+    { steps: 2 ** 53 },
+    { sampleSeed: '-1' },
+    { seed: '18446744073709551616' },
   ]) {
-    const handle = encodeContinuation({ ...state, ...forged } as never);
-    await expect(run({ continuation: handle })).rejects.toThrow(/damaged or not one of ours/);
+    const handle = encodeContinuation({ ...state, ...forged } as never)!;
+    await expect(run({ continuation: handle })).rejects.toThrow(/damaged, not one of ours/);
   }
-  const foreign = encodeContinuation({ ...state, tokens: [0, 9_999_999] });
-  await expect(run({ continuation: foreign })).rejects.toThrow(/does not fit the model/);
+  for (const foreign of [{ tokens: [0, 9_999_999] }, { output: 'x'.repeat(1 << 20) }, { promptTokens: 2 ** 40 }]) {
+    const handle = encodeContinuation({ ...state, ...foreign })!;
+    await expect(run({ continuation: handle })).rejects.toThrow(/does not fit the model/);
+  }
+});
+
+test('a handle of another key is refused before it is unpacked; its state alone is not enough', async () => {
+  const { continuation } = await run({ prompt: story, maxTokens: 4 });
+  const state = decodeContinuation(continuation!);
+  const forged = encodeContinuation({ ...state, output: 'y'.repeat(3 << 20) }, Buffer.alloc(32))!;
+  expect(forged.length).toBeLessThan(10_000);
+  await expect(run({ continuation: forged })).rejects.toThrow(/made by another installation/);
+  // The checksum alone, as handles had it before there was a key.
+  const [, , body] = continuation!.split('.');
+  const unkeyed = createHash('sha256').update(body!).digest('base64url').slice(0, 22);
+  await expect(run({ continuation: `c2.${unkeyed}.${body}` })).rejects.toThrow(/damaged, not one of ours/);
+  expect(encodeContinuation({ ...state, output: 'y'.repeat(5 << 20) }), 'too large to go on from').toBeUndefined();
+});
+
+test('handles nested to any depth, or of other JSON, are refused in one sentence', () => {
+  const deflated = (text: string) => deflateRawSync(text);
+  const nested = '['.repeat(500_000) + ']'.repeat(500_000);
+  for (const text of ['null', '[]', '"x"', '1', '{}', nested, `{"tokens":${nested}}`, '{', '']) {
+    expect(() => parseState(deflated(text)), text.slice(0, 20)).toThrow(ArgumentError);
+  }
+  expect(() => parseState(deflated(' '.repeat(64 << 20))), 'a bomb').toThrow(ArgumentError);
+  expect(() => parseState(Buffer.from('no deflate'))).toThrow(ArgumentError);
+});
+
+describe('the key of handles', () => {
+  test('is made once a data folder, and only its owner reads it', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'bitnet-key-'));
+    const env = { XDG_DATA_HOME: folder, LOCALAPPDATA: folder };
+    const key = findKey(env);
+    expect(key.byteLength).toBe(32);
+    expect([...findKey(env)]).toEqual([...key]);
+    const file = join(folder, 'bitnet-gf3', 'handle.key');
+    if (process.platform !== 'win32') expect(statSync(file).mode & 0o777).toBe(0o600);
+    writeFileSync(file, 'short');
+    expect([...findKey(env)]).not.toEqual([...key]);
+    rmSync(folder, { recursive: true });
+  });
+
+  test('of BITNET_HANDLE_KEY is the same on every machine; without a place to keep one, it is new', () => {
+    expect(Buffer.from(findKey({ BITNET_HANDLE_KEY: 'a shared secret' })).toString('hex')).toBe(
+      '1b77c7aef57004df9f824ce77f1ce6c1e8de3709f2e726960d7ea44c411e6b0b',
+    );
+    const env = { XDG_DATA_HOME: '/dev/null/nowhere', LOCALAPPDATA: '/dev/null/nowhere' };
+    expect([...findKey(env)]).not.toEqual([...findKey(env)]);
+  });
 });
 
 describe('ends', () => {

@@ -109,6 +109,10 @@ test('a layer that is not there: what there is', async () => {
     'did you mean model.layers.0.mlp.up_proj.weight?',
   );
   await expect(analyze({ model, layer: '(a+)+$' })).rejects.toThrow('no ternary layer matches');
+  await expect(analyze({ model, layer: 'model.layers.9.*' })).rejects.toThrow('the 2 layers, of blocks 0 to 1, are');
+  await expect(analyze({ model, offset: 2 })).rejects.toThrow('offset 2 is past the last of 2 layers');
+  await expect(analyze({ model, layer: '*layers.0.*', offset: 7 })).rejects.toThrow('past the last of 1 layer;');
+  expect((await analyze({ model, offset: 1 })).structured.layers).toHaveLength(1);
 });
 
 test('counts agree with counting one by one, for any matrix', async () => {

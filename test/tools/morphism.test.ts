@@ -64,6 +64,8 @@ describe.runIf(built)('on the embedded model', () => {
     expect(first).toMatchObject({ gf3_residue: 0, conserved: true });
     expect(Math.abs(first.trit_delta_sum % 3)).toBe(0);
     expect(first.layers.reduce((sum, layer) => sum + layer.flips, 0)).toBeGreaterThan(0);
+    expect(first.layers.filter(({ flips }) => flips === 0)).toEqual([]);
+    expect(first.layers.length + first.unchanged_layers).toBe(42);
     expect(first.layers.reduce((sum, layer) => sum + layer.trit_delta_sum, 0)).toBe(first.trit_delta_sum);
     const digest = createHash('sha256').update(JSON.stringify(TEXT), 'utf8').digest();
     expect(first.morphism_color.index).toBe(Number(digest.readBigUInt64BE() % 1000n));

@@ -1,4 +1,7 @@
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { packageRoot } from '../../src/hub/package-root.ts';
 import { balanceTriadTool } from '../../src/tools/balance-triad.ts';
 import { callTool } from '../../src/tools/call-tool.ts';
 
@@ -12,11 +15,11 @@ test('two trits: the third, and skills that have it', async () => {
     residue: 2,
     conserved: false,
     completing_trit: 1,
-    suggestions: ['mlx-bitnet-gf3', 'unworlding-involution', 'gay-mcp', 'forward-forward-learning'],
+    suggestions: ['mlx-bitnet-gf3', 'unworlding-involution', 'gay-mcp'],
   });
   expect(text).toBe(
     'sum 2 mod 3 = 2: not conserved; trit 1 completes it; ' +
-      'skills with trit 1: mlx-bitnet-gf3, unworlding-involution, gay-mcp, forward-forward-learning',
+      'skills with trit 1: mlx-bitnet-gf3, unworlding-involution, gay-mcp',
   );
 });
 
@@ -28,11 +31,22 @@ test('skills: their trits, a note where sources disagree, and no suggestion of w
       { name: 'unworlding-involution', trit: 1 },
     ],
     completing_trit: 1,
-    suggestions: ['gay-mcp', 'forward-forward-learning'],
+    suggestions: ['gay-mcp'],
   });
   const { structured: whole } = await call({ skills: ['mlx-bitnet-gf3', 'worlding', 'geb'] });
   expect(whole).toMatchObject({ sum: 0, residue: 0, conserved: true, completing_trit: 0 });
   expect(whole.skills).toMatchObject([{}, {}, { name: 'geb', trit: 0, note: expect.stringContaining('+1') }]);
+});
+
+test('suggests only skills that come with the package, whatever else is declared', async () => {
+  for (const trits of [[0], [1], [-1]]) {
+    const { suggestions } = (await call({ trits })).structured as { suggestions: string[] };
+    expect(suggestions.length).toBeGreaterThan(0);
+    for (const name of suggestions)
+      expect(existsSync(join(packageRoot(), 'skills', name, 'SKILL.md')), name).toBe(true);
+  }
+  // Declared, and not here: it may be balanced, and is not suggested.
+  expect((await call({ skills: ['world-hopping'] })).structured.suggestions).toEqual(['geb']);
 });
 
 test.each([

@@ -27,6 +27,13 @@ const record = (n: number): WorldRecord => ({
   created: new Date(Date.UTC(2026, 0, 1, 0, n)).toISOString(),
 });
 
+const stepped = (n: number, changes: object) => ({
+  ...record(n),
+  parent: record(1).id,
+  stepCount: 1,
+  morphism: { optimizer: 'sgd', lr: 0.5, steps: 1, conserve: false, text: ['a fox'], ...changes },
+});
+
 test('a store that was only looked into leaves no folder; the first write makes it', async () => {
   const at = place();
   const store = await WorldStore.open(at);
@@ -55,6 +62,10 @@ test('broken records are named, and hide no other', async () => {
     20: [JSON.stringify(record(21)), /its id is not that of its file/],
     25: [JSON.stringify({ ...record(25), parent: record(1).id }), /go together/],
     30: [JSON.stringify({ ...record(30), base: { ...record(30).base, folder: '../up' } }), /absolute path/],
+    34: [JSON.stringify(stepped(34, { lr: -1 })), /its morphism is incomplete/],
+    36: [JSON.stringify(stepped(36, {})).replace('"lr":0.5', '"lr":1e999'), /its morphism is incomplete/],
+    37: [JSON.stringify(stepped(37, { text: undefined })), /its morphism is incomplete/],
+    38: [JSON.stringify(stepped(38, { tokens: [[1]] })), /its morphism is incomplete/],
     40: [JSON.stringify({ ...record(40), created: 5 }), /its time/],
   };
   for (const [n, [text]] of Object.entries(broken)) await writeFile(path(Number(n)), text);
@@ -65,7 +76,7 @@ test('broken records are named, and hide no other', async () => {
   expect(found.records).toEqual(
     Array.from({ length: 40 }, (_, i) => record(i + 1)).filter((_, i) => !(i + 1 in broken) && i + 1 !== 35),
   );
-  expect(found.broken).toHaveLength(7);
+  expect(found.broken).toHaveLength(11);
   expect(await store.resolve('latest')).toBe(record(39).id);
   for (const [n, [, message]] of Object.entries(broken)) {
     const error = await store.record(record(Number(n)).id).catch((thrown: unknown) => thrown);

@@ -3,6 +3,7 @@ import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import { packageRoot } from '../../src/hub/package-root.ts';
 import { worldExpectedValue } from '../../src/world/morphism.ts';
 import { morphismColorIndex } from '../../src/world/morphism-color.ts';
 import { worldId } from '../../src/world/world-state.ts';
@@ -223,7 +224,7 @@ test('a rate that is too high is said to be, and nothing is stored', async () =>
     message: expect.stringMatching(/^the training diverged: .*smaller lr than 1e\+30/),
   };
   await expect(worlds.step(diverging)).rejects.toMatchObject(error);
-  expect(await worlds.store.ids()).toHaveLength(1);
+  expect(await worlds.store.ids()).toEqual([]);
 });
 
 test('diff counts the flips that the step reported, by kind and place', async () => {
@@ -265,7 +266,35 @@ test('bad requests say what is wrong', async () => {
   await expect(worlds.step(step({ model }, { tokens: [[1.5, 1]] }))).rejects.toThrow(/token id 1\.5 is not/);
   await expect(worlds.step(step({ model }, { tokens: [[1]] }))).rejects.toThrow(/nothing to predict/);
   await expect(worlds.step(step({ model: join(folder, 'nowhere') }))).rejects.toThrow();
-  expect(await worlds.store.ids()).toHaveLength(1);
+  for (const lr of [0, -1, Number.POSITIVE_INFINITY, Number.NaN]) {
+    await expect(worlds.step(step({ model }, { lr }))).rejects.toThrow(/^lr is /);
+  }
+  for (const steps of [0, 1.5, 101]) await expect(worlds.step(step({ model }, { steps }))).rejects.toThrow(/^steps is/);
+  // Nothing of them is left: no beginning either, which "latest" would name.
+  expect(await worlds.store.ids()).toEqual([]);
+  await expect(worlds.store.resolve('latest')).rejects.toThrow(/no worlds yet/);
+});
+
+test('a batch that is too long is refused before it is taken apart, and leaves no world', async () => {
+  const worlds = await open();
+  const ids = Array.from({ length: 9000 }, () => 1);
+  await expect(worlds.step(step({ model }, { tokens: [ids, ids] }))).rejects.toThrow(
+    /^the batch has 17998 tokens, a step takes at most 16384/,
+  );
+  const real = { model: join(packageRoot(), 'models', 'default') };
+  const long = { text: Array(4).fill('Once upon a time there was a fox. '.repeat(30_000)) };
+  const { tokens: _, ...plain } = step(real);
+  await expect(worlds.step({ ...plain, ...long })).rejects.toThrow(/^the batch has more than 16384 tokens/);
+  expect(await worlds.store.ids()).toEqual([]);
+});
+
+test('a refused step leaves a beginning that was there, and latest where it was', async () => {
+  const worlds = await open();
+  const { id } = await worlds.begin(model);
+  const { after } = await worlds.step(step({ world: id }));
+  await expect(worlds.step(step({ model }, { tokens: [[1, 999]] }))).rejects.toThrow(/token id 999/);
+  expect((await worlds.store.ids()).sort()).toEqual([id, after.id].sort());
+  expect(await worlds.store.resolve('latest')).toBe(after.id);
 });
 
 test('a temporary file of a killed process is cleared once it is old, and never read', async () => {

@@ -27,6 +27,7 @@ export type Session<Transport> = SessionOwner & {
   readonly close: () => Promise<void>;
   /** Requests and streams that are open. */
   open: number;
+  /** By `performance.now()`: the clock of the wall is set now and then, and idle sessions would live or end by that. */
   lastUsed: number;
 };
 
@@ -67,7 +68,7 @@ export class SessionTable<Transport> {
   }
 
   add(id: string, session: Omit<Session<Transport>, 'open' | 'lastUsed'>): void {
-    this.#sessions.set(id, { ...session, open: 0, lastUsed: Date.now() });
+    this.#sessions.set(id, { ...session, open: 0, lastUsed: performance.now() });
   }
 
   delete(id: string): void {
@@ -80,7 +81,7 @@ export class SessionTable<Transport> {
     if (session === undefined || session.principal !== principal) {
       throw new Refusal(404, 'Session not found: it ended or never was; initialize again', { code: SESSION_NOT_FOUND });
     }
-    session.lastUsed = Date.now();
+    session.lastUsed = performance.now();
     this.#sessions.delete(id);
     this.#sessions.set(id, session);
     return session;
@@ -92,7 +93,7 @@ export class SessionTable<Transport> {
   }
 
   #closeSettled(candidates: readonly (readonly [string, Session<Transport>])[]): boolean {
-    const before = Date.now() - SETTLED_MS;
+    const before = performance.now() - SETTLED_MS;
     const found = candidates.find(([, { open, lastUsed }]) => open === 0 && lastUsed < before);
     if (found === undefined) return false;
     this.#close(...found);
@@ -100,7 +101,7 @@ export class SessionTable<Transport> {
   }
 
   #closeIdle(): void {
-    const before = Date.now() - this.#limits.idleMs;
+    const before = performance.now() - this.#limits.idleMs;
     for (const [id, session] of this.#sessions) {
       if (session.open === 0 && session.lastUsed < before) this.#close(id, session);
     }

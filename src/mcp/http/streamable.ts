@@ -162,7 +162,7 @@ export class StreamableEndpoint {
     } finally {
       if (listens) events.isListening = listeningAfter;
       session.open -= 1;
-      session.lastUsed = Date.now();
+      session.lastUsed = performance.now();
     }
   }
 
