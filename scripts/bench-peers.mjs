@@ -7,8 +7,8 @@
 //                     graph; for 2b4t only the shape is the model's. It quantizes activations in blocks of 256 and we a
 //                     token at a time, so probabilities agree but not bits.
 //   onnxruntime       2-bit MatMulNBits with the matrices of the layers alone: no attention, no norms, no head. Its time
-//                     is less than a token, and stands beside our whole one. Needs onnxruntime-node (a development
-//                     dependency); without it the row is left out and says so.
+//                     is less than a token, and stands beside our whole one. Needs onnxruntime-node (npm run onnx);
+//                     without it the row is left out, and that is said.
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { arch, cpus, platform } from 'node:os';
@@ -170,7 +170,7 @@ async function main() {
   const onnx = await import('onnxruntime-node').then(
     () => true,
     (error) => {
-      process.stderr.write(`onnxruntime-node does not load here, its row is left out: ${error.message}\n`);
+      process.stderr.write(`its row is left out, onnxruntime-node does not load here (npm run onnx installs it): ${error.message}\n`);
       return false;
     },
   );

@@ -36,6 +36,8 @@ export const command = defineCommand({
   run: async ({ flags, json, output, signal }) => {
     const { selectBackend, weightMemory } = await import('../engine/select.ts');
     const { runBench } = await import('../bench/bench.ts');
+    using bar = openProgressBar({ output, json }, 'bench');
+    bar.wait(flags.shape === undefined ? `loading ${flags.model}` : 'making random weights');
     const { backend } = await selectBackend(ownBackend(flags.backend as BackendChoice, 'be timed by bench'));
     const started = performance.now();
     const { program, head } = await openProgram(
@@ -47,17 +49,18 @@ export const command = defineCommand({
     );
     // Weights of a shape are made, not read: what a model costs to load is the rest.
     const loadStarted = flags.shape === undefined ? started : performance.now();
+    bar.wait('loading the weights');
     using executable: Executable = await backend.load(program, {
       signal,
       ...(flags.threads !== undefined && { threads: flags.threads }),
     });
     const loadMs = performance.now() - loadStarted;
-    using bar = openProgressBar({ output, json }, 'bench');
     const result = await runBench(executable, program, {
       ...(flags.concurrency !== undefined && { concurrency: flags.concurrency }),
       signal,
       onProgress: (done, total, what) => bar.update(done, total, `${what}: ${done} of ${total} tokens`),
     });
+    bar[Symbol.dispose]();
     const shape = flags.shape ?? flags.model;
     if (json) {
       output.json({

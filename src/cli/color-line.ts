@@ -17,8 +17,12 @@ export function colorMark({ hex, trit }: { hex: string; trit: Trit }, depth: Col
   return `  [${tritSymbol(trit)}] ${swatch === '' ? '' : `${swatch} `}${hex}`;
 }
 
+/** `-3 mod 3 = 0 ✓ CONSERVED`. */
+export function conservationVerdict(tritSum: number, residue: number): string {
+  return `${tritSum} mod 3 = ${residue} ${residue === 0 ? '✓ CONSERVED' : '✗ NOT CONSERVED'}`;
+}
+
 /** `GF(3) trit sum: -3 mod 3 = 0 ✓ CONSERVED`. */
 export function conservationLine(tritSum: number, residue: number): string {
-  const verdict = residue === 0 ? '✓ CONSERVED' : '✗ NOT CONSERVED';
-  return `GF(3) trit sum: ${tritSum} mod 3 = ${residue} ${verdict}`;
+  return `GF(3) trit sum: ${conservationVerdict(tritSum, residue)}`;
 }

@@ -39,6 +39,10 @@ export type PositionalSpec = {
   readonly name: string;
   readonly description: string;
   readonly optional?: boolean;
+  /** The words it may be; help and completion show them, the command checks them. */
+  readonly choices?: readonly string[];
+  /** Any number of them; of the last one only. */
+  readonly many?: boolean;
 };
 
 export type CommandInput<Specs extends FlagSpecs> = {
@@ -57,7 +61,7 @@ export type Command<Specs extends FlagSpecs = FlagSpecs> = {
   readonly flags: Specs;
   /** Lines after the program's name. */
   readonly examples: readonly string[];
-  /** More that help should say. */
+  /** More that help should say; a line break begins a paragraph. */
   readonly notes?: string;
   /** Resolves to the exit status (exit-status.ts); `ok` when it does not say. */
   readonly run: (input: CommandInput<Specs>) => Promise<number | undefined>;

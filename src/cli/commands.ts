@@ -32,7 +32,7 @@ export const COMMANDS: readonly CommandEntry[] = [
   { name: 'train', summary: 'Train a ternary model on a text (quantization-aware)', load: () => import('./train.ts') },
   {
     name: 'world',
-    summary: 'List, log, compare, export or delete the worlds of morphism_step',
+    summary: 'Take training steps and take them back; list, log, compare, export or delete worlds',
     load: () => import('./world.ts'),
   },
   {
@@ -45,6 +45,11 @@ export const COMMANDS: readonly CommandEntry[] = [
   { name: 'color', summary: 'The color at one index of a seeded stream', load: () => import('./color.ts') },
   { name: 'palette', summary: 'A run of colors and their GF(3) sum', load: () => import('./palette.ts') },
   {
+    name: 'triad',
+    summary: 'Whether trits or skills sum to 0 mod 3, and what completes them',
+    load: () => import('./triad.ts'),
+  },
+  {
     name: 'bench',
     summary: "Prompt and generation speed beside the machine's own memory bandwidth",
     load: () => import('./bench.ts'),
@@ -53,6 +58,11 @@ export const COMMANDS: readonly CommandEntry[] = [
     name: 'doctor',
     summary: 'Backends found and why others are not, CPU features, model and cache folders',
     load: () => import('./doctor.ts'),
+  },
+  {
+    name: 'completion',
+    summary: 'A script that completes commands and flags in bash, zsh or fish',
+    load: () => import('./completion.ts'),
   },
   { name: 'version', summary: 'The version of this program', load: () => import('./version.ts') },
   { name: 'schemas', summary: 'Write the JSON Schemas of the tools', hidden: true, load: () => import('./schemas.ts') },

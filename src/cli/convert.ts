@@ -1,7 +1,10 @@
+import { extname } from 'node:path';
+import { ArgumentError } from '../errors.ts';
 import { defineCommand } from './command.ts';
 import { openProgressBar } from './progress-bar.ts';
 
 const FORMATS = ['hf', 'gguf-i2_s', 'gguf-tq2_0', 'gguf-tq1_0'] as const;
+type Format = (typeof FORMATS)[number];
 
 export const command = defineCommand({
   name: 'convert',
@@ -24,15 +27,16 @@ export const command = defineCommand({
     'convert model.gguf folder',
   ],
   notes:
-    'hf is a folder in Hugging Face layout with packed trits (autobitlinear, offline). Trits are copied exactly; a scale\n' +
+    'hf is a folder in Hugging Face layout with packed trits (autobitlinear, offline). Trits are copied exactly; a scale ' +
     'that a GGUF type would round is kept exact beside the matrix where the architecture has a place for it.',
   run: async ({ positionals, flags, json, output, signal }) => {
     const [{ convertModel }, { resolveModel }] = await Promise.all([
       import('../model/convert.ts'),
       import('../hub/resolve-model.ts'),
     ]);
+    const to = flags.to as Format | undefined;
+    checkSuffix(positionals[1]!, to);
     const source = await resolveModel(positionals[0]!);
-    const to = flags.to as (typeof FORMATS)[number] | undefined;
     using bar = openProgressBar({ output, json }, 'convert');
     const options = { signal, onProgress: bar.update, ...(to !== undefined && { to }) };
     const report = await convertModel(source, positionals[1]!, options);
@@ -46,3 +50,31 @@ export const command = defineCommand({
     return 0;
   },
 });
+
+/** A name says what it will hold: `.gguf` a file, none a folder. Throws ArgumentError for one that says something else. */
+function checkSuffix(path: string, to: Format | undefined): void {
+  const suffix = extname(path).toLowerCase();
+  const isGguf = suffix === '.gguf';
+  if (to !== undefined && to !== 'hf' && !isGguf) {
+    throw new ArgumentError({
+      what: `--to ${to} makes a file, whose name ends in .gguf`,
+      where: path,
+      fix: `name it ${path.slice(0, path.length - suffix.length)}.gguf`,
+    });
+  }
+  if (to === 'hf' && isGguf) {
+    throw new ArgumentError({
+      what: '--to hf makes a folder, and this name is that of a GGUF file',
+      where: path,
+      fix: 'name a folder, or leave --to out',
+    });
+  }
+  // A version at the end of a folder's name (b1.58) is no type of file.
+  if (to === undefined && !isGguf && /^\.[a-z]\w*$/.test(suffix)) {
+    throw new ArgumentError({
+      what: `no ${suffix} file can be written`,
+      where: path,
+      fix: 'end the name in .gguf for a file, or give the name of a folder (with --to hf it may end in anything)',
+    });
+  }
+}

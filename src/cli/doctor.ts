@@ -11,7 +11,7 @@ import { listModels, resolveModel } from '../hub/resolve-model.ts';
 import { packageVersion } from '../package-info.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import { defineCommand } from './command.ts';
-import { table } from './help.ts';
+import { table as twoColumns } from './wrap.ts';
 
 /** What the kernels can use; names as /proc/cpuinfo has them. */
 const CPU_FLAGS = [
@@ -86,6 +86,7 @@ export const command = defineCommand({
     if (json) {
       output.json(report);
     } else {
+      const table = (rows: Parameters<typeof twoColumns>[0]) => twoColumns(rows, output.width);
       const { cpu, memory, folders } = report;
       const gigabytes = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
       output.line(

@@ -3,6 +3,7 @@ import { ArgumentError } from '../errors.ts';
 import { defineCommand } from './command.ts';
 import { BACKEND_FLAGS, backendOptions } from './model-flags.ts';
 import { openProgressBar } from './progress-bar.ts';
+import { refuseSuffix } from './write-output.ts';
 
 export const command = defineCommand({
   name: 'eval',
@@ -18,7 +19,7 @@ export const command = defineCommand({
     text: { type: 'string', placeholder: 'FILE', description: 'Cross-entropy of this UTF-8 file' },
     ...BACKEND_FLAGS,
   },
-  examples: ['eval default --ids 0,1576,659,261,517 --logits out.safetensors', 'eval default --text story.txt'],
+  examples: ['eval default --ids 0,1645,690,261,516 --logits out.safetensors', 'eval default --text story.txt'],
   notes: "The head has the checkpoint's own precision unless --head says otherwise.",
   run: async ({ positionals, flags, json, output, signal }) => {
     const model = positionals[0]!;
@@ -32,6 +33,7 @@ export const command = defineCommand({
     if (flags.logits !== undefined && ids === undefined) {
       throw new ArgumentError({ what: '--logits goes with --ids', fix: 'give --ids, or leave --logits out' });
     }
+    if (flags.logits !== undefined) refuseSuffix(flags.logits, '.safetensors', 'logits are written as safetensors');
     using bar = openProgressBar({ output, json }, 'eval');
     const { evaluateIds, evaluateText } = await import('../generate/evaluate.ts');
     const options = {

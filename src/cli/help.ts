@@ -1,46 +1,69 @@
 // Help texts, made from the declarations.
 
-import type { Command, FlagSpec } from './command.ts';
+import type { Command, FlagSpec, PositionalSpec } from './command.ts';
 import type { CommandEntry } from './commands.ts';
 import { COMMON_FLAGS } from './parse-flags.ts';
+import { table, wrap } from './wrap.ts';
 
-export function commandHelp(command: Command): string {
-  const usage = command.positionals.map(({ name, optional }) => (optional ? `[${name}]` : name));
+/** Longer lines are hard to read, however wide the terminal is. */
+const WIDEST = 100;
+
+/** `width`: of the terminal, if there is one. */
+export function commandHelp(command: Command, width: number): string {
+  const room = Math.min(width, WIDEST);
+  const usage = command.positionals.map(positionalUsage);
   const rows = [...Object.entries(command.flags), ...Object.entries(COMMON_FLAGS)].map(
     ([name, spec]) => [flagUsage(name, spec), flagText(spec)] as const,
   );
   return [
     `bitnet-gf3 ${[command.name, ...usage].join(' ')}${rows.length > 0 ? ' [flags]' : ''}`,
     '',
-    `${command.summary}.`,
-    ...(command.notes === undefined ? [] : ['', command.notes]),
+    wrap(`${command.summary}.`, room),
+    ...(command.notes === undefined ? [] : ['', wrap(command.notes, room)]),
     ...(command.positionals.length === 0
       ? []
-      : ['', 'Arguments:', table(command.positionals.map(({ name, description }) => [name, description]))]),
+      : [
+          '',
+          'Arguments:',
+          table(
+            command.positionals.map(({ name, description }) => [name, description]),
+            room,
+          ),
+        ]),
     '',
     'Flags:',
-    table(rows),
+    table(rows, room),
     '',
     command.examples.length === 1 ? 'Example:' : 'Examples:',
     ...command.examples.map((example) => `  bitnet-gf3 ${example}`),
   ].join('\n');
 }
 
-export function programHelp(version: string, commands: readonly CommandEntry[]): string {
+export function programHelp(version: string, commands: readonly CommandEntry[], width: number): string {
+  const room = Math.min(width, WIDEST);
   return [
-    `bitnet-gf3 ${version}: a ternary language model and a GF(3) lens on it, for AI agents`,
+    wrap(`bitnet-gf3 ${version}: a ternary language model and a GF(3) lens on it, for AI agents`, room),
     '',
-    'With no command it serves MCP on stdio (for clients such as Claude Code).',
+    wrap('With no command it serves MCP on stdio (for clients such as Claude Code).', room),
     '',
     'Commands:',
-    table(commands.filter(({ hidden }) => !hidden).map(({ name, summary }) => [name, summary])),
+    table(
+      commands.filter(({ hidden }) => !hidden).map(({ name, summary }) => [name, summary]),
+      room,
+    ),
     '',
-    'Every command takes --json and --help.',
-    'Exit status: 0 ok, 1 the job failed, 2 the call was wrong, 130 stopped by Ctrl-C or another signal.',
+    wrap('Every command takes --json and --help. Environment variables are told in docs/environment.md.', room),
+    wrap('Exit status: 0 ok, 1 the job failed, 2 the call was wrong, 130 stopped by Ctrl-C or another signal.', room),
     '',
     'Example:',
     '  bitnet-gf3 infer "Once upon a time" --trace-gf3',
   ].join('\n');
+}
+
+/** `PROMPT`, `[TEXT]`, `MEMBER ...`. */
+export function positionalUsage({ name, optional, many }: PositionalSpec): string {
+  const text = many ? `${name} ...` : name;
+  return optional ? `[${text}]` : text;
 }
 
 function flagUsage(name: string, { type, short, placeholder }: FlagSpec): string {
@@ -54,10 +77,4 @@ function flagText({ type, description, choices, default: standard }: FlagSpec): 
     ...(type === 'boolean' || standard === undefined ? [] : [`default ${standard}`]),
   ];
   return facts.length === 0 ? description : `${description} (${facts.join('; ')})`;
-}
-
-/** Two columns; the second starts where the longest of the first ends. */
-export function table(rows: readonly (readonly [string, string])[]): string {
-  const width = Math.max(0, ...rows.map(([left]) => left.length));
-  return rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}`.trimEnd()).join('\n');
 }

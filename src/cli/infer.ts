@@ -20,7 +20,12 @@ const FLAGS = {
   temperature: { type: 'number', min: 0, default: 0, placeholder: 'T', description: '0 takes the likeliest token' },
   'top-k': { type: 'integer', min: 1, placeholder: 'K', description: 'Sample among the K likeliest' },
   'top-p': { type: 'number', min: 0, max: 1, placeholder: 'P', description: 'Sample within this probability mass' },
-  'sample-seed': { type: 'seed', placeholder: 'S', description: 'Seed of the sampling' },
+  'sample-seed': {
+    type: 'seed',
+    default: 0n,
+    placeholder: 'S',
+    description: 'Seed of the sampling: another one, another text',
+  },
   stop: { type: 'strings', placeholder: 'TEXT', description: 'End before this text (may be repeated)' },
   seed: { type: 'seed', default: 1069n, placeholder: 'S', description: 'Color stream' },
   scheme: { type: 'string', choices: SCHEMES, default: 'trace', placeholder: 'X', description: 'Rule of the colors' },
@@ -31,19 +36,24 @@ const FLAGS = {
 export const command = defineCommand({
   name: 'infer',
   summary: 'Write text with a model, with a GF(3) trace if asked',
-  positionals: [{ name: 'PROMPT', description: 'text to continue' }],
+  positionals: [
+    { name: 'PROMPT', description: 'text to continue; - or nothing reads it from standard input', optional: true },
+  ],
   flags: FLAGS,
   examples: [
     'infer "Once upon a time" --trace-gf3',
+    'infer - --max-tokens 20 < prompt.txt',
     'infer "Lily found" --temperature 0.8 --sample-seed 7 --max-tokens 200',
     'infer "Once upon a time" --backend openai --model NAME --trace-gf3',
   ],
   notes:
-    'The backend onnx runs a folder with model.onnx, config.json and tokenizer.json through onnxruntime-node, which is\n' +
-    'installed apart. The backend openai asks a server (exo, mlx_lm.server, llama-server, vLLM) at BITNET_OPENAI_BASE_URL\n' +
+    'A text from standard input is taken without its last line break.\n' +
+    'The backend onnx runs a folder with model.onnx, config.json and tokenizer.json through onnxruntime-node, which is ' +
+    'installed on request. The backend openai asks a server (exo, mlx_lm.server, llama-server, vLLM) at BITNET_OPENAI_BASE_URL ' +
     '(default http://127.0.0.1:8080/v1) with the key in BITNET_OPENAI_API_KEY, if any.',
   run: async (input) => {
     const { json, output, flags, signal } = input;
+    const prompt = await promptOf(input);
     const { generate } = await import('../generate/generate.ts');
     let printed = 0;
     const printText = ({ token }: TraceStep) => {
@@ -51,7 +61,11 @@ export const command = defineCommand({
       printed += token.length;
     };
     const print = json ? undefined : flags['trace-gf3'] ? tracePrinter(output) : printText;
-    const result = await generate(requestOf(input), { signal, continuable: json, ...(print && { onStep: print }) });
+    const result = await generate(requestOf(input, prompt), {
+      signal,
+      continuable: json,
+      ...(print && { onStep: print }),
+    });
     if (json) output.json(generateResultToJson(result));
     else if (flags['trace-gf3']) output.line(conservationLine(result.tritSum, result.gf3Residue));
     // What became certain only at the end: the bytes of a cut character.
@@ -61,8 +75,14 @@ export const command = defineCommand({
   },
 });
 
-function requestOf({ positionals, flags }: CommandInput<typeof FLAGS>): GenerateRequest {
-  const prompt = positionals[0]!;
+async function promptOf({ positionals, signal }: CommandInput<typeof FLAGS>): Promise<string> {
+  const [given] = positionals;
+  if (given !== undefined && given !== '-') return given;
+  const { readStdin } = await import('./read-stdin.ts');
+  return readStdin({ what: 'infer needs PROMPT (text to continue)', explicit: given === '-', signal });
+}
+
+function requestOf({ flags }: CommandInput<typeof FLAGS>, prompt: string): GenerateRequest {
   return {
     model: flags.model,
     ...(flags.chat ? { messages: [{ role: 'user', content: prompt }] } : { prompt }),
@@ -72,7 +92,7 @@ function requestOf({ positionals, flags }: CommandInput<typeof FLAGS>): Generate
     temperature: flags.temperature,
     ...(flags['top-k'] !== undefined && { topK: flags['top-k'] }),
     ...(flags['top-p'] !== undefined && { topP: flags['top-p'] }),
-    ...(flags['sample-seed'] !== undefined && { sampleSeed: flags['sample-seed'] }),
+    sampleSeed: flags['sample-seed'],
     ...(flags.stop !== undefined && { stop: flags.stop }),
     activations: flags.activations,
     ...backendOptions(flags),

@@ -15,11 +15,11 @@ enableCompileCache();
 
 async function main(argv: readonly string[], output: Output, signal: AbortSignal): Promise<number> {
   const [first, ...rest] = argv;
-  if (first === '--version' || first === '-V') return main(['version', ...rest], output, signal);
+  if (first === '--version' || first === '-v' || first === '-V') return main(['version', ...rest], output, signal);
   if (first === '--help' || first === '-h' || first === 'help') {
     if (first === 'help' && rest[0] !== undefined) return main([rest[0], '--help'], output, signal);
     const { programHelp } = await import('./help.ts');
-    output.line(programHelp(packageVersion(), COMMANDS));
+    output.line(programHelp(packageVersion(), COMMANDS, output.width));
     return 0;
   }
   const name = first ?? 'serve';
@@ -31,7 +31,7 @@ async function main(argv: readonly string[], output: Output, signal: AbortSignal
   const parsed = parseFlags(command, rest);
   if (parsed.help) {
     const { commandHelp } = await import('./help.ts');
-    output.line(commandHelp(command));
+    output.line(commandHelp(command, output.width));
     return 0;
   }
   return (await command.run({ ...parsed, output, signal })) ?? 0;
@@ -59,13 +59,13 @@ function abortOnSignals(): AbortSignal {
   return controller.signal;
 }
 
-function report(error: unknown): number {
+function report(error: unknown, output: Output): number {
   const message = error instanceof Error ? error.message : String(error);
-  process.stderr.write(`error: ${message}\n`);
+  output.note(`error: ${message}`);
   const foreseen = error instanceof BitnetError;
   if (process.env.BITNET_DEBUG || !foreseen) {
     const hint = process.env.BITNET_DEBUG ? '' : '(set BITNET_DEBUG=1 for the stack trace)';
-    process.stderr.write(`${hint || (error instanceof Error ? error.stack : '')}\n`);
+    output.note(hint || (error instanceof Error ? (error.stack ?? '') : ''));
   }
   if (error instanceof CancelledError) return EXIT.stopped;
   return foreseen && error.fault === 'call' ? EXIT.callWrong : EXIT.jobFailed;
@@ -90,7 +90,7 @@ async function run(): Promise<never> {
   const unset = unsetPlaceholders(process.env);
   if (unset.length > 0)
     output.note(`${unset.join(', ')}: nothing but a placeholder, as clients leave it; taken as not set`);
-  const exitCode = await main(process.argv.slice(2), output, signal).catch(report);
+  const exitCode = await main(process.argv.slice(2), output, signal).catch((error) => report(error, output));
   await output.flush();
   // Not `process.exitCode`: a worker thread or a timer that is winding down must not hold the shell.
   process.exit(exitCode);

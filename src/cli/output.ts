@@ -1,6 +1,7 @@
 // Where a command prints: results on stdout, everything else on stderr, and what the terminal behind each can show.
 
 import { type ColorDepth, colorDepth } from '../color/terminal.ts';
+import { wrap } from './wrap.ts';
 
 /** What stands behind a descriptor: a stream of Node will do. */
 export type Printer = {
@@ -29,6 +30,11 @@ export class Output {
     return this.#colorDepth;
   }
 
+  /** Cells of a line of the terminal behind stdout; Infinity where there is none. */
+  get width(): number {
+    return widthOf(this.#stdout);
+  }
+
   write(text: string): void {
     this.#stdout.write(text);
   }
@@ -41,9 +47,9 @@ export class Output {
     this.#stdout.write(`${JSON.stringify(document, null, 2)}\n`);
   }
 
-  /** A line for people on stderr. */
+  /** A remark for people on stderr; one line, unless the terminal is narrower. */
   note(text: string): void {
-    this.#stderr.write(`${text}\n`);
+    this.#stderr.write(`${wrap(text, widthOf(this.#stderr), '  ')}\n`);
   }
 
   /** The terminal to draw progress on, if stderr is one. */
@@ -55,4 +61,9 @@ export class Output {
   async flush(): Promise<void> {
     await this.#stdout.flush?.();
   }
+}
+
+function widthOf(printer: Printer): number {
+  // Some pseudo terminals say 0: nobody has told them.
+  return printer.isTTY ? printer.columns || 80 : Number.POSITIVE_INFINITY;
 }

@@ -1,7 +1,7 @@
 import { paletteTool } from '../tools/palette.ts';
 import { colorMark, conservationLine, type PrintedColor } from './color-line.ts';
 import { toolCommand } from './tool-command.ts';
-import { writeOutput } from './write-output.ts';
+import { refuseOtherThanPng, writeOutput } from './write-output.ts';
 
 export const command = toolCommand({
   name: 'palette',
@@ -12,7 +12,10 @@ export const command = toolCommand({
   flags: {
     out: { type: 'string', short: 'o', placeholder: 'FILE.png', description: 'Also save a picture of the swatches' },
   },
-  argsOf: ({ out }) => ({ image: out !== undefined }),
+  argsOf: ({ out }) => {
+    if (out !== undefined) refuseOtherThanPng(out as string);
+    return { image: out !== undefined };
+  },
   examples: ['palette 12', 'palette 5 --start 100 --seed 42 --scheme gay.jl', 'palette 48 -o palette.png'],
   print: async ({ structured, images }, { flags, json, output }) => {
     for (const { png } of images) {

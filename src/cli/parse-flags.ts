@@ -96,7 +96,7 @@ function checkPositionals(command: Command, given: readonly string[]): void {
       fix: `for example: bitnet-gf3 ${command.examples[0]}`,
     });
   }
-  if (given.length > positionals.length) {
+  if (given.length > positionals.length && positionals.at(-1)?.many !== true) {
     const extra = given[positionals.length]!;
     throw new ArgumentError({
       what: `${command.name} takes ${positionals.map(({ name }) => name).join(' ') || 'no arguments'}, got one more: "${extra}"`,

@@ -24,9 +24,9 @@ export const command = defineCommand({
   },
   examples: ['pull microsoft/bitnet-b1.58-2B-4T', 'pull microsoft/bitnet-b1.58-2B-4T-gguf/ggml-model-i2_s.gguf'],
   notes:
-    'What is there already is not downloaded again, also when another tool fetched it; a download that was stopped goes\n' +
-    'on where it stopped. Each file is checked against its hash before it becomes visible. HF_HOME or HF_HUB_CACHE say\n' +
-    'where the cache is, HF_ENDPOINT names a mirror, HF_TOKEN opens private and gated models, HTTPS_PROXY and NO_PROXY\n' +
+    'What is there already is not downloaded again, also when another tool fetched it; a download that was stopped goes ' +
+    'on where it stopped. Each file is checked against its hash before it becomes visible. HF_HOME or HF_HUB_CACHE say ' +
+    'where the cache is, HF_ENDPOINT names a mirror, HF_TOKEN opens private and gated models, HTTPS_PROXY and NO_PROXY ' +
     'name the way out. Of several GGUF models the smallest that holds the trits exactly is taken, and said.',
   run: async ({ positionals, flags, json, output, signal }) => {
     const { repo, file, revision: inName } = partsOf(positionals[0]!);
@@ -40,6 +40,8 @@ export const command = defineCommand({
     const files = [...(file === undefined ? [] : [file]), ...(flags.file ?? [])];
     const { pull } = await import('../hub/pull.ts');
     using bar = openProgressBar({ output, json }, 'pull');
+    // Without a network it tries several times before it gives up.
+    bar.wait(`waiting for an answer from ${hostOf(process.env.HF_ENDPOINT)}`);
     try {
       const result = await pull(repo, {
         revision,
@@ -105,4 +107,10 @@ function partsOf(name: string): { repo: string; file: string | undefined; revisi
 function sizeText(bytes: number): string {
   if (bytes >= 1e9) return `${(bytes / 1e9).toFixed(2)} GB`;
   return bytes >= 1e6 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e3).toFixed(bytes >= 1e4 ? 0 : 1)} kB`;
+}
+
+/** Where the list of files comes from, as people know it. */
+function hostOf(endpoint: string | undefined): string {
+  const url = endpoint || 'https://huggingface.co';
+  return URL.canParse(url) ? new URL(url).host : 'the hub';
 }

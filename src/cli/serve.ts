@@ -60,11 +60,11 @@ export const command = defineCommand({
   flags: FLAGS,
   examples: ['serve', 'serve --http', 'serve --http --host 0.0.0.0 --allow-host mcp.example.com   # and BITNET_TOKEN'],
   notes:
-    'On stdio, this is what `bitnet-gf3` alone does, too. An MCP client starts it and talks to it over stdin and stdout;\n' +
-    'it ends when the client closes stdin. Logs go to stderr (BITNET_LOG=debug|info|warn|error|silent).\n' +
-    'BITNET_MODEL_ROOTS limits the folders that model paths may lie in (several as in PATH; empty: names only).\n' +
-    'BITNET_BACKEND names what computes, as --backend of infer does (with openai, see infer --help).\n' +
-    'Over HTTP: MCP at /mcp, the old SSE transport at /sse, /healthz, /metrics. docs/serving.md tells the rest.',
+    'On stdio, this is what `bitnet-gf3` alone does, too. An MCP client starts it and talks to it over stdin and stdout; ' +
+    'it ends when the client closes stdin. Logs go to stderr.\n' +
+    'Over HTTP: MCP at /mcp, the old SSE transport at /sse, /healthz, /metrics. docs/serving.md tells the rest.\n' +
+    'BITNET_LOG: debug, info, warn, error or silent. BITNET_MODEL_ROOTS: folders that model paths may lie in (several as ' +
+    'in PATH; empty: names only). BITNET_BACKEND: what computes, as --backend of infer (with openai, see infer --help).',
   run: async (input) => {
     const allowedRoots = modelRoots(process.env.BITNET_MODEL_ROOTS);
     if (input.flags.http) await serveHttp(input, allowedRoots);

@@ -16,7 +16,7 @@ export const command = defineCommand({
     ids: { type: 'integers', placeholder: '1,2,3', description: 'Turn these ids into text' },
     'no-special': { type: 'boolean', description: 'Add no BOS (or other ids the model expects around a text)' },
   },
-  examples: ['tokenize default "Once upon a time"', 'tokenize default --ids 263,1024,317'],
+  examples: ['tokenize default "Once upon a time"', 'tokenize default --ids 1645,690,261,516'],
   run: async ({ positionals, flags, json, output }) => {
     const [model, text] = positionals;
     if ((text === undefined) === (flags.ids === undefined)) {

@@ -59,6 +59,12 @@ export const NO_SERVICES: ToolContext['services'] = {
   generate: () => Promise.reject(new TypeError('a command that generates text brings its own services')),
 };
 
+/** Flags of a command that is one face of a tool among others: those of some of its fields. */
+export function toolFlags(tool: Tool, fields: readonly string[]): FlagSpecs {
+  const { properties = {} } = jsonSchemaOf(tool.input, 'input');
+  return Object.fromEntries(fields.map((name) => [flagName(name), flagOf(properties[name]!)]));
+}
+
 function flagName(field: string): string {
   return field.replaceAll('_', '-');
 }

@@ -141,8 +141,8 @@ export const command = defineCommand({
     'train --dataset story.txt --qat --preset tiny --vocab 1024 --steps 2000 --out tiny-model',
   ],
   notes:
-    'Run the same command again to resume a run that was stopped or killed: the result is the same. --out gets the packed\n' +
-    'model (config.json, model.safetensors, tokenizer), its float masters in master/, the log train.jsonl, the curve\n' +
+    'Run the same command again to resume a run that was stopped or killed: the result is the same. --out gets the packed ' +
+    'model (config.json, model.safetensors, tokenizer), its float masters in master/, the log train.jsonl, the curve ' +
     'loss.png and the state to resume from. Try it: bitnet-gf3 infer "Once upon a time" --model my-model',
   run,
 });

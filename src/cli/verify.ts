@@ -15,8 +15,8 @@ export const command = defineCommand({
   flags: BACKEND_FLAGS,
   examples: ['verify test/golden/model/bitnet_packed_a_s111', 'verify CASE_DIR --backend js --json'],
   notes:
-    'Ok means: logits (and log-probabilities, where the case has them) within the tolerance that expected.json\n' +
-    'requires, the first greedy_certain greedy tokens equal, and the same bits however the prompt is cut. The head has\n' +
+    'Ok means: logits (and log-probabilities, where the case has them) within the tolerance that expected.json ' +
+    'requires, the first greedy_certain greedy tokens equal, and the same bits however the prompt is cut. The head has ' +
     "the checkpoint's own precision unless --head says otherwise. Exit status 1 when not ok.\n" +
     'A case of one training step is computed and compared likewise: loss, gradients, SGD and AdamW updates, a short run.',
   run: async ({ positionals, flags, json, output, signal }) => {

@@ -5,7 +5,7 @@ import { openTernaryModel, selectLayers } from '../tools/ternary-model.ts';
 import { tritPicture } from '../tools/trit-pictures.ts';
 import { defineCommand } from './command.ts';
 import { openProgressBar } from './progress-bar.ts';
-import { writeOutput } from './write-output.ts';
+import { refuseOtherThanPng, writeOutput } from './write-output.ts';
 
 /** More maps than these make a picture that no viewer opens gladly. */
 const MAX_LAYERS = 64;
@@ -44,8 +44,8 @@ export const command = defineCommand({
   },
   examples: ['viz layer_0.weights.png', 'viz default --layer model.layers.2.mlp.down_proj.weight -o down.png'],
   notes:
-    'viz layer_0.weights.png draws all matrices of layer 0 of the default model into that file;\n' +
-    'viz layer_3.q_proj.weights.png draws one of them.',
+    'viz layer_0.weights.png draws all matrices of layer 0 of the default model into that file; ' +
+    'viz layer_3.q_proj.weights.png draws one of them. Pictures are PNG.',
   run: async ({ positionals, flags, json, output, signal }) => {
     const form = flags.layer === undefined ? layerOfFileName(positionals[0]!) : undefined;
     if (form === undefined && flags.layer === undefined) {
@@ -65,6 +65,7 @@ export const command = defineCommand({
     }
     const file =
       flags.out ?? (form === undefined ? `${layers[0]!.name.replace(/[^\w.-]/g, '_')}.png` : positionals[0]!);
+    refuseOtherThanPng(file);
     using bar = openProgressBar({ output, json }, 'viz');
     bar.update(0, 1);
     const png = await tritPicture(model, layers, { seed: flags.seed, maxSide: flags['max-side'], signal });

@@ -1,6 +1,7 @@
 // Files that commands write for a person: whole or not at all, and never in place of a folder or a device.
 
 import { realpath, stat } from 'node:fs/promises';
+import { extname } from 'node:path';
 import { ArgumentError } from '../errors.ts';
 import { writeFileAtomically } from '../formats/atomic-file.ts';
 
@@ -18,4 +19,21 @@ export async function writeOutput(path: string, content: string | Uint8Array): P
   }
   const bytes = typeof content === 'string' ? new TextEncoder().encode(content) : content;
   await writeFileAtomically(target, (sink) => sink.write(bytes));
+}
+
+/** Throws ArgumentError when a picture's name promises another format than the one there is. */
+export function refuseOtherThanPng(path: string): void {
+  refuseSuffix(path, '.png', 'pictures are written as PNG');
+}
+
+/** Throws ArgumentError when a file's name promises another format than `suffix`'s. */
+export function refuseSuffix(path: string, suffix: string, what: string): void {
+  const given = extname(path);
+  if (given.toLowerCase() === suffix) return;
+  const named = `${given === '' ? path : path.slice(0, -given.length)}${suffix}`;
+  throw new ArgumentError({
+    what: `${what}, and this name ends in ${given === '' ? 'nothing' : given}`,
+    where: path,
+    fix: `name it ${named}`,
+  });
 }

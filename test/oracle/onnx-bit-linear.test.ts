@@ -1,16 +1,17 @@
 // onnxruntime as an independent oracle: a BitLinear as an ONNX graph (absmax quantization, rounding half to even, product
-// with the trits), built here, against ours. onnxruntime-node is a development dependency; where its binary is missing
-// these tests say so.
+// with the trits), built here, against ours. onnxruntime-node is there on request (npm run onnx); without it these tests
+// say that they skip.
 
 import { describe, expect, test } from 'vitest';
 import { onnxModel } from '../../scripts/onnx-model.mjs';
 import * as ops from '../../src/engine/js/ops.ts';
+import { findOnnxRuntime } from '../../src/generate/onnx/runtime.ts';
 import { packRowquad } from '../../src/quant/rowquad.ts';
 import { SplitMix64 } from '../../src/random/splitmix64.ts';
 
-const runtime = await import('onnxruntime-node').catch((error: unknown) => String(error));
+const runtime = await findOnnxRuntime();
 const missing = typeof runtime === 'string' ? runtime : undefined;
-if (missing !== undefined) console.warn(`onnxruntime-node does not load here, its tests are skipped: ${missing}`);
+if (missing !== undefined) console.warn(`skipped, onnxruntime-node: ${missing} (npm run onnx installs it)`);
 
 /** x (T, C) -> codes and y (T, R) = trits . codes * weightScale / scale, as the paper writes it. */
 function bitLinearModel(trits: Int8Array, R: number, C: number, weightScale: number): Uint8Array {

@@ -101,9 +101,13 @@ test('holds what it needs and nothing else', () => {
   const rooms = new Set(paths.map((path) => path.split('/')[0]));
   expect([...rooms].sort()).toEqual(
     [
+      'CHANGELOG.md',
+      'CONTRIBUTING.md',
       'LICENSE',
       'README.md',
+      'SECURITY.md',
       'dist',
+      'docs',
       'kernels',
       'mcp.json',
       'models',

@@ -12,9 +12,9 @@ export class OnnxRuntimeMissingError extends BitnetError {
   }
 }
 
-/** Its install script would fetch CUDA libraries, too. */
+/** Its install script would fetch CUDA libraries, too; everything for the CPU is in the package. */
 export const INSTALL_ONNX_RUNTIME =
-  'run `npm install onnxruntime-node --onnxruntime-node-install=skip` (with -g if bitnet-gf3-mcp was installed so)';
+  'run `npm install --ignore-scripts onnxruntime-node` (with -g if bitnet-gf3-mcp was installed so; in a clone `npm run onnx`)';
 
 /** The graph cannot be loaded or run, or is not a decoder as exporters write it. */
 export class OnnxModelError extends BitnetError {

@@ -30,15 +30,18 @@ export type OnnxSession = {
 export type OnnxRuntime = {
   readonly Tensor: new (type: string, data: OnnxData, dims: readonly number[]) => OnnxTensor;
   readonly InferenceSession: {
-    create(file: string, options: Readonly<Record<string, unknown>>): Promise<OnnxSession>;
+    create(model: string | Uint8Array, options?: Readonly<Record<string, unknown>>): Promise<OnnxSession>;
   };
   readonly env: { readonly versions: Readonly<Record<string, string | undefined>> };
 };
 
+/** A string to the compiler, which would else want the package there, too. */
+const PACKAGE: string = 'onnxruntime-node';
+
 /** The runtime, or one sentence that says why it is not there. */
 export async function findOnnxRuntime(): Promise<OnnxRuntime | string> {
   try {
-    return (await import('onnxruntime-node')) as unknown as OnnxRuntime;
+    return (await import(PACKAGE)) as OnnxRuntime;
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     return code === 'ERR_MODULE_NOT_FOUND' ? 'it is not installed' : `it does not load: ${message.split('\n')[0]}`;

@@ -1,5 +1,5 @@
-// The backend "onnx" on graphs made here, against the same sums in double. onnxruntime-node is optional; where its binary
-// does not load these tests say so.
+// The backend "onnx" on graphs made here, against the same sums in double. onnxruntime-node is there on request (npm run
+// onnx); without it these tests say that they skip.
 
 import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -28,7 +28,7 @@ import {
 
 const found = await findOnnxRuntime();
 const missing = typeof found === 'string' ? found : undefined;
-if (missing !== undefined) console.warn(`tests of the backend "onnx" are skipped: onnxruntime-node: ${missing}`);
+if (missing !== undefined) console.warn(`skipped, onnxruntime-node: ${missing} (npm run onnx installs it)`);
 
 const folders: string[] = [];
 const folderOf = (...args: Parameters<typeof toyFolder>) => {
@@ -329,8 +329,8 @@ describe('refused', () => {
 
   test('a machine without the runtime, with the line that installs it', () => {
     expect(new OnnxRuntimeMissingError('it is not installed').message).toBe(
-      'the backend "onnx" needs the package onnxruntime-node (it is not installed); run `npm install onnxruntime-node ' +
-        '--onnxruntime-node-install=skip` (with -g if bitnet-gf3-mcp was installed so)',
+      'the backend "onnx" needs the package onnxruntime-node (it is not installed); run `npm install --ignore-scripts ' +
+        'onnxruntime-node` (with -g if bitnet-gf3-mcp was installed so; in a clone `npm run onnx`)',
     );
   });
 });
