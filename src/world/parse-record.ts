@@ -37,7 +37,10 @@ function isMorphism(value: unknown): boolean {
   const { optimizer, lr, steps, conserve, text, tokens } = value;
   return (
     (optimizer === 'adamw' || optimizer === 'sgd') &&
+    // JSON has no infinity, but 1e400 reads as one; the kernels round to float32.
     typeof lr === 'number' &&
+    lr > 0 &&
+    Number.isFinite(Math.fround(lr)) &&
     // To have the world again, they are taken again.
     isCount(steps) &&
     steps !== 0 &&
