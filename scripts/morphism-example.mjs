@@ -9,7 +9,7 @@ const { Worlds } = await import('../dist/world/worlds.js');
 const { worldExpectedValue } = await import('../dist/world/morphism.js');
 const { morphismColor } = await import('../dist/world/morphism-color.js');
 const { tritMapPng } = await import('../dist/image/trit-map.js');
-const { tritColors } = await import('../dist/color/trit-colors.js');
+const { pictureColors } = await import('../dist/color/picture-colors.js');
 
 const TEXT = ['The ternary fox counted its three thoughts, and every morning they came to nothing.'];
 const at = process.argv.indexOf('--out');
@@ -48,8 +48,8 @@ try {
       rows,
       columns,
       readRows: (start, end) => signs.subarray(start * columns, end * columns),
-      colors: tritColors({ seed: 1069n }),
-      seed: 1069n,
+      ...pictureColors({ seed: 1069n }),
+      labels: { minus: 'fell', ergodic: 'stayed', plus: 'rose' },
     });
     writeFileSync(out, png);
   }

@@ -1,16 +1,17 @@
 // Quantization-aware training from a terminal: data and a model (or a shape) in, a model folder out.
 
 import { readFile } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { ArgumentError } from '../errors.ts';
 import { JsonError, parseJson } from '../formats/strict-json.ts';
 import type { DatasetRecord } from '../train/dataset.ts';
 import { OPTIMIZERS, type OptimizerKind } from '../train/optimizer.ts';
 import { SCHEDULES, type ScheduleKind } from '../train/schedule.ts';
 import type { TrainableModel } from '../train/trainable-model.ts';
-import { DEFAULT_SETTINGS, type TrainResult } from '../train/trainer.ts';
+import { DEFAULT_SETTINGS, type TrainResult, type TrainSettings } from '../train/trainer.ts';
 import { type CommandInput, defineCommand } from './command.ts';
 import { EXIT } from './exit-status.ts';
+import { commandLine } from './next-command.ts';
 import type { Output } from './output.ts';
 import { openProgressBar } from './progress-bar.ts';
 
@@ -59,7 +60,14 @@ const FLAGS = {
     placeholder: 'DIR',
     description: 'Folder of the trained model',
   },
-  steps: { type: 'integer', min: 1, max: 10_000_000, default: 300, placeholder: 'N', description: 'Optimizer steps' },
+  steps: {
+    type: 'integer',
+    min: 1,
+    max: 10_000_000,
+    default: 300,
+    placeholder: 'N',
+    description: 'Optimizer steps, at most: see --patience',
+  },
   lr: {
     type: 'number',
     min: 0,
@@ -116,6 +124,14 @@ const FLAGS = {
     placeholder: 'N',
     description: 'Steps between looks at it (default: 20 looks)',
   },
+  patience: {
+    type: 'integer',
+    min: 0,
+    max: 1_000_000,
+    default: DEFAULT_SETTINGS.patience,
+    placeholder: 'N',
+    description: 'Looks without a fall of 0.1% that end the run; 0 takes all steps',
+  },
   'save-every': { type: 'integer', min: 1, default: 50, placeholder: 'N', description: 'Steps between saved states' },
   restart: { type: 'boolean', description: 'Begin anew even if --out holds this run' },
   backend: {
@@ -142,8 +158,10 @@ export const command = defineCommand({
   ],
   notes:
     'Run the same command again to resume a run that was stopped or killed: the result is the same. --out gets the packed ' +
-    'model (config.json, model.safetensors, tokenizer), its float masters in master/, the log train.jsonl, the curve ' +
-    'loss.png and the state to resume from. Try it: bitnet-gf3 infer "Once upon a time" --model my-model',
+    'model (config.json, model.safetensors, tokenizer), its float masters in master/, a model card README.md, the log ' +
+    'train.jsonl, the curve loss.png and, until the run is done, the state to resume from, which is larger than the model. ' +
+    'The model that is kept is the one with the lowest held-out loss, not the last; the run ends early when that loss has ' +
+    'not fallen in --patience looks. Try it: bitnet-gf3 infer "Once upon a time" --model my-model',
   run,
 });
 
@@ -178,10 +196,24 @@ async function run({ flags, json, output, signal }: CommandInput<typeof FLAGS>):
     onFallback: (reason) => output.note(`training in JavaScript, which is slow: ${reason}`),
   });
   const count = (list: typeof heldOut) => list.reduce((sum, { tokens }) => sum + tokens.length, 0);
+  const [trainTokens, heldOutTokens] = [count(split.train), count(heldOut)];
   output.note(
-    `${count(split.train)} tokens to train on, ${count(heldOut)} held out; ` +
+    `${trainTokens} tokens to train on, ${heldOutTokens} held out; ` +
       `${(model.plan.length / 1e6).toFixed(1)} M parameters from ${model.from}; ${kernels.name} ${kernels.isa}, ${kernels.threads} threads`,
   );
+  const batchTokens = flags['batch-tokens'];
+  if (trainTokens < batchTokens) {
+    output.note(
+      `the data is smaller than a batch (${trainTokens} of ${batchTokens} tokens): each step sees all of it, so ${flags.steps} steps ` +
+        'are as many epochs, and it is learned by heart; give more data, fewer --steps or smaller --batch-tokens',
+    );
+  }
+  if (heldOutTokens === 0) {
+    output.note(
+      'nothing is held out: no plateau is seen, all steps are taken and the last model is kept; for more than one text, or ' +
+        'with --eval-dataset, it is otherwise',
+    );
+  }
 
   if (model.from === 'trits') {
     output.note(
@@ -192,6 +224,28 @@ async function run({ flags, json, output, signal }: CommandInput<typeof FLAGS>):
 
   const { runTraining } = await import('../train/trainer.ts');
   const { steps } = flags;
+  const isNew = flags.preset !== undefined || flags.config !== undefined;
+  const settings: TrainSettings = {
+    schedule: {
+      kind: flags.schedule as ScheduleKind,
+      lr: flags.lr ?? (isNew ? LR_NEW : LR_GO_ON),
+      weightDecay: flags['weight-decay'],
+      warmup: flags.warmup ?? Math.round(steps / 20),
+      steps,
+    },
+    optimizer: {
+      ...withoutClip(DEFAULT_SETTINGS.optimizer),
+      kind: flags.optimizer as OptimizerKind,
+      ...(flags.clip > 0 && { clipNorm: flags.clip }),
+    },
+    batchTokens,
+    partRows: flags['micro-tokens'],
+    context,
+    seed: flags.seed,
+    evalEvery: flags['eval-every'] ?? Math.max(1, Math.round(steps / 20)),
+    patience: flags.patience,
+    saveEvery: flags['save-every'],
+  };
   let result: TrainResult;
   {
     using bar = openProgressBar({ output, json }, 'train');
@@ -205,26 +259,7 @@ async function run({ flags, json, output, signal }: CommandInput<typeof FLAGS>):
       kernels,
       restart: flags.restart,
       signal,
-      settings: {
-        schedule: {
-          kind: flags.schedule as ScheduleKind,
-          lr: flags.lr ?? (flags.preset === undefined && flags.config === undefined ? LR_GO_ON : LR_NEW),
-          weightDecay: flags['weight-decay'],
-          warmup: flags.warmup ?? Math.round(steps / 20),
-          steps,
-        },
-        optimizer: {
-          ...withoutClip(DEFAULT_SETTINGS.optimizer),
-          kind: flags.optimizer as OptimizerKind,
-          ...(flags.clip > 0 && { clipNorm: flags.clip }),
-        },
-        batchTokens: flags['batch-tokens'],
-        partRows: flags['micro-tokens'],
-        context,
-        seed: flags.seed,
-        evalEvery: flags['eval-every'] ?? Math.max(1, Math.round(steps / 20)),
-        saveEvery: flags['save-every'],
-      },
+      settings,
       onResume: (step) => output.note(`resuming at step ${step} of ${steps}`),
       onProgress: (progress) => {
         evalLoss = progress.evalLoss ?? evalLoss;
@@ -233,14 +268,52 @@ async function run({ flags, json, output, signal }: CommandInput<typeof FLAGS>):
         bar.update(
           progress.step,
           steps,
-          `loss ${shown.toFixed(3)}${held}  ${progress.tokensPerSecond.toFixed(0)} tokens/s`,
+          `epoch ${progress.epochs.toFixed(1)}  loss ${shown.toFixed(3)}${held}  ${progress.tokensPerSecond.toFixed(0)} tokens/s`,
         );
       },
     });
   }
-  await drawCurve(join(out, 'loss.png'), result);
-  report(result, out, json, output);
-  return result.finished ? EXIT.ok : EXIT.stopped;
+  if (!result.alreadyDone) {
+    await drawCurve(join(out, 'loss.png'), result);
+    const { writeModelCard } = await import('../train/model-card.ts');
+    await writeModelCard(out, {
+      name: basename(out),
+      base: isNew ? undefined : (flags.model ?? 'default'),
+      from: model.from,
+      configJson: model.configJson,
+      parameters: model.plan.length,
+      ternary: model.plan.all.reduce((sum, { kind, length }) => sum + (kind === 'ternary' ? length : 0), 0),
+      dataset: basename(flags.dataset),
+      trainTokens,
+      heldOutTokens,
+      settings,
+      result,
+    });
+  }
+  const next =
+    result.ended === 'stopped'
+      ? commandLine(process.argv.slice(2))
+      : commandLine(['infer', ...promptOf(records), '--model', out]);
+  report(result, { out, next, json, output });
+  return result.ended === 'stopped' ? EXIT.stopped : EXIT.ok;
+}
+
+const MAX_PROMPT_WORDS = 4;
+const MAX_PROMPT_CHARACTERS = 60;
+
+/** How `infer` is best asked to say something like the data: its first words, prompt or question. */
+export function promptOf([first]: readonly DatasetRecord[]): readonly string[] {
+  const plain = ['Once upon a time'];
+  if (first === undefined) return plain;
+  const said =
+    first.kind === 'text' ? first.text : first.kind === 'completion' ? first.prompt : first.messages[0]!.content;
+  const words = said.slice(0, 1000).split(/\s+/).filter(Boolean);
+  const text = (first.kind === 'text' ? words.slice(0, MAX_PROMPT_WORDS) : words).join(' ');
+  // What a shell or a terminal might take otherwise, or nobody wants to paste.
+  if (text === '' || text.startsWith('-') || text.length > MAX_PROMPT_CHARACTERS || /[\p{C}"%!$`\\]/u.test(text))
+    return plain;
+  const isQuestion = first.kind === 'chat' && first.messages[0]!.role === 'user';
+  return isQuestion ? [text, '--chat'] : first.kind === 'chat' ? plain : [text];
 }
 
 function withoutClip<T extends { readonly clipNorm?: number }>({ clipNorm: _, ...rest }: T): Omit<T, 'clipNorm'> {
@@ -340,25 +413,52 @@ async function drawCurve(path: string, { log }: TrainResult): Promise<void> {
   await writeFileAtomically(path, (sink) => sink.write(png));
 }
 
-function report(result: TrainResult, out: string, json: boolean, output: Output): void {
-  const { evalBefore, evalAfter, step, finished, trainedTokens, seconds } = result;
+function report(
+  result: TrainResult,
+  {
+    out,
+    next,
+    json,
+    output,
+  }: { readonly out: string; readonly next: string; readonly json: boolean; readonly output: Output },
+): void {
+  const { evalBefore, evalAfter, step, ended, alreadyDone, epochs, bestStep, trainedTokens, seconds } = result;
   const last = result.log.findLast(({ loss }) => loss !== undefined)?.loss;
   if (json) {
     output.json({
       out,
       steps: step,
-      finished,
+      finished: ended !== 'stopped',
+      ended,
+      ...(alreadyDone && { already_done: true }),
+      epochs,
+      best_step: bestStep,
       ...(last !== undefined && { loss: last }),
       ...(evalBefore !== undefined && { eval_loss_before: evalBefore }),
       ...(evalAfter !== undefined && { eval_loss_after: evalAfter }),
       tokens: trainedTokens,
       seconds,
+      next,
     });
     return;
   }
   if (evalBefore !== undefined && evalAfter !== undefined) {
     output.line(`held-out loss ${evalBefore.toFixed(4)} -> ${evalAfter.toFixed(4)} nats per token`);
   }
-  output.line(`${finished ? 'trained' : 'stopped after'} ${step} steps; wrote ${out}`);
-  if (!finished) output.note('run the same command again to go on');
+  const passes = `${step} steps, ${epochs.toFixed(epochs < 10 ? 2 : 0)} epochs`;
+  const how = {
+    steps: `trained ${passes}`,
+    plateau: `the held-out loss no longer falls: ended after ${passes} (--patience 0 goes on)`,
+    stopped: `stopped after ${passes}`,
+  }[ended];
+  output.line(alreadyDone ? `this run was done already (${passes}); ${out} is as it was` : `${how}; wrote ${out}`);
+  if (!alreadyDone && bestStep < step) {
+    output.line(
+      bestStep === 0
+        ? 'no step lowered the held-out loss: the model written is the one that training began with; try a smaller --lr, or more data'
+        : `kept: step ${bestStep}, the lowest held-out loss`,
+    );
+  }
+  output.line(ended === 'stopped' ? 'to go on:' : 'to try it:');
+  output.line(`  ${next}`);
 }

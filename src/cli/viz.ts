@@ -1,4 +1,5 @@
 import { basename } from 'node:path';
+import { PICTURE_SCHEMES, type PictureScheme } from '../color/picture-colors.ts';
 import { ArgumentError } from '../errors.ts';
 import type { TernaryLayer } from '../formats/ternary-layers.ts';
 import { openTernaryModel, selectLayers } from '../tools/ternary-model.ts';
@@ -12,7 +13,7 @@ const MAX_LAYERS = 64;
 
 export const command = defineCommand({
   name: 'viz',
-  summary: "A layer's weights as pixels in the three trit colors",
+  summary: "A layer's weights as pixels in three colors",
   positionals: [
     {
       name: 'MODEL_OR_FILE',
@@ -33,19 +34,40 @@ export const command = defineCommand({
       placeholder: 'S',
       description: 'Color stream: indices 1, 2, 3 are -1, 0, +1',
     },
+    scheme: {
+      type: 'string',
+      choices: PICTURE_SCHEMES,
+      default: 'contrast',
+      placeholder: 'X',
+      description: "contrast: colors that every eye tells apart; the others: the seed's own",
+    },
+    window: {
+      type: 'integers',
+      placeholder: 'ROW,COLUMN',
+      description: 'Single weights from there on, beside the map; a matrix larger than its map has them from 0,0 on',
+    },
     'max-side': {
       type: 'integer',
       min: 16,
       max: 8192,
       default: 1024,
       placeholder: 'N',
-      description: 'Longest side of a map in pixels; larger matrices are averaged',
+      description: 'Longest side of a map in pixels; larger matrices are drawn in blocks',
     },
   },
-  examples: ['viz layer_0.weights.png', 'viz default --layer model.layers.2.mlp.down_proj.weight -o down.png'],
+  examples: [
+    'viz layer_0.weights.png',
+    'viz default --layer model.layers.2.mlp.down_proj.weight -o down.png',
+    'viz default --layer model.layers.0.self_attn.q_proj.weight --scheme trace -o seed.png',
+    'viz default --layer model.layers.0.self_attn.q_proj.weight --window 64,128 -o window.png',
+  ],
   notes:
     'viz layer_0.weights.png draws all matrices of layer 0 of the default model into that file; ' +
-    'viz layer_3.q_proj.weights.png draws one of them. Pictures are PNG.',
+    'viz layer_3.q_proj.weights.png draws one of them. ' +
+    'Pictures are drawn in colors that every eye tells apart, dark blue for -1, near white for 0, orange for +1, since the ' +
+    "seed's own may not be; the legend names both. Of a matrix larger than --max-side a pixel is a block: the darker, the\n" +
+    'fewer of its weights are 0; the bluer, the more of the others are -1. Attention matrices have a ruler of their heads. ' +
+    'Pictures are PNG.',
   run: async ({ positionals, flags, json, output, signal }) => {
     const form = flags.layer === undefined ? layerOfFileName(positionals[0]!) : undefined;
     if (form === undefined && flags.layer === undefined) {
@@ -68,7 +90,13 @@ export const command = defineCommand({
     refuseOtherThanPng(file);
     using bar = openProgressBar({ output, json }, 'viz');
     bar.update(0, 1);
-    const png = await tritPicture(model, layers, { seed: flags.seed, maxSide: flags['max-side'], signal });
+    const png = await tritPicture(model, layers, {
+      seed: flags.seed,
+      scheme: flags.scheme as PictureScheme,
+      maxSide: flags['max-side'],
+      window: windowAt(flags.window),
+      signal,
+    });
     await writeOutput(file, png);
     bar[Symbol.dispose]();
     if (json) output.json({ file, layers: layers.map((layer) => layer.name), bytes: png.length });
@@ -76,6 +104,16 @@ export const command = defineCommand({
     return 0;
   },
 });
+
+function windowAt(place: readonly number[] | undefined): { row: number; column: number } | undefined {
+  if (place === undefined) return undefined;
+  const [row, column] = place;
+  if (row !== undefined && column !== undefined && place.length === 2) return { row, column };
+  throw new ArgumentError({
+    what: `--window needs a row and a column, got "${place.join(',')}"`,
+    fix: 'for example --window 64,128',
+  });
+}
 
 type LayerForm = { readonly index: number; readonly matrix: string | undefined };
 

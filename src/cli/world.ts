@@ -285,7 +285,7 @@ async function diff(
     const layer = flags.layer ?? [...changed].sort((a, b) => b.flips - a.flips)[0]?.name ?? layers[0]!.name;
     const { shape, signs } = await worlds.changes(from, to, layer, hooks);
     const { tritMapPng } = await import('../image/trit-map.ts');
-    const { tritColors } = await import('../color/trit-colors.ts');
+    const { pictureColors } = await import('../color/picture-colors.ts');
     const { writeFileAtomically } = await import('../formats/atomic-file.ts');
     const [rows, columns] = shape;
     const png = await tritMapPng({
@@ -293,11 +293,11 @@ async function diff(
       rows,
       columns,
       readRows: (start, end) => signs.subarray(start * columns, end * columns),
-      colors: tritColors({ seed: flags.seed }),
-      seed: flags.seed,
+      ...pictureColors({ seed: flags.seed }),
+      labels: { minus: 'fell', ergodic: 'stayed', plus: 'rose' },
     });
     await writeFileAtomically(flags.out, (sink) => sink.write(png));
-    output.note(`wrote ${flags.out}: where trits of ${layer} fell (-), stayed (o) and rose (+)`);
+    output.note(`wrote ${flags.out}: where trits of ${layer} fell, stayed and rose`);
   }
   if (json) {
     output.json({

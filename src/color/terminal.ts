@@ -1,7 +1,7 @@
 // Colors on a terminal: how many it can show, and swatches in that depth.
 
+import { relativeLuminance } from './contrast.ts';
 import { hexOf, packedOf } from './hex.ts';
-import { linearLight } from './oklch.ts';
 
 /** What a terminal can show. */
 export type ColorDepth = 'none' | 'ansi256' | 'truecolor';
@@ -61,13 +61,8 @@ function code(hex: string, depth: Exclude<ColorDepth, 'none'>, layer: 38 | 48): 
 
 /** "#000000" or "#FFFFFF", whichever reads better on the color (WCAG contrast). */
 export function inkOn(hex: string): string {
-  const packed = packedOf(hex);
-  const luminance =
-    0.2126 * linearLight(packed >>> 16) +
-    0.7152 * linearLight((packed >>> 8) & 255) +
-    0.0722 * linearLight(packed & 255);
   // Contrast with black is (Y + 0.05) / 0.05, with white 1.05 / (Y + 0.05); they are equal at Y = 0.179.
-  return hexOf(luminance > 0.179 ? 0x000000 : 0xffffff);
+  return hexOf(relativeLuminance(hex) > 0.179 ? 0x000000 : 0xffffff);
 }
 
 /**

@@ -42,7 +42,7 @@ export const analyzeLayerTool = defineTool({
   }),
   output: z.strictObject({
     model: z.string(),
-    colors: z.strictObject({ minus: hex, ergodic: hex, plus: hex }).describe('Of the picture'),
+    colors: z.strictObject({ minus: hex, ergodic: hex, plus: hex }).describe('Seed indices 1-3'),
     layers: z.array(stats),
     total: stats,
     next: z.strictObject({ offset: z.int() }).optional().describe('Argument for the rest, if the list was cut'),

@@ -9,7 +9,7 @@ import { MAX_TOKENIZER_JSON_BYTES } from '../tokenizer/json-file.ts';
 import { type TrainedBpe, trainBpe } from './bpe-trainer.ts';
 import { jsonText, writeJson } from './export-model.ts';
 import { planParameters, view } from './parameters.ts';
-import { otherRun, STATE_FILE } from './run-state.ts';
+import { DONE_FILE, otherRun, STATE_FILE } from './run-state.ts';
 import { configOf, type TrainableModel } from './trainable-model.ts';
 
 export const PRESETS = {
@@ -69,7 +69,7 @@ export async function makeFreshModel(
   const { shape, vocabSize, contextLength, seed } = options;
   const bpe: TrainedBpe = trainBpe(texts, vocabSize, contextLength);
   const vocabulary = { 'tokenizer.json': bpe.tokenizer, 'tokenizer_config.json': bpe.tokenizerConfig };
-  if (options.restart !== true && existsSync(join(folder, STATE_FILE))) {
+  if (options.restart !== true && [STATE_FILE, DONE_FILE].some((file) => existsSync(join(folder, file)))) {
     for (const [name, value] of Object.entries(vocabulary)) {
       const present = await readTextFile(join(folder, name), MAX_TOKENIZER_JSON_BYTES);
       // The model that is there would read nonsense from now on.

@@ -1,5 +1,6 @@
 // One optimizer step over the flat parameter vector: SGD or AdamW with decoupled decay, which tensors decay, clipping.
 
+import { checkOptimizer, checkRates } from './check-rates.ts';
 import type { TrainKernels } from './kernels.ts';
 import { type Parameter, type ParameterPlan, view } from './parameters.ts';
 
@@ -64,7 +65,7 @@ export function gradientNorm(kernels: TrainKernels, plan: ParameterPlan, gradien
   return Math.sqrt(sum);
 }
 
-/** Updates `latents` and `state` in place; returns the gradient's norm before clipping. */
+/** Updates `latents` and `state` in place; returns the gradient's norm before clipping. Throws ArgumentError for bad rates. */
 export function optimizerStep(
   kernels: TrainKernels,
   plan: ParameterPlan,
@@ -74,6 +75,8 @@ export function optimizerStep(
   gradients: Float32Array,
   state: OptimizerState,
 ): number {
+  checkRates(rates);
+  checkOptimizer(settings);
   const norm = gradientNorm(kernels, plan, gradients);
   const { clipNorm, kind, beta1, beta2, eps, decayGroups } = settings;
   const gradScale = clipNorm !== undefined && norm > clipNorm ? clipNorm / norm : 1;

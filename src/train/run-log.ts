@@ -6,6 +6,8 @@ import { WriteError } from '../formats/errors.ts';
 
 export type LogEntry = {
   readonly step: number;
+  /** Passes over the data after the step. */
+  readonly epoch?: number;
   /** Training loss of the step's batch, before the step. Nats per token. */
   readonly loss?: number;
   /** Mean over the held-out sequences. */

@@ -1,19 +1,33 @@
 // A training run: data in, model folder out. Same data, model and settings give the same bits, whatever the threads, and
-// however often the run was interrupted.
+// however often the run was interrupted. It ends when its steps are taken or held-out loss no longer falls; the checkpoint
+// with the lowest held-out loss is the one that is written.
 
 import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeFolder } from '../formats/make-folder.ts';
 import { type Batch, makeBatch, type Sequence } from './batch.ts';
+import { checkOptimizer, checkSchedule } from './check-rates.ts';
 import { BatchDealer, type Cursor, DatasetError } from './dataset.ts';
 import { exportModel } from './export-model.ts';
 import type { TrainKernels } from './kernels.ts';
 import { Network } from './network.ts';
 import { DEFAULT_OPTIMIZER, type OptimizerSettings, optimizerStep, zeroOptimizerState } from './optimizer.ts';
 import { type LogEntry, RunLog } from './run-log.ts';
-import { readRunState, writeRunState } from './run-state.ts';
+import {
+  type Done,
+  forgetDone,
+  NOTHING_WATCHED,
+  readDone,
+  readRunState,
+  type Watch,
+  writeDone,
+  writeRunState,
+} from './run-state.ts';
 import { ratesAt, type ScheduleSettings } from './schedule.ts';
-import { hashOf, type TrainableModel } from './trainable-model.ts';
+import { hashOf, MASTER_FOLDER, type TrainableModel } from './trainable-model.ts';
+import { onPlateau, watchLook } from './watch.ts';
 
 export type TrainSettings = {
   readonly schedule: ScheduleSettings;
@@ -27,6 +41,8 @@ export type TrainSettings = {
   readonly seed: bigint;
   /** Steps between looks at the held-out data. */
   readonly evalEvery: number;
+  /** Looks in a row without a clear fall of the held-out loss that end the run; 0: it takes all its steps. */
+  readonly patience: number;
   /** Steps between saved states. */
   readonly saveEvery: number;
 };
@@ -34,6 +50,8 @@ export type TrainSettings = {
 export type TrainProgress = {
   readonly step: number;
   readonly steps: number;
+  /** Passes over the data so far: 2.5 is halfway through the third. */
+  readonly epochs: number;
   readonly loss: number;
   readonly evalLoss: number | undefined;
   readonly tokensPerSecond: number;
@@ -56,11 +74,16 @@ export type TrainRequest = {
 
 export type TrainResult = {
   readonly step: number;
-  /** Every step was taken; false when the signal ended the run early. */
-  readonly finished: boolean;
-  /** Held-out loss before the first step and now; undefined without held-out data. */
+  /** `stopped`: by the signal; the same request goes on. `plateau`: held-out loss no longer fell. */
+  readonly ended: 'steps' | 'plateau' | 'stopped';
+  /** The folder held this very run, done; nothing was trained or written. */
+  readonly alreadyDone: boolean;
+  readonly epochs: number;
+  /** Held-out loss before the first step and of the model that was written; undefined without held-out data. */
   readonly evalBefore: number | undefined;
   readonly evalAfter: number | undefined;
+  /** Step of the model that was written: that of the lowest held-out loss; the last one without held-out data. */
+  readonly bestStep: number;
   readonly trainedTokens: number;
   readonly seconds: number;
   readonly log: readonly LogEntry[];
@@ -73,6 +96,7 @@ export const DEFAULT_SETTINGS = {
   batchTokens: 1024,
   partRows: 4096,
   evalEvery: 50,
+  patience: 5,
   saveEvery: 50,
 } as const;
 
@@ -85,10 +109,10 @@ const COUNT_FLIPS_EVERY = 10;
 /** Everything the result depends on, and nothing it does not: threads, part size and saving may differ. */
 function runHash(request: TrainRequest): string {
   const { model, settings, train, heldOut } = request;
-  const { schedule, optimizer, batchTokens, context, seed, evalEvery } = settings;
-  const facts = { schedule, optimizer, batchTokens, context, seed: `${seed}`, evalEvery };
+  const { schedule, optimizer, batchTokens, context, seed, evalEvery, patience } = settings;
+  const facts = { schedule, optimizer, batchTokens, context, seed: `${seed}`, evalEvery, patience };
   const texts = [JSON.stringify(facts), JSON.stringify(model.configJson), hashSequences(train), hashSequences(heldOut)];
-  return hashOf('bitnet-gf3 run 1', ...texts, model.latents);
+  return hashOf('bitnet-gf3 run 2', ...texts, model.latents);
 }
 
 function hashSequences(sequences: readonly Sequence[]): string {
@@ -101,8 +125,11 @@ function hashSequences(sequences: readonly Sequence[]): string {
   return hash.digest('hex');
 }
 
+/** Throws ArgumentError for settings that cannot be trained with, DatasetError for no data, RunStateError for a folder in use. */
 export async function runTraining(request: TrainRequest): Promise<TrainResult> {
   const { model, settings, out, kernels, signal } = request;
+  checkSchedule(settings.schedule);
+  checkOptimizer(settings.optimizer);
   if (request.train.length === 0) {
     throw new DatasetError({
       what: 'no sequences are left to train on',
@@ -113,7 +140,10 @@ export async function runTraining(request: TrainRequest): Promise<TrainResult> {
   const network = new Network(model.config, kernels, { context: settings.context, partRows: settings.partRows });
   const { plan } = network;
   const run = runHash(request);
+  const done = request.restart ? undefined : await readDone(out, run);
+  if (done !== undefined && hasModel(out)) return finishedBefore(out, done);
   const saved = request.restart ? undefined : await readRunState(out, run, plan.length);
+  await forgetDone(out);
   if (saved !== undefined) request.onResume?.(saved.step);
   const log = await RunLog.open(join(out, LOG_FILE), saved?.logBytes ?? 0);
 
@@ -121,14 +151,17 @@ export async function runTraining(request: TrainRequest): Promise<TrainResult> {
   const optimizer = saved?.optimizer ?? zeroOptimizerState(plan);
   let cursor: Cursor = saved?.cursor ?? { epoch: 0, next: 0 };
   let step = saved?.step ?? 0;
+  let watch: Watch = saved?.watch ?? NOTHING_WATCHED;
   const started = performance.now();
   const seconds = () => (saved?.seconds ?? 0) + (performance.now() - started) / 1000;
   const dealer = new BatchDealer(request.train, { tokens: settings.batchTokens, seed: settings.seed });
   const evalBatches = batchesOf(limitTokens(request.heldOut, MAX_EVAL_TOKENS), settings.batchTokens);
   const { steps } = settings.schedule;
   const save = async () => {
-    await writeRunState(out, { run, step, cursor, latents, optimizer, logBytes: log.bytes, seconds: seconds() });
+    const logBytes = log.bytes;
+    await writeRunState(out, { run, step, cursor, latents, optimizer, watch, logBytes, seconds: seconds() });
   };
+  const epochs = () => cursor.epoch + cursor.next / request.train.length;
 
   const gradients = new Float32Array(plan.length);
   const ternary = plan.all.filter(({ kind }) => kind === 'ternary');
@@ -157,15 +190,22 @@ export async function runTraining(request: TrainRequest): Promise<TrainResult> {
     return sum / count;
   };
 
+  /** Looks at the held-out data and remembers what did best there. */
+  const look = (): number | undefined => {
+    const loss = evaluate();
+    if (loss !== undefined) watch = watchLook(watch, { step, loss, latents });
+    return loss;
+  };
+
   network.quantize(latents);
   if (saved === undefined) {
-    const evalLoss = evaluate();
+    const evalLoss = look();
     await log.append({ step: 0, ...(evalLoss !== undefined && { evalLoss }) });
     await save();
   }
   let trainedTokens = 0;
-  let evalLoss: number | undefined;
-  while (step < steps && !signal?.aborted) {
+  let ended: TrainResult['ended'] = step === steps ? 'steps' : 'stopped';
+  while (ended === 'stopped' && !signal?.aborted) {
     const dealt = dealer.deal(cursor);
     const batch = makeBatch(dealt.sequences);
     const rates = ratesAt(settings.schedule, step);
@@ -176,10 +216,10 @@ export async function runTraining(request: TrainRequest): Promise<TrainResult> {
     if (flipShare === undefined) network.quantize(latents);
     cursor = dealt.cursor;
     trainedTokens += batch.tokens.length;
-    const look = step % settings.evalEvery === 0 || step === steps;
-    evalLoss = look ? evaluate() : undefined;
+    const evalLoss = step % settings.evalEvery === 0 || step === steps ? look() : undefined;
     await log.append({
       step,
+      epoch: Math.round(1000 * epochs()) / 1000,
       loss,
       lr: rates.lr,
       weightDecay: rates.weightDecay,
@@ -188,11 +228,14 @@ export async function runTraining(request: TrainRequest): Promise<TrainResult> {
       tokens: batch.tokens.length,
       ...(evalLoss !== undefined && { evalLoss }),
     });
-    if (step % settings.saveEvery === 0 && step < steps) await save();
+    if (step === steps) ended = 'steps';
+    else if (evalLoss !== undefined && onPlateau(watch, settings.patience)) ended = 'plateau';
+    if (step % settings.saveEvery === 0 && ended === 'stopped') await save();
     const spent = (performance.now() - started) / 1000;
     request.onProgress?.({
       step,
       steps,
+      epochs: epochs(),
       loss,
       evalLoss,
       tokensPerSecond: trainedTokens / spent,
@@ -201,19 +244,50 @@ export async function runTraining(request: TrainRequest): Promise<TrainResult> {
     // Lets a Ctrl-C in.
     await new Promise<void>((resolve) => setImmediate(resolve));
   }
-  await save();
+  if (ended === 'stopped') await save();
+  // Stopped between two looks, the newest may be the best; the state does not know, lest a resumed run decides otherwise.
+  const now = ended === 'stopped' && step % settings.evalEvery !== 0 ? evaluate() : undefined;
+  const { best } = watch;
+  const isNewest = best === undefined || (now !== undefined && now < best.loss);
+  const evalAfter = isNewest ? now : best.loss;
+  const bestStep = isNewest ? step : best.step;
+  const kept = isNewest ? latents : best.latents;
+  await exportModel(out, { configJson: model.configJson, plan, latents: kept, companions: model.folder });
+  if (ended !== 'stopped') {
+    await writeDone(out, { run, step, ended, epochs: epochs(), seconds: seconds(), bestStep, evalAfter });
+  }
   const entries = await log.entries();
-  const evalAfter = evalLoss ?? evaluate();
-  await exportModel(out, { configJson: model.configJson, plan, latents, companions: model.folder });
   return {
     step,
-    finished: step === steps,
-    evalBefore: entries.find((entry) => entry.step === 0)?.evalLoss,
+    ended,
+    alreadyDone: false,
+    epochs: epochs(),
+    evalBefore: evalBeforeOf(entries),
     evalAfter,
+    bestStep,
     trainedTokens,
     seconds: seconds(),
     log: entries,
   };
+}
+
+function evalBeforeOf(log: readonly LogEntry[]): number | undefined {
+  return log.find((entry) => entry.step === 0)?.evalLoss;
+}
+
+/** Whether what a finished run wrote is still there. */
+function hasModel(out: string): boolean {
+  return [out, join(out, MASTER_FOLDER)].every((folder) => existsSync(join(folder, 'model.safetensors')));
+}
+
+async function finishedBefore(out: string, done: Done): Promise<TrainResult> {
+  // Removes a state that a crash after the last step left.
+  await writeDone(out, done);
+  const { size } = await stat(join(out, LOG_FILE)).catch(() => ({ size: 0 }));
+  const log = await (await RunLog.open(join(out, LOG_FILE), size)).entries();
+  const { step, ended, epochs, bestStep, evalAfter, seconds } = done;
+  const evalBefore = evalBeforeOf(log);
+  return { step, ended, alreadyDone: true, epochs, evalBefore, evalAfter, bestStep, trainedTokens: 0, seconds, log };
 }
 
 function limitTokens(sequences: readonly Sequence[], tokens: number): Sequence[] {

@@ -4,12 +4,13 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setImmediate as nextEvents } from 'node:timers/promises';
-import { BitnetError, CancelledError } from '../errors.ts';
+import { ArgumentError, BitnetError, CancelledError } from '../errors.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { SafetensorsFile } from '../formats/safetensors-file.ts';
 import { readModelConfig } from '../model/open-model.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
 import { makeBatch, nextTokenSequence } from './batch.ts';
+import { checkOptimizer, checkRates } from './check-rates.ts';
 import { JS_KERNELS, type TrainKernels } from './kernels.ts';
 import { loadLatents } from './load-latents.ts';
 import { Network } from './network.ts';
@@ -243,5 +244,21 @@ async function readExpected(path: string): Promise<Expected> {
       fix: 'give a folder whose expected.json has input_ids, loss, sgd_lr, adamw, adamw_30_step_losses and tolerance',
     });
   }
-  return json as Expected;
+  const expected = json as Expected;
+  checkCaseRates(expected, path);
+  return expected;
+}
+
+/** Before the passes, which take long; JSON has no infinity, but 1e400 reads as one. */
+function checkCaseRates({ sgd_lr, adamw }: Expected, path: string): void {
+  try {
+    checkRates({ lr: sgd_lr, weightDecay: 0 });
+    checkRates({ lr: adamw?.lr, weightDecay: adamw?.weight_decay });
+    const [beta1, beta2] = Array.isArray(adamw.betas) ? (adamw.betas as [number, number]) : [Number.NaN, Number.NaN];
+    checkOptimizer({ kind: 'adamw', beta1, beta2, eps: adamw.eps, decayGroups: 'all' });
+  } catch (cause) {
+    if (!(cause instanceof ArgumentError)) throw cause;
+    const { what } = cause.text;
+    throw new QatCaseError({ what, where: path, fix: 'correct the case, or take the original again' }, { cause });
+  }
 }

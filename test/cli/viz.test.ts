@@ -52,6 +52,32 @@ test('viz MODEL --layer NAME -o FILE draws one', async () => {
   expect(decode(await readFile(join(cwd, 'k.png'))).height).toBeGreaterThan(0);
 });
 
+test('viz draws in contrast colors unless a scheme is asked for; --window puts single weights beside', async () => {
+  const layer = 'model.layers.1.self_attn.k_proj.weight';
+  const colorsOf = async (name: string, args: readonly string[]) => {
+    const { code, stderr } = await runCli(['viz', 'default', '--layer', layer, '-o', name, ...args], { cwd });
+    expect(code, stderr).toBe(0);
+    const { palette, data, width } = decode(await readFile(join(cwd, name)));
+    const counts = new Map<string, number>();
+    for (const index of data) {
+      const hex = `#${palette!
+        [index]!.map((v) => v.toString(16).padStart(2, '0'))
+        .join('')
+        .toUpperCase()}`;
+      counts.set(hex, (counts.get(hex) ?? 0) + 1);
+    }
+    return { width, count: (hex: string) => counts.get(hex) ?? 0 };
+  };
+  const contrast = await colorsOf('contrast.png', []);
+  expect(['#0A1C66', '#F4F0E6', '#CD5B0A'].every((hex) => contrast.count(hex) > 10_000)).toBe(true);
+  expect(contrast.count('#6404C3')).toBe(14 * 14);
+  const seed = await colorsOf('seed.png', ['--scheme', 'trace']);
+  expect(['#6404C3', '#EB6AF7', '#7F1747'].every((hex) => seed.count(hex) > 10_000)).toBe(true);
+  expect(seed.count('#0A1C66')).toBe(0);
+  const windowed = await colorsOf('window.png', ['--window', '5,400']);
+  expect(windowed.width).toBeGreaterThan(contrast.width + 200);
+});
+
 test('analyze prints a row a layer, the total and its conservation', async () => {
   const { stdout } = await runCli(['analyze', 'default', '--layer', '*.0.mlp.*']);
   const lines = stdout.trimEnd().split('\n');
@@ -68,6 +94,12 @@ test.each([
   [['viz', 'layer_99.weights.png'], 'the model has no layer 99; layers go from 0 to'],
   [['viz', 'layer_0.nose.weights.png'], 'layer 0 has no matrix "nose"; it has'],
   [['viz', 'default', '--layer', 'nothing'], 'no ternary layer matches "nothing"'],
+  [['viz', 'default', '--layer', '*.0.*k_proj*', '--scheme', 'contrats'], 'did you mean contrast?'],
+  [['viz', 'default', '--layer', '*.0.*k_proj*', '--window', '5'], '--window needs a row and a column'],
+  [
+    ['viz', 'default', '--layer', '*.0.*k_proj*', '--window', '5,512'],
+    "the window's column must be an integer from 0 to 511",
+  ],
   [['analyze', '/nowhere'], '/nowhere'],
 ])('%j is refused', async (args, message) => {
   const { code, stderr } = await runCli(args, { cwd });

@@ -2,10 +2,12 @@ import fc from 'fast-check';
 import { decode } from 'fast-png';
 import { describe, expect, test } from 'vitest';
 import { palette } from '../../src/color/palette.ts';
+import { pictureColors } from '../../src/color/picture-colors.ts';
 import { tritColors } from '../../src/color/trit-colors.ts';
 import { ArgumentError } from '../../src/errors.ts';
 import { drawText, encodePng, fillRect, fitText, newCanvas, textWidth } from '../../src/image/canvas.ts';
 import { glyphRows } from '../../src/image/font.ts';
+import { headBands, headShapeOf } from '../../src/image/head-bands.ts';
 import { linePlotPng, roundTicks } from '../../src/image/line-plot.ts';
 import { swatchPng } from '../../src/image/swatches.ts';
 import { type TritMapOptions, tritMapPng } from '../../src/image/trit-map.ts';
@@ -213,6 +215,182 @@ describe('trit map', () => {
     expect(windows.at(-1)![1]).toBe(rows);
     expect(windows.slice(1).map(([start]) => start)).toEqual(windows.slice(0, -1).map(([, end]) => end));
     for (const [start, end] of windows) expect((end - start) * columns).toBeLessThanOrEqual(2 ** 22);
+  });
+
+  /** Places where the picture has a color, as a list of `x,y`. */
+  const placesOf = ({ width, height, at }: ReturnType<typeof read>, hex: string, from = 0) => {
+    const places: (readonly [number, number])[] = [];
+    for (let y = from; y < height; y++) for (let x = 0; x < width; x++) if (at(x, y) === hex) places.push([x, y]);
+    return places;
+  };
+
+  test('contrast colors, pixel for pixel; the legend names them and those of the seed', async () => {
+    const trits = Int8Array.of(-1, 0, 1, 1, 1, -1);
+    const picture = read(await mapOf(trits, 3, pictureColors({ seed: 1069n })));
+    const top = TOP + 28;
+    trits.forEach((trit, i) => {
+      const hex = ['#0A1C66', '#F4F0E6', '#CD5B0A'][trit + 1];
+      expect(picture.at(LEFT + 24 * (i % 3) + 12, top + 24 * Math.floor(i / 3) + 12)).toBe(hex);
+    });
+    // The seed's colors are in the legend only, in the line below.
+    for (const hex of hexes) {
+      const places = placesOf(picture, hex);
+      expect(places).toHaveLength(14 * 14);
+      expect(places.every(([, y]) => y >= 16 + 3 * 28 && y < 16 + 3 * 28 + 14)).toBe(true);
+    }
+    const seedAlone = read(await mapOf(trits, 3));
+    expect(placesOf(seedAlone, '#0A1C66')).toEqual([]);
+  });
+
+  test('changes are said to fall, stay and rise', async () => {
+    const trits = Int8Array.of(-1, 0, 1);
+    const labels = { minus: 'fell', ergodic: 'stayed', plus: 'rose' };
+    const [numbered, named] = [read(await mapOf(trits, 3)), read(await mapOf(trits, 3, { labels }))];
+    // "fell" begins with an f beside its chip: its stem is the fifth column of dots from the left of the text.
+    const canvas = newCanvas({ width: 200, height: 20, palette: [0xfbfaf8, 0x1d1d22] }, 0);
+    drawText(canvas, 'fell', { x: 0, y: 0, scale: 2 }, 1);
+    const said = (picture: ReturnType<typeof read>) =>
+      Array.from({ length: 18 }, (_, y) =>
+        Array.from({ length: 46 }, (_, x) => picture.at(16 + 22 + x, 16 + 56 + y) === '#1D1D22'),
+      );
+    const drawn = Array.from({ length: 18 }, (_, y) =>
+      Array.from({ length: 46 }, (_, x) => canvas.data[200 * y + x] === 1),
+    );
+    expect(said(named)).toEqual(drawn);
+    expect(said(numbered)).not.toEqual(drawn);
+  });
+
+  test('density blocks: darker where fewer weights are 0, hue by the balance, over the range that is there', async () => {
+    // 32 x 32 in 16 px: blocks of 2 x 2. Left half: two of four are 0, right half: none; above more +1, below more -1.
+    const trits = Int8Array.from({ length: 32 * 32 }, (_, i) => {
+      const [row, column] = [Math.floor(i / 32), i % 32];
+      const sign = row < 16 ? 1 : -1;
+      if (column < 16) return row % 2 === 0 ? 0 : sign;
+      return row % 2 === 0 && column % 2 === 0 ? -sign : sign;
+    });
+    const colors = pictureColors({ seed: 1069n });
+    const picture = read(await mapOf(trits, 32, { ...colors, maxSide: 16, blocks: 'density' }));
+    const top = TOP + 2 * 28;
+    // Density 1/2 to 1, mean 3/4 with a deviation of 1/4: the scale goes from 3/4 - 2.5/4, that is 12.5 %, to 100 %.
+    // Balance +-1/2 everywhere: its ends are at 1 (2.5 deviations), so a plain block leans by half.
+    // In steps of 1/18: depth 3/7 is 8 of them, which a lean of 1/2 splits into 2 and 6; depth 1 is 18 of them, 5 and 13.
+    const mixed = ([minus, plus]: number[]) => {
+      const light = [0, 2, 4].map((at) => {
+        const linear = (hex: string) => {
+          const v = Number.parseInt(hex.slice(1 + at, 3 + at), 16) / 255;
+          return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+        };
+        const [m, e, p] = ['#0A1C66', '#F4F0E6', '#CD5B0A'].map(linear);
+        const sum = (minus! * m! + (18 - minus! - plus!) * e! + plus! * p!) / 18;
+        return Math.round(255 * (sum <= 0.0031308 ? sum * 12.92 : 1.055 * sum ** (1 / 2.4) - 0.055));
+      });
+      return `#${light
+        .map((v) => v.toString(16).padStart(2, '0'))
+        .join('')
+        .toUpperCase()}`;
+    };
+    expect(picture.at(LEFT + 2, top + 2)).toBe(mixed([2, 6]));
+    expect(picture.at(LEFT + 12, top + 2)).toBe(mixed([5, 13]));
+    expect(picture.at(LEFT + 2, top + 12)).toBe(mixed([6, 2]));
+    expect(picture.at(LEFT + 12, top + 12)).toBe(mixed([13, 5]));
+    // Where all blocks are alike there is no range to stretch.
+    const plain = read(await mapOf(new Int8Array(32 * 32).fill(-1), 32, { ...colors, maxSide: 16, blocks: 'density' }));
+    expect(plain.at(LEFT + 7, top + 7)).toBe('#0A1C66');
+  });
+
+  test('heads lie along a ruler whose strip changes its ink where a head begins', async () => {
+    const trits = new Int8Array(64 * 64);
+    const shape = { heads: 4, kvHeads: 2, headDim: 16 };
+    const rows = headBands({ name: 'model.layers.0.self_attn.q_proj.weight', rows: 64, columns: 64 }, shape);
+    const zoom = 12;
+    const picture = read(await mapOf(trits, 64, { heads: rows }));
+    const top = TOP + 12;
+    const strip = Array.from({ length: 64 * zoom }, (_, y) => picture.at(LEFT + 36 - 7, top + y));
+    const INK = '#1D1D22';
+    const MUTED = '#6E6D75';
+    for (const [head, ink] of [INK, MUTED, INK, MUTED].entries()) {
+      expect(strip[16 * zoom * head + 1]).toBe(ink);
+      expect(strip[16 * zoom * (head + 1) - 1]).toBe(ink);
+    }
+    const columns = headBands({ name: 'blk.0.attn_output.weight', rows: 64, columns: 64 }, shape);
+    const above = read(await mapOf(trits, 64, { heads: columns }));
+    const line = Array.from({ length: 64 * zoom }, (_, x) => above.at(LEFT + x, TOP + 36 - 7));
+    expect([1, 16 * zoom + 1, 32 * zoom + 1, 48 * zoom + 1].map((x) => line[x])).toEqual([INK, MUTED, INK, MUTED]);
+    expect(above.at(LEFT, TOP + 36)).toBe(hexes[1]);
+  });
+
+  test.each([
+    ['model.layers.3.self_attn.q_proj.weight', [32, 40], 'rows', 4],
+    ['model.layers.3.self_attn.k_proj', [16, 40], 'rows', 2],
+    ['blk.3.attn_v.weight', [16, 40], 'rows', 2],
+    ['model.layers.3.self_attn.o_proj.weight', [40, 32], 'columns', 4],
+    ['blk.3.attn_output.weight', [40, 32], 'columns', 4],
+    ['model.layers.3.self_attn.qkv_proj.weight', [64, 40], 'rows', 8],
+    ['blk.3.attn_qkv.weight', [64, 40], 'rows', 8],
+    ['layers.3.attention.Wqkv.weight', [64, 40], 'rows', 8],
+    ['model.layers.3.mlp.up_proj.weight', [32, 40], undefined, 0],
+    // Of another size than the config says.
+    ['model.layers.3.self_attn.q_proj.weight', [33, 40], undefined, 0],
+    ['model.layers.3.self_attn.k_proj.weight', [32, 40], undefined, 0],
+  ] as const)('%s %j has its heads in %s: %i', (name, [rows, columns], axis, count) => {
+    const found = headBands({ name, rows, columns }, { heads: 4, kvHeads: 2, headDim: 8 });
+    expect(found?.axis).toBe(axis);
+    expect(found?.bands ?? []).toHaveLength(count);
+    expect(found?.bands.at(-1)?.end).toBe(axis === undefined ? undefined : axis === 'rows' ? rows : columns);
+  });
+
+  test('numbers of heads come from a config or from GGUF, and only sound ones', () => {
+    const none = new Map<string, unknown>();
+    const config = { num_attention_heads: 8, num_key_value_heads: 2, hidden_size: 512 };
+    expect(headShapeOf(config, none)).toEqual({ heads: 8, kvHeads: 2, headDim: 64 });
+    expect(headShapeOf({ ...config, head_dim: 128 }, none)).toEqual({ heads: 8, kvHeads: 2, headDim: 128 });
+    expect(headShapeOf({ text_config: config }, none)).toEqual({ heads: 8, kvHeads: 2, headDim: 64 });
+    const gguf = new Map<string, unknown>([
+      ['general.architecture', 'llama'],
+      ['llama.attention.head_count', 4],
+      ['llama.embedding_length', 64],
+    ]);
+    expect(headShapeOf(undefined, gguf)).toEqual({ heads: 4, kvHeads: 4, headDim: 16 });
+    for (const heads of [0, -8, 7, 1.5, '8', null, Number.NaN, 1e300]) {
+      expect(headShapeOf({ ...config, num_attention_heads: heads }, none), `${heads}`).toBeUndefined();
+    }
+  });
+
+  test('a window of single weights stands beside the map, marked on it', async () => {
+    // 400 x 300 in blocks of 4; the window hangs over the edge and is moved back: rows 304 .. 399, columns 204 .. 299.
+    const trits = Int8Array.from({ length: 400 * 300 }, (_, i) =>
+      ((i * 7) % 11) % 3 === 0 ? 1 : ((i * 13) % 5) - 2 > 0 ? -1 : 0,
+    );
+    const [rows, columns] = [400, 300];
+    const picture = read(await mapOf(trits, columns, { maxSide: 100, window: { row: 390, column: 290 } }));
+    const x = LEFT + 75 + 24;
+    for (const [row, column] of [
+      [304, 204],
+      [304, 299],
+      [399, 204],
+      [350, 250],
+      [399, 299],
+    ] as const) {
+      const at = picture.at(x + 5 * (column - 204) + 2, TOP + 5 * (row - 304) + 2);
+      expect(at, `${row}, ${column}`).toBe(hexes[trits[row * columns + column]! + 1]);
+    }
+    // Dark, light, dark around columns 51 .. 74 of the map.
+    const y = TOP + 88;
+    expect([51 - 3, 51 - 2, 51 - 1].map((left) => picture.at(LEFT + left, y))).toEqual([
+      '#1D1D22',
+      '#FBFAF8',
+      '#1D1D22',
+    ]);
+    for (const window of [
+      { row: rows, column: 0 },
+      { row: 0, column: columns },
+      { row: -1, column: 0 },
+      { row: 0.5, column: 0 },
+    ]) {
+      await expect(mapOf(trits, columns, { maxSide: 100, window })).rejects.toThrow(
+        /the window's (row|column) must be/,
+      );
+    }
   });
 
   test('bad sources', async () => {

@@ -191,6 +191,7 @@ describe('runs', () => {
       context: 64,
       seed: 1069n,
       evalEvery: 10,
+      patience: 0,
       saveEvery: 5,
     },
     ...changes,
@@ -205,7 +206,7 @@ describe('runs', () => {
 
   test('the loss on held-out data falls, and kernels and threads do not matter', async () => {
     const readable = await runTraining(await request('plain'));
-    expect(readable.finished).toBe(true);
+    expect(readable.ended).toBe('steps');
     expect(readable.evalAfter!).toBeLessThan(readable.evalBefore! - 0.5);
     expect(readable.log).toHaveLength(41);
     for (const threads of [1, 3]) {
@@ -229,7 +230,7 @@ describe('runs', () => {
           },
         }),
       );
-      ({ finished } = result);
+      finished = result.ended !== 'stopped';
     }
     expect(stops).toBe(6);
     expect(hashes('stopped')).toEqual(hashes('whole'));
@@ -244,7 +245,9 @@ describe('runs', () => {
   });
 
   test('a state that is damaged anywhere is refused, not trained on', async () => {
-    await runTraining(await request('damaged'));
+    const stop = new AbortController();
+    const onProgress = ({ step }: { step: number }) => step === 22 && stop.abort();
+    await runTraining(await request('damaged', { signal: stop.signal, onProgress }));
     const path = join(folder, 'damaged', 'state.safetensors');
     const whole = readFileSync(path);
     const refused = async (bytes: Buffer) => {
@@ -259,7 +262,7 @@ describe('runs', () => {
       await refused(flipped);
     }
     await writeFile(path, whole);
-    expect((await runTraining(await request('damaged'))).finished).toBe(true);
+    expect((await runTraining(await request('damaged'))).ended).toBe('steps');
   });
 
   test('the tokenizer of another run is not overwritten either', async () => {
@@ -311,8 +314,8 @@ describe('runs', () => {
       const log = join(folder, `cut-${keep}`, 'train.jsonl');
       if (keep === 0) rmSync(log);
       else truncateSync(log, keep);
-      const { finished, log: entries } = await runTraining(await request(`cut-${keep}`));
-      expect(finished).toBe(true);
+      const { ended, log: entries } = await runTraining(await request(`cut-${keep}`));
+      expect(ended).toBe('steps');
       expect(entries.at(-1)!.step).toBe(40);
       expect(hashes(`cut-${keep}`).slice(0, 3)).toEqual(hashes('with-log').slice(0, 3));
     }
@@ -396,7 +399,15 @@ describe.runIf(existsSync(main))('train on the command line', () => {
     await writeFile(data, records.join('\n'));
     const whole = await start('cli-whole').done;
     expect(whole.code).toBe(0);
-    expect(JSON.parse(whole.stdout)).toMatchObject({ steps: 24, finished: true });
+    const report = JSON.parse(whole.stdout);
+    expect(report).toMatchObject({ steps: 24, finished: true, ended: 'steps' });
+    expect(report.epochs).toBeGreaterThan(4);
+    expect(report.next).toMatch(/ infer 'What does the fox do\?' --model .*cli-whole$/);
+    // What it says to do next can be pasted.
+    const pasted = spawnSync(`${report.next} --json`, { shell: true, encoding: 'utf8' });
+    expect(JSON.parse(pasted.stdout).trace.length, pasted.stderr).toBeGreaterThan(0);
+    expect(existsSync(join(folder, 'cli-whole', 'state.safetensors'))).toBe(false);
+    expect(readFileSync(join(folder, 'cli-whole', 'README.md'), 'utf8')).toContain('`data.jsonl`: 1133 tokens');
 
     // Killed at a random moment soon after a few steps, so that kills fall between steps and into writes of the state and
     // the log; states are written every third step, so each life gets further than the one before.
