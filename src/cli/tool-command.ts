@@ -61,7 +61,7 @@ export const NO_SERVICES: ToolContext['services'] = {
 
 /** Flags of a command that is one face of a tool among others: those of some of its fields. */
 export function toolFlags(tool: Tool, fields: readonly string[]): FlagSpecs {
-  const { properties = {} } = jsonSchemaOf(tool.input, 'input');
+  const { properties = {} } = checkedSchemaOf(tool.input);
   return Object.fromEntries(fields.map((name) => [flagName(name), flagOf(properties[name]!)]));
 }
 

@@ -27,8 +27,8 @@ import {
   minimalBytes,
   readFixed,
 } from './gguf-values.ts';
-import { q2Group } from './q2-group.ts';
 import { isLfsPointer, LfsPointerError } from './lfs-pointer.ts';
+import { q2Group } from './q2-group.ts';
 import type { RandomAccessFile } from './random-access-file.ts';
 
 /** Largest header we know: 8.4 MB for Llama 3's vocabulary; one of 262,144 tokens takes about 20 MB. */

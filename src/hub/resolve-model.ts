@@ -4,8 +4,8 @@ import { closeSync, openSync, readdirSync, readSync, type Stats, statSync } from
 import { realpath } from 'node:fs/promises';
 import { dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { BitnetError } from '../errors.ts';
-import { ggufModels } from '../formats/model-files.ts';
 import { refuseLfsPointer } from '../formats/lfs-pointer.ts';
+import { ggufModels } from '../formats/model-files.ts';
 import {
   cachedRepos,
   type Environment,

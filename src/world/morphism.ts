@@ -24,7 +24,7 @@ export type Morphism = {
 
 /** Whether a number can be the rate of a step: one that is not finite or below 0 leads away from every loss. */
 export function isRate(lr: unknown): lr is number {
-  return typeof lr === 'number' && Number.isFinite(lr) && lr > 0;
+  return typeof lr === 'number' && lr > 0 && Number.isFinite(Math.fround(lr));
 }
 
 export type LayerChange = {

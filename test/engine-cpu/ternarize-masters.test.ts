@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { DENSE_CODES } from '../../src/engine/recorded/operations.ts';
 import { loadNative } from '../../src/engine/cpu/native.ts';
 import { mastersToRowquadNative } from '../../src/engine/cpu/ternarize-masters.ts';
+import { DENSE_CODES } from '../../src/engine/recorded/operations.ts';
 import { absmean } from '../../src/quant/absmean.ts';
 import { f32ToBf16 } from '../../src/quant/bf16.ts';
 import { f32ToF16 } from '../../src/quant/f16.ts';
