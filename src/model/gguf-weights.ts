@@ -1,6 +1,6 @@
 // Weights of a GGUF file. Files of architecture "llama" hold q and k with the rows of each head interleaved.
 
-import type { DenseWeight, GroupedWeight, VectorWeight } from '../engine/program.ts';
+import type { DenseWeight, GroupedWeight, TernaryWeight, VectorWeight } from '../engine/program.ts';
 import type { WeightPreparation } from '../engine/weight-preparation.ts';
 import type { GgufFile } from '../formats/gguf-file.ts';
 import {
@@ -15,11 +15,13 @@ import {
 import type { BlockLayoutName } from '../quant/grouped/block-layout.ts';
 import { isBlockLayout } from '../quant/grouped/codec.ts';
 import type { FloatType } from '../quant/grouped/floats.ts';
-import type { GroupedBytes } from '../quant/grouped/repack-panel64.ts';
+import { unpackQuads } from '../quant/grouped/quads.ts';
+import { decodeGrouped, type GroupedBytes } from '../quant/grouped/repack-panel64.ts';
 import { unpackedGroup } from '../quant/grouped/unpacked.ts';
 import { detectPrescaled } from '../quant/prescaled.ts';
 import { repackGgml } from '../quant/repack.ts';
-import { rowquadByteLength } from '../quant/rowquad.ts';
+import { packRowquad, rowquadByteLength } from '../quant/rowquad.ts';
+import { scaleOfBlocks } from '../quant/ternary-scale.ts';
 import { type Allocate, plainMemory } from '../tensor/allocate.ts';
 import { assembleWeights } from './assemble-weights.ts';
 import type { Graph } from './graph.ts';
@@ -105,10 +107,16 @@ class GgufReader implements WeightReader {
       heads !== undefined && this.#graph.gguf.interleavedHeads ? interleavedRow(rows / heads) : undefined;
     const layout = layoutOf(dtype);
     if (layout === undefined && dtype !== 'I2_S') return this.#floatLinear(name, rows, columns, sourceRow);
-    if (layout !== undefined && (this.#graph.oneScale === 'int16' || !isGgmlTernary(dtype))) {
+    if (layout !== undefined && this.#graph.oneScale === 'int16') {
       return this.#blocks(name, layout, rows, columns, sourceRow);
     }
     const factor = await this.#factor(name);
+    if (layout !== undefined && !isGgmlTernary(dtype)) {
+      return (
+        (await this.#oneScale(name, layout, rows, columns, { factor, sourceRow })) ??
+        this.#blocks(name, layout, rows, columns, sourceRow)
+      );
+    }
     const bytes = await this.#allocate(rowquadByteLength(rows, columns));
     const found = await this.#scratch.lend(async (take) => {
       const stored = await this.#file.readBytes(name, take);
@@ -128,6 +136,29 @@ class GgufReader implements WeightReader {
     if (found.source !== undefined) return this.#blocks(name, found.source.layout, rows, columns, sourceRow);
     const scale = this.#positive(Math.fround(found.scale * factor), name);
     return { kind: 'ternary', name, rows, columns, layout: 'rowquad', bytes, scale };
+  }
+
+  /** Blocks of a graph with BitLinear layers, if all have the one scale of such a matrix. */
+  async #oneScale(
+    name: string,
+    layout: BlockLayoutName,
+    rows: number,
+    columns: number,
+    { factor, sourceRow }: { readonly factor: number; readonly sourceRow: ((row: number) => number) | undefined },
+  ): Promise<TernaryWeight | undefined> {
+    const { file, offset } = this.#expect(name, [rows, columns]);
+    return this.#scratch.lend(async (take) => {
+      const bytes = await this.#file.readBytes(name, take);
+      const source: GroupedBytes = { form: 'blocks', layout, bytes };
+      const matrix = decodeGrouped(source, rows, columns, { at: { tensor: name, file, offset } });
+      const found = scaleOfBlocks(matrix.scales, matrix.group);
+      const codes = unpackQuads(matrix.quads, rows, columns);
+      if (found.kind !== 'tensor' || codes.includes(3)) return undefined;
+      const trits = Int8Array.from(codes, (code) => code - 1);
+      const ordered = sourceRow === undefined ? trits : rowsMoved(trits, rows, columns, sourceRow);
+      const scale = this.#positive(Math.fround(found.value * factor), name);
+      return { kind: 'ternary', name, rows, columns, layout: 'rowquad', bytes: packRowquad(ordered, rows, columns), scale };
+    });
   }
 
   /** A matrix of ggml blocks with a scale each. */

@@ -23,13 +23,13 @@ export function interleavedHeads(trits: Int8Array, rows: number, columns: number
 }
 
 /** A matrix whose row r is row `sourceRow(r)` of `values`. */
-export function rowsMoved(
-  values: Float32Array,
+export function rowsMoved<T extends Float32Array | Int8Array>(
+  values: T,
   rows: number,
   columns: number,
   sourceRow: (row: number) => number,
-): Float32Array<ArrayBuffer> {
-  const out = new Float32Array(values.length);
+): T {
+  const out = values.slice() as T;
   for (let row = 0; row < rows; row += 1) {
     const from = sourceRow(row) * columns;
     out.set(values.subarray(from, from + columns), row * columns);

@@ -3,8 +3,8 @@
 import type { ModulePatterns } from './module-patterns.ts';
 import type { RopeScaling } from './rope.ts';
 
-/** Graphs we implement, one page each in graphs/. */
-export type ModelFamily = 'bitnet' | 'onebitllm' | 'llama' | 'qwen3';
+/** Name of a graph: one page each in graphs/. */
+export type ModelFamily = string;
 
 /**
  * How the linear layers are stored. `masters`: float latent weights, made ternary by absmean at load. `packed`: 2-bit

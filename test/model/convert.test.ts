@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { jsBackend } from '../../src/engine/js/backend.ts';
+import { GgufFile } from '../../src/formats/gguf-file.ts';
 import { packageRoot } from '../../src/hub/package-root.ts';
 import { type ConvertFormat, convertModel } from '../../src/model/convert.ts';
 import { type ModelFiles, openModel } from '../../src/model/open-model.ts';
@@ -36,9 +37,10 @@ async function logits(files: ModelFiles): Promise<Uint32Array> {
 }
 
 async function convert(files: ModelFiles, to: ConvertFormat) {
-  const path = join(root, `${Math.random()}${to === 'hf' ? '' : '.gguf'}`);
+  const isFile = to.startsWith('gguf-');
+  const path = join(root, `${Math.random()}${isFile ? '.gguf' : ''}`);
   const report = await convertModel(files, path, { to });
-  return { files: { kind: to === 'hf' ? 'folder' : 'gguf', path } as ModelFiles, report };
+  return { files: { kind: isFile ? 'gguf' : 'folder', path } as ModelFiles, report };
 }
 
 describe('there and back, bit for bit', () => {
@@ -52,6 +54,8 @@ describe('there and back, bit for bit', () => {
     ['llama_bitlinear_plain_config_c_s433', 'hf'],
     ['onebitllm_a_s511', 'hf'],
     ['onebitllm_a_s511', 'gguf-i2_s'],
+    ['bitnet_packed_c_s133', 'gguf-q2_0'],
+    ['bitnet_packed_a_s111', 'hf-unpacked'],
   ])('%s to %s', async (name, to) => {
     const source = golden(name);
     const wanted = await logits(source);
@@ -97,5 +101,49 @@ describe('refused', () => {
     const before = await readdir(root);
     await expect(convert(golden('bitnet_packed_a_s111'), 'gguf-tq2_0')).rejects.toThrow(/TQ2_0 needs rows.*gguf-i2_s/);
     expect(await readdir(root)).toEqual(before);
+  });
+});
+
+describe('group-scaled models', () => {
+  const qwen3 = (name: string, container: string): ModelFiles => {
+    const path = join(import.meta.dirname, '../golden/qwen3', name, container);
+    return { kind: container.endsWith('.gguf') ? 'gguf' : 'folder', path };
+  };
+
+  test.each<ConvertFormat>(['gguf-q2_0', 'gguf-pq2_0', 'gguf-ptq1_0', 'hf-unpacked', 'mlx'])(
+    'there and back by %s, bit for bit',
+    async (to) => {
+      for (const source of [qwen3('qwen3_all_layouts_s2601', 'hf'), qwen3('qwen3_yarn_wide_heads_s2602', 'ptq1_0.gguf')]) {
+        const wanted = await logits(source);
+        const { files } = await convert(source, to);
+        expect(await logits(files)).toEqual(wanted);
+        expect(await logits((await convert(files, 'gguf-q2_0')).files)).toEqual(wanted);
+      }
+    },
+  );
+
+  test.each<[ConvertFormat, string]>([
+    ['gguf-pq2_0', 'pq2_0.gguf'],
+    ['gguf-ptq1_0', 'ptq1_0.gguf'],
+  ])('%s writes the bytes that others write', async (to, theirs) => {
+    const { files } = await convert(qwen3('qwen3_all_layouts_s2601', 'q2_0_g128.gguf'), to);
+    using mine = await GgufFile.open(files.path);
+    using wanted = await GgufFile.open(qwen3('qwen3_all_layouts_s2601', theirs).path);
+    for (const name of wanted.names()) {
+      expect(Buffer.compare(await mine.readBytes(name), await wanted.readBytes(name)), name).toBe(0);
+    }
+  });
+
+  test('+2 has no place among trits', async () => {
+    const source = qwen3('qwen3_odd_code3_g64_s2603', 'q2_0_g64.gguf');
+    await expect(convert(source, 'hf-unpacked')).rejects.toThrow(/\+2|code 3|twos/);
+    const { files } = await convert(source, 'gguf-q2_0');
+    expect(await logits(files)).toEqual(await logits(source));
+  });
+
+  test('who reads the file is said where that is not everybody', async () => {
+    const notes = async (source: ModelFiles, to: ConvertFormat) => (await convert(source, to)).report.notes.join('\n');
+    expect(await notes(qwen3('qwen3_all_layouts_s2601', 'hf'), 'gguf-ptq1_0')).toMatch(/PTQ1_0 is read by PrismML's fork/);
+    expect(await notes(golden('bitnet_packed_a_s111'), 'gguf-i2_s')).toMatch(/"bitnet-b1.58" is read by bitnet.cpp/);
   });
 });

@@ -32,7 +32,6 @@ export class Numbers {
 }
 
 const ARCHITECTURES: Record<ModelFamily, string> = {
-  qwen3: 'Qwen3ForCausalLM',
   bitnet: 'BitNetForCausalLM',
   onebitllm: 'BitnetForCausalLM',
   llama: 'LlamaForCausalLM',

@@ -1,14 +1,24 @@
 // Every graph that we run. A new one is a page beside these and a row here.
 
 import type { Graph } from '../graph.ts';
-import type { ModelFamily } from '../model-config.ts';
 import { bitnet } from './bitnet.ts';
 import { llama } from './llama.ts';
 import { onebitllm } from './onebitllm.ts';
 import { qwen3 } from './qwen3.ts';
 
-export const GRAPHS: readonly Graph[] = [bitnet, onebitllm, llama, qwen3];
+const graphs: Graph[] = [bitnet, onebitllm, llama, qwen3];
 
-export function graphOf(family: ModelFamily): Graph {
-  return GRAPHS.find((graph) => graph.family === family)!;
+export const GRAPHS: readonly Graph[] = graphs;
+
+/** Throws RangeError for a family that no graph has. */
+export function graphOf(family: string): Graph {
+  const found = graphs.find((graph) => graph.family === family);
+  if (found === undefined) throw new RangeError(`no graph is called ${family}`);
+  return found;
+}
+
+/** Runs models of one more graph until the result is disposed of: for a graph that is being written, and its test. */
+export function addGraph(graph: Graph): Disposable {
+  graphs.push(graph);
+  return { [Symbol.dispose]: () => void graphs.splice(graphs.indexOf(graph), 1) };
 }
