@@ -4,8 +4,9 @@
 import { join } from 'node:path';
 import type { GgufFile } from '../formats/gguf-file.ts';
 import type { GgufPair } from '../formats/write-gguf.ts';
-import { GPT2, LLAMA3, readGgufVocabulary } from './gguf-vocabulary.ts';
+import { readGgufVocabulary } from './gguf-vocabulary.ts';
 import { isObject, type JsonObject, MAX_TOKENIZER_JSON_BYTES, readJsonObject } from './json-file.ts';
+import { GPT2, LLAMA3, QWEN2, QWEN35 } from './pattern.ts';
 import { PIECE } from './sentencepiece-model.ts';
 import type { Tokenizer } from './tokenizer.ts';
 import { TokenizerFileError } from './tokenizer-error.ts';
@@ -26,6 +27,13 @@ export function ggufVocabularyPairs(folder: string, tokenizer: Tokenizer, vocabS
     });
   }
   const bpe = parseTokenizerJson(json, file);
+  if (bpe.type !== 'BPE' || bpe.continuingPrefix !== '' || bpe.endSuffix !== '') {
+    throw new TokenizerFileError({
+      what: `GGUF has no form for this ${bpe.type} vocabulary`,
+      where: file,
+      fix: 'only byte-level BPE and BPE with byte fallback are converted',
+    });
+  }
   const special = new Map(bpe.vocabulary.added.map((token) => [token.id, token.special]));
   const tokens: string[] = [];
   const types: number[] = [];
@@ -66,11 +74,11 @@ function mergeTexts(bpe: BpeTokenizer): string[] {
 
 function byteLevelModel(bpe: BpeTokenizer, file: string): GgufPair[] {
   const pre = preTokenizerName(bpe);
-  if (pre === undefined || (bpe.normalizer !== null && bpe.normalizer.type !== 'NFC')) {
+  if (pre === undefined || !(bpe.normalizer === null || isNfc(bpe))) {
     throw new TokenizerFileError({
       what: 'GGUF has no name for this pre-tokenizer or normalizer',
       where: file,
-      fix: 'only the splitting rules of Llama 3 and GPT-2 are converted',
+      fix: 'only the splitting rules of Llama 3, Qwen and GPT-2 are converted',
     });
   }
   return [
@@ -106,7 +114,14 @@ function preTokenizerName(bpe: BpeTokenizer): string | undefined {
   const pattern = isObject(first?.pattern) ? first.pattern.Regex : undefined;
   if (first?.type !== 'Split' || second?.type !== 'ByteLevel') return undefined;
   if (pattern === LLAMA3) return bpe.ignoreMerges ? 'llama-bpe' : 'smaug-bpe';
-  return pattern === GPT2 && !bpe.ignoreMerges ? 'gpt-2' : undefined;
+  if (bpe.ignoreMerges) return undefined;
+  if (pattern === QWEN2) return isNfc(bpe) ? 'qwen2' : 'stablelm2';
+  if (pattern === QWEN35 && isNfc(bpe)) return 'qwen35';
+  return pattern === GPT2 ? 'gpt-2' : undefined;
+}
+
+function isNfc({ normalizer }: BpeTokenizer): boolean {
+  return normalizer?.type === 'NFC';
 }
 
 /** tokenizer.json and tokenizer_config.json of a GGUF's byte-level vocabulary. */

@@ -1,6 +1,7 @@
 // The vocabulary inside a GGUF file: byte-level BPE ("gpt2") or sentencepiece ("llama"), brought to the forms that the
 // files of other models have, so that the same encoders serve both.
 
+import { GPT2, LLAMA3, QWEN2, QWEN35 } from './pattern.ts';
 import { PIECE, type PieceModel } from './sentencepiece-model.ts';
 import { TokenizerFileError, TokenizerMissingError } from './tokenizer-error.ts';
 import { type BpeTokenizer, parseMerges } from './tokenizer-json.ts';
@@ -30,14 +31,16 @@ export type GgufVocabulary = {
   | { readonly kind: 'pieces'; readonly pieces: PieceModel; readonly matched: readonly AddedToken[] }
 );
 
-export const LLAMA3 =
-  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-const QWEN2 = LLAMA3.replace('\\p{N}{1,3}', '\\p{N}');
-export const GPT2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 /** What llama.cpp does for files that name no pre-tokenizer: each pattern cuts the pieces of the one before. */
 const DEFAULT = ['[\\p{P}\\$\\+<=>\\^~\\|]+', GPT2, '\\p{N}+', '[0-9][0-9][0-9]'];
 
-type PreTokenizerKind = { readonly patterns: readonly string[]; readonly ignoreMerges?: true; readonly addBos?: true };
+type PreTokenizerKind = {
+  readonly patterns: readonly string[];
+  readonly ignoreMerges?: true;
+  readonly addBos?: true;
+  /** The models were trained on normalized text. GGUF has no field for that, and llama.cpp leaves it out. */
+  readonly nfc?: true;
+};
 
 /** Names in tokenizer.ggml.pre and what they stand for. */
 const PRE_TOKENIZERS: Readonly<Record<string, PreTokenizerKind>> = {
@@ -48,7 +51,9 @@ const PRE_TOKENIZERS: Readonly<Record<string, PreTokenizerKind>> = {
   }),
   ...named(['dbrx', 'smaug-bpe'], { patterns: [LLAMA3] }),
   ...named(['gpt-2', 'olmo', 'mpt', 'phi-2', 'jais', 'gptneox'], { patterns: [GPT2] }),
-  ...named(['qwen2', 'stablelm2'], { patterns: [QWEN2] }),
+  ...named(['qwen2'], { patterns: [QWEN2], nfc: true }),
+  ...named(['stablelm2'], { patterns: [QWEN2] }),
+  ...named(['qwen35'], { patterns: [QWEN35], nfc: true }),
   default: { patterns: DEFAULT },
 };
 
@@ -74,13 +79,19 @@ export function readGgufVocabulary(file: GgufMetadata): GgufVocabulary {
       'supported: gpt2 (byte-level BPE), llama (sentencepiece BPE)',
     );
   }
-  const types = file.numbers('tokenizer.ggml.token_type') ?? tokens.map(() => PIECE.normal);
-  checkTokens(file, tokens, types);
+  const given = file.numbers('tokenizer.ggml.token_type') ?? tokens.map(() => PIECE.normal);
+  checkTokens(file, tokens, given);
+  const { types, relabelled } = controlTypes(tokens, given, file.strings('tokenizer.ggml.merges') ?? []);
+  const labels = relabelled.length === 0 ? [] : [mislabelled(file, relabelled)];
   const id = (key: string): number | undefined => {
     const value = file.number(`tokenizer.ggml.${key}`);
     return value !== undefined && tokens[value] !== undefined ? value : undefined;
   };
-  const eosIds = [id('eos_token_id'), id('eot_token_id')].filter((value) => value !== undefined);
+  // A file names one end, or two; what else ends a text or a turn is known by its name, as llama.cpp knows it.
+  const byName = [...tokens.keys()].filter((at) => types[at] === PIECE.control && ENDS.has(tokens[at]!));
+  const eosIds = [id('eos_token_id'), id('eot_token_id'), id('eom_token_id'), ...byName].filter(
+    (value) => value !== undefined,
+  );
   const common = {
     bosId: id('bos_token_id'),
     eosIds: [...new Set(eosIds)],
@@ -96,12 +107,70 @@ export function readGgufVocabulary(file: GgufMetadata): GgufVocabulary {
       ...readPieces(file, tokens, types, matched),
       addBos: addBos ?? true,
       matched,
-      warnings: [],
+      warnings: labels,
     };
   }
   const { pre, warnings } = preTokenizerOf(file, tokens);
-  const bpe = readBpe(file, tokens, types, matched, pre);
-  return { kind: 'bpe', ...common, vocabulary: bpe.vocabulary, bpe, addBos: addBos ?? pre.addBos === true, warnings };
+  const bpe = readBpe(file, tokens, matched, pre);
+  return {
+    kind: 'bpe',
+    ...common,
+    vocabulary: bpe.vocabulary,
+    bpe,
+    addBos: addBos ?? pre.addBos === true,
+    warnings: [...warnings, ...labels],
+  };
+}
+
+/** Tokens that end a text or a turn wherever they occur. */
+const ENDS: ReadonlySet<string> = new Set([
+  '<|endoftext|>',
+  '<|end_of_text|>',
+  '<|eot_id|>',
+  '<|eom_id|>',
+  '<|im_end|>',
+  '<|end|>',
+  '<|return|>',
+  '<|call|>',
+  '<|end_of_turn|>',
+  '<end_of_turn>',
+  '<end_of_utterance>',
+  '<EOT>',
+]);
+
+/** How control tokens are written that no end is: headers, beginnings. */
+const CONTROL_LOOK = /^<\|[A-Za-z0-9_.-]+\|>$/;
+
+/**
+ * Files of older converters call control tokens normal ones, and such a token would be written in the letters of its
+ * name. A name that ends things is always control, another one of such a look where no merge makes it a word.
+ */
+function controlTypes(
+  tokens: readonly string[],
+  types: readonly number[],
+  merges: readonly string[],
+): { readonly types: readonly number[]; readonly relabelled: readonly string[] } {
+  const suspects = new Map<string, number>();
+  for (const [id, token] of tokens.entries()) {
+    if (types[id] === PIECE.normal && (ENDS.has(token) || (merges.length > 0 && CONTROL_LOOK.test(token)))) {
+      suspects.set(token, id);
+    }
+  }
+  if (suspects.size === 0) return { types, relabelled: [] };
+  for (const merge of merges) {
+    if (!merge.endsWith('>')) continue;
+    const joined = merge.replace(' ', '');
+    if (!ENDS.has(joined)) suspects.delete(joined);
+  }
+  const changed = [...types];
+  for (const id of suspects.values()) changed[id] = PIECE.control;
+  return { types: changed, relabelled: [...suspects.keys()] };
+}
+
+function mislabelled(file: GgufMetadata, names: readonly string[]): string {
+  const some = names.slice(0, 4).map(quote).join(', ');
+  const more = names.length > 4 ? ` and ${names.length - 4} more` : '';
+  return `${file.path} calls ${some}${more} normal text (tokenizer.ggml.token_type); taken as control tokens`;
 }
 
 function checkTokens(file: GgufMetadata, tokens: readonly string[], types: readonly number[]): void {
@@ -160,24 +229,20 @@ function preTokenizerOf(
 function readBpe(
   file: GgufMetadata,
   tokens: readonly string[],
-  types: readonly number[],
   added: readonly AddedToken[],
   pre: PreTokenizerKind,
 ): BpeTokenizer {
   const merges = file.strings('tokenizer.ggml.merges');
   if (merges === undefined) throw refuse(file, 'tokenizer.ggml.merges is missing', 'convert the model again');
-  const ids = new Map<string, number>();
-  for (const [id, token] of tokens.entries()) {
-    const type = types[id];
-    if (type !== PIECE.control && type !== PIECE.userDefined) ids.set(token, id);
-  }
-  const modelTokens = new TokenMap(ids, tokens);
+  // All of them: a word that somebody declared to be one may be what a merge makes.
+  const modelTokens = new TokenMap(new Map(tokens.map((token, id) => [token, id])), tokens);
   // The left side may itself begin with a space-like character, so the first character never separates.
   const pairs = merges.map((merge) => {
     const space = merge.indexOf(' ', 1);
     return space < 0 ? [merge] : [merge.slice(0, space), merge.slice(space + 1)];
   });
   return {
+    type: 'BPE',
     file: file.path,
     vocabulary: new Vocabulary(modelTokens, added, file.path),
     modelTokens,
@@ -186,7 +251,9 @@ function readBpe(
     byteFallback: false,
     unknownToken: null,
     fuseUnknown: false,
-    normalizer: null,
+    continuingPrefix: '',
+    endSuffix: '',
+    normalizer: pre.nfc === true ? { type: 'NFC' } : null,
     preTokenizer: {
       type: 'Sequence',
       pretokenizers: [

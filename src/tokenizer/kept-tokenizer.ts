@@ -17,7 +17,7 @@ import { PackedRanks, PackedTokens } from './packed-tokens.ts';
 import type { BpeTables } from './tokenizer-json.ts';
 
 /** Of the file's form and of the tables' hash functions. */
-const FORMAT = 1;
+const FORMAT = 2;
 /** A file system's clock may be this coarse: a file written within it could change and look the same. */
 const CLOCK_MS = 2000;
 const FORGET_MS = 30 * 24 * 60 * 60 * 1000;
@@ -85,8 +85,16 @@ export async function keepTokenizer(file: string, state: string, { json, tables 
   if (tokens === undefined || ranks === undefined) return;
   const arrays = [tokens.ends, tokens.slots, left, right, merged, ranks.slots, tokens.units];
   const model = isObject(json.model) ? { ...json.model, vocab: {}, merges: [] } : json.model;
+  const { added_tokens, normalizer, pre_tokenizer, post_processor, decoder } = json;
+  const rest = { model, added_tokens, normalizer, pre_tokenizer, post_processor, decoder };
   const lengths = arrays.map(({ length }) => length);
-  const head = Buffer.from(JSON.stringify({ format: FORMAT, file, state, json: { ...json, model }, lengths }));
+  let head: Buffer;
+  try {
+    head = Buffer.from(JSON.stringify({ format: FORMAT, file, state, json: rest, lengths }));
+  } catch {
+    // Objects in each other some thousand deep, in fields that nobody asks for.
+    return;
+  }
   const padded = Buffer.alloc(4 * Math.ceil(head.length / 4), ' ');
   head.copy(padded);
   const length = Buffer.alloc(4);

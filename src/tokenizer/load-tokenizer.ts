@@ -2,7 +2,6 @@
 
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
-import { bpeEncoder } from './bpe-encoder.ts';
 import { ChatTemplate, correctedTemplate } from './chat-template.ts';
 import {
   isObject,
@@ -13,6 +12,7 @@ import {
   readLimited,
 } from './json-file.ts';
 import { keepTokenizer, readKeptTokenizer, settledState } from './kept-tokenizer.ts';
+import { textEncoder } from './text-encoder.ts';
 import type { TextEncoding } from './text-encoding.ts';
 import type { DecoderPlan } from './token-decoder.ts';
 import { eosTokenIds, Tokenizer } from './tokenizer.ts';
@@ -20,7 +20,6 @@ import { TokenizerFileError, TokenizerMissingError } from './tokenizer-error.ts'
 import {
   addedTokenOf,
   type BpeTables,
-  type BpeTokenizer,
   parseTokenizerJson,
   type SpecialTemplate,
 } from './tokenizer-json.ts';
@@ -69,21 +68,17 @@ async function fromTokenizerJson(
   state?: string,
 ): Promise<Tokenizer> {
   const parsed = parseTokenizerJson(json, file, moreAddedTokens(around), known);
-  if (known === undefined && state !== undefined) {
+  if (known === undefined && state !== undefined && parsed.type === 'BPE') {
     await keepTokenizer(file, state, { json, tables: { tokens: parsed.modelTokens, merges: parsed.merges } });
   }
   return assemble(around, {
     vocabulary: parsed.vocabulary,
-    encoding: await encodingOf(parsed),
+    encoding: await textEncoder(parsed),
     decoder: parsed.decoder,
     template: parsed.template,
     ids: {},
     alwaysBos: false,
   });
-}
-
-async function encodingOf(parsed: BpeTokenizer): Promise<TextEncoding> {
-  return bpeEncoder(parsed) ?? (await import('./library-encoder.ts')).libraryEncoder(parsed);
 }
 
 async function loadSentencepieceTokenizer(folder: string): Promise<Tokenizer> {
@@ -120,7 +115,7 @@ async function loadGgufTokenizer(path: string): Promise<Tokenizer> {
   let encoding: TextEncoding;
   let decoder: DecoderPlan;
   if (found.kind === 'bpe') {
-    encoding = await encodingOf(found.bpe);
+    encoding = await textEncoder(found.bpe);
     decoder = found.bpe.decoder;
   } else {
     const { pieceDecoder } = await import('./load-pieces.ts');

@@ -4,16 +4,26 @@
 /** Rank and place together are one exact number, so places stay below this and ranks below 2^23. */
 const MAX_SYMBOLS = 2 ** 30;
 
+/** Work between two rests, a millisecond or so. */
+const STEPS = 1 << 12;
+
 /**
  * Symbols are known by their places 0 … count - 1. `rankOf(left, right)` says what joining two neighbours is worth;
  * `join(left, right)` joins them at the place `left`, and `right` is not asked about again. Entries of the heap that no
  * longer describe what stands at their place are dropped when they come up, which keeps the whole at n log n.
  */
-export function mergeNeighbours(
+export function mergeNeighbours(...of: Parameters<typeof mergeInSteps>): void {
+  const steps = mergeInSteps(...of);
+  while (steps.next().done !== true);
+}
+
+/** The same in many steps, between which others may have their turn. */
+export function* mergeInSteps(
   count: number,
   rankOf: (left: number, right: number) => number | undefined,
   join: (left: number, right: number) => void,
-): void {
+): Generator<undefined, void> {
+  let steps = 0;
   const next = new Int32Array(count);
   const previous = new Int32Array(count);
   for (let i = 0; i < count; i++) {
@@ -26,8 +36,12 @@ export function mergeNeighbours(
     const rank = right < count ? rankOf(left, right) : undefined;
     if (rank !== undefined) heap.push(rank * MAX_SYMBOLS + left);
   };
-  for (let i = 0; i + 1 < count; i++) offer(i);
+  for (let i = 0; i + 1 < count; i++) {
+    offer(i);
+    if (++steps % STEPS === 0) yield;
+  }
   for (let entry = heap.pop(); entry !== undefined; entry = heap.pop()) {
+    if (++steps % STEPS === 0) yield;
     const left = entry % MAX_SYMBOLS;
     const right = next[left]!;
     if (right === GONE || right >= count || rankOf(left, right) !== Math.floor(entry / MAX_SYMBOLS)) continue;

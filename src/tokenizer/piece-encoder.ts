@@ -2,11 +2,12 @@
 // highest score is joined first, the leftmost of equals; what is left without a piece is spelled in bytes.
 
 import { AddedTokenMatcher } from './added-token-matcher.ts';
-import { mergeNeighbours } from './merge-neighbours.ts';
+import { mergeInSteps } from './merge-neighbours.ts';
 import { PIECE, type PieceModel } from './sentencepiece-model.ts';
-import type { TextEncoding } from './text-encoding.ts';
+import { type InSteps, type Least, longestBytes, type TextEncoding } from './text-encoding.ts';
 import { TokenizerFileError } from './tokenizer-error.ts';
 import type { AddedToken } from './vocabulary.ts';
+import { WorkBudget } from './work-budget.ts';
 
 const SPACE = '▁';
 
@@ -14,17 +15,36 @@ const SPACE = '▁';
 export function pieceEncoder(model: PieceModel, added: readonly AddedToken[]): TextEncoding {
   const matcher = new AddedTokenMatcher(added);
   const encoder = new PieceEncoder(model);
+  let least: Least | undefined;
   return {
-    encode(text, { parseSpecial }) {
+    *encode(text, { parseSpecial }) {
       const ids: number[] = [];
-      for (const stretch of matcher.split(text, (token) => !parseSpecial && token.special)) {
-        if (stretch.id !== undefined) ids.push(stretch.id);
-        else for (const id of encoder.encode(stretch.text)) ids.push(id);
+      const budget = new WorkBudget(model.file, text.length);
+      for (const stretch of matcher.split(text, (token) => !parseSpecial && token.special, budget)) {
+        if (stretch.id !== undefined) {
+          ids.push(stretch.id);
+          if (ids.length % STRETCHES === 0) yield;
+        } else for (const id of yield* encoder.encode(stretch.text, budget)) ids.push(id);
       }
       return ids;
     },
+    // Any number of unknown characters is one token where they are not spelled in bytes.
+    least: !model.byteFallback
+      ? undefined
+      : () => {
+          least ??= {
+            bytesPerId: longestBytes([...model.pieces.map(({ text }) => text), ...added.map(({ content }) => content)]),
+            spaceVanishes: model.removeExtraWhitespaces || added.some(({ lstrip, rstrip }) => lstrip || rstrip),
+          };
+          return least;
+        },
   };
 }
+
+/** Added tokens between two rests. */
+const STRETCHES = 1 << 8;
+/** Symbols between two rests. */
+const SYMBOLS = 1 << 12;
 
 class PieceEncoder {
   readonly #model: PieceModel;
@@ -58,19 +78,20 @@ class PieceEncoder {
     this.#symbols = new AddedTokenMatcher(userDefined);
   }
 
-  encode(text: string): number[] {
+  *encode(text: string, budget: WorkBudget): InSteps<number[]> {
     const prepared = this.#prepare(text);
     if (prepared === '') return [];
     const symbols: string[] = [];
     const frozen: boolean[] = [];
-    for (const stretch of this.#symbols.split(prepared)) {
+    for (const stretch of this.#symbols.split(prepared, () => false, budget)) {
       for (const symbol of stretch.id === undefined ? stretch.text : [stretch.text]) {
         symbols.push(symbol);
         frozen.push(stretch.id !== undefined);
+        if (symbols.length % SYMBOLS === 0) yield;
       }
     }
-    this.#merge(symbols, frozen);
-    return this.#toIds(symbols);
+    yield* this.#merge(symbols, frozen);
+    return yield* this.#toIds(symbols);
   }
 
   #prepare(text: string): string {
@@ -79,26 +100,31 @@ class PieceEncoder {
     if (!removeExtraWhitespaces) return text === '' ? '' : prefix + text.replaceAll(' ', SPACE);
     const single = text.replace(/^ +/, '').replace(/ {2,}/g, ' ');
     // At the end the mark itself goes too, wherever it came from; nothing may be left.
-    return single === '' ? '' : (prefix + single.replaceAll(' ', SPACE)).replace(/▁+$/, '');
+    if (single === '') return '';
+    const marked = prefix + single.replaceAll(' ', SPACE);
+    let end = marked.length;
+    while (end > 0 && marked[end - 1] === SPACE) end--;
+    return marked.slice(0, end);
   }
 
   /** Joined symbols grow at their left place; the right one becomes ''. */
-  #merge(symbols: string[], frozen: readonly boolean[]): void {
+  *#merge(symbols: string[], frozen: readonly boolean[]): InSteps<void> {
     const rankOf = (left: number, right: number): number | undefined => {
       if (frozen[left]! || frozen[right]!) return undefined;
       const id = this.#ids.get(symbols[left]! + symbols[right]!);
       return id === undefined ? undefined : this.#order[id]!;
     };
-    mergeNeighbours(symbols.length, rankOf, (left, right) => {
+    yield* mergeInSteps(symbols.length, rankOf, (left, right) => {
       symbols[left] += symbols[right]!;
       symbols[right] = '';
     });
   }
 
-  #toIds(symbols: readonly string[]): number[] {
+  *#toIds(symbols: readonly string[]): InSteps<number[]> {
     const ids: number[] = [];
     let unknownBefore = false;
-    for (const symbol of symbols) {
+    for (const [i, symbol] of symbols.entries()) {
+      if (i % SYMBOLS === 0) yield;
       if (symbol === '') continue;
       const id = this.#ids.get(symbol);
       if (id !== undefined) ids.push(id);

@@ -1,112 +1,294 @@
-// Pre-tokenizers of tokenizer.json: they cut a text into the pieces inside which BPE may merge, and the last one writes
-// each piece in the model's alphabet.
+// Pre-tokenizers of tokenizer.json: they cut a text into the pieces that a model takes one by one, and some write each
+// piece in the model's alphabet. Pieces are made as they are asked for, so that a long text can be encoded in slices.
 
 import { toByteAlphabet } from './byte-alphabet.ts';
-import { isObject, type JsonObject } from './json-file.ts';
-import { type RegexFor, translateRegex } from './split-regex.ts';
+import { CharacterSet, NUMERIC, PUNCTUATION, WHITE_SPACE, WORD } from './character-set.ts';
+import type { JsonObject } from './json-file.ts';
+import { characterFinder, expressionFinder, type Finder, finderOf, GPT2, literalFinder } from './pattern.ts';
+import { flatStages, type Place, shown } from './place.ts';
+import { scriptOf } from './scripts.ts';
+import type { WorkBudget } from './work-budget.ts';
 
-/** Cuts every piece further. `atStart` says that the first piece stands at the very beginning of the text. */
-export type PreTokenizer = (pieces: readonly string[], atStart: boolean) => string[];
+export type PreTokenizer = {
+  /**
+   * `opening`: so many of the text's first units stand for the first character of all that was given (0 for a text
+   * further on). No piece is empty.
+   */
+  pieces(text: string, opening: number, budget: WorkBudget): Iterable<string>;
+  /** Whether all that goes in comes out. */
+  readonly keepsAll: boolean;
+  /** Whether pieces are written in the byte-level alphabet. */
+  readonly writesBytes: boolean;
+};
 
-/** GPT-2's pattern, used by ByteLevel when it splits by itself; contractions in lower case only. */
-const GPT2_SPLIT = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+/** `opening` of the piece that was given last: one for each border between two steps, read right after the piece. */
+type Start = { opening: number };
+type Step = {
+  readonly run: (pieces: Iterable<string>, from: Start, to: Start, budget: WorkBudget) => Iterable<string>;
+  readonly keepsAll: boolean;
+  readonly writesBytes?: true;
+};
 
-/** Builds a pre-tokenizer; undefined when one of its parts is of another kind or has unusual settings. */
-export function buildPreTokenizer(config: JsonObject | null): PreTokenizer | undefined {
-  if (config === null) return (pieces) => [...pieces];
+/** Builds the pre-tokenizer. Throws TokenizerFileError for a kind that is not known. */
+export function buildPreTokenizer(config: JsonObject | null, at: Place): PreTokenizer {
+  const steps = flatStages(config, 'pretokenizers', at).map((step) => stepOf(step, at));
+  return {
+    pieces(text, opening, budget) {
+      if (text === '') return [];
+      let from: Start = { opening };
+      let pieces: Iterable<string> = [text];
+      for (const step of steps) {
+        const to: Start = { opening: 0 };
+        pieces = step.run(pieces, from, to, budget);
+        from = to;
+      }
+      return pieces;
+    },
+    keepsAll: steps.every((step) => step.keepsAll),
+    writesBytes: steps.at(-1)?.writesBytes === true,
+  };
+}
+
+function stepOf(config: JsonObject, at: Place): Step {
   switch (config.type) {
-    case 'Sequence': {
-      if (!Array.isArray(config.pretokenizers)) return undefined;
-      const steps = config.pretokenizers.map((step: unknown) => (isObject(step) ? buildPreTokenizer(step) : undefined));
-      if (!steps.every((step) => step !== undefined)) return undefined;
-      return (pieces, atStart) => steps.reduce((out: string[], step) => step(out, atStart), [...pieces]);
+    case 'Split': {
+      const find = finderOf(config.pattern, at, 'the pre-tokenizer Split');
+      return cutting(find, behaviorOf(config, at), at.flag(config, 'invert', false));
     }
-    case 'Split':
-      return buildSplit(config);
-    case 'Digits':
-      return each(splitter(() => /\p{N}/gu, config.individual_digits === true ? 'isolated' : 'contiguous', false));
+    case 'Digits': {
+      const alone = at.flag(config, 'individual_digits', false);
+      return cutting(characterFinder(NUMERIC), alone ? 'isolated' : 'contiguous');
+    }
+    case 'Punctuation':
+      return cutting(characterFinder(PUNCTUATION), behaviorOf(config, at, 'isolated'));
+    case 'WhitespaceSplit':
+      return cutting(characterFinder(WHITE_SPACE), 'removed');
+    case 'Whitespace':
+      return cutting(wordsAndSigns, 'removed', true);
+    case 'CharDelimiterSplit': {
+      const delimiter = at.character(config, 'delimiter').codePointAt(0)!;
+      return cutting(characterFinder(new CharacterSet((codePoint) => codePoint === delimiter)), 'removed');
+    }
+    case 'BertPreTokenizer':
+      return chained(
+        cutting(characterFinder(WHITE_SPACE), 'removed'),
+        cutting(characterFinder(PUNCTUATION), 'isolated'),
+      );
+    case 'FixedLength':
+      return cutting(blocksOf(at.count(config, 'length', 1, 5)), 'isolated');
+    case 'UnicodeScripts':
+      return cutting(scriptRuns, 'removed', true);
     case 'ByteLevel':
-      return buildByteLevel(config);
+      return byteLevel(config, at);
     case 'Metaspace':
-      return buildMetaspace(config);
+      return metaspace(config, at);
     default:
-      return undefined;
+      throw at.error(
+        `the pre-tokenizer ${shown(config.type)} is not supported`,
+        'supported: ByteLevel, Metaspace, Whitespace, WhitespaceSplit, Split, Punctuation, Digits, BertPreTokenizer, ' +
+          'CharDelimiterSplit, FixedLength, UnicodeScripts, Sequence',
+      );
   }
 }
 
-function buildSplit(config: JsonObject): PreTokenizer | undefined {
-  const { pattern } = config;
-  let regex: RegexFor | undefined;
-  if (isObject(pattern) && typeof pattern.Regex === 'string') regex = translateRegex(pattern.Regex);
-  else if (isObject(pattern) && typeof pattern.String === 'string' && pattern.String !== '') {
-    const literal = new RegExp(pattern.String.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&'), 'gu');
-    regex = () => literal;
+function byteLevel(config: JsonObject, at: Place): Step {
+  const prefix = at.flag(config, 'add_prefix_space', true);
+  const find = at.flag(config, 'use_regex', true) ? expressionFinder(GPT2, at, 'the pre-tokenizer ByteLevel') : undefined;
+  return {
+    *run(pieces, from, to, budget) {
+      for (const piece of pieces) {
+        const text = prefix && !piece.startsWith(' ') ? ` ${piece}` : piece;
+        const opening = from.opening === 0 ? 0 : from.opening + text.length - piece.length;
+        if (find === undefined) {
+          to.opening = toByteAlphabet(text.slice(0, opening)).length;
+          yield toByteAlphabet(text);
+          continue;
+        }
+        for (const part of cut(text, find, 'isolated', false, opening, to, budget)) {
+          to.opening = toByteAlphabet(part.slice(0, to.opening)).length;
+          yield toByteAlphabet(part);
+        }
+      }
+    },
+    keepsAll: true,
+    writesBytes: true,
+  };
+}
+
+const SCHEMES = ['always', 'first', 'never'] as const;
+
+function metaspace(config: JsonObject, at: Place): Step {
+  const mark = at.character(config, 'replacement', '▁');
+  // Before there were schemes, there was add_prefix_space.
+  const before = at.flag(config, 'add_prefix_space', true) ? 'always' : 'never';
+  const named = at.text(config, 'prepend_scheme', before);
+  const scheme = SCHEMES.find((name) => name === named);
+  if (scheme === undefined) {
+    throw at.error(`Metaspace.prepend_scheme is ${shown(named)}`, `supported: ${SCHEMES.join(', ')}`);
   }
-  const behavior = BEHAVIORS.find((name) => name === String(config.behavior).toLowerCase());
-  if (regex === undefined || behavior === undefined) return undefined;
-  return each(splitter(regex, behavior, config.invert === true));
-}
-
-function buildByteLevel(config: JsonObject): PreTokenizer {
-  const split =
-    config.use_regex === false ? (text: string) => [text] : splitter(translateRegex(GPT2_SPLIT)!, 'isolated', false);
-  const prefix = config.add_prefix_space === true;
-  return each((piece) => split(prefix && !piece.startsWith(' ') ? ` ${piece}` : piece).map(toByteAlphabet));
-}
-
-function buildMetaspace(config: JsonObject): PreTokenizer | undefined {
-  const mark = config.replacement ?? '▁';
-  const scheme = config.prepend_scheme ?? (config.add_prefix_space === false ? 'never' : 'always');
-  if (typeof mark !== 'string' || [...mark].length !== 1) return undefined;
-  if (scheme !== 'always' && scheme !== 'first' && scheme !== 'never') return undefined;
-  const marks = new RegExp(mark, 'gu');
-  const split = splitter(() => marks, 'mergedwithnext', false);
-  return (pieces, atStart) =>
-    pieces.flatMap((piece, i) => {
-      let text = piece.replaceAll(' ', mark);
-      const wanted = scheme === 'always' || (scheme === 'first' && atStart && i === 0);
-      if (wanted && !text.startsWith(mark)) text = mark + text;
-      return config.split === false ? [text] : split(text);
-    });
-}
-
-function each(cut: (piece: string) => string[]): PreTokenizer {
-  return (pieces) => {
-    const out: string[] = [];
-    for (const piece of pieces) for (const part of cut(piece)) if (part !== '') out.push(part);
-    return out;
+  if (before === 'never' && named !== 'never') {
+    throw at.error(`Metaspace.prepend_scheme is ${shown(named)} though add_prefix_space is false`);
+  }
+  const splits = at.flag(config, 'split', true);
+  const marked = (text: string): string => text.replaceAll(' ', () => mark);
+  const find = literalFinder(mark);
+  return {
+    *run(pieces, from, to, budget) {
+      for (const piece of pieces) {
+        let text = marked(piece);
+        let opening = from.opening === 0 ? 0 : marked(piece.slice(0, from.opening)).length;
+        const wanted = scheme === 'always' || (scheme === 'first' && opening > 0);
+        if (wanted && !text.startsWith(mark)) {
+          text = mark + text;
+          if (opening > 0) opening += mark.length;
+        }
+        if (splits) yield* cut(text, find, 'mergedwithnext', false, opening, to, budget);
+        else {
+          to.opening = opening;
+          yield text;
+        }
+      }
+    },
+    keepsAll: true,
   };
 }
 
 const BEHAVIORS = ['isolated', 'removed', 'mergedwithprevious', 'mergedwithnext', 'contiguous'] as const;
+type Behavior = (typeof BEHAVIORS)[number];
 
-/** What becomes of the stretches that match (with `invert`, of those that do not), as the reference names it. */
-function splitter(
-  regexFor: RegexFor,
-  behavior: (typeof BEHAVIORS)[number],
-  invert: boolean,
-): (text: string) => string[] {
-  return (text) => {
-    const out: string[] = [];
-    let previous: boolean | undefined;
-    const take = (part: string, matched: boolean): void => {
-      if (part === '') return;
-      const delimiter = matched !== invert;
-      const joins =
-        (behavior === 'contiguous' && delimiter === previous) ||
-        (behavior === 'mergedwithprevious' && delimiter && previous === false) ||
-        (behavior === 'mergedwithnext' && !delimiter && previous === true);
-      if (joins) out[out.length - 1] += part;
-      else if (behavior !== 'removed' || !delimiter) out.push(part);
-      previous = delimiter;
-    };
-    let end = 0;
-    for (const match of text.matchAll(regexFor(text))) {
-      take(text.slice(end, match.index), false);
-      take(match[0], true);
-      end = match.index + match[0].length;
-    }
-    take(text.slice(end), false);
-    return out;
+function behaviorOf(config: JsonObject, at: Place, fallback?: Behavior): Behavior {
+  const name = at.text(config, 'behavior', fallback);
+  const behavior = BEHAVIORS.find((known) => known === name.toLowerCase());
+  if (behavior !== undefined) return behavior;
+  throw at.error(
+    `${shown(config.type)} has the behavior ${shown(name)}`,
+    'supported: Isolated, Removed, MergedWithPrevious, MergedWithNext, Contiguous',
+  );
+}
+
+function cutting(find: Finder, behavior: Behavior, invert = false): Step {
+  return {
+    *run(pieces, from, to, budget) {
+      for (const piece of pieces) yield* cut(piece, find, behavior, invert, from.opening, to, budget);
+    },
+    keepsAll: behavior !== 'removed',
   };
+}
+
+function chained(first: Step, second: Step): Step {
+  return {
+    run(pieces, from, to, budget) {
+      const between: Start = { opening: 0 };
+      return second.run(first.run(pieces, from, between, budget), between, to, budget);
+    },
+    keepsAll: first.keepsAll && second.keepsAll,
+  };
+}
+
+/**
+ * What becomes of the stretches that match (with `invert`, of those that do not), as the reference names it. A match may
+ * be empty: it then keeps its neighbours apart.
+ */
+function* cut(
+  text: string,
+  find: Finder,
+  behavior: Behavior,
+  invert: boolean,
+  opening: number,
+  to: Start,
+  budget: WorkBudget,
+): Generator<string> {
+  let pieceStart = 0;
+  let pieceEnd = 0;
+  let previous: boolean | undefined;
+  for (const [start, end, matched] of stretches(text, find, budget)) {
+    const delimiter = matched !== invert;
+    const joins =
+      (behavior === 'contiguous' && delimiter === previous) ||
+      (behavior === 'mergedwithprevious' && delimiter && previous === false) ||
+      (behavior === 'mergedwithnext' && !delimiter && previous === true);
+    previous = delimiter;
+    if (joins) {
+      pieceEnd = end;
+      continue;
+    }
+    if (pieceEnd > pieceStart) {
+      to.opening = Math.max(0, Math.min(opening, pieceEnd) - pieceStart);
+      yield text.slice(pieceStart, pieceEnd);
+    }
+    pieceStart = behavior === 'removed' && delimiter ? end : start;
+    pieceEnd = end;
+  }
+  if (pieceEnd > pieceStart) {
+    to.opening = Math.max(0, Math.min(opening, pieceEnd) - pieceStart);
+    yield text.slice(pieceStart, pieceEnd);
+  }
+}
+
+/** The whole text, in order: what matches and what lies between. */
+function* stretches(
+  text: string,
+  find: Finder,
+  budget: WorkBudget,
+): Generator<readonly [start: number, end: number, matched: boolean]> {
+  let done = 0;
+  for (const [start, end] of find(text, budget)) {
+    if (start > done) yield [done, start, false];
+    yield [start, end, true];
+    done = end;
+  }
+  if (done < text.length) yield [done, text.length, false];
+}
+
+const isWord = (codePoint: number): boolean => WORD.has(codePoint);
+const isSign = (codePoint: number): boolean => !WORD.has(codePoint) && !WHITE_SPACE.has(codePoint);
+
+/** Runs of word characters, and runs of what is neither that nor white space. */
+function* wordsAndSigns(text: string): Generator<readonly [number, number]> {
+  for (let at = 0; at < text.length; ) {
+    const start = at;
+    const codePoint = text.codePointAt(at)!;
+    const belongs = isWord(codePoint) ? isWord : isSign;
+    while (at < text.length && belongs(text.codePointAt(at)!)) at += text.codePointAt(at)! > 0xffff ? 2 : 1;
+    if (at > start) yield [start, at];
+    else at += codePoint > 0xffff ? 2 : 1;
+  }
+}
+
+function blocksOf(length: number): Finder {
+  return function* blocks(text) {
+    let start = 0;
+    let count = 0;
+    let at = 0;
+    for (const character of text) {
+      at += character.length;
+      if (++count < length) continue;
+      yield [start, at];
+      start = at;
+      count = 0;
+    }
+    if (at > start) yield [start, at];
+  };
+}
+
+const SPACE = ' ';
+
+/**
+ * Runs of one script; Japanese is one with Chinese, and spaces go with what stands before them. With nothing before them
+ * they vanish, as in the reference.
+ */
+function* scriptRuns(text: string): Generator<readonly [number, number]> {
+  let start: number | undefined;
+  let at = 0;
+  let last: string | undefined;
+  for (const character of text) {
+    const script = character === SPACE ? undefined : scriptOf(character.codePointAt(0)!);
+    if (script !== undefined && script !== last) {
+      if (start !== undefined) yield [start, at];
+      start = at;
+      last = script;
+    }
+    at += character.length;
+  }
+  if (start !== undefined) yield [start, at];
 }

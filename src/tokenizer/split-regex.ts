@@ -174,6 +174,9 @@ function plainInClass(inside: string): { readonly text: string; readonly length:
   return { text: '^$.*+?(){}|/'.includes(character) ? `\\${character}` : character, length: character.length };
 }
 
+/** With the long s and the sign of the kelvin, which are s and k to whoever ignores case. */
 function eitherCase(character: string): string {
-  return /[A-Za-z]/.test(character) ? `[${character.toLowerCase()}${character.toUpperCase()}]` : character;
+  if (!/[A-Za-z]/.test(character)) return character;
+  const [lower, upper] = [character.toLowerCase(), character.toUpperCase()];
+  return `[${lower}${upper}${lower === 's' ? '\u017f' : lower === 'k' ? '\u212a' : ''}]`;
 }

@@ -6,6 +6,7 @@
 // encoder put in front of everything is taken away again.
 
 import { fromByteAlphabet } from './byte-alphabet.ts';
+import type { DecoderStage } from './decoder-chain.ts';
 import { strictUtf8, Utf8Stream } from './utf8-stream.ts';
 import type { Vocabulary } from './vocabulary.ts';
 
@@ -24,7 +25,9 @@ export type DecoderPlan =
       readonly stripStart: number;
       /** Put between tokens. */
       readonly separator: string;
-    };
+    }
+  /** Any other decoder of tokenizer.json. */
+  | { readonly kind: 'chain'; readonly stages: readonly DecoderStage[] };
 
 export type StreamOptions = {
   /** Ids that stand before the stream. They give no output; with text before it, a stream keeps its leading space. */
@@ -54,7 +57,7 @@ export function openStream(plan: DecoderPlan, vocabulary: Vocabulary, options: S
     const utf8 = new Utf8Stream('sequence');
     return {
       push(id) {
-        const token = vocabulary.token(id);
+        const token = vocabulary.written(id);
         return token === undefined || !shows(id) ? '' : utf8.push(fromByteAlphabet(token));
       },
       end: () => utf8.end(),
@@ -62,7 +65,42 @@ export function openStream(plan: DecoderPlan, vocabulary: Vocabulary, options: S
   }
   const continues =
     options.after?.some((id) => vocabulary.token(id) !== undefined && !vocabulary.isSpecial(id)) ?? false;
+  if (plan.kind === 'chain') return openChain(plan.stages, vocabulary, shows, continues);
   return new PieceStream(plan, vocabulary, shows, continues);
+}
+
+function openChain(
+  stages: readonly DecoderStage[],
+  vocabulary: Vocabulary,
+  shows: (id: number) => boolean,
+  continues: boolean,
+): StreamDecoder {
+  const steps = stages.map((stage) => stage({ continues }));
+  /** What the last step gives. */
+  let out = '';
+  const emitters: ((text: string) => void)[] = [];
+  for (let i = steps.length; i >= 0; i--) {
+    const step = steps[i];
+    const next = emitters[i + 1];
+    emitters[i] = step === undefined ? (text) => (out += text) : (text) => step.push(text, next!);
+  }
+  const taken = (): string => {
+    const text = out;
+    out = '';
+    return text;
+  };
+  return {
+    push(id) {
+      const token = vocabulary.written(id);
+      if (token === undefined || !shows(id)) return '';
+      emitters[0]!(token);
+      return taken();
+    },
+    end() {
+      for (const [i, step] of steps.entries()) step.end(emitters[i + 1]!);
+      return taken();
+    },
+  };
 }
 
 class PieceStream implements StreamDecoder {
@@ -88,7 +126,7 @@ class PieceStream implements StreamDecoder {
   }
 
   push(id: number): string {
-    const token = this.#vocabulary.token(id);
+    const token = this.#vocabulary.written(id);
     if (token === undefined || !this.#shows(id)) return '';
     const byte = this.#plan.bytes === 'none' ? undefined : byteOfToken(token);
     const separator = this.#first ? '' : this.#plan.separator;

@@ -1,26 +1,38 @@
-// tokenizer.json: checked once, completely, and turned into the form the encoder and decoder are built from. A file that
-// passes here cannot make them fail later. The format is that of Hugging Face's tokenizers; only the parts that BPE
-// models of the BitNet family use are accepted, everything else is refused by name.
+// tokenizer.json: checked once, completely, and turned into the form the encoder and decoder are built from. The format is
+// that of Hugging Face's tokenizers; what is not known of it is refused by name.
 
+import { decoderOf } from './decoder-chain.ts';
 import { isObject, type JsonObject, kindOf } from './json-file.ts';
+import { flatStages, Place, shown } from './place.ts';
 import type { DecoderPlan } from './token-decoder.ts';
 import { TokenizerFileError } from './tokenizer-error.ts';
 import {
   type AddedToken,
   checkId,
   MAX_TOKEN_LENGTH,
+  MAX_VOCABULARY,
   quote,
   readTokenTable,
+  TokenMap,
   type TokenTable,
   Vocabulary,
 } from './vocabulary.ts';
 
-/** A checked tokenizer.json. */
-export type BpeTokenizer = {
+type Common = {
   readonly file: string;
   readonly vocabulary: Vocabulary;
-  /** Tokens of the BPE model alone, without those that only `added_tokens` names. */
+  /** Tokens of the model alone, without those that only `added_tokens` names. */
   readonly modelTokens: TokenTable;
+  readonly normalizer: JsonObject | null;
+  readonly preTokenizer: JsonObject | null;
+  readonly decoder: DecoderPlan;
+  /** Ids the post-processor puts around a single text; null when the file has no template for that. */
+  readonly template: SpecialTemplate | null;
+};
+
+/** Byte pair encoding. */
+export type BpeTokenizer = Common & {
+  readonly type: 'BPE';
   /** Pairs in the order of their rank. */
   readonly merges: Merges;
   /** A piece of text that is a token as a whole is taken at once. */
@@ -30,12 +42,31 @@ export type BpeTokenizer = {
   readonly unknownToken: string | null;
   /** Neighbouring unknown characters make one unknown token. */
   readonly fuseUnknown: boolean;
-  readonly normalizer: JsonObject | null;
-  readonly preTokenizer: JsonObject | null;
-  readonly decoder: DecoderPlan;
-  /** Ids the post-processor puts around a single text; null when the file has no template for that. */
-  readonly template: SpecialTemplate | null;
+  /** Before every character of a piece but the first; after the last. Mostly empty. */
+  readonly continuingPrefix: string;
+  readonly endSuffix: string;
 };
+
+export type UnigramTokenizer = Common & {
+  readonly type: 'Unigram';
+  /** By id: the logarithm of a probability. */
+  readonly scores: Float64Array;
+  readonly unknownId: number | undefined;
+  readonly byteFallback: boolean;
+};
+
+export type WordPieceTokenizer = Common & {
+  readonly type: 'WordPiece';
+  readonly unknownToken: string;
+  readonly continuingPrefix: string;
+  /** Words of more characters are unknown. */
+  readonly longestWord: number;
+};
+
+export type WordLevelTokenizer = Common & { readonly type: 'WordLevel'; readonly unknownToken: string };
+
+/** A checked tokenizer.json. */
+export type ParsedTokenizer = BpeTokenizer | UnigramTokenizer | WordPieceTokenizer | WordLevelTokenizer;
 
 /** Three ids for each rank; `merged` is the token of both texts joined. */
 export type Merges = {
@@ -58,95 +89,125 @@ const MAX_ADDED_TOKENS = 1 << 17;
 
 /**
  * Checks a parsed tokenizer.json. `more` are added tokens from tokenizer_config.json that the file itself lacks; `tables`
- * stand for the vocabulary and merges where they were checked before.
+ * stand for the vocabulary and merges of a BPE model where they were checked before.
  */
 export function parseTokenizerJson(
   json: JsonObject,
   file: string,
   more: readonly AddedToken[] = [],
   tables?: BpeTables,
-): BpeTokenizer {
+): ParsedTokenizer {
   const at = new Place(file);
-  const model = at.object(json, 'model');
-  const type = model.type ?? 'BPE';
-  if (type !== 'BPE') {
-    throw at.error(`model.type is ${JSON.stringify(type)}; only BPE is supported`, 'use a model with a BPE tokenizer');
-  }
-  for (const key of ['continuing_subword_prefix', 'end_of_word_suffix'] as const) {
-    if ((model[key] ?? '') !== '') {
-      throw at.error(`model.${key} is ${JSON.stringify(model[key])}; only empty is supported`, 'use another tokenizer');
-    }
-  }
-  if ((model.dropout ?? 0) !== 0) {
-    throw at.error(`model.dropout is ${String(model.dropout)}`, 'set it to null: encoding must be deterministic');
-  }
-  const modelTokens = tables?.tokens ?? readTokenTable(at.object(model, 'vocab'), file);
-  if (modelTokens.size === 0) throw at.error('model.vocab is empty', 'fetch the tokenizer files again');
-  const unknownToken = at.textOrNull(model, 'unk_token');
-  if (unknownToken !== null && modelTokens.id(unknownToken) === undefined) {
-    throw at.error(`model.unk_token ${quote(unknownToken)} is not in model.vocab`, 'fetch the tokenizer files again');
-  }
+  const config = at.object(json, 'model');
+  const model = parseModel(config, at, tables);
+  const { modelTokens } = model;
+  if (modelTokens.size === 0) throw at.error('model.vocab is empty');
   const added = [...parseAddedTokens(json.added_tokens, at)];
   const known = new Set(added.map((token) => token.content));
   for (const token of more) if (!known.has(token.content)) added.push(token);
   const vocabulary = new Vocabulary(modelTokens, added, file);
   return {
+    ...model,
     file,
     vocabulary,
-    modelTokens,
-    merges: tables?.merges ?? parseMerges(model.merges, modelTokens, file),
-    ignoreMerges: model.ignore_merges === true,
-    byteFallback: model.byte_fallback === true,
-    unknownToken,
-    fuseUnknown: model.fuse_unk === true,
     normalizer: at.objectOrNull(json, 'normalizer'),
     preTokenizer: at.objectOrNull(json, 'pre_tokenizer'),
-    decoder: parseDecoder(at.objectOrNull(json, 'decoder'), at),
+    decoder: decoderOf(at.objectOrNull(json, 'decoder'), at),
     template: parsePostProcessor(at.objectOrNull(json, 'post_processor'), vocabulary, at),
   };
 }
 
-/** Reads fields of an object; every refusal names the file. */
-class Place {
-  readonly file: string;
+/** What a model has of its own. */
+type Model<T extends ParsedTokenizer = ParsedTokenizer> = T extends unknown
+  ? Omit<T, Exclude<keyof Common, 'modelTokens'>>
+  : never;
 
-  constructor(file: string) {
-    this.file = file;
+function parseModel(model: JsonObject, at: Place, tables: BpeTables | undefined): Model {
+  const type = kindOfModel(model);
+  if (type === 'BPE') return parseBpe(model, at, tables);
+  if (type === 'Unigram') return parseUnigram(model, at);
+  if (type !== 'WordPiece' && type !== 'WordLevel') {
+    throw at.error(`model.type is ${shown(type)}`, 'supported: BPE, Unigram, WordPiece, WordLevel');
   }
-
-  error(what: string, fix: string): TokenizerFileError {
-    return new TokenizerFileError({ what, where: this.file, fix });
-  }
-
-  wrongType(key: string, expected: string, value: unknown): TokenizerFileError {
-    return this.error(`"${key}" must be ${expected}, found ${kindOf(value)}`, 'fetch the tokenizer files again');
-  }
-
-  object(from: JsonObject, key: string): JsonObject {
-    const value = from[key];
-    if (isObject(value)) return value;
-    throw this.wrongType(key, 'an object', value);
-  }
-
-  objectOrNull(from: JsonObject, key: string): JsonObject | null {
-    return from[key] === undefined || from[key] === null ? null : this.object(from, key);
-  }
-
-  textOrNull(from: JsonObject, key: string): string | null {
-    const value = from[key] ?? null;
-    if (value === null || typeof value === 'string') return value;
-    throw this.wrongType(key, 'a string or null', value);
-  }
-
-  list(from: JsonObject, key: string): readonly unknown[] {
-    const value = from[key];
-    if (Array.isArray(value)) return value;
-    throw this.wrongType(key, 'an array', value);
-  }
+  const modelTokens = readTokenTable(at.object(model, 'vocab'), at.file);
+  if (type === 'WordLevel') return { type, modelTokens, unknownToken: at.text(model, 'unk_token') };
+  return {
+    type,
+    modelTokens,
+    unknownToken: at.text(model, 'unk_token', '[UNK]'),
+    continuingPrefix: prefixOf(model, 'continuing_subword_prefix', at) ?? '##',
+    longestWord: at.count(model, 'max_input_chars_per_word', 0, 100),
+  };
 }
 
-/** Checks a list of merges ("left right" or pairs) against the tokens. */
-export function parseMerges(value: unknown, tokens: TokenTable, file: string): Merges {
+/** Old files name no type; the reference knows the model by what it has. */
+function kindOfModel(model: JsonObject): unknown {
+  if (model.type !== undefined) return model.type;
+  if (Array.isArray(model.vocab)) return 'Unigram';
+  if (model.merges !== undefined) return 'BPE';
+  if (model.max_input_chars_per_word !== undefined) return 'WordPiece';
+  return model.unk_token === undefined ? 'BPE' : 'WordLevel';
+}
+
+function parseBpe(model: JsonObject, at: Place, tables: BpeTables | undefined): Model<BpeTokenizer> {
+  if ((model.dropout ?? 0) !== 0) {
+    throw at.error(`model.dropout is ${shown(model.dropout)}`, 'set it to null: encoding must be deterministic');
+  }
+  const modelTokens = tables?.tokens ?? readTokenTable(at.object(model, 'vocab'), at.file);
+  const continuingPrefix = prefixOf(model, 'continuing_subword_prefix', at) ?? '';
+  return {
+    type: 'BPE',
+    modelTokens,
+    merges: tables?.merges ?? parseMerges(model.merges, modelTokens, at.file, continuingPrefix.length),
+    ignoreMerges: at.flag(model, 'ignore_merges', false),
+    byteFallback: at.flag(model, 'byte_fallback', false),
+    unknownToken: at.textOrNull(model, 'unk_token'),
+    fuseUnknown: at.flag(model, 'fuse_unk', false),
+    continuingPrefix,
+    endSuffix: prefixOf(model, 'end_of_word_suffix', at) ?? '',
+  };
+}
+
+/** Characters of a prefix or suffix. The longest seen is "</w>". */
+const MAX_AFFIX = 64;
+
+function prefixOf(model: JsonObject, key: string, at: Place): string | null {
+  const affix = at.textOrNull(model, key);
+  if (affix === null || affix.length <= MAX_AFFIX) return affix;
+  throw at.error(`model.${key} has ${affix.length} characters, more than ${MAX_AFFIX}`, 'use another tokenizer');
+}
+
+function parseUnigram(model: JsonObject, at: Place): Model<UnigramTokenizer> {
+  const list = at.list(model, 'vocab');
+  if (list.length > MAX_VOCABULARY) {
+    throw at.error(`model.vocab has ${list.length} entries, more than ${MAX_VOCABULARY}`, 'use another tokenizer');
+  }
+  const ids = new Map<string, number>();
+  const tokens: string[] = [];
+  const scores = new Float64Array(list.length);
+  for (const [id, entry] of list.entries()) {
+    const [token, score]: readonly unknown[] = Array.isArray(entry) ? entry : [];
+    if (typeof token !== 'string' || token.length > MAX_TOKEN_LENGTH || typeof score !== 'number') {
+      throw at.error(`model.vocab[${id}] must be ["token", score]`);
+    }
+    // A token that is listed twice keeps its last id, as in the reference.
+    ids.set(token, id);
+    tokens.push(token);
+    scores[id] = score;
+  }
+  const unknownId = model.unk_id ?? undefined;
+  if (unknownId !== undefined && (typeof unknownId !== 'number' || tokens[unknownId] === undefined)) {
+    throw at.error(`model.unk_id is ${shown(unknownId)}, which is not an id of model.vocab`);
+  }
+  const modelTokens = new TokenMap(ids, tokens);
+  return { type: 'Unigram', modelTokens, scores, unknownId, byteFallback: at.flag(model, 'byte_fallback', false) };
+}
+
+/**
+ * Checks a list of merges ("left right" or pairs) against the tokens. Of the right one, `prefixLength` units are the
+ * mark of what continues a word, which the joined token does not have.
+ */
+export function parseMerges(value: unknown, tokens: TokenTable, file: string, prefixLength = 0): Merges {
   const at = new Place(file);
   if (!Array.isArray(value)) throw at.wrongType('merges', 'an array', value);
   const count = value.length;
@@ -166,9 +227,10 @@ export function parseMerges(value: unknown, tokens: TokenTable, file: string): M
     if (typeof first !== 'string' || typeof second !== 'string') throw badMerge(rank, entry, at);
     const a = tokens.id(first);
     const b = tokens.id(second);
-    const ab = tokens.id(first + second);
+    const joined = prefixLength === 0 ? first + second : first + second.slice(prefixLength);
+    const ab = tokens.id(joined);
     if (a === undefined || b === undefined || ab === undefined) {
-      throw strangeMerge(rank, a === undefined ? first : b === undefined ? second : first + second, at);
+      throw strangeMerge(rank, a === undefined ? first : b === undefined ? second : joined, at);
     }
     left[rank] = a;
     right[rank] = b;
@@ -179,8 +241,7 @@ export function parseMerges(value: unknown, tokens: TokenTable, file: string): M
 
 function badMerge(rank: number, entry: unknown, at: Place): TokenizerFileError {
   return at.error(
-    `merges[${rank}] is ${JSON.stringify(entry)?.slice(0, 80)}; expected "left right" or ["left", "right"]`,
-    'fetch the tokenizer files again',
+    `merges[${rank}] is ${Array.isArray(entry) ? `a list of ${entry.length}` : shown(entry)}; expected "left right" or ["left", "right"]`,
   );
 }
 
@@ -226,103 +287,81 @@ export function addedTokenOf(entry: JsonObject, id: unknown, file: string, where
   };
 }
 
-function parseDecoder(decoder: JsonObject | null, at: Place): DecoderPlan {
-  // Without a decoder the reference joins tokens with spaces.
-  if (decoder === null) return { kind: 'pieces', replace: [], bytes: 'none', stripStart: 0, separator: ' ' };
-  const steps = decoder.type === 'Sequence' ? at.list(decoder, 'decoders') : [decoder];
-  const replace: [string, string][] = [];
-  let bytes: 'run' | 'none' = 'none';
-  let fused = false;
-  let stripStart = 0;
-  for (const [i, step] of steps.entries()) {
-    if (!isObject(step)) throw at.wrongType(`decoder.decoders[${i}]`, 'an object', step);
-    const type = step.type;
-    if (type === 'ByteLevel' && steps.length === 1) return { kind: 'byte-level' };
-    if (type === 'Replace' && bytes === 'none' && !fused) {
-      const pattern = step.pattern;
-      const from = isObject(pattern) ? pattern.String : undefined;
-      const to = step.content;
-      if (typeof from !== 'string' || from === '' || typeof to !== 'string') {
-        throw at.error(`decoder step ${i}: Replace needs {"String": …} and a "content"`, 'use a supported tokenizer');
-      }
-      replace.push([from, to]);
-    } else if (type === 'ByteFallback' && !fused) bytes = 'run';
-    else if (type === 'Fuse') fused = true;
-    else if (type === 'Strip' && fused && step.content === ' ' && (step.stop ?? 0) === 0) {
-      const start = step.start;
-      if (typeof start !== 'number' || !Number.isInteger(start) || start < 0) {
-        throw at.error(`decoder step ${i}: Strip.start must be a whole number`, 'fetch the tokenizer files again');
-      }
-      stripStart += start;
-    } else {
-      throw at.error(
-        `decoder step ${i} (${JSON.stringify(type)}) is not supported here`,
-        'supported: ByteLevel, or the sequence Replace, ByteFallback, Fuse, Strip (spaces at the start)',
-      );
-    }
+function parsePostProcessor(post: JsonObject | null, vocabulary: Vocabulary, at: Place): SpecialTemplate | null {
+  let template: SpecialTemplate | null = null;
+  for (const step of flatStages(post, 'processors', at)) {
+    const inner = processorOf(step, vocabulary, at);
+    if (inner !== null && template !== null) {
+      template = { before: [...inner.before, ...template.before], after: [...template.after, ...inner.after] };
+    } else template = inner ?? template;
   }
-  return { kind: 'pieces', replace, bytes, stripStart, separator: '' };
+  return template;
 }
 
-function parsePostProcessor(post: JsonObject | null, vocabulary: Vocabulary, at: Place): SpecialTemplate | null {
-  if (post === null) return null;
+function processorOf(post: JsonObject, vocabulary: Vocabulary, at: Place): SpecialTemplate | null {
   switch (post.type) {
     case 'ByteLevel':
       return null;
-    case 'Sequence': {
-      let template: SpecialTemplate | null = null;
-      for (const [i, step] of at.list(post, 'processors').entries()) {
-        if (!isObject(step)) throw at.wrongType(`post_processor.processors[${i}]`, 'an object', step);
-        const inner = parsePostProcessor(step, vocabulary, at);
-        if (inner !== null && template !== null) {
-          template = { before: [...inner.before, ...template.before], after: [...template.after, ...inner.after] };
-        } else template = inner ?? template;
-      }
-      return template;
-    }
     case 'TemplateProcessing':
       return parseTemplate(post, vocabulary, at);
     case 'BertProcessing':
     case 'RobertaProcessing':
-      return { before: [pairId(post, 'cls', at)], after: [pairId(post, 'sep', at)] };
+      return { before: [pairId(post, 'cls', vocabulary, at)], after: [pairId(post, 'sep', vocabulary, at)] };
     default:
       throw at.error(
-        `post_processor type ${JSON.stringify(post.type)} is not supported`,
+        `the post-processor ${shown(post.type)} is not supported`,
         'supported: TemplateProcessing, ByteLevel, RobertaProcessing, BertProcessing, Sequence',
       );
   }
 }
 
-function pairId(post: JsonObject, key: string, at: Place): number {
-  const pair = at.list(post, key);
-  checkId(String(pair[0]), pair[1], at.file);
-  return pair[1];
+/** The id of a pair `["token", id]`. */
+function pairId(post: JsonObject, key: string, vocabulary: Vocabulary, at: Place): number {
+  const [name, id] = at.list(post, key);
+  if (typeof name !== 'string') throw at.wrongType(`${key}[0]`, 'a string', name);
+  if (typeof id === 'number' && vocabulary.token(id) !== undefined) return id;
+  throw notThere(`post_processor.${key}`, name, id, at);
 }
+
+function notThere(where: string, name: string, id: unknown, at: Place): TokenizerFileError {
+  return at.error(`${where} names ${quote(name)} with the id ${shown(id)}, which is not in the vocabulary`);
+}
+
+/** Ids around a text. The longest template in public use has four. */
+const MAX_TEMPLATE_IDS = 256;
 
 function parseTemplate(post: JsonObject, vocabulary: Vocabulary, at: Place): SpecialTemplate {
   const specials = post.special_tokens;
   const before: number[] = [];
   const after: number[] = [];
   let seenText = false;
-  for (const [i, item] of at.list(post, 'single').entries()) {
+  const items = at.list(post, 'single');
+  if (items.length > MAX_TEMPLATE_IDS) {
+    throw at.error(`post_processor.single has ${items.length} items, more than ${MAX_TEMPLATE_IDS}`, 'use another tokenizer');
+  }
+  for (const [i, item] of items.entries()) {
+    const where = `post_processor.single[${i}]`;
     if (isObject(item) && isObject(item.Sequence)) {
+      if (seenText) throw at.error(`${where} repeats the text`, 'use a tokenizer whose template has it once');
+      if (item.Sequence.id !== undefined && item.Sequence.id !== 'A') {
+        throw at.error(`${where} is the text ${shown(item.Sequence.id)}; a single text is "A"`);
+      }
       seenText = true;
       continue;
     }
     const special = isObject(item) ? item.SpecialToken : undefined;
     const name = isObject(special) ? special.id : undefined;
-    if (typeof name !== 'string') throw at.wrongType(`post_processor.single[${i}]`, 'a Sequence or SpecialToken', item);
-    const entry = isObject(specials) ? specials[name] : undefined;
+    if (typeof name !== 'string') throw at.wrongType(where, 'a Sequence or SpecialToken', item);
+    const entry = isObject(specials) && Object.hasOwn(specials, name) ? specials[name] : undefined;
     const ids: readonly unknown[] = isObject(entry) && Array.isArray(entry.ids) ? entry.ids : [vocabulary.id(name)];
     for (const id of ids) {
-      if (typeof id !== 'number' || vocabulary.token(id) === undefined) {
-        throw at.error(
-          `post_processor.single[${i}] names ${quote(name)} with the id ${String(id)}, which is not in the vocabulary`,
-          'fetch the tokenizer files again',
-        );
+      if (typeof id !== 'number' || vocabulary.token(id) === undefined) throw notThere(where, name, id, at);
+      if (before.length + after.length === MAX_TEMPLATE_IDS) {
+        throw at.error(`post_processor.single has more than ${MAX_TEMPLATE_IDS} ids`, 'use another tokenizer');
       }
       (seenText ? after : before).push(id);
     }
   }
+  if (!seenText) throw at.error('post_processor.single leaves the text out');
   return { before, after };
 }

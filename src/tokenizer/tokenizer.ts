@@ -3,7 +3,7 @@
 import { ArgumentError } from '../errors.ts';
 import { AddedTokenMatcher } from './added-token-matcher.ts';
 import { type ChatMessage, type ChatTemplate, chooseGuard, mapStrings } from './chat-template.ts';
-import type { TextEncoding } from './text-encoding.ts';
+import { atOnce, inSlices, type TextEncoding } from './text-encoding.ts';
 import { type DecoderPlan, openStream, type StreamDecoder, type StreamOptions } from './token-decoder.ts';
 import { ChatTemplateError, ChatTemplateMissingError } from './tokenizer-error.ts';
 import type { Vocabulary } from './vocabulary.ts';
@@ -46,6 +46,10 @@ export type TokenizerParts = {
 
 /** With the u flag a surrogate that is half of a pair does not match. */
 const LONE_SURROGATE = /\p{Surrogate}/gu;
+
+function wellFormed(text: string): string {
+  return text.replace(LONE_SURROGATE, '\u{fffd}');
+}
 
 /** Names of the tokens that end a turn in the chat formats in use. */
 const TURN_ENDS = ['<|eot_id|>', '<|eom_id|>', '<|im_end|>', '<|end|>', '<|eot|>', '<end_of_turn>', '<|end_of_turn|>'];
@@ -92,8 +96,37 @@ export class Tokenizer {
    * the text begins with; a rendered chat prompt goes through `encodeChat`, which never doubles it.
    */
   encode(text: string, { addSpecial = true, parseSpecial = true }: EncodeOptions = {}): number[] {
-    const ids = this.#parts.encoding.encode(text.replace(LONE_SURROGATE, '\u{fffd}'), { parseSpecial });
-    return addSpecial ? [...this.#parts.before, ...ids, ...this.#parts.after] : ids;
+    const ids = atOnce(this.#parts.encoding.encode(wellFormed(text), { parseSpecial }));
+    return addSpecial ? this.#surrounded(ids) : ids;
+  }
+
+  /**
+   * `encode` in slices of some milliseconds, between which the process does what else it has to: for texts of more than
+   * a few thousand characters. Rejects with the signal's reason once it fires.
+   */
+  async encodeInSlices(
+    text: string,
+    { addSpecial = true, parseSpecial = true, signal }: EncodeOptions & { readonly signal?: AbortSignal } = {},
+  ): Promise<number[]> {
+    const ids = await inSlices(this.#parts.encoding.encode(wellFormed(text), { parseSpecial }), signal);
+    return addSpecial ? this.#surrounded(ids) : ids;
+  }
+
+  /**
+   * At least so many ids `encode` makes of a text, found without encoding it: its bytes by those of the longest token. 0
+   * where the vocabulary lets any number of characters become one id or none.
+   */
+  leastTokens(text: string): number {
+    const least = this.#parts.encoding.least?.();
+    if (least === undefined) return 0;
+    const counted = least.spaceVanishes ? text.replace(/\p{White_Space}/gu, '') : text;
+    return Math.ceil(Buffer.byteLength(counted) / least.bytesPerId);
+  }
+
+  #surrounded(ids: readonly number[]): number[] {
+    const { before, after } = this.#parts;
+    // Not spread into a call: a long text has more ids than a call may have arguments.
+    return before.length + after.length === 0 ? (ids as number[]) : [...before, ...ids, ...after];
   }
 
   /** Ids to text; special tokens are written out unless `skipSpecial`. Throws ArgumentError for what is not an id. */

@@ -87,6 +87,8 @@ export class Vocabulary {
   readonly #moreIds = new Map<string, number>();
   readonly #moreTokens = new Map<number, string>();
   readonly #special = new Set<number>();
+  /** How added tokens are written that are looked for in normalized text, where that differs. */
+  #spellings: ReadonlyMap<number, string> = new Map();
   #size: number;
 
   /** Throws TokenizerFileError when an added token contradicts the table. */
@@ -127,6 +129,15 @@ export class Vocabulary {
     return this.#table.id(token) ?? this.#moreIds.get(token);
   }
 
+  /** What a decoder is given of an id: a token that took a normalizer's mark for a space gives it back, say. */
+  written(id: number): string | undefined {
+    return this.#spellings.get(id) ?? this.token(id);
+  }
+
+  spell(spellings: ReadonlyMap<number, string>): void {
+    this.#spellings = spellings;
+  }
+
   isSpecial(id: number): boolean {
     return this.#special.has(id);
   }
@@ -140,7 +151,7 @@ export function checkId(token: string, id: unknown, file: string): asserts id is
 
 function badId(token: string, id: unknown, file: string): TokenizerFileError {
   return new TokenizerFileError({
-    what: `token ${quote(token)} has the id ${String(id)}; expected an integer from 0 to ${MAX_VOCABULARY - 1}`,
+    what: `token ${quote(token)} has the id ${typeof id === 'number' || typeof id === 'string' ? String(id).slice(0, 40) : typeof id}; expected an integer from 0 to ${MAX_VOCABULARY - 1}`,
     where: file,
     fix: 'fetch the tokenizer files again',
   });

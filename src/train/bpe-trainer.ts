@@ -2,9 +2,11 @@
 // occurs most often is merged, among equals the one whose tokens have the lower ids.
 
 import { byteCharacter, toByteAlphabet } from '../tokenizer/byte-alphabet.ts';
-import { LLAMA3 } from '../tokenizer/gguf-vocabulary.ts';
+import { LLAMA3 } from '../tokenizer/pattern.ts';
+import { Place } from '../tokenizer/place.ts';
 import { buildPreTokenizer } from '../tokenizer/pre-tokenizer.ts';
 import { MAX_TOKEN_LENGTH } from '../tokenizer/vocabulary.ts';
+import { WorkBudget } from '../tokenizer/work-budget.ts';
 
 export const SPECIAL_TOKENS = ['<|begin_of_text|>', '<|end_of_text|>', '<|eot_id|>'] as const;
 
@@ -64,10 +66,11 @@ export function trainBpe(texts: Iterable<string>, vocabSize: number, contextLeng
 
 /** Pieces of the texts in the byte alphabet, with how often each occurs; in order of first occurrence. */
 function countWords(texts: Iterable<string>): [string, number][] {
-  const split = buildPreTokenizer({ type: 'Sequence', pretokenizers: PRE_TOKENIZER.pretokenizers.slice(0, 1) })!;
+  const pretokenizers = PRE_TOKENIZER.pretokenizers.slice(0, 1);
+  const split = buildPreTokenizer({ type: 'Sequence', pretokenizers }, new Place('the tokenizer to be learned'));
   const counts = new Map<string, number>();
   for (const text of texts) {
-    for (const piece of split([text], true)) {
+    for (const piece of split.pieces(text, 1, new WorkBudget('the text', text.length))) {
       const word = toByteAlphabet(piece);
       counts.set(word, (counts.get(word) ?? 0) + 1);
     }
