@@ -54,7 +54,6 @@ describe('there and back, bit for bit', () => {
     ['llama_bitlinear_plain_config_c_s433', 'hf'],
     ['onebitllm_a_s511', 'hf'],
     ['onebitllm_a_s511', 'gguf-i2_s'],
-    ['bitnet_packed_c_s133', 'gguf-q2_0'],
     ['bitnet_packed_a_s111', 'hf-unpacked'],
   ])('%s to %s', async (name, to) => {
     const source = golden(name);
@@ -132,6 +131,12 @@ describe('group-scaled models', () => {
     for (const name of wanted.names()) {
       expect(Buffer.compare(await mine.readBytes(name), await wanted.readBytes(name)), name).toBe(0);
     }
+  });
+
+  test.each<ConvertFormat>(['gguf-q2_0', 'gguf-pq2_0'])('a BitNet as %s stays one, its scale beside the matrix', async (to) => {
+    const wanted = await logits(embedded);
+    const { files } = await convert(embedded, to);
+    expect(await logits(files)).toEqual(wanted);
   });
 
   test('+2 has no place among trits', async () => {
