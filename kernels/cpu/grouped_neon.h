@@ -18,6 +18,9 @@ int64_t grouped_scratch_neon(int64_t, int64_t) { return kGroupedColumnsNeon * 64
 
 BITNET_INLINE int8x16_t signed_and(uint8x16_t v, uint8x16_t mask) { return vreinterpretq_s8_u8(vandq_u8(v, mask)); }
 
+/** Compilers load the codes of several lines early and then have no registers left for the sums. */
+BITNET_INLINE void loads_stay() { __asm__ volatile("" : : : "memory"); }
+
 #if defined(__ARM_FEATURE_DOTPROD)
 
 /** One line's 32 bytes of a half with four activations of each plane, lane L of xh and xl. */
@@ -25,6 +28,7 @@ template <int L>
 BITNET_INLINE void half_line(const uint8_t* w, int8x16_t xh, int8x16_t xl, int32x4_t (&h)[2][4], int32x4_t (&l)[2][4]) {
 #pragma GCC unroll 2
   for (int i = 0; i < 2; i += 1) {
+    loads_stay();
     int8x16_t c[4];
     fields(w + 16 * i, c);
 #pragma GCC unroll 4
@@ -154,7 +158,7 @@ BITNET_INLINE void grouped_token_neon(const GroupedArgs& a, const GroupedShape& 
 
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 
-constexpr int kGroupedStepNeon = 3;
+constexpr int kGroupedStepNeon = 2;
 
 /** [field][pair of lines][8 pairs of rows][8 columns]; a last single line is paired with zeros. */
 BITNET_INLINE void decode_lines_neon(const uint8_t* w, int64_t lines, uint8_t* tile, int64_t ahead) {
@@ -236,6 +240,7 @@ constexpr int kGroupedStepNeon = 2;
 template <int L, int NT>
 BITNET_INLINE void tile_line(const uint8_t* tile, const int8x16_t (&xh)[NT], const int8x16_t (&xl)[NT],
                              int32x4_t (&acc)[NT][2][4]) {
+  loads_stay();
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i += 1) {
     const int8x16_t c = vreinterpretq_s8_u8(vld1q_u8(tile + 16 * i));

@@ -4,7 +4,7 @@
 // Compiled freestanding (scripts/build-wasm.mjs); there is no C library.
 #include "../cpu/float_ops.h"
 #include "../cpu/grouped_rows.h"
-#include "../cpu/grouped_scalar.h"
+#include "../cpu/grouped_wasm.h"
 #include "../cpu/matmul_wasm.h"
 #include "../include/engine.h"
 #if defined(__wasm_atomics__)
@@ -22,7 +22,7 @@ constexpr Kernels kWasmKernels = {
 #endif
     64,        ternary_scratch_none, ternary_wasm, int8_wasm, dense, attention, embed,       rms_norm,   quantize,
     rope,      kv_append,            relu2,        silu,      add,   count_trits, read_bytes, peak_macs_scalar,
-    grouped_scratch_none, grouped_scalar, quantize16, embed_grouped,
+    grouped_scratch_wasm, grouped_wasm, quantize16, embed_grouped,
 };
 
 // Heap: blocks in address order, each with a header; free neighbours are joined when searched.
