@@ -1,5 +1,10 @@
 // Our engine beside others on random ternary weights of one shape, same threads, runs interleaved:
-//   node scripts/bench-peers.mjs [--shape large|2b4t|3b] [--format tq2_0|tq1_0] [--threads 1,2] [--rounds 3] [--json]
+//   node scripts/bench-peers.mjs [--shape large|2b4t|3b|bonsai-1.7b|bonsai-4b] [--format tq2_0|tq1_0] [--threads 1,2] [--rounds 3] [--json]
+//
+// The Bonsai shapes (Qwen3, a scale for every 128 columns, int16 activations) are written three times: as PQ2_0 for us, as
+// Q2_0 for us and llama.cpp, and as TQ2_0, which cannot hold these models but which llama.cpp has a fast kernel for: its
+// bar. Q2_0 has no x86 kernel there, so it gets a shorter prompt. Logits are compared on float weights of a small model:
+// llama.cpp rounds the inputs of ternary matrices to int8 in blocks.
 //
 //   ours, ours int8   one GGUF file, with its own f16 head and with an int8 head
 //   llama.cpp         the same file. Comes as the prebuilt binding node-llama-cpp from npm, into build/peers (nothing
@@ -20,6 +25,8 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const scratch = join(root, 'build', 'peers');
 const PROMPT = 128;
 const GENERATED = 32;
+/** Where a token takes a second. */
+const SLOW = { prompt: 16, generated: 4 };
 
 const { values } = parseArgs({
   options: {
@@ -44,11 +51,11 @@ const dist = (path) => import(join(root, 'dist', path));
 async function measureOurs({ file, threads, head }) {
   const { openModel } = await dist('model/open-model.js');
   const { cpuBackend } = await dist('engine/cpu/backend.js');
-  const { weightMemory } = await dist('engine/select.js');
+  const { weightMemory, weightPreparation } = await dist('engine/select.js');
   const started = performance.now();
   const { program } = await openModel(
     { kind: 'gguf', path: file },
-    { name: 'peer', contextLength: 1024, head, allocate: weightMemory('cpu') },
+    { name: 'peer', contextLength: 1024, head, allocate: weightMemory('cpu'), prepare: weightPreparation },
   );
   const executable = await cpuBackend.load(program, { threads });
   const loadMs = performance.now() - started;
@@ -160,42 +167,88 @@ async function main() {
     throw new Error(`--shape is one of ${Object.keys(BENCH_SHAPES).join(', ')}, --format tq2_0 or tq1_0`);
   }
   mkdirSync(scratch, { recursive: true });
-  const file = join(scratch, `${values.shape}-${values.format}.gguf`);
-  if (!existsSync(file)) {
-    process.stderr.write(`writing ${file}\n`);
-    await writeRandomGguf(file, shape, values.format);
-  }
+  const isGrouped = shape.family === 'qwen3';
+  const fileOf = async (format) => {
+    const path = join(scratch, `${values.shape}-${format}.gguf`);
+    if (!existsSync(path)) {
+      process.stderr.write(`writing ${path}\n`);
+      await writeRandomGguf(path, shape, format);
+    }
+    return path;
+  };
+  const file = await fileOf(values.format);
+  const grouped = isGrouped ? { q2: await fileOf('q2_0'), pq2: await fileOf('pq2_0') } : undefined;
   const peer = installPeer();
+  const peerOn = (path, threads, { prompt, generated } = { prompt: PROMPT, generated: GENERATED }) => [
+    peer,
+    JSON.stringify({ file: path, threads, tokens: promptTokens().slice(0, prompt), generated }),
+  ];
   const self = (what) => [fileURLToPath(import.meta.url), '--measure', JSON.stringify(what)];
   const onnx = await import('onnxruntime-node').then(
     () => true,
     (error) => {
-      process.stderr.write(`its row is left out, onnxruntime-node does not load here (npm run onnx installs it): ${error.message}\n`);
+      process.stderr.write(
+        `its row is left out, onnxruntime-node does not load here (npm run onnx installs it): ${error.message}\n`,
+      );
       return false;
     },
   );
   const results = [];
   for (const threads of values.threads.split(',').map(Number)) {
     for (let round = 0; round < Number(values.rounds); round += 1) {
-      for (const [engine, command] of [
-        ['ours', self({ engine: 'ours', file, threads, head: 'full' })],
-        ['ours int8', self({ engine: 'ours', file, threads, head: 'int8' })],
-        ['llama.cpp', [peer, JSON.stringify({ file, threads, tokens: promptTokens(), generated: GENERATED })]],
-        ...(onnx ? [['onnxruntime', self({ engine: 'onnxruntime', shape, threads, steps: 8 })]] : []),
-      ]) {
+      const rows = isGrouped
+        ? [
+            ['ours', self({ engine: 'ours', file: grouped.pq2, threads, head: 'full' })],
+            ['ours Q2_0', self({ engine: 'ours', file: grouped.q2, threads, head: 'full' })],
+            ['llama.cpp', peerOn(file, threads)],
+            // A minute a run: once is enough to tell.
+            ...(round === 0 ? [['llama Q2_0', peerOn(grouped.q2, threads, SLOW), SLOW]] : []),
+          ]
+        : [
+            ['ours', self({ engine: 'ours', file, threads, head: 'full' })],
+            ['ours int8', self({ engine: 'ours', file, threads, head: 'int8' })],
+            ['llama.cpp', peerOn(file, threads)],
+            ...(onnx ? [['onnxruntime', self({ engine: 'onnxruntime', shape, threads, steps: 8 })]] : []),
+          ];
+      for (const [engine, command, size = { prompt: PROMPT, generated: GENERATED }] of rows) {
         const result = await child(command);
-        results.push({ engine, threads, round, ...result });
+        // As long as the others took, had they been as slow.
+        const promptSeconds = (result.promptSeconds * PROMPT) / size.prompt;
+        const generationSeconds = (result.generationSeconds * GENERATED) / size.generated;
+        results.push({ engine, threads, round, ...result, promptSeconds, generationSeconds });
         process.stderr.write(
-          `${engine}, ${threads} threads: prompt ${(PROMPT / result.promptSeconds).toFixed(1)}, ` +
-            `generation ${(GENERATED / result.generationSeconds).toFixed(2)} tokens/s\n`,
+          `${engine}, ${threads} threads: prompt ${(PROMPT / promptSeconds).toFixed(1)}, ` +
+            `generation ${(GENERATED / generationSeconds).toFixed(2)} tokens/s\n`,
         );
       }
     }
   }
-  summarize(results);
+  summarize(results, isGrouped ? await floatAgreement(self, peerOn) : undefined);
 }
 
-function summarize(results) {
+/** Log probabilities of both on one small model: trits times scales as plain floats, which we read as trits again. */
+async function floatAgreement(self, peerOn) {
+  const small = {
+    family: 'qwen3',
+    hidden: 512,
+    ffn: 1536,
+    layers: 4,
+    heads: 8,
+    kvHeads: 4,
+    headDim: 128,
+    vocab: 4096,
+    ropeTheta: 1e6,
+  };
+  const file = join(scratch, 'small-qwen3-f32.gguf');
+  if (!existsSync(file)) await writeRandomGguf(file, small, 'f32');
+  const [mine, theirs] = [
+    await child(self({ engine: 'ours', file, threads: 1, head: 'full' })),
+    await child(peerOn(file, 1)),
+  ];
+  return correlation(mine.probabilities, theirs.probabilities);
+}
+
+function summarize(results, onFloats) {
   const engines = [...new Set(results.map(({ engine }) => engine))];
   const rows = [];
   for (const threads of new Set(results.map((result) => result.threads))) {
@@ -215,7 +268,7 @@ function summarize(results) {
     }
   }
   const probabilities = (engine) => results.find((result) => result.engine === engine).probabilities;
-  const agreement = correlation(probabilities('ours'), probabilities('llama.cpp'));
+  const agreement = onFloats ?? correlation(probabilities('ours'), probabilities('llama.cpp'));
   if (values.json) {
     const summary = {
       shape: values.shape,
@@ -237,7 +290,12 @@ function summarize(results) {
     console.log(`${head}${cell('promptTokensPerSecond')}       ${cell('generationTokensPerSecond')}       ${tail}`);
   }
   if (engines.includes('onnxruntime')) console.log('onnxruntime: the matrices of the layers alone');
-  console.log(`log probabilities after the prompt: correlation ${agreement?.toFixed(4) ?? 'unknown'}`);
+  if (engines.includes('ours Q2_0')) {
+    console.log('ours: PQ2_0, int16 activations; llama.cpp: TQ2_0 of the same shape; its Q2_0 on a shorter prompt');
+  }
+  console.log(
+    `log probabilities after the prompt${onFloats === undefined ? '' : ' (float weights, a small model)'}: correlation ${agreement?.toFixed(4) ?? 'unknown'}`,
+  );
 }
 
 /** Of log probabilities, over the tokens that both list. */
@@ -317,15 +375,21 @@ const peakRssBytes = process.resourceUsage().maxRSS * 1024;
 process.stdout.write(JSON.stringify({ promptSeconds, generationSeconds, loadMs, peakRssBytes, probabilities: Array.from(list, (p) => p ?? 0) }) + '\\n', () => process.exit(0));
 `;
 
-/** Random trits in ggml's ternary blocks, all of one scale; norms of ones; a made-up vocabulary. */
+/**
+ * Random trits in ggml's blocks, all of one scale (or, as `f32`, of one for every 128 columns); norms of ones; a made-up
+ * vocabulary. The graph is 1bitLLM's, or Qwen3's with a ternary embedding.
+ */
 async function writeRandomGguf(file, shape, format) {
   const { writeGguf } = await dist('formats/write-gguf.js');
   const { packTq2 } = await dist('quant/tq2.js');
   const { packTq1 } = await dist('quant/tq1.js');
-  const { hidden, ffn, layers, heads, kvHeads, headDim, ropeTheta } = shape;
+  const { encodeBlocks } = await dist('quant/grouped/codec.js');
+  const { packQuads } = await dist('quant/grouped/quads.js');
+  const { hidden, ffn, layers, heads, kvHeads, headDim, ropeTheta, family } = shape;
+  const isQwen3 = family === 'qwen3';
   // A file of exactly 2B-4T's shape gets that model's relu2 here, while llama.cpp computes SiLU for all of this
   // architecture. With a few words less both take it for another model, and what they compute can be compared.
-  const vocab = shape.vocab - 256;
+  const vocab = isQwen3 ? shape.vocab : shape.vocab - 256;
   let state = 0x9e3779b9;
   const bits = () => {
     state ^= state << 13;
@@ -333,20 +397,31 @@ async function writeRandomGguf(file, shape, format) {
     state ^= state << 5;
     return state >>> 0;
   };
-  const pack = format === 'tq2_0' ? packTq2 : packTq1;
-  const block = (columns) =>
-    pack(
-      Int8Array.from({ length: 256 * 4096 }, () => (bits() % 3) - 1),
-      1 / Math.sqrt(columns),
-    );
+  const blockColumns = { tq2_0: 256, tq1_0: 256, q2_0: 64, pq2_0: 128, f32: 128 }[format];
+  const PATTERN = 256 * 4096;
+  const pattern = (columns) => {
+    const trits = Int8Array.from({ length: PATTERN }, () => (bits() % 3) - 1);
+    // As f16 holds it: the files of one shape are one model.
+    const scale = 2 ** Math.round(Math.log2(1 / Math.sqrt(columns)));
+    if (format === 'tq2_0') return packTq2(trits, scale);
+    if (format === 'tq1_0') return packTq1(trits, scale);
+    if (format === 'f32') {
+      const scales = Array.from({ length: PATTERN / 128 }, () => scale * (0.75 + (bits() % 64) / 128));
+      return new Uint8Array(Float32Array.from(trits, (trit, i) => trit * scales[i >> 7]).buffer);
+    }
+    const codes = Uint8Array.from(trits, (trit) => trit + 1);
+    const [rows, width] = [4096, 256];
+    const scales = new Float32Array(PATTERN / blockColumns).fill(scale);
+    const matrix = { rows, columns: width, group: blockColumns, quads: packQuads(codes, rows, width), scales };
+    return encodeBlocks(format.toUpperCase(), matrix);
+  };
   const matrix = (name, rows, columns) => {
-    if (columns % 256 !== 0)
-      throw new Error(`${name}: ${columns} columns are no multiple of 256, which ${format} needs`);
-    const pattern = block(columns);
-    const length = (rows * columns * pattern.length) / (256 * 4096);
+    if (columns % blockColumns !== 0)
+      throw new Error(`${name}: ${columns} columns are no multiple of ${blockColumns}, which ${format} needs`);
+    const bytes = pattern(columns);
+    const length = (rows * columns * bytes.length) / PATTERN;
     const chunks = function* () {
-      for (let at = 0; at < length; at += pattern.length)
-        yield pattern.subarray(0, Math.min(pattern.length, length - at));
+      for (let at = 0; at < length; at += bytes.length) yield bytes.subarray(0, Math.min(bytes.length, length - at));
     };
     return { name, type: format.toUpperCase(), shape: [rows, columns], chunks };
   };
@@ -356,20 +431,26 @@ async function writeRandomGguf(file, shape, format) {
     shape: [n],
     bytes: new Uint8Array(new Float32Array(n).fill(1).buffer),
   });
-  const embedding = new Uint16Array(vocab * hidden);
-  // f16 of magnitude 2^-7 to 2^-5.
-  for (let i = 0; i < embedding.length; i += 1) embedding[i] = 0x2000 + (bits() % 0x800) + ((bits() & 1) << 15);
+  const floatEmbedding = () => {
+    const embedding = new Uint16Array(vocab * hidden);
+    // f16 of magnitude 2^-7 to 2^-5.
+    for (let i = 0; i < embedding.length; i += 1) embedding[i] = 0x2000 + (bits() % 0x800) + ((bits() & 1) << 15);
+    const bytes = new Uint8Array(embedding.buffer);
+    return { name: 'token_embd.weight', type: 'F16', shape: [vocab, hidden], bytes };
+  };
   const tensors = [
-    { name: 'token_embd.weight', type: 'F16', shape: [vocab, hidden], bytes: new Uint8Array(embedding.buffer) },
+    isQwen3 ? matrix('token_embd.weight', vocab, hidden) : floatEmbedding(),
     norm('output_norm.weight', hidden),
   ];
+  if (isQwen3 && shape.tied === false) tensors.push(matrix('output.weight', vocab, hidden));
   for (let i = 0; i < layers; i += 1) {
     const name = (part) => `blk.${i}.${part}.weight`;
     tensors.push(
       norm(name('attn_norm'), hidden),
-      norm(name('attn_sub_norm'), heads * headDim),
+      ...(isQwen3
+        ? [norm(name('attn_q_norm'), headDim), norm(name('attn_k_norm'), headDim)]
+        : [norm(name('attn_sub_norm'), heads * headDim), norm(name('ffn_sub_norm'), ffn)]),
       norm(name('ffn_norm'), hidden),
-      norm(name('ffn_sub_norm'), ffn),
       matrix(name('attn_q'), heads * headDim, hidden),
       matrix(name('attn_k'), kvHeads * headDim, hidden),
       matrix(name('attn_v'), kvHeads * headDim, hidden),
@@ -386,21 +467,22 @@ async function writeRandomGguf(file, shape, format) {
   const types = words.map((_, id) => (id === 0 ? 2 : id < 3 ? 3 : id < 259 ? 6 : 1));
   const u32 = (key, value) => ({ key, type: 'u32', value });
   const f32 = (key, value) => ({ key, type: 'f32', value });
+  const architecture = isQwen3 ? 'qwen3' : 'bitnet';
   const metadata = [
-    { key: 'general.architecture', type: 'string', value: 'bitnet' },
+    { key: 'general.architecture', type: 'string', value: architecture },
     u32('general.quantization_version', 2),
-    u32('bitnet.vocab_size', vocab),
-    u32('bitnet.context_length', 2048),
-    u32('bitnet.embedding_length', hidden),
-    u32('bitnet.block_count', layers),
-    u32('bitnet.feed_forward_length', ffn),
-    u32('bitnet.attention.head_count', heads),
-    u32('bitnet.attention.head_count_kv', kvHeads),
-    u32('bitnet.attention.key_length', headDim),
-    u32('bitnet.attention.value_length', headDim),
-    u32('bitnet.rope.dimension_count', headDim),
-    f32('bitnet.attention.layer_norm_rms_epsilon', 1e-5),
-    f32('bitnet.rope.freq_base', ropeTheta),
+    u32(`${architecture}.vocab_size`, vocab),
+    u32(`${architecture}.context_length`, 2048),
+    u32(`${architecture}.embedding_length`, hidden),
+    u32(`${architecture}.block_count`, layers),
+    u32(`${architecture}.feed_forward_length`, ffn),
+    u32(`${architecture}.attention.head_count`, heads),
+    u32(`${architecture}.attention.head_count_kv`, kvHeads),
+    u32(`${architecture}.attention.key_length`, headDim),
+    u32(`${architecture}.attention.value_length`, headDim),
+    u32(`${architecture}.rope.dimension_count`, headDim),
+    f32(`${architecture}.attention.layer_norm_rms_epsilon`, 1e-5),
+    f32(`${architecture}.rope.freq_base`, ropeTheta),
     { key: 'tokenizer.ggml.model', type: 'string', value: 'llama' },
     { key: 'tokenizer.ggml.tokens', type: 'array', elementType: 'string', value: words },
     { key: 'tokenizer.ggml.scores', type: 'array', elementType: 'f32', value: words.map((_, id) => -id) },
