@@ -54,6 +54,7 @@ export const command = defineCommand({
   run: async (input) => {
     const { json, output, flags, signal } = input;
     const prompt = await promptOf(input);
+    if (!json) await sayMemory(input);
     const { generate } = await import('../generate/generate.ts');
     let printed = 0;
     const printText = ({ token }: TraceStep) => {
@@ -74,6 +75,23 @@ export const command = defineCommand({
     return result.finishReason === 'cancelled' ? EXIT.stopped : EXIT.ok;
   },
 });
+
+/** Loading less is over before anyone has read how much it takes. */
+const WORTH_SAYING_BYTES = 300e6;
+
+/** What a large model takes, before it is loaded. */
+async function sayMemory({ flags, output }: CommandInput<typeof FLAGS>): Promise<void> {
+  if (flags.model === 'default' || flags.backend === 'openai' || flags.backend === 'onnx') return;
+  const { resolveModel } = await import('../hub/resolve-model.ts');
+  const { memoryLine, memoryOf } = await import('../model/memory.ts');
+  const { INT8_HEAD_BYTES } = await import('../generate/engine.ts');
+  try {
+    const memory = await memoryOf(await resolveModel(flags.model, {}), { int8Above: INT8_HEAD_BYTES });
+    if (memory.totalBytes >= WORTH_SAYING_BYTES) output.note(`${flags.model}: ${memoryLine(memory)}`);
+  } catch {
+    // Loading will say what is wrong.
+  }
+}
 
 async function promptOf({ positionals, signal }: CommandInput<typeof FLAGS>): Promise<string> {
   const [given] = positionals;

@@ -157,7 +157,15 @@ class GgufReader implements WeightReader {
       const trits = Int8Array.from(codes, (code) => code - 1);
       const ordered = sourceRow === undefined ? trits : rowsMoved(trits, rows, columns, sourceRow);
       const scale = this.#positive(Math.fround(found.value * factor), name);
-      return { kind: 'ternary', name, rows, columns, layout: 'rowquad', bytes: packRowquad(ordered, rows, columns), scale };
+      return {
+        kind: 'ternary',
+        name,
+        rows,
+        columns,
+        layout: 'rowquad',
+        bytes: packRowquad(ordered, rows, columns),
+        scale,
+      };
     });
   }
 

@@ -206,7 +206,8 @@ function strip(config: JsonObject, joined: boolean, at: Place): DecoderStage {
   const content = at.character(config, 'content', ' ');
   const start = at.count(config, 'start', 0, 0);
   const stop = at.count(config, 'stop', 0, 0);
-  if (Math.max(start, stop) > MAX_STRIP) throw at.error(`Strip takes more than ${MAX_STRIP} characters`, 'use another tokenizer');
+  if (Math.max(start, stop) > MAX_STRIP)
+    throw at.error(`Strip takes more than ${MAX_STRIP} characters`, 'use another tokenizer');
   if (!joined) {
     return () => ({
       push(text, emit) {
