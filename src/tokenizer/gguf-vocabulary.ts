@@ -22,7 +22,8 @@ export type GgufVocabulary = {
   readonly eosIds: readonly number[];
   readonly addBos: boolean;
   readonly addEos: boolean;
-  readonly chatTemplate: string | undefined;
+  /** By name; the one for plain chat is called "default". */
+  readonly chatTemplates: ReadonlyMap<string, string>;
   /** What a person should know about this file. */
   readonly warnings: readonly string[];
 } & (
@@ -85,7 +86,7 @@ export function readGgufVocabulary(file: GgufMetadata): GgufVocabulary {
     bosId: id('bos_token_id'),
     eosIds: [...new Set(eosIds)],
     addEos: file.boolean('tokenizer.ggml.add_eos_token') ?? false,
-    chatTemplate: file.string('tokenizer.chat_template'),
+    chatTemplates: chatTemplatesOf(file),
   };
   const addBos = file.boolean('tokenizer.ggml.add_bos_token');
   const matched = addedTokens(tokens, types);
@@ -102,6 +103,18 @@ export function readGgufVocabulary(file: GgufMetadata): GgufVocabulary {
   const { pre, warnings } = preTokenizerOf(file, tokens);
   const bpe = readBpe(file, tokens, types, matched, pre);
   return { kind: 'bpe', ...common, vocabulary: bpe.vocabulary, bpe, addBos: addBos ?? pre.addBos === true, warnings };
+}
+
+/** tokenizer.chat_template, and tokenizer.chat_template.NAME for each name of the list tokenizer.chat_templates. */
+function chatTemplatesOf(file: GgufMetadata): Map<string, string> {
+  const found = new Map<string, string>();
+  const add = (name: string, key: string): void => {
+    const source = file.string(key);
+    if (source !== undefined) found.set(name, source);
+  };
+  for (const name of file.strings('tokenizer.chat_templates') ?? []) add(name, `tokenizer.chat_template.${name}`);
+  add('default', 'tokenizer.chat_template');
+  return found;
 }
 
 function checkTokens(file: GgufMetadata, tokens: readonly string[], types: readonly number[]): void {
