@@ -15,6 +15,7 @@ import {
   asText,
   Dict,
   DictView,
+  given,
   isNumber,
   keyOf,
   Markup,
@@ -80,7 +81,7 @@ function attributeOf(runtime: Runtime, item: Value, path: Value, otherwise?: Val
   let value = item;
   for (const step of steps) {
     value = runtime.item(value, step);
-    if (value instanceof Undefined && !value.isBlocked && otherwise !== undefined) value = otherwise;
+    if (value instanceof Undefined && otherwise !== undefined) value = otherwise;
   }
   return value;
 }
@@ -145,7 +146,7 @@ const extreme = (sign: 1 | -1): Filter =>
       const next = { key: key(item), item };
       if (best === undefined || sign * runtime.compare(next.key, best.key) < 0) best = next;
     }
-    return best?.item ?? (best === undefined ? new Undefined('No aggregated item, sequence was empty.') : null);
+    return best === undefined ? new Undefined('No aggregated item, sequence was empty.') : best.item;
   });
 
 function keyFunction(runtime: Runtime, attribute: Value | undefined, caseSensitive: boolean): (item: Value) => Value {
@@ -167,8 +168,8 @@ const escapeFilter = filter([], 0, (runtime, value) =>
 );
 
 const defaultFilter = filter(['default_value', 'boolean'], 0, (runtime, value, [otherwise, boolean]) => {
-  const isMissing = value instanceof Undefined && !value.isBlocked;
-  return isMissing || (flag(runtime, boolean, false) && !runtime.truth(value)) ? (otherwise ?? '') : value;
+  const isMissing = value instanceof Undefined;
+  return isMissing || (flag(runtime, boolean, false) && !runtime.truth(value)) ? given(otherwise, '') : value;
 });
 
 const lengthFilter = filter([], 0, (runtime, value) => {
@@ -215,7 +216,7 @@ const FILTERS: Readonly<Record<string, Filter>> = {
   capitalize: filter([], 0, (runtime, value) => capitalize(soft(runtime, value))),
   center: filter(['width'], 0, (runtime, value, [width]) => {
     const text = soft(runtime, value);
-    const wanted = limited(String(Math.max(0, asIndex(width ?? 80n, 'width'))));
+    const wanted = limited(String(Math.max(0, asIndex(given(width, 80n), 'width'))));
     const missing = wanted - lengthOf(text);
     if (missing <= 0) return text;
     const [left, right] = centerPads(missing, wanted);
@@ -228,7 +229,7 @@ const FILTERS: Readonly<Record<string, Filter>> = {
       if (value instanceof Undefined) throw value.fail();
       throw typeError(`'${typeName(value)}' object has no attribute 'items'`);
     }
-    const part = by ?? 'key';
+    const part = given(by, 'key');
     if (part !== 'key' && part !== 'value') throw typeError('You can only sort by either "key" or "value"');
     const isSensitive = flag(runtime, caseSensitive, false);
     const key = (entry: readonly [Value, Value]): Value => {
@@ -247,7 +248,7 @@ const FILTERS: Readonly<Record<string, Filter>> = {
     if (value instanceof Undefined) throw value.fail();
     if (isNumber(value)) return Number(asNumber(value));
     const found = typeof value === 'string' ? parseFloatText(trimmed(value)) : undefined;
-    return found ?? otherwise ?? 0;
+    return found === undefined ? given(otherwise, 0) : found;
   }),
   forceescape: filter([], 0, (runtime, value) =>
     escapeHtml(runtime, value instanceof Markup ? value.text : runtime.str(value)),
@@ -278,7 +279,7 @@ const FILTERS: Readonly<Record<string, Filter>> = {
     const text = asText(value, 'the text to indent');
     runtime.budget.text(text.length);
     const pad =
-      typeof width === 'string' ? width : ' '.repeat(limited(String(Math.max(0, asIndex(width ?? 4n, 'width')))));
+      typeof width === 'string' ? width : ' '.repeat(limited(String(Math.max(0, asIndex(given(width, 4n), 'width')))));
     const keepsBlank = flag(runtime, blank, false);
     // Jinja adds a line end before it looks at the lines.
     const lines = splitLines(`${text}\n`, false);
@@ -290,7 +291,7 @@ const FILTERS: Readonly<Record<string, Filter>> = {
     return runtime.made(flag(runtime, first, false) ? pad + body : body);
   }),
   int: filter(['default', 'base'], 0, (_, value, [otherwise, base]) => {
-    const fallback = otherwise ?? 0n;
+    const fallback = given(otherwise, 0n);
     if (value instanceof Undefined) throw value.fail();
     if (isNumber(value)) {
       const number = asNumber(value);
@@ -299,6 +300,7 @@ const FILTERS: Readonly<Record<string, Filter>> = {
     }
     if (typeof value !== 'string') return fallback;
     const text = trimmed(value);
+    if (/(?![0-9])\p{Nd}/u.test(text)) throw unsupported('reading digits that are not ASCII');
     const radix = base === undefined ? 10 : asIndex(base, 'base');
     const parsed = parseInteger(text, radix);
     if (parsed !== undefined) return parsed;
@@ -306,7 +308,7 @@ const FILTERS: Readonly<Record<string, Filter>> = {
     return float === undefined || !Number.isFinite(float) ? fallback : integerOf(float);
   }),
   items: filter([], 0, (runtime, value) => {
-    if (value instanceof Undefined && !value.isBlocked) return stream((function* (): Generator<Value, void> {})());
+    if (value instanceof Undefined) return stream((function* (): Generator<Value, void> {})());
     if (!(value instanceof Dict)) throw typeError('Can only get item pairs from a mapping.');
     return stream(
       (function* () {
@@ -324,7 +326,7 @@ const FILTERS: Readonly<Record<string, Filter>> = {
   }),
   last: filter([], 0, (runtime, value) => {
     const reversed = reverseOf(runtime, value);
-    return reversed[0] ?? (reversed.length > 0 ? null : new Undefined('No last item, sequence was empty.'));
+    return given(reversed[0], new Undefined('No last item, sequence was empty.'));
   }),
   length: lengthFilter,
   count: lengthFilter,
@@ -357,8 +359,8 @@ const FILTERS: Readonly<Record<string, Filter>> = {
     if (value instanceof Undefined) throw value.fail();
     if (!isNumber(value)) throw typeError(`type ${typeName(value)} doesn't define __round__ method`);
     const number = asNumber(value);
-    const digits = asIndex(precision ?? 0n, 'precision');
-    const way = method ?? 'common';
+    const digits = asIndex(given(precision, 0n), 'precision');
+    const way = given(method, 'common');
     if (way !== 'common' && way !== 'ceil' && way !== 'floor') throw typeError('method must be common, ceil or floor');
     if (Math.abs(digits) > 100) throw unsupported('rounding to more than 100 digits');
     if (way !== 'common') {
@@ -399,12 +401,13 @@ const FILTERS: Readonly<Record<string, Filter>> = {
     // Several attributes, with commas, compare one after the other.
     const paths = typeof attribute === 'string' ? attribute.split(',') : [attribute];
     const keys = paths.map((path) => keyFunction(runtime, path, isSensitive));
-    const key = (item: Value): Value => (keys.length === 1 ? keys[0]!(item) : new Tuple(keys.map((one) => one(item))));
+    // A list of keys even when there is one: equal ones then need no order, as two None.
+    const key = (item: Value): Value => keys.map((one) => one(item));
     return sorted(runtime, runtime.list(value), key, flag(runtime, reverse, false));
   }),
   string: filter([], 0, (runtime, value) => (value instanceof Markup ? value : runtime.str(value))),
   sum: filter(['attribute', 'start'], 0, (runtime, value, [attribute, start]) => {
-    let total: Value = start ?? 0n;
+    let total: Value = given(start, 0n);
     if (typeof total === 'string') throw typeError("sum() can't sum strings [use ''.join(seq) instead]");
     for (const item of runtime.iterate(value)) {
       const part = attribute === undefined || attribute === null ? item : attributeOf(runtime, item, attribute);
@@ -432,7 +435,7 @@ const FILTERS: Readonly<Record<string, Filter>> = {
     const text = asText(value, 'the text to truncate');
     runtime.budget.text(text.length);
     const ending = end === undefined ? '...' : asText(end, 'end');
-    const limit = asIndex(length ?? 255n, 'length');
+    const limit = asIndex(given(length, 255n), 'length');
     const slack = leeway === undefined || leeway === null ? 5 : asIndex(leeway, 'leeway');
     if (limit < lengthOf(ending)) throw typeError(`expected length >= ${lengthOf(ending)}, got ${limit}`);
     if (slack < 0) throw typeError(`expected leeway >= 0, got ${slack}`);
@@ -476,6 +479,5 @@ function reverseOf(runtime: Runtime, value: Value, reads = false): Value[] {
     value instanceof Range ||
     value instanceof Undefined;
   if (!canReverse && !reads) throw typeError(`'${typeName(value)}' object is not reversible`);
-  if (value instanceof Undefined && value.isBlocked) throw value.fail();
   return runtime.list(value).reverse();
 }

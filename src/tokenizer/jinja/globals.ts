@@ -10,6 +10,7 @@ import {
   Callable,
   Cell,
   Dict,
+  given,
   isNumber,
   type Named,
   Namespace,
@@ -39,7 +40,7 @@ export function globalsFor(runtime: Runtime, now: () => Date): Map<string, Value
     },
     cycler: (items) => cycler(items),
     joiner: (args, named) => {
-      const separator = bind('joiner', ['sep'], 0, args, named)[0] ?? ', ';
+      const separator = given(bind('joiner', ['sep'], 0, args, named)[0], ', ');
       let isUsed = false;
       return new Callable('joiner', () => {
         const text = isUsed ? separator : '';

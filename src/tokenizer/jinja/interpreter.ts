@@ -6,7 +6,18 @@ import { JinjaError, typeError } from './jinja-error.ts';
 import type { Runtime } from './runtime.ts';
 import type { Arguments, Block, Expression, MacroSyntax, Statement, Target } from './syntax.ts';
 import { runTest } from './tests.ts';
-import { Callable, Dict, Loop, type Named, Namespace, Tuple, typeName, Undefined, type Value } from './values.ts';
+import {
+  Callable,
+  Dict,
+  given,
+  Loop,
+  type Named,
+  Namespace,
+  Tuple,
+  typeName,
+  Undefined,
+  type Value,
+} from './values.ts';
 
 export class Scope {
   readonly #names = new Map<string, Value>();
@@ -136,8 +147,8 @@ export class Interpreter {
         const { call, caller } = statement;
         if (call.kind !== 'call') throw typeError('a call tag needs a call');
         const { args, named } = this.#arguments(call.args, scope);
-        const given = new Map([...named, ['caller', this.#macro(caller, scope)] as const]);
-        out.write(this.#runtime.str(this.#runtime.call(this.#value(call.target, scope), args, given)));
+        const more = new Map([...named, ['caller', this.#macro(caller, scope)] as const]);
+        out.write(this.#runtime.str(this.#runtime.call(this.#value(call.target, scope), args, more)));
         return undefined;
       }
       case 'break':
@@ -249,12 +260,12 @@ export class Interpreter {
     const call = (args: readonly Value[], named: Named): Value => {
       const rest = new Map(named);
       const inner = new Scope(scope);
-      const given = parameters.map((parameter, i) => {
+      const values = parameters.map((parameter, i) => {
         const value = i < args.length ? args[i]! : rest.get(parameter.name);
         if (i >= args.length) rest.delete(parameter.name);
         return value;
       });
-      if (hasCaller) inner.set('caller', rest.get('caller') ?? new Undefined('No caller defined'));
+      if (hasCaller) inner.set('caller', given(rest.get('caller'), new Undefined('No caller defined')));
       if (hasCaller) rest.delete('caller');
       if (reads.kwargs) inner.set('kwargs', new Dict(rest));
       else if (rest.size > 0) throw typeError(`macro '${name}' takes no keyword argument '${[...rest.keys()][0]}'`);
@@ -268,7 +279,8 @@ export class Interpreter {
           otherwise === undefined
             ? new Undefined(`parameter '${parameter.name}' was not provided`)
             : this.#value(otherwise, inner);
-        inner.set(parameter.name, given[i] === undefined ? missing() : given[i]!);
+        const value = values[i];
+        inner.set(parameter.name, value === undefined ? missing() : value);
       });
       return this.#captured((out) => this.#nested(syntax.body, inner, out));
     };
@@ -295,7 +307,7 @@ export class Interpreter {
       case 'constant':
         return expression.value;
       case 'name':
-        return scope.find(expression.name) ?? new Undefined(`'${expression.name}' is undefined`);
+        return given(scope.find(expression.name), new Undefined(`'${expression.name}' is undefined`));
     }
     budget.enter();
     const value = this.#compound(expression, scope);
@@ -385,10 +397,10 @@ export class Interpreter {
     const args = positional.map((each) => this.#value(each, scope));
     if (spread !== undefined) args.push(...this.#runtime.list(this.#value(spread, scope)));
     if (named.length === 0 && namedSpread === undefined) return { args, named: NOTHING };
-    const given = new Map<string, Value>();
+    const all = new Map<string, Value>();
     const add = (key: string, value: Value): void => {
-      if (given.has(key)) throw typeError(`got multiple values for keyword argument '${key}'`);
-      given.set(key, value);
+      if (all.has(key)) throw typeError(`got multiple values for keyword argument '${key}'`);
+      all.set(key, value);
     };
     for (const [key, value] of named) add(key, this.#value(value, scope));
     if (namedSpread !== undefined) {
@@ -399,7 +411,7 @@ export class Interpreter {
         add(key, value);
       }
     }
-    return { args, named: given };
+    return { args, named: all };
   }
 }
 
@@ -480,7 +492,7 @@ class Rounds {
       case 'previtem':
         return index === 0 ? new Undefined('there is no previous item') : this.#previous;
       case 'nextitem':
-        return this.#peek()?.value ?? (this.#peek() === undefined ? new Undefined('there is no next item') : null);
+        return given(this.#peek()?.value, new Undefined('there is no next item'));
       case 'depth':
         return BigInt(this.#depth + 1);
       case 'depth0':

@@ -28,14 +28,14 @@ export class JinjaTemplate {
   render(variables: Readonly<Record<string, unknown>>, now: () => Date = () => new Date()): string {
     return withoutOverflow(() => {
       const size: InputSize = { values: 0, characters: 0 };
-      const given = new Map<string, Value>();
+      const values = new Map<string, Value>();
       for (const [name, value] of Object.entries(variables)) {
-        if (value !== undefined) given.set(name, toValue(value, name, size));
+        if (value !== undefined) values.set(name, toValue(value, name, size));
       }
       const runtime = new Runtime(new Budget(limitsFor(size)));
       const scope = new Scope();
       for (const [name, value] of globalsFor(runtime, now)) scope.set(name, value);
-      for (const [name, value] of given) scope.set(name, value);
+      for (const [name, value] of values) scope.set(name, value);
       return new Interpreter(runtime).render(this.#block, scope);
     });
   }

@@ -19,7 +19,7 @@ type Style = {
 export function toJson(runtime: Runtime, value: Value, args: readonly Value[], named: Named): string {
   const parameters = ['ensure_ascii', 'indent', 'separators', 'sort_keys'];
   const [ascii, indent, separators, sortKeys] = bind('tojson', parameters, 0, args, named);
-  const step = indentText(indent ?? null);
+  const step = indentText(indent === undefined ? null : indent);
   const [itemSeparator, keySeparator] =
     separators === undefined || separators === null
       ? [step === undefined ? ', ' : ',', ': ']
@@ -72,7 +72,6 @@ function write(runtime: Runtime, value: Value, out: string[], line: string, styl
       write(runtime, item, out, inner, style);
     });
   } else {
-    if (value instanceof Undefined && value.isBlocked) throw value.fail();
     const reason = value instanceof Undefined ? `: ${value.reason}` : '';
     throw typeError(`a value of type ${typeName(value)} cannot be written as JSON${reason}`);
   }

@@ -23,6 +23,7 @@ import {
   Callable,
   Dict,
   DictView,
+  given,
   Markup,
   type Named,
   Stream,
@@ -66,7 +67,7 @@ const affix = (name: 'startsWith' | 'endsWith'): Method<string> =>
 
 /** text[start:end]; undefined when it begins beyond the end. */
 function window(text: string, start: Value | undefined, end: Value | undefined): string | undefined {
-  if ((start ?? null) === null && (end ?? null) === null) return text;
+  if (given(start, null) === null && given(end, null) === null) return text;
   const points = Array.from(codePoints(text));
   const place = (value: Value | undefined, otherwise: number): number => {
     if (value === undefined || value === null) return otherwise;
@@ -228,7 +229,7 @@ const LIST_METHODS: Readonly<Record<string, Method<readonly Value[]>>> = {
 };
 
 const DICT_METHODS: Readonly<Record<string, Method<Dict>>> = {
-  get: method(['key', 'default'], 1, (_, self, [key, otherwise]) => self.get(key!) ?? otherwise ?? null),
+  get: method(['key', 'default'], 1, (_, self, [key, otherwise]) => given(self.get(key!), given(otherwise, null))),
   items: method([], 0, (_, self) => new DictView(self, 'items')),
   keys: method([], 0, (_, self) => new DictView(self, 'keys')),
   values: method([], 0, (_, self) => new DictView(self, 'values')),
@@ -269,7 +270,7 @@ const MISSING: Readonly<Record<string, ReadonlySet<string>>> = {
 export function methodOf(runtime: Runtime, target: Value, name: string): Value | undefined {
   const type = typeName(target);
   if (CHANGING[type]?.has(name)) {
-    return new Undefined(`access to attribute '${name}' of '${type}' object is unsafe.`, true);
+    return new Undefined(`access to attribute '${name}' of '${type}' object is unsafe.`);
   }
   if (MISSING[type === 'bool' ? 'int' : type]?.has(name)) throw unsupported(`the attribute '${name}' of a ${type}`);
   if (typeof target === 'string') {

@@ -108,9 +108,10 @@ class Parser {
       case 'generation':
         return { kind: 'generation', body: this.#bodyOf('generation'), line };
       case 'print': {
-        const value = this.#tuple();
+        const parts = [this.#expression()];
+        while (this.#takeOperator(',')) parts.push(this.#expression());
         this.#expect('block-end');
-        return { kind: 'output', value, line };
+        return { kind: 'output', value: parts.length === 1 ? parts[0]! : { kind: 'concat', parts }, line };
       }
       case 'break':
       case 'continue':

@@ -13,6 +13,7 @@ import {
   Cell,
   Dict,
   DictView,
+  given,
   isNumber,
   Loop,
   Markup,
@@ -39,10 +40,7 @@ export class Runtime {
   str(value: Value): string {
     if (typeof value === 'string') return value;
     if (value instanceof Markup) return value.text;
-    if (value instanceof Undefined) {
-      if (value.isBlocked) throw value.fail();
-      return '';
-    }
+    if (value instanceof Undefined) return '';
     return this.repr(value);
   }
 
@@ -89,10 +87,8 @@ export class Runtime {
     } else if (value instanceof Range) {
       const step = value.step === 1n ? '' : `, ${value.step}`;
       out.push(`range(${value.start}, ${value.stop}${step})`);
-    } else if (value instanceof Undefined) {
-      if (value.isBlocked) throw value.fail();
-      out.push('Undefined');
-    } else if (value instanceof Namespace) {
+    } else if (value instanceof Undefined) out.push('Undefined');
+    else if (value instanceof Namespace) {
       out.push('<Namespace ');
       this.#reprDict(new Dict(value.fields), out);
       out.push('>');
@@ -155,10 +151,7 @@ export class Runtime {
         return value !== '';
     }
     if (value === null) return false;
-    if (value instanceof Undefined) {
-      if (value.isBlocked) throw value.fail();
-      return false;
-    }
+    if (value instanceof Undefined) return false;
     if (Array.isArray(value)) return value.length > 0;
     if (value instanceof Tuple) return value.items.length > 0;
     if (value instanceof Dict) return value.size > 0;
@@ -181,7 +174,6 @@ export class Runtime {
       return typeof left === 'string' && left === right;
     }
     if (a instanceof Undefined || b instanceof Undefined) {
-      for (const value of [a, b]) if (value instanceof Undefined && value.isBlocked) throw value.fail();
       return a instanceof Undefined && b instanceof Undefined;
     }
     if (Array.isArray(a) || Array.isArray(b)) return Array.isArray(a) && Array.isArray(b) && this.#equalItems(a, b);
@@ -304,10 +296,8 @@ export class Runtime {
     else if (value instanceof Tuple) items = value.items;
     else if (value instanceof Dict) items = new DictView(value, 'keys').values();
     else if (value instanceof DictView) items = value.values();
-    else if (value instanceof Undefined) {
-      if (value.isBlocked) throw value.fail();
-      return;
-    } else if (value instanceof Range) {
+    else if (value instanceof Undefined) return;
+    else if (value instanceof Range) {
       for (let i = 0; i < value.length; i++) {
         this.budget.step();
         yield value.at(i);
@@ -344,10 +334,7 @@ export class Runtime {
     if (value instanceof DictView) return value.dict.size;
     if (value instanceof Range) return value.length;
     if (value instanceof Markup) return lengthOf(value.text);
-    if (value instanceof Undefined) {
-      if (value.isBlocked) throw value.fail();
-      return 0;
-    }
+    if (value instanceof Undefined) return 0;
     return undefined;
   }
 
@@ -357,8 +344,7 @@ export class Runtime {
     if (typeof value !== 'string' && !Array.isArray(value) && !(value instanceof Tuple) && !(value instanceof Range)) {
       if (value instanceof Undefined) throw value.fail();
       if (value instanceof Markup) throw unsupported('working on text that was marked safe or escaped');
-      // Jinja reads an item; what cannot be sliced has none.
-      return new Undefined(`'${typeName(value)}' object has no such slice`);
+      throw typeError(`'${typeName(value)}' object cannot be sliced`);
     }
     if (stride === 0n) throw typeError('slice step cannot be zero');
     if (typeof value === 'string') this.budget.text(value.length);
@@ -413,11 +399,10 @@ export class Runtime {
   /** `target.name`: an attribute of Python's first, then an item. */
   attribute(target: Value, name: string): Value {
     if (target instanceof Undefined) throw target.fail();
-    return (
-      this.#own(target, name) ??
-      (target instanceof Dict ? target.text(name) : undefined) ??
-      new Undefined(`'${typeName(target)} object' has no attribute '${name}'`)
-    );
+    const own = this.#own(target, name);
+    if (own !== undefined) return own;
+    const item = target instanceof Dict ? target.text(name) : undefined;
+    return given(item, new Undefined(`'${typeName(target)} object' has no attribute '${name}'`));
   }
 
   /** `target[index]`: an item first, then an attribute of that name. */
@@ -469,7 +454,7 @@ export class Runtime {
       if (field !== undefined) return field;
     } else if (target instanceof Tuple && target.names.includes(name)) return target.items[target.names.indexOf(name)];
     if (name.startsWith('__') && name.endsWith('__')) {
-      return new Undefined(`access to attribute '${name}' of '${typeName(target)}' object is unsafe.`, true);
+      return new Undefined(`access to attribute '${name}' of '${typeName(target)}' object is unsafe.`);
     }
     return methodOf(this, target, name);
   }

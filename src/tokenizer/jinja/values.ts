@@ -22,15 +22,15 @@ export type Value =
   | Markup
   | Cell;
 
-/** A variable, attribute or item that is not there. It prints as nothing and is false; most other uses are errors. */
+/**
+ * A variable, attribute or item that is not there, or that the sandbox hides. It prints as nothing and is false; most
+ * other uses are errors.
+ */
 export class Undefined {
   readonly reason: string;
-  /** Present, but not for templates (a name with an underscore, a method that changes its object): every use fails. */
-  readonly isBlocked: boolean;
 
-  constructor(reason: string, isBlocked = false) {
+  constructor(reason: string) {
     this.reason = reason;
-    this.isBlocked = isBlocked;
   }
 
   fail(): JinjaError {
@@ -56,7 +56,8 @@ export class Dict {
   constructor(entries: Iterable<readonly [Value, Value]> = []) {
     for (const [key, value] of entries) {
       const id = keyOf(key);
-      this.#entries.set(id, [this.#entries.get(id)?.[0] ?? key, value]);
+      const known = this.#entries.get(id);
+      this.#entries.set(id, [known === undefined ? key : known[0], value]);
     }
   }
 
@@ -89,10 +90,7 @@ export function keyOf(value: Value): unknown {
       return Number.isInteger(value) ? BigInt(value) : value;
   }
   if (value === null) return null;
-  if (value instanceof Undefined) {
-    if (value.isBlocked) throw value.fail();
-    return Undefined;
-  }
+  if (value instanceof Undefined) return Undefined;
   if (Array.isArray(value)) throw typeError("unhashable type: 'list'");
   if (value instanceof Dict) throw typeError("unhashable type: 'dict'");
   if (value instanceof Tuple) throw unsupported('a tuple as a key');
@@ -204,6 +202,11 @@ export class Cell {
   }
 }
 
+/** A value, or another where none was given: None is a value. */
+export function given(value: Value | undefined, otherwise: Value): Value {
+  return value === undefined ? otherwise : value;
+}
+
 /** Python's name of a value's type, for messages. */
 export function typeName(value: Value): string {
   switch (typeof value) {
@@ -251,6 +254,5 @@ export function asIndex(value: Value, what: string): number {
 export function asText(value: Value, what: string): string {
   if (typeof value === 'string') return value;
   if (value instanceof Markup) throw unsupported('working on text that was marked safe or escaped');
-  if (value instanceof Undefined && value.isBlocked) throw value.fail();
   throw typeError(`${what} must be str, not ${typeName(value)}`);
 }
