@@ -108,6 +108,20 @@ FEATURES = r"""
 {% for a in [1,2,3] %}{% set x %}in{% if a == 2 %}{% break %}{% endif %}{% endset %}{{ x }}{{ a }}{% endfor %}
 {% for a in [1,2,3] %}{% filter upper %}a{% if a == 2 %}{% continue %}{% endif %}b{% endfilter %}{% endfor %}
 {% for a in [1,2,3] %}{% with b = a %}{% if b == 2 %}{% break %}{% endif %}{{ b }}{% endwith %}{% endfor %}
+{% for a in [1, 2] %}{% if true %}{% break %}{% endif %}x{% else %}E{% endfor %}
+{% for a in [1, 2] %}{% continue %}{% else %}E{% endfor %}
+{% for a in [1, 2] %}{% if a == 2 %}{% break %}{% endif %}{% else %}E{% endfor %}
+{% for a in [1] %}{% for b in [] %}{% else %}{% break %}{% endfor %}z{% endfor %}
+{% for a in [1, 2] %}{{ loop }}{{ loop | length }}{% endfor %}{% macro m() %}{% endmacro %}{{ m }}
+{{ none | map('upper') | list }}{{ zero | select('odd') | list }}
+{{ [1] | select(nosuch) | list }}
+{% set later = 5 | items %}fine
+{{ tools | items | list }}
+{{ '%d' % undefined_thing }}
+{{ 'a' % undefined_thing }}{{ 'a' % [1] }}{{ 'a' % {'b': 1} }}{{ 'a' % range(2) }}
+{{ 'a' % 1 }}
+{{ undefined_thing | truncate(5) }}{{ [1, 2] | truncate(5) }}
+{{ '1' | escape | int }}{{ '2.5' | safe | float }}
 {{ 1.0 | tojson }} {{ 1 | tojson }} {{ 0.1 | tojson }} {{ 1e22 | tojson }} {{ 1e16 | tojson }} {{ 1e15 | tojson }} {{ 1e-5 | tojson }} {{ 0.0001 | tojson }} {{ 1.5e-7 | tojson }} {{ -0.0 | tojson }} {{ 123456789.125 | tojson }}
 {{ 1.0 }} {{ 1 }} {{ 1e22 }} {{ 1e16 }} {{ 1e-5 }} {{ 0.1 + 0.2 }} {{ 3.0 * 2 }} {{ 7 / 2 }} {{ 4 / 2 }} {{ 1e308 * 10 }} {{ -1e308 * 10 }} {{ 100000000000000000000 }} {{ 1_000 }} {{ 0x1F }} {{ 0b101 }} {{ 0o17 }}
 {{ (1e308 * 10) | tojson }} {{ (1e308 * 10 - 1e308 * 10) | tojson }}

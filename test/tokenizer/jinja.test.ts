@@ -110,7 +110,7 @@ describe('budgets', () => {
     [
       'replace that grows',
       '{% set n = namespace(s="a") %}{% for i in range(60) %}{% set n.s = n.s | replace("a", "aa") %}{% endfor %}',
-      /text of more than|characters/,
+      /text of more than|characters|steps/,
     ],
     [
       'replace of nothing',
@@ -221,9 +221,9 @@ describe('budgets', () => {
     const text =
       '<think>\nfirst this, then that\n</think>\n\n' +
       'A sentence with some words in it, and code: `x = [1, 2]`.\n'.repeat(40);
-    const plain = Array.from({ length: 1000 }, (_, i) => ({ role: i % 2 === 0 ? 'user' : 'assistant', content: text }));
+    const plain = Array.from({ length: 1000 }, (_, i) => ({ role: i % 2 === 0 ? 'user' : 'assistant', content: `${i} ${text}` }));
     const calling = Array.from({ length: 1000 }, (_, i) => {
-      if (i % 4 === 0) return { role: 'user', content: text };
+      if (i % 4 === 0) return { role: 'user', content: `${i} ${text}` };
       if (i % 4 === 1) {
         const call = {
           id: 'call00001',

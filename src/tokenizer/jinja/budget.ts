@@ -25,7 +25,7 @@ const MAX_TEXT_LENGTH = 1 << 24;
  */
 export function limitsFor({ values, characters }: { readonly values: number; readonly characters: number }): Limits {
   return {
-    steps: 2_000_000 + 2_000 * Math.min(values, 20_000),
+    steps: 1_000_000 + 2_000 * Math.min(values, 20_000),
     characters: 32_000_000 + Math.min(100 * characters, 400_000_000),
     length: Math.min(4_000_000 + 8 * characters, MAX_TEXT_LENGTH),
     depth: MAX_DEPTH,

@@ -99,44 +99,45 @@ function sorted<T>(runtime: Runtime, items: readonly T[], key: (item: T) => Valu
   return pairs.sort((a, b) => (reverse ? compare(b[0], a[0]) : compare(a[0], b[0]))).map((pair) => pair[1]);
 }
 
-const mapFilter: Filter = (runtime, value, args, named) => {
-  let one: (item: Value) => Value;
-  if (args.length === 0 && named.has('attribute')) {
-    const attribute = named.get('attribute')!;
-    const otherwise = named.get('default');
-    for (const key of named.keys()) {
-      if (key !== 'attribute' && key !== 'default') throw typeError(`Unexpected keyword argument '${key}'`);
-    }
-    one = (item) => attributeOf(runtime, item, attribute, otherwise);
-  } else {
-    if (args.length === 0) throw typeError('map requires a filter argument');
-    const name = asText(args[0]!, 'the name of a filter');
-    one = (item) => runFilter(runtime, name, item, args.slice(1), named);
-  }
-  return stream(
+const mapFilter: Filter = (runtime, value, args, named) =>
+  stream(
     (function* () {
+      // Jinja looks at the arguments when the first item is asked for, and not at all when there is nothing.
+      if (!runtime.truth(value)) return;
+      let one: (item: Value) => Value;
+      if (args.length === 0 && named.has('attribute')) {
+        const attribute = named.get('attribute')!;
+        const otherwise = named.get('default');
+        for (const key of named.keys()) {
+          if (key !== 'attribute' && key !== 'default') throw typeError(`Unexpected keyword argument '${key}'`);
+        }
+        one = (item) => attributeOf(runtime, item, attribute, otherwise);
+      } else {
+        if (args.length === 0) throw typeError('map requires a filter argument');
+        const name = asText(args[0]!, 'the name of a filter');
+        one = (item) => runFilter(runtime, name, item, args.slice(1), named);
+      }
       for (const item of runtime.iterate(value)) yield one(item);
     })(),
   );
-};
 
 const selecting =
   (wanted: boolean, byAttribute: boolean): Filter =>
-  (runtime, value, args, named) => {
-    const attribute = byAttribute ? args[0] : undefined;
-    if (byAttribute && attribute === undefined) throw typeError('Missing parameter for attribute name');
-    const [name, ...rest] = args.slice(byAttribute ? 1 : 0);
-    const test = (item: Value): boolean => {
-      const subject = attribute === undefined ? item : attributeOf(runtime, item, attribute);
-      if (name === undefined) return runtime.truth(subject);
-      return runTest(runtime, asText(name, 'the name of a test'), subject, rest, named);
-    };
-    return stream(
+  (runtime, value, args, named) =>
+    stream(
       (function* () {
+        if (!runtime.truth(value)) return;
+        const attribute = byAttribute ? args[0] : undefined;
+        if (byAttribute && attribute === undefined) throw typeError('Missing parameter for attribute name');
+        const [name, ...rest] = args.slice(byAttribute ? 1 : 0);
+        const test = (item: Value): boolean => {
+          const subject = attribute === undefined ? item : attributeOf(runtime, item, attribute);
+          if (name === undefined) return runtime.truth(subject);
+          return runTest(runtime, asText(name, 'the name of a test'), subject, rest, named);
+        };
         for (const item of runtime.iterate(value)) if (test(item) === wanted) yield item;
       })(),
     );
-  };
 
 const extreme = (sign: 1 | -1): Filter =>
   filter(['case_sensitive', 'attribute'], 0, (runtime, value, [caseSensitive, attribute]) => {
@@ -247,7 +248,8 @@ const FILTERS: Readonly<Record<string, Filter>> = {
   float: filter(['default'], 0, (_, value, [otherwise]) => {
     if (value instanceof Undefined) throw value.fail();
     if (isNumber(value)) return Number(asNumber(value));
-    const found = typeof value === 'string' ? parseFloatText(trimmed(value)) : undefined;
+    const text = value instanceof Markup ? value.text : value;
+    const found = typeof text === 'string' ? parseFloatText(trimmed(text)) : undefined;
     return found === undefined ? given(otherwise, 0) : found;
   }),
   forceescape: filter([], 0, (runtime, value) =>
@@ -298,8 +300,9 @@ const FILTERS: Readonly<Record<string, Filter>> = {
       if (typeof number === 'bigint') return number;
       return Number.isFinite(number) ? integerOf(number) : fallback;
     }
-    if (typeof value !== 'string') return fallback;
-    const text = trimmed(value);
+    const source = value instanceof Markup ? value.text : value;
+    if (typeof source !== 'string') return fallback;
+    const text = trimmed(source);
     if (/(?![0-9])\p{Nd}/u.test(text)) throw unsupported('reading digits that are not ASCII');
     const radix = base === undefined ? 10 : asIndex(base, 'base');
     const parsed = parseInteger(text, radix);
@@ -307,15 +310,15 @@ const FILTERS: Readonly<Record<string, Filter>> = {
     const float = parseFloatText(text);
     return float === undefined || !Number.isFinite(float) ? fallback : integerOf(float);
   }),
-  items: filter([], 0, (runtime, value) => {
-    if (value instanceof Undefined) return stream((function* (): Generator<Value, void> {})());
-    if (!(value instanceof Dict)) throw typeError('Can only get item pairs from a mapping.');
-    return stream(
+  items: filter([], 0, (runtime, value) =>
+    stream(
       (function* () {
+        if (value instanceof Undefined) return;
+        if (!(value instanceof Dict)) throw typeError('Can only get item pairs from a mapping.');
         yield* runtime.iterate(new DictView(value, 'items'));
       })(),
-    );
-  }),
+    ),
+  ),
   join: filter(['d', 'attribute'], 0, (runtime, value, [separator, attribute]) => {
     const texts: string[] = [];
     for (const item of runtime.iterate(value)) {
@@ -378,15 +381,15 @@ const FILTERS: Readonly<Record<string, Filter>> = {
   safe: filter([], 0, (runtime, value) => (value instanceof Markup ? value : new Markup(runtime.str(value)))),
   select: selecting(true, false),
   selectattr: selecting(true, true),
-  slice: filter(['slices', 'fill_with'], 1, (runtime, value, [slices, fill]) => {
-    const items = runtime.list(value);
-    const count = asIndex(slices!, 'slices');
-    if (count === 0) throw typeError('integer division or modulo by zero');
-    runtime.budget.items(Math.max(0, count));
-    const each = Math.floor(items.length / count);
-    const extra = items.length % count;
-    return stream(
+  slice: filter(['slices', 'fill_with'], 1, (runtime, value, [slices, fill]) =>
+    stream(
       (function* () {
+        const items = runtime.list(value);
+        const count = asIndex(slices!, 'slices');
+        if (count === 0) throw typeError('integer division or modulo by zero');
+        runtime.budget.items(Math.max(0, count));
+        const each = Math.floor(items.length / count);
+        const extra = items.length % count;
         for (let i = 0, from = 0; i < count; i++) {
           const to = from + each + (i < extra ? 1 : 0);
           const part = items.slice(from, to);
@@ -394,8 +397,8 @@ const FILTERS: Readonly<Record<string, Filter>> = {
           yield fill !== undefined && fill !== null && i >= extra ? [...part, fill] : part;
         }
       })(),
-    );
-  }),
+    ),
+  ),
   sort: filter(['reverse', 'case_sensitive', 'attribute'], 0, (runtime, value, [reverse, caseSensitive, attribute]) => {
     const isSensitive = flag(runtime, caseSensitive, false);
     // Several attributes, with commas, compare one after the other.
@@ -432,15 +435,16 @@ const FILTERS: Readonly<Record<string, Filter>> = {
     return strip(soft(runtime, value), { start: true, end: true, characters });
   }),
   truncate: filter(['length', 'killwords', 'end', 'leeway'], 0, (runtime, value, [length, kill, end, leeway]) => {
-    const text = asText(value, 'the text to truncate');
-    runtime.budget.text(text.length);
     const ending = end === undefined ? '...' : asText(end, 'end');
     const limit = asIndex(given(length, 255n), 'length');
     const slack = leeway === undefined || leeway === null ? 5 : asIndex(leeway, 'leeway');
     if (limit < lengthOf(ending)) throw typeError(`expected length >= ${lengthOf(ending)}, got ${limit}`);
     if (slack < 0) throw typeError(`expected leeway >= 0, got ${slack}`);
-    const points = Array.from(text);
-    if (points.length <= limit + slack) return text;
+    const size = runtime.size(value);
+    if (size === undefined) throw typeError(`object of type '${typeName(value)}' has no len()`);
+    // Whatever is short enough stays what it is.
+    if (size <= limit + slack) return value;
+    const points = Array.from(asText(value, 'the text to truncate'));
     const cut = points.slice(0, limit - lengthOf(ending)).join('');
     if (flag(runtime, kill, false)) return cut + ending;
     const space = cut.lastIndexOf(' ');

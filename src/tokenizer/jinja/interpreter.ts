@@ -195,8 +195,7 @@ export class Interpreter {
   }
 
   #loop(statement: Statement & { readonly kind: 'for' }, scope: Scope, out: Output): Jump {
-    this.#loopOver(statement, this.#value(statement.iterable, scope), scope, out, 0);
-    return undefined;
+    return this.#loopOver(statement, this.#value(statement.iterable, scope), scope, out, 0);
   }
 
   #loopOver(
@@ -205,7 +204,7 @@ export class Interpreter {
     scope: Scope,
     out: Output,
     depth: number,
-  ): void {
+  ): Jump {
     const rounds = new Rounds(this.#runtime, iterable, this.#filteredItems(statement, iterable, scope), depth);
     const loop = new Loop(
       (name) => rounds.attribute(name),
@@ -221,18 +220,18 @@ export class Interpreter {
         });
       },
     );
+    // Jinja notes a round at its end: one that is left by break or continue does not count for `else`.
     let any = false;
     for (let item = rounds.next(); item !== undefined; item = rounds.next()) {
-      any = true;
       const round = new Scope(scope);
       this.#assign(statement.target, item.value, round);
       round.set('loop', loop);
-      if (this.#nested(statement.body, round, out) === 'break') return;
+      const jump = this.#nested(statement.body, round, out);
+      if (jump === 'break') break;
+      any ||= jump === undefined;
     }
-    if (!any && statement.otherwise.length > 0) {
-      const jump = this.#nested(statement.otherwise, new Scope(scope), out);
-      if (jump !== undefined) throw typeError(`'${jump}' stands in the else of a loop`);
-    }
+    // A break in there belongs to the loop around this one.
+    return any ? undefined : this.#nested(statement.otherwise, new Scope(scope), out);
   }
 
   /** The items that `if` after the loop's list lets through; undefined when it has no such test. */

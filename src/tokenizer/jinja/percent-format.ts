@@ -4,7 +4,7 @@ import { JinjaError, typeError, unsupported } from './jinja-error.ts';
 import { fixedPoint, integerOf } from './python-number.ts';
 import { lengthOf } from './python-text.ts';
 import type { Runtime } from './runtime.ts';
-import { asNumber, Dict, isNumber, Tuple, typeName, Undefined, type Value } from './values.ts';
+import { asNumber, Dict, isNumber, Range, Tuple, typeName, Undefined, type Value } from './values.ts';
 
 const SPECIFIER = /%(?:\(([^)]*)\))?([-#0 +]*)(\d+|\*)?(?:\.(\d+|\*)?)?[hlL]?([\s\S])/g;
 
@@ -47,8 +47,9 @@ export function formatPercent(runtime: Runtime, format: string, values: Value): 
   const rest = format.slice(end);
   if (rest.includes('%')) throw typeError('incomplete format');
   out.push(rest);
-  // A single value that is no mapping must be used; a mapping or a list may stay unread.
-  const mayStay = !usesNames && (values instanceof Dict || Array.isArray(values)) && next === 0;
+  // A single value must be used, unless it has items: Python takes it for a mapping then.
+  const hasItems = [Dict, Range, Undefined].some((type) => values instanceof type) || Array.isArray(values);
+  const mayStay = !usesNames && hasItems && next === 0;
   if (!usesNames && next < list.length && !mayStay) {
     throw typeError('not all arguments converted during string formatting');
   }

@@ -96,7 +96,11 @@ export class Runtime {
       out.push('Markup(');
       this.#repr(value.text, out);
       out.push(')');
-    } else throw unsupported(`printing a ${typeName(value)}`);
+    } else if (value instanceof Loop) {
+      out.push(`<LoopContext ${String(value.attribute('index'))}/${String(value.attribute('length'))}>`);
+    } else if (value instanceof Callable && value.fields.has('catch_kwargs'))
+      out.push(`<Macro ${textRepr(value.name)}>`);
+    else throw unsupported(`printing a ${typeName(value)}`);
   }
 
   #reprItems(items: readonly Value[], open: string, close: string, out: string[]): void {
@@ -311,6 +315,7 @@ export class Runtime {
       }
       return;
     } else if (value instanceof Markup) throw unsupported('working on text that was marked safe or escaped');
+    else if (value instanceof Loop) throw unsupported("reading the rest of a loop through 'loop'");
     else throw typeError(otherwise);
     for (const item of items) {
       this.budget.step();
@@ -335,6 +340,7 @@ export class Runtime {
     if (value instanceof Range) return value.length;
     if (value instanceof Markup) return lengthOf(value.text);
     if (value instanceof Undefined) return 0;
+    if (value instanceof Loop) return Number(value.attribute('length'));
     return undefined;
   }
 
