@@ -221,7 +221,10 @@ describe('budgets', () => {
     const text =
       '<think>\nfirst this, then that\n</think>\n\n' +
       'A sentence with some words in it, and code: `x = [1, 2]`.\n'.repeat(40);
-    const plain = Array.from({ length: 1000 }, (_, i) => ({ role: i % 2 === 0 ? 'user' : 'assistant', content: `${i} ${text}` }));
+    const plain = Array.from({ length: 1000 }, (_, i) => ({
+      role: i % 2 === 0 ? 'user' : 'assistant',
+      content: `${i} ${text}`,
+    }));
     const calling = Array.from({ length: 1000 }, (_, i) => {
       if (i % 4 === 0) return { role: 'user', content: `${i} ${text}` };
       if (i % 4 === 1) {
