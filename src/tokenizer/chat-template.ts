@@ -5,21 +5,37 @@
 // before rendering. The guard occurs nowhere else; afterwards the guarded stretches are encoded as plain text. A
 // conversation without such literals is rendered and encoded exactly as Hugging Face does it.
 
-import { createRequire } from 'node:module';
-import type { Template } from '@huggingface/jinja';
+import { JinjaError } from './jinja/jinja-error.ts';
+import { JinjaTemplate } from './jinja/jinja-template.ts';
 import { ChatTemplateError } from './tokenizer-error.ts';
 
-export type ChatMessage = {
-  readonly role: string;
-  readonly content: string;
+/** One part of a message that is not plain text alone; templates read what they know. */
+export type ContentPart = { readonly type: string; readonly text?: string; readonly [field: string]: unknown };
+
+/** A call of a tool by the assistant. Arguments are an object, or its JSON as text. */
+export type ToolCall = {
+  readonly id?: string;
+  readonly type?: string;
+  readonly function: { readonly name: string; readonly arguments: unknown };
 };
 
-export type ChatVariables = {
-  readonly addGenerationPrompt: boolean;
-  readonly bosToken: string;
-  readonly eosToken: string;
-  readonly tools?: readonly unknown[];
+/** As chat APIs have it. Fields that are not named here reach the template as well. */
+export type ChatMessage = {
+  readonly role: string;
+  readonly content?: string | null | readonly ContentPart[];
+  /** What the assistant thought before it answered. */
+  readonly reasoning_content?: string | null;
+  readonly tool_calls?: readonly ToolCall[] | null;
+  /** Of a message with role "tool": which call it answers, and whose result it is. */
+  readonly tool_call_id?: string;
+  readonly name?: string;
 };
+
+/**
+ * Names and JSON values that a template may read. `messages`, `tools`, `documents` and `add_generation_prompt` are
+ * always there: as in transformers, tools and documents are none when they are not given, not undefined.
+ */
+export type TemplateVariables = Readonly<Record<string, unknown>>;
 
 /**
  * The format that BitNet b1.58 2B-4T was trained on. Its official GGUF carries another one, which writes "Human:", runs
@@ -36,16 +52,13 @@ export function correctedTemplate(source: string): string | undefined {
 /** A template longer than this is refused. The longest seen has 22 kB. */
 const MAX_TEMPLATE_LENGTH = 1 << 20;
 
-/**
- * Our name for strftime_now. The library has a function of that name (and raise_exception) which cannot be replaced; its
- * months are in the language of the machine and it knows few letters, so templates are pointed at ours.
- */
-const CLOCK = 'strftime_now_in_english';
+/** Lists and objects within each other in messages and tools. Tool schemas nest ten deep. */
+const MAX_INPUT_DEPTH = 100;
 
 export class ChatTemplate {
   readonly source: string;
   readonly #where: string;
-  #compiled: Template | undefined;
+  #compiled: JinjaTemplate | undefined;
 
   /** Compiles on first use, so that a model is not slower to load for a template nobody asks for. */
   constructor(source: string, where: string) {
@@ -53,95 +66,70 @@ export class ChatTemplate {
     this.#where = where;
   }
 
-  render(messages: readonly object[], variables: ChatVariables): string {
-    const template = this.#compile();
+  /**
+   * Throws ChatTemplateError, which says whether the source does not parse, the template refused or failed on these
+   * messages, needs what is not supported, or met a limit.
+   */
+  render(messages: readonly object[], variables: TemplateVariables = {}): string {
+    checkList(messages, 'messages');
+    const { tools = null, documents = null, add_generation_prompt = false } = variables;
+    if (tools !== null) checkList(tools, 'tools');
+    if (documents !== null) checkList(documents, 'documents');
     try {
-      return template.render({
-        messages: messages as object[],
-        add_generation_prompt: variables.addGenerationPrompt,
-        bos_token: variables.bosToken,
-        eos_token: variables.eosToken,
-        ...(variables.tools === undefined ? {} : { tools: variables.tools as unknown[] }),
-        [CLOCK]: (format: unknown) => formatTime(new Date(), String(format)),
-      });
+      return this.#compile().render({ ...variables, messages, tools, documents, add_generation_prompt });
     } catch (cause) {
-      throw new ChatTemplateError(
-        {
-          what: `the chat template refused the messages: ${(cause as Error).message}`,
-          where: this.#where,
-          fix: 'check the roles and their order (most templates want user and assistant in turn)',
-        },
-        { cause },
-      );
+      throw this.#explained(cause);
     }
   }
 
-  #compile(): Template {
+  #compile(): JinjaTemplate {
     if (this.#compiled !== undefined) return this.#compiled;
     if (this.source.length > MAX_TEMPLATE_LENGTH) {
       throw new ChatTemplateError({
         what: `the chat template has ${this.source.length} characters, more than ${MAX_TEMPLATE_LENGTH}`,
         where: this.#where,
-        fix: 'use the model’s published tokenizer_config.json',
+        fix: 'use the model’s published chat template',
       });
     }
-    // Loaded here and not above: it takes 6 ms, which a command that only completes a prompt need not spend.
-    const jinja = createRequire(import.meta.url)('@huggingface/jinja') as typeof import('@huggingface/jinja');
-    try {
-      this.#compiled = new jinja.Template(this.source.replace(/\bstrftime_now\b/g, CLOCK));
-    } catch (cause) {
-      throw new ChatTemplateError(
-        {
-          what: `the chat template does not parse: ${(cause as Error).message}`,
-          where: this.#where,
-          fix: 'use the model’s published tokenizer_config.json',
-        },
-        { cause },
-      );
-    }
+    this.#compiled = new JinjaTemplate(this.source);
     return this.#compiled;
+  }
+
+  #explained(cause: unknown): unknown {
+    if (!(cause instanceof JinjaError)) return cause;
+    const { message, stop, line } = cause;
+    const place = line === undefined ? '' : ` in line ${line}`;
+    const { what, fix } = {
+      syntax: { what: `the chat template does not parse${place}: ${message}`, fix: PUBLISHED },
+      raised: {
+        what: `the chat template refused the messages: ${message}`,
+        fix: 'check the roles and their order (most templates want user and assistant in turn)',
+      },
+      runtime: {
+        what: `the chat template fails on these messages${place}: ${message}`,
+        fix: 'check the fields and roles of the messages against the template',
+      },
+      unsupported: { what: `the chat template cannot be rendered${place}: ${message}`, fix: PUBLISHED },
+      limit: {
+        what: `the chat template was stopped${place}: ${message}`,
+        fix: 'send less, or use the model’s published chat template',
+      },
+      input: { what: `the chat template cannot read its input: ${message}`, fix: 'give JSON values only' },
+    }[stop];
+    return new ChatTemplateError({ what, where: this.#where, fix }, { cause });
   }
 }
 
-/** The part of C's strftime that templates use; an unknown letter stays as it is. */
-export function formatTime(date: Date, format: string): string {
-  const two = (n: number): string => String(n).padStart(2, '0');
-  const name = (part: 'month' | 'weekday', length: 'long' | 'short'): string =>
-    new Intl.DateTimeFormat('en-US', { [part]: length }).format(date);
-  return format.replace(/%([-]?)([A-Za-z%])/g, (whole, dash: string, letter: string) => {
-    const number = (n: number): string => (dash === '-' ? String(n) : two(n));
-    switch (letter) {
-      case 'd':
-        return number(date.getDate());
-      case 'm':
-        return number(date.getMonth() + 1);
-      case 'Y':
-        return String(date.getFullYear());
-      case 'y':
-        return two(date.getFullYear() % 100);
-      case 'B':
-        return name('month', 'long');
-      case 'b':
-        return name('month', 'short');
-      case 'A':
-        return name('weekday', 'long');
-      case 'a':
-        return name('weekday', 'short');
-      case 'H':
-        return number(date.getHours());
-      case 'I':
-        return number(date.getHours() % 12 || 12);
-      case 'M':
-        return number(date.getMinutes());
-      case 'S':
-        return number(date.getSeconds());
-      case 'p':
-        return date.getHours() < 12 ? 'AM' : 'PM';
-      case '%':
-        return '%';
-      default:
-        return whole;
-    }
+const PUBLISHED = 'use the model’s published chat template';
+
+function checkList(value: unknown, name: string): void {
+  const isList = Array.isArray(value);
+  const bad = isList ? value.find((item) => typeof item !== 'object' || item === null || Array.isArray(item)) : value;
+  if (isList && bad === undefined && !value.includes(undefined)) return;
+  const found = bad === null ? 'null' : Array.isArray(bad) ? 'a list' : typeof bad;
+  throw new ChatTemplateError({
+    what: `${name} must be a list of objects${isList ? `; one of its items is ${found}` : `, not ${found}`}`,
+    fix: name === 'messages' ? 'write [{"role": "user", "content": "…"}]' : 'give one JSON object for each',
   });
 }
 
@@ -155,12 +143,21 @@ export function chooseGuard(texts: readonly string[]): string {
   throw new ChatTemplateError({ what: 'the messages use every private-use character', fix: 'remove them' });
 }
 
-/** Every string inside a message, with `change` applied; other values stay. Messages themselves are not modified. */
-export function mapStrings(value: unknown, change: (text: string) => string): unknown {
+/**
+ * Every string inside a JSON value, names of properties as well, with `change` applied; other values stay. The value
+ * itself is not modified. Throws ChatTemplateError when it nests too deep, as one that holds itself does.
+ */
+export function mapStrings(value: unknown, change: (text: string) => string, depth = 0): unknown {
   if (typeof value === 'string') return change(value);
-  if (Array.isArray(value)) return value.map((item) => mapStrings(item, change));
-  if (typeof value === 'object' && value !== null) {
-    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, mapStrings(item, change)]));
+  if (typeof value !== 'object' || value === null) return value;
+  if (depth >= MAX_INPUT_DEPTH) {
+    throw new ChatTemplateError({
+      what: `messages or tools nest deeper than ${MAX_INPUT_DEPTH} levels`,
+      fix: 'send them with less nesting',
+    });
   }
-  return value;
+  if (Array.isArray(value)) return value.map((item) => mapStrings(item, change, depth + 1));
+  return Object.fromEntries(
+    Object.entries(value).map(([key, item]) => [change(key), mapStrings(item, change, depth + 1)]),
+  );
 }

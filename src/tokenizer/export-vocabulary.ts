@@ -58,12 +58,19 @@ export function ggufVocabularyPairs(folder: string, tokenizer: Tokenizer, vocabS
       value: tokenizer.bosId !== undefined && begins[0] === tokenizer.bosId,
     },
   ];
-  const { bosId, eosIds, chatTemplate } = tokenizer;
+  const { bosId, eosIds, chatTemplates } = tokenizer;
   if (bosId !== undefined) pairs.push({ key: 'tokenizer.ggml.bos_token_id', type: 'u32', value: bosId });
   if (eosIds[0] !== undefined) pairs.push({ key: 'tokenizer.ggml.eos_token_id', type: 'u32', value: eosIds[0] });
   const turnEnd = tokenizer.endOfTurnIds[0];
   if (turnEnd !== undefined) pairs.push({ key: 'tokenizer.ggml.eot_token_id', type: 'u32', value: turnEnd });
-  if (chatTemplate !== undefined) pairs.push({ key: 'tokenizer.chat_template', type: 'string', value: chatTemplate });
+  const named = [...chatTemplates.keys()].filter((name) => name !== 'default');
+  for (const [name, value] of chatTemplates) {
+    const key = `tokenizer.chat_template${name === 'default' ? '' : `.${name}`}`;
+    pairs.push({ key, type: 'string', value });
+  }
+  if (named.length > 0) {
+    pairs.push({ key: 'tokenizer.chat_templates', type: 'array', elementType: 'string', value: named });
+  }
   return pairs;
 }
 
@@ -134,7 +141,9 @@ export function tokenizerFilesOf(file: GgufFile): { readonly tokenizer: JsonObje
       fix: 'copy tokenizer.model or tokenizer.json of the original model into the new folder',
     });
   }
-  const { bpe, bosId, eosIds, addBos, chatTemplate } = found;
+  const { bpe, bosId, eosIds, addBos, chatTemplates } = found;
+  const isOnlyDefault = chatTemplates.size === 1 && chatTemplates.has('default');
+  const named = [...chatTemplates].map(([name, template]) => ({ name, template }));
   const literal = (id: number | undefined) => (id === undefined ? undefined : bpe.vocabulary.token(id));
   const bos = literal(bosId);
   const eos = literal(eosIds[0]);
@@ -182,7 +191,7 @@ export function tokenizerFilesOf(file: GgufFile): { readonly tokenizer: JsonObje
       clean_up_tokenization_spaces: false,
       ...(bos !== undefined && { bos_token: bos }),
       ...(eos !== undefined && { eos_token: eos }),
-      ...(chatTemplate !== undefined && { chat_template: chatTemplate }),
+      ...(named.length > 0 && { chat_template: isOnlyDefault ? named[0]!.template : named }),
     },
   };
 }

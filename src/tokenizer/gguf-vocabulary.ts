@@ -23,7 +23,8 @@ export type GgufVocabulary = {
   readonly eosIds: readonly number[];
   readonly addBos: boolean;
   readonly addEos: boolean;
-  readonly chatTemplate: string | undefined;
+  /** By name; the one for plain chat is called "default". */
+  readonly chatTemplates: ReadonlyMap<string, string>;
   /** What a person should know about this file. */
   readonly warnings: readonly string[];
 } & (
@@ -96,7 +97,7 @@ export function readGgufVocabulary(file: GgufMetadata): GgufVocabulary {
     bosId: id('bos_token_id'),
     eosIds: [...new Set(eosIds)],
     addEos: file.boolean('tokenizer.ggml.add_eos_token') ?? false,
-    chatTemplate: file.string('tokenizer.chat_template'),
+    chatTemplates: chatTemplatesOf(file),
   };
   const addBos = file.boolean('tokenizer.ggml.add_bos_token');
   const matched = addedTokens(tokens, types);
@@ -171,6 +172,18 @@ function mislabelled(file: GgufMetadata, names: readonly string[]): string {
   const some = names.slice(0, 4).map(quote).join(', ');
   const more = names.length > 4 ? ` and ${names.length - 4} more` : '';
   return `${file.path} calls ${some}${more} normal text (tokenizer.ggml.token_type); taken as control tokens`;
+}
+
+/** tokenizer.chat_template, and tokenizer.chat_template.NAME for each name of the list tokenizer.chat_templates. */
+function chatTemplatesOf(file: GgufMetadata): Map<string, string> {
+  const found = new Map<string, string>();
+  const add = (name: string, key: string): void => {
+    const source = file.string(key);
+    if (source !== undefined) found.set(name, source);
+  };
+  for (const name of file.strings('tokenizer.chat_templates') ?? []) add(name, `tokenizer.chat_template.${name}`);
+  add('default', 'tokenizer.chat_template');
+  return found;
 }
 
 function checkTokens(file: GgufMetadata, tokens: readonly string[], types: readonly number[]): void {

@@ -1,6 +1,6 @@
 // From the files of a model to its tokenizer.
 
-import { statSync } from 'node:fs';
+import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { ChatTemplate, correctedTemplate } from './chat-template.ts';
 import {
@@ -28,7 +28,11 @@ type Surroundings = {
   readonly addedTokens: JsonObject;
   readonly config: JsonObject;
   readonly generationConfig: JsonObject;
+  /** Chat templates in files of their own, by name; they put that of tokenizer_config.json aside. */
+  readonly templateFiles: ReadonlyMap<string, NamedSource>;
 };
+
+type NamedSource = { readonly source: string; readonly where: string };
 
 /**
  * Loads the tokenizer of a model: a folder with tokenizer.json or tokenizer.model, or a .gguf file (one with nothing but
@@ -106,7 +110,10 @@ async function loadGgufTokenizer(path: string): Promise<Tokenizer> {
   ]);
   using file = await GgufFile.open(path);
   const found = readGgufVocabulary(file);
-  const chat = templateFrom(found.chatTemplate, path);
+  const chat = templatesFrom(
+    new Map([...found.chatTemplates].map(([name, source]) => [name, { source, where: path }] as const)),
+  );
+  const literal = (id: number | undefined): string => (id === undefined ? '' : (found.vocabulary.token(id) ?? ''));
   let encoding: TextEncoding;
   let decoder: DecoderPlan;
   if (found.kind === 'bpe') {
@@ -127,7 +134,9 @@ async function loadGgufTokenizer(path: string): Promise<Tokenizer> {
     eosIds: found.eosIds,
     before: found.addBos && found.bosId !== undefined ? [found.bosId] : [],
     after: found.addEos ? found.eosIds.slice(0, 1) : [],
-    chatTemplate: chat.template,
+    chatTemplates: chat.templates,
+    // llama.cpp gives templates these two, empty when the file has no such token.
+    specialTokens: { bos_token: literal(found.bosId), eos_token: literal(found.eosIds[0]) },
     idLimit: 0,
     warnings: [...found.warnings, ...chat.warnings],
   });
@@ -135,18 +144,40 @@ async function loadGgufTokenizer(path: string): Promise<Tokenizer> {
 
 function readSurroundings(folder: string): Surroundings {
   const read = (name: string): JsonObject => readJsonObject(join(folder, name), MAX_CONFIG_JSON_BYTES) ?? {};
-  const tokenizerConfig = read('tokenizer_config.json');
-  const inConfig = tokenizerConfig.chat_template !== undefined;
-  const template = inConfig ? undefined : readLimited(join(folder, 'chat_template.jinja'), MAX_CONFIG_JSON_BYTES);
   return {
     folder,
-    tokenizerConfig:
-      template === undefined ? tokenizerConfig : { ...tokenizerConfig, chat_template: template.toString('utf8') },
+    tokenizerConfig: read('tokenizer_config.json'),
     specialTokensMap: read('special_tokens_map.json'),
     addedTokens: read('added_tokens.json'),
     config: read('config.json'),
     generationConfig: read('generation_config.json'),
+    templateFiles: readTemplateFiles(folder),
   };
+}
+
+/** Of named templates in their own folder, no more are read: the most seen is four. */
+const MAX_TEMPLATE_FILES = 64;
+
+/** chat_template.jinja is "default"; additional_chat_templates/NAME.jinja is NAME, and wins, as in transformers. */
+function readTemplateFiles(folder: string): Map<string, NamedSource> {
+  const found = new Map<string, NamedSource>();
+  const read = (name: string, where: string): void => {
+    const bytes = readLimited(where, MAX_CONFIG_JSON_BYTES);
+    if (bytes !== undefined) found.set(name, { source: bytes.toString('utf8'), where });
+  };
+  read('default', join(folder, 'chat_template.jinja'));
+  const more = join(folder, 'additional_chat_templates');
+  const isFolder = statSync(more, { throwIfNoEntry: false })?.isDirectory() === true;
+  const names = isFolder ? readdirSync(more).filter((name) => name.endsWith('.jinja')) : [];
+  if (names.length > MAX_TEMPLATE_FILES) {
+    throw new TokenizerFileError({
+      what: `the folder holds ${names.length} chat templates, more than ${MAX_TEMPLATE_FILES}`,
+      where: more,
+      fix: 'keep those that are used',
+    });
+  }
+  for (const name of names.sort()) read(name.slice(0, -'.jinja'.length), join(more, name));
+  return found;
 }
 
 /** What the vocabulary files themselves say; the files around them complete it. */
@@ -166,7 +197,7 @@ function assemble(around: Surroundings, core: Core): Tokenizer {
   const eosId = namedId('eos_token', vocabulary, around) ?? core.ids.eosId;
   const eosIds = new Set<number>(eosId === undefined ? [] : [eosId]);
   for (const id of [...eosTokenIds(around.config), ...eosTokenIds(around.generationConfig)]) eosIds.add(id);
-  const chat = chatTemplateOf(around);
+  const chat = templatesFrom(around.templateFiles.size > 0 ? around.templateFiles : configuredTemplates(around));
   return new Tokenizer({
     source: around.folder,
     vocabulary,
@@ -175,7 +206,8 @@ function assemble(around: Surroundings, core: Core): Tokenizer {
     bosId,
     eosIds: [...eosIds],
     ...specialTemplate(core, bosId, eosId, around),
-    chatTemplate: chat.template,
+    chatTemplates: chat.templates,
+    specialTokens: templateTokens(around, vocabulary, bosId, eosId),
     idLimit: vocabularyLimit(around.config),
     warnings: chat.warnings,
   });
@@ -264,24 +296,80 @@ function specialTemplate(
   return { before, after };
 }
 
-type FoundTemplate = { readonly template: ChatTemplate | undefined; readonly warnings: readonly string[] };
-
-function chatTemplateOf(around: Surroundings): FoundTemplate {
-  const value = around.tokenizerConfig.chat_template;
+/** chat_template in tokenizer_config.json: a text, an object or list of named ones, or null for none. */
+function configuredTemplates(around: Surroundings): Map<string, NamedSource> {
+  const value = around.tokenizerConfig.chat_template ?? null;
   const where = join(around.folder, 'tokenizer_config.json');
-  if (!Array.isArray(value)) return templateFrom(value, where);
-  // Several named templates: the one called "default" is for plain chat.
-  return templateFrom(value.filter(isObject).find((entry) => entry.name === 'default')?.template, where);
+  const found = new Map<string, NamedSource>();
+  const add = (name: unknown, source: unknown): void => {
+    if (typeof name !== 'string' || typeof source !== 'string') throw badTemplate(where);
+    found.set(name, { source, where });
+  };
+  if (value === null) return found;
+  if (typeof value === 'string') add('default', value);
+  else if (Array.isArray(value)) for (const entry of value) add(entry?.name, entry?.template);
+  else if (isObject(value)) for (const [name, source] of Object.entries(value)) add(name, source);
+  else throw badTemplate(where);
+  return found;
 }
 
-function templateFrom(source: unknown, where: string): FoundTemplate {
-  if (typeof source !== 'string') return { template: undefined, warnings: [] };
-  const corrected = correctedTemplate(source);
-  return {
-    template: new ChatTemplate(corrected ?? source, where),
-    warnings:
-      corrected === undefined ? [] : [`${where} has a chat template known to be wrong; the published format is used`],
+function badTemplate(where: string): TokenizerFileError {
+  return new TokenizerFileError({
+    what: 'chat_template must be a text, an object of named texts, a list of {"name", "template"}, or null',
+    where,
+    fix: 'fetch the file again, or put the template into chat_template.jinja',
+  });
+}
+
+type FoundTemplates = {
+  readonly templates: ReadonlyMap<string, ChatTemplate>;
+  readonly warnings: readonly string[];
+};
+
+function templatesFrom(sources: ReadonlyMap<string, NamedSource>): FoundTemplates {
+  const templates = new Map<string, ChatTemplate>();
+  const warnings: string[] = [];
+  for (const [name, { source, where }] of sources) {
+    const corrected = correctedTemplate(source);
+    templates.set(name, new ChatTemplate(corrected ?? source, where));
+    if (corrected !== undefined) {
+      warnings.push(`${where} has a chat template known to be wrong; the published format is used`);
+    }
+  }
+  return { templates, warnings };
+}
+
+const NAMED_TOKENS = ['bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token'];
+
+/**
+ * Special tokens by the names that templates call them. As in transformers, every `…_token` of tokenizer_config.json is
+ * one, and so is every entry of an object of extra ones; what is null there is undefined for the template.
+ */
+function templateTokens(
+  around: Surroundings,
+  vocabulary: Vocabulary,
+  bosId: number | undefined,
+  eosId: number | undefined,
+): Record<string, string> {
+  const { tokenizerConfig, specialTokensMap } = around;
+  const tokens: Record<string, string> = {};
+  const add = (key: string, value: unknown): void => {
+    const content = contentOf(value);
+    if (content !== undefined) tokens[key] = content;
   };
+  // A model whose files only number its tokens still has them.
+  for (const [key, id] of [
+    ['bos_token', bosId],
+    ['eos_token', eosId],
+  ] as const) {
+    if (tokenizerConfig[key] !== null && id !== undefined) add(key, vocabulary.token(id));
+  }
+  for (const key of NAMED_TOKENS) if (tokenizerConfig[key] === undefined) add(key, specialTokensMap[key]);
+  for (const [key, value] of Object.entries(tokenizerConfig)) if (key.endsWith('_token')) add(key, value);
+  for (const more of [tokenizerConfig.extra_special_tokens, tokenizerConfig.model_specific_special_tokens]) {
+    if (isObject(more)) for (const [key, value] of Object.entries(more)) add(key, value);
+  }
+  return tokens;
 }
 
 function vocabularyLimit(config: JsonObject): number {

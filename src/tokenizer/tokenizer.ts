@@ -2,13 +2,19 @@
 
 import { ArgumentError } from '../errors.ts';
 import { AddedTokenMatcher } from './added-token-matcher.ts';
-import { type ChatMessage, type ChatTemplate, chooseGuard, mapStrings } from './chat-template.ts';
+import {
+  type ChatMessage,
+  type ChatTemplate,
+  chooseGuard,
+  mapStrings,
+  type TemplateVariables,
+} from './chat-template.ts';
 import { atOnce, inSlices, type TextEncoding } from './text-encoding.ts';
 import { type DecoderPlan, openStream, type StreamDecoder, type StreamOptions } from './token-decoder.ts';
 import { ChatTemplateError, ChatTemplateMissingError } from './tokenizer-error.ts';
 import type { Vocabulary } from './vocabulary.ts';
 
-export type { ChatMessage } from './chat-template.ts';
+export type { ChatMessage, ContentPart, TemplateVariables, ToolCall } from './chat-template.ts';
 export type { StreamDecoder, StreamOptions } from './token-decoder.ts';
 
 export type EncodeOptions = {
@@ -21,8 +27,16 @@ export type EncodeOptions = {
 export type ChatOptions = {
   /** End with the beginning of the assistant's turn (default true). */
   readonly addGenerationPrompt?: boolean;
-  /** Function declarations, for templates that use them. */
-  readonly tools?: readonly unknown[];
+  /** Function declarations (JSON schemas), for templates that use them. */
+  readonly tools?: readonly object[] | null;
+  /** Texts to answer from, for templates that use them. */
+  readonly documents?: readonly object[] | null;
+  /** Whether the model is to think before it answers; a template's own default when it is not given. */
+  readonly enableThinking?: boolean;
+  /** Whatever else a template reads, by its own names: `{ reasoning_effort: 'low' }`. They win over special tokens. */
+  readonly variables?: TemplateVariables;
+  /** One of several named templates; else "tool_use" when there are tools and it is there, else "default". */
+  readonly template?: string;
 };
 
 /** Everything a tokenizer is made of; `loadTokenizer` fills it from a model's files. */
@@ -37,7 +51,10 @@ export type TokenizerParts = {
   /** Ids that `addSpecial` puts before and after a text. */
   readonly before: readonly number[];
   readonly after: readonly number[];
-  readonly chatTemplate: ChatTemplate | undefined;
+  /** By name; a single one is called "default". */
+  readonly chatTemplates: ReadonlyMap<string, ChatTemplate>;
+  /** Special tokens by the names that templates call them: bos_token, eos_token, pad_token, … */
+  readonly specialTokens: Readonly<Record<string, string>>;
   /** Ids below this may come from the model though they have no token (padded embedding tables); they decode to ''. */
   readonly idLimit: number;
   /** What a person should know about these files. */
@@ -87,8 +104,14 @@ export class Tokenizer {
     return this.#parts.warnings;
   }
 
+  /** The source of the template for plain chat. */
   get chatTemplate(): string | undefined {
-    return this.#parts.chatTemplate?.source;
+    return this.#defaultTemplate?.source;
+  }
+
+  /** The sources of all templates, by name. */
+  get chatTemplates(): ReadonlyMap<string, string> {
+    return new Map([...this.#parts.chatTemplates].map(([name, { source }]) => [name, source]));
   }
 
   /**
@@ -200,20 +223,38 @@ export class Tokenizer {
    * template, ChatTemplateError when the template refuses the messages.
    */
   renderChat(messages: readonly ChatMessage[], options: ChatOptions = {}): string {
-    const { chatTemplate, vocabulary, bosId, eosIds, source } = this.#parts;
-    if (chatTemplate === undefined) {
+    const { addGenerationPrompt = true, tools, documents, enableThinking, variables } = options;
+    return this.#templateFor(options).render(messages, {
+      ...this.#parts.specialTokens,
+      ...(enableThinking !== undefined && { enable_thinking: enableThinking }),
+      ...variables,
+      tools: tools ?? null,
+      documents: documents ?? null,
+      add_generation_prompt: addGenerationPrompt,
+    });
+  }
+
+  get #defaultTemplate(): ChatTemplate | undefined {
+    return this.#parts.chatTemplates.get('default');
+  }
+
+  /** Which of several templates renders a conversation, by the rule of transformers. */
+  #templateFor({ template, tools }: ChatOptions): ChatTemplate {
+    const { chatTemplates, source } = this.#parts;
+    const name = template ?? ((tools ?? null) !== null && chatTemplates.has('tool_use') ? 'tool_use' : 'default');
+    const found = chatTemplates.get(name);
+    if (found !== undefined) return found;
+    if (chatTemplates.size === 0) {
       throw new ChatTemplateMissingError({
         what: 'this model has no chat template',
         where: source,
         fix: 'give a plain prompt instead of messages, or use an instruction-tuned model',
       });
     }
-    const literal = (id: number | undefined): string => (id === undefined ? '' : (vocabulary.token(id) ?? ''));
-    return chatTemplate.render(messages, {
-      addGenerationPrompt: options.addGenerationPrompt ?? true,
-      bosToken: literal(bosId),
-      eosToken: literal(eosIds[0]),
-      ...(options.tools === undefined ? {} : { tools: options.tools }),
+    throw new ChatTemplateMissingError({
+      what: `this model has no chat template called ${JSON.stringify(name)}`,
+      where: source,
+      fix: `choose one of ${[...chatTemplates.keys()].sort().join(', ')}`,
     });
   }
 
@@ -223,7 +264,8 @@ export class Tokenizer {
    */
   encodeChat(messages: readonly ChatMessage[], options: ChatOptions = {}): number[] {
     const texts: string[] = [];
-    mapStrings([messages, options.tools ?? []], (text) => {
+    const { tools, documents, variables } = options;
+    mapStrings([messages, tools, documents, variables], (text) => {
       texts.push(text);
       return text;
     });
@@ -232,12 +274,15 @@ export class Tokenizer {
       return this.#withBos(this.encode(this.renderChat(messages, options), { addSpecial: false }));
     }
 
-    const guard = chooseGuard([...texts, this.chatTemplate ?? '']);
+    const guard = chooseGuard([...texts, this.#templateFor(options).source]);
     const guarded = (text: string): string =>
       forged.reduce((out, literal) => out.replaceAll(literal, guardLiteral(literal, guard)), text);
-    const rendered = this.renderChat(mapStrings(messages, guarded) as ChatMessage[], {
+    const inside = <T>(value: T): T => mapStrings(value, guarded) as T;
+    const rendered = this.renderChat(inside(messages), {
       ...options,
-      ...(options.tools === undefined ? {} : { tools: mapStrings(options.tools, guarded) as unknown[] }),
+      ...(tools !== undefined && { tools: inside(tools) }),
+      ...(documents !== undefined && { documents: inside(documents) }),
+      ...(variables !== undefined && { variables: inside(variables) }),
     });
     return this.#encodeGuarded(rendered, guard);
   }
@@ -271,22 +316,23 @@ export class Tokenizer {
   }
 
   #findTurnEnds(): number[] {
-    if (this.#parts.chatTemplate === undefined) return [];
+    if (this.#defaultTemplate === undefined) return [];
     return [...new Set([...this.#namedTurnEnds(), ...this.#probeTurnEnd()])].sort((a, b) => a - b);
   }
 
   /** Well-known names that occur in the template. */
   #namedTurnEnds(): number[] {
-    const { chatTemplate, vocabulary } = this.#parts;
-    return TURN_ENDS.flatMap((name) => (chatTemplate?.source.includes(name) ? (vocabulary.id(name) ?? []) : []));
+    const { vocabulary } = this.#parts;
+    return TURN_ENDS.flatMap((name) => (this.chatTemplate?.includes(name) ? (vocabulary.id(name) ?? []) : []));
   }
 
   /** What the template itself writes after an assistant's text, if that is a special token. */
   #probeTurnEnd(): number[] {
-    const { chatTemplate, vocabulary } = this.#parts;
+    const { vocabulary } = this.#parts;
+    const source = this.chatTemplate ?? '';
     const specials = this.#specialLiterals();
-    const writesSpecial = specials.some((literal) => chatTemplate!.source.includes(literal));
-    if (!writesSpecial && !chatTemplate!.source.includes('eos_token')) return [];
+    const writesSpecial = specials.some((literal) => source.includes(literal));
+    if (!writesSpecial && !source.includes('eos_token')) return [];
     const reply = 'a reply to probe with';
     try {
       const text = this.renderChat(

@@ -4,7 +4,9 @@ import { mkdtempSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { GgufFile } from '../../src/formats/gguf-file.ts';
 import { type GgufPair, writeGguf } from '../../src/formats/write-gguf.ts';
+import { tokenizerFilesOf } from '../../src/tokenizer/export-vocabulary.ts';
 import { loadTokenizer } from '../../src/tokenizer/load-tokenizer.ts';
 import { parseSentencepieceModel } from '../../src/tokenizer/sentencepiece-model.ts';
 import { goldenFolder, goldenTokenizer } from './model-folder.ts';
@@ -72,6 +74,24 @@ describe('byte-level', async () => {
     const tokenizer = await loadTokenizer(await write(bpe, { 'tokenizer.ggml.pre': undefined }));
     expect(tokenizer.warnings.join()).toContain('tokenizer.ggml.pre');
     expect(tokenizer.decode(tokenizer.encode('1234567, ok?', { addSpecial: false }))).toBe('1234567, ok?');
+  });
+
+  test('several chat templates, and the way back into files', async () => {
+    const several: GgufPair[] = [
+      { key: 'tokenizer.chat_template', type: 'string', value: 'plain{{ bos_token }}' },
+      { key: 'tokenizer.chat_templates', type: 'array', elementType: 'string', value: ['tool_use'] },
+      { key: 'tokenizer.chat_template.tool_use', type: 'string', value: 'with tools' },
+    ];
+    const path = await write([...bpe, ...several]);
+    const tokenizer = await loadTokenizer(path);
+    const messages = [{ role: 'user', content: 'Hi' }];
+    expect(tokenizer.renderChat(messages)).toBe('plain<|begin_of_text|>');
+    expect(tokenizer.renderChat(messages, { tools: [] })).toBe('with tools');
+    using file = await GgufFile.open(path);
+    expect(tokenizerFilesOf(file).config.chat_template).toEqual([
+      { name: 'tool_use', template: 'with tools' },
+      { name: 'default', template: 'plain{{ bos_token }}' },
+    ]);
   });
 
   test('2B-4T’s defective template gives way to the right one', async () => {
