@@ -106,7 +106,7 @@ describe('tokenizer.json', () => {
     ['special id beyond the vocabulary', (json) => Object.assign(json, { post_processor: roberta(99_999) }), '99999'],
     ['special id of text', (json) => Object.assign(json, { post_processor: roberta('7') }), '"7"'],
     ['special id of an object', (json) => Object.assign(json, { post_processor: roberta({ toString: 1 }) }), 'an object'],
-    ['normalizers some thousand deep', (json) => Object.assign(json, { normalizer: deep('normalizers') }), '16 deep'],
+    ['normalizers in normalizers', (json) => Object.assign(json, { normalizer: deep('normalizers') }), '16 deep'],
     ['pre-tokenizers', (json) => Object.assign(json, { pre_tokenizer: deep('pretokenizers') }), '16 deep'],
     ['decoders', (json) => Object.assign(json, { decoder: deep('decoders') }), '16 deep'],
     ['post-processors', (json) => Object.assign(json, { post_processor: deep('processors') }), '16 deep'],
@@ -207,6 +207,17 @@ describe('tokenizer.model', () => {
   });
 });
 
+test('brackets in each other by the thousand', async () => {
+  for (const [open, close] of [
+    ['[', ']'],
+    ['{"normalizers":[', ']}'],
+  ] as const) {
+    const normalizer = open.repeat(20_000) + close.repeat(20_000);
+    const folder = folderOf({ 'tokenizer.json': `{"model":{"vocab":{"a":0},"merges":[]},"normalizer":${normalizer}}` });
+    await expectRefusal(folder, 'BAD_TOKENIZER_FILE', 'nested');
+  }
+});
+
 test('whatever a file has, its error is one readable sentence', async () => {
   const long = 'x'.repeat(437_000);
   const bad: Json[] = [
@@ -239,7 +250,7 @@ function roberta(id: unknown): Json {
 /** Sequences in each other. */
 function deep(key: string): Json {
   let inner: Json = { type: 'Sequence', [key]: [] };
-  for (let i = 0; i < 4000; i++) inner = { type: 'Sequence', [key]: [inner] };
+  for (let i = 0; i < 40; i++) inner = { type: 'Sequence', [key]: [inner] };
   return inner;
 }
 

@@ -66,7 +66,8 @@ export function stageCase(seed: number): StageCase {
 
   const normalizer = (depth = 0): Stage => {
     const kinds: (() => Stage)[] = [
-      () => ({ type: pick(['NFC', 'NFD', 'NFKC', 'NFKD', 'Lowercase', 'StripAccents', 'Nmt']) }),
+      () => ({ type: pick(['NFC', 'NFD', 'NFKC', 'NFKD']) }),
+      () => ({ type: pick(['Lowercase', 'StripAccents', 'Nmt']) }),
       () => ({ type: 'Strip', strip_left: flip(), strip_right: flip() }),
       () => ({ type: 'Prepend', prepend: pick(['▁', 'a', ' x']) }),
       () => ({ type: 'Replace', pattern: pattern(), content: pick(['', 'a', '▁', ' ', 'xy']) }),

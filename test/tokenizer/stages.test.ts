@@ -1,5 +1,5 @@
 // Every stage of tokenizer.json beside the reference (Hugging Face's tokenizers, in Rust): files drawn from a seed, with
-// texts that have in them what stages disagree about. The answers in test/golden/tokenizer/stages.json were given by
+// texts that have in them what stages disagree about. The answers in test/golden/tokenizer-2026/stages.json were given by
 // tokenizers 0.23.2; where it is installed, more files are drawn and it is asked itself.
 
 import { readFileSync } from 'node:fs';
@@ -17,7 +17,7 @@ import { type StageCase, stageCase } from './stage-cases.ts';
 
 type Golden = { readonly seed: number; readonly answer: Reference };
 const goldens = JSON.parse(
-  readFileSync(new URL('../golden/tokenizer/stages.json', import.meta.url), 'utf8'),
+  readFileSync(new URL('../golden/tokenizer-2026/stages.json', import.meta.url), 'utf8'),
 ) as readonly Golden[];
 
 /** Null where the tokenizer refuses the text. */
