@@ -19,11 +19,7 @@ export class AddedTokenMatcher {
   }
 
   /** The stretches of a text in order; none is empty. Tokens that `skip` accepts stay plain text. */
-  *split(
-    text: string,
-    skip: (token: AddedToken) => boolean = () => false,
-    budget?: WorkBudget,
-  ): Generator<Stretch> {
+  *split(text: string, skip: (token: AddedToken) => boolean = () => false, budget?: WorkBudget): Generator<Stretch> {
     let done = 0;
     /** The longest one comes last. */
     const match = { token: -1, length: 0 };

@@ -17,12 +17,7 @@ import type { TextEncoding } from './text-encoding.ts';
 import type { DecoderPlan } from './token-decoder.ts';
 import { eosTokenIds, Tokenizer } from './tokenizer.ts';
 import { TokenizerFileError, TokenizerMissingError } from './tokenizer-error.ts';
-import {
-  addedTokenOf,
-  type BpeTables,
-  parseTokenizerJson,
-  type SpecialTemplate,
-} from './tokenizer-json.ts';
+import { addedTokenOf, type BpeTables, parseTokenizerJson, type SpecialTemplate } from './tokenizer-json.ts';
 import type { AddedToken, Vocabulary } from './vocabulary.ts';
 
 /** The small JSON files around a tokenizer; any of them may be missing. */

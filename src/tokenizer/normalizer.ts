@@ -1,11 +1,11 @@
 // The normalizers of tokenizer.json: they rewrite a text before it is cut.
 
 import { toByteAlphabet } from './byte-alphabet.ts';
+import { readCharacterMap } from './character-map.ts';
 import { setOf, WHITE_SPACE } from './character-set.ts';
 import type { JsonObject } from './json-file.ts';
-import { finderOf, type Finder } from './pattern.ts';
+import { type Finder, finderOf } from './pattern.ts';
 import { flatStages, type Place, shown } from './place.ts';
-import { readCharacterMap } from './character-map.ts';
 import type { WorkBudget } from './work-budget.ts';
 
 /**
@@ -22,7 +22,10 @@ export type Normalizer = {
   readonly shrinks: number | undefined;
 };
 
-type Step = { readonly apply: (from: Normalized, budget: WorkBudget) => Normalized; readonly shrinks: number | undefined };
+type Step = {
+  readonly apply: (from: Normalized, budget: WorkBudget) => Normalized;
+  readonly shrinks: number | undefined;
+};
 
 /** Builds the normalizer. Throws TokenizerFileError for a kind that is not known. */
 export function buildNormalizer(config: JsonObject | null, at: Place): Normalizer {

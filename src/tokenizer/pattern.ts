@@ -106,4 +106,3 @@ export function characterFinder(set: CharacterSet): Finder {
     }
   };
 }
-

@@ -90,7 +90,8 @@ const MAX_STAGES = 256;
 export function flatStages(stage: JsonObject | null, key: string, at: Place): JsonObject[] {
   const out: JsonObject[] = [];
   const visit = (value: JsonObject, depth: number): void => {
-    if (depth > MAX_DEPTH) throw at.error(`"${key}" lie in each other more than ${MAX_DEPTH} deep`, 'use another tokenizer');
+    if (depth > MAX_DEPTH)
+      throw at.error(`"${key}" lie in each other more than ${MAX_DEPTH} deep`, 'use another tokenizer');
     if (value.type !== 'Sequence') {
       out.push(value);
       if (out.length > MAX_STAGES) {

@@ -93,7 +93,9 @@ function stepOf(config: JsonObject, at: Place): Step {
 
 function byteLevel(config: JsonObject, at: Place): Step {
   const prefix = at.flag(config, 'add_prefix_space', true);
-  const find = at.flag(config, 'use_regex', true) ? expressionFinder(GPT2, at, 'the pre-tokenizer ByteLevel') : undefined;
+  const find = at.flag(config, 'use_regex', true)
+    ? expressionFinder(GPT2, at, 'the pre-tokenizer ByteLevel')
+    : undefined;
   return {
     *run(pieces, from, to, budget) {
       for (const piece of pieces) {

@@ -177,7 +177,9 @@ class Parser {
   }
 
   #group(flags: Flags): Node {
-    const open = /^\((?:\?(?::|=|!|<=|<!|>|<[A-Za-z_]\w*>|[imx-]+:))?/.exec(this.#source.slice(this.#at, this.#at + 80))![0];
+    const open = /^\((?:\?(?::|=|!|<=|<!|>|<[A-Za-z_]\w*>|[imx-]+:))?/.exec(
+      this.#source.slice(this.#at, this.#at + 80),
+    )![0];
     const kind = open.slice(2);
     if (open === '(' && this.#source[this.#at + 1] === '?') {
       throw new ExpressionError(`the group ${JSON.stringify(this.#source.slice(this.#at, this.#at + 4))}`);
@@ -266,7 +268,8 @@ class Parser {
     if (isSet) return this.#escapedSet(flags);
     const from = this.#classCharacter();
     const after = this.#source.slice(this.#at, this.#at + 3);
-    const isRange = after[0] === '-' && after[1] !== undefined && !']['.includes(after[1]) && !/^-\\[pPsSdDwWhH]/.test(after);
+    const isRange =
+      after[0] === '-' && after[1] !== undefined && !']['.includes(after[1]) && !/^-\\[pPsSdDwWhH]/.test(after);
     if (!isRange) return this.#folded(single(from), String.fromCodePoint(from), flags);
     this.#at++;
     const to = this.#classCharacter();
@@ -342,7 +345,8 @@ function escapedCharacter(rest: string): { readonly codePoint: number; readonly 
   const hex = /^\\(?:x\{([0-9A-Fa-f]{1,6})\}|x([0-7][0-9A-Fa-f])|u([0-9A-Fa-f]{4}))/.exec(rest);
   if (hex !== null) {
     const codePoint = Number.parseInt(hex[1] ?? hex[2] ?? hex[3]!, 16);
-    if (codePoint <= 0x10ffff && (codePoint < 0xd800 || codePoint > 0xdfff)) return { codePoint, length: hex[0].length };
+    if (codePoint <= 0x10ffff && (codePoint < 0xd800 || codePoint > 0xdfff))
+      return { codePoint, length: hex[0].length };
   }
   const codePoint = rest.codePointAt(1);
   const letter = codePoint === undefined ? '' : String.fromCodePoint(codePoint);

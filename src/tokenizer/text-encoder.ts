@@ -75,7 +75,8 @@ export async function textEncoder(from: ParsedTokenizer): Promise<TextEncoding> 
         ? undefined
         : () => {
             least ??= {
-              bytesPerId: shrinks * Math.max(longestToken(from, bytes), longestBytes(added.map(({ content }) => content))),
+              bytesPerId:
+                shrinks * Math.max(longestToken(from, bytes), longestBytes(added.map(({ content }) => content))),
               spaceVanishes: added.some(({ lstrip, rstrip }) => lstrip || rstrip),
             };
             return least;

@@ -337,7 +337,10 @@ function parseTemplate(post: JsonObject, vocabulary: Vocabulary, at: Place): Spe
   let seenText = false;
   const items = at.list(post, 'single');
   if (items.length > MAX_TEMPLATE_IDS) {
-    throw at.error(`post_processor.single has ${items.length} items, more than ${MAX_TEMPLATE_IDS}`, 'use another tokenizer');
+    throw at.error(
+      `post_processor.single has ${items.length} items, more than ${MAX_TEMPLATE_IDS}`,
+      'use another tokenizer',
+    );
   }
   for (const [i, item] of items.entries()) {
     const where = `post_processor.single[${i}]`;

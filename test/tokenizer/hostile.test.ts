@@ -91,8 +91,16 @@ describe('tokenizer.json', () => {
       '<x>',
     ],
     ['normalizer of another kind', (json) => Object.assign(json, { normalizer: { type: 'Nonsense' } }), 'Nonsense'],
-    ['pattern that does not parse', (json) => Object.assign(json, { pre_tokenizer: split('(') }), 'a group without end'],
-    ['pattern of an object', (json) => Object.assign(json, { pre_tokenizer: { type: 'Split', pattern: {} } }), 'pattern'],
+    [
+      'pattern that does not parse',
+      (json) => Object.assign(json, { pre_tokenizer: split('(') }),
+      'a group without end',
+    ],
+    [
+      'pattern of an object',
+      (json) => Object.assign(json, { pre_tokenizer: { type: 'Split', pattern: {} } }),
+      'pattern',
+    ],
     [
       'behavior of an object',
       (json) => Object.assign(json, { pre_tokenizer: { ...split('a'), behavior: { toString: 1 } } }),
@@ -105,14 +113,19 @@ describe('tokenizer.json', () => {
     ],
     ['special id beyond the vocabulary', (json) => Object.assign(json, { post_processor: roberta(99_999) }), '99999'],
     ['special id of text', (json) => Object.assign(json, { post_processor: roberta('7') }), '"7"'],
-    ['special id of an object', (json) => Object.assign(json, { post_processor: roberta({ toString: 1 }) }), 'an object'],
+    [
+      'special id of an object',
+      (json) => Object.assign(json, { post_processor: roberta({ toString: 1 }) }),
+      'an object',
+    ],
     ['normalizers in normalizers', (json) => Object.assign(json, { normalizer: deep('normalizers') }), '16 deep'],
     ['pre-tokenizers', (json) => Object.assign(json, { pre_tokenizer: deep('pretokenizers') }), '16 deep'],
     ['decoders', (json) => Object.assign(json, { decoder: deep('decoders') }), '16 deep'],
     ['post-processors', (json) => Object.assign(json, { post_processor: deep('processors') }), '16 deep'],
     [
       'a thousand steps',
-      (json) => Object.assign(json, { normalizer: { type: 'Sequence', normalizers: Array(1000).fill({ type: 'NFC' }) } }),
+      (json) =>
+        Object.assign(json, { normalizer: { type: 'Sequence', normalizers: Array(1000).fill({ type: 'NFC' }) } }),
       '256 steps',
     ],
   ])('%s', async (_name, change, word) => {

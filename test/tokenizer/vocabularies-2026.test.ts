@@ -63,7 +63,9 @@ describe('qwen35', () => {
     expect(pieces.length).toBeGreaterThan(10);
     for (const one of pieces) {
       const text = one.text.normalize('NFC');
-      const found = [...find(text, new WorkBudget('qwen35', text.length))].map(([start, end]) => text.slice(start, end));
+      const found = [...find(text, new WorkBudget('qwen35', text.length))].map(([start, end]) =>
+        text.slice(start, end),
+      );
       expect(found).toEqual(one.pieces);
     }
   });
@@ -83,7 +85,8 @@ describe('an unknown token that no vocabulary has', () => {
     const changed = goldenTokenizer('llama3');
     changed.model.unk_token = '<unk>';
     const tokenizer = await loadTokenizer(folderOf({ 'tokenizer.json': changed }));
-    for (const text of ['Once upon a time', 'é🐸\u{10ffff}']) expect(tokenizer.encode(text)).toEqual(before.encode(text));
+    for (const text of ['Once upon a time', 'é🐸\u{10ffff}'])
+      expect(tokenizer.encode(text)).toEqual(before.encode(text));
   });
 
   test.each([
@@ -94,7 +97,9 @@ describe('an unknown token that no vocabulary has', () => {
   ])('is named where %s needs it', async (_, model) => {
     const tokenizer = await loadTokenizer(folderOf({ 'tokenizer.json': { model } }));
     expect(tokenizer.encode('a')).toEqual([0]);
-    expect(() => tokenizer.encode('b')).toThrow(/^the vocabulary has no token for "b", (nor|and no) .*unk.*tokenizer.json/);
+    expect(() => tokenizer.encode('b')).toThrow(
+      /^the vocabulary has no token for "b", (nor|and no) .*unk.*tokenizer.json/,
+    );
   });
 });
 
@@ -107,7 +112,9 @@ describe('GGUF', () => {
     expect(tokenizer.stopTest()(267)).toBe(true);
     expect(tokenizer.encode('<|start_header_id|>')).toHaveLength(2);
     expect(tokenizer.warnings).toEqual([
-      expect.stringMatching(/calls "<\|eot_id\|>", "<\|start_header_id\|>", "<\|end_header_id\|>" normal text .*control/),
+      expect.stringMatching(
+        /calls "<\|eot_id\|>", "<\|start_header_id\|>", "<\|end_header_id\|>" normal text .*control/,
+      ),
     ]);
   });
 
