@@ -72,6 +72,7 @@ export const command = defineCommand({
     // What became certain only at the end: the bytes of a cut character.
     else output.line(result.completion.slice(printed));
     if (!json) output.note(footer(result));
+    for (const warning of result.warnings ?? []) output.note(`warning: ${warning}`);
     return result.finishReason === 'cancelled' ? EXIT.stopped : EXIT.ok;
   },
 });

@@ -27,6 +27,7 @@ export const command = defineCommand({
     }
     const location = await resolveModel(model!);
     const tokenizer = await loadTokenizer(location.kind === 'safetensors' ? dirname(location.path) : location.path);
+    for (const warning of tokenizer.warnings) output.note(`warning: ${warning}`);
     const ids = flags.ids ?? tokenizer.encode(text!, { addSpecial: !flags['no-special'] });
     // Of a text, the way back is shown without what the model wants around it: it should read like what went in.
     const back = tokenizer.decode(text === undefined ? ids : tokenizer.encode(text, { addSpecial: false }));

@@ -183,6 +183,7 @@ async function run({ flags, json, output, signal }: CommandInput<typeof FLAGS>):
   const context = Math.min(flags.context ?? DEFAULT_CONTEXT, model.config.maxPositionEmbeddings);
   const { loadTokenizer } = await import('../tokenizer/load-tokenizer.ts');
   const tokenizer = await loadTokenizer(model.folder);
+  for (const warning of tokenizer.warnings) output.note(`warning: ${warning}`);
   const sequences = records.map((record) => sequencesOf(record, tokenizer, context));
   const evalRecords = flags['eval-dataset'] === undefined ? undefined : await readDataset(flags['eval-dataset']);
   const share = evalRecords === undefined ? flags['eval-share'] : 0;

@@ -203,6 +203,7 @@ async function run(
       tokensPerSecond: written > 1 && decodeMs > 0 ? (1000 * (written - 1)) / decodeMs : 0,
     },
     engine: source.info,
+    ...(source.warnings === undefined || source.warnings.length === 0 ? {} : { warnings: source.warnings }),
   };
 }
 

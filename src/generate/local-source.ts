@@ -17,6 +17,7 @@ export function localSource(model: LoadedModel, prompts?: PromptHost): TokenSour
   return {
     model: model.name,
     info: model.info,
+    warnings: model.tokenizer.warnings,
     prompt: (request, signal) => promptOf(model, prompts, { ...request, signal }),
     checkContinuation: (state) => checkFits(model, state),
     write: (start, task) => write(model, start, task),

@@ -72,6 +72,8 @@ export interface TokenSource {
   /** The model as it was asked for. */
   readonly model: string;
   readonly info: EngineInfo;
+  /** What a person should know about the model's files. */
+  readonly warnings?: readonly string[];
   /** Throws ArgumentError for a prompt this source cannot read. */
   prompt(request: GenerateRequest, signal?: AbortSignal): Prompt | Promise<Prompt>;
   /** Throws ArgumentError for a state that is not this source's. */

@@ -80,6 +80,8 @@ export type GenerateResult = {
     readonly tokensPerSecond: number;
   };
   readonly engine: EngineInfo;
+  /** What a person should know about the model's files: there for those that have something. */
+  readonly warnings?: readonly string[];
 };
 
 /** How it was computed, for logs and `--json`. */

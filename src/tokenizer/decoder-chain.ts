@@ -8,7 +8,7 @@ import { type Finder, finderOf } from './pattern.ts';
 import { flatStages, type Place, shown } from './place.ts';
 import { byteOfToken, type DecoderPlan } from './token-decoder.ts';
 import { strictUtf8, Utf8Stream } from './utf8-stream.ts';
-import { WorkBudget } from './work-budget.ts';
+import type { WorkBudget } from './work-budget.ts';
 
 /** Takes a text and calls `emit` with what became certain of it. */
 export type DecoderStep = {
@@ -16,8 +16,16 @@ export type DecoderStep = {
   end(emit: (text: string) => void): void;
 };
 
-/** One step of a chain, for a new stream. `continues`: something came before its first token. */
-export type DecoderStage = (of: { readonly continues: boolean }) => DecoderStep;
+/** What the steps of one stream know. */
+export type OpenChain = {
+  /** Something came before the first token. */
+  readonly continues: boolean;
+  /** What may be made of the token that is being taken or, at the end, of all that came. */
+  readonly budget: () => WorkBudget;
+};
+
+/** One step of a chain, for a new stream. */
+export type DecoderStage = (of: OpenChain) => DecoderStep;
 
 type Kind = { readonly stage: DecoderStage; readonly joins?: true };
 
@@ -60,7 +68,7 @@ function chainOf(steps: readonly JsonObject[], at: Place): DecoderPlan {
     joined ||= joins === true;
     return stage;
   });
-  return { kind: 'chain', stages };
+  return { kind: 'chain', stages, file: at.file };
 }
 
 function stageOf(config: JsonObject, joined: boolean, at: Place): Kind {
@@ -83,7 +91,7 @@ function stageOf(config: JsonObject, joined: boolean, at: Place): Kind {
       return { stage: whole(joined, wordPiece(prefix, cleans)) };
     }
     case 'BPEDecoder':
-      return { stage: whole(joined, bpe(at.text(config, 'suffix', '</w>'), at)) };
+      return { stage: whole(joined, bpe(at.text(config, 'suffix', '</w>'))) };
     case 'CTC':
       return { stage: whole(joined, ctc(config, at)) };
     default:
@@ -152,13 +160,13 @@ function replace(config: JsonObject, joined: boolean, at: Place): DecoderStage {
   const find = finderOf(config.pattern, at, 'the decoder Replace');
   const content = at.text(config, 'content');
   const literal = (config.pattern as { readonly String?: unknown }).String;
-  const stage: DecoderStage = () => ({
-    push: (text, emit) => emit(replaced(text, find, content, new WorkBudget(at.file, text.length))),
+  const stage: DecoderStage = ({ budget }) => ({
+    push: (text, emit) => emit(replaced(text, find, content, budget())),
     end: nothing,
   });
   if (!joined || typeof literal !== 'string' || literal === '') return whole(joined, stage);
   // A literal may be cut between two parts: as much is held as it could begin with.
-  return () => {
+  return ({ budget }) => {
     let held = '';
     return {
       push(text, emit) {
@@ -166,12 +174,12 @@ function replace(config: JsonObject, joined: boolean, at: Place): DecoderStage {
         const sure = Math.max(endOfMatches(held, literal), held.length - literal.length + 1, 0);
         const part = held.slice(0, sure);
         held = held.slice(sure);
-        emit(replaced(part, find, content, new WorkBudget(at.file, part.length)));
+        emit(replaced(part, find, content, budget()));
       },
       end(emit) {
         const part = held;
         held = '';
-        emit(replaced(part, find, content, new WorkBudget(at.file, part.length)));
+        emit(replaced(part, find, content, budget()));
       },
     };
   };
@@ -302,8 +310,8 @@ function wordPiece(prefix: string, cleans: boolean): DecoderStage {
 }
 
 /** The end of a word is a space, but for the last token's. */
-function bpe(suffix: string, at: Place): DecoderStage {
-  const replaceBy = (token: string, content: string): string => {
+function bpe(suffix: string): DecoderStage {
+  const replaceBy = (token: string, content: string, budget: WorkBudget): string => {
     const find: Finder = function* borders(text) {
       if (suffix !== '') {
         for (let i = text.indexOf(suffix); i >= 0; i = text.indexOf(suffix, i + suffix.length)) {
@@ -318,17 +326,17 @@ function bpe(suffix: string, at: Place): DecoderStage {
       }
       yield [i, i];
     };
-    return replaced(token, find, content, new WorkBudget(at.file, token.length));
+    return replaced(token, find, content, budget);
   };
-  return () => {
+  return ({ budget }) => {
     let held: string | undefined;
     return {
       push(token, emit) {
-        if (held !== undefined) emit(replaceBy(held, ' '));
+        if (held !== undefined) emit(replaceBy(held, ' ', budget()));
         held = token;
       },
       end(emit) {
-        if (held !== undefined) emit(replaceBy(held, ''));
+        if (held !== undefined) emit(replaceBy(held, '', budget()));
         held = undefined;
       },
     };

@@ -9,6 +9,7 @@ import { fromByteAlphabet } from './byte-alphabet.ts';
 import type { DecoderStage } from './decoder-chain.ts';
 import { strictUtf8, Utf8Stream } from './utf8-stream.ts';
 import type { Vocabulary } from './vocabulary.ts';
+import { WorkBudget } from './work-budget.ts';
 
 export type DecoderPlan =
   | { readonly kind: 'byte-level' }
@@ -27,7 +28,7 @@ export type DecoderPlan =
       readonly separator: string;
     }
   /** Any other decoder of tokenizer.json. */
-  | { readonly kind: 'chain'; readonly stages: readonly DecoderStage[] };
+  | { readonly kind: 'chain'; readonly stages: readonly DecoderStage[]; readonly file: string };
 
 export type StreamOptions = {
   /** Ids that stand before the stream. They give no output; with text before it, a stream keeps its leading space. */
@@ -65,17 +66,19 @@ export function openStream(plan: DecoderPlan, vocabulary: Vocabulary, options: S
   }
   const continues =
     options.after?.some((id) => vocabulary.token(id) !== undefined && !vocabulary.isSpecial(id)) ?? false;
-  if (plan.kind === 'chain') return openChain(plan.stages, vocabulary, shows, continues);
+  if (plan.kind === 'chain') return openChain(plan, vocabulary, shows, continues);
   return new PieceStream(plan, vocabulary, shows, continues);
 }
 
 function openChain(
-  stages: readonly DecoderStage[],
+  { stages, file }: DecoderPlan & { kind: 'chain' },
   vocabulary: Vocabulary,
   shows: (id: number) => boolean,
   continues: boolean,
 ): StreamDecoder {
-  const steps = stages.map((stage) => stage({ continues }));
+  let budget = new WorkBudget(file, 0);
+  let length = 0;
+  const steps = stages.map((stage) => stage({ continues, budget: () => budget }));
   /** What the last step gives. */
   let out = '';
   const emitters: ((text: string) => void)[] = [];
@@ -93,10 +96,13 @@ function openChain(
     push(id) {
       const token = vocabulary.written(id);
       if (token === undefined || !shows(id)) return '';
+      length += token.length;
+      budget = new WorkBudget(file, token.length);
       emitters[0]!(token);
       return taken();
     },
     end() {
+      budget = new WorkBudget(file, length);
       for (const [i, step] of steps.entries()) step.end(emitters[i + 1]!);
       return taken();
     },

@@ -136,14 +136,20 @@ export class Tokenizer {
   }
 
   /**
-   * At least so many ids `encode` makes of a text, found without encoding it: its bytes by those of the longest token. 0
-   * where the vocabulary lets any number of characters become one id or none.
+   * At least so many ids `encode` makes of a text, found without encoding it: its bytes by those of the longest token.
+   * Stops to count once there are more than `enough`. 0 where the vocabulary lets any number of characters become one id
+   * or none.
    */
-  leastTokens(text: string): number {
+  leastTokens(text: string, enough = Number.POSITIVE_INFINITY): number {
     const least = this.#parts.encoding.least?.();
     if (least === undefined) return 0;
-    const counted = least.spaceVanishes ? text.replace(/\p{White_Space}/gu, '') : text;
-    return Math.ceil(Buffer.byteLength(counted) / least.bytesPerId);
+    const { bytesPerId, spaceVanishes } = least;
+    // A character has a byte at least, and no more than three a unit.
+    const counted = enough === Number.POSITIVE_INFINITY ? text : text.slice(0, bytesPerId * (enough + 1));
+    const bytes = Buffer.byteLength(spaceVanishes ? counted.replace(/\p{White_Space}/gu, '') : counted);
+    const sure = Math.ceil(bytes / bytesPerId);
+    if (counted.length === text.length || sure > enough) return sure;
+    return this.leastTokens(text);
   }
 
   #surrounded(ids: readonly number[]): number[] {

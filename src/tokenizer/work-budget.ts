@@ -7,7 +7,7 @@ import { TokenizerFileError } from './tokenizer-error.ts';
  * Steps for one text: so many at once, and more for each of its characters. The dearest of the public split patterns
  * (GPT-4o's, run step by step) takes 40 a character.
  */
-const STEPS = 1 << 22;
+const STEPS = 1 << 20;
 const STEPS_PER_CHARACTER = 256;
 /**
  * UTF-16 units that a stage may make of a text: NFKD makes 18 of one, and the largest text that is worth a thought has

@@ -33,5 +33,6 @@ export function generateResultToJson(result: GenerateResult) {
       tokens_per_second: result.timings.tokensPerSecond,
     },
     engine: { ...result.engine },
+    ...(result.warnings !== undefined && { warnings: [...result.warnings] }),
   };
 }

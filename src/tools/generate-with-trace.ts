@@ -70,6 +70,7 @@ export const generateWithTraceTool = defineTool({
         endpoint: z.string().optional(),
       })
       .describe('What computed it'),
+    warnings: z.array(z.string()).optional().describe("What is doubtful about the model's files"),
   }),
   hints: { readOnly: true, idempotent: true },
   example: { prompt: 'Once upon a time', max_tokens: 12 },
@@ -107,13 +108,14 @@ export const generateWithTraceTool = defineTool({
     });
     return generateResultToJson(result);
   },
-  summarize: ({ output, usage, trit_sum, gf3_residue, gf3_conserved, finish_reason, continuation }) =>
+  summarize: ({ output, usage, trit_sum, gf3_residue, gf3_conserved, finish_reason, continuation, warnings = [] }) =>
     [
       output,
       '',
       `${usage.completion_tokens} tokens, ended by ${finish_reason}; GF(3) trit sum ${trit_sum} mod 3 = ${gf3_residue}, ` +
         `${gf3_conserved ? 'conserved' : 'not conserved'}`,
       ...(continuation === undefined ? [] : [`to go on: {"continuation": "${continuation}"}`]),
+      ...warnings.map((warning) => `warning: ${warning}`),
     ].join('\n'),
 });
 

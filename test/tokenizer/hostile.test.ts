@@ -42,10 +42,15 @@ describe('tokenizer.json', () => {
     ['null', 'null', 'null'],
     ['without a model', {}, '"model"'],
     ['with a model of text', { model: 'BPE' }, '"model"'],
-    ['of another kind', { model: { type: 'Unigram', vocab: [] } }, 'Unigram'],
+    ['of another kind', { model: { type: 'Trigram', vocab: [] } }, 'Trigram'],
+    ['of a kind that is no name', { model: { type: { a: 1 }, vocab: [] } }, 'an object'],
+    ['with an empty list as vocabulary', { model: { type: 'Unigram', vocab: [] } }, 'empty'],
+    ['with a token without a score', { model: { type: 'Unigram', vocab: [['a']] } }, 'model.vocab[0]'],
+    ['with an unk_id beyond', { model: { vocab: [['a', 0]], unk_id: 1 } }, 'unk_id is 1'],
+    ['with an unk_id of text', { model: { vocab: [['a', 0]], unk_id: 'length' } }, 'unk_id is "length"'],
     ['without vocabulary', { model: { type: 'BPE', merges: [] } }, '"vocab"'],
     ['with an empty vocabulary', { model: { vocab: {}, merges: [] } }, 'empty'],
-    ['with a list as vocabulary', { model: { vocab: ['a'], merges: [] } }, 'an array'],
+    ['with a list as vocabulary', { model: { type: 'BPE', vocab: ['a'], merges: [] } }, 'an array'],
     ['without merges', { model: { vocab: { a: 0 } } }, 'merges'],
     ['with an id of text', { model: { vocab: { a: '0' }, merges: [] } }, '"a" has the id 0'],
     ['with a negative id', { model: { vocab: { a: -1 }, merges: [] } }, '-1'],
@@ -57,7 +62,13 @@ describe('tokenizer.json', () => {
     ['with a merge of numbers', { model: { vocab: { a: 0 }, merges: [[1, 2]] } }, 'merges[0]'],
     ['with an unknown part', { model: { vocab: { a: 0, ab: 1 }, merges: [['a', 'b']] } }, '"b"'],
     ['with an unknown result', { model: { vocab: { a: 0, b: 1 }, merges: [['a', 'b']] } }, '"ab"'],
-    ['with an unknown token that is none', { model: { vocab: { a: 0 }, merges: [], unk_token: 'u' } }, 'unk_token'],
+    ['with an unknown token of another type', { model: { vocab: { a: 0 }, merges: [], unk_token: {} } }, 'unk_token'],
+    ['with a flag of another type', { model: { vocab: { a: 0 }, merges: [], fuse_unk: 'yes' } }, '"fuse_unk"'],
+    [
+      'with an endless prefix',
+      { model: { vocab: { a: 0 }, merges: [], continuing_subword_prefix: '#'.repeat(999) } },
+      'continuing_subword_prefix has 999',
+    ],
     ['with dropout', { model: { vocab: { a: 0 }, merges: [], dropout: 0.1 } }, 'dropout'],
   ])('%s', async (_name, content, word) => {
     await expectRefusal(folderOf({ 'tokenizer.json': content }), 'BAD_TOKENIZER_FILE', 'tokenizer.json', word);
@@ -68,7 +79,8 @@ describe('tokenizer.json', () => {
     ['added token with another token’s id', (json) => json.added_tokens.push({ id: 3, content: 'new' }), 'id 3'],
     ['added token against the vocabulary', (json) => json.added_tokens.push({ id: 2000, content: 'a' }), '"a"'],
     ['added tokens that are none', (json) => json.added_tokens.push(7 as unknown as Json), 'added_tokens[7]'],
-    ['decoder of another kind', (json) => Object.assign(json, { decoder: { type: 'CTC' } }), 'CTC'],
+    ['decoder of another kind', (json) => Object.assign(json, { decoder: { type: 'CTCX' } }), 'CTCX'],
+    ['decoder of an object', (json) => Object.assign(json, { decoder: { type: { toString: 1 } } }), 'an object'],
     ['post-processor of another kind', (json) => Object.assign(json, { post_processor: { type: 'X' } }), '"X"'],
     [
       'post-processor with a stranger',
@@ -79,8 +91,43 @@ describe('tokenizer.json', () => {
       '<x>',
     ],
     ['normalizer of another kind', (json) => Object.assign(json, { normalizer: { type: 'Nonsense' } }), 'Nonsense'],
-    ['pattern that does not parse', (json) => Object.assign(json, { pre_tokenizer: split('(') }), 'cannot be built'],
-    ['prefix for inner pieces', (json) => Object.assign(json.model, { continuing_subword_prefix: '##' }), '##'],
+    [
+      'pattern that does not parse',
+      (json) => Object.assign(json, { pre_tokenizer: split('(') }),
+      'a group without end',
+    ],
+    [
+      'pattern of an object',
+      (json) => Object.assign(json, { pre_tokenizer: { type: 'Split', pattern: {} } }),
+      'pattern',
+    ],
+    [
+      'behavior of an object',
+      (json) => Object.assign(json, { pre_tokenizer: { ...split('a'), behavior: { toString: 1 } } }),
+      '"behavior" must be a string, found an object',
+    ],
+    [
+      'replacement of two characters',
+      (json) => Object.assign(json, { pre_tokenizer: { type: 'Metaspace', replacement: '__' } }),
+      'one character',
+    ],
+    ['special id beyond the vocabulary', (json) => Object.assign(json, { post_processor: roberta(99_999) }), '99999'],
+    ['special id of text', (json) => Object.assign(json, { post_processor: roberta('7') }), '"7"'],
+    [
+      'special id of an object',
+      (json) => Object.assign(json, { post_processor: roberta({ toString: 1 }) }),
+      'an object',
+    ],
+    ['normalizers in normalizers', (json) => Object.assign(json, { normalizer: deep('normalizers') }), '16 deep'],
+    ['pre-tokenizers', (json) => Object.assign(json, { pre_tokenizer: deep('pretokenizers') }), '16 deep'],
+    ['decoders', (json) => Object.assign(json, { decoder: deep('decoders') }), '16 deep'],
+    ['post-processors', (json) => Object.assign(json, { post_processor: deep('processors') }), '16 deep'],
+    [
+      'a thousand steps',
+      (json) =>
+        Object.assign(json, { normalizer: { type: 'Sequence', normalizers: Array(1000).fill({ type: 'NFC' }) } }),
+      '256 steps',
+    ],
   ])('%s', async (_name, change, word) => {
     await expectRefusal(changed(change), 'BAD_TOKENIZER_FILE', word);
   });
@@ -172,6 +219,53 @@ describe('tokenizer.model', () => {
     );
   });
 });
+
+test('brackets in each other by the thousand', async () => {
+  for (const [open, close] of [
+    ['[', ']'],
+    ['{"normalizers":[', ']}'],
+  ] as const) {
+    const normalizer = open.repeat(20_000) + close.repeat(20_000);
+    const folder = folderOf({ 'tokenizer.json': `{"model":{"vocab":{"a":0},"merges":[]},"normalizer":${normalizer}}` });
+    await expectRefusal(folder, 'BAD_TOKENIZER_FILE', 'nested');
+  }
+});
+
+test('whatever a file has, its error is one readable sentence', async () => {
+  const long = 'x'.repeat(437_000);
+  const bad: Json[] = [
+    { normalizer: { type: long } },
+    { normalizer: { type: { [long]: long } } },
+    { pre_tokenizer: split(`(?<${long}`) },
+    { pre_tokenizer: { ...split('a'), behavior: long } },
+    { decoder: { type: [long] } },
+    { post_processor: { type: 'BertProcessing', cls: [long, long], sep: [long, 0] } },
+    { model: { type: long, vocab: {} } },
+    { model: { type: 'BPE', vocab: { a: 0 }, merges: [long] } },
+    { model: { type: 'BPE', vocab: { a: 0 }, merges: [[long, long, long]] } },
+    { model: { type: 'BPE', vocab: { a: long }, merges: [] } },
+    { model: { type: 'BPE', vocab: { a: 0 }, merges: [], dropout: long } },
+    { added_tokens: [{ id: long, content: 'a' }] },
+    { added_tokens: [{ id: 0, content: long }] },
+  ];
+  for (const change of bad) {
+    const folder = changed((json) => Object.assign(json, change));
+    const error = await loadTokenizer(folder).catch((reason: unknown) => reason);
+    expect(error).toBeInstanceOf(BitnetError);
+    expect((error as BitnetError).message.length).toBeLessThan(500);
+  }
+});
+
+function roberta(id: unknown): Json {
+  return { type: 'RobertaProcessing', sep: ['</s>', id], cls: ['<s>', 0] };
+}
+
+/** Sequences in each other. */
+function deep(key: string): Json {
+  let inner: Json = { type: 'Sequence', [key]: [] };
+  for (let i = 0; i < 40; i++) inner = { type: 'Sequence', [key]: [inner] };
+  return inner;
+}
 
 function split(pattern: string): Json {
   return { type: 'Split', pattern: { Regex: pattern }, behavior: 'Isolated', invert: false };

@@ -21,11 +21,95 @@ function random(seed: number): () => number {
 }
 
 const BITS = [
-  ...['a', 'b', 'c', 'the', 'hello', 'world', 'straße', "it's", "WE'LL", "x'ſ", 'K', 'don’t', 'naïve', 'e\u0301te\u0301'],
-  ...[' ', ' ', ' ', '  ', '   ', '\n', '\n\n', ' \r\n', '\t', '\u00a0', '\u2003', '\u3000', '\u200b', '\u0085', '\ufeff'],
-  ...['1', '12', '1234', '٣', '½', 'Ⅷ', '²', '.', ',', '...', '!?', '$', '-', '--', '_', '(', '"', '—', '¿', '。', '+='],
-  ...['日本', 'にほん', 'カー', '한국', '\u1112\u1161\u11ab', 'мир', 'ΟΔΥΣΣΕΥΣ', 'İ', 'ﬁ', 'Å', 'ﷺ', '①', 'a\u0300\u0301'],
-  ...['🐸', '👩‍👩‍👧', '▁', '▁a', '##', '</w>', '<0x41>', '|', '<s>', '</s>', '<x>', '<norm>', '\0', '\u0007', '\u00ad', '\ue000'],
+  ...[
+    'a',
+    'b',
+    'c',
+    'the',
+    'hello',
+    'world',
+    'straße',
+    "it's",
+    "WE'LL",
+    "x'ſ",
+    'K',
+    'don’t',
+    'naïve',
+    'e\u0301te\u0301',
+  ],
+  ...[
+    ' ',
+    ' ',
+    ' ',
+    '  ',
+    '   ',
+    '\n',
+    '\n\n',
+    ' \r\n',
+    '\t',
+    '\u00a0',
+    '\u2003',
+    '\u3000',
+    '\u200b',
+    '\u0085',
+    '\ufeff',
+  ],
+  ...[
+    '1',
+    '12',
+    '1234',
+    '٣',
+    '½',
+    'Ⅷ',
+    '²',
+    '.',
+    ',',
+    '...',
+    '!?',
+    '$',
+    '-',
+    '--',
+    '_',
+    '(',
+    '"',
+    '—',
+    '¿',
+    '。',
+    '+=',
+  ],
+  ...[
+    '日本',
+    'にほん',
+    'カー',
+    '한국',
+    '\u1112\u1161\u11ab',
+    'мир',
+    'ΟΔΥΣΣΕΥΣ',
+    'İ',
+    'ﬁ',
+    'Å',
+    'ﷺ',
+    '①',
+    'a\u0300\u0301',
+  ],
+  ...[
+    '🐸',
+    '👩‍👩‍👧',
+    '▁',
+    '▁a',
+    '##',
+    '</w>',
+    '<0x41>',
+    '|',
+    '<s>',
+    '</s>',
+    '<x>',
+    '<norm>',
+    '\0',
+    '\u0007',
+    '\u00ad',
+    '\ue000',
+  ],
 ] as const;
 
 const PATTERNS = [
@@ -35,7 +119,7 @@ const PATTERNS = [
   '\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+',
   "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\p{N}{1,3}+| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*+|\\s++$|\\s*[\\r\\n]|\\s+(?!\\S)|\\s",
   "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-  '[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:\'s|\'t|\'re)?|\\p{N}{1,3}|\\s+',
+  "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:'s|'t|'re)?|\\p{N}{1,3}|\\s+",
   '(?=\\d)',
   '(?<=[a-z])(?=[^a-z])',
   '(?<!a|bb)c|b*?',
@@ -61,12 +145,14 @@ export function stageCase(seed: number): StageCase {
   const below = (n: number): number => Math.floor(next() * n);
   const pick = <T>(list: readonly T[]): T => list[below(list.length)]!;
   const flip = (): boolean => next() < 0.5;
-  const pattern = (): Stage => (next() < 0.25 ? { String: pick(['a', ' ', '▁', 'll', '.', '', '\n']) } : { Regex: pick(PATTERNS) });
+  const pattern = (): Stage =>
+    next() < 0.25 ? { String: pick(['a', ' ', '▁', 'll', '.', '', '\n']) } : { Regex: pick(PATTERNS) };
   const text = (): string => Array.from({ length: 1 + below(9) }, () => pick(BITS)).join('');
 
   const normalizer = (depth = 0): Stage => {
     const kinds: (() => Stage)[] = [
-      () => ({ type: pick(['NFC', 'NFD', 'NFKC', 'NFKD', 'Lowercase', 'StripAccents', 'Nmt']) }),
+      () => ({ type: pick(['NFC', 'NFD', 'NFKC', 'NFKD']) }),
+      () => ({ type: pick(['Lowercase', 'StripAccents', 'Nmt']) }),
       () => ({ type: 'Strip', strip_left: flip(), strip_right: flip() }),
       () => ({ type: 'Prepend', prepend: pick(['▁', 'a', ' x']) }),
       () => ({ type: 'Replace', pattern: pattern(), content: pick(['', 'a', '▁', ' ', 'xy']) }),
@@ -176,7 +262,9 @@ function modelOf(
         return all.slice(start, start + 2 + below(4)).join('');
       });
     });
-  const bytes = flip() ? Array.from({ length: 256 }, (_, b) => `<0x${b.toString(16).toUpperCase().padStart(2, '0')}>`) : [];
+  const bytes = flip()
+    ? Array.from({ length: 256 }, (_, b) => `<0x${b.toString(16).toUpperCase().padStart(2, '0')}>`)
+    : [];
   const tokens = new Map<string, number>();
   const add = (token: string): void => {
     if (token !== '' && !tokens.has(token)) tokens.set(token, tokens.size);
@@ -194,7 +282,8 @@ function modelOf(
       if (type === 'WordPiece') add(`##${token}`);
     }
     const unk = pick(['<unk>', '<unk>', '<none>']);
-    const word = type === 'WordPiece' ? { continuing_subword_prefix: '##', max_input_chars_per_word: pick([100, 4]) } : {};
+    const word =
+      type === 'WordPiece' ? { continuing_subword_prefix: '##', max_input_chars_per_word: pick([100, 4]) } : {};
     return result({ type, vocab: Object.fromEntries(tokens), unk_token: unk, ...word });
   }
   const prefix = next() < 0.25 ? '##' : '';
@@ -211,7 +300,14 @@ function modelOf(
     let left = [...slice][0]!;
     for (const character of [...slice].slice(1)) {
       const right = prefix + character + (suffix !== '' && flip() ? suffix : '');
-      if (!tokens.has(left) || !tokens.has(right) || left.includes(' ') || right.includes(' ') || seen.has(`${left} ${right}`)) break;
+      if (
+        !tokens.has(left) ||
+        !tokens.has(right) ||
+        left.includes(' ') ||
+        right.includes(' ') ||
+        seen.has(`${left} ${right}`)
+      )
+        break;
       seen.add(`${left} ${right}`);
       merges.push([left, right]);
       left += right.slice(prefix.length);

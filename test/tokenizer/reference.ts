@@ -1,0 +1,34 @@
+// Asks the reference, where it is installed, what it makes of tokenizer files and texts.
+
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import type { StageCase } from './stage-cases.ts';
+
+export type Reference = {
+  readonly error?: string;
+  readonly ids: readonly (readonly number[] | null)[];
+  readonly pieces: readonly (readonly string[] | null)[];
+  readonly decoded: readonly (string | null)[];
+  readonly shown: readonly (string | null)[];
+};
+
+const PYTHON = process.env.PYTHON ?? 'python3';
+
+/** Why the reference cannot be asked; undefined when it can. */
+export function missingReference(): string | undefined {
+  const probe = spawnSync(PYTHON, ['-c', 'import tokenizers'], { encoding: 'utf8' });
+  if (probe.status === 0) return undefined;
+  return `${PYTHON} with tokenizers is needed: ${probe.stderr?.trim().split('\n').at(-1) ?? 'not found'}`;
+}
+
+/** What the reference makes of the cases, in their order. */
+export function referenceOf(cases: readonly StageCase[]): Reference[] {
+  const input = cases.map((one) => `${JSON.stringify(one)}\n`).join('');
+  const script = join(import.meta.dirname, 'reference.py');
+  const run = spawnSync(PYTHON, [script], { input, encoding: 'utf8', maxBuffer: 2 ** 28 });
+  if (run.status !== 0) throw new Error(`reference.py: ${run.stderr.slice(-500)}`);
+  return run.stdout
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as Reference);
+}
