@@ -41,7 +41,8 @@ export const command = defineCommand({
   notes:
     'The backend onnx runs a folder with model.onnx, config.json and tokenizer.json through onnxruntime-node, which is\n' +
     'installed apart. The backend openai asks a server (exo, mlx_lm.server, llama-server, vLLM) at BITNET_OPENAI_BASE_URL\n' +
-    '(default http://127.0.0.1:8080/v1) with the key in BITNET_OPENAI_API_KEY, if any.',
+    '(default http://127.0.0.1:8080/v1) with the key in BITNET_OPENAI_API_KEY, if any. It waits as long as you do;\n' +
+    'BITNET_OPENAI_IDLE_SECONDS sets how long the server may be silent. HTTPS_PROXY and NO_PROXY are obeyed.',
   run: async (input) => {
     const { json, output, flags, signal } = input;
     const { generate } = await import('../generate/generate.ts');
@@ -56,6 +57,7 @@ export const command = defineCommand({
     else if (flags['trace-gf3']) output.line(conservationLine(result.tritSum, result.gf3Residue));
     // What became certain only at the end: the bytes of a cut character.
     else output.line(result.completion.slice(printed));
+    for (const line of result.warnings ?? []) output.note(`warning: ${line}`);
     if (!json) output.note(footer(result));
     return result.finishReason === 'cancelled' ? EXIT.stopped : EXIT.ok;
   },
