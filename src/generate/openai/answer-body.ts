@@ -49,7 +49,9 @@ export async function* readAnswers(
   if (start === '' && type !== 'text/html') return;
   const page = start.startsWith('<') ? 'a web page' : JSON.stringify(oneLine(start, ENOUGH));
   throw notTheApi(
-    type === '' || type === 'text/plain' ? page : `the content type ${JSON.stringify(type.slice(0, 80))}`,
+    ['', 'text/plain', 'text/event-stream'].includes(type)
+      ? page
+      : `the content type ${JSON.stringify(type.slice(0, 80))}`,
     url,
   );
 }
