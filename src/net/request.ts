@@ -120,7 +120,9 @@ export function failureOf(error: unknown, url: URL, env: Environment): Failure |
       passing: false,
     };
   }
-  const reason = `${code ?? (message || 'no reason was given')}${through}`;
+  // The system's codes are known by name; those of the library say less than its words.
+  const words = message === '' ? 'no reason was given' : message;
+  const reason = `${code === undefined || code.startsWith('UND_ERR') ? words : code}${through}`;
   if (proxy !== undefined) return { reason, fix: `check ${proxy.variable} and NO_PROXY`, passing: true };
   if (code !== undefined && UNREACHABLE.has(code)) {
     const fix = 'check the network and the address; where the way out is a proxy, set HTTPS_PROXY to it';

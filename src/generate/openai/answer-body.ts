@@ -10,8 +10,12 @@ import { errorWords, oneLine, wordsOf } from './words.ts';
 export const MAX_EVENT = 4 << 20;
 /** A whole stream: 100,000 tokens with their log-probabilities have about 50 MB. */
 const MAX_STREAM = 256 << 20;
-/** Bytes that are enough to tell what a body is. */
+/** Characters that are enough to tell what a body is, and white space before them that is borne. */
 const ENOUGH = 64;
+const MAX_SPACE = 1 << 16;
+
+/** The fields of server-sent events, and a comment; `error` is not in the standard. */
+const STREAM = /^(data|event|id|retry|error)?:/;
 
 /** What `readAnswers` gives last when the server has said that its answer is complete. */
 export const END_OF_ANSWER = Symbol('end of answer');
@@ -38,7 +42,7 @@ export async function* readAnswers(
 ): AsyncGenerator<unknown> {
   const from = { url, shown };
   const { start, all } = await peek(body);
-  if (/^(data|event|id|retry|error)?:/.test(start) || (type === 'text/event-stream' && !/^[[{<]/.test(start))) {
+  if (STREAM.test(start) || (type === 'text/event-stream' && !/^[[{<]/.test(start))) {
     yield* fromEvents(all, from);
     return;
   }
@@ -60,20 +64,20 @@ export async function* readAnswers(
 async function peek(body: AsyncIterable<Uint8Array>): Promise<{ start: string; all: AsyncIterable<Uint8Array> }> {
   const parts = body[Symbol.asyncIterator]();
   const read: Uint8Array[] = [];
+  // Passes over a byte order mark.
+  const decoder = new TextDecoder();
   let start = '';
   let length = 0;
-  while (start.length < ENOUGH && length < MAX_EVENT) {
+  // A stream's first event may be all there is for minutes.
+  while (start.length < ENOUGH && length < MAX_SPACE && !/^[[{<]/.test(start) && !STREAM.test(start)) {
     const next = await parts.next();
-    if (next.done) break;
+    if (next.done === true) {
+      start = (start + decoder.decode()).trimStart();
+      break;
+    }
     read.push(next.value);
     length += next.value.byteLength;
-    // Only ASCII matters; a byte order mark is passed over.
-    start = (start + Buffer.from(next.value).toString('latin1')).replace(
-      /^(?:\u00ef\u00bb\u00bf)?\s+|^\u00ef\u00bb\u00bf/,
-      '',
-    );
-    // A stream's first event may be all there is for minutes.
-    if (/^[[{<]|^[a-z]*:/.test(start)) break;
+    start = (start + decoder.decode(next.value, { stream: true })).trimStart();
   }
   async function* all(): AsyncGenerator<Uint8Array> {
     try {
@@ -83,7 +87,7 @@ async function peek(body: AsyncIterable<Uint8Array>): Promise<{ start: string; a
       await parts.return?.();
     }
   }
-  return { start, all: all() };
+  return { start: start.slice(0, ENOUGH), all: all() };
 }
 
 async function* fromEvents(body: AsyncIterable<Uint8Array>, from: Origin): AsyncGenerator<unknown> {
