@@ -50,7 +50,8 @@ export const command = defineCommand({
     'A text from standard input is taken without its last line break.\n' +
     'The backend onnx runs a folder with model.onnx, config.json and tokenizer.json through onnxruntime-node, which is ' +
     'installed on request. The backend openai asks a server (exo, mlx_lm.server, llama-server, vLLM) at BITNET_OPENAI_BASE_URL ' +
-    '(default http://127.0.0.1:8080/v1) with the key in BITNET_OPENAI_API_KEY, if any.',
+    '(default http://127.0.0.1:8080/v1) with the key in BITNET_OPENAI_API_KEY, if any. It waits as long as you do; ' +
+    'BITNET_OPENAI_IDLE_SECONDS sets how long the server may be silent. HTTPS_PROXY and NO_PROXY are obeyed.',
   run: async (input) => {
     const { json, output, flags, signal } = input;
     const prompt = await promptOf(input);

@@ -9,7 +9,7 @@ import { now } from './clock.ts';
 import type { ContinuationState } from './continuation.ts';
 import { Engine } from './engine.ts';
 import { StopScanner } from './stop-scanner.ts';
-import type { BackendChoice, Piece, Start, TokenSource } from './token-source.ts';
+import type { Answer, BackendChoice, Piece, Start, TokenSource } from './token-source.ts';
 import type { GenerateHooks, GenerateRequest, GenerateResult, TraceStep } from './types.ts';
 
 const DEFAULT_MAX_TOKENS = 100;
@@ -146,13 +146,15 @@ async function run(
     // At least one token, so that a caller who continues always gets on.
     return written > 0 && now() >= deadline ? 'time' : undefined;
   };
-  const write = ({ text, tokenId, logprob, activations }: Piece) => {
+  const write = ({ text, tokenId, logprob, merged, tokens, activations }: Piece) => {
     const { hex, trit } = nextColor();
     const step: TraceStep = {
       step: firstStep + written,
       token: text,
       ...(tokenId === undefined ? {} : { tokenId }),
       ...(logprob === undefined ? {} : { logprob }),
+      ...(merged === undefined ? {} : { merged }),
+      ...(tokens === undefined ? {} : { tokens }),
       color: hex,
       trit,
       ...(activations === undefined ? {} : { activations }),
@@ -166,7 +168,7 @@ async function run(
     promptMs ??= now() - startedAt;
   };
 
-  const { finishReason, rest, continuable, promptTokens } = await source.write(start, {
+  const { finishReason, rest, continuable, promptTokens, answer } = await source.write(start, {
     maxTokens,
     signal,
     deadline,
@@ -177,17 +179,20 @@ async function run(
     messages: request.messages,
   });
   const endedAt = now();
-  const { trace, completion } = scanner.end(rest);
+  const { trace: steps, completion } = scanner.end(rest);
+  const trace = settled(steps, firstStep, answer);
   const output = start.output + completion;
   const sum = tritSum(trace.map(({ trit }) => trit));
   const goesOn = wanted && (finishReason === 'length' || finishReason === 'time') && continuable;
   // `start.tokens` has grown by what was written.
   const continuation = goesOn ? await encoded({ ...start, output, steps: firstStep + written }) : undefined;
+  const warnings = [...(source.warnings ?? []), ...(answer?.warnings ?? [])];
   const decodeMs = endedAt - startedAt - firstTokenMs;
   return {
-    model: source.model,
+    model: answer?.model ?? source.model,
     output,
     completion,
+    ...(answer?.reasoning === undefined ? {} : { reasoning: answer.reasoning }),
     finishReason,
     ...(continuation === undefined ? {} : { continuation }),
     trace,
@@ -196,15 +201,33 @@ async function run(
     conserved: isConserved(sum),
     seed,
     scheme,
-    usage: { ...(promptTokens === undefined ? {} : { promptTokens }), completionTokens: trace.length },
+    usage: {
+      ...(promptTokens === undefined ? {} : { promptTokens }),
+      completionTokens: answer?.completionTokens ?? trace.length,
+      ...(answer?.reasoningTokens === undefined ? {} : { reasoningTokens: answer.reasoningTokens }),
+    },
     timings: {
       promptMs: promptMs ?? 0,
       firstTokenMs,
       tokensPerSecond: written > 1 && decodeMs > 0 ? (1000 * (written - 1)) / decodeMs : 0,
     },
     engine: source.info,
-    ...(source.warnings === undefined || source.warnings.length === 0 ? {} : { warnings: source.warnings }),
+    ...(warnings.length === 0 ? {} : { warnings }),
   };
+}
+
+/** The trace without numbers that turned out to be another token's. */
+function settled(trace: readonly TraceStep[], firstStep: number, answer: Answer | undefined): readonly TraceStep[] {
+  const { merged, unsure } = answer ?? {};
+  if (!merged?.size && !unsure?.size) return trace;
+  return trace.map((step) => {
+    const place = step.step - firstStep;
+    if (!merged?.has(place) && !unsure?.has(place)) return step;
+    const { tokenId: _, logprob: __, ...rest } = step;
+    if (!merged?.has(place)) return rest;
+    const tokens = merged.get(place);
+    return { ...rest, merged: true as const, ...(tokens === undefined ? {} : { tokens }) };
+  });
 }
 
 /** Colors of the steps from `firstStep` on; step i takes index i + 1. Fails before the work, not in the middle of it. */

@@ -27,6 +27,9 @@ export type Piece = {
   /** Absent where a server does not tell. */
   readonly tokenId?: number;
   readonly logprob?: number;
+  /** It stands for several tokens of a server that sent them together; `tokens` says how many, where that can be told. */
+  readonly merged?: true;
+  readonly tokens?: number;
   readonly activations?: readonly TritCounts[];
 };
 
@@ -66,6 +69,24 @@ export type Ending = {
   readonly continuable: boolean;
   /** Absent where a server does not tell. */
   readonly promptTokens?: number | undefined;
+  /** What a server tells of its answer when it is over. */
+  readonly answer?: Answer | undefined;
+};
+
+export type Answer = {
+  /** Tokens of the answer as the server counts them. */
+  readonly completionTokens?: number;
+  /** Tokens that the model thought before, in no step of the trace. */
+  readonly reasoningTokens?: number;
+  readonly reasoning?: string;
+  /** The model that answered. */
+  readonly model?: string;
+  /** Steps that stand for several tokens, counted from the first one written here; with how many, where that can be told. */
+  readonly merged?: ReadonlyMap<number, number | undefined>;
+  /** Steps whose id and log-probability may be another token's. */
+  readonly unsure?: ReadonlySet<number>;
+  /** Sentences that a user should read. */
+  readonly warnings?: readonly string[];
 };
 
 export interface TokenSource {

@@ -50,6 +50,9 @@ export type TraceStep = {
   readonly tokenId?: number;
   /** Natural logarithm of the token's probability under the untempered distribution. */
   readonly logprob?: number;
+  /** It stands for several tokens that a server sent together; `tokens` says how many, where that can be told. */
+  readonly merged?: true;
+  readonly tokens?: number;
   /** `#RRGGBB`. */
   readonly color: string;
   readonly trit: Trit;
@@ -60,10 +63,13 @@ export type TraceStep = {
 export type FinishReason = 'stop' | 'length' | 'time' | 'cancelled';
 
 export type GenerateResult = {
+  /** As it was asked for, or what a server says it ran. */
   readonly model: string;
   /** Prompt + completion. */
   readonly output: string;
   readonly completion: string;
+  /** What the model thought before its answer, where a server tells that apart. */
+  readonly reasoning?: string;
   readonly finishReason: FinishReason;
   readonly continuation?: string;
   readonly trace: readonly TraceStep[];
@@ -73,14 +79,19 @@ export type GenerateResult = {
   readonly seed: bigint;
   readonly scheme: Scheme;
   /** `promptTokens` is absent where an OpenAI-compatible server does not tell. */
-  readonly usage: { readonly promptTokens?: number; readonly completionTokens: number };
+  readonly usage: {
+    readonly promptTokens?: number;
+    readonly completionTokens: number;
+    /** Tokens of `reasoning`, where they are told. */
+    readonly reasoningTokens?: number;
+  };
   readonly timings: {
     readonly promptMs: number;
     readonly firstTokenMs: number;
     readonly tokensPerSecond: number;
   };
   readonly engine: EngineInfo;
-  /** What a person should know about the model's files: there for those that have something. */
+  /** Sentences that a user should read, about the model's files or the answer: there if there are any. */
   readonly warnings?: readonly string[];
 };
 

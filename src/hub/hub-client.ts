@@ -4,7 +4,7 @@
 import { CancelledError } from '../errors.ts';
 import { JsonError, parseJson } from '../formats/strict-json.ts';
 import type { Environment } from '../net/proxy.ts';
-import { type Answer, failureOf, request } from '../net/request.ts';
+import { type Answer, failureOf, request, SilenceError } from '../net/request.ts';
 import { HubConnectionError, HubContentError, HubResponseError } from './hub-errors.ts';
 import { hubEndpoint, hubToken, silenceMs, type Token } from './hub-settings.ts';
 
@@ -255,7 +255,7 @@ class SilenceTimer {
 
   #arm(): void {
     clearTimeout(this.#timer);
-    const silent = () => this.#controller.abort(new TypeError(`no data for ${this.#ms / 1000} seconds`));
+    const silent = () => this.#controller.abort(new SilenceError(this.#ms));
     this.#timer = setTimeout(silent, this.#ms);
   }
 }

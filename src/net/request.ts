@@ -70,6 +70,14 @@ async function dispatcherFor(proxy: ProxyServer | undefined): Promise<Dispatcher
   return dispatcher;
 }
 
+/** A connection over which nothing came for a while; what a caller's timer aborts a request with. */
+export class SilenceError extends Error {
+  constructor(ms: number) {
+    super(`no data for ${ms / 1000} seconds`);
+    this.name = 'SilenceError';
+  }
+}
+
 export type Failure = {
   /** In a few words, with the system's code where there is one. */
   readonly reason: string;
@@ -84,12 +92,16 @@ export type Failure = {
  * asked, and never what stands in a header.
  */
 export function failureOf(error: unknown, url: URL, env: Environment): Failure | undefined {
+  if (error instanceof SilenceError) return { reason: error.message, passing: true };
   const cause = deepest(error);
-  const { code } = cause as NodeJS.ErrnoException;
-  if (!(error instanceof TypeError) && !(code?.startsWith('UND_ERR_') ?? false)) return undefined;
+  const { code: given, message = '' } = (cause ?? {}) as { code?: unknown; message?: string };
+  const code = typeof given === 'string' ? given : undefined;
+  // fetch gives its own TypeErrors a cause; those of a mistake in a program have none.
+  const isOfFetch =
+    error instanceof TypeError && (error.cause !== undefined || /^(fetch failed|terminated)$/.test(error.message));
+  if (!isOfFetch && code?.startsWith('UND_ERR_') !== true) return undefined;
   const proxy = proxyFor(url, env);
   const through = proxy === undefined ? '' : ` through the proxy ${proxy.url.host} of ${proxy.variable}`;
-  const message = (cause as Error).message ?? '';
   if (isCertificate(code)) {
     return {
       reason: `the certificate of ${url.host} is not trusted${through}: ${code}`,
@@ -108,7 +120,9 @@ export function failureOf(error: unknown, url: URL, env: Environment): Failure |
       passing: false,
     };
   }
-  const reason = `${code ?? (message || 'no reason was given')}${through}`;
+  // The system's codes are known by name; those of the library say less than its words.
+  const words = message === '' ? 'no reason was given' : message;
+  const reason = `${code === undefined || code.startsWith('UND_ERR') ? words : code}${through}`;
   if (proxy !== undefined) return { reason, fix: `check ${proxy.variable} and NO_PROXY`, passing: true };
   if (code !== undefined && UNREACHABLE.has(code)) {
     const fix = 'check the network and the address; where the way out is a proxy, set HTTPS_PROXY to it';

@@ -8,13 +8,16 @@ export function generateResultToJson(result: GenerateResult) {
     model: result.model,
     output: result.output,
     completion: result.completion,
+    ...(result.reasoning !== undefined && { reasoning: result.reasoning }),
     finish_reason: result.finishReason,
     ...(result.continuation !== undefined && { continuation: result.continuation }),
-    trace: result.trace.map(({ step, token, tokenId, logprob, color, trit, activations }) => ({
+    trace: result.trace.map(({ step, token, tokenId, logprob, merged, tokens, color, trit, activations }) => ({
       step,
       token,
       ...(tokenId !== undefined && { token_id: tokenId }),
       ...(logprob !== undefined && { logprob }),
+      ...(merged && { merged }),
+      ...(tokens !== undefined && { tokens }),
       color,
       trit,
       ...(activations && { activations: [...activations] }),
@@ -26,6 +29,7 @@ export function generateResultToJson(result: GenerateResult) {
     usage: {
       ...(result.usage.promptTokens !== undefined && { prompt_tokens: result.usage.promptTokens }),
       completion_tokens: result.usage.completionTokens,
+      ...(result.usage.reasoningTokens !== undefined && { reasoning_tokens: result.usage.reasoningTokens }),
     },
     timings: {
       prompt_ms: result.timings.promptMs,

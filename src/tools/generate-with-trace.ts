@@ -42,6 +42,7 @@ export const generateWithTraceTool = defineTool({
     model: z.string(),
     output: z.string().describe('Prompt + completion'),
     completion: z.string(),
+    reasoning: z.string().optional().describe('What the model thought before, where a server tells it apart'),
     finish_reason: z.enum(['stop', 'length', 'time', 'cancelled']),
     continuation: z.string().optional(),
     trace: z.array(
@@ -50,6 +51,8 @@ export const generateWithTraceTool = defineTool({
         token: z.string(),
         token_id: z.int().optional().describe('Absent, like logprob, where an OpenAI-compatible server does not tell'),
         logprob: z.number().optional(),
+        merged: z.literal(true).optional().describe('Several tokens that a server sent together'),
+        tokens: z.int().min(2).optional().describe('How many, where that can be told'),
         color: hex,
         trit,
         activations: z.array(tritCounts).optional().describe('Per layer'),
@@ -59,7 +62,11 @@ export const generateWithTraceTool = defineTool({
     gf3_residue: residue,
     gf3_conserved: z.boolean(),
     seed: z.string(),
-    usage: z.strictObject({ prompt_tokens: z.int().optional(), completion_tokens: z.int() }),
+    usage: z.strictObject({
+      prompt_tokens: z.int().optional(),
+      completion_tokens: z.int(),
+      reasoning_tokens: z.int().optional(),
+    }),
     timings: z.strictObject({ prompt_ms: z.number(), first_token_ms: z.number(), tokens_per_second: z.number() }),
     engine: z
       .strictObject({
@@ -70,7 +77,7 @@ export const generateWithTraceTool = defineTool({
         endpoint: z.string().optional(),
       })
       .describe('What computed it'),
-    warnings: z.array(z.string()).optional().describe("What is doubtful about the model's files"),
+    warnings: z.array(z.string()).optional().describe('To be told to the user'),
   }),
   hints: { readOnly: true, idempotent: true },
   example: { prompt: 'Once upon a time', max_tokens: 12 },
@@ -112,6 +119,7 @@ export const generateWithTraceTool = defineTool({
     [
       output,
       '',
+      ...warnings.map((line) => `warning: ${line}`),
       `${usage.completion_tokens} tokens, ended by ${finish_reason}; GF(3) trit sum ${trit_sum} mod 3 = ${gf3_residue}, ` +
         `${gf3_conserved ? 'conserved' : 'not conserved'}`,
       ...(continuation === undefined ? [] : [`to go on: {"continuation": "${continuation}"}`]),

@@ -3,15 +3,27 @@
 // - chat, and llama-server everywhere: `logprobs: { content: [{ token, bytes, logprob, id? }] }`;
 // - vLLM: `token_ids` beside the text;
 // - many: nothing but text.
-// The text of the object always wins: whatever the lists say, the pieces join to it exactly.
+// The text of the object always wins: whatever the lists say, the pieces join to it exactly. What the model thinks comes
+// under several names, with its tokens in the same lists.
 
 import type { Piece } from '../token-source.ts';
+import { asObject, type Loose, oneLine } from './words.ts';
 
 export type AnswerPart = {
   readonly pieces: readonly Piece[];
+  /** What the model thought, which is no part of its answer. */
+  readonly reasoning?: string;
   /** Set in the last part that has a choice. */
   readonly finish?: 'stop' | 'length';
+  /** Why it ended, where that is neither its end nor the limit: `tool_calls`, `content_filter`. */
+  readonly unusual?: string;
+  /** The model that answers. */
+  readonly model?: string;
   readonly promptTokens?: number;
+  /** All that the model wrote, as the server counts. */
+  readonly completionTokens?: number;
+  /** Of these, what it thought. */
+  readonly reasoningTokens?: number;
 };
 
 type Token = {
@@ -21,36 +33,83 @@ type Token = {
   readonly logprob?: number;
 };
 
-type Loose = { readonly [key: string]: unknown };
+/** Characters of a model's name that are kept. */
+const MAX_NAME = 200;
 
 /** The first choice of `object`: a chunk of a stream or a whole answer, of completions or chat. */
 export function readAnswerPart(object: unknown): AnswerPart {
-  const { choices, usage } = object as Loose;
-  const promptTokens = tokenId(asObject(usage)?.prompt_tokens);
-  const told = promptTokens === undefined ? {} : { promptTokens };
+  const { choices, usage, model } = asObject(object) ?? {};
+  const told = { ...countsOf(asObject(usage)), ...nameOf(model) };
   const choice = (Array.isArray(choices) ? choices : [])
     .map(asObject)
-    .find((candidate) => candidate !== undefined && (candidate.index === undefined || candidate.index === 0));
+    .find((candidate) => candidate !== undefined && [undefined, null, 0, '0'].includes(candidate.index as null));
   if (choice === undefined) return { pieces: [], ...told };
-  const text = firstText(choice.text, asObject(choice.delta)?.content, asObject(choice.message)?.content);
+  const sources = [choice, asObject(choice.delta), asObject(choice.message)].filter((one) => one !== undefined);
+  const said = sources.map(({ text, content, refusal }) => firstText(text, content, refusal)).join('');
+  const thought = sources.map(thoughtIn).join('');
   const finish = finishOf(choice.finish_reason);
   return {
-    pieces: piecesOf(text, tokensOf(choice), finish),
+    pieces: piecesOf(said, tokensOf(choice), { finish, thought }),
+    ...(thought === '' ? {} : { reasoning: thought }),
     ...(finish === undefined ? {} : { finish }),
+    ...(finish === undefined || ['stop', 'length'].includes(String(choice.finish_reason))
+      ? {}
+      : { unusual: oneLine(String(choice.finish_reason), 40) }),
     ...told,
   };
 }
 
+function countsOf(usage: Loose | undefined): Pick<AnswerPart, 'promptTokens' | 'completionTokens' | 'reasoningTokens'> {
+  const promptTokens = tokenId(usage?.prompt_tokens);
+  const completionTokens = tokenId(usage?.completion_tokens);
+  const reasoningTokens = tokenId(asObject(usage?.completion_tokens_details)?.reasoning_tokens);
+  return {
+    ...(promptTokens === undefined ? {} : { promptTokens }),
+    ...(completionTokens === undefined ? {} : { completionTokens }),
+    ...(reasoningTokens === undefined ? {} : { reasoningTokens }),
+  };
+}
+
+function nameOf(model: unknown): { readonly model?: string } {
+  const name = typeof model === 'string' ? oneLine(model, MAX_NAME) : '';
+  return name === '' ? {} : { model: name };
+}
+
+/** The first of these that has text: a text, or a list of parts of which those of type text count. */
 function firstText(...candidates: readonly unknown[]): string {
-  const text = candidates.find((candidate) => typeof candidate === 'string');
   // Half of a surrogate pair is kept: the other half may come with the next chunk.
-  return typeof text === 'string' ? text : '';
+  return candidates.map((candidate) => textOf(candidate, /^(output_)?text$/)).find((text) => text !== '') ?? '';
+}
+
+/** Text of a value as servers nest it: a text, a part `{type, text}`, or a list of both. Parts of other types are left out. */
+function textOf(value: unknown, types: RegExp, depth = 0): string {
+  if (typeof value === 'string') return value;
+  if (depth > 3) return '';
+  if (Array.isArray(value)) return value.map((part) => textOf(part, types, depth + 1)).join('');
+  const part = asObject(value);
+  if (part === undefined || !types.test(typeof part.type === 'string' ? part.type : 'text')) return '';
+  return textOf(part.text ?? part.thinking ?? part.value, /^(output_)?text$|^thinking$/, depth + 1);
+}
+
+const THOUGHT = /^(thinking|reasoning|reasoning_text)$/;
+
+/** What stands apart as thought, under the names that servers give it, or as parts of the content. */
+function thoughtIn({ reasoning_content, reasoning, reasoning_text, thinking, content }: Loose): string {
+  const apart = [reasoning_content, reasoning, reasoning_text, thinking].map((one) => textOf(one, /./));
+  const found = apart.find((text) => text !== '');
+  if (found !== undefined) return found;
+  return Array.isArray(content)
+    ? content
+        .filter((part) => asObject(part))
+        .map((part) => textOf(part, THOUGHT))
+        .join('')
+    : '';
 }
 
 function finishOf(reason: unknown): AnswerPart['finish'] {
-  if (typeof reason !== 'string' || reason === '') return undefined;
+  if (typeof reason !== 'string' || reason === '' || reason === 'null') return undefined;
   // Also what ends a text by a filter or a tool call: nothing follows.
-  return reason === 'length' ? 'length' : 'stop';
+  return reason === 'length' || reason === 'max_tokens' ? 'length' : 'stop';
 }
 
 function tokensOf(choice: Loose): readonly Token[] {
@@ -92,10 +151,15 @@ function probability(value: unknown): Token {
   return typeof value === 'number' && Number.isFinite(value) ? { logprob: value } : {};
 }
 
-function piecesOf(text: string, tokens: readonly Token[], finish: AnswerPart['finish']): Piece[] {
-  // The token that ends a text is no part of it.
-  if (text === '' && (finish === 'stop' || tokens.length === 0)) return [];
-  if (tokens.length <= 1) return [pieceOf(text, tokens[0])];
+function piecesOf(
+  text: string,
+  listed: readonly Token[],
+  { finish, thought }: { readonly finish: AnswerPart['finish']; readonly thought: string },
+): Piece[] {
+  // The token that ends a text is no part of it, and those of a thought are none of the answer.
+  if (text === '' && (finish === 'stop' || thought !== '' || listed.length === 0)) return [];
+  const tokens = thought === '' ? listed : tokensAtTheEnd(listed, text);
+  if (tokens.length <= 1) return [onePiece(text, tokens[0])];
   for (const candidate of finish === 'stop' ? [tokens, tokens.slice(0, -1)] : [tokens]) {
     for (const texts of [candidate.map((token) => token.text), textsFromBytes(candidate)]) {
       if (texts.join('') === text && texts.every((part) => part !== undefined)) {
@@ -103,9 +167,26 @@ function piecesOf(text: string, tokens: readonly Token[], finish: AnswerPart['fi
       }
     }
   }
-  // Where the tokens' borders are is not known: one piece, as likely as its tokens together.
-  const total = tokens.reduce((sum, { logprob = Number.NaN }) => sum + logprob, 0);
-  return [{ text, ...probability(total) }];
+  // Where the tokens' borders are is not known: one piece of so many, without the number of any of them.
+  return [{ text, tokens: tokens.length, merged: true }];
+}
+
+/** Where a thought and an answer come together: the tokens at the end of the list that make the answer. */
+function tokensAtTheEnd(tokens: readonly Token[], text: string): readonly Token[] {
+  let length = 0;
+  for (let i = tokens.length - 1; i >= 0 && length < text.length; i--) {
+    length += tokens[i]!.text?.length ?? 0;
+    if (length >= text.length) return tokens.slice(i);
+  }
+  return [];
+}
+
+/** The text of an event with at most one token told. */
+function onePiece(text: string, token: Token | undefined): Piece {
+  const own = token?.text ?? '';
+  // More than white space before the token's own text: others came with it, and its number is not theirs.
+  const more = own !== '' && text.endsWith(own) && text.slice(0, -own.length).trim() !== '';
+  return more ? { text, merged: true } : pieceOf(text, token);
 }
 
 function pieceOf(text: string, token: Token | undefined): Piece {
@@ -120,10 +201,6 @@ function pieceOf(text: string, token: Token | undefined): Piece {
 function textsFromBytes(tokens: readonly Token[]): (string | undefined)[] {
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
   return tokens.map(({ bytes }) => bytes && decoder.decode(Uint8Array.from(bytes), { stream: true }));
-}
-
-function asObject(value: unknown): Loose | undefined {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Loose) : undefined;
 }
 
 function tokenId(value: unknown): number | undefined {

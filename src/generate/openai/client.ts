@@ -2,24 +2,22 @@
 // objects of an answer as they stream in.
 
 import { ArgumentError } from '../../errors.ts';
+import { parseJson } from '../../formats/strict-json.ts';
+import type { Environment } from '../../net/proxy.ts';
+import { type Answer, failureOf, type RequestOptions, request, SilenceError } from '../../net/request.ts';
+import { notTheApi, parse, readAnswers } from './answer-body.ts';
 import { OpenAiConnectionError, OpenAiResponseError, OpenAiStreamError } from './errors.ts';
-import { readEvents, StreamLimitError } from './event-stream.ts';
+import { StreamLimitError } from './event-stream.ts';
+import { asObject, errorWords, oneLine, wordsOf } from './words.ts';
 
 /** Where llama-server and mlx_lm.server listen unless told otherwise. */
 export const DEFAULT_BASE_URL = 'http://127.0.0.1:8080/v1';
 
-/** One event: a token with 20 alternatives has about 3 KB, a whole answer of a server that does not stream some 100 KB. */
-const MAX_EVENT = 4 << 20;
-/** A whole stream: 100,000 tokens with their log-probabilities have about 50 MB. */
-const MAX_STREAM = 256 << 20;
 /** An error's body or a list of models. */
 const MAX_BODY = 1 << 20;
-/** Characters of a server's own words in our messages. */
-const MAX_QUOTE = 300;
 const MAX_NAMES = 8;
-
-/** What `post` gives last when the server has said that its answer is complete. */
-export const END_OF_ANSWER = Symbol('end of answer');
+/** The longest delay of a timer. */
+const MAX_IDLE_SECONDS = 2_000_000;
 
 export type OpenAiEndpoint = {
   /** Without a slash at the end. */
@@ -27,10 +25,14 @@ export type OpenAiEndpoint = {
   readonly apiKey?: string;
   /** Whether BITNET_OPENAI_BASE_URL names it. */
   readonly isSet: boolean;
+  /** How long nothing may come before we give up; undefined for no limit. */
+  readonly idleMs?: number;
+  /** Where the proxy's variables are read. */
+  readonly env: Environment;
 };
 
-/** Base URL and key from BITNET_OPENAI_BASE_URL and BITNET_OPENAI_API_KEY. Throws ArgumentError for what is no URL. */
-export function openAiEndpoint(env: Readonly<Record<string, string | undefined>>): OpenAiEndpoint {
+/** Base URL, key and limit from the environment. Throws ArgumentError for what is no URL, key or time. */
+export function openAiEndpoint(env: Environment): OpenAiEndpoint {
   const named = env.BITNET_OPENAI_BASE_URL?.trim() ?? '';
   const key = env.BITNET_OPENAI_API_KEY?.trim() ?? '';
   // `URL.parse` came with Node 22.
@@ -51,7 +53,19 @@ export function openAiEndpoint(env: Readonly<Record<string, string | undefined>>
     baseUrl: `${url.origin}${url.pathname}`.replace(/\/+$/, ''),
     ...(key === '' ? {} : { apiKey: key }),
     isSet: named !== '',
+    ...idleLimit(env.BITNET_OPENAI_IDLE_SECONDS),
+    env,
   };
+}
+
+function idleLimit(text = ''): { readonly idleMs?: number } {
+  if (text.trim() === '') return {};
+  const seconds = Number(text);
+  if (seconds > 0 && seconds <= MAX_IDLE_SECONDS) return { idleMs: 1000 * seconds };
+  throw new ArgumentError({
+    what: `BITNET_OPENAI_IDLE_SECONDS is ${JSON.stringify(text.slice(0, 40))}`,
+    fix: `write a number of seconds above 0, at most ${MAX_IDLE_SECONDS}, or unset it to wait without limit`,
+  });
 }
 
 export class OpenAiClient {
@@ -63,80 +77,69 @@ export class OpenAiClient {
 
   /** Names of the models that the server lists. */
   async models(signal: AbortSignal): Promise<string[]> {
-    const response = await this.#fetch('/models', { signal });
-    if (!response.ok) throw await this.#refusal(response, signal);
-    const list = parse(await readBody(response.body, MAX_BODY, response.url), response.url) as {
-      data?: unknown;
-    } | null;
-    if (!Array.isArray(list?.data)) throw notTheApi('the list of models', response.url);
-    return list.data.map((entry: { id?: unknown } | null) => entry?.id).filter((id) => typeof id === 'string');
+    const url = `${this.endpoint.baseUrl}/models`;
+    const answer = await this.#ask('/models', { signal });
+    const body = await readBody(answer.body, MAX_BODY).catch((error: unknown) => {
+      throw this.#failure(error, url);
+    });
+    const list = asObject(parse(body, url));
+    const words = Array.isArray(list?.data) ? undefined : errorWords(list);
+    if (words !== undefined) throw new OpenAiResponseError({ status: 0, url, message: words });
+    if (!Array.isArray(list?.data)) throw notTheApi('the list of models', url);
+    return list.data.map((entry: unknown) => asObject(entry)?.id).filter((id) => typeof id === 'string');
   }
 
   /**
-   * Posts `body` and gives the JSON objects of the answer as they arrive: the chunks of a stream, or the one object of a
-   * server that does not stream, then END_OF_ANSWER; a stream that just ends lacks it. Throws before the first one if
-   * the request is refused, and from within the loop if the stream breaks.
+   * Posts `body` and gives the JSON objects of the answer as they arrive; see `readAnswers`. Throws before the first one
+   * if the request is refused, and from within the loop if the stream breaks.
    */
   async post(path: string, body: object, signal: AbortSignal): Promise<AsyncGenerator<unknown>> {
-    const response = await this.#fetch(path, {
+    const answer = await this.#ask(path, {
       method: 'POST',
       body: JSON.stringify(body),
       headers: { 'content-type': 'application/json', accept: 'text/event-stream, application/json' },
       signal,
     });
-    if (!response.ok) throw await this.#refusal(response, signal);
-    return this.#objects(response, `${this.endpoint.baseUrl}${path}`);
+    return this.#objects(answer, `${this.endpoint.baseUrl}${path}`);
   }
 
-  async *#objects(response: Response, url: string): AsyncGenerator<unknown> {
-    const type = response.headers.get('content-type')?.split(';')[0]?.trim().toLowerCase() ?? '';
-    if (type === 'application/json') {
-      yield withoutError(parse(await readBody(response.body, MAX_EVENT, url), url), url);
-      yield END_OF_ANSWER;
-      return;
-    }
-    if (type !== 'text/event-stream') {
-      await response.body?.cancel();
-      throw notTheApi(`the content type ${JSON.stringify(type.slice(0, 80))}`, url);
-    }
+  async *#objects({ headers, body }: Answer, url: string): AsyncGenerator<unknown> {
+    const type = headers.get('content-type')?.split(';')[0]?.trim().toLowerCase() ?? '';
     try {
-      for await (const { type: kind, data } of readEvents(response.body ?? none(), {
-        eventLength: MAX_EVENT,
-        totalBytes: MAX_STREAM,
-      })) {
-        if (data.trim() === '[DONE]') {
-          yield END_OF_ANSWER;
-          return;
-        }
-        const object = parse(data, url);
-        yield withoutError(kind === 'error' ? { error: object } : object, url);
-      }
+      yield* readAnswers(body ?? none(), { type, url, shown: (words) => this.#withoutKey(words) });
     } catch (error) {
-      throw readingError(error, url);
+      throw this.#failure(error, url);
     }
   }
 
-  async #fetch(path: string, init: RequestInit): Promise<Response> {
-    const { baseUrl, apiKey } = this.endpoint;
+  /** An answer with status 200; its body is to be read to its end or cancelled. */
+  async #ask(path: string, init: Omit<RequestOptions, 'env'> & { readonly signal: AbortSignal }): Promise<Answer> {
+    const { baseUrl, apiKey, env, idleMs } = this.endpoint;
     const url = `${baseUrl}${path}`;
+    const idle = new IdleTimer(idleMs, init.signal);
+    let answer: Answer;
     try {
-      return await fetch(url, {
+      // Redirects are not followed: the prompt and the key are for this server.
+      answer = await request(new URL(url), {
         ...init,
-        // Not followed: the prompt and the key are for this server.
-        redirect: 'manual',
+        env,
+        signal: idle.signal,
         headers: { ...init.headers, ...(apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }) },
       });
     } catch (error) {
-      throw readingError(error, url);
+      idle.stop();
+      throw this.#failure(error, url);
     }
+    const body = answer.body === null ? null : idle.watch(answer.body);
+    const { status, headers } = answer;
+    if (status >= 200 && status < 300) return { status, headers, body };
+    throw await this.#refusal({ status, headers, body }, url, init.signal);
   }
 
   /** The error of an answer that is none, with the server's words and, where the model is unknown, the known ones. */
-  async #refusal(response: Response, signal: AbortSignal): Promise<OpenAiResponseError> {
-    const { status } = response;
-    const url = response.url || this.endpoint.baseUrl;
-    const body = await readBody(response.body, MAX_BODY, url).catch(() => '');
-    const answer = { status, url, message: wordsOf(body) };
+  async #refusal({ status, body }: Answer, url: string, signal: AbortSignal): Promise<OpenAiResponseError> {
+    const message = this.#withoutKey(wordsOfBody(await readBody(body, MAX_BODY).catch(() => '')));
+    const answer = { status, url, message };
     if (status !== 404 || url.endsWith('/models')) return new OpenAiResponseError(answer);
     const names = await this.models(signal).catch(() => []);
     const known =
@@ -150,6 +153,91 @@ export class OpenAiClient {
       }`,
     });
   }
+
+  /** Servers repeat what they were sent. */
+  #withoutKey(words: string): string {
+    const { apiKey } = this.endpoint;
+    return apiKey === undefined ? words : words.replaceAll(apiKey, '***');
+  }
+
+  /** In words; aborts and errors of ours pass as they are. */
+  #failure(error: unknown, url: string): unknown {
+    if (error instanceof StreamLimitError) {
+      const fix = 'ask for fewer tokens, or look at what the server sends';
+      return new OpenAiStreamError({ what: error.message, where: url, fix }, { cause: error });
+    }
+    const failure = failureOf(error, new URL(url), this.endpoint.env);
+    if (failure === undefined) return error;
+    const { reason } = failure;
+    const nobody = reason === 'ECONNREFUSED';
+    const start = 'start the server, or set BITNET_OPENAI_BASE_URL to where it is';
+    const limit = 'BITNET_OPENAI_IDLE_SECONDS says how long silence is borne';
+    return new OpenAiConnectionError(
+      {
+        what: nobody ? 'nobody listens there (ECONNREFUSED)' : `the connection failed: ${reason}`,
+        where: url,
+        fix: nobody
+          ? start
+          : error instanceof SilenceError
+            ? limit
+            : (failure.fix ?? 'check BITNET_OPENAI_BASE_URL and the server, then ask again'),
+      },
+      { cause: error },
+    );
+  }
+}
+
+/** Aborts a request over which nothing comes for a while, if there is a limit, and when the caller gives up. */
+class IdleTimer {
+  readonly #controller = new AbortController();
+  readonly #ms: number | undefined;
+  readonly #outer: AbortSignal;
+  readonly #abort = (): void => this.#controller.abort(this.#outer.reason);
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(ms: number | undefined, outer: AbortSignal) {
+    this.#ms = ms;
+    this.#outer = outer;
+    outer.addEventListener('abort', this.#abort, { once: true });
+    if (outer.aborted) this.#abort();
+    this.#arm();
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  watch(body: NonNullable<Answer['body']>): NonNullable<Answer['body']> {
+    const arm = () => this.#arm();
+    const stop = () => this.stop();
+    async function* parts(): AsyncGenerator<Uint8Array> {
+      try {
+        for await (const part of body) {
+          arm();
+          yield part;
+        }
+      } finally {
+        stop();
+      }
+    }
+    return Object.assign(parts(), {
+      cancel: async () => {
+        stop();
+        await body.cancel();
+      },
+    });
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer);
+    this.#outer.removeEventListener('abort', this.#abort);
+  }
+
+  #arm(): void {
+    if (this.#ms === undefined) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#controller.abort(new SilenceError(this.#ms!)), this.#ms);
+  }
 }
 
 /** As many names as fit into a message. */
@@ -160,88 +248,25 @@ export function shortList(names: readonly string[]): string {
 
 async function* none(): AsyncGenerator<Uint8Array> {}
 
-async function readBody(body: AsyncIterable<Uint8Array> | null, limit: number, url: string): Promise<string> {
+async function readBody(body: AsyncIterable<Uint8Array> | null, limit: number): Promise<string> {
   const parts: Uint8Array[] = [];
   let size = 0;
-  try {
-    for await (const part of body ?? none()) {
-      size += part.byteLength;
-      if (size > limit) throw new StreamLimitError(`the answer exceeds ${limit} bytes`);
-      parts.push(part);
-    }
-  } catch (error) {
-    throw readingError(error, url);
+  for await (const part of body ?? none()) {
+    size += part.byteLength;
+    if (size > limit) throw new StreamLimitError(`the answer exceeds ${limit} bytes`);
+    parts.push(part);
   }
   return Buffer.concat(parts).toString('utf8');
 }
 
-function parse(text: string, url: string): unknown {
+/** What a server says in an error's body. */
+function wordsOfBody(body: string): string {
+  // A page of HTML says nothing to anybody.
+  if (/^\s*</.test(body)) return '';
   try {
-    return JSON.parse(text);
+    const json = parseJson(body, { where: '' });
+    return errorWords(json) ?? wordsOf(json);
   } catch {
-    throw notTheApi(`${JSON.stringify(oneLine(text, 60))}, which is not JSON`, url);
+    return wordsOf(body);
   }
-}
-
-/** The object itself, unless it tells of an error. */
-function withoutError(object: unknown, url: string): unknown {
-  if (typeof object !== 'object' || object === null || Array.isArray(object)) {
-    throw notTheApi(`${oneLine(JSON.stringify(object), 60)}, which is no object`, url);
-  }
-  const { error } = object as { error?: unknown };
-  if (error === undefined || error === null) return object;
-  throw new OpenAiResponseError({ status: 0, url, message: wordsOf(JSON.stringify({ error })) });
-}
-
-function notTheApi(what: string, url: string): OpenAiStreamError {
-  return new OpenAiStreamError({
-    what: `the server does not answer as OpenAI's API does: it sent ${what}`,
-    where: url,
-    fix: 'check BITNET_OPENAI_BASE_URL (in most cases it ends in /v1)',
-  });
-}
-
-/** fetch and its bodies fail with TypeErrors, some with the system's error as cause; aborts pass as they are. */
-function readingError(error: unknown, url: string): unknown {
-  if (error instanceof StreamLimitError) {
-    const fix = 'ask for fewer tokens, or look at what the server sends';
-    return new OpenAiStreamError({ what: error.message, where: url, fix }, { cause: error });
-  }
-  const cause = (error as { cause?: NodeJS.ErrnoException } | undefined)?.cause;
-  if (!(error instanceof TypeError)) return error;
-  const reason = cause?.code ?? cause?.message ?? error.message;
-  const refused = reason === 'ECONNREFUSED';
-  return new OpenAiConnectionError(
-    {
-      what: refused ? 'nobody listens there (ECONNREFUSED)' : `the connection failed: ${reason}`,
-      where: url,
-      fix: refused
-        ? 'start the server, or set BITNET_OPENAI_BASE_URL to where it is'
-        : 'check BITNET_OPENAI_BASE_URL and the server, then ask again',
-    },
-    { cause: error },
-  );
-}
-
-/** What a server says in an error's body, in one short line. */
-function wordsOf(body: string): string {
-  let words: unknown = body;
-  try {
-    const json = JSON.parse(body) as { error?: unknown; message?: unknown; detail?: unknown } | null;
-    const error = json?.error as { message?: unknown } | string | undefined;
-    words = (typeof error === 'object' ? error?.message : error) ?? json?.message ?? json?.detail ?? body;
-  } catch {
-    // A page of HTML says nothing to anybody.
-    if (/^\s*</.test(body)) return '';
-  }
-  return oneLine(typeof words === 'string' ? words : JSON.stringify(words), MAX_QUOTE);
-}
-
-function oneLine(text: string, length: number): string {
-  // Control characters must not reach a terminal.
-  const line = text
-    .slice(0, 2 * length)
-    .replace(/[\s\p{Cc}]+/gu, ' ')
-    .trim();
-  return line.length > length ? `${line.slice(0, length - 3)}...` : line;
 }

@@ -50,7 +50,8 @@ export async function* readEvents(body: AsyncIterable<Uint8Array>, limits: Event
   if (last !== undefined) yield last;
 }
 
-async function* readLines(body: AsyncIterable<Uint8Array>, limits: EventLimits): AsyncGenerator<string> {
+/** Lines of a body, whatever ends them. */
+export async function* readLines(body: AsyncIterable<Uint8Array>, limits: EventLimits): AsyncGenerator<string> {
   const decoder = new TextDecoder();
   let line = '';
   let afterReturn = false;

@@ -4,11 +4,14 @@
 import { ArgumentError, CancelledError } from '../../errors.ts';
 import { now } from '../clock.ts';
 import type { LoadRequest } from '../engine.ts';
-import type { Ending, Prompt, Start, Task, TokenSource } from '../token-source.ts';
+import type { Answer, Ending, Prompt, Start, Task, TokenSource } from '../token-source.ts';
 import type { FinishReason, GenerateRequest } from '../types.ts';
-import { readAnswerPart } from './chunk.ts';
-import { END_OF_ANSWER, OpenAiClient, openAiEndpoint, shortList } from './client.ts';
+import { END_OF_ANSWER } from './answer-body.ts';
+import { type AnswerPart, readAnswerPart } from './chunk.ts';
+import { OpenAiClient, openAiEndpoint, shortList } from './client.ts';
 import { OpenAiConnectionError, OpenAiResponseError } from './errors.ts';
+import { TokenAccount } from './token-account.ts';
+import { oneLine } from './words.ts';
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
@@ -85,8 +88,8 @@ async function write(client: OpenAiClient, job: Job): Promise<Ending> {
   let usageTimer: NodeJS.Timeout | undefined;
 
   let ended: FinishReason | undefined;
-  let promptTokens: number | undefined;
   let reason: 'stop' | 'length' | undefined;
+  const heard = new Heard();
   const text = new WholeCharacters();
   try {
     answer: for await (const object of await ask(client, job, abort.signal)) {
@@ -95,17 +98,18 @@ async function write(client: OpenAiClient, job: Job): Promise<Ending> {
         break;
       }
       const part = readAnswerPart(object);
-      promptTokens = part.promptTokens ?? promptTokens;
+      heard.take(part);
       reason = part.finish ?? reason;
-      if (part.pieces.length > 0) task.promptRead();
+      if (part.pieces.length > 0 || part.reasoning !== undefined) task.promptRead();
       for (const piece of part.pieces) {
         ended ??= task.interrupted();
         if (ended !== undefined) break answer;
+        heard.account.add(piece);
         ended = task.write({ ...piece, text: text.push(piece.text) });
       }
       if (ended === 'stop') break;
-      // The server, too, counts its tokens: what is still to come is the usage.
-      if (ended === 'length') usageTimer ??= setTimeout(cancel, USAGE_MS);
+      // The server, too, counts its tokens: what is still to come is the usage. Some leave the connection open.
+      if (ended === 'length' || reason !== undefined) usageTimer ??= setTimeout(cancel, USAGE_MS);
     }
     if (ended === undefined && reason === undefined) {
       throw new OpenAiConnectionError({
@@ -115,8 +119,11 @@ async function write(client: OpenAiClient, job: Job): Promise<Ending> {
       });
     }
   } catch (error) {
-    if (!abort.signal.aborted) throw error;
-    ended ??= task.signal?.aborted ? 'cancelled' : 'time';
+    const isWhole = ended !== undefined || reason !== undefined;
+    // A connection that ends when the answer has its reason took nothing with it but the usage.
+    if (!abort.signal.aborted && !(isWhole && error instanceof OpenAiConnectionError)) throw error;
+    if (task.signal?.aborted) ended ??= 'cancelled';
+    else if (!isWhole) ended = 'time';
   } finally {
     task.signal?.removeEventListener('abort', cancel);
     clearTimeout(timer);
@@ -124,13 +131,78 @@ async function write(client: OpenAiClient, job: Job): Promise<Ending> {
     // Ends the request if it has not ended, so that the server does not write for nobody.
     abort.abort();
   }
+  const finishReason = ended ?? reason!;
   return {
-    finishReason: ended ?? reason!,
+    finishReason,
     rest: text.end(),
     // A chat cannot be taken up in the middle of a turn on every server, a text can.
     continuable: task.messages === undefined,
-    promptTokens,
+    promptTokens: heard.promptTokens,
+    answer: heard.answer({ asked: job.model, finishReason, byServer: reason !== undefined }),
   };
+}
+
+/** What a server tells beside its text. */
+class Heard {
+  readonly account = new TokenAccount();
+  promptTokens: number | undefined;
+  #completionTokens: number | undefined;
+  #reasoningTokens: number | undefined;
+  #reasoning = '';
+  #model: string | undefined;
+  #unusual: string | undefined;
+  #hasText = false;
+
+  take(part: AnswerPart): void {
+    this.promptTokens = part.promptTokens ?? this.promptTokens;
+    this.#completionTokens = part.completionTokens ?? this.#completionTokens;
+    this.#reasoningTokens = part.reasoningTokens ?? this.#reasoningTokens;
+    this.#reasoning += part.reasoning ?? '';
+    this.#model = part.model ?? this.#model;
+    this.#unusual = part.unusual ?? this.#unusual;
+    this.#hasText ||= part.pieces.some(({ text }) => text !== '');
+  }
+
+  /** `byServer`: the server said why it ended, so that its count is that of the whole trace. */
+  answer(of: { readonly asked: string; readonly finishReason: FinishReason; readonly byServer: boolean }): Answer {
+    const { asked, finishReason, byServer } = of;
+    const counts = byServer || finishReason === 'length';
+    const thought = this.#reasoningTokens ?? (this.#reasoning === '' ? 0 : undefined);
+    const counted =
+      !counts || this.#completionTokens === undefined || thought === undefined || thought > this.#completionTokens
+        ? undefined
+        : this.#completionTokens - thought;
+    const { tokens, merged, unsure, hidden } = this.account.settle({ counted, withEnd: finishReason === 'stop' });
+    const warnings: string[] = [];
+    if (this.#model !== undefined && this.#model !== asked) {
+      warnings.push(`the model "${oneLine(asked, 200)}" was asked for, the server answered with "${this.#model}"`);
+    }
+    if (!this.#hasText && this.#reasoning !== '') {
+      const limit = finishReason === 'length' ? '; give it more tokens' : '';
+      warnings.push(`there is no answer: all that the model wrote is thought (see reasoning)${limit}`);
+    } else if (!this.#hasText && this.#unusual !== undefined) {
+      warnings.push(`there is no answer: the server ended it with "${this.#unusual}"`);
+    } else if (this.#unusual === 'content_filter') {
+      warnings.push('a filter of the server ended the answer');
+    }
+    if (hidden) {
+      const count = counted === undefined ? 'more tokens than steps' : `${tokens} tokens`;
+      warnings.push(
+        `some steps stand for several tokens (the server sent ${count}): colors and trit sums count the steps`,
+      );
+    }
+    return {
+      ...(counted === undefined && !hidden ? {} : { completionTokens: tokens }),
+      ...(this.#reasoningTokens === undefined || this.#reasoning === ''
+        ? {}
+        : { reasoningTokens: this.#reasoningTokens }),
+      ...(this.#reasoning === '' ? {} : { reasoning: mended(this.#reasoning) }),
+      ...(this.#model === undefined ? {} : { model: this.#model }),
+      merged,
+      unsure,
+      warnings,
+    };
+  }
 }
 
 /** Sends the request; a server that refuses its extras is asked again without them. */

@@ -1,7 +1,7 @@
 // The backend "onnx" on graphs made here, against the same sums in double. onnxruntime-node is there on request (npm run
 // onnx); without it these tests say that they skip.
 
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { afterAll, describe, expect, test, vi } from 'vitest';
@@ -195,6 +195,32 @@ describe.skipIf(missing !== undefined)('eval', () => {
       const row = logits.subarray(i * VOCAB, (i + 1) * VOCAB);
       expect(row.reduce((worst, value, v) => Math.max(worst, Math.abs(value - expected[v]!)), 0)).toBeLessThan(1e-3);
     });
+  });
+
+  test('of 2-bit weights, with the float32 activations that the graph asks for', async () => {
+    const folder = join(import.meta.dirname, '../../golden/onnx/int2_weights');
+    const expected = JSON.parse(readFileSync(join(folder, 'expected.json'), 'utf8'));
+    const { logits, vocabSize } = await evaluateIds(folder, expected.ids, { backend: 'onnx' });
+    expected.ids.forEach((_: number, row: number) => {
+      const own = logits.subarray(row * vocabSize, (row + 1) * vocabSize);
+      expect(argmax(Float64Array.from(own))).toBe(expected.argmax[row]);
+      expect(Math.abs(Math.hypot(...own) - expected.norm[row])).toBeLessThan(1e-4);
+      // With int8 activations they are off by up to 0.014.
+      expected.logits_first_8[row].forEach((value: number, i: number) => {
+        expect(Math.abs(own[i]! - value)).toBeLessThan(1e-4);
+      });
+    });
+  });
+
+  test('of a Git LFS pointer is none, in the place of the graph and of its weights', async () => {
+    for (const name of ['model.onnx', 'model.onnx_data']) {
+      const folder = folderOf();
+      writeFileSync(
+        join(folder, name),
+        `version https://git-lfs.github.com/spec/v1\noid sha256:${'0'.repeat(64)}\nsize 1180000000\n`,
+      );
+      await expect(evaluateIds(folder, [1], { backend: 'onnx' })).rejects.toThrow(/Git LFS pointer.*git lfs pull/);
+    }
   });
 
   test('gives the cross-entropy of a text', async () => {
