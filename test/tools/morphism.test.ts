@@ -45,6 +45,7 @@ describe.runIf(built)('on the embedded model', () => {
     wev: number;
     wev_ratio: number;
     layers: { name: string; flips: number; trit_delta_sum: number }[];
+    unchanged_layers: number;
     trit_delta_sum: number;
     gf3_residue: number;
     conserved: boolean;

@@ -3,6 +3,7 @@
 import type { IncomingMessage } from 'node:http';
 import { JsonScan, parseMessage } from '../incoming.ts';
 import { INVALID_REQUEST, PARSE_ERROR, Refusal } from './answers.ts';
+import { Rounds } from './connections.ts';
 
 /** The SDK's own limit. The largest real bodies are continuation handles, at most 1 MiB. */
 const MAX_BODY_BYTES = 4 << 20;
@@ -11,8 +12,16 @@ const MAX_PENDING_BYTES = 64 << 20;
 
 const CLOSE = { connection: 'close' };
 
+/** To parse more takes milliseconds. */
+const LARGE_BYTES = 64 << 10;
+
 export class BodyReader {
+  readonly #rounds: Rounds;
   #pending = 0;
+
+  constructor(rounds = new Rounds()) {
+    this.#rounds = rounds;
+  }
 
   /** The parsed body. Throws Refusal; a client that goes away in the middle, too. */
   async read(req: IncomingMessage): Promise<unknown> {
@@ -44,6 +53,8 @@ export class BodyReader {
         if (problem !== undefined) throw new Refusal(400, problem, { code: INVALID_REQUEST, headers: CLOSE });
         chunks.push(chunk);
       }
+      // While it waits, it counts.
+      if (size > LARGE_BYTES) await this.#rounds.enter();
     } catch (error) {
       if (error instanceof Refusal) throw error;
       throw new Refusal(400, 'the request body ended early', { code: PARSE_ERROR, headers: CLOSE });

@@ -14,8 +14,9 @@ import {
   type ServerEventBus,
   WebStandardStreamableHTTPServerTransport,
 } from '@modelcontextprotocol/server';
-import { Refusal, sendText, sendWebResponse, toWebRequest } from './answers.ts';
+import { goneSignal, Refusal, sendText, sendWebResponse, toWebRequest } from './answers.ts';
 import type { BodyReader } from './body.ts';
+import type { Rounds } from './connections.ts';
 import { type EventLog, FROM_THE_BEGINNING, type SessionEvents } from './event-log.ts';
 import type { InstantCalls } from './instant-calls.ts';
 import type { SessionOwner, SessionTable } from './sessions.ts';
@@ -33,6 +34,8 @@ export type StreamableOptions = {
   readonly sessions: SessionTable<unknown>;
   readonly events: EventLog;
   readonly bodies: BodyReader;
+  /** Turns of what the SDK is asked: it takes milliseconds for a request. */
+  readonly rounds: Rounds;
   /** Answers what needs no server object; without it, every call gets one. */
   readonly instant?: InstantCalls | undefined;
   /** What `subscriptions/listen` hears; nothing by default, since none of our lists changes. */
@@ -92,10 +95,11 @@ export class StreamableEndpoint {
     const body = await bodies.read(req);
     if (instant !== undefined) {
       const text =
-        (await instant.stateless(req.headers, body, owner)) ??
-        (await this.#instantInSession(req, body, owner, instant));
+        (await instant.stateless(req.headers, body, owner, () => goneSignal(res))) ??
+        (await this.#instantInSession(req, res, body, owner, instant));
       if (text !== undefined) return sendText(res, 200, text, { 'content-type': 'application/json' });
     }
+    await this.#options.rounds.enter();
     // The SDK asks for both by name.
     req.headers.accept = BOTH_TYPES;
     const request = toWebRequest(req, res);
@@ -113,6 +117,7 @@ export class StreamableEndpoint {
   /** Throws Refusal as `#inSession` does. */
   async #instantInSession(
     { headers }: IncomingMessage,
+    res: ServerResponse,
     body: unknown,
     owner: SessionOwner,
     instant: InstantCalls,
@@ -123,7 +128,7 @@ export class StreamableEndpoint {
     if (!(transport instanceof WebStandardStreamableHTTPServerTransport)) return undefined;
     const { server } = this.#sessionParts.get(transport)!.server;
     if (headers['mcp-protocol-version'] !== server.getNegotiatedProtocolVersion()) return undefined;
-    return instant.inSession(body, owner, server.getClientVersion()?.name ?? '');
+    return instant.inSession(body, owner, server.getClientVersion()?.name ?? '', () => goneSignal(res));
   }
 
   async #inSession(
