@@ -35,12 +35,24 @@ function isNothing(args: unknown): boolean {
 
 /** Elements of all lists of a call, and of lists in them: no tool takes more. */
 const MAX_ELEMENTS = 20_000;
+/**
+ * Characters of all texts of a call. Models of today read a few hundred thousand at most, and a handle has no more; what
+ * is longer would be refused by the engine, after it was sent there.
+ */
+const MAX_CHARACTERS = 1 << 20;
 /** Of a list that has more of them, only the first element that is wrong is told. */
-const MANY = 256;
+const MANY = 4096;
 
 /** What zod would take long to tell: it looks at every element, and makes an issue for each. Throws ArgumentError. */
 function refuseAtSight(tool: Tool, args: unknown, schema: JsonSchema): void {
   if (typeof args !== 'object' || args === null || Array.isArray(args)) return;
+  const characters = charactersIn(args, 3);
+  if (characters > MAX_CHARACTERS) {
+    throw new ArgumentError({
+      what: `${tool.name}: the arguments have ${characters} characters of text, more than any call takes (${MAX_CHARACTERS})`,
+      fix: 'send less text',
+    });
+  }
   let elements = 0;
   for (const [name, list] of Object.entries(args as Record<string, unknown>)) {
     if (!Array.isArray(list)) continue;
@@ -65,6 +77,15 @@ function refuseAtSight(tool: Tool, args: unknown, schema: JsonSchema): void {
       if (bad >= 0) refuse(...at, bad);
     }
   }
+}
+
+/** Of the texts in a value, as deep as arguments have some. */
+function charactersIn(value: unknown, depth: number): number {
+  if (typeof value === 'string') return value.length;
+  if (depth === 0 || typeof value !== 'object' || value === null) return 0;
+  let sum = 0;
+  for (const one of Array.isArray(value) ? value : Object.values(value)) sum += charactersIn(one, depth - 1);
+  return sum;
 }
 
 /** Whether a value is, or may be taken for, one of the schema's type. */

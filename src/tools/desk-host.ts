@@ -39,6 +39,7 @@ export class DeskHost implements Desk {
     this.#host = new ChildHost({
       beside: import.meta.url,
       file: 'desk-process',
+      inBackground: true,
       options,
       died: (how) => new DeskDiedError(how),
     });

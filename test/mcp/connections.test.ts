@@ -6,7 +6,7 @@ import { type AddressInfo, connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
 import { CancelledError } from '../../src/errors.ts';
-import { UnreadLimit } from '../../src/mcp/http/connections.ts';
+import { Rounds, UnreadLimit } from '../../src/mcp/http/connections.ts';
 import type { Services } from '../../src/tools/services.ts';
 import {
   MCP_HEADERS,
@@ -150,4 +150,22 @@ describe('answers that are not read', () => {
     expect(served.timeout).not.toBe(3_600_000);
     expect(served.destroyed).toBe(false);
   });
+});
+
+test('work of some milliseconds begins once in each round of the event loop, in order', async () => {
+  const rounds = new Rounds();
+  let round = 0;
+  let done = false;
+  const counting = (async () => {
+    for (; !done; round += 1) await new Promise((resolve) => setImmediate(resolve));
+  })();
+  const begun: [number, number][] = [];
+  await Promise.all(Array.from({ length: 5 }, (_, i) => rounds.enter().then(() => begun.push([i, round]))));
+  done = true;
+  await counting;
+  expect(begun.map(([i]) => i)).toEqual([0, 1, 2, 3, 4]);
+  expect(new Set(begun.map(([, at]) => at)).size).toBeGreaterThanOrEqual(4);
+  // Later, the first begins at once again.
+  await new Promise((resolve) => setImmediate(resolve));
+  await rounds.enter();
 });

@@ -50,6 +50,7 @@ type SessionParts = { readonly server: McpServer; readonly events: SessionEvents
 export class StreamableEndpoint {
   readonly #options: StreamableOptions;
   readonly #modern: McpHttpHandler;
+  #closed = false;
   readonly #sessionParts = new WeakMap<WebStandardStreamableHTTPServerTransport, SessionParts>();
   /** Whose request it is, for the factory. */
   readonly #owners = new WeakMap<Request, SessionOwner>();
@@ -81,6 +82,7 @@ export class StreamableEndpoint {
   }
 
   async close(): Promise<void> {
+    this.#closed = true;
     await this.#modern.close();
   }
 
@@ -100,6 +102,7 @@ export class StreamableEndpoint {
       if (text !== undefined) return sendText(res, 200, text, { 'content-type': 'application/json' });
     }
     await this.#options.rounds.enter();
+    if (this.#closed) throw new Refusal(503, 'the server is ending', { headers: { 'retry-after': '5' } });
     // The SDK asks for both by name.
     req.headers.accept = BOTH_TYPES;
     const request = toWebRequest(req, res);
