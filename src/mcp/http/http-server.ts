@@ -209,8 +209,9 @@ export class HttpServer {
     }
     const client = `${principal} at ${address}`;
     this.#limit(client);
-    // Whoever calls from this machine has the same address: there, each connection has its turns.
-    if (this.#options.behindProxy || !isLoopback(address.replace(/^::ffff:/, ''))) return { principal, client };
+    // Without tokens, all who call from this machine look alike: there, each connection has its turns.
+    const looksAlike = this.#tokens.isOpen && !this.#options.behindProxy && isLoopback(address.replace(/^::ffff:/, ''));
+    if (!looksAlike) return { principal, client };
     return { principal, client, seat: `${client} by connection ${this.#numberOf(req.socket)}` };
   }
 

@@ -62,7 +62,8 @@ export class InstantCalls {
     const client = (call.envelope as Envelope)[CLIENT_INFO_META_KEY]?.name ?? '';
     this.#serverInfo ??= serverInfo();
     const more = { resultType: 'complete', _meta: { [SERVER_INFO_META_KEY]: this.#serverInfo } };
-    return answer(call.id, await this.#answer(call, owner, { client, more, signal }));
+    const hooks = { client, more, ...(call.waits && { signal: signal() }) };
+    return answer(call.id, await answerText(call.tool, call.args, this.#environmentOf(owner), hooks));
   }
 
   /** The SDK has given the request a result: its envelope is sound. */
@@ -77,28 +78,15 @@ export class InstantCalls {
   /** Whether a request in a session of the 2025 protocol, which has no envelope, can be answered here. */
   isForSession(headers: IncomingHttpHeaders, body: unknown): boolean {
     const call = instantCall(body);
-    return call !== undefined && call.envelope === undefined && isShort(headers);
+    // One that waits can be cancelled by a notification, of which the SDK hears.
+    return call !== undefined && !call.waits && call.envelope === undefined && isShort(headers);
   }
 
   /** The JSON text of the answer to such a request; `client` is the name that the session's client gave itself. */
-  async inSession(
-    body: unknown,
-    owner: SessionOwner,
-    client: string,
-    signal: () => AbortSignal,
-  ): Promise<string | undefined> {
+  async inSession(body: unknown, owner: SessionOwner, client: string): Promise<string | undefined> {
     const call = instantCall(body);
     if (call === undefined) return undefined;
-    return answer(call.id, await this.#answer(call, owner, { client, more: {}, signal }));
-  }
-
-  async #answer(
-    { tool, args, waits }: InstantCall,
-    owner: SessionOwner,
-    { signal, ...hooks }: { client: string; more: Fields; signal: () => AbortSignal },
-  ): Promise<string> {
-    const environment = this.#environmentOf(owner);
-    return await answerText(tool, args, environment, { ...hooks, ...(waits && { signal: signal() }) });
+    return answer(call.id, await answerText(call.tool, call.args, this.#environmentOf(owner), { client }));
   }
 }
 
@@ -128,8 +116,6 @@ function instantCall(body: unknown) {
   if (Object.hasOwn(args, '__proto__')) return undefined;
   return { id: id as string | number, tool, args, envelope, waits };
 }
-
-type InstantCall = NonNullable<ReturnType<typeof instantCall>>;
 
 function isObject(value: unknown): value is Fields {
   return typeof value === 'object' && value !== null && !Array.isArray(value);

@@ -98,7 +98,7 @@ export class StreamableEndpoint {
     if (instant !== undefined) {
       const text =
         (await instant.stateless(req.headers, body, owner, () => goneSignal(res))) ??
-        (await this.#instantInSession(req, res, body, owner, instant));
+        (await this.#instantInSession(req, body, owner, instant));
       if (text !== undefined) return sendText(res, 200, text, { 'content-type': 'application/json' });
     }
     await this.#options.rounds.enter();
@@ -120,7 +120,6 @@ export class StreamableEndpoint {
   /** Throws Refusal as `#inSession` does. */
   async #instantInSession(
     { headers }: IncomingMessage,
-    res: ServerResponse,
     body: unknown,
     owner: SessionOwner,
     instant: InstantCalls,
@@ -131,7 +130,7 @@ export class StreamableEndpoint {
     if (!(transport instanceof WebStandardStreamableHTTPServerTransport)) return undefined;
     const { server } = this.#sessionParts.get(transport)!.server;
     if (headers['mcp-protocol-version'] !== server.getNegotiatedProtocolVersion()) return undefined;
-    return instant.inSession(body, owner, server.getClientVersion()?.name ?? '', () => goneSignal(res));
+    return instant.inSession(body, owner, server.getClientVersion()?.name ?? '');
   }
 
   async #inSession(
