@@ -2,6 +2,7 @@
 // kill, ends the calls that were running with an error that says so; the next call starts a new child.
 
 import { type ChildProcess, fork } from 'node:child_process';
+import { setPriority } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { ArgumentError, BitnetError, CancelledError, type ErrorText, type Fault } from '../errors.ts';
 
@@ -69,6 +70,8 @@ export type ChildHostOptions = {
   readonly options: unknown;
   /** The error of calls that were running when the child ended, with how it ended. */
   readonly died: (how: string) => Error;
+  /** Whether it gives way to others where processors are few: its work is long, and nobody waits for each part of it. */
+  readonly inBackground?: boolean;
   /** How long a child may say nothing when it is asked; default `SILENCE`. */
   readonly silence?: Partial<Silence>;
 };
@@ -176,6 +179,7 @@ export class ChildHost {
     child.on('error', (error) => this.#died(child, error.message));
     child.on('exit', (code, signal) => this.#died(child, signal ?? `exit code ${code}`));
     this.#child = child;
+    if (this.#options.inBackground) giveWay(child);
     this.#send(child, { kind: 'options', options: this.#options.options });
     return child;
   }
@@ -249,6 +253,17 @@ export class ChildHost {
     for (const { reject } of pending) {
       reject(this.#closed ? new CancelledError('the server is closing') : this.#options.died(how));
     }
+  }
+}
+
+/** Enough for a process that answers to come first, not so much that this one starves beside what else runs. */
+const BACKGROUND_PRIORITY = 3;
+
+function giveWay({ pid }: ChildProcess): void {
+  try {
+    if (pid !== undefined) setPriority(pid, BACKGROUND_PRIORITY);
+  } catch {
+    // It is gone, or the system does not allow it.
   }
 }
 

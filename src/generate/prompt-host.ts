@@ -50,6 +50,7 @@ export class PromptHost {
     this.#host ??= new ChildHost({
       beside: import.meta.url,
       file: 'prompt-process',
+      inBackground: true,
       options: undefined,
       died: (how) =>
         new PromptReadError({

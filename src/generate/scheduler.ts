@@ -59,6 +59,10 @@ type CacheEntry = { readonly sequence: SequenceId; readonly tokens: readonly num
 /** Fewer shared tokens are computed faster than copied. */
 const MIN_SHARED = 8;
 const MAX_CACHE_ENTRIES = 16;
+/** Rows of prompts in a step that others wait for: as many as weights that are read once are worth. */
+const MAX_READ_BESIDE_WRITERS = 64;
+/** Rows that a prompt gets where there are fewer for each. */
+const MIN_SHARE = 16;
 /** Length of the run of tokens that must have occurred before; the longer first. */
 const LOOKUP_LENGTHS = [3, 2];
 
@@ -163,8 +167,13 @@ export class Scheduler {
       parts.push({ job, rows: 1 + job.drafts.length });
       free -= 1 + job.drafts.length;
     }
-    reading.forEach((job, i) => {
-      const share = Math.ceil(free / (reading.length - i));
+    // Whoever writes waits for the whole step: what is read beside it is kept short. After the first, which may have found
+    // no room before, what is nearly read comes first: a short prompt need not wait for long ones.
+    if (parts.length > 0) free = Math.min(free, MAX_READ_BESIDE_WRITERS);
+    const [first, ...others] = reading;
+    others.sort((a, b) => a.tokens.length - a.cached - (b.tokens.length - b.cached));
+    (first === undefined ? [] : [first, ...others]).forEach((job, i) => {
+      const share = Math.min(free, Math.max(Math.ceil(free / (reading.length - i)), MIN_SHARE));
       const rows = Math.min(job.tokens.length - job.cached, share);
       if (rows === 0) return;
       parts.push({ job, rows });

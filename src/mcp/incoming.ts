@@ -5,8 +5,8 @@ import { lostNumber } from '../tools/lost-number.ts';
 
 /** Arguments of our tools nest 3 deep, JSON Schemas some 10. */
 export const MAX_DEPTH = 64;
-/** Values of a message. The SDK lets a tool have 100,000; to parse these takes some 10 ms. */
-export const MAX_VALUES = 200_000;
+/** Values of a message. No tool takes more than 20,000; to parse these takes some 10 ms. */
+export const MAX_VALUES = 50_000;
 
 type Fields = Record<string, unknown>;
 

@@ -12,7 +12,7 @@ import { createMcpServer } from './server.ts';
  * As many run as over HTTP: a client that calls everything at once must not fill the memory. More wait: it is the only
  * one, and refusing a call that is here already would save no more than its arguments.
  */
-const LIMITS = { slots: 8, maxWaiting: 10_000 };
+const LIMITS = { slots: 8, slotsPerClient: 8, maxWaiting: 10_000 };
 
 /** An engine that does not end by itself within this time is left to its parent's death. */
 const FORCE_EXIT_MS = 2000;

@@ -6,7 +6,8 @@ import { BitnetError, CancelledError } from '../errors.ts';
 import type { Facts, Logger } from '../logger.ts';
 import { callTool, type ToolResult } from '../tools/call-tool.ts';
 import { type JsonSchema, jsonSchemaOf, type Tool, type ToolContext } from '../tools/define-tool.ts';
-import type { Services } from '../tools/services.ts';
+import { inTurn } from '../tools/in-turn.ts';
+import type { AsideResult, Services } from '../tools/services.ts';
 import { appMeta } from './apps.ts';
 import { localErrorText, type Teller } from './error-text.ts';
 
@@ -77,16 +78,55 @@ export async function answerCall(
   tool: Tool,
   args: unknown,
   environment: ToolEnvironment,
-  { client, ...hooks }: CallHooks,
+  hooks: CallHooks,
 ): Promise<CallToolResult> {
+  const { content, json, structured, isError } = await answered(tool, args, environment, hooks);
+  return {
+    content: [...content],
+    ...(json !== undefined && { structuredContent: structured ?? (JSON.parse(json) as Record<string, unknown>) }),
+    ...(isError && { isError }),
+  };
+}
+
+/** The same as JSON, with `more` beside it: the structured part is not taken apart again to be written. */
+export async function answerText(
+  tool: Tool,
+  args: unknown,
+  environment: ToolEnvironment,
+  { more = {}, ...hooks }: CallHooks & { readonly more?: Readonly<Record<string, unknown>> },
+): Promise<string> {
+  const { content, json, isError } = await answered(tool, args, environment, hooks);
+  const rest = JSON.stringify({ ...(isError && { isError }), ...more }).slice(1);
+  const structured = json === undefined ? '' : `,"structuredContent":${json}`;
+  return `{"content":${JSON.stringify(content)}${structured}${rest === '}' ? '' : ','}${rest}`;
+}
+
+type Answered = {
+  readonly content: CallToolResult['content'];
+  /** The structured result, as JSON; and as it is, where it was made here. */
+  readonly json?: string;
+  readonly structured?: Record<string, unknown>;
+  readonly isError?: true;
+};
+
+async function answered(
+  tool: Tool,
+  args: unknown,
+  environment: ToolEnvironment,
+  { client, ...hooks }: CallHooks,
+): Promise<Answered> {
   const { services, onCall } = environment;
   const start = performance.now();
   let outcome: ToolCall['outcome'] = 'ok';
   try {
     const resultBudget = LIMITED_CLIENTS.test(client) ? LIMITED_CHARACTERS : undefined;
-    const result = await callTool(tool, args, { services, resultBudget, ...hooks });
+    const { desk } = services;
+    const result =
+      desk !== undefined && isAside(tool, args)
+        ? await inTurn('server', { services, ...hooks }, () => desk.call(tool.name, args, { resultBudget, ...hooks }))
+        : withJson(await callTool(tool, args, { services, resultBudget, ...hooks }));
     if (hooks.signal?.aborted) outcome = 'cancelled';
-    return toContent(result);
+    return { ...result, content: contentOf(result) };
   } catch (error) {
     outcome = outcomeOf(error);
     const text = tell(error, environment, { tool: tool.name, sent: new Set(Object.values(args ?? {})) });
@@ -94,6 +134,14 @@ export async function answerCall(
   } finally {
     onCall?.({ tool: tool.name, outcome, seconds: (performance.now() - start) / 1000 });
   }
+}
+
+function isAside(tool: Tool, args: unknown): boolean {
+  return typeof args === 'object' && args !== null && tool.isAside?.(args as Record<string, unknown>) === true;
+}
+
+function withJson(result: ToolResult): ToolResult & AsideResult {
+  return { ...result, json: JSON.stringify(result.structured) };
 }
 
 /** What the client reads of an error. What it does not, where that is of use to whoever runs the server, goes to the log. */
@@ -171,19 +219,15 @@ export function requestHooks({ mcpReq }: ServerContext): Pick<ToolContext, 'sign
   };
 }
 
-function toContent({ structured, text, images }: ToolResult): CallToolResult {
-  const json = JSON.stringify(structured);
-  return {
-    content: [
-      { type: 'text', text },
-      // For clients that show a model only the text.
-      ...(json.length <= MAX_JSON_TEXT ? [{ type: 'text' as const, text: json }] : []),
-      ...images.map(({ png }) => ({
-        type: 'image' as const,
-        data: Buffer.from(png.buffer, png.byteOffset, png.byteLength).toString('base64'),
-        mimeType: 'image/png',
-      })),
-    ],
-    structuredContent: structured,
-  };
+function contentOf({ json, text, images }: AsideResult): CallToolResult['content'] {
+  return [
+    { type: 'text', text },
+    // For clients that show a model only the text.
+    ...(json.length <= MAX_JSON_TEXT ? [{ type: 'text' as const, text: json }] : []),
+    ...images.map(({ png }) => ({
+      type: 'image' as const,
+      data: Buffer.from(png.buffer, png.byteOffset, png.byteLength).toString('base64'),
+      mimeType: 'image/png',
+    })),
+  ];
 }

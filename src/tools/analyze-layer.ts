@@ -48,6 +48,7 @@ export const analyzeLayerTool = defineTool({
     next: z.strictObject({ offset: z.int() }).optional().describe('Argument for the rest, if the list was cut'),
   }),
   hints: { readOnly: true, idempotent: true },
+  isAside: () => true,
   example: { layer: 'model.layers.0.*' },
   run: async (args, context) => {
     const { services, signal, progress, addImage, resultBudget } = context;

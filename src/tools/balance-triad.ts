@@ -10,6 +10,8 @@ import { presentSkills, skillRegistry } from './skill-registry.ts';
 
 /** More than any triad, list or trace that an agent would send by hand. */
 const MAX_MEMBERS = 4096;
+/** So many are looked at in less than a millisecond. */
+const FEW_MEMBERS = 64;
 
 export const balanceTriadTool = defineTool({
   name: 'balance_triad',
@@ -35,7 +37,8 @@ export const balanceTriadTool = defineTool({
     suggestions: z.array(z.string()).describe('Other skills here with the completing trit'),
   }),
   hints: { readOnly: true, idempotent: true },
-  isInstant: () => true,
+  isInstant: ({ trits, skills }) => isFew(trits) && isFew(skills),
+  isAside: ({ trits, skills }) => !isFew(trits) || !isFew(skills),
   example: { skills: ['mlx-bitnet-gf3', 'worlding'] },
   run: ({ trits, skills }) => {
     if ((trits === undefined) === (skills === undefined)) {
@@ -62,6 +65,11 @@ export const balanceTriadTool = defineTool({
     return `${balance}; skills with trit ${completing_trit}: ${suggestions.join(', ') || 'no other'}`;
   },
 });
+
+/** Of a list that is sent as text, its length says enough. */
+function isFew(list: unknown): boolean {
+  return !(Array.isArray(list) || typeof list === 'string') || list.length <= FEW_MEMBERS;
+}
 
 function skillNamed(name: string): Skill {
   const { skills } = skillRegistry();

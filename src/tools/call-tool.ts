@@ -17,10 +17,10 @@ export type ToolResult = {
 /** @throws ArgumentError for arguments that do not fit; whatever the tool throws otherwise. */
 export async function callTool(tool: Tool, args: unknown, context: Omit<ToolContext, 'addImage'>): Promise<ToolResult> {
   const schema = checkedSchemaOf(tool.input);
+  // A list that is much too long is not looked at element by element, nor one that is wrong in each of them.
+  refuseAtSight(tool, args, schema);
   const taken = takeValue(isNothing(args) ? {} : args, schema);
-  // A list that is much too long is not looked at element by element.
-  const long = tooLongList(taken, schema);
-  if (long !== undefined) throw argumentError(tool, taken, [{ code: 'too_big', path: [long] } as z.core.$ZodIssue]);
+  refuseAtSight(tool, taken, schema);
   const parsed = tool.input.safeParse(taken);
   if (!parsed.success) throw argumentError(tool, taken, parsed.error.issues);
   const images: ToolImage[] = [];
@@ -33,12 +33,72 @@ function isNothing(args: unknown): boolean {
   return args === undefined || args === null || (Array.isArray(args) && args.length === 0);
 }
 
-function tooLongList(args: unknown, { properties = {} }: JsonSchema): string | undefined {
-  if (typeof args !== 'object' || args === null) return undefined;
-  return Object.keys(properties).find((name) => {
-    const value = Object.hasOwn(args, name) ? (args as Record<string, unknown>)[name] : undefined;
-    return Array.isArray(value) && value.length > (properties[name]!.maxItems ?? Number.POSITIVE_INFINITY);
-  });
+/** Elements of all lists of a call, and of lists in them: no tool takes more. */
+const MAX_ELEMENTS = 20_000;
+/**
+ * Characters of all texts of a call. Models of today read a few hundred thousand at most, and a handle has no more; what
+ * is longer would be refused by the engine, after it was sent there.
+ */
+const MAX_CHARACTERS = 1 << 20;
+/** Of a list that has more of them, only the first element that is wrong is told. */
+const MANY = 4096;
+
+/** What zod would take long to tell: it looks at every element, and makes an issue for each. Throws ArgumentError. */
+function refuseAtSight(tool: Tool, args: unknown, schema: JsonSchema): void {
+  if (typeof args !== 'object' || args === null || Array.isArray(args)) return;
+  const characters = charactersIn(args, 3);
+  if (characters > MAX_CHARACTERS) {
+    throw new ArgumentError({
+      what: `${tool.name}: the arguments have ${characters} characters of text, more than any call takes (${MAX_CHARACTERS})`,
+      fix: 'send less text',
+    });
+  }
+  let elements = 0;
+  for (const [name, list] of Object.entries(args as Record<string, unknown>)) {
+    if (!Array.isArray(list)) continue;
+    const { maxItems = MAX_ELEMENTS, items } = schema.properties?.[name] ?? {};
+    const refuse = (...path: (string | number)[]) => {
+      throw argumentError(tool, args, [{ code: 'too_big', path } as unknown as z.core.$ZodIssue]);
+    };
+    if (list.length > maxItems) refuse(name);
+    elements += list.reduce((sum: number, one) => sum + (Array.isArray(one) ? one.length : 1), 0);
+    if (elements > MAX_ELEMENTS) {
+      throw new ArgumentError({
+        what: `${tool.name}: ${name} has ${elements} values, more than any call takes (${MAX_ELEMENTS})`,
+        fix: `a call that works: ${JSON.stringify(tool.example)}`,
+      });
+    }
+    for (const [at, inner, kind] of [
+      [[name], list, items],
+      ...list.map((one, i) => [[name, i], one, items?.items]),
+    ] as [(string | number)[], unknown, JsonSchema | undefined][]) {
+      if (!Array.isArray(inner) || inner.length <= MANY) continue;
+      const bad = inner.findIndex((one) => !mayBe(one, kind));
+      if (bad >= 0) refuse(...at, bad);
+    }
+  }
+}
+
+/** Of the texts in a value, as deep as arguments have some. */
+function charactersIn(value: unknown, depth: number): number {
+  if (typeof value === 'string') return value.length;
+  if (depth === 0 || typeof value !== 'object' || value === null) return 0;
+  let sum = 0;
+  for (const one of Array.isArray(value) ? value : Object.values(value)) sum += charactersIn(one, depth - 1);
+  return sum;
+}
+
+/** Whether a value is, or may be taken for, one of the schema's type. */
+function mayBe(value: unknown, schema: JsonSchema | undefined): boolean {
+  switch (schema?.type) {
+    case 'integer':
+    case 'number':
+      return typeof takeValue(value, schema) === 'number';
+    case 'string':
+      return typeof value === 'string' && value.length >= (schema.minLength ?? 0);
+    default:
+      return true;
+  }
 }
 
 /** Problems that are told in full: who corrects these has seen what the others are like. */

@@ -19,6 +19,7 @@ export const colorAtTool = defineTool({
   hints: { readOnly: true, idempotent: true },
   // The walk of gay-mcp may need a turn.
   isInstant: ({ scheme }) => scheme !== 'gay-mcp',
+  isAside: ({ index, scheme }) => scheme === 'gay-mcp' && isLongWalk('gay-mcp', Number(index)),
   example: { index: 1 },
   run: ({ index, seed, scheme }, context) => {
     const compute = () => {

@@ -47,6 +47,8 @@ export type ToolDeclaration<Input extends z.ZodObject, Output extends z.ZodObjec
   readonly hints: ToolHints;
   /** Whether a call is answered without waiting for anything; `args` were not checked yet. Default: it is not. */
   readonly isInstant?: (args: Readonly<Record<string, unknown>>) => boolean;
+  /** Whether a call computes for more than a moment and needs nothing but files; `args` as above. Default: it does not. */
+  readonly isAside?: (args: Readonly<Record<string, unknown>>) => boolean;
   /** Arguments of a call that works with the embedded model; help and tests use it. */
   readonly example: z.input<Input>;
   /** @throws BitnetError for everything that can go wrong on purpose. */
@@ -64,6 +66,7 @@ export type Tool = {
   readonly output: z.ZodObject;
   readonly hints: ToolHints;
   readonly isInstant?: (args: Readonly<Record<string, unknown>>) => boolean;
+  readonly isAside?: (args: Readonly<Record<string, unknown>>) => boolean;
   readonly example: Record<string, unknown>;
   readonly run: (args: unknown, context: ToolContext) => Promise<Record<string, unknown>>;
   readonly summarize: (result: Record<string, unknown>) => string;

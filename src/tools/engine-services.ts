@@ -6,7 +6,8 @@ import type { GenerateHooks, GenerateRequest, GenerateResult } from '../generate
 import type { MorphismHooks } from '../world/morphism.ts';
 import type { WorldHost, WorldService } from '../world/world-host.ts';
 import type { InvertResult, StepRequest, StepResult } from '../world/worlds.ts';
-import type { Services } from './services.ts';
+import type { DeskHost } from './desk-host.ts';
+import type { Desk, Services } from './services.ts';
 import { ShortHandles } from './short-handles.ts';
 
 export type EngineServicesOptions = {
@@ -24,6 +25,7 @@ export class EngineServices implements Services {
   readonly #handles = new ShortHandles();
   #host: Promise<EngineHost> | undefined;
   #worldHost: Promise<WorldHost> | undefined;
+  #deskHost: Promise<DeskHost> | undefined;
 
   constructor(options: EngineServicesOptions = {}) {
     this.#options = options;
@@ -55,6 +57,21 @@ export class EngineServices implements Services {
     invert: async (world: string): Promise<InvertResult> => (await this.#worlds()).invert(world),
   };
 
+  /** A process of its own as well, started by the first that needs it. */
+  readonly desk: Desk = {
+    call: async (tool, args, context) => (await this.#desk()).call(tool, args, context),
+    tritWindow: async (request, signal) => (await this.#desk()).tritWindow(request, signal),
+    traceColors: async (request) => (await this.#desk()).traceColors(request),
+  };
+
+  #desk(): Promise<DeskHost> {
+    const { allowedRoots } = this;
+    this.#deskHost ??= import('./desk-host.ts').then(
+      ({ DeskHost }) => new DeskHost(allowedRoots === undefined ? {} : { allowedRoots }),
+    );
+    return this.#deskHost;
+  }
+
   #worlds(): Promise<WorldHost> {
     const { allowedRoots } = this;
     this.#worldHost ??= import('../world/world-host.ts').then(
@@ -68,7 +85,9 @@ export class EngineServices implements Services {
     const host = this.#host;
     const worldHost = this.#worldHost;
     this.#host = undefined;
+    const deskHost = this.#deskHost;
     this.#worldHost = undefined;
-    await Promise.all([host, worldHost].map(async (one) => (await one)?.close()));
+    this.#deskHost = undefined;
+    await Promise.all([host, worldHost, deskHost].map(async (one) => (await one)?.close()));
   }
 }

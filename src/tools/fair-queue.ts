@@ -9,6 +9,8 @@ export type FairQueueOptions = {
   readonly slots: number;
   /** Of these, how many one client may have; all by default. With fewer, a slot is left for who comes next. */
   readonly slotsPerClient?: number;
+  /** Further pieces that run when those are taken, each the only one of its client; none by default. */
+  readonly guestSlots?: number;
   /** Pieces of work that may wait; of more, one is refused at once. */
   readonly maxWaiting: number;
 };
@@ -60,7 +62,7 @@ export class FairQueue {
    */
   async enter(client: string, { signal, onPosition }: EnterOptions = {}): Promise<() => void> {
     if (signal?.aborted) throw new CancelledError('cancelled before it ran');
-    if (this.#running < this.#options.slots && this.#mayRun(client)) return this.#begin(client);
+    if (this.#mayRun(client)) return this.#begin(client);
     if (this.#waiting >= this.#options.maxWaiting) {
       const busy = new BusyError({
         what: `the server is busy: ${this.#running} such calls run and ${this.#waiting} wait`,
@@ -94,7 +96,10 @@ export class FairQueue {
   }
 
   #mayRun(client: string): boolean {
-    return (this.#runningOf.get(client) ?? 0) < (this.#options.slotsPerClient ?? this.#options.slots);
+    const { slots, slotsPerClient = slots, guestSlots = 0 } = this.#options;
+    const own = this.#runningOf.get(client) ?? 0;
+    if (own === 0) return this.#running < slots + guestSlots;
+    return own < slotsPerClient && this.#running < slots;
   }
 
   /** Takes a slot; returns what gives it back. */
@@ -110,7 +115,8 @@ export class FairQueue {
       if (others > 0) this.#runningOf.set(client, others);
       else this.#runningOf.delete(client);
       // In the same breath: nobody who comes now can take the slot before those who wait.
-      this.#next()?.go();
+      // More than one may: a client's last place is free for it and for others.
+      for (let next = this.#next(); next !== undefined; next = this.#next()) next.go();
     };
   }
 

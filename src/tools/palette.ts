@@ -8,6 +8,8 @@ import { fitting } from './result-budget.ts';
 
 /** Enough for any picture; keeps a result within what clients accept. */
 const MAX_COLORS = 4096;
+/** So many are computed and written in less than a millisecond. */
+const FEW_COLORS = 64;
 
 export const paletteTool = defineTool({
   name: 'palette',
@@ -33,7 +35,9 @@ export const paletteTool = defineTool({
     next: z.strictObject({ start: z.int(), n: z.int() }).optional().describe('Arguments for the rest, if it was cut'),
   }),
   hints: { readOnly: true, idempotent: true },
-  isInstant: ({ scheme, image }) => scheme !== 'gay-mcp' && image !== true,
+  isInstant: ({ n, scheme, image }) =>
+    typeof n === 'number' && n <= FEW_COLORS && scheme !== 'gay-mcp' && (image === undefined || image === false),
+  isAside: ({ n, scheme, image }) => Number(n) > FEW_COLORS || (image ?? false) !== false || scheme === 'gay-mcp',
   example: { n: 12 },
   run: async (args, context) => {
     const { n, seed, start, scheme, image } = args;

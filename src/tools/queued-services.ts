@@ -11,7 +11,16 @@ const WORLD_SLOTS = 1;
 const SERVER_SLOTS = 3;
 const SERVER_SLOTS_PER_CLIENT = 2;
 
-export type QueuedServicesOptions = FairQueueOptions & { readonly onResult?: (result: GenerateResult) => void };
+/** Of `slots`, those that one client may have. */
+const ENGINE_SHARE = 1 / 2;
+
+export type QueuedServicesOptions = Pick<FairQueueOptions, 'slots' | 'maxWaiting'> & {
+  /** Of the engine's slots, those that one client may have; default half of them. */
+  readonly slotsPerClient?: number;
+  /** Whether a client that has nothing running may have one beyond `slots`, and as many clients again; default not. */
+  readonly guests?: boolean;
+  readonly onResult?: (result: GenerateResult) => void;
+};
 
 export class QueuedServices {
   readonly #services: Services;
@@ -19,11 +28,18 @@ export class QueuedServices {
   /** `slots` are those of the engine; `maxWaiting` holds for each. */
   readonly queues: Readonly<Record<TurnOf, FairQueue>>;
 
-  constructor(services: Services, { slots, maxWaiting, onResult = () => {} }: QueuedServicesOptions) {
+  constructor(services: Services, options: QueuedServicesOptions) {
+    const { slots, maxWaiting, guests = false, onResult = () => {} } = options;
     this.#services = services;
     this.#onResult = onResult;
     this.queues = {
-      engine: new FairQueue({ slots, maxWaiting }),
+      engine: new FairQueue({
+        slots,
+        slotsPerClient: options.slotsPerClient ?? Math.ceil(slots * ENGINE_SHARE),
+        // Whoever has nothing running yet need not wait for the end of what others run.
+        guestSlots: guests ? slots : 0,
+        maxWaiting,
+      }),
       worlds: new FairQueue({ slots: WORLD_SLOTS, maxWaiting }),
       server: new FairQueue({ slots: SERVER_SLOTS, slotsPerClient: SERVER_SLOTS_PER_CLIENT, maxWaiting }),
     };
@@ -31,10 +47,11 @@ export class QueuedServices {
 
   /** The services as this client gets them; equal names share a place in the rounds of the queues. */
   forClient(client: string): Services {
-    const { allowedRoots, worlds } = this.#services;
+    const { allowedRoots, worlds, desk } = this.#services;
     return {
       allowedRoots,
       ...(worlds && { worlds }),
+      ...(desk && { desk }),
       generate: async (request, hooks) => {
         const result = await this.#services.generate(request, hooks);
         this.#onResult(result);

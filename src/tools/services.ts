@@ -4,6 +4,9 @@
 import { BitnetError } from '../errors.ts';
 import type { GenerateHooks, GenerateRequest, GenerateResult } from '../generate/types.ts';
 import type { WorldService } from '../world/world-host.ts';
+import type { ToolContext, ToolImage } from './define-tool.ts';
+import type { TraceColorsRequest } from './trace-colors.ts';
+import type { TritWindowRequest } from './trit-window.ts';
 
 /**
  * What a piece of heavy work keeps busy: `engine`, the process that generates, several texts at once; `worlds`, the one
@@ -18,6 +21,19 @@ export type TurnHooks = {
   readonly onQueue?: ((position: number) => void) | undefined;
 };
 
+/** A tool's result, its structured part as JSON: that is what it is sent as. */
+export type AsideResult = { readonly json: string; readonly text: string; readonly images: readonly ToolImage[] };
+
+/** Work that would hold up a server's event loop, done in another process. Its errors are the same as here. */
+export interface Desk {
+  /** A call of the tool of this name. */
+  call(tool: string, args: unknown, context: AsideContext): Promise<AsideResult>;
+  tritWindow(request: TritWindowRequest, signal?: AbortSignal): Promise<string>;
+  traceColors(request: TraceColorsRequest): Promise<Uint8Array>;
+}
+
+export type AsideContext = Pick<ToolContext, 'signal' | 'progress' | 'resultBudget'>;
+
 export interface Services {
   /** Folders that callers' model paths must lie in; any path when undefined. */
   readonly allowedRoots?: readonly string[] | undefined;
@@ -25,6 +41,8 @@ export interface Services {
   generate(request: GenerateRequest, hooks: GenerateHooks): Promise<GenerateResult>;
   /** Where training steps are taken; absent where nobody takes any. */
   readonly worlds?: WorldService;
+  /** Where calls that compute for more than a moment are computed; absent: here. */
+  readonly desk?: Desk;
   /**
    * Runs work when its turn has come; absent where calls do not compete. Tools take their turns through `inTurn`.
    * Throws BusyError when too many wait, and CancelledError when the signal fires before the turn.

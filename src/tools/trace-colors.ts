@@ -36,7 +36,9 @@ export async function traceColors(
     throw new ArgumentError({ what: `tokens must be from 1 to ${MAX_TOKENS}, got ${tokens}`, fix: 'ask for fewer' });
   }
   const seed = parseSeed(seedText, 'seed');
+  const { desk } = context.services;
   return inTurn('server', context, async () => {
+    if (desk !== undefined) return await desk.traceColors({ scheme, seed: seedText, tokens });
     const colors = palette({ seed, start: FIRST_INDEX, n: tokens, scheme: scheme as Scheme });
     const sum = tritSum(colors.map(({ trit }) => trit));
     const balance = `GF(3) trit sum ${sum} mod 3 = ${gf3Residue(sum)}${isConserved(sum) ? ', conserved' : ''}`;

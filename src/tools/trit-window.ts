@@ -20,7 +20,8 @@ export type TritWindowRequest = {
  * layer, and what opening the model throws.
  */
 export function tritWindowText(request: TritWindowRequest, context: TurnContext): Promise<string> {
-  return inTurn('server', context, () => readWindow(request, context));
+  const { services, signal } = context;
+  return inTurn('server', context, () => services.desk?.tritWindow(request, signal) ?? readWindow(request, context));
 }
 
 async function readWindow(request: TritWindowRequest, { services, signal }: TurnContext): Promise<string> {

@@ -36,7 +36,7 @@ export class WorldHost implements WorldService {
 
   constructor(options: WorldHostOptions = {}) {
     const died = (how: string) => new WorldProcessDiedError(how);
-    this.#host = new ChildHost({ beside: import.meta.url, file: 'world-process', options, died });
+    this.#host = new ChildHost({ beside: import.meta.url, file: 'world-process', inBackground: true, options, died });
   }
 
   /** Process id of the running child, for tests and diagnostics. */

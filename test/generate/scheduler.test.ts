@@ -113,6 +113,59 @@ test('a step never has more rows than allowed, however many prompts wait', async
   for (const [i, prompt] of prompts.entries()) expect(writers[i]!.tokens).toEqual(await alone(prompt, 4));
 });
 
+test('beside those that write, a step reads little; a short prompt is read at once, and a long one goes on', async () => {
+  const { executable, steps } = await watched();
+  const scheduler = new Scheduler(executable, { ...plain, maxRows: 128 });
+  const long = (n: number) => Array.from({ length: 100 }, (_, i) => (i * n + n) % 61);
+  const first = writer(3);
+  const order: string[] = [];
+  let more: Promise<unknown> = Promise.resolve();
+  await scheduler.run([0, 1], {
+    next: (logits) => {
+      if (first.tokens.length === 0) {
+        more = Promise.all([
+          ...[5, 7, 11, 13, 17].map((n) =>
+            scheduler.run(long(n), { next: writer(1).next, trace: false }).then(() => order.push(`long ${n}`)),
+          ),
+          scheduler.run([0, 9, 9, 9], { next: writer(1).next, trace: false }).then(() => order.push('short')),
+        ]);
+      }
+      return first.next(logits);
+    },
+    trace: false,
+  });
+  await more;
+  // One row that writes, and 64 of prompts.
+  expect(steps[1]!.tokens.length).toBe(65);
+  expect(order[0]).toBe('short');
+  expect(order).toHaveLength(6);
+});
+
+test('short prompts without end do not keep a long one waiting', async () => {
+  const { executable } = await watched();
+  const scheduler = new Scheduler(executable, { ...plain, maxRows: 16 });
+  const long = writer(1);
+  let isDone = false;
+  const reading = scheduler
+    .run(
+      Array.from({ length: 100 }, (_, i) => (i * 7) % 61),
+      { next: long.next, trace: false },
+    )
+    .then(() => {
+      isDone = true;
+    });
+  let shorts = 0;
+  const ask = async (): Promise<void> => {
+    while (!isDone) {
+      shorts += 1;
+      expect(shorts, 'the long one is read').toBeLessThan(500);
+      await scheduler.run([0, shorts % 61, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], { next: writer(1).next, trace: false });
+    }
+  };
+  await Promise.all([reading, ask(), ask(), ask(), ask()]);
+  expect(long.tokens).toHaveLength(1);
+});
+
 describe('drafts', () => {
   test.each([0, 0.9])('at temperature %f do not change the text, and some are taken', async (temperature) => {
     const prompt = prompts[3]!;

@@ -6,10 +6,11 @@ import { type AddressInfo, connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
 import { CancelledError } from '../../src/errors.ts';
-import { UnreadLimit } from '../../src/mcp/http/connections.ts';
+import { Rounds, UnreadLimit } from '../../src/mcp/http/connections.ts';
 import type { Services } from '../../src/tools/services.ts';
 import {
   MCP_HEADERS,
+  openSession,
   openSocket,
   type RunningServer,
   type Sent,
@@ -149,5 +150,86 @@ describe('answers that are not read', () => {
     limit.check();
     expect(served.timeout).not.toBe(3_600_000);
     expect(served.destroyed).toBe(false);
+  });
+});
+
+test('work of some milliseconds begins once in each round of the event loop, in order', async () => {
+  const rounds = new Rounds();
+  let round = 0;
+  let done = false;
+  const counting = (async () => {
+    for (; !done; round += 1) await new Promise((resolve) => setImmediate(resolve));
+  })();
+  const begun: [number, number][] = [];
+  await Promise.all(Array.from({ length: 5 }, (_, i) => rounds.enter().then(() => begun.push([i, round]))));
+  done = true;
+  await counting;
+  expect(begun.map(([i]) => i)).toEqual([0, 1, 2, 3, 4]);
+  expect(new Set(begun.map(([, at]) => at)).size).toBeGreaterThanOrEqual(4);
+  // Later, the first begins at once again.
+  await new Promise((resolve) => setImmediate(resolve));
+  await rounds.enter();
+});
+
+describe('who takes turns on a loopback address', () => {
+  /** Calls that run, by prompt; each until it is let go. */
+  function running() {
+    const letGo = new Map<string, () => void>();
+    const services: Services = {
+      generate: ({ prompt = '' }) =>
+        new Promise((_, reject) => letGo.set(prompt, () => reject(new CancelledError('let go')))),
+    };
+    return { letGo, services };
+  }
+  const call = (prompt: string) => statelessCall(1, 'generate_with_trace', { prompt });
+  const settled = async (letGo: Map<string, () => void>, count: number) => {
+    while (letGo.size < count) await sleep(5);
+    await sleep(50);
+    return [...letGo.keys()];
+  };
+
+  test('without tokens, each connection: the second of one waits for its first, the first of another does not', async () => {
+    const { letGo, services } = running();
+    const server = await startServer({ services, slots: 2 });
+    // Each request of `send` has a connection of its own; two share one in a session.
+    const { headers } = await openSession(server);
+    const inSession = (prompt: string) => ({
+      headers,
+      body: {
+        jsonrpc: '2.0',
+        id: prompt,
+        method: 'tools/call',
+        params: { name: 'generate_with_trace', arguments: { prompt } },
+      },
+    });
+    const answers = [inSession('a1'), inSession('a2')].map((sent) => send(server, sent));
+    expect(await settled(letGo, 1)).toEqual(['a1']);
+    answers.push(send(server, call('b1')));
+    expect(await settled(letGo, 2)).toEqual(['a1', 'b1']);
+    for (const go of letGo.values()) go();
+    expect(await settled(letGo, 3)).toEqual(['a1', 'b1', 'a2']);
+    letGo.get('a2')!();
+    await Promise.all(answers);
+    await server.close();
+  });
+
+  test('with tokens, each of them, however many connections it has', async () => {
+    const { letGo, services } = running();
+    const server = await startServer({ services, slots: 2, tokens: ['many', 'one'] });
+    const by = (token: string, prompt: string) => {
+      const { headers, body } = call(prompt);
+      return send(server, { headers: { ...headers, authorization: `Bearer ${token}` }, body });
+    };
+    const answers = [by('many', 'm1')];
+    await settled(letGo, 1);
+    answers.push(by('many', 'm2'));
+    await sleep(50);
+    answers.push(by('one', 'o1'));
+    expect(await settled(letGo, 2)).toEqual(['m1', 'o1']);
+    for (const go of letGo.values()) go();
+    await settled(letGo, 3);
+    letGo.get('m2')!();
+    await Promise.all(answers);
+    await server.close();
   });
 });

@@ -44,8 +44,8 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
     onResult: ({ usage }) => metrics.tokens(usage),
   });
   const errorText = remoteErrorText();
-  const environmentOf = ({ client }: SessionOwner): ToolEnvironment => ({
-    services: queued.forClient(client),
+  const environmentOf = ({ client, seat = client }: SessionOwner): ToolEnvironment => ({
+    services: queued.forClient(seat),
     logger,
     errorText,
     onCall: (call) => metrics.call(call),

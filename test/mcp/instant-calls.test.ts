@@ -3,10 +3,15 @@
 
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { CancelledError } from '../../src/errors.ts';
+import { DeskHost } from '../../src/tools/desk-host.ts';
+import type { Desk } from '../../src/tools/services.ts';
 import {
   type Answer,
+  MCP_HEADERS,
   messagesOf,
   openSession,
+  openSocket,
   type Sent,
   send,
   startServer,
@@ -52,6 +57,7 @@ const CALLS: readonly [string, Record<string, unknown>][] = [
   ['color_at', { index: 'é☕\u{1f600}' }],
   ['color_at', { index: 1, sede: 4 }],
   ['palette', { n: 3 }],
+  ['palette', { n: 64, seed: '7' }],
   ['palette', { n: 4096 }],
   ['palette', { n: 4097, start: [] }],
   ['balance_triad', { trits: [1, 1, 1] }],
@@ -154,6 +160,57 @@ describe('stateless', () => {
   });
 });
 
+test('what the desk computes goes out as it came, the same as through the SDK', async () => {
+  const desk = new DeskHost();
+  const generate = () => Promise.reject(new Error('not called'));
+  const server = await startServer({ services: { generate, desk } });
+  const clientInfo = { name: 'desk', version: '1' };
+  for (const args of [{ n: 4096 }, { n: 9, image: true }, { n: 65, start: '3' }, { n: 5000 }, { n: '66', seed: -1 }]) {
+    const call = statelessCall(1, 'palette', args, { 'io.modelcontextprotocol/clientInfo': clientInfo });
+    clientInfo.version += '1';
+    const first = await bySdk(server, call);
+    const before = server.created();
+    expect(seen(await send(server, call))).toEqual(seen(first));
+    expect(server.created()).toBe(before);
+    expect(first.status).toBe(200);
+    const here = await send(sdk, call);
+    expect(JSON.parse(first.text)).toEqual(JSON.parse(here.text));
+  }
+  await server.close();
+  await desk.close();
+});
+
+test('a client that goes away does not keep the desk busy', async () => {
+  let asked = 0;
+  let ended = 0;
+  const desk = {
+    call: (_tool: string, _args: unknown, { signal }: { signal?: AbortSignal }) => {
+      asked += 1;
+      return new Promise<never>((_, reject) =>
+        signal!.addEventListener('abort', () => {
+          ended += 1;
+          reject(new CancelledError());
+        }),
+      );
+    },
+  } as unknown as Desk;
+  const server = await startServer({ services: { generate: () => Promise.reject(new Error('not called')), desk } });
+  await send(server, statelessCall(1, 'color_at', { index: 1 }));
+  const { headers, body } = statelessCall(2, 'palette', { n: 100 });
+  const text = JSON.stringify(body);
+  const head = Object.entries({ host: 'localhost', ...MCP_HEADERS, ...headers, 'content-length': text.length });
+  const sockets = await Promise.all(Array.from({ length: 6 }, () => openSocket(server.port)));
+  for (const { socket } of sockets) {
+    socket.write(`POST /mcp HTTP/1.1\r\n${head.map(([key, value]) => `${key}: ${value}\r\n`).join('')}\r\n${text}`);
+  }
+  while (asked < 3) await new Promise((resolve) => setTimeout(resolve, 5));
+  for (const { socket } of sockets) socket.destroy();
+  while (ended < asked || asked < 3) await new Promise((resolve) => setTimeout(resolve, 5));
+  // Those that waited are gone from the line, too: it is free.
+  expect(asked).toBeLessThanOrEqual(6);
+  await server.close();
+});
+
 describe('in a session', () => {
   const body = (name: string, args: Record<string, unknown>, changes = {}) => ({
     jsonrpc: '2.0',
@@ -162,7 +219,10 @@ describe('in a session', () => {
     params: { name, arguments: args, ...changes },
   });
 
-  test.each(CALLS)('%s %j: one JSON document with what the SDK says in a stream', async (name, args) => {
+  // Longer palettes wait for the desk.
+  const atOnce = CALLS.filter(([, { n = 1 }]) => Number(n) <= 64);
+
+  test.each(atOnce)('%s %j: one JSON document with what the SDK says in a stream', async (name, args) => {
     const { headers } = await openSession(short);
     const { headers: sdkHeaders } = await openSession(sdk);
     const answer = await shortly({ headers, body: body(name, args) });

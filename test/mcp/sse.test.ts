@@ -3,6 +3,7 @@ import { PassThrough } from 'node:stream';
 import type { McpServer } from '@modelcontextprotocol/server';
 import { expect, test } from 'vitest';
 import type { BodyReader } from '../../src/mcp/http/body.ts';
+import { Rounds } from '../../src/mcp/http/connections.ts';
 import { SessionTable } from '../../src/mcp/http/sessions.ts';
 import { SseEndpoint } from '../../src/mcp/http/sse.ts';
 
@@ -17,7 +18,13 @@ test('a session whose server cannot connect gives its place back', async () => {
       close: async () => {},
     } as unknown as McpServer;
   };
-  const sse = new SseEndpoint({ createServer, sessions, bodies: {} as BodyReader, messagesPath: '/messages' });
+  const sse = new SseEndpoint({
+    createServer,
+    sessions,
+    bodies: {} as BodyReader,
+    rounds: new Rounds(),
+    messagesPath: '/messages',
+  });
   const owner = { principal: 'p', client: 'c' };
   for (let i = 0; i < 2; i += 1) {
     const opened = sse.open(

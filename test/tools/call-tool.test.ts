@@ -172,6 +172,27 @@ test('a call whose arguments are text all together', async () => {
   expect((await callTool(colorAtTool, '{"index":"1"}', { services })).structured.index).toBe(1);
 });
 
+test.each([
+  [generateWithTraceTool, { prompt: 'x'.repeat(2 ** 20 + 1) }],
+  [generateWithTraceTool, { messages: Array(5).fill({ role: 'user', content: 'x'.repeat(2 ** 18) }) }],
+  [morphismStepTool, { text: Array(5).fill('x'.repeat(2 ** 18)) }],
+  [colorAtTool, { index: 1, other: 'x'.repeat(3_900_000) }],
+])('%# more text than any call takes is refused before anybody reads it', async (tool, args) => {
+  expect(await refusal(tool, args)).toMatch(
+    /^\w+: the arguments have \d+ characters of text, more than any call takes/,
+  );
+});
+
+test('of many values that are wrong, the first is told; of more than any call takes, none', async () => {
+  const list = Array(16_000).fill(1);
+  list[12_345] = 'x';
+  list[12_346] = 'y';
+  const message = await refusal(morphismStepTool, { tokens: [[1, 2], list] });
+  expect(message).toContain('tokens.1.12345 must be an integer >= 0, got the string "x"');
+  expect(message).not.toContain('12346');
+  expect(await refusal(morphismStepTool, { tokens: Array(3).fill(list) })).toContain('tokens has 48000 values');
+});
+
 test('no argument is taken for another: a list of lists wants lists', async () => {
   expect(await refusal(morphismStepTool, { tokens: ids })).toContain('tokens.0 must be a list');
   expect(await refusal(morphismStepTool, { tokens: '7' })).toContain('tokens must be a list');

@@ -118,6 +118,50 @@ test('a client that may not have every slot leaves one for who comes next', asyn
   expect([queue.running, queue.waiting]).toEqual([0, 0]);
 });
 
+test('who has nothing running need not wait for a slot, as long as there is room for guests', async () => {
+  const queue = new FairQueue({ slots: 2, slotsPerClient: 2, guestSlots: 2, maxWaiting: 10 });
+  const leavers = new Map<string, () => void>();
+  const enter = (client: string, name: string) => void queue.enter(client).then((leave) => leavers.set(name, leave));
+  const running = async () => {
+    await settle();
+    return [...leavers.keys()];
+  };
+  const end = (name: string) => {
+    leavers.get(name)!();
+    leavers.delete(name);
+  };
+  for (const name of ['a1', 'a2', 'a3']) enter('a', name);
+  for (const client of ['b', 'c', 'd']) for (const n of [1, 2]) enter(client, `${client}${n}`);
+  expect(await running()).toEqual(['a1', 'a2', 'b1', 'c1']);
+  end('b1');
+  // Of those that wait, the first that has nothing running.
+  expect(await running()).toEqual(['a1', 'a2', 'c1', 'b2']);
+  end('a1');
+  expect(await running()).toEqual(['a2', 'c1', 'b2', 'd1']);
+  end('c1');
+  end('b2');
+  expect(await running()).toEqual(['a2', 'd1', 'c2']);
+  // A second of one client runs in a slot only: there were none until now.
+  end('c2');
+  expect(await running()).toEqual(['a2', 'd1']);
+  end('d1');
+  expect(await running()).toEqual(['a2', 'a3', 'd2']);
+  end('d2');
+  end('a2');
+  end('a3');
+  expect([queue.running, queue.waiting]).toEqual([0, 0]);
+});
+
+test('a client cannot have all generations', async () => {
+  const none = { generate: () => Promise.reject(new Error('not called')) };
+  const { engine } = new QueuedServices(none, { slots: 3, guests: true, maxWaiting: 10 }).queues;
+  const order: string[] = [];
+  for (const name of ['a1', 'a2', 'a3', 'a4']) void engine.enter('a').then(() => order.push(name));
+  for (const client of ['b', 'c', 'd', 'e', 'f']) void engine.enter(client).then(() => order.push(client));
+  await settle();
+  expect(order).toEqual(['a1', 'a2', 'b', 'c', 'd', 'e']);
+});
+
 test('a client cannot have all of what analyses take', async () => {
   const { server } = new QueuedServices(
     { generate: () => Promise.reject(new Error('not called')) },

@@ -50,13 +50,21 @@ export function toWebRequest(req: IncomingMessage, res: ServerResponse): Request
   return new HeadOfRequest(req, res) as unknown as Request;
 }
 
+/** Fires when the client goes away before it has its answer. */
+export function goneSignal(res: ServerResponse): AbortSignal {
+  const gone = new AbortController();
+  if (res.destroyed) gone.abort();
+  else res.once('close', () => res.writableFinished || gone.abort());
+  return gone.signal;
+}
+
 class HeadOfRequest {
   readonly method: string;
   readonly url: string;
   readonly headers: HeadersOfRequest;
   readonly body = null;
   readonly #res: ServerResponse;
-  #gone: AbortController | undefined;
+  #gone: AbortSignal | undefined;
 
   constructor(req: IncomingMessage, res: ServerResponse) {
     this.method = req.method ?? 'GET';
@@ -67,14 +75,8 @@ class HeadOfRequest {
 
   /** Fires when the client goes away before it has its answer. */
   get signal(): AbortSignal {
-    if (this.#gone === undefined) {
-      const gone = new AbortController();
-      this.#gone = gone;
-      const res = this.#res;
-      if (res.destroyed) gone.abort();
-      else res.once('close', () => res.writableFinished || gone.abort());
-    }
-    return this.#gone.signal;
+    this.#gone ??= goneSignal(this.#res);
+    return this.#gone;
   }
 
   clone(): HeadOfRequest {

@@ -63,6 +63,35 @@ export class RequestLine {
   }
 }
 
+/**
+ * Lets one piece of work of some milliseconds begin in each round of the event loop, in order of arrival: calls that are
+ * answered at once wait for one of them at most, however many connections have some.
+ */
+export class Rounds {
+  readonly #waiting: (() => void)[] = [];
+  #isTaken = false;
+
+  /** Resolves when the work may begin. */
+  enter(): Promise<void> {
+    if (!this.#isTaken) {
+      this.#isTaken = true;
+      setImmediate(this.#next);
+      return Promise.resolve();
+    }
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  readonly #next = (): void => {
+    const go = this.#waiting.shift();
+    if (go === undefined) {
+      this.#isTaken = false;
+      return;
+    }
+    setImmediate(this.#next);
+    go();
+  };
+}
+
 /** Cuts off clients that do not read their answers. */
 export class UnreadLimit {
   readonly #maxBytes: number;

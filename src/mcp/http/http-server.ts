@@ -2,14 +2,22 @@
 // running calls finish. What is served at the addresses is in the other files of this folder.
 
 import { createServer as createNodeServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ServerEventBus } from '@modelcontextprotocol/server';
 import { Refusal, sendJson, sendRefusal, sendText } from './answers.ts';
 import { BodyReader } from './body.ts';
-import { RequestLine, UnreadLimit } from './connections.ts';
+import { RequestLine, Rounds, UnreadLimit } from './connections.ts';
 import { EventLog } from './event-log.ts';
-import { allowedHostNames, corsHeaders, NameGuard, PREFLIGHT_HEADERS, TokenGuard, urlHost } from './guards.ts';
+import {
+  allowedHostNames,
+  corsHeaders,
+  isLoopback,
+  NameGuard,
+  PREFLIGHT_HEADERS,
+  TokenGuard,
+  urlHost,
+} from './guards.ts';
 import type { InstantCalls } from './instant-calls.ts';
 import type { Gauges, Metrics } from './metrics.ts';
 import { RateLimit } from './rate-limit.ts';
@@ -79,6 +87,8 @@ export class HttpServer {
   readonly #sse: SseEndpoint;
   readonly #server: Server;
   readonly #unread = new UnreadLimit();
+  readonly #numbers = new WeakMap<Socket, number>();
+  #nextNumber = 1;
   readonly #checks: NodeJS.Timeout;
   /** POSTs that are being answered. */
   #running = 0;
@@ -102,7 +112,8 @@ export class HttpServer {
         throw error;
       }
     };
-    const shared = { createServer, sessions: this.#sessions, bodies: new BodyReader() };
+    const rounds = new Rounds();
+    const shared = { createServer, sessions: this.#sessions, bodies: new BodyReader(rounds), rounds };
     this.#streamable = new StreamableEndpoint({
       ...shared,
       events: this.#events,
@@ -198,7 +209,19 @@ export class HttpServer {
     }
     const client = `${principal} at ${address}`;
     this.#limit(client);
-    return { principal, client };
+    // Without tokens, all who call from this machine look alike: there, each connection has its turns.
+    const looksAlike = this.#tokens.isOpen && !this.#options.behindProxy && isLoopback(address.replace(/^::ffff:/, ''));
+    if (!looksAlike) return { principal, client };
+    return { principal, client, seat: `${client} by connection ${this.#numberOf(req.socket)}` };
+  }
+
+  #numberOf(socket: Socket): number {
+    let number = this.#numbers.get(socket);
+    if (number === undefined) {
+      number = this.#nextNumber++;
+      this.#numbers.set(socket, number);
+    }
+    return number;
   }
 
   #limit(client: string): void {

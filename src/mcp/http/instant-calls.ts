@@ -7,15 +7,10 @@
 // answers of both ways.
 
 import type { IncomingHttpHeaders } from 'node:http';
-import {
-  type CallToolResult,
-  CLIENT_INFO_META_KEY,
-  PROTOCOL_VERSION_META_KEY,
-  SERVER_INFO_META_KEY,
-} from '@modelcontextprotocol/server';
+import { CLIENT_INFO_META_KEY, PROTOCOL_VERSION_META_KEY, SERVER_INFO_META_KEY } from '@modelcontextprotocol/server';
 import { ALL_TOOLS } from '../../tools/all-tools.ts';
 import { MAX_ARGUMENT_ELEMENTS, serverInfo } from '../server.ts';
-import { answerCall, type ToolEnvironment } from '../tool-registration.ts';
+import { answerText, type ToolEnvironment } from '../tool-registration.ts';
 import type { SessionOwner } from './sessions.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -32,7 +27,10 @@ const MAX_ENVELOPE_LENGTH = 2000;
 /** In so few bytes there are no more elements than the SDK lets pass: the shortest is `1,`. It counts larger ones. */
 const MAX_BODY_BYTES = 2 * MAX_ARGUMENT_ELEMENTS;
 
-const INSTANT_TOOLS = new Map(ALL_TOOLS.flatMap((tool) => (tool.isInstant === undefined ? [] : [[tool.name, tool]])));
+/** Calls of these are answered on the spot, or at the desk, whose answers come as text that goes out as it is. */
+const TOOLS = new Map(
+  ALL_TOOLS.flatMap((tool) => (tool.isInstant === undefined && tool.isAside === undefined ? [] : [[tool.name, tool]])),
+);
 
 export class InstantCalls {
   readonly #environmentOf: (owner: SessionOwner) => ToolEnvironment;
@@ -44,7 +42,12 @@ export class InstantCalls {
   }
 
   /** The JSON text of the answer to a stateless request; undefined: the SDK must see it. */
-  async stateless(headers: IncomingHttpHeaders, body: unknown, owner: SessionOwner): Promise<string | undefined> {
+  async stateless(
+    headers: IncomingHttpHeaders,
+    body: unknown,
+    owner: SessionOwner,
+    signal: () => AbortSignal,
+  ): Promise<string | undefined> {
     const call = instantCall(body);
     if (
       call === undefined ||
@@ -57,10 +60,10 @@ export class InstantCalls {
       return undefined;
     }
     const client = (call.envelope as Envelope)[CLIENT_INFO_META_KEY]?.name ?? '';
-    const result = await answerCall(call.tool, call.args, this.#environmentOf(owner), { client });
     this.#serverInfo ??= serverInfo();
-    const _meta = { [SERVER_INFO_META_KEY]: this.#serverInfo };
-    return answer(call.id, { ...result, resultType: 'complete', _meta });
+    const more = { resultType: 'complete', _meta: { [SERVER_INFO_META_KEY]: this.#serverInfo } };
+    const hooks = { client, more, ...(call.waits && { signal: signal() }) };
+    return answer(call.id, await answerText(call.tool, call.args, this.#environmentOf(owner), hooks));
   }
 
   /** The SDK has given the request a result: its envelope is sound. */
@@ -75,19 +78,21 @@ export class InstantCalls {
   /** Whether a request in a session of the 2025 protocol, which has no envelope, can be answered here. */
   isForSession(headers: IncomingHttpHeaders, body: unknown): boolean {
     const call = instantCall(body);
-    return call !== undefined && call.envelope === undefined && isShort(headers);
+    // One that waits can be cancelled by a notification, of which the SDK hears.
+    return call !== undefined && !call.waits && call.envelope === undefined && isShort(headers);
   }
 
   /** The JSON text of the answer to such a request; `client` is the name that the session's client gave itself. */
   async inSession(body: unknown, owner: SessionOwner, client: string): Promise<string | undefined> {
     const call = instantCall(body);
     if (call === undefined) return undefined;
-    return answer(call.id, await answerCall(call.tool, call.args, this.#environmentOf(owner), { client }));
+    return answer(call.id, await answerText(call.tool, call.args, this.#environmentOf(owner), { client }));
   }
 }
 
-function answer(id: string | number, result: CallToolResult): string {
-  return JSON.stringify({ result, jsonrpc: '2.0', id });
+/** `result` is JSON. */
+function answer(id: string | number, result: string): string {
+  return `{"result":${result},"jsonrpc":"2.0","id":${JSON.stringify(id)}}`;
 }
 
 /** A body that comes in chunks does not say. */
@@ -103,11 +108,13 @@ function instantCall(body: unknown) {
   if (typeof id !== 'string' && !Number.isSafeInteger(id)) return undefined;
   if (!hasOnly(params, ['name', 'arguments', '_meta'])) return undefined;
   const { name, arguments: args = {}, _meta: envelope } = params;
-  const tool = INSTANT_TOOLS.get(name as string);
-  if (tool === undefined || !isObject(args) || !tool.isInstant!(args)) return undefined;
+  const tool = TOOLS.get(name as string);
+  if (tool === undefined || !isObject(args)) return undefined;
+  const waits = tool.isInstant?.(args) !== true;
+  if (waits && tool.isAside?.(args) !== true) return undefined;
   // The SDK leaves it out.
   if (Object.hasOwn(args, '__proto__')) return undefined;
-  return { id: id as string | number, tool, args, envelope };
+  return { id: id as string | number, tool, args, envelope, waits };
 }
 
 function isObject(value: unknown): value is Fields {

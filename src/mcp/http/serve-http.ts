@@ -47,12 +47,13 @@ export async function serveOnHttp(options: ServeHttpOptions): Promise<void> {
   const engine = new EngineServices({ shortHandles: false, ...(allowedRoots && { allowedRoots }) });
   const queued = new QueuedServices(engine, {
     slots: maxRunning,
+    guests: true,
     maxWaiting: MAX_WAITING,
     onResult: ({ usage }) => metrics.tokens(usage),
   });
   const errorText = remoteErrorText(allowedRoots);
-  const environmentOf = ({ client }: SessionOwner): ToolEnvironment => ({
-    services: queued.forClient(client),
+  const environmentOf = ({ client, seat = client }: SessionOwner): ToolEnvironment => ({
+    services: queued.forClient(seat),
     logger,
     errorText,
     modelName: (name) => remoteModelName(name, allowedRoots),

@@ -19,6 +19,8 @@ export type SessionOwner = {
   readonly principal: string;
   /** Whom limits count for: the principal at an address. */
   readonly client: string;
+  /** Who takes turns with others; `client` where that tells them apart. */
+  readonly seat?: string;
 };
 
 export type Session<Transport> = SessionOwner & {

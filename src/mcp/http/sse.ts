@@ -12,6 +12,7 @@ import {
 } from '@modelcontextprotocol/server';
 import { INVALID_REQUEST, Refusal, sendText } from './answers.ts';
 import type { BodyReader } from './body.ts';
+import type { Rounds } from './connections.ts';
 import type { SessionOwner, SessionTable } from './sessions.ts';
 import type { ServerFactory } from './streamable.ts';
 
@@ -23,6 +24,8 @@ export type SseOptions = {
   readonly createServer: ServerFactory;
   readonly sessions: SessionTable<unknown>;
   readonly bodies: BodyReader;
+  /** Turns of what the SDK is asked. */
+  readonly rounds: Rounds;
   /** Path that clients post to. */
   readonly messagesPath: string;
 };
@@ -81,6 +84,7 @@ export class SseEndpoint {
     } catch {
       throw new Refusal(400, 'the body is not a JSON-RPC message', { code: INVALID_REQUEST });
     }
+    await this.#options.rounds.enter();
     sendText(res, 202, 'Accepted', { 'content-type': 'text/plain' });
     transport.onmessage?.(message);
   }

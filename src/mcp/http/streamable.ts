@@ -14,8 +14,9 @@ import {
   type ServerEventBus,
   WebStandardStreamableHTTPServerTransport,
 } from '@modelcontextprotocol/server';
-import { Refusal, sendText, sendWebResponse, toWebRequest } from './answers.ts';
+import { goneSignal, Refusal, sendText, sendWebResponse, toWebRequest } from './answers.ts';
 import type { BodyReader } from './body.ts';
+import type { Rounds } from './connections.ts';
 import { type EventLog, FROM_THE_BEGINNING, type SessionEvents } from './event-log.ts';
 import type { InstantCalls } from './instant-calls.ts';
 import type { SessionOwner, SessionTable } from './sessions.ts';
@@ -33,6 +34,8 @@ export type StreamableOptions = {
   readonly sessions: SessionTable<unknown>;
   readonly events: EventLog;
   readonly bodies: BodyReader;
+  /** Turns of what the SDK is asked: it takes milliseconds for a request. */
+  readonly rounds: Rounds;
   /** Answers what needs no server object; without it, every call gets one. */
   readonly instant?: InstantCalls | undefined;
   /** What `subscriptions/listen` hears; nothing by default, since none of our lists changes. */
@@ -47,6 +50,7 @@ type SessionParts = { readonly server: McpServer; readonly events: SessionEvents
 export class StreamableEndpoint {
   readonly #options: StreamableOptions;
   readonly #modern: McpHttpHandler;
+  #closed = false;
   readonly #sessionParts = new WeakMap<WebStandardStreamableHTTPServerTransport, SessionParts>();
   /** Whose request it is, for the factory. */
   readonly #owners = new WeakMap<Request, SessionOwner>();
@@ -78,6 +82,7 @@ export class StreamableEndpoint {
   }
 
   async close(): Promise<void> {
+    this.#closed = true;
     await this.#modern.close();
   }
 
@@ -92,10 +97,12 @@ export class StreamableEndpoint {
     const body = await bodies.read(req);
     if (instant !== undefined) {
       const text =
-        (await instant.stateless(req.headers, body, owner)) ??
+        (await instant.stateless(req.headers, body, owner, () => goneSignal(res))) ??
         (await this.#instantInSession(req, body, owner, instant));
       if (text !== undefined) return sendText(res, 200, text, { 'content-type': 'application/json' });
     }
+    await this.#options.rounds.enter();
+    if (this.#closed) throw new Refusal(503, 'the server is ending', { headers: { 'retry-after': '5' } });
     // The SDK asks for both by name.
     req.headers.accept = BOTH_TYPES;
     const request = toWebRequest(req, res);
