@@ -118,7 +118,8 @@ export function zshCompletion(commands: readonly ShellCommand[]): string {
       return `:${message}:{ compadd -- ${choices.join(' ')}; _files }`;
     }
     if (choices.length > 0) return `:${message}:(${choices.join(' ')})`;
-    return `:${message}:${isPath ? '_files' : ' '}`;
+    // An empty list, not an empty action: a message beside the one flag that fits would keep zsh from inserting it.
+    return `:${message}:${isPath ? '_files' : '()'}`;
   };
   const specOf = (flag: ShellFlag) => {
     const help = `[${described(flag.description)}]`;

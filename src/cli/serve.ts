@@ -92,6 +92,7 @@ async function serveStdio(
   }
   const { serveOnStdio } = await import('../mcp/stdio.ts');
   await serveOnStdio({ signal, allowedRoots });
+  if (process.stdin.isTTY) output.note('stopped');
 }
 
 async function serveHttp(
@@ -109,6 +110,13 @@ async function serveHttp(
     });
   }
   const { serveOnHttp } = await import('../mcp/http/serve-http.ts');
+  const isSeen = !json && output.progressTerminal !== undefined;
+  if (isSeen) {
+    const wait = flags['drain-seconds'];
+    signal.addEventListener('abort', () => {
+      output.note(`stopping: running calls have ${wait} s to finish; Ctrl-C again ends them at once`);
+    });
+  }
   try {
     await serveOnHttp({
       signal,
@@ -127,13 +135,15 @@ async function serveHttp(
         if (json) output.json({ url: `${url}/mcp`, host, port: bound, pid: process.pid });
         else
           output.note(
-            `MCP at ${url}/mcp (SSE at /sse; /healthz, /metrics)${tokens.length > 0 ? ', token required' : ''}`,
+            `MCP at ${url}/mcp (SSE at /sse; /healthz, /metrics)${tokens.length > 0 ? ', token required' : ''}` +
+              (isSeen ? '. Ctrl-C ends it.' : ''),
           );
       },
     });
   } catch (error) {
     throw bindError(error, host, port);
   }
+  if (isSeen) output.note('stopped');
 }
 
 /** A token must be what can stand in a header; how hard it is to guess is its maker's choice. */

@@ -71,6 +71,8 @@ export const command = defineCommand({
   run: async ({ positionals, flags, json, output, signal }) => {
     const form = flags.layer === undefined ? layerOfFileName(positionals[0]!) : undefined;
     if (form === undefined && flags.layer === undefined) {
+      const named = /^(layer_\d{1,5}(?:\.[\w.]+)?\.weights)\.\w+$/.exec(basename(positionals[0]!))?.[1];
+      if (named !== undefined) refuseOtherThanPng(positionals[0]!);
       throw new ArgumentError({
         what: 'viz needs --layer',
         fix: `name a layer or a glob (bitnet-gf3 analyze ${positionals[0]} lists them), or a file such as layer_0.weights.png`,

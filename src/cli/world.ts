@@ -72,9 +72,9 @@ export const command = defineCommand({
     'world invert latest',
     'world list',
     'world log latest',
-    'world diff 3f9c21 8ab04e --layer model.layers.0.mlp.gate_proj -o flips.png',
+    'world diff 8f8afb 4e9543 --layer model.layers.0.mlp.gate_proj.weight -o flips.png',
     'world export latest --out my-model',
-    'world delete 8ab04e',
+    'world delete 8f8afb --descendants',
   ],
   notes:
     'A step goes from one world to the next, and invert goes back; the model itself is never changed. BITNET_WORLDS names ' +
