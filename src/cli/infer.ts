@@ -14,6 +14,12 @@ import { visible } from './visible.ts';
 
 const FLAGS = {
   'trace-gf3': { type: 'boolean', description: "One line a token with its color and trit, then the trits' sum" },
+  out: {
+    type: 'string',
+    short: 'o',
+    placeholder: 'FILE',
+    description: 'Write the trace as a picture (.png), a page (.html) or .json',
+  },
   model: MODEL_FLAG,
   chat: { type: 'boolean', description: 'PROMPT is what a user says: apply the chat template of the model' },
   'max-tokens': { type: 'integer', min: 1, default: 100, placeholder: 'N', description: 'Stop after so many tokens' },
@@ -35,15 +41,22 @@ export const command = defineCommand({
   flags: FLAGS,
   examples: [
     'infer "Once upon a time" --trace-gf3',
+    'infer "Once upon a time" --trace-gf3 -o trace.html',
     'infer "Lily found" --temperature 0.8 --sample-seed 7 --max-tokens 200',
     'infer "Once upon a time" --backend openai --model NAME --trace-gf3',
   ],
   notes:
+    'A trace as a .html page runs no script, loads nothing and shows what it knows of a token that is pointed at. A color depends\n' +
+    'on the position of its token only; the log-probability below a token is what the model says of it.\n' +
     'The backend onnx runs a folder with model.onnx, config.json and tokenizer.json through onnxruntime-node, which is\n' +
     'installed apart. The backend openai asks a server (exo, mlx_lm.server, llama-server, vLLM) at BITNET_OPENAI_BASE_URL\n' +
     '(default http://127.0.0.1:8080/v1) with the key in BITNET_OPENAI_API_KEY, if any.',
   run: async (input) => {
     const { json, output, flags, signal } = input;
+    const out = flags.out;
+    // Loaded only when asked for: it draws.
+    const drawing = out === undefined ? undefined : await import('./trace-output.ts');
+    if (out !== undefined) drawing!.traceForm(out);
     const { generate } = await import('../generate/generate.ts');
     let printed = 0;
     const printText = ({ token }: TraceStep) => {
@@ -56,7 +69,9 @@ export const command = defineCommand({
     else if (flags['trace-gf3']) output.line(conservationLine(result.tritSum, result.gf3Residue));
     // What became certain only at the end: the bytes of a cut character.
     else output.line(result.completion.slice(printed));
+    if (out !== undefined) await drawing!.writeTrace(out, result);
     if (!json) output.note(footer(result));
+    if (out !== undefined && !json) output.note(`wrote ${out}`);
     return result.finishReason === 'cancelled' ? EXIT.stopped : EXIT.ok;
   },
 });
