@@ -162,7 +162,7 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
   async function shot(name: string): Promise<void> {
     if (screenshots === undefined) return;
     mkdirSync(screenshots, { recursive: true });
-    await page.waitForTimeout(200);
+    await page.waitForTimeout(500);
     await page.screenshot({ path: join(screenshots, `${name}.png`), fullPage: true });
   }
 
