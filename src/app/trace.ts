@@ -35,8 +35,10 @@ export function toldLogprob({ logprob }: { readonly logprob?: number | null | un
   return typeof logprob === 'number' && Number.isFinite(logprob) ? logprob : undefined;
 }
 
-export function promptOf({ output, completion }: Trace): string {
-  return output.slice(0, output.length - completion.length);
+/** What was written before the first token of the trace; a completion may leave some of those out (thoughts). */
+export function promptOf({ output, completion, trace }: Trace): string {
+  const written = trace.map(({ token }) => token).join('');
+  return output.slice(0, output.length - (output.endsWith(written) ? written : completion).length);
 }
 
 /** The sum of trits after each step. */

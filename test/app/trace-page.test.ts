@@ -150,6 +150,18 @@ describe('the page', () => {
     expect(likely).toContain('<tr class="chosen"><td><code>a</code></td><td>not told</td></tr>');
   });
 
+  test('thoughts that are no part of the completion are no part of the prompt either', () => {
+    const thinking = {
+      ...traceOf(['<think>', 'hm', '</think>', 'Yes']),
+      output: 'Q: <think>hm</think>Yes',
+      completion: 'Yes',
+    };
+    expect(tracePage(thinking)).toContain('<p class="prompt">Q: </p>');
+    // The last tokens may not have been written out yet: bytes of a cut character.
+    const cut = { ...traceOf(['a']), output: 'Q: b', completion: 'b' };
+    expect(tracePage(cut)).toContain('<p class="prompt">Q: </p>');
+  });
+
   test('a server that tells little, a color that is none, no tokens at all', () => {
     const silent = tracePage(traceOf(['a', ''], { logprob: null, color: 'url(http://evil.test)' }));
     expect([...silent.matchAll(/class="logprob">([^<]+)</g)].map(([, text]) => text)).toEqual(['·', '·']);

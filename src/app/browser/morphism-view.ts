@@ -14,7 +14,10 @@ export type Morphism = {
   readonly loss_after: number;
   readonly wev: number;
   readonly wev_ratio: number;
+  /** Those whose trits flipped, and perhaps others. */
   readonly layers: readonly Change[];
+  /** How many are not in the list. */
+  readonly unchanged_layers?: number;
   readonly trit_delta_sum: number;
   readonly gf3_residue: number;
   readonly conserved: boolean;
@@ -87,7 +90,7 @@ export function morphismView(result: Morphism, host: Host): HTMLElement {
           'trits flipped',
           flips === 0
             ? 'none: only embedding, norms and scales moved'
-            : `${flips} in ${changed.length} of ${layerCount(result)} layers`,
+            : `${flips} in ${changed.length} of ${result.layers.length + (result.unchanged_layers ?? 0)} layers`,
         ],
         ...(isHex(color?.hex)
           ? [['color of the batch', `index ${color.index}, ${tritText(color.trit)}`] as const]
@@ -100,13 +103,6 @@ export function morphismView(result: Morphism, host: Host): HTMLElement {
   );
   if (changed.length > 0) list.select(0);
   return view;
-}
-
-/** Layers without flips may be told as a number only. */
-function layerCount(result: Morphism): number {
-  const { layers, ...rest } = result as Morphism & Readonly<Record<string, unknown>>;
-  const left = rest.unchanged ?? rest.unchanged_layers ?? rest.layers_unchanged;
-  return layers.length + (typeof left === 'number' ? left : 0);
 }
 
 function lossBars(before: number, after: number): HTMLElement {
