@@ -18,7 +18,7 @@ const FLAGS = {
     type: 'string',
     short: 'o',
     placeholder: 'FILE',
-    description: 'Write the trace as a picture (.png), a page (.html) or .json',
+    description: 'Write the trace to share: .png, .html (runs no script, loads nothing) or .json',
   },
   model: MODEL_FLAG,
   chat: { type: 'boolean', description: 'PROMPT is what a user says: apply the chat template of the model' },
@@ -41,23 +41,21 @@ export const command = defineCommand({
   flags: FLAGS,
   examples: [
     'infer "Once upon a time" --trace-gf3',
-    'infer "Once upon a time" --trace-gf3 -o trace.html',
     'infer "Lily found" --temperature 0.8 --sample-seed 7 --max-tokens 200',
     'infer "Once upon a time" --backend openai --model NAME --trace-gf3',
+    'infer "Once upon a time" --trace-gf3 -o trace.html',
   ],
   notes:
-    'A trace as a .html page runs no script, loads nothing and shows what it knows of a token that is pointed at. A color depends\n' +
-    'on the position of its token only; the log-probability below a token is what the model says of it.\n' +
     'The backend onnx runs a folder with model.onnx, config.json and tokenizer.json through onnxruntime-node, which is\n' +
     'installed apart. The backend openai asks a server (exo, mlx_lm.server, llama-server, vLLM) at BITNET_OPENAI_BASE_URL\n' +
     '(default http://127.0.0.1:8080/v1) with the key in BITNET_OPENAI_API_KEY, if any.',
   run: async (input) => {
     const { json, output, flags, signal } = input;
+    const { generate } = await import('../generate/generate.ts');
     const out = flags.out;
     // Loaded only when asked for: it draws.
     const drawing = out === undefined ? undefined : await import('./trace-output.ts');
     if (out !== undefined) drawing!.traceForm(out);
-    const { generate } = await import('../generate/generate.ts');
     let printed = 0;
     const printText = ({ token }: TraceStep) => {
       output.write(token);
