@@ -18,7 +18,7 @@ const FLAGS = {
     type: 'string',
     short: 'o',
     placeholder: 'FILE',
-    description: 'Write the trace to share: .png, .html (runs no script, loads nothing) or .json',
+    description: 'Write the trace to share: .html (any script, loads nothing), .png (draws ASCII) or .json',
   },
   model: MODEL_FLAG,
   chat: { type: 'boolean', description: 'PROMPT is what a user says: apply the chat template of the model' },
