@@ -14,6 +14,12 @@ import { visible } from './visible.ts';
 
 const FLAGS = {
   'trace-gf3': { type: 'boolean', description: "One line a token with its color and trit, then the trits' sum" },
+  out: {
+    type: 'string',
+    short: 'o',
+    placeholder: 'FILE',
+    description: 'Write the trace to share: .html (any script, loads nothing), .png (draws ASCII) or .json',
+  },
   model: MODEL_FLAG,
   chat: { type: 'boolean', description: 'PROMPT is what a user says: apply the chat template of the model' },
   'max-tokens': { type: 'integer', min: 1, default: 100, placeholder: 'N', description: 'Stop after so many tokens' },
@@ -45,6 +51,7 @@ export const command = defineCommand({
     'infer - --max-tokens 20 < prompt.txt',
     'infer "Lily found" --temperature 0.8 --sample-seed 7 --max-tokens 200',
     'infer "Once upon a time" --backend openai --model NAME --trace-gf3',
+    'infer "Once upon a time" --trace-gf3 -o trace.html',
   ],
   notes:
     'A text from standard input is taken without its last line break.\n' +
@@ -57,6 +64,10 @@ export const command = defineCommand({
     const prompt = await promptOf(input);
     if (!json) await sayMemory(input);
     const { generate } = await import('../generate/generate.ts');
+    const out = flags.out;
+    // Loaded only when asked for: it draws.
+    const drawing = out === undefined ? undefined : await import('./trace-output.ts');
+    if (out !== undefined) drawing!.traceForm(out);
     let printed = 0;
     const printText = ({ token }: TraceStep) => {
       output.write(token);
@@ -72,8 +83,10 @@ export const command = defineCommand({
     else if (flags['trace-gf3']) output.line(conservationLine(result.tritSum, result.gf3Residue));
     // What became certain only at the end: the bytes of a cut character.
     else output.line(result.completion.slice(printed));
+    if (out !== undefined) await drawing!.writeTrace(out, result);
     if (!json) output.note(footer(result));
     for (const warning of result.warnings ?? []) output.note(`warning: ${warning}`);
+    if (out !== undefined && !json) output.note(`wrote ${out}`);
     return result.finishReason === 'cancelled' ? EXIT.stopped : EXIT.ok;
   },
 });

@@ -449,7 +449,7 @@ function report(
   const passes = `${step} steps, ${epochs.toFixed(epochs < 10 ? 2 : 0)} epochs`;
   const how = {
     steps: `trained ${passes}`,
-    plateau: `the held-out loss no longer falls: ended after ${passes} (--patience 0 goes on)`,
+    plateau: `the held-out loss no longer falls: ended after ${passes} (with --patience 0 --restart it takes all)`,
     stopped: `stopped after ${passes}`,
   }[ended];
   output.line(alreadyDone ? `this run was done already (${passes}); ${out} is as it was` : `${how}; wrote ${out}`);

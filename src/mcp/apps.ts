@@ -1,4 +1,4 @@
-// The MCP App: one HTML page that shows a trace, a palette or a model's layers, whichever tool's result the host hands
+// The MCP App: one HTML page that shows a trace, a palette, a model's layers or a training step, whichever tool's result the host hands
 // it. A client without MCP Apps shows the same results' text and PNG and never reads the page.
 //
 // By hand, since the helper package for servers is two small functions that would bring a client library along.
@@ -10,7 +10,7 @@ const EXTENSION = 'io.modelcontextprotocol/ui';
 const VIEW_URI = 'ui://bitnet-gf3/view.html';
 const MIME_TYPE = 'text/html;profile=mcp-app';
 
-const TOOLS_WITH_VIEW = ['generate_with_trace', 'palette', 'analyze_layer'];
+const TOOLS_WITH_VIEW = ['generate_with_trace', 'palette', 'analyze_layer', 'morphism_step'];
 
 /** `_meta` of a tool's declaration: where hosts find its view. The second key is for hosts older than 2026. */
 export function appMeta(tool: string): { _meta?: Record<string, unknown> } {
@@ -25,7 +25,7 @@ export function registerApp(server: McpServer): void {
     'view',
     VIEW_URI,
     {
-      title: 'Trace, palette and layers',
+      title: 'Trace, palette, layers and training step',
       description: 'Interactive view of a result, for hosts with MCP Apps',
       mimeType: MIME_TYPE,
       cacheHint: { ttlMs: 3_600_000, cacheScope: 'public' },

@@ -6,7 +6,9 @@ import { build } from 'esbuild';
 import { type Browser, chromium, type FrameLocator, type Page } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest';
 import { buildViewHtml, moduleOf } from '../../scripts/build-app.mjs';
+import { TRIT_COLORS } from '../../src/app/browser/trits.ts';
 import { VIEW_HTML } from '../../src/app/view-html.ts';
+import { CONTRAST_COLORS } from '../../src/color/picture-colors.ts';
 import { ALL_TOOLS } from '../../src/tools/all-tools.ts';
 import { callTool } from '../../src/tools/call-tool.ts';
 import { EngineServices } from '../../src/tools/engine-services.ts';
@@ -20,12 +22,23 @@ test('the page is what its sources give (npm run app writes it)', async () => {
 });
 
 test('the page is small and names nothing outside itself', () => {
-  expect(Buffer.byteLength(VIEW_HTML)).toBeLessThan(24 * 1024);
+  expect(Buffer.byteLength(VIEW_HTML)).toBeLessThan(32 * 1024);
   const addresses = [...VIEW_HTML.matchAll(/https?:\/\/[^"'\s)]+/g)].map(([address]) => address);
   // The name of a language, which nothing loads.
   expect(new Set(addresses)).toEqual(new Set(['http://www.w3.org/2000/svg']));
   expect(VIEW_HTML).not.toMatch(/innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(/);
 });
+
+/** Without its sandbox (there is none in a container), and asking nobody for updates meanwhile. */
+const QUIET = [
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-background-networking',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-component-update',
+  '--disable-sync',
+];
 
 const ALL_CAPABILITIES = { serverResources: {}, updateModelContext: { text: {} } };
 /** Where screenshots go when somebody wants to look at them. */
@@ -50,7 +63,7 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
       format: 'iife',
     });
     hostScript = outputFiles[0]!.text;
-    browser = await chromium.launch({ executablePath: chromiumPath!, args: ['--no-sandbox'] });
+    browser = await chromium.launch({ executablePath: chromiumPath!, args: QUIET });
   });
   afterAll(async () => {
     await browser?.close();
@@ -71,6 +84,7 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
     readonly context?: Record<string, unknown>;
     readonly system?: 'light' | 'dark';
     readonly html?: string;
+    readonly width?: number;
   };
 
   /** The view in its frame, connected. */
@@ -79,8 +93,9 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
     context = {},
     system = 'light',
     html = VIEW_HTML,
+    width = 760,
   }: Setting = {}) {
-    page = await browser.newPage({ viewport: { width: 760, height: 900 }, colorScheme: system });
+    page = await browser.newPage({ viewport: { width, height: 900 }, colorScheme: system });
     complaints = [];
     requests.length = 0;
     page.on('console', (message) => message.type() === 'error' && complaints.push(message.text()));
@@ -147,7 +162,7 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
   async function shot(name: string): Promise<void> {
     if (screenshots === undefined) return;
     mkdirSync(screenshots, { recursive: true });
-    await page.waitForTimeout(200);
+    await page.waitForTimeout(500);
     await page.screenshot({ path: join(screenshots, `${name}.png`), fullPage: true });
   }
 
@@ -268,7 +283,7 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
     const { structured, message } = await resultOf('analyze_layer', { layer: 'model.layers.0.*' });
     await send('sendToolResult', message);
     const layers = structured.layers as { name: string; shape: [number, number]; scale: number }[];
-    const colors = structured.colors as Record<string, string>;
+    const colors = TRIT_COLORS as Record<string, string>;
     await expect.poll(() => view.getByRole('option').count()).toBe(layers.length);
     const width = (part: string) =>
       view
@@ -285,7 +300,7 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
     await expect.poll(() => place.textContent()).toContain('row 0, column 0');
     const corner = { model: 'default', layer: layers[0]!.name, row: 0, column: 0 };
     const window = (await tritWindowText(corner, { services })).split('\n');
-    // The canvas shows the trits in the result's colors.
+    // The canvas shows the trits in the colors of pictures; the legend names those of the seed, too.
     const painted = await canvas.evaluate(
       (element, [x, y]) => {
         const map = element as HTMLCanvasElement;
@@ -303,10 +318,17 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
       .map((symbol) => colors[{ '-': 'minus', o: 'ergodic', '+': 'plus' }[symbol]!]);
     expect(painted).toEqual(expected);
 
+    const ring = async () => {
+      const [inner, outer] = [(await view.locator('.ring').boundingBox())!, (await canvas.boundingBox())!];
+      return [(inner.x - outer.x) / inner.width, (inner.y - outer.y) / inner.height].map(Math.round);
+    };
+    expect(await ring()).toEqual([0, 0]);
     await canvas.focus();
     for (const key of ['ArrowDown', 'ArrowRight', 'ArrowRight']) await page.keyboard.press(key);
     const symbol = window[1]![2]!;
     expect(await place.textContent()).toContain(`row 1, column 2: ${symbol} `);
+    expect(await ring()).toEqual([2, 1]);
+    await shot('ring');
     await page.keyboard.press('End');
     await expect.poll(() => place.textContent()).toContain(`row 1, column ${layers[0]!.shape[1] - 1}`);
     await page.keyboard.press('PageDown');
@@ -316,6 +338,31 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
     await shot('layers-light');
     await send('sendHostContextChange', { theme: 'dark' });
     await shot('layers-dark');
+  });
+
+  test('the overview shows where the window is, and a click goes there', async () => {
+    const view = await open();
+    const { message } = await resultOf('analyze_layer', { layer: 'model.layers.0.mlp.down_proj.weight' });
+    await send('sendToolResult', message);
+    expect(await view.locator('.legend').textContent()).toBe('-10+1the seed’s:#6404C3#EB6AF7#7F1747');
+    await view.getByRole('option').first().click();
+    const place = view.locator('.place');
+    await expect.poll(() => place.textContent()).toContain('row 0, column 0');
+    const box = view.locator('.overview');
+    const shareOf = () =>
+      box.locator('i').evaluate((mark) => {
+        const [inner, outer] = [mark.getBoundingClientRect(), mark.parentElement!.getBoundingClientRect()];
+        return [(inner.left - outer.left) / outer.width, inner.width / outer.width, inner.height / outer.height].map(
+          (share) => Math.round(share * 8) / 8,
+        );
+      });
+    expect(await shareOf()).toEqual([0, 0.125, 0.25]);
+    const { width, height } = (await box.boundingBox())!;
+    await box.click({ position: { x: width * 0.8, y: height * 0.6 } });
+    // 0.8 of 1,024 columns and 0.6 of 512 rows, less half a border.
+    await expect.poll(() => place.textContent()).toMatch(/^row 30\d, column 8[12]\d: /);
+    expect((await shareOf())[0]).toBe(0.75);
+    await shot('overview');
   });
 
   test('a host that reads no resources shows shares and the picture', async () => {
@@ -407,6 +454,205 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
     // And goes on with the next.
     await send('sendToolResult', (await resultOf('palette', { n: 2 })).message);
     await expect.poll(() => view.getByRole('option').count()).toBe(2);
+  });
+
+  const TRACE = {
+    model: 'other',
+    output: 'User: hi<|eot_id|>a\u202eb<|im_end|>',
+    completion: 'a\u202eb<|im_end|>',
+    finish_reason: 'stop',
+    seed: '1069',
+    trit_sum: -3,
+    gf3_residue: 0,
+    gf3_conserved: true,
+    trace: [
+      {
+        step: 0,
+        token: 'a\u202e',
+        token_id: 5,
+        logprob: Math.log(0.25),
+        color: '#6404C3',
+        trit: -1,
+        activations: [{ minus: 1, ergodic: 1, plus: 2 }],
+        top_logprobs: [
+          { token: '<b>x</b>', token_id: 7, logprob: Math.log(0.5) },
+          { token: 'a\u202e', token_id: 5, logprob: Math.log(0.25) },
+        ],
+      },
+      { step: 1, token: 'b', color: '#EB6AF7', trit: -1 },
+      { step: 2, token: '<|im_end|>', logprob: -30, color: '#7F1747', trit: -1 },
+      { step: 3, token: '', logprob: 0, color: '#4A4744', trit: 1 },
+    ],
+  };
+
+  test('special tokens and characters that would hide are marks', async () => {
+    const view = await open();
+    await send('sendToolResult', { content: [], structuredContent: TRACE });
+    await view.getByRole('option').first().waitFor();
+    expect(await view.locator('.prompt .special').allTextContents()).toEqual(['<|eot_id|>']);
+    expect(await view.locator('.token').allTextContents()).toEqual(['a⟨U+202E⟩', 'b', '<|im_end|>', '∅']);
+    expect(await view.locator('.token .special').allTextContents()).toEqual(['<|im_end|>', '∅']);
+    await shot('marks');
+  });
+
+  test('log-probability stands beside color: a line below each token, bars, and what else was likely', async () => {
+    const view = await open();
+    await send('sendToolResult', { content: [], structuredContent: TRACE });
+    await view.getByRole('option').first().waitFor();
+    const filled = await view
+      .locator('.token')
+      .evaluateAll((tokens) => tokens.map((token) => (token as HTMLElement).style.getPropertyValue('--p')));
+    expect(filled).toEqual(['25.0%', '', '0.0%', '100.0%']);
+    await view.getByText('Color and trit: of the position only.').waitFor();
+    const bars = await view
+      .locator('.surprise')
+      .evaluateAll((all) => all.map((bar) => Number(Number(bar.getAttribute('height')).toFixed(1))));
+    // 60 units for the least of them, -30 nats; a token of probability 1 leaves a trace of its bar.
+    expect(bars).toEqual([2.8, 0, 60, 1.2]);
+    const likely = view.locator('.alternatives');
+    expect(await likely.locator('code').allTextContents()).toEqual(['<b>x</b>', 'a⟨U+202E⟩']);
+    expect(await likely.locator('code.chosen').allTextContents()).toEqual(['a⟨U+202E⟩']);
+    expect(await likely.textContent()).toContain('-0.693 (50.0%)');
+    await view.getByRole('option').nth(1).hover();
+    expect(await view.locator('.details').textContent()).toContain('not told');
+    expect(await likely.count()).toBe(0);
+  });
+
+  test('one set of colors for trits, that of the pictures', async () => {
+    expect(Object.values(TRIT_COLORS)).toEqual(Object.values(CONTRAST_COLORS).map(({ hex }) => hex));
+    const grounds = (view: FrameLocator, within: string) =>
+      Promise.all(['minus', 'ergodic', 'plus'].map((name) => background(view, `${within} .bar .${name}`)));
+    const three = ['rgb(10, 28, 102)', 'rgb(244, 240, 230)', 'rgb(205, 91, 10)'];
+    const view = await open();
+    await send('sendToolResult', { content: [], structuredContent: TRACE });
+    await view.locator('.activations .bar').first().waitFor();
+    expect(await grounds(view, '.activations')).toEqual(three);
+    await send('sendToolResult', (await resultOf('analyze_layer', { layer: '*.0.mlp.*' })).message);
+    await view.locator('.layers .bar').first().waitFor();
+    expect(await grounds(view, '.layers')).toEqual(three);
+  });
+
+  test.each([3, 300])('a palette of %i shows trits', async (n) => {
+    const view = await open();
+    const { structured, message } = await resultOf('palette', { n });
+    await send('sendToolResult', message);
+    await expect.poll(() => view.getByRole('option').count()).toBe(n);
+    const signs = (structured.colors as { trit: number }[]).map(({ trit }) => ({ [-1]: '-', 0: 'o', 1: '+' })[trit]);
+    const shown = await view.locator(n === 3 ? '.cell .trit' : '.cell').allTextContents();
+    expect(shown).toEqual(signs);
+    const plus = signs.filter((sign) => sign === '+').length;
+    expect(await view.locator('footer').textContent()).toContain(`${plus} + PLUS`);
+    if (n === 300) await shot('palette-300');
+  });
+
+  test('the ring of a selection stands out on both papers, and is not covered by what follows', async () => {
+    for (const theme of ['light', 'dark'] as const) {
+      const view = await open({ context: { theme } });
+      await send('sendToolResult', (await resultOf('palette', { n: 12 })).message);
+      const cell = view.getByRole('option').nth(4);
+      await cell.click();
+      const { x, y, width, height } = (await cell.boundingBox())!;
+      const png = await page.screenshot({ clip: { x: x - 6, y: y - 6, width: width + 12, height: height + 12 } });
+      const { decode } = await import('fast-png');
+      const { data, width: across, channels } = decode(png);
+      // Three pixels outside the cell is the ring, one is the paper inside it: on all four sides.
+      const at = (column: number, row: number) => {
+        const from = channels * (Math.round(row) * across + Math.round(column));
+        return data[from]! + data[from + 1]! + data[from + 2]!;
+      };
+      for (const [dx, dy] of [
+        [0, -1],
+        [0, 1],
+        [-1, 0],
+        [1, 0],
+      ] as const) {
+        const edge = (out: number) =>
+          at(6 + width / 2 + dx * (width / 2 + out) - 0.5, 6 + height / 2 + dy * (height / 2 + out) - 0.5);
+        expect(Math.abs(edge(3.5) - edge(1.5)), `${theme} ${dx} ${dy}`).toBeGreaterThan(450);
+      }
+      if (theme === 'light') await page.close();
+    }
+  });
+
+  const STEP = {
+    world_before: 'a'.repeat(64),
+    world_after: 'b'.repeat(64),
+    loss_before: 4.5,
+    loss_after: 2.25,
+    wev: 2.25,
+    wev_ratio: 1,
+    layers: [
+      { name: 'model.layers.0.mlp.up_proj.weight', flips: 0, trit_delta_sum: 0 },
+      { name: 'model.layers.1.mlp.up_proj.weight', flips: 10, trit_delta_sum: -2 },
+      { name: 'model.layers.2.mlp.up_proj.weight', flips: 30, trit_delta_sum: 5 },
+    ],
+    unchanged_layers: 36,
+    trit_delta_sum: 3,
+    gf3_residue: 0,
+    conserved: true,
+    morphism_color: { index: 709, hex: '#C6CB48', trit: 1 },
+  };
+
+  test('a training step: losses, flips by layer, the worlds', async () => {
+    const view = await open();
+    await send('sendToolResult', { content: [], structuredContent: STEP });
+    const rows = view.getByRole('option');
+    await expect.poll(() => rows.count()).toBe(2);
+    const text = (await view.locator('main').textContent())!;
+    for (const fact of [
+      'aaaaaaaaaaaa',
+      'bbbbbbbbbbbb',
+      '4.5000 → 2.2500',
+      '+2.25, ratio +1',
+      '40 in 2 of 39 layers',
+      '3 mod 3 = 0',
+      '✓ conserved',
+      'index 709, + PLUS',
+    ]) {
+      expect(text).toContain(fact);
+    }
+    expect(await rows.allTextContents()).toEqual(['model.layers.2.mlp.up_proj30', 'model.layers.1.mlp.up_proj10']);
+    const widths = await view
+      .locator('.losses .loss')
+      .evaluateAll((bars) => bars.map((bar) => bar.getBoundingClientRect().width));
+    expect(widths[1]! / widths[0]!).toBeCloseTo(0.5, 1);
+    expect(await background(view, '.details .swatch')).toBe('rgb(198, 203, 72)');
+    await rows.nth(1).click();
+    await expect.poll(() => view.locator('.details').last().textContent()).toContain('10 (25.0% of the step’s)');
+    await expect
+      .poll(() => page.evaluate(() => (globalThis as never as HostWindow).told.at(-1)!.content[0]!.text))
+      .toContain('flipped 10 of its trits');
+    await shot('step-light');
+    await send('sendHostContextChange', { theme: 'dark' });
+    await shot('step-dark');
+    const none = { ...STEP, layers: STEP.layers.slice(0, 1) };
+    await send('sendToolResult', { content: [], structuredContent: none });
+    await view.getByText('none: only embedding, norms and scales moved').waitFor();
+    expect(await rows.count()).toBe(0);
+  });
+
+  test('narrow, nothing runs over the edge', async () => {
+    for (const theme of ['light', 'dark'] as const) {
+      const view = await open({ context: { theme }, width: 340 });
+      const results = {
+        trace: (
+          await resultOf('generate_with_trace', { prompt: 'Once upon a time', max_tokens: 20, activations: true })
+        ).message,
+        layers: (await resultOf('analyze_layer', { layer: 'model.layers.0.*' })).message,
+        palette: (await resultOf('palette', { n: 24 })).message,
+        marks: { content: [], structuredContent: TRACE },
+        step: { content: [], structuredContent: STEP },
+      };
+      for (const [name, result] of Object.entries(results)) {
+        await send('sendToolResult', result);
+        await view.getByRole('option').first().click();
+        if (name === 'layers') await expect.poll(() => view.locator('.place').textContent()).toContain('row 0');
+        const over = await view.locator(':root').evaluate((root) => root.scrollWidth - root.clientWidth);
+        await shot(`narrow-${name}-${theme}`);
+        expect(over, `${theme} ${name}`).toBeLessThanOrEqual(0);
+      }
+      if (theme === 'light') await page.close();
+    }
   });
 
   test('text of a model is never markup', async () => {

@@ -1,6 +1,10 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { describe, expect, test } from 'vitest';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { decode } from 'fast-png';
+import { afterAll, describe, expect, test } from 'vitest';
 import { command } from '../../src/cli/infer.ts';
 import { visible } from '../../src/cli/visible.ts';
 import { jsonSchemaOf } from '../../src/tools/define-tool.ts';
@@ -22,6 +26,46 @@ test('--trace-gf3 prints a line a token and the sum', async () => {
   expect(lines[12]).toBe('GF(3) trit sum: -3 mod 3 = 0 ✓ CONSERVED');
   const plain = await runCli(PROMPT);
   expect(plain.stdout).toBe(`${parts.map(([, , , token]) => token).join('')}\n`);
+});
+
+describe('-o writes the trace in the form of its name', () => {
+  const cwd = mkdtempSync(join(tmpdir(), 'infer-out-'));
+  afterAll(() => rmSync(cwd, { recursive: true }));
+  const run = (...args: string[]) => runCli([...PROMPT, '--trace-gf3', ...args], { cwd });
+
+  test('a picture, a page, JSON', async () => {
+    for (const name of ['t.png', 't.HTML', 't.json']) {
+      const { code, stdout, stderr } = await run('-o', name);
+      expect(code, stderr).toBe(0);
+      expect(stdout).toContain('GF(3) trit sum: -3 mod 3 = 0');
+      expect(stderr).toContain(`wrote ${name}`);
+    }
+    expect(decode(readFileSync(join(cwd, 't.png'))).width).toBe(960);
+    const json = JSON.parse(readFileSync(join(cwd, 't.json'), 'utf8'));
+    expect(generateWithTraceTool.output.safeParse(json).error).toBeUndefined();
+    const page = readFileSync(join(cwd, 't.HTML'), 'utf8');
+    expect(page.match(/class="step"/g)).toHaveLength(12);
+    for (const hex of HEXES.split(' ')) expect(page).toContain(`background: ${hex};`);
+    const shown = [...page.matchAll(/class="logprob">([^<]+)</g)].map(([, text]) => Number(text));
+    expect(shown).toEqual(json.trace.map(({ logprob }: { logprob: number }) => Number(logprob.toFixed(2)) + 0));
+  });
+
+  test('--json still prints its document, and nothing but it', async () => {
+    const { stdout } = await runCli([...PROMPT, '--json', '-o', 'both.html'], { cwd });
+    expect(JSON.parse(stdout).trace).toHaveLength(12);
+    expect(readdirSync(cwd)).toContain('both.html');
+  });
+
+  test.each([
+    ['t.jpg', /cannot write a trace as \.jpg.*\.png, \.html, \.json/],
+    ['trace', /no suffix.*\.png, \.html, \.json/],
+    ['.', /no suffix/],
+  ])('%s is refused before a token is written', async (name, message) => {
+    const { code, stdout, stderr } = await run('-o', name);
+    expect(code).toBe(2);
+    expect(stderr).toMatch(message);
+    expect(stdout).toBe('');
+  });
 });
 
 test('a sum that is not conserved is not called so', async () => {

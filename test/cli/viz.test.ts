@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { decode } from 'fast-png';
@@ -108,8 +108,11 @@ test.each([
 });
 
 test('a folder is not written over', async () => {
+  await mkdir(join(cwd, 'folder.png'));
   const layer = 'model.layers.1.self_attn.k_proj.weight';
-  const { code, stderr } = await runCli(['viz', 'default', '--layer', layer, '-o', '.', '--max-side', '16'], { cwd });
+  const { code, stderr } = await runCli(['viz', 'default', '--layer', layer, '-o', 'folder.png', '--max-side', '16'], {
+    cwd,
+  });
   expect(code).toBe(2);
   expect(stderr).toMatch(/cannot write here: this is a folder.*give the name of a file/);
 });

@@ -258,7 +258,7 @@ describe.each([
   test('tools with a view say where it is; the page is a valid MCP App resource', async () => {
     const { tools } = await client.listTools();
     const withView = tools.filter(({ _meta }) => _meta?.ui !== undefined).map(({ name }) => name);
-    expect(withView).toEqual(['generate_with_trace', 'analyze_layer', 'palette']);
+    expect(withView).toEqual(['generate_with_trace', 'analyze_layer', 'palette', 'morphism_step']);
     const { contents } = await client.readResource({ uri: 'ui://bitnet-gf3/view.html' });
     expect(contents[0]).toMatchObject({ mimeType: 'text/html;profile=mcp-app', _meta: { ui: { csp: {} } } });
     expect((contents[0] as { text: string }).text).toMatch(/^<!doctype html>/);

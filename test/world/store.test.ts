@@ -3,6 +3,7 @@ import { cp, mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { parseRecord } from '../../src/world/parse-record.ts';
 import { WorldError } from '../../src/world/world-error.ts';
 import { type WorldRecord, WorldStore } from '../../src/world/world-store.ts';
 import { Worlds } from '../../src/world/worlds.ts';
@@ -89,6 +90,19 @@ test('broken records are named, and hide no other', async () => {
   await store.add(record(3));
   expect(await store.record(record(3).id)).toEqual(record(3));
 });
+
+test.each(['1e400', '-1e400', '-0.003', '0', '1e39', 'null', '"0.003"', '[1]'])(
+  'a record with a rate of %s is broken',
+  async (lr) => {
+    const morphism = { optimizer: 'adamw', lr: 0.003, steps: 1, conserve: false, tokens: [[1, 2]] } as const;
+    const whole = { ...record(2), parent: record(1).id, morphism };
+    const text = JSON.stringify(whole);
+    expect(parseRecord(text, whole.id)).toEqual(whole);
+    const changed = text.replace(/"lr":[^,]+/, `"lr":${lr}`);
+    expect(changed).not.toBe(text);
+    expect(parseRecord(changed, whole.id)).toBe('its morphism is incomplete');
+  },
+);
 
 test('a record that is deleted while the store is listed is no error', async () => {
   const store = await WorldStore.open(place());

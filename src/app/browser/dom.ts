@@ -1,6 +1,7 @@
 // Elements, the list of colored things that every view has, and what trits look like.
 
 import { role, type Trit, tritSymbol } from '../../gf3/trit.ts';
+import { inkOn, isHex } from '../ink.ts';
 
 type Attributes = Readonly<Record<string, string | number | boolean | undefined>>;
 
@@ -19,27 +20,12 @@ export function h<Name extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
-/** A color as the server writes it; anything else is not one. */
-export function isHex(value: unknown): value is string {
-  return typeof value === 'string' && /^#[0-9A-Fa-f]{6}$/.test(value);
-}
-
 /** Paints an element with a color and an ink that can be read on it. */
 export function paint<Element extends HTMLElement>(element: Element, hex: unknown): Element {
   if (!isHex(hex)) return element;
   element.style.background = hex;
   element.style.color = inkOn(hex);
   return element;
-}
-
-/** Black or white, whichever stands out more (WCAG contrast). */
-export function inkOn(hex: string): string {
-  const [r, g, b] = [1, 3, 5].map((at) => {
-    const channel = Number.parseInt(hex.slice(at, at + 2), 16) / 255;
-    return channel <= 0.04045 ? channel / 12.92 : ((channel + 0.055) / 1.055) ** 2.4;
-  });
-  // Contrast is equal at this luminance.
-  return 0.2126 * r! + 0.7152 * g! + 0.0722 * b! > 0.179 ? '#000' : '#fff';
 }
 
 export function tritText(trit: Trit): string {

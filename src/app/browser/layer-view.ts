@@ -3,9 +3,9 @@
 // one.
 
 import type { Trit } from '../../gf3/trit.ts';
-import { balanceBadge, balanceText, definitions, h, isHex, picker, tritText } from './dom.ts';
+import { balanceBadge, balanceText, definitions, h, picker, tritText } from './dom.ts';
 import type { Host, ToolResult } from './host.ts';
-import { shares } from './trace-view.ts';
+import { legend, shares, TRIT_COLORS } from './trits.ts';
 
 type Layer = {
   readonly name: string;
@@ -37,7 +37,7 @@ export function layerView(result: Layers, host: Host, content: ToolResult['conte
     h(
       'div',
       { class: 'layer', 'aria-label': `${layer.name}, ${layer.shape.join(' x ')}` },
-      h('span', { class: 'name' }, layer.name),
+      h('span', { class: 'name' }, h('bdi', {}, layer.name.replace(/\.weight$/, ''))),
       bar(layer),
       h('span', { class: 'sum' }, layer.conserved ? '✓' : `${layer.gf3_residue}`),
     ),
@@ -70,7 +70,7 @@ export function layerView(result: Layers, host: Host, content: ToolResult['conte
       h('h1', {}, `${layers.length} ternary ${layers.length === 1 ? 'layer' : 'layers'} of ${result.model}`),
       h('p', {}, `${balanceText(total.trit_sum, total.gf3_residue)} `, balanceBadge(total.conserved)),
     ),
-    legend(),
+    legend(colors),
     list.element,
     details,
     map,
@@ -82,7 +82,6 @@ export function layerView(result: Layers, host: Host, content: ToolResult['conte
         : 'Click a layer, or press Enter, to see its weights.',
     ),
   );
-  for (const [name, hex] of Object.entries(colors)) if (isHex(hex)) view.style.setProperty(`--${name}`, hex);
   if (layers.length > 0) list.select(0);
   return view;
 }
@@ -90,11 +89,6 @@ export function layerView(result: Layers, host: Host, content: ToolResult['conte
 function bar({ counts, minus_pct, ergodic_pct, plus_pct }: Layer): HTMLElement {
   const title = `- ${minus_pct.toFixed(2)}%, o ${ergodic_pct.toFixed(2)}%, + ${plus_pct.toFixed(2)}%`;
   return h('div', { class: 'bar', title }, ...shares([counts.minus, counts.ergodic, counts.plus]));
-}
-
-function legend(): HTMLElement {
-  const chip = (name: string, text: string) => h('span', { class: 'chip' }, h('i', { class: name }), text);
-  return h('p', { class: 'legend' }, chip('minus', '-1'), chip('ergodic', '0'), chip('plus', '+1'));
 }
 
 function layerDetails(layer: Layer): HTMLElement {
@@ -120,6 +114,8 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
     role: 'application',
     'aria-label': `Weights of ${layer.name}; arrows move`,
   });
+  const ring = h('i', { class: 'ring' });
+  const box = h('div', { class: 'ringed' }, canvas, ring);
   const place = h('p', { class: 'place', 'aria-live': 'polite' }, 'reading ...');
   let origin = { row: 0, column: 0 };
   let cursor = { row: 0, column: 0 };
@@ -134,7 +130,7 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
     canvas.width = width * zoom;
     canvas.height = height * zoom;
     const pen = canvas.getContext('2d')!;
-    const { minus, ergodic, plus } = result.colors;
+    const { minus, ergodic, plus } = TRIT_COLORS;
     const hexes: Readonly<Record<string, string>> = { '-': minus, o: ergodic, '+': plus };
     lines.forEach((line, row) => {
       [...line].forEach((symbol, column) => {
@@ -142,14 +138,14 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
         pen.fillRect(column * zoom, row * zoom, zoom, zoom);
       });
     });
-    pen.lineWidth = 2;
-    for (const [style, grow] of [
-      ['#000', 2],
-      ['#fff', 0],
-    ] as const) {
-      pen.strokeStyle = style;
-      pen.strokeRect(cursor.column * zoom - grow, cursor.row * zoom - grow, zoom + 2 * grow, zoom + 2 * grow);
-    }
+    look();
+  };
+
+  /** Puts the ring around the weight looked at and says what it is. */
+  const look = () => {
+    const [height, width] = [lines.length, lines[0]!.length];
+    const shares = { left: cursor.column / width, top: cursor.row / height, width: 1 / width, height: 1 / height };
+    for (const [name, share] of Object.entries(shares)) ring.style.setProperty(name, `${100 * share}%`);
     const symbol = lines[cursor.row]?.[cursor.column];
     const trit = TRITS[symbol ?? ''];
     if (trit === undefined) return;
@@ -157,6 +153,12 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
       `row ${origin.row + cursor.row}, column ${origin.column + cursor.column}: ${tritText(trit)}, ` +
       `weight ${(layer.scale * trit).toPrecision(4)}`;
   };
+
+  const overview = windowOverview(layer, (row, column) => {
+    if (reading) return;
+    const next = { row: row - (row % WINDOW), column: column - (column % WINDOW) };
+    void load(next, { row: row - next.row, column: column - next.column });
+  });
 
   /** Shows the window at `next`; the cursor is relative to it once it is there. */
   const load = async (next: { row: number; column: number }, at: { row: number; column: number }) => {
@@ -169,6 +171,7 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
       lines = text.split('\n');
       cursor = at;
       draw();
+      overview.mark(origin);
     } catch (error) {
       place.textContent = `the weights could not be read: ${(error as Error).message}`;
     }
@@ -185,7 +188,7 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
     if (next.row !== origin.row || next.column !== origin.column) void load(next, at);
     else {
       cursor = at;
-      draw();
+      look();
     }
   };
 
@@ -212,7 +215,7 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
     const column = clamp(Math.floor(((event.clientX - box.left) / box.width) * lines[0]!.length), lines[0]!.length);
     if (row === cursor.row && column === cursor.column) return;
     cursor = { row, column };
-    draw();
+    look();
   });
 
   const button = (text: string, label: string, down: number, right: number) => {
@@ -234,7 +237,44 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
           ),
         ];
   void load(origin, cursor);
-  return h('div', { class: 'trits' }, h('h2', {}, layer.name), canvas, place, ...buttons);
+  const parts = rows <= WINDOW && columns <= WINDOW ? [box] : [box, overview.element];
+  return h(
+    'div',
+    { class: 'trits' },
+    h('h2', {}, layer.name),
+    h('div', { class: 'side-by-side' }, ...parts),
+    place,
+    ...buttons,
+  );
+}
+
+/** The whole matrix as a box with the window's place in it; a click goes there. */
+function windowOverview(
+  { shape: [rows, columns] }: Layer,
+  onGo: (row: number, column: number) => void,
+): { element: HTMLElement; mark: (origin: { row: number; column: number }) => void } {
+  const mark = h('i', {});
+  const box = h('div', { class: 'overview', title: 'The whole matrix: a click goes there' }, mark);
+  const scale = 132 / Math.max(rows, columns);
+  box.style.width = `${Math.max(6, columns * scale)}px`;
+  box.style.height = `${Math.max(6, rows * scale)}px`;
+  box.addEventListener('click', (event) => {
+    const { left, top, width, height } = box.getBoundingClientRect();
+    onGo(
+      clamp(Math.floor(((event.clientY - top) / height) * rows), rows),
+      clamp(Math.floor(((event.clientX - left) / width) * columns), columns),
+    );
+  });
+  return {
+    element: h('figure', {}, box, h('figcaption', {}, `${rows} x ${columns}`)),
+    mark: ({ row, column }) => {
+      const percents = { top: row / rows, left: column / columns, height: WINDOW / rows, width: WINDOW / columns };
+      for (const [name, share] of Object.entries(percents)) {
+        const room = name === 'height' ? 1 - row / rows : name === 'width' ? 1 - column / columns : 1;
+        mark.style.setProperty(name, `${100 * Math.min(share, room)}%`);
+      }
+    },
+  };
 }
 
 function clamp(value: number, length: number): number {

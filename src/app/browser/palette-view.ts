@@ -1,6 +1,6 @@
 // A palette: swatches in order, and all that is known of the one looked at.
 
-import type { Trit } from '../../gf3/trit.ts';
+import { type Trit, tritSymbol } from '../../gf3/trit.ts';
 import { balanceBadge, balanceText, definitions, h, lineWise, paint, picker, tritText } from './dom.ts';
 import type { Host } from './host.ts';
 
@@ -21,7 +21,7 @@ export type Palette = {
   }[];
 };
 
-/** More swatches than this are drawn without text. */
+/** More swatches than this are drawn small, with their trit alone. */
 const MAX_LABELLED = 256;
 
 export function paletteView(result: Palette, host: Host): HTMLElement {
@@ -32,7 +32,9 @@ export function paletteView(result: Palette, host: Host): HTMLElement {
       h(
         'div',
         { class: 'cell', 'aria-label': `color ${index}: ${hex}, ${tritText(trit)}` },
-        ...(labelled ? [h('small', {}, String(index)), h('span', {}, hex)] : []),
+        ...(labelled
+          ? [h('small', {}, String(index), h('b', { class: 'trit' }, tritSymbol(trit))), h('span', {}, hex)]
+          : [tritSymbol(trit)]),
       ),
       hex,
     ),
@@ -74,7 +76,7 @@ export function paletteView(result: Palette, host: Host): HTMLElement {
     ),
     list.element,
     details,
-    h('footer', {}, `scheme ${result.scheme}, from index ${result.start}`),
+    h('footer', {}, `scheme ${result.scheme}, from index ${result.start}; trits: ${countsText(colors)}`),
   );
   list.select(0);
   return view;
@@ -82,4 +84,11 @@ export function paletteView(result: Palette, host: Host): HTMLElement {
 
 function round(value: number): string {
   return String(Math.round(value * 1000) / 1000);
+}
+
+/** How many of each trit. */
+function countsText(colors: Palette['colors']): string {
+  return ([-1, 0, 1] as const)
+    .map((trit) => `${colors.filter((color) => color.trit === trit).length} ${tritText(trit)}`)
+    .join(', ');
 }

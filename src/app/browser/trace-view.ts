@@ -1,61 +1,52 @@
 // A generation: its text with every token in its color, what is known of the token looked at, and how the GF(3) sum ran.
+// A color depends on the token's position only; what the model itself says of a token is its log-probability, drawn as a
+// line below the token and as a bar in the chart.
 
 import { gf3Residue } from '../../gf3/sums.ts';
-import type { Trit } from '../../gf3/trit.ts';
-import { balanceBadge, balanceText, definitions, h, isHex, lineWise, paint, picker, tritText } from './dom.ts';
+import { isHex } from '../ink.ts';
+import { nats, percent } from '../shown-text.ts';
+import { type Alternative, type Counts, promptOf, runningSums, type Trace, toldLogprob } from '../trace.ts';
+import { balanceBadge, balanceText, definitions, h, lineWise, paint, picker, tritText } from './dom.ts';
 import type { Host } from './host.ts';
-
-type Counts = { readonly minus: number; readonly ergodic: number; readonly plus: number };
-
-export type Trace = {
-  readonly model: string;
-  readonly output: string;
-  readonly completion: string;
-  readonly finish_reason: string;
-  readonly seed: string;
-  readonly trit_sum: number;
-  readonly gf3_residue: number;
-  readonly gf3_conserved: boolean;
-  readonly trace: readonly {
-    readonly step: number;
-    readonly token: string;
-    readonly token_id?: number;
-    readonly logprob?: number;
-    readonly color: string;
-    readonly trit: Trit;
-    readonly activations?: readonly Counts[];
-  }[];
-};
+import { marked, markedToken } from './marks.ts';
+import { legend, shares } from './trits.ts';
 
 export function traceView(result: Trace, host: Host): HTMLElement {
   const { trace } = result;
-  const tokens = trace.map(({ token, color, trit, step }) =>
-    paint(
-      h(
-        'span',
-        { class: 'token', 'aria-label': `token ${step}: ${JSON.stringify(token)}, ${tritText(trit)}` },
-        shown(token),
-      ),
-      color,
-    ),
-  );
-  const sums = runningSums(trace.map(({ trit }) => trit));
+  const tokens = trace.map((one) => {
+    const { token, color, trit, step } = one;
+    const logprob = toldLogprob(one);
+    const said = logprob === undefined ? '' : `, probability ${percent(Math.exp(logprob))}`;
+    const label = `token ${step}: ${JSON.stringify(token)}, ${tritText(trit)}${said}`;
+    const element = paint(h('span', { class: 'token', 'aria-label': label }, ...markedToken(token)), color);
+    // The part of the line below the token that is filled.
+    if (logprob !== undefined) element.style.setProperty('--p', `${(100 * Math.exp(logprob)).toFixed(1)}%`);
+    return element;
+  });
+  const sums = runningSums(trace);
   const chart = sumChart(sums);
+  const logprobs = logprobChart(trace.map(toldLogprob));
   const details = h('div', { class: 'details', 'aria-live': 'polite' });
 
   const look = (index: number) => {
-    const { step, token, token_id, logprob, color, trit, activations } = trace[index]!;
+    const { step, token, token_id, color, trit, activations, top_logprobs } = trace[index]!;
+    const logprob = toldLogprob(trace[index]!);
     chart.mark(index);
+    logprobs?.mark(index);
     details.replaceChildren(
       paint(h('div', { class: 'swatch' }, isHex(color) ? color : ''), color),
       definitions([
-        ['token', h('code', {}, JSON.stringify(token))],
+        ['token', h('code', {}, ...marked(JSON.stringify(token)))],
         ['id', token_id === undefined ? 'not told' : String(token_id)],
         ['step', `${step} (color index ${step + 1})`],
         ['trit', tritText(trit)],
-        ['logprob', logprob === undefined ? 'not told' : `${nats(logprob)} (${percent(Math.exp(logprob))})`],
+        [
+          'logprob (the model’s)',
+          logprob === undefined ? 'not told' : `${nats(logprob)} (${percent(Math.exp(logprob))})`,
+        ],
         ['sum so far', `${sums[index]} mod 3 = ${gf3Residue(sums[index]!)}`],
       ]),
+      ...(Array.isArray(top_logprobs) && top_logprobs.length > 0 ? [alternatives(top_logprobs, token)] : []),
       ...(activations === undefined ? [] : [activationBars(activations)]),
     );
   };
@@ -65,15 +56,15 @@ export function traceView(result: Trace, host: Host): HTMLElement {
     vertical: lineWise(tokens),
     onLook: look,
     onPick: (index) => {
-      const { step, token, logprob, trit } = trace[index]!;
+      const { step, token, trit } = trace[index]!;
+      const logprob = toldLogprob(trace[index]!);
       host.tellModel(
         `The user points at token ${step} of the trace: ${JSON.stringify(token)}, logprob ${logprob === undefined ? 'not told' : nats(logprob)}, trit ${trit}.`,
       );
     },
   });
   list.element.classList.add('text');
-  const prompt = result.output.slice(0, result.output.length - result.completion.length);
-  list.element.prepend(h('span', { class: 'prompt' }, prompt));
+  list.element.prepend(h('span', { class: 'prompt' }, ...marked(promptOf(result))));
 
   const view = h(
     'section',
@@ -85,6 +76,12 @@ export function traceView(result: Trace, host: Host): HTMLElement {
       h('p', {}, `${balanceText(result.trit_sum, result.gf3_residue)} `, balanceBadge(result.gf3_conserved)),
     ),
     list.element,
+    h(
+      'p',
+      { class: 'note' },
+      'Color and trit: of the position only. Line below a token: its probability, which is the model’s.',
+    ),
+    ...(logprobs === undefined ? [] : [logprobs.element]),
     chart.element,
     details,
     h('footer', {}, `seed ${result.seed}, ended by ${result.finish_reason}`),
@@ -92,28 +89,6 @@ export function traceView(result: Trace, host: Host): HTMLElement {
   if (trace.length > 0) list.select(0);
   else details.append('The model wrote nothing.');
   return view;
-}
-
-/** A token with its line breaks seen. */
-function shown(token: string): string {
-  return token.replaceAll('\n', '⏎\n').replaceAll('\t', '⇥\t') || '∅';
-}
-
-/** A log-probability; what rounds to nothing has no sign. */
-function nats(logprob: number): string {
-  return logprob.toFixed(3).replace('-0.000', '0.000');
-}
-
-function percent(share: number): string {
-  return `${(100 * share).toFixed(share < 0.001 ? 3 : 1)}%`;
-}
-
-function runningSums(trits: readonly number[]): number[] {
-  let sum = 0;
-  return trits.map((trit) => {
-    sum += trit;
-    return sum;
-  });
 }
 
 const SVG = 'http://www.w3.org/2000/svg';
@@ -155,6 +130,54 @@ function sumChart(sums: readonly number[]): { element: HTMLElement; mark: (index
   };
 }
 
+/** Log-probabilities as bars that hang down: the longer, the less the model expected the token. */
+function logprobChart(
+  logprobs: readonly (number | undefined)[],
+): { element: HTMLElement; mark: (index: number) => void } | undefined {
+  const told = logprobs.filter((value) => value !== undefined);
+  if (told.length === 0) return undefined;
+  const width = 1000;
+  const height = 60;
+  const least = Math.min(-1, ...told.filter(Number.isFinite));
+  const step = width / logprobs.length;
+  const picture = svg('svg', { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', 'aria-hidden': 'true' });
+  const bars = logprobs.map((logprob, i) => {
+    const share = Math.min(1, Math.max(0.02, (logprob ?? 0) / least));
+    const at = { x: (i + 0.1) * step, width: 0.8 * step, y: 0, height: logprob === undefined ? 0 : height * share };
+    const bar = svg('rect', { class: 'surprise', ...at });
+    picture.append(bar);
+    return bar;
+  });
+  const mean = told.reduce((sum, value) => sum + value, 0) / told.length;
+  const caption = `Log-probability of each token, from 0 down to ${nats(least)}, mean ${nats(mean)}: short is expected`;
+  let marked = 0;
+  return {
+    element: h('figure', { class: 'chart low' }, picture as unknown as Node, h('figcaption', {}, caption)),
+    mark: (index) => {
+      bars[marked]?.classList.remove('marked');
+      bars[index]?.classList.add('marked');
+      marked = index;
+    },
+  };
+}
+
+/** What else the model might have written there, the likeliest first. */
+function alternatives(list: readonly Alternative[], token: string): HTMLElement {
+  const rows = list.flatMap((one) => {
+    const text = one.token;
+    const logprob = toldLogprob(one) ?? Number.NEGATIVE_INFINITY;
+    const bar = h('span', { class: 'loss' });
+    bar.style.width = `${Math.min(100, 100 * Math.exp(logprob)).toFixed(1)}%`;
+    const chosen = text === token;
+    return [
+      h('code', { class: chosen ? 'chosen' : undefined }, ...markedToken(String(text))),
+      h('span', { class: 'track' }, bar),
+      h('span', {}, `${nats(logprob)} (${percent(Math.exp(logprob))})`),
+    ];
+  });
+  return h('div', { class: 'alternatives' }, h('h2', {}, 'Likeliest here'), h('div', { class: 'losses' }, ...rows));
+}
+
 /** Trits of each layer's activations for one token. */
 function activationBars(layers: readonly Counts[]): HTMLElement {
   const bars = layers.map(({ minus, ergodic, plus }, layer) =>
@@ -164,14 +187,5 @@ function activationBars(layers: readonly Counts[]): HTMLElement {
       ...shares([minus, ergodic, plus]),
     ),
   );
-  return h('div', { class: 'activations' }, h('h2', {}, 'Activations by layer: - o +'), ...bars);
-}
-
-/** Parts of a bar by share, in the classes minus, ergodic, plus. */
-export function shares(counts: readonly number[]): HTMLElement[] {
-  return ['minus', 'ergodic', 'plus'].map((name, i) => {
-    const part = h('span', { class: name });
-    part.style.flexGrow = String(counts[i] ?? 0);
-    return part;
-  });
+  return h('div', { class: 'activations' }, h('h2', {}, 'Activations by layer'), legend(), ...bars);
 }

@@ -1,10 +1,12 @@
 // The page's entry: takes what the host hands over and shows the view that fits it.
 
+import type { Trace } from '../trace.ts';
 import { h } from './dom.ts';
 import { Host, type HostContext, type ToolResult } from './host.ts';
 import { type Layers, layerView } from './layer-view.ts';
+import { type Morphism, morphismView } from './morphism-view.ts';
 import { type Palette, paletteView } from './palette-view.ts';
-import { type Trace, traceView } from './trace-view.ts';
+import { traceView } from './trace-view.ts';
 
 const main = document.querySelector('main')!;
 const expand = h('button', { type: 'button', class: 'expand', hidden: true }, '⤢ expand');
@@ -37,9 +39,12 @@ function viewOf({ structuredContent, content, isError }: ToolResult): HTMLElemen
   }
   const result = structuredContent ?? jsonIn(content);
   if (Array.isArray(result?.trace)) return traceView(result as unknown as Trace, host);
+  if (Array.isArray(result?.layers) && typeof result.world_after === 'string') {
+    return morphismView(result as unknown as Morphism, host);
+  }
   if (Array.isArray(result?.layers)) return layerView(result as unknown as Layers, host, content);
   if (Array.isArray(result?.colors)) return paletteView(result as unknown as Palette, host);
-  throw new Error('it holds no trace, palette or layers');
+  throw new Error('it holds no trace, palette, layers or step');
 }
 
 /** Hosts that pass no structured content pass the same as JSON text. */
