@@ -54,9 +54,15 @@ async function mapOf(
   // are kept, one byte each.
   const trits = new Int8Array(rows * columns);
   const opened = await openTernaryLayer(checkpoint, layer, options);
-  for await (const window of opened.windows(options)) trits.set(window.trits, window.rowStart * columns);
+  let plusTwo = 0;
+  for await (const window of opened.windows(options)) {
+    trits.set(window.values, window.rowStart * columns);
+    plusTwo += window.counts()[3];
+  }
+  // A map has three colors. What is no trit is told of, and drawn as the nearest.
+  if (plusTwo > 0) for (let i = 0; i < trits.length; i++) trits[i] = Math.min(1, trits[i]!);
   return tritMap({
-    name,
+    name: plusTwo > 0 ? `${name} (${plusTwo} of +2 drawn as +1)` : name,
     rows,
     columns,
     ...pictureColors({ seed, ...(scheme && { scheme }) }),
