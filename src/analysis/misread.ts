@@ -2,7 +2,7 @@
 // drawn at random, so about one weight in a hundred becomes a fourth code, evenly, while scales made of codes go up to
 // thousands. Real models hardly use the fourth code, and their scales are far below 1.
 
-/** Parts of +2 in files read wrongly lie between 0.7 and 1.1 percent; models that use it on purpose are rare. */
+/** Files read wrongly have 0.7 to 1.6 percent of +2, by what their scales are; models that use it on purpose are rare. */
 const LEAST_SHARE = 0.003;
 const MOST_SHARE = 0.03;
 /** Bands of rows; with less than this many weights in one, chance is uneven by itself. */

@@ -5,6 +5,9 @@ import { misreadSign, PlusTwoBands } from '../analysis/misread.ts';
 import { type ScaleSpread, ScaleTally } from '../analysis/scale-tally.ts';
 import { addTritCounts, countRowquad, NO_TRITS, type TritCounts } from '../analysis/trit-counts.ts';
 import { CancelledError } from '../errors.ts';
+import type { Checkpoint } from '../formats/checkpoint.ts';
+import { GgufFile } from '../formats/gguf-file.ts';
+import { ggufKind, ggufWarning } from '../formats/gguf-kind.ts';
 import { openTernaryLayer, readPackedWindows, type TernaryLayer } from '../formats/ternary-layers.ts';
 import type { TernaryScale } from '../quant/ternary-scale.ts';
 import type { TernaryModel } from './ternary-model.ts';
@@ -41,15 +44,26 @@ export async function analyzeLayers(
   { signal, onLayer }: AnalyzeOptions = {},
 ): Promise<Analysis> {
   const layers: AnalyzedLayer[] = [];
-  const warnings: string[] = [];
+  const warnings = remarksOn(model.checkpoint);
   for (const layer of chosen) {
     if (signal?.aborted) throw new CancelledError('the analysis was cancelled');
-    const { stats, warning } = await analyzeLayer(model, layer, signal);
+    const { stats, warning: misread } = await analyzeLayer(model, layer, signal);
     layers.push(stats);
-    if (warning !== undefined) warnings.push(warning);
+    if (misread !== undefined) warnings.push(misread);
+    if (stats.neverWritten > 0) {
+      const bytes = `${stats.neverWritten} bytes that no writer of its layout makes`;
+      warnings.push(`${layer.name}: ${bytes}; they are read by the rule of all others`);
+    }
     onLayer?.(layers.length, chosen.length, layer.name);
   }
   return { layers, total: totalOf(layers), warnings };
+}
+
+/** What a file is, where its weights alone do not tell. */
+function remarksOn(checkpoint: Checkpoint): string[] {
+  if (!(checkpoint instanceof GgufFile)) return [];
+  const remarks = [ggufKind(checkpoint)?.what, ggufWarning(checkpoint)];
+  return remarks.filter((remark) => remark !== undefined);
 }
 
 async function analyzeLayer(
