@@ -59,10 +59,9 @@ async function mapOf(
     trits.set(window.values, window.rowStart * columns);
     plusTwo += window.counts()[3];
   }
-  // A map has three colors. What is no trit is told of, and drawn as the nearest.
-  if (plusTwo > 0) for (let i = 0; i < trits.length; i++) trits[i] = Math.min(1, trits[i]!);
   return tritMap({
-    name: plusTwo > 0 ? `${name} (${plusTwo} of +2 drawn as +1)` : name,
+    name,
+    plusTwo,
     rows,
     columns,
     ...pictureColors({ seed, ...(scheme && { scheme }) }),

@@ -19,6 +19,10 @@ type Layer = {
   readonly conserved: boolean;
   readonly scale: number;
   readonly entropy_bits: number;
+  /** Weights of +2 times their scale: no trits. */
+  readonly plus_two?: number;
+  /** Where a layer has several scales. */
+  readonly scales?: Readonly<Record<string, number>>;
 };
 
 export type Layers = {
@@ -105,10 +109,20 @@ function layerDetails(layer: Layer): HTMLElement {
     ['0', `${layer.counts.ergodic} (${layer.ergodic_pct.toFixed(2)}%)`],
     ['+1', `${layer.counts.plus} (${layer.plus_pct.toFixed(2)}%)`],
     ['sum', `${layer.trit_sum} mod 3 = ${layer.gf3_residue}`],
-    ['scale', layer.scale.toPrecision(5)],
+    ...(layer.plus_two ? [['+2', `${layer.plus_two}, no trits: not in the rest`] as const] : []),
+    scaleText(layer.scale, layer.scales),
     ['entropy', `${layer.entropy_bits.toFixed(4)} bits`],
   ]);
 }
+
+function scaleText(scale: number, scales: Layer['scales']): readonly [string, string] {
+  if (scales === undefined) return ['scale', scale.toPrecision(5)];
+  const [min, median, max] = ['min', 'median', 'max'].map((key) => scales[key]?.toPrecision(4));
+  return ['scales', `${scales.count}: ${min} to ${max}, median ${median}`];
+}
+
+/** Of +2, which has no color of the seed's. */
+const PLUS_TWO = '#e83ec1';
 
 const TRITS: Readonly<Record<string, Trit>> = { '-': -1, o: 0, '+': 1 };
 
@@ -135,7 +149,7 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
     canvas.height = height * zoom;
     const pen = canvas.getContext('2d')!;
     const { minus, ergodic, plus } = result.colors;
-    const hexes: Readonly<Record<string, string>> = { '-': minus, o: ergodic, '+': plus };
+    const hexes: Readonly<Record<string, string>> = { '-': minus, o: ergodic, '+': plus, '2': PLUS_TWO };
     lines.forEach((line, row) => {
       [...line].forEach((symbol, column) => {
         pen.fillStyle = hexes[symbol] ?? '#000';
@@ -152,10 +166,13 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
     }
     const symbol = lines[cursor.row]?.[cursor.column];
     const trit = TRITS[symbol ?? ''];
-    if (trit === undefined) return;
+    const isTwo = symbol === '2';
+    if (trit === undefined && !isTwo) return;
+    // With several scales, which is this weight's is not known here.
+    const weight = layer.scales === undefined ? `, weight ${(layer.scale * (trit ?? 2)).toPrecision(4)}` : '';
     place.textContent =
-      `row ${origin.row + cursor.row}, column ${origin.column + cursor.column}: ${tritText(trit)}, ` +
-      `weight ${(layer.scale * trit).toPrecision(4)}`;
+      `row ${origin.row + cursor.row}, column ${origin.column + cursor.column}: ` +
+      `${trit === undefined ? '+2 times the scale, no trit' : tritText(trit)}${weight}`;
   };
 
   /** Shows the window at `next`; the cursor is relative to it once it is there. */
