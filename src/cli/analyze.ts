@@ -17,7 +17,12 @@ type Stats = {
   readonly gf3_residue: number;
   readonly scale: number;
   readonly entropy_bits: number;
+  readonly plus_two?: number;
+  /** Where a layer has several. */
+  readonly scales?: Readonly<Record<string, number>>;
 };
+
+type Result = { readonly layers: Stats[]; readonly total: Stats; readonly warnings?: readonly string[] };
 
 const BAR_CELLS = 24;
 
@@ -46,7 +51,7 @@ export const command = defineCommand({
       output.json(structured);
       return 0;
     }
-    const { layers, total } = structured as unknown as { layers: Stats[]; total: Stats };
+    const { layers, total, warnings = [] } = structured as unknown as Result;
     const width = Math.max(...layers.map(({ name }) => name.length), 'total'.length);
     const { minus, ergodic, plus } = tritColors({ seed: flags.seed });
     const hexes = [minus.hex, ergodic.hex, plus.hex] as const;
@@ -57,9 +62,29 @@ export const command = defineCommand({
     for (const layer of layers) output.line(row(layer));
     output.line(row({ ...total, name: 'total' }));
     output.line(conservationLine(total.trit_sum, total.gf3_residue));
+    if (total.plus_two) {
+      output.line(
+        `+2: ${total.plus_two} weights of +2 times their scale, no trits: the shares, sums and bits leave them out`,
+      );
+    }
+    for (const layer of layers) {
+      for (const line of scaleLines(layer)) output.line(line);
+    }
+    for (const warning of warnings) output.note(warning);
     return 0;
   },
 });
+
+/** Of a layer with a scale for each group of columns. */
+function scaleLines({ name, scales }: Stats): string[] {
+  if (scales === undefined) return [];
+  const [min, median, max] = [scales.min!, scales.median!, scales.max!].map((value) => value.toPrecision(4));
+  const each = scales.group === undefined ? '' : `, one for ${scales.group} columns`;
+  return [
+    `scales of ${name}: ${scales.count}${each}; ${min} to ${max}, median ${median}, ${scales.zero} of 0, ` +
+      `${(100 * scales.largest_share!).toFixed(1)}% the largest`,
+  ];
+}
 
 type RowStyle = {
   readonly width: number;

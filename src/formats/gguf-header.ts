@@ -66,6 +66,9 @@ export type GgufRecord = {
   readonly at: number;
 };
 
+/** What a header is read from: a file, or bytes. */
+export type HeaderSource = Pick<RandomAccessFile, 'path' | 'size' | 'readInto'>;
+
 export type GgufHeader = {
   readonly version: number;
   readonly alignment: number;
@@ -79,7 +82,7 @@ export type GgufHeader = {
  * Reads a header; where its tensors lie, `placeTensors` says. `architecture`: of the first part, for the other parts of a
  * split file, which do not repeat it.
  */
-export async function readGgufHeader(file: RandomAccessFile, architecture?: string): Promise<GgufHeader> {
+export async function readGgufHeader(file: HeaderSource, architecture?: string): Promise<GgufHeader> {
   const cursor = new Cursor(file);
   await cursor.need(24, 'the fixed part of the header');
   const version = readVersion(cursor, file);
@@ -102,9 +105,9 @@ const padTo = (size: number, alignment: number): number => Math.ceil(size / alig
 class Cursor {
   at = 0;
   bytes: Buffer = Buffer.alloc(0);
-  readonly #file: RandomAccessFile;
+  readonly #file: HeaderSource;
 
-  constructor(file: RandomAccessFile) {
+  constructor(file: HeaderSource) {
     this.#file = file;
   }
 
@@ -153,11 +156,11 @@ class Cursor {
   }
 }
 
-function malformed(file: RandomAccessFile, offset: number, what: string, fix?: string): HeaderSyntaxError {
+function malformed(file: HeaderSource, offset: number, what: string, fix?: string): HeaderSyntaxError {
   return new HeaderSyntaxError({ file: file.path, offset, what, ...(fix === undefined ? {} : { fix }) });
 }
 
-function readVersion(cursor: Cursor, file: RandomAccessFile): number {
+function readVersion(cursor: Cursor, file: HeaderSource): number {
   const magic = cursor.bytes.toString('latin1', 0, 4);
   if (magic !== 'GGUF') {
     if (isLfsPointer(cursor.bytes)) throw new LfsPointerError(file.path);
@@ -182,7 +185,7 @@ function readVersion(cursor: Cursor, file: RandomAccessFile): number {
   );
 }
 
-function readCount(cursor: Cursor, file: RandomAccessFile, what: string, recordBytes: number): number {
+function readCount(cursor: Cursor, file: HeaderSource, what: string, recordBytes: number): number {
   const offset = cursor.at;
   const count = cursor.i64();
   if (count < 0 || count * recordBytes > cursor.left) {
@@ -195,7 +198,7 @@ function readCount(cursor: Cursor, file: RandomAccessFile, what: string, recordB
   return count;
 }
 
-async function readString(cursor: Cursor, file: RandomAccessFile, what: string): Promise<Buffer> {
+async function readString(cursor: Cursor, file: HeaderSource, what: string): Promise<Buffer> {
   await cursor.need(8, what);
   const offset = cursor.at;
   const length = cursor.u64();
@@ -211,7 +214,7 @@ async function readString(cursor: Cursor, file: RandomAccessFile, what: string):
 }
 
 /** Keys and names must be UTF-8: they are compared and printed. */
-async function readName(cursor: Cursor, file: RandomAccessFile, what: string): Promise<string> {
+async function readName(cursor: Cursor, file: HeaderSource, what: string): Promise<string> {
   const offset = cursor.at;
   const bytes = await readString(cursor, file, what);
   try {
@@ -221,7 +224,7 @@ async function readName(cursor: Cursor, file: RandomAccessFile, what: string): P
   }
 }
 
-async function readPair(cursor: Cursor, file: RandomAccessFile, entries: Map<string, GgufEntry>): Promise<void> {
+async function readPair(cursor: Cursor, file: HeaderSource, entries: Map<string, GgufEntry>): Promise<void> {
   const offset = cursor.at;
   const key = await readName(cursor, file, 'a metadata key');
   if (key === '') throw malformed(file, offset, 'a metadata key is empty');
@@ -233,7 +236,7 @@ async function readPair(cursor: Cursor, file: RandomAccessFile, entries: Map<str
   entries.set(key, { type, value, raw: cursor.bytes.subarray(start, cursor.at) });
 }
 
-function valueType(cursor: Cursor, file: RandomAccessFile, key: string): GgufValueType {
+function valueType(cursor: Cursor, file: HeaderSource, key: string): GgufValueType {
   const offset = cursor.at;
   const id = cursor.u32();
   const type = ggufTypeOfId(id);
@@ -241,12 +244,7 @@ function valueType(cursor: Cursor, file: RandomAccessFile, key: string): GgufVal
   return type;
 }
 
-async function readScalar(
-  cursor: Cursor,
-  file: RandomAccessFile,
-  key: string,
-  type: GgufElementType,
-): Promise<GgufValue> {
+async function readScalar(cursor: Cursor, file: HeaderSource, key: string, type: GgufElementType): Promise<GgufValue> {
   const what = `the value of "${key}"`;
   if (type === 'string') return (await readString(cursor, file, what)).toString('utf8');
   const size = minimalBytes(type);
@@ -255,7 +253,7 @@ async function readScalar(
   return readFixed(cursor.bytes, cursor.at - size, type);
 }
 
-async function readArray(cursor: Cursor, file: RandomAccessFile, key: string): Promise<GgufArray> {
+async function readArray(cursor: Cursor, file: HeaderSource, key: string): Promise<GgufArray> {
   const what = `the array "${key}"`;
   await cursor.need(12, what);
   const offset = cursor.at;
@@ -284,7 +282,7 @@ async function readArray(cursor: Cursor, file: RandomAccessFile, key: string): P
   return new GgufArray(elementType, length, cursor.bytes.subarray(start, cursor.at));
 }
 
-function readAlignment(entries: ReadonlyMap<string, GgufEntry>, file: RandomAccessFile): number {
+function readAlignment(entries: ReadonlyMap<string, GgufEntry>, file: HeaderSource): number {
   const entry = entries.get('general.alignment');
   if (entry === undefined) return 32;
   const { type, value } = entry;
@@ -295,7 +293,7 @@ function readAlignment(entries: ReadonlyMap<string, GgufEntry>, file: RandomAcce
 
 async function readTensorRecord(
   cursor: Cursor,
-  file: RandomAccessFile,
+  file: HeaderSource,
   names: Set<string>,
   architecture: string | undefined,
 ): Promise<GgufRecord> {
@@ -347,7 +345,7 @@ function tensorBytes({ name, type, shape, at }: Omit<GgufRecord, 'offset'>, file
 }
 
 /** Sizes come innermost first and are turned round; their product must stay a safe integer, also in bytes. */
-function readShape(cursor: Cursor, file: RandomAccessFile, name: string, dimensions: number): number[] {
+function readShape(cursor: Cursor, file: HeaderSource, name: string, dimensions: number): number[] {
   const offset = cursor.at;
   const shape: number[] = [];
   let count = 1;
@@ -373,7 +371,7 @@ function readShape(cursor: Cursor, file: RandomAccessFile, name: string, dimensi
  * DuplicateNameError for a tensor that two parts hold.
  */
 export function placeTensors(
-  parts: readonly { readonly file: Pick<RandomAccessFile, 'path' | 'size'>; readonly header: GgufHeader }[],
+  parts: readonly { readonly file: Omit<HeaderSource, 'readInto'>; readonly header: GgufHeader }[],
 ): Map<string, TensorInfo> {
   const group = q2Group(
     parts.map(({ file, header: { records, alignment, dataStart } }) => ({
@@ -390,7 +388,7 @@ export function placeTensors(
 
 function placePart(
   { records, dataStart, alignment }: GgufHeader,
-  file: Pick<RandomAccessFile, 'path' | 'size'>,
+  file: Omit<HeaderSource, 'readInto'>,
   group: 64 | 128 | undefined,
   tensors: Map<string, TensorInfo>,
 ): void {

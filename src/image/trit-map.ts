@@ -35,6 +35,8 @@ export type TritMapOptions = TritMapSource & {
   /** Shown above the map; a long one is shortened in the middle. */
   readonly name: string;
   readonly colors: Colors;
+  /** How many values are 2, which is no trit: drawn apart, and in no share. By default none may be. */
+  readonly plusTwo?: number;
   /** What the three values are called; by default -1, 0 and +1. */
   readonly labels?: TritColors<string>;
   /** Named in the legend when given. */
@@ -82,11 +84,15 @@ function mixtureIndex(minus: number, plus: number): number {
 const PAPER_INDEX = mixtureIndex(STEPS, 0) + 1;
 const INK_INDEX = PAPER_INDEX + 1;
 const MUTED_INDEX = PAPER_INDEX + 2;
-const SEED_INDEX = PAPER_INDEX + 3;
+const PLUS_TWO_INDEX = PAPER_INDEX + 3;
+const SEED_INDEX = PAPER_INDEX + 4;
+/** Of weights that are no trits, +2 times their scale; told from the contrast colors by every eye. */
+const PLUS_TWO = 0xe83ec1;
 const MINUS_INDEX = mixtureIndex(STEPS, 0);
 const ERGODIC_INDEX = mixtureIndex(0, 0);
 const PLUS_INDEX = mixtureIndex(0, STEPS);
 const TRIT_INDICES = [MINUS_INDEX, ERGODIC_INDEX, PLUS_INDEX] as const;
+const VALUE_INDICES = [...TRIT_INDICES, PLUS_TWO_INDEX] as const;
 
 const inOrder = ({ minus, ergodic, plus }: Colors) => [minus, ergodic, plus].map(({ hex }) => packedOf(hex));
 
@@ -107,7 +113,7 @@ function mixturePalette(colors: Colors, seedColors: Colors | undefined): number[
   for (let minus = 0; minus <= STEPS; minus++) {
     for (let plus = 0; plus <= STEPS - minus; plus++) palette.push(mix([minus, STEPS - minus - plus, plus]));
   }
-  return [...palette, PAPER, INK, MUTED, ...(seedColors === undefined ? [] : inOrder(seedColors))];
+  return [...palette, PAPER, INK, MUTED, PLUS_TWO, ...(seedColors === undefined ? [] : inOrder(seedColors))];
 }
 
 // ---- geometry ----
@@ -250,12 +256,13 @@ type Chip = { readonly indices: readonly number[]; readonly text: string; readon
 const LABELS: TritColors<string> = { minus: '-1', ergodic: ' 0', plus: '+1' };
 const CHIP_GAP = 28;
 
-function legendChips({ colors, labels = LABELS }: TritMapOptions, counts: Counts): Chip[] {
+function legendChips({ colors, labels = LABELS, plusTwo = 0 }: TritMapOptions, counts: Counts): Chip[] {
   const total = counts.minus + counts.ergodic + counts.plus;
-  return (['minus', 'ergodic', 'plus'] as const).map((key, i) => ({
+  const chips: Chip[] = (['minus', 'ergodic', 'plus'] as const).map((key, i) => ({
     indices: [TRIT_INDICES[i]!],
     text: `${labels[key]} ${hexOf(packedOf(colors[key].hex))} ${((100 * counts[key]) / total).toFixed(2).padStart(5)}%`,
   }));
+  return plusTwo === 0 ? chips : [...chips, { indices: [PLUS_TWO_INDEX], text: `+2: ${plusTwo}, no trits` }];
 }
 
 function seedChips({ seedColors, seed, labels = LABELS }: TritMapOptions): Chip[] {
@@ -377,7 +384,7 @@ function drawWindow(canvas: Canvas, trits: Int8Array, window: Window, { x, y }: 
   const { row, column, rows, columns, zoom } = window;
   trits.forEach((trit, i) => {
     const at = { x: x + (i % columns) * zoom, y: y + Math.floor(i / columns) * zoom, width: zoom, height: zoom };
-    fillRect(canvas, at, TRIT_INDICES[trit + 1]!);
+    fillRect(canvas, at, VALUE_INDICES[trit + 1]!);
   });
   frame(canvas, { x, y, width: columns * zoom, height: rows * zoom }, INK_INDEX);
   const text = `rows ${row}-${row + rows - 1}, columns ${column}-${column + columns - 1}`;
@@ -412,7 +419,7 @@ type Drawn = { counts: Counts; range: DensityRange | undefined; windowTrits: Int
 /** Draws the map with its top left at (left, top) and returns the counts of all trits. */
 async function drawMap(
   canvas: Canvas,
-  { rows, columns, readRows }: TritMapSource,
+  { rows, columns, readRows, plusTwo: expectedTwos = 0 }: TritMapOptions,
   { block, zoom, height: mapHeight }: Geometry,
   { left, top, asDensity, window }: MapPlace,
 ): Promise<Drawn> {
@@ -421,6 +428,7 @@ async function drawMap(
   const line = new Uint8Array(pixels * zoom);
   const minus = new Uint32Array(pixels);
   const plus = new Uint32Array(pixels);
+  const twos = new Uint32Array(pixels);
   const counts = { minus: 0, ergodic: 0, plus: 0 };
   const windowTrits = new Int8Array(window === undefined ? 0 : window.rows * window.columns);
   const density = asDensity ? new DensityBlocks(pixels * mapHeight) : undefined;
@@ -428,33 +436,46 @@ async function drawMap(
   for (let start = 0; start < rows; start += windowRows) {
     const end = Math.min(rows, start + windowRows);
     const trits = await readRows(start, end);
-    checkWindow(trits, { start, end, columns });
+    checkWindow(trits, { start, end, columns }, expectedTwos > 0 ? 2 : 1);
     if (window !== undefined) copyWindow(trits, { start, end, columns }, window, windowTrits);
     for (let row = start; row < end; row += block) {
       const height = Math.min(block, end - row);
       minus.fill(0);
       plus.fill(0);
+      twos.fill(0);
       let at = (row - start) * columns;
       for (let down = 0; down < height; down++) {
         for (let p = 0; p < pixels; p++) {
           const stop = at + Math.min(block, columns - p * block);
           let sum = 0;
           let nonzero = 0;
+          let two = 0;
           for (; at < stop; at++) {
-            sum += trits[at]!;
-            nonzero += trits[at]! & 1;
+            const value = trits[at]!;
+            sum += value;
+            nonzero += value & 1;
+            // The one value whose upper bit is set and lower is not.
+            two += (value >> 1) & ~value & 1;
           }
+          sum -= 2 * two;
+          twos[p]! += two;
           plus[p]! += (nonzero + sum) / 2;
           minus[p]! += (nonzero - sum) / 2;
         }
       }
       for (let p = 0; p < pixels; p++) {
-        const total = height * Math.min(block, columns - p * block);
+        const all = height * Math.min(block, columns - p * block);
+        // Shares are of trits; a block without one is drawn for what it is.
+        const total = all - twos[p]!;
         counts.minus += minus[p]!;
         counts.plus += plus[p]!;
         counts.ergodic += total - minus[p]! - plus[p]!;
-        if (density !== undefined) density.add(minus[p]! / total, plus[p]! / total, total === block * block);
-        else line.fill(mixtureOf(minus[p]! / total, plus[p]! / total), p * zoom, (p + 1) * zoom);
+        const of = Math.max(1, total);
+        if (density !== undefined) density.add(minus[p]! / of, plus[p]! / of, all === block * block);
+        else {
+          const index = total === 0 ? PLUS_TWO_INDEX : mixtureOf(minus[p]! / of, plus[p]! / of);
+          line.fill(index, p * zoom, (p + 1) * zoom);
+        }
       }
       if (density !== undefined) continue;
       for (let copy = 0; copy < zoom; copy++) canvas.data.set(line, y++ * canvas.width + left);
@@ -543,7 +564,7 @@ function copyWindow(trits: Int8Array, { start, end, columns }: Rows, window: Win
   }
 }
 
-function checkWindow(trits: Int8Array, window: { start: number; end: number; columns: number }): void {
+function checkWindow(trits: Int8Array, window: { start: number; end: number; columns: number }, largest: 1 | 2): void {
   const { start, end, columns } = window;
   if (trits.length !== (end - start) * columns) {
     throw new ArgumentError({
@@ -552,7 +573,7 @@ function checkWindow(trits: Int8Array, window: { start: number; end: number; col
     });
   }
   for (let i = 0; i < trits.length; i++) {
-    if (trits[i]! < -1 || trits[i]! > 1) {
+    if (trits[i]! < -1 || trits[i]! > largest) {
       throw new ArgumentError({
         what: `row ${start + Math.floor(i / columns)}, column ${i % columns} is ${trits[i]}, which is no trit`,
         fix: 'return only -1, 0 and 1',

@@ -34,6 +34,11 @@ export class PrescaledDetector {
     this.#magnitudes = new Float32Array(this.#alive ? (rows * columns) / this.#unit : 0);
   }
 
+  /** True when all rows pushed so far are zeros, which tell nothing. */
+  get blank(): boolean {
+    return this.#magnitudes.subarray(0, this.#next).every((magnitude) => magnitude === 0);
+  }
+
   /** False as soon as some `unit` elements hold two magnitudes, or something that is not finite. */
   get alive(): boolean {
     return this.#alive;
@@ -79,7 +84,7 @@ export class PrescaledDetector {
     return undefined;
   }
 
-  /** Magnitudes of `count` parts of `height` rows and `width` columns each, if every part has one; zeros become 1. */
+  /** Magnitudes of `count` parts of `height` rows and `width` columns each, if every part has one; 0 where a part holds only zeros (1 for the whole). */
   #parts(count: number, width: number, height: number): Float32Array | undefined {
     const unit = this.#unit;
     if (!Number.isInteger(height) || !Number.isInteger(width) || width % unit !== 0) return undefined;
@@ -97,7 +102,8 @@ export class PrescaledDetector {
       if (known === 0) values[part] = magnitude;
       else if (!near(magnitude, known)) return undefined;
     }
-    return values.map((value) => (value === 0 ? 1 : value));
+    // One for the matrix must be a scale that can be divided by; others may be those of zeros.
+    return count === 1 ? values.map((value) => (value === 0 ? 1 : value)) : values;
   }
 }
 

@@ -3,6 +3,8 @@
 import { dirname, join } from 'node:path';
 import { ArgumentError, BitnetError } from '../errors.ts';
 import type { Checkpoint } from '../formats/checkpoint.ts';
+import { GgufFile } from '../formats/gguf-file.ts';
+import { fallbackType, type GgufKind, ggufKind } from '../formats/gguf-kind.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { parseJson } from '../formats/strict-json.ts';
 import { listTernaryLayers, type SkippedTensor, type TernaryLayer } from '../formats/ternary-layers.ts';
@@ -40,6 +42,8 @@ export async function openTernaryModel(
     const { layers, skipped } = await listTernaryLayers(checkpoint, config === undefined ? {} : { config });
     if (layers.length === 0) {
       const first = skipped[0];
+      const reason = reasonOf(checkpoint, first?.name);
+      if (reason !== undefined) throw new NoTernaryLayersError({ ...reason, where: checkpoint.path });
       throw new NoTernaryLayersError({
         what: `the model ${JSON.stringify(name)} has no ternary layers${first === undefined ? '' : ` (${first.name}: ${first.reason})`}`,
         where: checkpoint.path,
@@ -51,6 +55,12 @@ export async function openTernaryModel(
     checkpoint[Symbol.dispose]();
     throw error;
   }
+}
+
+/** What a GGUF file is that has no ternary layers, or why the tensor `skipped` has lost its trits. */
+function reasonOf(checkpoint: Checkpoint, skipped: string | undefined): GgufKind | undefined {
+  if (!(checkpoint instanceof GgufFile)) return undefined;
+  return ggufKind(checkpoint) ?? (skipped === undefined ? undefined : fallbackType(checkpoint, skipped));
 }
 
 /** A weights file may lie alone; a config that is there must be readable, since it decides what the bytes mean. */

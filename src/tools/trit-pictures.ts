@@ -54,9 +54,14 @@ async function mapOf(
   // are kept, one byte each.
   const trits = new Int8Array(rows * columns);
   const opened = await openTernaryLayer(checkpoint, layer, options);
-  for await (const window of opened.windows(options)) trits.set(window.trits, window.rowStart * columns);
+  let plusTwo = 0;
+  for await (const window of opened.windows(options)) {
+    trits.set(window.values, window.rowStart * columns);
+    plusTwo += window.counts()[3];
+  }
   return tritMap({
     name,
+    plusTwo,
     rows,
     columns,
     ...pictureColors({ seed, ...(scheme && { scheme }) }),

@@ -16,7 +16,7 @@ export type TritWindowRequest = {
 };
 
 /**
- * One line a row, one of `-`, `o`, `+` a weight; cut at the layer's edges. Throws ArgumentError for a place outside the
+ * One line a row, one of `-`, `o`, `+` a weight, or `2` for one of +2 times its scale, which is no trit; cut at the layer's edges. Throws ArgumentError for a place outside the
  * layer, and what opening the model throws.
  */
 export function tritWindowText(request: TritWindowRequest, context: TurnContext): Promise<string> {
@@ -51,10 +51,12 @@ async function readWindow(request: TritWindowRequest, { services, signal }: Turn
   for await (const window of opened.windows(options)) {
     const first = Math.max(request.row, window.rowStart);
     const end = Math.min(request.row + height, window.rowStart + window.rows);
+    if (first >= end) continue;
+    const { values } = window;
     for (let row = first; row < end; row++) {
       const start = (row - window.rowStart) * columns + request.column;
-      lines[row - request.row] = Array.from(window.trits.subarray(start, start + width), (trit) =>
-        tritSymbol(trit as Trit),
+      lines[row - request.row] = Array.from(values.subarray(start, start + width), (value) =>
+        value === 2 ? '2' : tritSymbol(value as Trit),
       ).join('');
       missing--;
     }

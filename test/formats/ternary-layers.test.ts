@@ -22,6 +22,7 @@ import { f32ToF16 } from '../../src/quant/f16.ts';
 import { packI2s } from '../../src/quant/i2s.ts';
 import { encodeQ8 } from '../../src/quant/q8.ts';
 import { packRowquad } from '../../src/quant/rowquad.ts';
+import { scaleOfBlocks } from '../../src/quant/ternary-scale.ts';
 import { packTq1 } from '../../src/quant/tq1.ts';
 import { packTq2 } from '../../src/quant/tq2.ts';
 import { patternA } from '../quant/patterns.ts';
@@ -57,9 +58,21 @@ async function gguf(type: string, bytes: Uint8Array, extra: Parameters<typeof wr
 async function tritsOf(checkpoint: Checkpoint, layer: TernaryLayer, options: TernaryLayersOptions = {}) {
   const trits = new Int8Array(layer.rows * layer.columns).fill(9);
   for await (const window of readTernaryWindows(checkpoint, layer, options)) {
-    trits.set(window.trits, window.rowStart * layer.columns);
+    trits.set(window.values, window.rowStart * layer.columns);
   }
   return trits;
+}
+
+/** The scale after all windows were read: their own, taken together, or the layer's. */
+async function scaleOf(checkpoint: Checkpoint, layer: TernaryLayer) {
+  const opened = await openTernaryLayer(checkpoint, layer);
+  const values: number[] = [];
+  let size = 0;
+  for await (const { scales } of opened.windows()) {
+    values.push(...(scales?.values ?? []));
+    size = scales?.group ?? 0;
+  }
+  return opened.scale() ?? scaleOfBlocks(Float32Array.from(values), size);
 }
 
 async function onlyLayer(checkpoint: Checkpoint, options: TernaryLayersOptions = {}): Promise<TernaryLayer> {
@@ -87,7 +100,7 @@ describe('packed', () => {
     const config = { ...CONFIG, ...(quantization === undefined ? {} : { quantization_config: quantization }) };
     const layer = await onlyLayer(checkpoint, { config });
     expect(layer).toEqual({ name: NAME, rows: ROWS, columns: COLUMNS, form: 'packed', scaleRule });
-    expect((await openTernaryLayer(checkpoint, layer)).scale).toEqual({ kind: 'tensor', value });
+    expect(await scaleOf(checkpoint, layer)).toEqual({ kind: 'tensor', value });
     expect(await tritsOf(checkpoint, layer)).toEqual(TRITS);
     const packedRows: number[] = [];
     for await (const window of readPackedWindows(checkpoint, layer)) packedRows.push(window.bytes.length / COLUMNS);
@@ -127,7 +140,7 @@ describe('floats', () => {
     using checkpoint = await safetensors([{ name: NAME, dtype, shape: [ROWS, COLUMNS], bytes }]);
     const layer = await onlyLayer(checkpoint);
     expect(layer).toMatchObject({ form: 'prescaled', scaleRule: 'values' });
-    expect((await openTernaryLayer(checkpoint, layer)).scale).toEqual({ kind: 'tensor', value: 0.75 });
+    expect(await scaleOf(checkpoint, layer)).toEqual({ kind: 'tensor', value: 0.75 });
     expect(await tritsOf(checkpoint, layer)).toEqual(TRITS);
   });
 
@@ -172,7 +185,7 @@ describe('gguf', () => {
     using checkpoint = await gguf(type, bytes);
     const layer = await onlyLayer(checkpoint);
     expect(layer).toMatchObject({ name: 'blk.0.attn_q.weight', rows: ROWS, columns: COLUMNS, form });
-    expect((await openTernaryLayer(checkpoint, layer)).scale).toEqual({ kind: 'tensor', value: 0.75 });
+    expect(await scaleOf(checkpoint, layer)).toEqual({ kind: 'tensor', value: 0.75 });
     expect(await tritsOf(checkpoint, layer)).toEqual(TRITS);
   });
 
@@ -189,7 +202,7 @@ describe('gguf', () => {
     ] as const) {
       using checkpoint = await gguf(type, bytes, [extra]);
       const layer = await onlyLayer(checkpoint);
-      expect((await openTernaryLayer(checkpoint, layer)).scale).toEqual({ kind: 'tensor', value: 1.5 });
+      expect(await scaleOf(checkpoint, layer)).toEqual({ kind: 'tensor', value: 1.5 });
     }
   });
 
@@ -221,7 +234,7 @@ test('MLX affine', async () => {
   ]);
   const layer = await onlyLayer(checkpoint, { config: { quantization: { group_size: 64, bits: 2 } } });
   expect(layer).toMatchObject({ form: 'affine', scaleRule: 'largest', rows: ROWS, columns: COLUMNS });
-  expect((await openTernaryLayer(checkpoint, layer)).scale).toEqual({ kind: 'tensor', value: 0.75 });
+  expect(await scaleOf(checkpoint, layer)).toEqual({ kind: 'tensor', value: 0.75 });
   expect(await tritsOf(checkpoint, layer)).toEqual(TRITS);
 });
 

@@ -165,6 +165,26 @@ describe('trit map', () => {
     expect(hexes).toEqual(['#6404C3', '#EB6AF7', '#7F1747']);
   });
 
+  test('values of 2 are no trits: drawn apart, in no share, and refused unless they are told of', async () => {
+    const trits = Int8Array.of(2, -1, 0, 1);
+    await expect(mapOf(trits, 2)).rejects.toThrow('row 0, column 0 is 2, which is no trit');
+    const { at } = read(await mapOf(trits, 2, { plusTwo: 1 }));
+    ['#E83EC1', ...hexes].forEach((hex, i) => {
+      expect(at(LEFT + 24 * (i % 2), TOP + 24 * Math.floor(i / 2))).toBe(hex);
+    });
+    // Blocks of 2 x 2: the first of nothing else, the second of three +1 and one of them, all others of zeros.
+    const large = new Int8Array(32 * 32);
+    for (const i of [0, 1, 32, 33, 2]) large[i] = 2;
+    for (const i of [3, 34, 35]) large[i] = 1;
+    const blocks = read(await mapOf(large, 32, { plusTwo: 5, maxSide: 16 }));
+    expect([0, 1, 2].map((x) => blocks.at(LEFT + x, TOP))).toEqual(['#E83EC1', hexes[2], hexes[1]]);
+    const window = read(await mapOf(large, 32, { plusTwo: 5, maxSide: 16, window: { row: 0, column: 0 } }));
+    const pink = Array.from({ length: window.width }, (_, x) => window.at(x, TOP + 3)).filter(
+      (hex) => hex === '#E83EC1',
+    );
+    expect(pink.length).toBeGreaterThan(3);
+  });
+
   test('every weight of a small matrix is a square of its color', async () => {
     const trits = Int8Array.of(-1, 0, 1, 1, 1, -1);
     const { at } = read(await mapOf(trits, 3));

@@ -15,7 +15,11 @@ const cases = join(import.meta.dirname, '../golden/cases');
 const root = mkdtempSync(join(tmpdir(), 'model-cases-'));
 afterAll(() => rmSync(root, { recursive: true }));
 
-const idsOf = (name: string) => readFileSync(join(cases, name, 'ids.txt'), 'utf8').trim().split(',').map(Number);
+const idsOf = (name: string) =>
+  readFileSync(join(cases, name, 'ids.txt'), 'utf8')
+    .trim()
+    .split(',')
+    .map(Number);
 
 async function logitsOf(files: ModelFiles, ids: readonly number[]): Promise<Float32Array> {
   const { program } = await openModel(files, { name: files.path, head: 'full' });

@@ -112,7 +112,10 @@ describe('group-scaled models', () => {
   test.each<ConvertFormat>(['gguf-q2_0', 'gguf-pq2_0', 'gguf-ptq1_0', 'hf-unpacked', 'mlx'])(
     'there and back by %s, bit for bit',
     async (to) => {
-      for (const source of [qwen3('qwen3_all_layouts_s2601', 'hf'), qwen3('qwen3_yarn_wide_heads_s2602', 'ptq1_0.gguf')]) {
+      for (const source of [
+        qwen3('qwen3_all_layouts_s2601', 'hf'),
+        qwen3('qwen3_yarn_wide_heads_s2602', 'ptq1_0.gguf'),
+      ]) {
         const wanted = await logits(source);
         const { files } = await convert(source, to);
         expect(await logits(files)).toEqual(wanted);
@@ -133,11 +136,14 @@ describe('group-scaled models', () => {
     }
   });
 
-  test.each<ConvertFormat>(['gguf-q2_0', 'gguf-pq2_0'])('a BitNet as %s stays one, its scale beside the matrix', async (to) => {
-    const wanted = await logits(embedded);
-    const { files } = await convert(embedded, to);
-    expect(await logits(files)).toEqual(wanted);
-  });
+  test.each<ConvertFormat>(['gguf-q2_0', 'gguf-pq2_0'])(
+    'a BitNet as %s stays one, its scale beside the matrix',
+    async (to) => {
+      const wanted = await logits(embedded);
+      const { files } = await convert(embedded, to);
+      expect(await logits(files)).toEqual(wanted);
+    },
+  );
 
   test('+2 has no place among trits', async () => {
     const source = qwen3('qwen3_odd_code3_g64_s2603', 'q2_0_g64.gguf');
@@ -148,7 +154,9 @@ describe('group-scaled models', () => {
 
   test('who reads the file is said where that is not everybody', async () => {
     const notes = async (source: ModelFiles, to: ConvertFormat) => (await convert(source, to)).report.notes.join('\n');
-    expect(await notes(qwen3('qwen3_all_layouts_s2601', 'hf'), 'gguf-ptq1_0')).toMatch(/PTQ1_0 is read by PrismML's fork/);
+    expect(await notes(qwen3('qwen3_all_layouts_s2601', 'hf'), 'gguf-ptq1_0')).toMatch(
+      /PTQ1_0 is read by PrismML's fork/,
+    );
     expect(await notes(golden('bitnet_packed_a_s111'), 'gguf-i2_s')).toMatch(/"bitnet-b1.58" is read by bitnet.cpp/);
   });
 });

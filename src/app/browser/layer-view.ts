@@ -19,6 +19,10 @@ type Layer = {
   readonly conserved: boolean;
   readonly scale: number;
   readonly entropy_bits: number;
+  /** Weights of +2 times their scale: no trits. */
+  readonly plus_two?: number;
+  /** Where a layer has several scales. */
+  readonly scales?: Readonly<Record<string, number>>;
 };
 
 export type Layers = {
@@ -99,10 +103,20 @@ function layerDetails(layer: Layer): HTMLElement {
     ['0', `${layer.counts.ergodic} (${layer.ergodic_pct.toFixed(2)}%)`],
     ['+1', `${layer.counts.plus} (${layer.plus_pct.toFixed(2)}%)`],
     ['sum', `${layer.trit_sum} mod 3 = ${layer.gf3_residue}`],
-    ['scale', layer.scale.toPrecision(5)],
+    ...(layer.plus_two ? [['+2', `${layer.plus_two}, no trits: not in the rest`] as const] : []),
+    scaleText(layer.scale, layer.scales),
     ['entropy', `${layer.entropy_bits.toFixed(4)} bits`],
   ]);
 }
+
+function scaleText(scale: number, scales: Layer['scales']): readonly [string, string] {
+  if (scales === undefined) return ['scale', scale.toPrecision(5)];
+  const [min, median, max] = ['min', 'median', 'max'].map((key) => scales[key]?.toPrecision(4));
+  return ['scales', `${scales.count}: ${min} to ${max}, median ${median}`];
+}
+
+/** Of +2, which has no color of the seed's. */
+const PLUS_TWO = '#e83ec1';
 
 const TRITS: Readonly<Record<string, Trit>> = { '-': -1, o: 0, '+': 1 };
 
@@ -130,14 +144,18 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
     canvas.width = width * zoom;
     canvas.height = height * zoom;
     const pen = canvas.getContext('2d')!;
+<<<<<<< HEAD
     const { minus, ergodic, plus } = TRIT_COLORS;
     const hexes: Readonly<Record<string, string>> = { '-': minus, o: ergodic, '+': plus };
-    lines.forEach((line, row) => {
+=======
+    const { minus, ergodic, plus } = result.colors;
+    const hexes: Readonly<Record<string, string>> = { '-': minus, o: ergodic, '+': plus, '2': PLUS_TWO };
+>>>>>>> formats
+    lines.forEach((line, row) => 
       [...line].forEach((symbol, column) => {
         pen.fillStyle = hexes[symbol] ?? '#000';
         pen.fillRect(column * zoom, row * zoom, zoom, zoom);
-      });
-    });
+      }););
     look();
   };
 
@@ -148,10 +166,13 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
     for (const [name, share] of Object.entries(shares)) ring.style.setProperty(name, `${100 * share}%`);
     const symbol = lines[cursor.row]?.[cursor.column];
     const trit = TRITS[symbol ?? ''];
-    if (trit === undefined) return;
+    const isTwo = symbol === '2';
+    if (trit === undefined && !isTwo) return;
+    // With several scales, which is this weight's is not known here.
+    const weight = layer.scales === undefined ? `, weight ${(layer.scale * (trit ?? 2)).toPrecision(4)}` : '';
     place.textContent =
-      `row ${origin.row + cursor.row}, column ${origin.column + cursor.column}: ${tritText(trit)}, ` +
-      `weight ${(layer.scale * trit).toPrecision(4)}`;
+      `row ${origin.row + cursor.row}, column ${origin.column + cursor.column}: ` +
+      `${trit === undefined ? '+2 times the scale, no trit' : tritText(trit)}${weight}`;
   };
 
   const overview = windowOverview(layer, (row, column) => {
