@@ -144,18 +144,14 @@ function tritMap(result: Layers, layer: Layer, host: Host): HTMLElement {
     canvas.width = width * zoom;
     canvas.height = height * zoom;
     const pen = canvas.getContext('2d')!;
-<<<<<<< HEAD
     const { minus, ergodic, plus } = TRIT_COLORS;
-    const hexes: Readonly<Record<string, string>> = { '-': minus, o: ergodic, '+': plus };
-=======
-    const { minus, ergodic, plus } = result.colors;
     const hexes: Readonly<Record<string, string>> = { '-': minus, o: ergodic, '+': plus, '2': PLUS_TWO };
->>>>>>> formats
-    lines.forEach((line, row) => 
+    lines.forEach((line, row) => {
       [...line].forEach((symbol, column) => {
         pen.fillStyle = hexes[symbol] ?? '#000';
         pen.fillRect(column * zoom, row * zoom, zoom, zoom);
-      }););
+      });
+    });
     look();
   };
 
