@@ -3,6 +3,7 @@
 
 import { SCHEMES, type Scheme } from '../color/scheme.ts';
 import { ansiSwatch } from '../color/terminal.ts';
+import { ArgumentError } from '../errors.ts';
 import type { GenerateRequest, GenerateResult, TraceStep } from '../generate/types.ts';
 import { generateResultToJson } from '../tools/generate-result.ts';
 import { colorMark, conservationLine } from './color-line.ts';
@@ -22,6 +23,11 @@ const FLAGS = {
   },
   model: MODEL_FLAG,
   chat: { type: 'boolean', description: 'PROMPT is what a user says: apply the chat template of the model' },
+  thinking: {
+    type: 'string',
+    placeholder: 'on|off|N',
+    description: 'Whether a model that can think first is to; N: tokens of a thought at most',
+  },
   'max-tokens': { type: 'integer', min: 1, default: 100, placeholder: 'N', description: 'Stop after so many tokens' },
   temperature: { type: 'number', min: 0, default: 0, placeholder: 'T', description: '0 takes the likeliest token' },
   'top-k': { type: 'integer', min: 1, placeholder: 'K', description: 'Sample among the K likeliest' },
@@ -74,11 +80,19 @@ export const command = defineCommand({
       printed += token.length;
     };
     const print = json ? undefined : flags['trace-gf3'] ? tracePrinter(output) : printText;
+    const thoughts = new ThoughtLine(output);
     const result = await generate(requestOf(input, prompt), {
       signal,
       continuable: json,
-      ...(print && { onStep: print }),
+      ...(!json && { onThought: () => thoughts.push() }),
+      ...(print && {
+        onStep: (step) => {
+          thoughts.end();
+          print(step);
+        },
+      }),
     });
+    thoughts.end();
     if (json) output.json(generateResultToJson(result));
     else if (flags['trace-gf3']) output.line(conservationLine(result.tritSum, result.gf3Residue));
     // What became certain only at the end: the bytes of a cut character.
@@ -127,9 +141,39 @@ function requestOf({ flags }: CommandInput<typeof FLAGS>, prompt: string): Gener
     ...(flags['top-p'] !== undefined && { topP: flags['top-p'] }),
     sampleSeed: flags['sample-seed'],
     ...(flags.stop !== undefined && { stop: flags.stop }),
+    ...(flags.thinking !== undefined && { thinking: thinkingOf(flags.thinking) }),
     activations: flags.activations,
     ...backendOptions(flags),
   };
+}
+
+function thinkingOf(text: string): 'on' | 'off' | number {
+  if (text === 'on' || text === 'off') return text;
+  if (/^\d+$/.test(text)) return Number(text);
+  throw new ArgumentError({ what: `--thinking ${text}`, fix: 'give on, off, or the tokens of a thought at most' });
+}
+
+/** A thought, folded: how long it was, on stderr, before the answer begins. --json has its text. */
+class ThoughtLine {
+  readonly #output: Output;
+  #tokens = 0;
+  #since = 0;
+
+  constructor(output: Output) {
+    this.#output = output;
+  }
+
+  push(): void {
+    if (this.#tokens === 0) this.#since = performance.now();
+    this.#tokens += 1;
+  }
+
+  end(): void {
+    if (this.#tokens === 0) return;
+    const seconds = (performance.now() - this.#since) / 1000;
+    this.#output.note(`[think] ${this.#tokens} ${this.#tokens === 1 ? 'token' : 'tokens'}, ${seconds.toFixed(1)} s`);
+    this.#tokens = 0;
+  }
 }
 
 /** `  [-] #6404C3 token`; on a terminal with colors the token stands on its color. */

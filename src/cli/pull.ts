@@ -59,7 +59,8 @@ export const command = defineCommand({
           ),
       });
       bar[Symbol.dispose]();
-      const model = `${repo}${file === undefined ? '' : `/${file}`}${revision === MAIN ? '' : `@${revision}`}`;
+      const named = flags.file === undefined ? file : (file ?? onlyModel(result.files));
+      const model = `${repo}${named === undefined ? '' : `/${named}`}${revision === MAIN ? '' : `@${revision}`}`;
       if (json) {
         const { commit, path, downloadedBytes } = result;
         const chosen = result.choice !== undefined && { choice: result.choice };
@@ -101,6 +102,12 @@ function partsOf(name: string): { repo: string; file: string | undefined; revisi
     file: path.length === 0 ? undefined : path.join('/'),
     revision: at < 0 ? undefined : name.slice(at + 1),
   };
+}
+
+/** The model file among those that were named, by which --model finds it beside others of the repository. */
+function onlyModel(files: readonly string[]): string | undefined {
+  const models = files.filter((name) => /\.(gguf|onnx)$/.test(name) && !/-(?!0*1-)\d+-of-\d+\.gguf$/.test(name));
+  return models.length === 1 ? models[0] : undefined;
 }
 
 /** In the decimal units that the Hub shows. */

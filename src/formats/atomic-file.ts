@@ -38,7 +38,9 @@ export async function writeFileAtomically(
   try {
     handle = await open(temporary, 'wx');
   } catch (cause) {
-    const { reason, fix } = refusalOf(cause);
+    const isMissing = (cause as NodeJS.ErrnoException).code === 'ENOENT';
+    const { reason, fix: other } = refusalOf(cause);
+    const fix = isMissing ? 'check that the folder exists and can be written' : other;
     throw new WriteError({ file: path, what: `cannot write here: ${reason}`, fix }, cause);
   }
   try {

@@ -69,6 +69,9 @@ function checkRequest(request: GenerateRequest): void {
   number('top_k', request.topK, whole, 'a whole number from 0 (off)');
   number('top_p', request.topP, (value) => value > 0 && value <= 1, 'a number above 0, at most 1');
   number('max_seconds', request.maxSeconds, (value) => value > 0, 'a number above 0');
+  if (typeof request.thinking === 'number') {
+    number('thinking', request.thinking, whole, 'on, off, or the tokens of a thought at most (0 and up)');
+  }
   number('threads', request.threads, (value) => whole(value) && value > 0, 'a whole number from 1');
   if (request.stop?.some((text) => text === '')) {
     throw new ArgumentError({ what: 'an empty stop string', fix: 'every entry of stop needs at least one character' });
@@ -128,7 +131,7 @@ async function run(
   source: TokenSource,
   start: Start,
   request: GenerateRequest,
-  { signal, onStep, onPrompt, continuable: wanted = true }: GenerateHooks,
+  { signal, onStep, onThought, onPrompt, continuable: wanted = true }: GenerateHooks,
 ): Promise<GenerateResult> {
   const startedAt = now();
   const { seed, scheme, steps: firstStep } = start;
@@ -138,13 +141,14 @@ async function run(
   const nextColor = colorsFrom({ seed, scheme, firstStep, maxTokens });
 
   let written = 0;
+  let thought = 0;
   let promptMs: number | undefined;
   let firstTokenMs = 0;
 
   const interrupted = () => {
     if (signal?.aborted) return 'cancelled';
     // At least one token, so that a caller who continues always gets on.
-    return written > 0 && now() >= deadline ? 'time' : undefined;
+    return written + thought > 0 && now() >= deadline ? 'time' : undefined;
   };
   const write = ({ text, tokenId, logprob, merged, tokens, activations }: Piece) => {
     const { hex, trit } = nextColor();
@@ -160,10 +164,20 @@ async function run(
       ...(activations === undefined ? {} : { activations }),
     };
     written += 1;
-    if (written === 1) firstTokenMs = now() - startedAt;
+    tokenCame();
     if (scanner.push(step)) return 'stop';
-    return written === maxTokens ? 'length' : undefined;
+    return atLimit();
   };
+  const think = (text: string) => {
+    thought += 1;
+    tokenCame();
+    onThought?.(text);
+    return atLimit();
+  };
+  const tokenCame = () => {
+    if (written + thought === 1) firstTokenMs = now() - startedAt;
+  };
+  const atLimit = () => (written + thought === maxTokens ? 'length' : undefined);
   const promptRead = () => {
     promptMs ??= now() - startedAt;
   };
@@ -174,6 +188,8 @@ async function run(
     deadline,
     interrupted,
     write,
+    think,
+    thoughtBudget: typeof request.thinking === 'number' ? request.thinking : Infinity,
     promptRead,
     onPrompt,
     messages: request.messages,
@@ -209,7 +225,7 @@ async function run(
     timings: {
       promptMs: promptMs ?? 0,
       firstTokenMs,
-      tokensPerSecond: written > 1 && decodeMs > 0 ? (1000 * (written - 1)) / decodeMs : 0,
+      tokensPerSecond: written + thought > 1 && decodeMs > 0 ? (1000 * (written + thought - 1)) / decodeMs : 0,
     },
     engine: source.info,
     ...(warnings.length === 0 ? {} : { warnings }),

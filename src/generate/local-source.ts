@@ -7,7 +7,8 @@ import type { LoadedModel } from './engine.ts';
 import { LONG_PROMPT, promptLength, readPrompt, tooLong } from './prompt.ts';
 import type { PromptHost } from './prompt-host.ts';
 import { chooseToken } from './sampler.ts';
-import type { Ending, Prompt, Start, Task, TokenSource } from './token-source.ts';
+import { ThoughtReader } from './thought.ts';
+import type { Answer, Ending, Prompt, Start, Task, TokenSource } from './token-source.ts';
 import type { FinishReason, GenerateRequest, TritCounts } from './types.ts';
 
 type Asked = GenerateRequest & { readonly signal?: AbortSignal | undefined };
@@ -33,11 +34,12 @@ async function promptOf(model: LoadedModel, prompts: PromptHost | undefined, ask
       fix: 'leave activations out, or convert the model and use a backend of our own',
     });
   }
-  const { model: name, prompt, messages } = request;
+  const { model: name, prompt, messages, thinking } = request;
   const wanted = {
     model: name,
     ...(prompt === undefined ? {} : { prompt }),
     ...(messages === undefined ? {} : { messages }),
+    ...(thinking === undefined ? {} : { thinking }),
   };
   if (prompts === undefined || promptLength(wanted) <= LONG_PROMPT) {
     return readPrompt(tokenizer, wanted, { contextLength });
@@ -68,24 +70,33 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
     throw tooLong(model.name, { tokens: tokens.length, contextLength });
   }
   const decoder = tokenizer.streamDecoder({ after: tokens, skipSpecial: true });
+  const thought = ThoughtReader.for(tokenizer, tokens, task.thoughtBudget);
   let ended: FinishReason | undefined;
 
   const next = (logits: Float32Array, tritCounts: Int32Array): number | undefined => {
     task.promptRead();
     ended = task.interrupted();
     if (ended !== undefined) return undefined;
-    const { token, logprob } = chooseToken(logits, tokens.length - start.promptTokens, start);
+    const forced = thought?.forced();
+    const { token, logprob } =
+      forced === undefined
+        ? chooseToken(logits, tokens.length - start.promptTokens, start)
+        : { token: forced, logprob: 0 };
     if (isStop(token)) {
       ended = 'stop';
       return undefined;
     }
     tokens.push(token);
-    ended = task.write({
-      text: decoder.push(token),
-      tokenId: token,
-      logprob,
-      ...(start.activations ? { activations: layerCounts(tritCounts) } : {}),
-    });
+    const text = decoder.push(token);
+    ended =
+      thought?.take(token, text) === true
+        ? task.think(text)
+        : task.write({
+            text,
+            tokenId: token,
+            logprob,
+            ...(start.activations ? { activations: layerCounts(tritCounts) } : {}),
+          });
     if (tokens.length === contextLength) ended ??= 'length';
     return ended === undefined ? token : undefined;
   };
@@ -106,7 +117,15 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
     rest: decoder.end(),
     continuable: tokens.length < contextLength,
     promptTokens: start.promptTokens,
+    ...(thought === undefined || thought.tokens === 0 ? {} : { answer: answerOf(thought) }),
   };
+}
+
+function answerOf(thought: ThoughtReader): Answer {
+  const warnings = thought.isThinking
+    ? ['the model was still thinking when it had to end: there is no answer yet (more tokens, or thinking off)']
+    : [];
+  return { reasoning: thought.text, reasoningTokens: thought.tokens, warnings };
 }
 
 function layerCounts(counts: Int32Array): TritCounts[] {

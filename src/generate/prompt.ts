@@ -9,7 +9,7 @@ import type { GenerateRequest } from './types.ts';
 /** Characters; shorter prompts are read in place: some 20 ms. */
 export const LONG_PROMPT = 16_384;
 
-export type PromptRequest = Pick<GenerateRequest, 'model' | 'prompt' | 'messages'>;
+export type PromptRequest = Pick<GenerateRequest, 'model' | 'prompt' | 'messages' | 'thinking'>;
 
 export type PromptOptions = {
   /** Positions of the model; prompt and at least one token must fit. */
@@ -21,10 +21,11 @@ export type PromptOptions = {
  * a chat template refuses throws as it does.
  */
 export function readPrompt(tokenizer: Tokenizer, request: PromptRequest, { contextLength }: PromptOptions): Prompt {
-  const { model, prompt = '', messages } = request;
-  const text = messages === undefined ? prompt : tokenizer.renderChat(messages);
+  const { model, prompt = '', messages, thinking } = request;
+  const chat = thinking === undefined ? {} : { enableThinking: thinking !== 'off' };
+  const text = messages === undefined ? prompt : tokenizer.renderChat(messages, chat);
   if (leastTokens(tokenizer, text, contextLength) > contextLength) throw tooLong(model, { contextLength });
-  const tokens = messages === undefined ? tokenizer.encode(prompt) : tokenizer.encodeChat(messages);
+  const tokens = messages === undefined ? tokenizer.encode(prompt) : tokenizer.encodeChat(messages, chat);
   if (tokens.length === 0) {
     throw new ArgumentError({
       what: 'the prompt is empty and this model has no token to begin a text with',

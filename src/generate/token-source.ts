@@ -54,6 +54,10 @@ export type Task = {
   readonly interrupted: () => 'cancelled' | 'time' | undefined;
   /** Takes the next piece; answers why it was the last one, if so. */
   readonly write: (piece: Piece) => 'stop' | 'length' | undefined;
+  /** Takes the text of a token that belongs to a thought and to no step; answers why it was the last one, if so. */
+  readonly think: (text: string) => 'length' | undefined;
+  /** Tokens of a thought at most, where the source can tell; Infinity for no bound. */
+  readonly thoughtBudget: number;
   /** To be called when the prompt has been read; later calls do nothing. */
   readonly promptRead: () => void;
   readonly onPrompt?: ((done: number, total: number) => void) | undefined;

@@ -34,6 +34,11 @@ export type GenerateRequest = {
   readonly activations?: boolean;
   /** Ends with finishReason `time` and a continuation handle. Default: no limit. */
   readonly maxSeconds?: number;
+  /**
+   * Whether a model that can think before it answers is to: the template's default when not given. A number is the most
+   * tokens of a thought, which is then closed, and the model answers.
+   */
+  readonly thinking?: 'on' | 'off' | number;
   readonly backend?: BackendChoice;
   readonly threads?: number;
   readonly head?: HeadPrecision;
@@ -68,7 +73,7 @@ export type GenerateResult = {
   /** Prompt + completion. */
   readonly output: string;
   readonly completion: string;
-  /** What the model thought before its answer, where a server tells that apart. */
+  /** What the model thought before its answer; in no step of the trace. A thought that the token limit cut is here, too. */
   readonly reasoning?: string;
   readonly finishReason: FinishReason;
   readonly continuation?: string;
@@ -110,6 +115,8 @@ export type GenerateHooks = {
   readonly signal?: AbortSignal;
   /** Called after each token, before the next is computed. */
   readonly onStep?: (step: TraceStep) => void;
+  /** Called after each token of a thought. */
+  readonly onThought?: (text: string) => void;
   /** Called during prefill: prompt tokens processed of all. */
   readonly onPrompt?: (done: number, total: number) => void;
   /** False: nobody goes on from the result, which then needs no continuation handle. */

@@ -3,6 +3,7 @@
 // do not know are listed in `unknownKeys`.
 
 import { BitnetError } from '../errors.ts';
+import { JsonError, parseJson } from '../formats/strict-json.ts';
 import type { Graph } from './graph.ts';
 import { GRAPHS } from './graphs/all.ts';
 import type { LinearStorage, MlxPack, ModelConfig } from './model-config.ts';
@@ -56,17 +57,9 @@ const isObject = (value: unknown): value is Json =>
 export function parseConfig(text: string, file: string): ModelConfig {
   let json: unknown;
   try {
-    json = JSON.parse(text);
+    json = parseJson(text, { where: file, fix: 'download the file again' });
   } catch (cause) {
-    throw new ConfigError(
-      // The reason quotes the file, line breaks included.
-      {
-        what: `not JSON: ${(cause as Error).message.replace(/\s+/g, ' ')}`,
-        where: file,
-        fix: 'download the file again',
-      },
-      { cause },
-    );
+    throw cause instanceof JsonError ? new ConfigError(cause.text, { cause }) : cause;
   }
   if (!isObject(json)) {
     throw new ConfigError({ what: 'expected a JSON object', where: file, fix: 'download the file again' });

@@ -34,6 +34,10 @@ export const generateWithTraceTool = defineTool({
     top_p: z.number().gt(0).max(1).optional().describe('Above 0: sample within this probability mass'),
     sample_seed: uint64('sample_seed').optional().describe('Seed of the sampling; same request, same text'),
     stop: z.array(z.string().min(1).max(1024)).max(64).optional().describe('The text ends before the first of these'),
+    thinking: z
+      .union([z.enum(['on', 'off']), z.int().min(0)])
+      .optional()
+      .describe('For models that think first: on, off, or the tokens of a thought at most'),
     activations: z.boolean().default(false).describe("Count each layer's trits per token"),
     max_seconds: z.number().gt(0).default(DEFAULT_MAX_SECONDS).describe('Above 0'),
     continuation: z.string().min(1).optional().describe('Handle of an earlier result'),
@@ -42,7 +46,7 @@ export const generateWithTraceTool = defineTool({
     model: z.string(),
     output: z.string().describe('Prompt + completion'),
     completion: z.string(),
-    reasoning: z.string().optional().describe('What the model thought before, where a server tells it apart'),
+    reasoning: z.string().optional().describe('What the model thought before; not in the trace'),
     finish_reason: z.enum(['stop', 'length', 'time', 'cancelled']),
     continuation: z.string().optional(),
     trace: z.array(
@@ -106,6 +110,7 @@ export const generateWithTraceTool = defineTool({
       ...(args.sample_seed !== undefined && { sampleSeed: args.sample_seed }),
       ...(args.stop !== undefined && { stop: args.stop }),
       activations: args.activations,
+      ...(args.thinking !== undefined && { thinking: args.thinking }),
     };
     const hooks = { ...(signal && { signal }), ...hooksFor(progress, maxTokens) };
     const result = await inTurn('engine', context, (waitedSeconds) => {

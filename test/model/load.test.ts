@@ -61,10 +61,28 @@ describe('a config.json that', () => {
     ['is a folder', (file) => mkdir(file), /not a regular file \(.*config\.json\)/],
     ['links to itself', (file) => symlink('config.json', file), /cannot be opened: ELOOP/],
     ['is huge', (file) => writeFile(file, '').then(() => truncate(file, 3 * 2 ** 30)), /3221225472 bytes, at most/],
-    ['begins with a byte order mark', (file) => writeFile(file, '\ufeff{\n "hidden_size": 64 }'), /not JSON: [^\n]*$/],
+    ['is cut off', (file) => writeFile(file, '\ufeff{\n "hidden_size": 64 '), /not JSON: expected "}", found the end/],
+    ['is a Git LFS pointer', (file) => writeFile(file, 'version https://git-lfs.github.com/spec/v1\n'), /git lfs pull/],
+    ['is nested thousands deep', (file) => writeFile(file, '['.repeat(1e5)), /nested deeper than 128/],
+    [
+      'has an infinite number in use',
+      async (file) => {
+        const text = await readFile(join(golden, 'bitnet_packed_a_s111', 'config.json'), 'utf8');
+        await writeFile(file, text.replace(/"rms_norm_eps":[^,}]+/, '"rms_norm_eps": Infinity'));
+      },
+      /rms_norm_eps/,
+    ],
   ])('%s', async (_, make, message) => {
     const dir = await withConfig(make);
     await expect(open(dir)).rejects.toThrow(message);
+  });
+  test('may begin with a byte order mark and hold what Python writes', async () => {
+    const dir = await withConfig(async (file) => {
+      const text = await readFile(join(golden, 'bitnet_packed_a_s111', 'config.json'), 'utf8');
+      const more = '"initializer_range": NaN, "time_step_limit": [0.0, Infinity]';
+      await writeFile(file, `\ufeff${text.trimEnd().replace(/}$/, `, ${more}}`)}`);
+    });
+    await expect(open(dir)).resolves.toBeDefined();
   });
   test.skipIf(process.platform === 'win32')('is a pipe that nobody writes is not waited for', async () => {
     const dir = await withConfig(async (file) => execFileSync('mkfifo', [file]));
