@@ -86,6 +86,7 @@ export async function answerCall(
     const resultBudget = LIMITED_CLIENTS.test(client) ? LIMITED_CHARACTERS : undefined;
     const result = await callTool(tool, args, { services, resultBudget, ...hooks });
     if (hooks.signal?.aborted) outcome = 'cancelled';
+    logWarnings(result, environment.logger);
     return toContent(result);
   } catch (error) {
     outcome = outcomeOf(error);
@@ -93,6 +94,21 @@ export async function answerCall(
     return { content: [{ type: 'text', text }], isError: true };
   } finally {
     onCall?.({ tool: tool.name, outcome, seconds: (performance.now() - start) / 1000 });
+  }
+}
+
+const warned = new Set<string>();
+/** Texts that are kept to be logged once; beyond that nothing new is logged. */
+const MAX_WARNED = 1000;
+
+/** What a result says of doubtful files is of use to whoever runs the server, too: once. */
+function logWarnings({ structured }: ToolResult, logger: Logger): void {
+  const { warnings } = structured as { readonly warnings?: unknown };
+  if (!Array.isArray(warnings)) return;
+  for (const warning of warnings.map(String)) {
+    if (warned.has(warning) || warned.size >= MAX_WARNED) continue;
+    warned.add(warning);
+    logger.warn('a model has doubtful files', { warning });
   }
 }
 

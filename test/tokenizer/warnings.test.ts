@@ -3,6 +3,10 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, expect, test } from 'vitest';
+import { z } from 'zod';
+import type { Logger } from '../../src/logger.ts';
+import { answerCall } from '../../src/mcp/tool-registration.ts';
+import { defineTool } from '../../src/tools/define-tool.ts';
 import { generateWithTraceTool } from '../../src/tools/generate-with-trace.ts';
 import { runCli } from '../cli/run-cli.ts';
 import { folderOf } from './model-folder.ts';
@@ -35,7 +39,7 @@ test('infer and tokenize say it on standard error', async () => {
 test('the result has it, in its fields and in its words', async () => {
   const { stdout } = await runCli(['infer', 'Once', '--model', file, '--max-tokens', '2', '--json']);
   const result = generateWithTraceTool.output.parse(JSON.parse(stdout));
-  expect(result.warnings).toEqual([expect.stringContaining(WARNING)]);
+  expect(result.warnings).toEqual([expect.stringMatching(`^m\\.gguf ${WARNING}`)]);
   expect(generateWithTraceTool.summarize(result)).toContain(`warning: ${result.warnings![0]}`);
 }, 120_000);
 
@@ -44,3 +48,19 @@ test('a model with nothing doubtful has no such field', async () => {
   expect(JSON.parse(stdout)).not.toHaveProperty('warnings');
   expect(stderr).not.toContain('warning');
 }, 120_000);
+
+test('whoever runs a server reads it once in the log', async () => {
+  const logged: unknown[] = [];
+  const logger = { warn: (message: string, facts: unknown) => logged.push([message, facts]) } as unknown as Logger;
+  const tool = defineTool({
+    ...{ name: 'doubtful', title: 'Doubtful', description: 'Has something to say of its model.' },
+    input: z.strictObject({}),
+    output: z.strictObject({ warnings: z.array(z.string()) }),
+    hints: { readOnly: true, idempotent: true },
+    example: {},
+    run: () => ({ warnings: ['m.gguf is doubtful'] }),
+    summarize: () => '',
+  });
+  for (let i = 0; i < 2; i++) await answerCall(tool, {}, { services: {} as never, logger }, { client: '' });
+  expect(logged).toEqual([['a model has doubtful files', { warning: 'm.gguf is doubtful' }]]);
+});
