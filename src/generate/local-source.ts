@@ -1,5 +1,6 @@
 // Tokens chosen here from a model's logits: our own engine's, or those of an ONNX graph.
 
+import { dirname, sep } from 'node:path';
 import { ArgumentError, CancelledError } from '../errors.ts';
 import { leastTokens } from '../tokenizer/least-tokens.ts';
 import type { ContinuationState } from './continuation.ts';
@@ -18,7 +19,8 @@ export function localSource(model: LoadedModel, prompts?: PromptHost): TokenSour
   return {
     model: model.name,
     info: model.info,
-    warnings: model.tokenizer.warnings,
+    // Whoever reads a result need not know the folders of this machine.
+    warnings: model.tokenizer.warnings.map((text) => text.replaceAll(`${dirname(model.home)}${sep}`, '')),
     prompt: (request, signal) => promptOf(model, prompts, { ...request, signal }),
     checkContinuation: (state) => checkFits(model, state),
     write: (start, task) => write(model, start, task),

@@ -126,6 +126,7 @@ async function answered(
         ? await inTurn('server', { services, ...hooks }, () => desk.call(tool.name, args, { resultBudget, ...hooks }))
         : withJson(await callTool(tool, args, { services, resultBudget, ...hooks }));
     if (hooks.signal?.aborted) outcome = 'cancelled';
+    if (result.structured !== undefined) logWarnings(result.structured, environment.logger);
     return { ...result, content: contentOf(result) };
   } catch (error) {
     outcome = outcomeOf(error);
@@ -142,6 +143,21 @@ function isAside(tool: Tool, args: unknown): boolean {
 
 function withJson(result: ToolResult): ToolResult & AsideResult {
   return { ...result, json: JSON.stringify(result.structured) };
+}
+
+const warned = new Set<string>();
+/** Texts that are kept to be logged once; beyond that nothing new is logged. */
+const MAX_WARNED = 1000;
+
+/** What a result says of doubtful files is of use to whoever runs the server, too: once. */
+function logWarnings(structured: Readonly<Record<string, unknown>>, logger: Logger): void {
+  const { warnings } = structured;
+  if (!Array.isArray(warnings)) return;
+  for (const warning of warnings.map(String)) {
+    if (warned.has(warning) || warned.size >= MAX_WARNED) continue;
+    warned.add(warning);
+    logger.warn('a model has doubtful files', { warning });
+  }
 }
 
 /** What the client reads of an error. What it does not, where that is of use to whoever runs the server, goes to the log. */

@@ -7,6 +7,7 @@ import { textEncoder } from '../../src/tokenizer/text-encoder.ts';
 import { atOnce } from '../../src/tokenizer/text-encoding.ts';
 import { openStream } from '../../src/tokenizer/token-decoder.ts';
 import { parseTokenizerJson } from '../../src/tokenizer/tokenizer-json.ts';
+import { stageCase } from '../tokenizer/stage-cases.ts';
 
 export const TEXTS = [
   'a'.repeat(30),
@@ -53,3 +54,8 @@ async function orRefused(work: () => void | Promise<void>): Promise<void> {
     if (error.message.length > MAX_MESSAGE) throw new Error(`a message of ${error.message.length} characters`);
   }
 }
+
+/** Files of every stage, for a fuzzer to begin from. */
+export const SEEDS: readonly Uint8Array[] = Array.from({ length: 24 }, (_, i) =>
+  Buffer.from(JSON.stringify(stageCase(i + 1).tokenizer)),
+);

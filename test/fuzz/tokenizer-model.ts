@@ -1,5 +1,6 @@
 // Fuzz target: any bytes as tokenizer.model, with a few texts through what it describes.
 
+import { readFileSync } from 'node:fs';
 import { BitnetError } from '../../src/errors.ts';
 import { loadPieces } from '../../src/tokenizer/load-pieces.ts';
 import { atOnce } from '../../src/tokenizer/text-encoding.ts';
@@ -26,3 +27,8 @@ export function fuzz(bytes: Uint8Array): void {
     if (!(error instanceof BitnetError)) throw error;
   }
 }
+
+/** The models of the golden folders, for a fuzzer to begin from. */
+export const SEEDS: readonly Uint8Array[] = ['sentencepiece', 'sentencepiece-symbols'].map((name) =>
+  readFileSync(new URL(`../golden/tokenizer/${name}/tokenizer.model`, import.meta.url)),
+);

@@ -149,11 +149,12 @@ test('many long added tokens take no more memory than their text', async () => {
     normalized: false,
     special: true,
   }));
+  const before = process.memoryUsage().heapUsed;
   const tokenizer = await tokenizerWith({ added_tokens });
   const text = `${added_tokens[7]!.content}a${added_tokens[399]!.content}`;
-  const before = process.memoryUsage().heapUsed;
   expect(tokenizer.encode(text)).toEqual([10, 0, 402]);
-  expect(process.memoryUsage().heapUsed - before).toBeLessThan(50e6);
+  // Two million units: a node for each would be half a gigabyte.
+  expect(process.memoryUsage().heapUsed - before).toBeLessThan(150e6);
 });
 
 test('the mark of Metaspace is a character and no expression', async () => {
@@ -169,7 +170,7 @@ describe('in slices', () => {
   test('the ids are the same, and others have their turn', async () => {
     for (const name of ['llama3', 'llama2', 'sentencepiece']) {
       const tokenizer = await loadTokenizer(goldenFolder(name));
-      const text = 'Once upon a time there was a heron. <|eot_id|> 12345 naïve 日本\n'.repeat(2000);
+      const text = 'Once upon a time there was a heron. <|eot_id|> 12345 naïve 日本\n'.repeat(600);
       let turns = 0;
       let done = false;
       const count = (): void => {
