@@ -26,7 +26,6 @@ import {
   given,
   Markup,
   type Named,
-  Stream,
   Tuple,
   typeName,
   Undefined,
@@ -297,7 +296,6 @@ export function methodOf(runtime: Runtime, target: Value, name: string): Value |
   if (target instanceof DictView && (name === 'mapping' || name === 'isdisjoint'))
     throw unsupported(`'${name}' of a dict's view`);
   if (target instanceof Markup) throw unsupported('working on text that was marked safe or escaped');
-  if (target instanceof Stream || target instanceof Undefined) return undefined;
   return undefined;
 }
 
