@@ -33,7 +33,7 @@ export { parseSeed } from './random/seed.ts';
 export { SplitMix64, splitmix64 } from './random/splitmix64.ts';
 export type { TensorView } from './tensor/tensor-view.ts';
 export { loadTokenizer } from './tokenizer/load-tokenizer.ts';
-export type { Tokenizer } from './tokenizer/tokenizer.ts';
+export type { ChatOptions, ContentPart, TemplateVariables, Tokenizer, ToolCall } from './tokenizer/tokenizer.ts';
 export { ALL_TOOLS } from './tools/all-tools.ts';
 export { callTool, type ToolResult } from './tools/call-tool.ts';
 export type { Tool, ToolContext } from './tools/define-tool.ts';

@@ -93,6 +93,19 @@ describe('budgets', () => {
       '{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}',
       /steps/,
     ],
+    ...[
+      ['characters to strip', "'a'.strip(s ~ j)"],
+      ['a key', '{}[s ~ j]'],
+      ['a number in it', '(s ~ j) | int'],
+      ['its title', '(s ~ j).title()'],
+      ['its beginning', '(s ~ j) | truncate(9)'],
+      ['two of them compared', '(s ~ j) == (s ~ i)'],
+      ['two of them sorted', '[s ~ j, s ~ i] | sort'],
+    ].map(([what, expression]): [string, string, RegExp] => [
+      `a long text read again and again: ${what}`,
+      `{% set s = "ab" * 1900000 %}{% for i in range(9999) %}{% for j in range(9999) %}{% set q = ${expression} %}{% endfor %}{% endfor %}`,
+      /characters/,
+    ]),
     ['a range of a million', '{{ range(1000000) | list | length }}', /range/],
     [
       'a list doubled',

@@ -83,7 +83,7 @@ export function formatValue(runtime: Runtime, value: Value, specification: strin
     if (sign !== undefined || grouping !== undefined || align === '=')
       throw typeError('Sign not allowed in string format specifier');
     text = precision === undefined ? value : Array.from(value).slice(0, limited(precision)).join('');
-  } else if (isNumber(value) && !(typeof value === 'boolean' && type === undefined && false)) {
+  } else if (isNumber(value)) {
     if (typeof value === 'boolean' && type === undefined) throw unsupported('a format of a boolean');
     const number = asNumber(value);
     text = digitsOf(runtime, number, type, precision === undefined ? undefined : limited(precision));

@@ -3,7 +3,7 @@
 import { bind } from './arguments.ts';
 import { JinjaError, quoted, typeError, unsupported } from './jinja-error.ts';
 import { toJson } from './json-text.ts';
-import { centerPads, joinTexts, replaceText } from './methods.ts';
+import { centerPads, joinTexts, replaceText, SLOW } from './methods.ts';
 import { formatPercent, limited } from './percent-format.ts';
 import { fixedPoint, integerOf, parseFloatText, parseInteger, roundInteger } from './python-number.ts';
 import { capitalize, codePoints, lengthOf, splitLines, strip } from './python-text.ts';
@@ -37,6 +37,9 @@ export function runFilter(runtime: Runtime, name: string, value: Value, args: re
     throw new JinjaError('syntax', `there is no filter ${quoted(name)}`);
   }
   runtime.budget.step();
+  runtime.read([value]);
+  runtime.read(args);
+  runtime.read(named.values());
   return FILTERS[name]!(runtime, value, args, named);
 }
 
@@ -87,8 +90,10 @@ function attributeOf(runtime: Runtime, item: Value, path: Value, otherwise?: Val
 }
 
 /** Texts compare without their case unless asked. */
-function folded(value: Value): Value {
-  return typeof value === 'string' ? value.toLowerCase() : value;
+function folded(runtime: Runtime, value: Value): Value {
+  if (typeof value !== 'string') return value;
+  runtime.budget.text(value.length);
+  return value.toLowerCase();
 }
 
 function sorted<T>(runtime: Runtime, items: readonly T[], key: (item: T) => Value, reverse: boolean): T[] {
@@ -153,7 +158,7 @@ const extreme = (sign: 1 | -1): Filter =>
 function keyFunction(runtime: Runtime, attribute: Value | undefined, caseSensitive: boolean): (item: Value) => Value {
   return (item) => {
     const value = attribute === undefined || attribute === null ? item : attributeOf(runtime, item, attribute);
-    return caseSensitive ? value : folded(value);
+    return caseSensitive ? value : folded(runtime, value);
   };
 }
 
@@ -235,7 +240,7 @@ const FILTERS: Readonly<Record<string, Filter>> = {
     const isSensitive = flag(runtime, caseSensitive, false);
     const key = (entry: readonly [Value, Value]): Value => {
       const chosen = entry[part === 'key' ? 0 : 1];
-      return isSensitive ? chosen : folded(chosen);
+      return isSensitive ? chosen : folded(runtime, chosen);
     };
     return sorted(runtime, [...value.entries()], key, flag(runtime, reverse, false)).map((entry) => new Tuple(entry));
   }),
@@ -267,7 +272,7 @@ const FILTERS: Readonly<Record<string, Filter>> = {
     (runtime, value, [attribute, otherwise, sensitive]) => {
       const isSensitive = flag(runtime, sensitive, false);
       const exact = (item: Value): Value => attributeOf(runtime, item, attribute!, otherwise);
-      const key = (item: Value): Value => (isSensitive ? exact(item) : folded(exact(item)));
+      const key = (item: Value): Value => (isSensitive ? exact(item) : folded(runtime, exact(item)));
       const groups: { readonly key: Value; readonly items: Value[] }[] = [];
       for (const item of sorted(runtime, runtime.list(value), key, false)) {
         const last = groups.at(-1);
@@ -432,6 +437,7 @@ const FILTERS: Readonly<Record<string, Filter>> = {
   tojson: (runtime, value, args, named) => toJson(runtime, value, args, named),
   trim: filter(['chars'], 0, (runtime, value, [chars]) => {
     const characters = chars === undefined || chars === null ? undefined : asText(chars, 'strip arg');
+    runtime.budget.text(SLOW * (characters?.length ?? 0));
     return strip(soft(runtime, value), { start: true, end: true, characters });
   }),
   truncate: filter(['length', 'killwords', 'end', 'leeway'], 0, (runtime, value, [length, kill, end, leeway]) => {
@@ -444,8 +450,9 @@ const FILTERS: Readonly<Record<string, Filter>> = {
     if (size === undefined) throw typeError(`object of type '${typeName(value)}' has no len()`);
     // Whatever is short enough stays what it is.
     if (size <= limit + slack) return value;
-    const points = Array.from(asText(value, 'the text to truncate'));
-    const cut = points.slice(0, limit - lengthOf(ending)).join('');
+    const points = codePoints(asText(value, 'the text to truncate'));
+    const kept = points.slice(0, limit - lengthOf(ending));
+    const cut = typeof kept === 'string' ? kept : kept.join('');
     if (flag(runtime, kill, false)) return cut + ending;
     const space = cut.lastIndexOf(' ');
     return (space < 0 ? cut : cut.slice(0, space)) + ending;
@@ -456,7 +463,9 @@ const FILTERS: Readonly<Record<string, Filter>> = {
       (function* () {
         const seen = new Set<unknown>();
         for (const item of runtime.iterate(value)) {
-          const id = keyOf(key(item));
+          const part = key(item);
+          runtime.read([part]);
+          const id = keyOf(part);
           if (seen.has(id)) continue;
           seen.add(id);
           yield item;

@@ -73,6 +73,7 @@ function dictOf(runtime: Runtime, args: readonly Value[], named: Named): Dict {
     for (const item of runtime.iterate(source)) {
       const pair = runtime.list(item);
       if (pair.length !== 2) throw typeError(`a pair of a dict has 2 items, not ${pair.length}`);
+      runtime.read(pair);
       entries.push([pair[0]!, pair[1]!]);
     }
   }

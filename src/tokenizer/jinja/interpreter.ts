@@ -384,7 +384,11 @@ export class Interpreter {
         return new Tuple(expression.items.map((item) => this.#value(item, scope)));
       case 'dict':
         return new Dict(
-          expression.entries.map(([key, item]) => [this.#value(key, scope), this.#value(item, scope)] as const),
+          expression.entries.map(([keySyntax, item]) => {
+            const key = this.#value(keySyntax, scope);
+            runtime.read([key]);
+            return [key, this.#value(item, scope)] as const;
+          }),
         );
       default:
         return this.#value(expression, scope);

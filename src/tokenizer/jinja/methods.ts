@@ -26,7 +26,6 @@ import {
   given,
   Markup,
   type Named,
-  Stream,
   Tuple,
   typeName,
   Undefined,
@@ -43,9 +42,15 @@ function method<T>(parameters: readonly string[], required: number, run: Method<
   return { parameters, required, run };
 }
 
+/** How many times as much as reading costs what looks at every character by itself. */
+export const SLOW = 10;
+
+const SLOW_METHODS = new Set(['title', 'swapcase', 'istitle']);
+
 const stripping = (start: boolean, end: boolean): Method<string> =>
-  method(['chars'], 0, (_, self, [chars]) => {
+  method(['chars'], 0, (runtime, self, [chars]) => {
     const characters = chars === undefined || chars === null ? undefined : asText(chars, 'strip arg');
+    runtime.budget.text(SLOW * (characters?.length ?? 0));
     return strip(self, { start, end, characters });
   });
 
@@ -291,7 +296,6 @@ export function methodOf(runtime: Runtime, target: Value, name: string): Value |
   if (target instanceof DictView && (name === 'mapping' || name === 'isdisjoint'))
     throw unsupported(`'${name}' of a dict's view`);
   if (target instanceof Markup) throw unsupported('working on text that was marked safe or escaped');
-  if (target instanceof Stream || target instanceof Undefined) return undefined;
   return undefined;
 }
 
@@ -311,7 +315,9 @@ function bound<T>(
   if (!Object.hasOwn(methods, name)) return undefined;
   const { parameters, required, run } = methods[name]!;
   return new Callable(name, (args, named) => {
-    runtime.budget.text(characters);
+    runtime.budget.text(SLOW_METHODS.has(name) ? SLOW * characters : characters);
+    runtime.read(args);
+    runtime.read(named.values());
     return run(runtime, self, bind(name, parameters, required, args, named));
   });
 }

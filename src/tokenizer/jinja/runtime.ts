@@ -63,7 +63,7 @@ export class Runtime {
     this.budget.step();
     switch (typeof value) {
       case 'string':
-        this.budget.text(value.length);
+        this.budget.text(10 * value.length);
         out.push(textRepr(value));
         return;
       case 'boolean':
@@ -134,6 +134,11 @@ export class Runtime {
     return a + b;
   }
 
+  /** Counts the texts among values that are about to be read: a text that was joined is copied together then. */
+  read(values: Iterable<Value>): void {
+    for (const value of values) if (typeof value === 'string') this.budget.text(value.length);
+  }
+
   /** Counts a text that an operation made. */
   made(text: string): string {
     this.budget.textLength(text.length);
@@ -169,7 +174,7 @@ export class Runtime {
     this.budget.step();
     if (typeof a === 'string' && typeof b === 'string') {
       if (a.length !== b.length) return false;
-      this.budget.text(a.length);
+      this.budget.text(a.length + b.length);
       return a === b;
     }
     if (isNumber(a) && isNumber(b)) return sameNumber(asNumber(a), asNumber(b));
@@ -219,7 +224,7 @@ export class Runtime {
       return left < right ? -1 : left > right ? 1 : sameNumber(left, right) ? 0 : Number.NaN;
     }
     if (typeof a === 'string' && typeof b === 'string') {
-      this.budget.text(Math.min(a.length, b.length));
+      this.budget.text(a.length + b.length);
       return compareText(a, b);
     }
     const lists =
@@ -272,9 +277,10 @@ export class Runtime {
         if (item instanceof Undefined) throw item.fail();
         throw typeError(`'in <string>' requires string as left operand, not ${typeName(item)}`);
       }
-      this.budget.text(container.length);
+      this.budget.text(container.length + item.length);
       return container.includes(item);
     }
+    this.read([item]);
     if (container instanceof Dict) return container.get(item) !== undefined;
     if (container instanceof DictView && container.part === 'keys') return container.dict.get(item) !== undefined;
     for (const each of this.iterate(container, `argument of type '${typeName(container)}' is not iterable`)) {
@@ -414,6 +420,7 @@ export class Runtime {
   /** `target[index]`: an item first, then an attribute of that name. */
   item(target: Value, index: Value): Value {
     if (target instanceof Undefined) throw target.fail();
+    this.read([index]);
     const found = this.#item(target, index);
     if (found !== undefined) return found;
     if (typeof index === 'string') {

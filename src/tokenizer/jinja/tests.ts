@@ -31,6 +31,7 @@ export function runTest(runtime: Runtime, name: string, value: Value, args: read
     throw new JinjaError('syntax', `there is no test ${quoted(name)}`);
   }
   runtime.budget.step();
+  runtime.read(args);
   const { parameters, run } = TESTS[name]!;
   return run(runtime, value, bind(`the test ${name}`, parameters, parameters.length, args, named) as Value[]);
 }
