@@ -52,15 +52,12 @@ export const command = defineCommand({
       return 0;
     }
     const { layers, total, warnings = [] } = structured as unknown as Result;
-    const width = Math.max(...layers.map(({ name }) => name.length), 'total'.length);
     const { minus, ergodic, plus } = tritColors({ seed: flags.seed });
     const hexes = [minus.hex, ergodic.hex, plus.hex] as const;
-    const row = (stats: Stats) => statsRow(stats, { width, hexes, depth: output.colorDepth });
-    output.line(
-      `${'layer'.padEnd(width)}  ${'shape'.padStart(13)}  ${'-1'.padStart(6)}  ${'0'.padStart(6)}  ${'+1'.padStart(6)}  ${'sum'.padStart(8)} mod3  ${'scale'.padStart(9)}  bits`,
-    );
-    for (const layer of layers) output.line(row(layer));
-    output.line(row({ ...total, name: 'total' }));
+    const style = styleFor(layers, { hexes, depth: output.colorDepth, room: output.width });
+    output.line(headLine(style));
+    for (const layer of layers) output.line(statsRow(layer, style));
+    output.line(statsRow({ ...total, name: 'total' }, style));
     output.line(conservationLine(total.trit_sum, total.gf3_residue));
     if (total.plus_two) {
       output.line(
@@ -87,23 +84,83 @@ function scaleLines({ name, scales }: Stats): string[] {
 }
 
 type RowStyle = {
+  /** Of the names' column. */
   readonly width: number;
+  /** Characters of a layer's name that are left out at its start, and an ending that is. */
+  readonly prefix: string;
+  readonly suffix: string;
+  readonly hasShape: boolean;
+  readonly hasScale: boolean;
   readonly hexes: readonly [string, string, string];
   readonly depth: ColorDepth;
 };
 
-function statsRow(stats: Stats, { width, hexes, depth }: RowStyle): string {
+/** Shares, sum and residue with the gaps before them; shape; scale and bits; bar. */
+const CELLS = { shares: 39, shape: 15, scale: 18, bar: 2 + BAR_CELLS };
+
+/** What a line has room for. The bar goes first, then scale and bits, then what all names have in common, then the shape. */
+function styleFor(
+  layers: readonly Stats[],
+  { hexes, depth, room }: Pick<RowStyle, 'hexes' | 'depth'> & { readonly room: number },
+): RowStyle {
+  const names = layers.map(({ name }) => name);
+  const widthOf = (prefix: string, suffix: string) =>
+    Math.max('total'.length, ...names.map((name) => name.length - prefix.length - suffix.length));
+  const width = widthOf('', '');
+  const full = { width, prefix: '', suffix: '', hasShape: true, hasScale: true, hexes, depth };
+  const bare = { ...full, depth: 'none' as const };
+  const plain = { ...bare, hasScale: false };
+  const prefix = commonStart(names);
+  const suffix = names.every((name) => name.endsWith('.weight')) ? '.weight' : '';
+  const short = { ...plain, prefix, suffix, width: widthOf(prefix, suffix) };
+  const styles: readonly RowStyle[] = [full, bare, plain, short, { ...short, hasShape: false }];
+  const cells = (style: RowStyle) =>
+    style.width +
+    CELLS.shares +
+    (style.hasShape ? CELLS.shape : 0) +
+    (style.hasScale ? CELLS.scale : 0) +
+    (style.depth === 'none' ? 0 : CELLS.bar);
+  return styles.find((style) => cells(style) <= room) ?? styles.at(-1)!;
+}
+
+/** The whole parts, each with its dot, with which all names begin; none of a single name. */
+function commonStart(names: readonly string[]): string {
+  const [first = '', ...others] = names;
+  if (others.length === 0) return '';
+  let length = 0;
+  for (let end = first.indexOf('.') + 1; end > 0; end = first.indexOf('.', end) + 1) {
+    if (!others.every((name) => name.startsWith(first.slice(0, end)))) break;
+    length = end;
+  }
+  return first.slice(0, length);
+}
+
+function headLine({ width, hasShape, hasScale }: RowStyle): string {
+  return [
+    'layer'.padEnd(width),
+    ...(hasShape ? ['shape'.padStart(13)] : []),
+    '-1'.padStart(6),
+    '0'.padStart(6),
+    '+1'.padStart(6),
+    `${'sum'.padStart(8)} mod3`,
+    ...(hasScale ? ['scale'.padStart(9), 'bits'] : []),
+  ].join('  ');
+}
+
+function statsRow(stats: Stats, style: RowStyle): string {
+  const { width, prefix, suffix, hasShape, hasScale, hexes, depth } = style;
+  const isTotal = stats.name === 'total';
   const percent = (value: number) => `${value.toFixed(2)}%`.padStart(6);
-  const shape = stats.name === 'total' ? `${stats.shape[0]}` : stats.shape.join(' x ');
+  const shape = isTotal ? `${stats.shape[0]}` : stats.shape.join(' x ');
+  const name = isTotal ? stats.name : stats.name.slice(prefix.length, stats.name.length - suffix.length);
   const columns = [
-    stats.name.padEnd(width),
-    shape.padStart(13),
+    name.padEnd(width),
+    ...(hasShape ? [shape.padStart(13)] : []),
     percent(stats.minus_pct),
     percent(stats.ergodic_pct),
     percent(stats.plus_pct),
     `${`${stats.trit_sum}`.padStart(8)} ${`${stats.gf3_residue} ${stats.gf3_residue === 0 ? '✓' : '✗'}`.padStart(4)}`,
-    stats.scale.toPrecision(4).padStart(9),
-    stats.entropy_bits.toFixed(3),
+    ...(hasScale ? [stats.scale.toPrecision(4).padStart(9), stats.entropy_bits.toFixed(3)] : []),
   ];
   return [...columns, ...bar(stats, hexes, depth)].join('  ').trimEnd();
 }

@@ -7,6 +7,7 @@ import type { Allocate } from '../tensor/allocate.ts';
 import { defineCommand } from './command.ts';
 import { BACKEND_FLAGS, MODEL_FLAG } from './model-flags.ts';
 import { openProgressBar } from './progress-bar.ts';
+import { wrap } from './wrap.ts';
 
 export const command = defineCommand({
   name: 'bench',
@@ -86,25 +87,24 @@ export const command = defineCommand({
       });
       return 0;
     }
+    const line = (text: string) => output.line(wrap(text, output.width, '            '));
     const gigabytes = (bytes: number) => (bytes / 1e9).toFixed(2);
-    output.line(`${shape}, ${result.backend} ${result.isa ?? ''}, ${result.threads} threads, ${head} head`);
-    output.line(`prompt      ${result.promptTokensPerSecond.toFixed(1)} tokens/s (${result.promptTokens} tokens)`);
-    output.line(
+    line(`${shape}, ${result.backend} ${result.isa ?? ''}, ${result.threads} threads, ${head} head`);
+    line(`prompt      ${result.promptTokensPerSecond.toFixed(1)} tokens/s (${result.promptTokens} tokens)`);
+    line(
       `generation  ${result.generationTokensPerSecond.toFixed(2)} tokens/s (${result.generatedTokens} tokens, ` +
         `${gigabytes(result.bytesPerToken * result.generationTokensPerSecond)} GB/s)`,
     );
     if (result.totalTokensPerSecond !== undefined) {
-      output.line(
+      line(
         `            ${result.totalTokensPerSecond.toFixed(2)} tokens/s in all, ${result.concurrency} sequences together`,
       );
     }
     if (result.bandwidthBytesPerSecond !== undefined) {
       const share = `${(100 * result.bandwidthShare!).toFixed(0)} %`;
-      output.line(
-        `bandwidth   ${gigabytes(result.bandwidthBytesPerSecond)} GB/s measured, of which generation used ${share}`,
-      );
+      line(`bandwidth   ${gigabytes(result.bandwidthBytesPerSecond)} GB/s measured, of which generation used ${share}`);
     }
-    output.line(`memory      ${gigabytes(result.peakRssBytes)} GB at most; ready in ${loadMs.toFixed(0)} ms`);
+    line(`memory      ${gigabytes(result.peakRssBytes)} GB at most; ready in ${loadMs.toFixed(0)} ms`);
     return 0;
   },
 });

@@ -28,16 +28,16 @@ function wrapLine(line: string, width: number, indent: string): string {
   let at = start;
   let used = cells(start);
   let empty = true;
-  for (const word of line.slice(start.length).split(/ +/)) {
+  for (const [, gap = '', word = ''] of line.slice(start.length).matchAll(/( *)([^ ]+)/g)) {
     const length = cells(word);
-    if (!empty && used + 1 + length > width) {
+    if (!empty && used + gap.length + length > width) {
       lines.push(at);
       at = `${start}${indent}${word}`;
       used = cells(at);
       continue;
     }
-    at += empty ? word : ` ${word}`;
-    used += empty ? length : 1 + length;
+    at += `${gap}${word}`;
+    used += gap.length + length;
     empty = false;
   }
   return [...lines, at].join('\n');

@@ -1,5 +1,6 @@
 // Files that commands write for a person: whole or not at all, and never in place of a folder or a device.
 
+import { statSync } from 'node:fs';
 import { realpath, stat } from 'node:fs/promises';
 import { extname } from 'node:path';
 import { ArgumentError } from '../errors.ts';
@@ -30,6 +31,8 @@ export function refuseOtherThanPng(path: string): void {
 export function refuseSuffix(path: string, suffix: string, what: string): void {
   const given = extname(path);
   if (given.toLowerCase() === suffix) return;
+  // A folder or a device has a worse fault than its name; the write tells it.
+  if (statSync(path, { throwIfNoEntry: false })?.isFile() === false) return;
   const named = `${given === '' ? path : path.slice(0, -given.length)}${suffix}`;
   throw new ArgumentError({
     what: `${what}, and this name ends in ${given === '' ? 'nothing' : given}`,

@@ -126,7 +126,8 @@ async function answered(
         ? await inTurn('server', { services, ...hooks }, () => desk.call(tool.name, args, { resultBudget, ...hooks }))
         : withJson(await callTool(tool, args, { services, resultBudget, ...hooks }));
     if (hooks.signal?.aborted) outcome = 'cancelled';
-    if (result.structured !== undefined) logWarnings(result.structured, environment.logger);
+    // What is done aside has no model of which anything could be doubtful.
+    if ('structured' in result) logWarnings(result.structured, environment.logger);
     return { ...result, content: contentOf(result) };
   } catch (error) {
     outcome = outcomeOf(error);

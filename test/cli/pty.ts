@@ -13,6 +13,9 @@ if pid == 0:
     os.execvp(sys.argv[4], sys.argv[4:])
 fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))
 seen, sent = b'', not send
+if send and not wait_for:
+    os.write(fd, send)
+    sent = True
 while True:
     try:
         part = os.read(fd, 65536)
