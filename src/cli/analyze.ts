@@ -55,9 +55,10 @@ export const command = defineCommand({
     const width = Math.max(...layers.map(({ name }) => name.length), 'total'.length);
     const { minus, ergodic, plus } = tritColors({ seed: flags.seed });
     const hexes = [minus.hex, ergodic.hex, plus.hex] as const;
-    const row = (stats: Stats) => statsRow(stats, { width, hexes, depth: output.colorDepth });
+    const grouped = layers.some(({ scales }) => scales !== undefined);
+    const row = (stats: Stats) => statsRow(stats, { width, hexes, grouped, depth: output.colorDepth });
     output.line(
-      `${'layer'.padEnd(width)}  ${'shape'.padStart(13)}  ${'-1'.padStart(6)}  ${'0'.padStart(6)}  ${'+1'.padStart(6)}  ${'sum'.padStart(8)} mod3  ${'scale'.padStart(9)}  bits`,
+      `${'layer'.padEnd(width)}  ${'shape'.padStart(13)}  ${'-1'.padStart(6)}  ${'0'.padStart(6)}  ${'+1'.padStart(6)}  ${'sum'.padStart(8)} mod3  ${'scale'.padStart(9)}  bits ${grouped ? `  ${'scales'.padStart(7)}  ${SCALE_COLUMNS.map((key) => key.padStart(9)).join('  ')}  ${'of 0'.padStart(7)}` : ''}`.trimEnd(),
     );
     for (const layer of layers) output.line(row(layer));
     output.line(row({ ...total, name: 'total' }));
@@ -67,22 +68,20 @@ export const command = defineCommand({
         `+2: ${total.plus_two} weights of +2 times their scale, no trits: the shares, sums and bits leave them out`,
       );
     }
-    for (const layer of layers) {
-      for (const line of scaleLines(layer)) output.line(line);
-    }
     for (const warning of warnings) output.note(warning);
     return 0;
   },
 });
 
-/** Of a layer with a scale for each group of columns. */
-function scaleLines({ name, scales }: Stats): string[] {
-  if (scales === undefined) return [];
-  const [min, median, max] = [scales.min!, scales.median!, scales.max!].map((value) => value.toPrecision(4));
-  const each = scales.group === undefined ? '' : `, one for ${scales.group} columns`;
+const SCALE_COLUMNS = ['min', 'median', 'max'] as const;
+
+/** What is said of the scales of layers that have several; blank for one that has not. */
+function scaleColumns(scales: Stats['scales']): string[] {
+  if (scales === undefined) return ['', '', '', '', ''].map((text, i) => text.padStart(i === 0 || i === 4 ? 7 : 9));
   return [
-    `scales of ${name}: ${scales.count}${each}; ${min} to ${max}, median ${median}, ${scales.zero} of 0, ` +
-      `${(100 * scales.largest_share!).toFixed(1)}% the largest`,
+    `${scales.count}`.padStart(7),
+    ...SCALE_COLUMNS.map((key) => scales[key]!.toPrecision(4).padStart(9)),
+    `${scales.zero}`.padStart(7),
   ];
 }
 
@@ -90,9 +89,11 @@ type RowStyle = {
   readonly width: number;
   readonly hexes: readonly [string, string, string];
   readonly depth: ColorDepth;
+  /** Some layer has several scales. */
+  readonly grouped: boolean;
 };
 
-function statsRow(stats: Stats, { width, hexes, depth }: RowStyle): string {
+function statsRow(stats: Stats, { width, hexes, depth, grouped }: RowStyle): string {
   const percent = (value: number) => `${value.toFixed(2)}%`.padStart(6);
   const shape = stats.name === 'total' ? `${stats.shape[0]}` : stats.shape.join(' x ');
   const columns = [
@@ -104,6 +105,7 @@ function statsRow(stats: Stats, { width, hexes, depth }: RowStyle): string {
     `${`${stats.trit_sum}`.padStart(8)} ${`${stats.gf3_residue} ${stats.gf3_residue === 0 ? '✓' : '✗'}`.padStart(4)}`,
     stats.scale.toPrecision(4).padStart(9),
     stats.entropy_bits.toFixed(3),
+    ...(grouped ? scaleColumns(stats.scales) : []),
   ];
   return [...columns, ...bar(stats, hexes, depth)].join('  ').trimEnd();
 }
