@@ -53,11 +53,11 @@ export class ScaleTally {
     return this.#sorted;
   }
 
-  /** The one scale when all are equal but those of 0, which groups of zeros have; 1 when all are 0. */
+  /** The one scale when all are equal but those of 0, which groups of zeros have. */
   common(): number | undefined {
     const live = this.#values().filter(([value]) => value !== 0);
     if (live.length > 1 || this.#count === 0) return undefined;
-    return live[0]?.[0] ?? 1;
+    return live[0]?.[0] ?? 0;
   }
 
   mean(): number {

@@ -64,22 +64,20 @@ export const command = defineCommand({
         `+2: ${total.plus_two} weights of +2 times their scale, no trits: the shares, sums and bits leave them out`,
       );
     }
-    for (const layer of layers) {
-      for (const line of scaleLines(layer)) output.line(line);
-    }
     for (const warning of warnings) output.note(warning);
     return 0;
   },
 });
 
-/** Of a layer with a scale for each group of columns. */
-function scaleLines({ name, scales }: Stats): string[] {
-  if (scales === undefined) return [];
-  const [min, median, max] = [scales.min!, scales.median!, scales.max!].map((value) => value.toPrecision(4));
-  const each = scales.group === undefined ? '' : `, one for ${scales.group} columns`;
+const SCALE_COLUMNS = ['min', 'median', 'max'] as const;
+
+/** What is said of the scales of layers that have several; blank for one that has not. */
+function scaleColumns(scales: Stats['scales']): string[] {
+  if (scales === undefined) return ['', '', '', '', ''].map((text, i) => text.padStart(i === 0 || i === 4 ? 7 : 9));
   return [
-    `scales of ${name}: ${scales.count}${each}; ${min} to ${max}, median ${median}, ${scales.zero} of 0, ` +
-      `${(100 * scales.largest_share!).toFixed(1)}% the largest`,
+    `${scales.count}`.padStart(7),
+    ...SCALE_COLUMNS.map((key) => scales[key]!.toPrecision(4).padStart(9)),
+    `${scales.zero}`.padStart(7),
   ];
 }
 
@@ -93,10 +91,12 @@ type RowStyle = {
   readonly hasScale: boolean;
   readonly hexes: readonly [string, string, string];
   readonly depth: ColorDepth;
+  /** Some layer has several scales, and there is room to tell of them. */
+  readonly hasScales: boolean;
 };
 
 /** Shares, sum and residue with the gaps before them; shape; scale and bits; bar. */
-const CELLS = { shares: 39, shape: 15, scale: 18, bar: 2 + BAR_CELLS };
+const CELLS = { shares: 39, shape: 15, scale: 18, scales: 18 + 11 * SCALE_COLUMNS.length, bar: 2 + BAR_CELLS };
 
 /** What a line has room for. The bar goes first, then scale and bits, then what all names have in common, then the shape. */
 function styleFor(
@@ -107,18 +107,29 @@ function styleFor(
   const widthOf = (prefix: string, suffix: string) =>
     Math.max('total'.length, ...names.map((name) => name.length - prefix.length - suffix.length));
   const width = widthOf('', '');
-  const full = { width, prefix: '', suffix: '', hasShape: true, hasScale: true, hexes, depth };
+  const hasScales = layers.some(({ scales }) => scales !== undefined);
+  const whole = { width, prefix: '', suffix: '', hasShape: true, hasScale: true, hasScales, hexes, depth };
+  const full = { ...whole, hasScales: false };
   const bare = { ...full, depth: 'none' as const };
   const plain = { ...bare, hasScale: false };
   const prefix = commonStart(names);
   const suffix = names.every((name) => name.endsWith('.weight')) ? '.weight' : '';
   const short = { ...plain, prefix, suffix, width: widthOf(prefix, suffix) };
-  const styles: readonly RowStyle[] = [full, bare, plain, short, { ...short, hasShape: false }];
+  const styles: readonly RowStyle[] = [
+    whole,
+    { ...whole, depth: 'none' },
+    full,
+    bare,
+    plain,
+    short,
+    { ...short, hasShape: false },
+  ];
   const cells = (style: RowStyle) =>
     style.width +
     CELLS.shares +
     (style.hasShape ? CELLS.shape : 0) +
     (style.hasScale ? CELLS.scale : 0) +
+    (style.hasScales ? CELLS.scales : 0) +
     (style.depth === 'none' ? 0 : CELLS.bar);
   return styles.find((style) => cells(style) <= room) ?? styles.at(-1)!;
 }
@@ -135,7 +146,7 @@ function commonStart(names: readonly string[]): string {
   return first.slice(0, length);
 }
 
-function headLine({ width, hasShape, hasScale }: RowStyle): string {
+function headLine({ width, hasShape, hasScale, hasScales }: RowStyle): string {
   return [
     'layer'.padEnd(width),
     ...(hasShape ? ['shape'.padStart(13)] : []),
@@ -143,12 +154,15 @@ function headLine({ width, hasShape, hasScale }: RowStyle): string {
     '0'.padStart(6),
     '+1'.padStart(6),
     `${'sum'.padStart(8)} mod3`,
-    ...(hasScale ? ['scale'.padStart(9), 'bits'] : []),
-  ].join('  ');
+    ...(hasScale ? ['scale'.padStart(9), 'bits '] : []),
+    ...(hasScales ? ['scales'.padStart(7), ...SCALE_COLUMNS.map((key) => key.padStart(9)), 'of 0'.padStart(7)] : []),
+  ]
+    .join('  ')
+    .trimEnd();
 }
 
 function statsRow(stats: Stats, style: RowStyle): string {
-  const { width, prefix, suffix, hasShape, hasScale, hexes, depth } = style;
+  const { width, prefix, suffix, hasShape, hasScale, hasScales, hexes, depth } = style;
   const isTotal = stats.name === 'total';
   const percent = (value: number) => `${value.toFixed(2)}%`.padStart(6);
   const shape = isTotal ? `${stats.shape[0]}` : stats.shape.join(' x ');
@@ -161,6 +175,7 @@ function statsRow(stats: Stats, style: RowStyle): string {
     percent(stats.plus_pct),
     `${`${stats.trit_sum}`.padStart(8)} ${`${stats.gf3_residue} ${stats.gf3_residue === 0 ? '✓' : '✗'}`.padStart(4)}`,
     ...(hasScale ? [stats.scale.toPrecision(4).padStart(9), stats.entropy_bits.toFixed(3)] : []),
+    ...(hasScales ? scaleColumns(stats.scales) : []),
   ];
   return [...columns, ...bar(stats, hexes, depth)].join('  ').trimEnd();
 }

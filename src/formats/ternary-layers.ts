@@ -29,7 +29,7 @@ import type {
   TernaryLayersOptions,
   TernaryWindow,
 } from './ternary/layer.ts';
-import { classifyPacked, openPacked, quantizationConfig } from './ternary/packed-layer.ts';
+import { classifyPacked, openPacked, quantizationConfig, scaleRuleOf, storedScale } from './ternary/packed-layer.ts';
 
 export type {
   CodeCounts,
@@ -145,7 +145,12 @@ async function classify(
   if (isBlockLayout(dtype) || dtype === 'I2_S') return { ...layer, form: 'ggml', scaleRule: 'stored' };
   if (!isGgmlFloat(dtype) || dtype === 'Q6_K' || dtype === 'Q4_0') return `the type ${dtype} does not hold exact trits`;
   if (options.absmean || configSaysMasters(options.config)) return { ...layer, form: 'masters', scaleRule: 'absmean' };
-  if (await beginsPrescaled(checkpoint, info)) return { ...layer, form: 'prescaled', scaleRule: 'values' };
+  if (await beginsPrescaled(checkpoint, info)) {
+    // Trits that were not packed, beside their scale.
+    const stored = await storedScale(checkpoint, name);
+    const scaleRule = stored === undefined ? 'values' : scaleRuleOf(options.config, stored);
+    return { ...layer, form: 'prescaled', scaleRule };
+  }
   return 'ordinary floats; if they are masters of BitNet training, ask for absmean';
 }
 

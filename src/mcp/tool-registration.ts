@@ -127,7 +127,7 @@ async function answered(
         : withJson(await callTool(tool, args, { services, resultBudget, ...hooks }));
     if (hooks.signal?.aborted) outcome = 'cancelled';
     // What is done aside has no model of which anything could be doubtful.
-    if ('structured' in result) logWarnings(result.structured, environment.logger);
+    if ('structured' in result) logWarnings(result.structured as Readonly<Record<string, unknown>>, environment.logger);
     return { ...result, content: contentOf(result) };
   } catch (error) {
     outcome = outcomeOf(error);

@@ -107,6 +107,22 @@ test.each([
   expect(stderr).toContain(message);
 });
 
+test('analyze tells of groups: their scales, what is no trit, what is odd', async () => {
+  const golden = join(import.meta.dirname, '../golden/qwen3');
+  const odd = join(golden, 'qwen3_odd_code3_g64_s2603/q2_0_g64.gguf');
+  const { code, stdout } = await runCli(['analyze', odd, '--layer', 'blk.0.attn_k.*'], { cwd });
+  expect(code).toBe(0);
+  expect(stdout).toMatch(
+    /\+2: 165 weights of \+2 times their scale, no trits: the shares, sums and bits leave them out/,
+  );
+  expect(stdout.split('\n')[0]).toMatch(/bits +scales +min +median +max +of 0$/);
+  expect(stdout).toMatch(/^blk\.0\.attn_k\.weight .* 1\.\d{3} +320 +0\.02950 +0\.07703 +0\.1672 +0$/m);
+  const prism = await runCli(['analyze', join(golden, 'qwen3_all_layouts_s2601/ptq1_0.gguf')], { cwd });
+  expect(prism.stderr).toContain('has no prism.hadamard keys');
+  const drawn = await runCli(['viz', odd, '--layer', 'blk.0.attn_k.weight', '-o', 'odd.png'], { cwd });
+  expect(drawn.code, drawn.stderr).toBe(0);
+});
+
 test('a folder is not written over', async () => {
   await mkdir(join(cwd, 'folder.png'));
   const layer = 'model.layers.1.self_attn.k_proj.weight';

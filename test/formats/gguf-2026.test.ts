@@ -71,6 +71,24 @@ describe('type 42 by the tensor table', () => {
     expect(() => q2Group([tableOf(disagree)])).toThrow(Q2GroupError);
   });
 
+  test('the last tensor may end with the file, not padded; one before it may not', () => {
+    const table = (dataBytes: number, more: Q2Table['records'] = []): Q2Table => ({
+      file: 'x.gguf',
+      alignment: 32,
+      dataBytes,
+      records: [{ name: 'w', shape: [9, 128], offset: 0, isQ2: true }, ...more],
+    });
+    // 324 bytes as blocks of 64, 306 as blocks of 128; padded 352 and 320.
+    expect([324, 352, 306, 320].map((bytes) => q2Group([table(bytes)]))).toEqual([64, 64, 128, 128]);
+    expect(() => q2Group([table(325)])).toThrow(Q2GroupError);
+    expect(() => q2Group([table(300)])).toThrow(TruncatedFileError);
+    const norm = (offset: number) => [{ name: 'n', shape: [8], offset, isQ2: false }];
+    expect(q2Group([table(384, norm(320))])).toBe(128);
+    expect(() => q2Group([table(338, norm(306))])).toThrow(Q2GroupError);
+    // No elements tell nothing.
+    expect(q2Group([table(320, [{ name: 'none', shape: [0, 64], offset: 320, isQ2: true }])])).toBe(128);
+  });
+
   test('parts decide together, and no such tensor decides nothing', () => {
     const [g64, g128] = tables as [Table, Table];
     const small = tableOf(tables[5]!);

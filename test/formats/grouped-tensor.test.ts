@@ -12,6 +12,7 @@ import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
 import { writeGguf } from '../../src/formats/write-gguf.ts';
 import { writeSafetensors } from '../../src/formats/write-safetensors.ts';
 import { MatrixWidthError, NotTernaryError } from '../../src/quant/errors.ts';
+import { f32ToF16 } from '../../src/quant/f16.ts';
 import { countCodes } from '../../src/quant/grouped/codec.ts';
 import { groupedValues } from '../../src/quant/grouped/grouped-matrix.ts';
 import { fromPanel64, type Panel64 } from '../../src/quant/grouped/panel64.ts';
@@ -97,6 +98,29 @@ function same(a: Panel64, b: Panel64): boolean {
   const [x, y] = [groupedValues(fromPanel64(a)), groupedValues(fromPanel64(b))];
   return x.every((value, i) => value === y[i]);
 }
+
+test('floats with one scale for each block of rows, or of columns, as shards of a training leave them', async () => {
+  const [rows, columns] = [12, 256];
+  const trits = Int8Array.from({ length: rows * columns }, (_, i) => ((i * 7) % 3) - 1);
+  const scales = [0.0301513671875, 0.029296875, 0.03076171875];
+  const shards = {
+    rows: (i: number) => scales[Math.floor(i / columns / 4)]!,
+    columns: (i: number) => scales[Math.floor((i % columns) / 128)]!,
+  };
+  for (const [orientation, of] of Object.entries(shards)) {
+    const values = Float32Array.from(trits, (trit, i) => trit * of(i));
+    const path = join(folder, `shards-${orientation}.safetensors`);
+    await writeSafetensors(path, [{ name: 'w.weight', dtype: 'F16', shape: [rows, columns], bytes: f32ToF16(values) }]);
+    using checkpoint = await openCheckpoint(path);
+    const tensor = groupedTensor(checkpoint, 'w.weight', undefined);
+    if (typeof tensor === 'string') throw new Error(tensor);
+    const matrix = (await readGrouped(checkpoint, tensor))!;
+    expect(matrix.group).toBe(128);
+    expect(groupedValues(matrix).every((value, i) => value === values[i])).toBe(true);
+    expect([...new Set(matrix.scales)].sort()).toEqual(scales.slice(0, orientation === 'rows' ? 3 : 2).sort());
+    expect((await readPanel64(checkpoint, tensor)).scaleType).toBe('f16');
+  }
+});
 
 test('windows of rows are the rows of the whole', async () => {
   using checkpoint = await openCheckpoint(join(golden, 'qwen3_all_layouts_s2601/ptq1_0.gguf'));

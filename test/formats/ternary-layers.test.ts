@@ -144,6 +144,21 @@ describe('floats', () => {
     expect(await tritsOf(checkpoint, layer)).toEqual(TRITS);
   });
 
+  test.each([
+    ['autobitlinear', 0.5],
+    ['bitlinear', 2],
+  ])('trits that were not packed, beside their weight_scale (%s)', async (linear_class, value) => {
+    using checkpoint = await safetensors([
+      { name: NAME, dtype: 'BF16', shape: [ROWS, COLUMNS], bytes: f32ToBf16(floats(1)) },
+      { name: `${NAME}_scale`, dtype: 'F32', shape: [1], bytes: bytesOf(Float32Array.of(0.5)) },
+    ]);
+    const config = { quantization_config: { quant_method: 'bitnet', quantization_mode: 'offline', linear_class } };
+    const layer = await onlyLayer(checkpoint, { config });
+    expect(layer.form).toBe('prescaled');
+    expect(await scaleOf(checkpoint, layer)).toEqual({ kind: 'tensor', value });
+    expect(await tritsOf(checkpoint, layer)).toEqual(TRITS);
+  });
+
   test('masters, when the config says online or the caller asks', async () => {
     // Between 0.6 and 1.4 of the sign, or below 0.2: absmean finds the trits again.
     const masters = Float32Array.from(TRITS, (trit, i) => trit * (0.6 + (i % 9) / 10) + ((i % 5) - 2) / 20);

@@ -12,6 +12,7 @@ import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
 import { listTernaryLayers } from '../../src/formats/ternary-layers.ts';
 import { writeGguf } from '../../src/formats/write-gguf.ts';
 import { writeSafetensors } from '../../src/formats/write-safetensors.ts';
+import { f32ToF16 } from '../../src/quant/f16.ts';
 import { encodeBlocks } from '../../src/quant/grouped/codec.ts';
 import { toQuads } from '../../src/quant/grouped/grouped-matrix.ts';
 import { packTq2 } from '../../src/quant/tq2.ts';
@@ -143,6 +144,38 @@ test('one scale in all blocks is the scale of the matrix, blocks of zeros apart'
   expect(layers[0]).toMatchObject({ scale: 0.75, plus_two: 0 });
   expect(layers[0]!.scales).toBeUndefined();
 });
+
+test.each(['F16', 'F32'] as const)(
+  '%s of a Llama graph: one scale, or one for each shard of a training',
+  async (type) => {
+    const [rows, columns] = [8, 64];
+    const trits = Int8Array.from({ length: rows * columns }, (_, i) => ((i * 5) % 3) - 1);
+    const bytesOf = (scale: (row: number) => number) => {
+      const values = Float32Array.from(trits, (trit, i) => trit * scale(Math.floor(i / columns)));
+      return type === 'F16' ? f32ToF16(values) : new Uint8Array(values.buffer);
+    };
+    const path = join(folder, `llama-${type}.gguf`);
+    const shape = [rows, columns];
+    await writeGguf(path, {
+      metadata: [{ key: 'general.architecture', type: 'string', value: 'llama' }],
+      tensors: [
+        { name: 'token_embd.weight', type: 'F32', shape: [4, 8], bytes: new Uint8Array(128) },
+        { name: 'blk.0.attn_q.weight', type, shape, bytes: bytesOf(() => 0.75) },
+        { name: 'blk.0.attn_k.weight', type, shape, bytes: bytesOf((row) => (row < 4 ? 0.5 : 0.25)) },
+      ],
+    });
+    const { layers } = await analyze({ model: path });
+    const [one, shards] = layers as [Stats, Stats];
+    expect(layers.map(({ name }) => name)).toEqual(['blk.0.attn_q.weight', 'blk.0.attn_k.weight']);
+    expect(one.scale).toBe(0.75);
+    expect(one.scales).toBeUndefined();
+    expect(shards.scale).toBe(0.375);
+    // One for four rows each.
+    expect(shards.scales).toMatchObject({ group: columns, count: 2, min: 0.25, median: 0.25, max: 0.5, zero: 0 });
+    const count = (trit: number) => trits.filter((value) => value === trit).length;
+    for (const { counts } of layers) expect(counts).toEqual({ minus: count(-1), ergodic: count(0), plus: count(1) });
+  },
+);
 
 test('bytes of PTQ1_0 that no writer makes are counted', async () => {
   const path = join(folder, 'odd.gguf');

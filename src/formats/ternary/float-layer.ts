@@ -15,6 +15,7 @@ import {
   type TernaryLayer,
   TernaryWindow,
 } from './layer.ts';
+import { packedScale } from './packed-layer.ts';
 
 /** Float elements sampled to see whether a matrix can be prescaled ternary at all. */
 const SAMPLE_ELEMENTS = 4096;
@@ -87,10 +88,17 @@ export async function openMasters(
   };
 }
 
-export function openPrescaled(checkpoint: Checkpoint, layer: TernaryLayer): OpenTernaryLayer {
+function times(scale: TernaryScale, factor: number): TernaryScale {
+  if (factor === 1) return scale;
+  if (scale.kind === 'tensor') return { kind: 'tensor', value: Math.fround(scale.value * factor) };
+  return { ...scale, values: scale.values.map((value) => value * factor) };
+}
+
+export async function openPrescaled(checkpoint: Checkpoint, layer: TernaryLayer): Promise<OpenTernaryLayer> {
   const { name, columns } = layer;
   const info = checkpoint.info(name);
   const read: ReadRange = (start, end) => checkpoint.readRange(name, start, end);
+  const factor = layer.scaleRule === 'values' ? 1 : (await packedScale(checkpoint, layer)).value;
   let scale: TernaryScale | undefined;
   const refuse = (): never => {
     throw new NotTernaryError({
@@ -110,7 +118,7 @@ export function openPrescaled(checkpoint: Checkpoint, layer: TernaryLayer): Open
         if (!detector.alive) refuse();
         yield new TernaryWindow({ rowStart, rows, columns, weights: signs(values) });
       }
-      scale = detector.finish() ?? refuse();
+      scale = times(detector.finish() ?? refuse(), factor);
     },
   };
 }

@@ -23,8 +23,15 @@ export function quantizationConfig(config: Config): Record<string, unknown> {
   return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {};
 }
 
+/** The one element beside a matrix that its trits are multiplied with, or divided by; undefined where there is none. */
+export async function storedScale(checkpoint: Checkpoint, name: string): Promise<number | undefined> {
+  const scaleName = `${name}_scale`;
+  if (!checkpoint.has(scaleName) || elementCount(checkpoint.info(scaleName).shape) !== 1) return undefined;
+  return toFloat32(await checkpoint.read(scaleName))[0]!;
+}
+
 /** The rule for a stored weight_scale. `bitlinear`, which divides, is the reference's default linear_class. */
-function scaleRuleOf(config: Config, stored: number): ScaleRule {
+export function scaleRuleOf(config: Config, stored: number): ScaleRule {
   const { quant_method: method, linear_class: linearClass } = quantizationConfig(config);
   if (linearClass === 'autobitlinear') return 'multiply';
   if (linearClass === 'bitlinear' || method === 'bitnet') return 'divide';
@@ -96,7 +103,11 @@ export async function* readPackedWindows(
   }
 }
 
-async function packedScale(checkpoint: Checkpoint, layer: TernaryLayer): Promise<TernaryScale> {
+/** The scale of a layer that has a stored one. */
+export async function packedScale(
+  checkpoint: Checkpoint,
+  layer: TernaryLayer,
+): Promise<TernaryScale & { readonly kind: 'tensor' }> {
   const stored = toFloat32(await checkpoint.read(`${layer.name}_scale`))[0]!;
   const value = layer.scaleRule.startsWith('divide') ? Math.fround(1 / stored) : stored;
   if (!(value > 0 && value < Number.POSITIVE_INFINITY)) {
