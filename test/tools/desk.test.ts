@@ -48,7 +48,20 @@ test.each<[string, Record<string, unknown>]>([
 });
 
 test('whether a call goes to the desk is asked of anything that may be sent', () => {
-  const values = [undefined, null, {}, { toString: 1 }, [], [[]], '', 'x', true, 1e308, Number.NaN, '['.repeat(1000)];
+  const values: readonly unknown[] = [
+    undefined,
+    null,
+    {},
+    { toString: 1 },
+    [],
+    [[]],
+    '',
+    'x',
+    true,
+    1e308,
+    Number.NaN,
+    '['.repeat(1000),
+  ];
   for (const { isAside, isInstant, input } of ALL_TOOLS) {
     for (const name of Object.keys(input.shape)) {
       for (const value of values) {
