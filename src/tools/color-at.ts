@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { colorAt } from '../color/palette.ts';
 import { defineTool } from './define-tool.ts';
 import { colorFields, schemeField, seedField } from './fields.ts';
-import { inTurn, isLongWalk } from './in-turn.ts';
+import { inTurn, isLongWalk, numberIn } from './in-turn.ts';
 
 export const colorAtTool = defineTool({
   name: 'color_at',
@@ -19,7 +19,7 @@ export const colorAtTool = defineTool({
   hints: { readOnly: true, idempotent: true },
   // The walk of gay-mcp may need a turn.
   isInstant: ({ scheme }) => scheme !== 'gay-mcp',
-  isAside: ({ index, scheme }) => scheme === 'gay-mcp' && isLongWalk('gay-mcp', Number(index)),
+  isAside: ({ index, scheme }) => scheme === 'gay-mcp' && isLongWalk('gay-mcp', numberIn(index)),
   example: { index: 1 },
   run: ({ index, seed, scheme }, context) => {
     const compute = () => {

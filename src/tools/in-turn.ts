@@ -34,3 +34,8 @@ const NEAR_INDEX = 20_000;
 export function isLongWalk(scheme: Scheme, index: number): boolean {
   return scheme === 'gay-mcp' && index > NEAR_INDEX;
 }
+
+/** The number that an unchecked argument is, as text or not; NaN for anything else. */
+export function numberIn(value: unknown): number {
+  return typeof value === 'number' || typeof value === 'string' ? Number(value) : Number.NaN;
+}

@@ -3,7 +3,7 @@ import { palette } from '../color/palette.ts';
 import { gf3Residue, isConserved, tritSum } from '../gf3/sums.ts';
 import { defineTool } from './define-tool.ts';
 import { colorFields, imageField, residue, schemeField, seedField } from './fields.ts';
-import { inTurn, isLongWalk } from './in-turn.ts';
+import { inTurn, isLongWalk, numberIn } from './in-turn.ts';
 import { fitting } from './result-budget.ts';
 
 /** Enough for any picture; keeps a result within what clients accept. */
@@ -37,7 +37,7 @@ export const paletteTool = defineTool({
   hints: { readOnly: true, idempotent: true },
   isInstant: ({ n, scheme, image }) =>
     typeof n === 'number' && n <= FEW_COLORS && scheme !== 'gay-mcp' && (image === undefined || image === false),
-  isAside: ({ n, scheme, image }) => Number(n) > FEW_COLORS || (image ?? false) !== false || scheme === 'gay-mcp',
+  isAside: ({ n, scheme, image }) => numberIn(n) > FEW_COLORS || (image ?? false) !== false || scheme === 'gay-mcp',
   example: { n: 12 },
   run: async (args, context) => {
     const { n, seed, start, scheme, image } = args;

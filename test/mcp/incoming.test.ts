@@ -164,6 +164,10 @@ test('over stdio: arguments as text, nothing and null; and numbers as they were 
   await client.initialize();
   const { result } = await client.call('palette', { n: '3' });
   expect(result.structuredContent.colors).toHaveLength(3);
+  const written = await client.call('generate_with_trace', { prompt: 'Hi', max_tokens: '3', temperature: '0' });
+  expect(written.result.structuredContent.usage.completion_tokens).toBe(3);
+  const balanced = await client.call('balance_triad', { skills: '["worlding"]' });
+  expect(balanced.result.structuredContent.skills).toEqual([{ name: 'worlding', trit: -1 }]);
   for (const args of [null, [], undefined]) {
     const { answer } = client.request('tools/call', { name: 'color_at', arguments: args });
     expect((await answer).result.content[0].text).toContain('index is missing');

@@ -47,6 +47,32 @@ test.each<[string, Record<string, unknown>]>([
   expect(toolOf(name).isAside?.(args) ?? false).toBe(false);
 });
 
+test('whether a call goes to the desk is asked of anything that may be sent', () => {
+  const values: readonly unknown[] = [
+    undefined,
+    null,
+    {},
+    { toString: 1 },
+    [],
+    [[]],
+    '',
+    'x',
+    true,
+    1e308,
+    Number.NaN,
+    '['.repeat(1000),
+  ];
+  for (const { isAside, isInstant, input } of ALL_TOOLS) {
+    for (const name of Object.keys(input.shape)) {
+      for (const value of values) {
+        const both = [isAside?.({ [name]: value }), isInstant?.({ [name]: value })].filter(Boolean);
+        expect(both.length, `${name} ${String(JSON.stringify(value))}`).toBeLessThanOrEqual(1);
+        isAside?.({ [name]: value, scheme: 'gay-mcp' });
+      }
+    }
+  }
+});
+
 test('a page for clients with limits, and progress', async () => {
   const { json } = await desk.call('palette', { n: 4096 }, { resultBudget: 5000 });
   expect(JSON.parse(json).next).toBeDefined();
