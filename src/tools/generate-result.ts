@@ -29,7 +29,6 @@ export function generateResultToJson(result: GenerateResult) {
     usage: {
       ...(result.usage.promptTokens !== undefined && { prompt_tokens: result.usage.promptTokens }),
       completion_tokens: result.usage.completionTokens,
-      ...(result.usage.reasoningTokens !== undefined && { reasoning_tokens: result.usage.reasoningTokens }),
     },
     timings: {
       prompt_ms: result.timings.promptMs,

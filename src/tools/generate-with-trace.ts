@@ -24,7 +24,7 @@ export const generateWithTraceTool = defineTool({
     '"time" or "length", call again with the continuation handle to go on.',
   input: z.strictObject({
     prompt: z.string().optional().describe('Text to continue'),
-    messages: z.array(message).min(1).optional().describe('Chat turns, for models with a chat template'),
+    messages: z.array(message).min(1).optional().describe('Chat turns'),
     model: modelField,
     max_tokens: z.int().min(1).default(100),
     seed: seedField,
@@ -53,10 +53,10 @@ export const generateWithTraceTool = defineTool({
       z.strictObject({
         step: z.int(),
         token: z.string(),
-        token_id: z.int().optional().describe('Absent, like logprob, where an OpenAI-compatible server does not tell'),
+        token_id: z.int().optional().describe('Absent where a server does not tell'),
         logprob: z.number().optional(),
-        merged: z.literal(true).optional().describe('Several tokens that a server sent together'),
-        tokens: z.int().min(2).optional().describe('How many, where that can be told'),
+        merged: z.boolean().optional(),
+        tokens: z.int().optional(),
         color: hex,
         trit,
         activations: z.array(tritCounts).optional().describe('Per layer'),
@@ -69,7 +69,6 @@ export const generateWithTraceTool = defineTool({
     usage: z.strictObject({
       prompt_tokens: z.int().optional(),
       completion_tokens: z.int(),
-      reasoning_tokens: z.int().optional(),
     }),
     timings: z.strictObject({ prompt_ms: z.number(), first_token_ms: z.number(), tokens_per_second: z.number() }),
     engine: z
@@ -80,8 +79,8 @@ export const generateWithTraceTool = defineTool({
         head: z.string().optional(),
         endpoint: z.string().optional(),
       })
-      .describe('What computed it'),
-    warnings: z.array(z.string()).optional().describe('To be told to the user'),
+      .describe('Computed by'),
+    warnings: z.array(z.string()).optional(),
   }),
   hints: { readOnly: true, idempotent: true },
   example: { prompt: 'Once upon a time', max_tokens: 12 },

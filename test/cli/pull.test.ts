@@ -22,6 +22,12 @@ const siblings = Object.entries(files).map(([rfilename, bytes]) => ({
   blobId: gitSha1(bytes),
 }));
 
+const ggufs = ['m-F16.gguf', 'm-PQ2_0.gguf', 'mmproj-m.gguf'].map((rfilename) => ({
+  rfilename,
+  size: CONFIG.length,
+  blobId: gitSha1(CONFIG),
+}));
+
 let home: string;
 let server: Server;
 let urls: string[];
@@ -38,6 +44,10 @@ beforeEach(async () => {
     const bytes = files[name];
     if (url.startsWith('/api/models/org/model/revision/')) {
       response.end(JSON.stringify({ sha: COMMIT, siblings }));
+    } else if (url.startsWith('/api/models/org/ggufs/')) {
+      response.end(JSON.stringify({ sha: COMMIT, siblings: ggufs }));
+    } else if (url.startsWith('/org/ggufs/resolve/')) {
+      response.end(CONFIG);
     } else if (url.startsWith('/api/models/org/gated/')) {
       response.writeHead(401).end();
     } else if (bytes === undefined) {
@@ -132,4 +142,14 @@ test.each<[readonly string[], number, string]>([
   expect({ code, stdout }).toEqual({ code: expected, stdout: '' });
   expect(stderr).toContain(message);
   expect(stderr.trimEnd().split('\n')).toHaveLength(1);
+});
+
+test('of several GGUF models one is chosen, and said; --file picks another', async () => {
+  const env = { HF_HOME: home, HF_ENDPOINT: `http://127.0.0.1:${(server.address() as AddressInfo).port}` };
+  const chosen = await runCli(['pull', 'org/ggufs', '--json'], { env });
+  const said = 'chose m-PQ2_0.gguf of 2 GGUF models (exact trits); --file takes another: m-F16.gguf';
+  expect(chosen.stderr).toBe(`${said}\n`);
+  expect(JSON.parse(chosen.stdout)).toMatchObject({ files: ['m-PQ2_0.gguf'], choice: said, model: 'org/ggufs' });
+  const other = await runCli(['pull', 'org/ggufs', '--file', 'm-F16.gguf'], { env });
+  expect(other.stderr).toMatch(/use them as --model org\/ggufs\/m-F16\.gguf\n$/);
 });
