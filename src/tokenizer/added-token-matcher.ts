@@ -28,11 +28,7 @@ export class AddedTokenMatcher {
       match.length = length;
     };
     if (this.#texts.size > 0) {
-      for (let i = 0; i < text.length; ) {
-        if (!this.#texts.begins(text.charCodeAt(i))) {
-          i++;
-          continue;
-        }
+      for (let i = this.#texts.nextPlace(text, 0); i < text.length; i = this.#texts.nextPlace(text, i)) {
         match.token = -1;
         const read = this.#texts.prefixesAt(text, i, take);
         budget?.spend(read, 'the search for added tokens');

@@ -1,11 +1,15 @@
 // Texts in order, in which the ones that a place of another text begins with are found without a tree of nodes: the
 // range of candidates narrows with every unit that is read. As much memory as the texts, whatever they have in common.
 
+/** First units in one expression. */
+const MAX_FIRSTS = 256;
+
 export class SortedTexts {
   readonly #texts: readonly string[];
   readonly #values: readonly number[];
   /** By first unit, where the range of its texts begins and ends. */
   readonly #ranges = new Map<number, readonly [from: number, to: number]>();
+  #firsts: RegExp | null | undefined;
 
   /** Of equal texts the first one counts. Empty ones are never found. */
   constructor(entries: Iterable<readonly [text: string, value: number]>) {
@@ -26,9 +30,25 @@ export class SortedTexts {
     return this.#texts.length;
   }
 
-  /** Whether any text begins with this unit. */
-  begins(unit: number): boolean {
-    return this.#ranges.has(unit);
+  /** The first place from `start` on where any text may begin; the text's length if there is none. */
+  nextPlace(text: string, start: number): number {
+    if (this.#firsts !== null) {
+      this.#firsts ??= this.#makeFirsts();
+      if (this.#firsts !== null) {
+        this.#firsts.lastIndex = start;
+        return this.#firsts.exec(text)?.index ?? text.length;
+      }
+    }
+    let at = start;
+    while (at < text.length && !this.#ranges.has(text.charCodeAt(at))) at++;
+    return at;
+  }
+
+  /** The class of all first units; null where they are too many. */
+  #makeFirsts(): RegExp | null {
+    if (this.#ranges.size > MAX_FIRSTS) return null;
+    const units = [...this.#ranges.keys()].map((unit) => `\\u${unit.toString(16).padStart(4, '0')}`);
+    return new RegExp(`[${units.join('')}]`, 'g');
   }
 
   /**

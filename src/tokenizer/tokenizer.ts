@@ -65,6 +65,8 @@ export type TokenizerParts = {
 const LONE_SURROGATE = /\p{Surrogate}/gu;
 
 function wellFormed(text: string): string {
+  // Every Node that this runs on has it; TypeScript's library of the language version does not know it yet.
+  if ((text as string & { isWellFormed(): boolean }).isWellFormed()) return text;
   return text.replace(LONE_SURROGATE, '\u{fffd}');
 }
 
