@@ -609,7 +609,7 @@ struct Decoder {
       stage(i);
     }
     op = -1;
-    return at == end ? true : bad(end - at, " words behind the last operation");
+    return at == end ? true : bad((int64_t)(end - at), " words behind the last operation");
   }
 
   void count_work(const Op& o) {

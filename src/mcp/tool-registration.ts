@@ -127,7 +127,8 @@ async function answered(
         : withJson(await callTool(tool, args, { services, resultBudget, ...hooks }));
     if (hooks.signal?.aborted) outcome = 'cancelled';
     // What is done aside has no model of which anything could be doubtful.
-    if ('structured' in result) logWarnings(result.structured as Readonly<Record<string, unknown>>, environment.logger);
+    const { structured }: Partial<ToolResult> = result;
+    if (structured !== undefined) logWarnings(structured, environment.logger);
     return { ...result, content: contentOf(result) };
   } catch (error) {
     outcome = outcomeOf(error);
