@@ -170,7 +170,9 @@ async function main() {
   const onnx = await import('onnxruntime-node').then(
     () => true,
     (error) => {
-      process.stderr.write(`its row is left out, onnxruntime-node does not load here (npm run onnx installs it): ${error.message}\n`);
+      process.stderr.write(
+        `its row is left out, onnxruntime-node does not load here (npm run onnx installs it): ${error.message}\n`,
+      );
       return false;
     },
   );
