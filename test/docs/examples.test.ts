@@ -31,6 +31,7 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'bitnet-gf3 bench --shape large --concurrency 4': GIGABYTES,
   'npm link': 'changes the machine; test/packages/npm-package.test.ts starts both names by npx',
   'npm test': 'is this',
+  'TEST_INSTALLS=1 npm test': 'is this, with what takes minutes',
   'npm install --ignore-scripts onnxruntime-node': 'test/packages/on-request.test.ts, when asked',
   'npm install bitnet-gf3-mcp': 'is not on npm yet; test/packages/npm-package.test.ts installs the packed package',
   'npx vitest run test/color': 'is this',
