@@ -226,11 +226,10 @@ struct ExactAttentionArgs {
     float scale;
     uint q_stride;
     uint out_stride;
+    uint held;          // positions whose scores are held at a time: 2048 at most, a multiple of 16, so that every chunk
+                        // starts at lane 0 of the sum
 };
 
-// Positions whose scores are held at a time: a multiple of 16, so that every chunk starts at lane 0 of the sum, and of the
-// block of the cache.
-#define EXACT_CHUNK 2048u
 // Elements of q per lane: 256 / 16.
 #define EXACT_SLICES 16u
 
@@ -265,7 +264,7 @@ METAL_FUNC float exact_scores(
 }
 
 // One threadgroup per query head and token: the largest score, then exp, its laneSum, and the values one position after the
-// other, a thread per dimension. The scores of a context longer than EXACT_CHUNK are computed twice rather than kept.
+// other, a thread per dimension. The scores of a context longer than `held` are computed twice rather than kept.
 kernel void attention_exact(
     device const float*  q       [[buffer(0)]],
     device const float*  cache   [[buffer(1)]],
@@ -298,8 +297,8 @@ kernel void attention_exact(
     }
 
     float largest = NO_SCORE;
-    for (uint first = 0u; first < count; first += EXACT_CHUNK) {
-        const uint end = min(first + EXACT_CHUNK, count);
+    for (uint first = 0u; first < count; first += a.held) {
+        const uint end = min(first + a.held, count);
         if (first > 0u) { threadgroup_barrier(mem_flags::mem_threadgroup); }
         largest = max(largest, exact_scores(mine, cache, table, place, kv_head, first, end, a, c, scores, p));
     }
@@ -313,9 +312,9 @@ kernel void attention_exact(
     float sum = 0.0f;
     float values = 0.0f;
     const uint v_at = c.kv_heads * KV_BLOCK * c.head_stride;
-    for (uint first = 0u; first < count; first += EXACT_CHUNK) {
-        const uint end = min(first + EXACT_CHUNK, count);
-        if (count > EXACT_CHUNK) {
+    for (uint first = 0u; first < count; first += a.held) {
+        const uint end = min(first + a.held, count);
+        if (count > a.held) {
             threadgroup_barrier(mem_flags::mem_threadgroup);
             exact_scores(mine, cache, table, place, kv_head, first, end, a, c, scores, p);
             threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -18,6 +18,8 @@ const PANEL_ROWS = 64;
 const SLICE_BLOCKS = 64;
 /** Panels below which a threadgroup gets more simdgroups, or most of a large GPU would idle. */
 const FEW_PANELS = 64;
+/** Scores that a threadgroup of exact attention holds. */
+export const HELD_SCORES = 2048;
 /** DENSE_* of dense.metal. */
 const DENSE_TYPES = { f32: 0, f16: 1, bf16: 2 } as const;
 /** Logits per threadgroup of the first stage of a top-k: TOP_CHUNK of top.metal at most. */
@@ -89,12 +91,14 @@ export class StepEncoder {
   readonly #program: Program;
   readonly #memory: StepMemory;
   readonly #tuning: Tuning;
+  readonly #heldScores: number;
 
-  constructor(gpu: Gpu, program: Program, memory: StepMemory, tuning: Tuning) {
+  constructor(gpu: Gpu, program: Program, memory: StepMemory, tuning: Tuning, heldScores = HELD_SCORES) {
     this.#gpu = gpu;
     this.#program = program;
     this.#memory = memory;
     this.#tuning = tuning;
+    this.#heldScores = heldScores;
   }
 
   /** All dispatches of a step of this shape, in order. */
@@ -468,6 +472,7 @@ export class StepEncoder {
           scale: run.scale,
           q_stride: this.#stride(run.q),
           out_stride: this.#stride(run.out),
+          held: this.#heldScores,
         },
         c: this.#cacheArgs(run.layer),
       });

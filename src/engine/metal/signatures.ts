@@ -36,7 +36,7 @@ export const STRUCTS = {
     status_at: 'uint',
   },
   HeadsArgs: { heads0: 'uint', heads: 'uint', head_dim: 'uint', stride0: 'uint', stride1: 'uint', eps: 'float' },
-  ExactAttentionArgs: { group_heads: 'uint', scale: 'float', q_stride: 'uint', out_stride: 'uint' },
+  ExactAttentionArgs: { group_heads: 'uint', scale: 'float', q_stride: 'uint', out_stride: 'uint', held: 'uint' },
   ExactDenseArgs: {
     rows: 'uint',
     columns: 'uint',
