@@ -162,7 +162,7 @@ function uses(op: Op): { reads: readonly BufferId[]; writes: readonly BufferId[]
 }
 
 /** Must the program's logits equal the reference's bit for bit? */
-function isExact(program: Program): boolean {
+export function isExact(program: Program): boolean {
   return program.weights.some(({ kind }) => kind === 'grouped') || program.ops.some(({ op }) => op === 'quantize16');
 }
 
