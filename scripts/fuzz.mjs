@@ -18,7 +18,7 @@ npm run fuzz -- --target NAME --replay FILE
 
   --target NAME  a file of test/fuzz, without .ts; may be given several times
   --all          every target
-  --runs N       inputs for each target (100000 when neither this nor --seconds is given)
+  --runs N       inputs for each target, its seeds among them (100000 when neither this nor --seconds is given)
   --seconds N    time for each target
   --seed N       same seed, same inputs (1)
   --keep         write the inputs that went somewhere new to test/fuzz/seeds, the fewest that go everywhere
@@ -34,9 +34,9 @@ const MEGABYTES = 300;
 /** Of V8's heap: far above what any input may need, far below what a machine has. */
 const HEAP_MEGABYTES = 1500;
 /** Processes for one target, which each begin after one that was ended. */
-const MAX_STARTS = 12;
+const MAX_STARTS = 3;
 /** Of a file in test/fuzz/seeds. */
-const MAX_SEED_BYTES = 48_000;
+const MAX_SEED_BYTES = 24_000;
 const MAX_SEED = 2_000;
 
 const root = resolve(import.meta.dirname, '..');
@@ -83,7 +83,15 @@ function readOptions() {
   };
   const seconds = number('seconds');
   const runs = number('runs') ?? (seconds === undefined ? 100_000 : Number.MAX_SAFE_INTEGER);
-  return { folder, targets, runs, seconds, seed: number('seed') ?? 1, keep: values.keep === true, replay: values.replay };
+  return {
+    folder,
+    targets,
+    runs,
+    seconds,
+    seed: number('seed') ?? 1,
+    keep: values.keep === true,
+    replay: values.replay,
+  };
 }
 
 function fail(message) {
@@ -114,8 +122,9 @@ async function fuzzTarget(target) {
   while (done < options.runs && (until === undefined || Date.now() < until) && starts++ < MAX_STARTS) {
     const corpus = [...target.corpus, ...foundLines(folder)];
     const seconds = until === undefined ? undefined : Math.max(1, (until - Date.now()) / 1000);
-    const job = { ...limits(), bundle: target.counted, words: target.words, seed, runs: options.runs - done, seconds };
-    const ended = await start(target, { ...job, corpus }, (message) => {
+    const { counted: bundle, words, numbers } = target;
+    const job = { ...limits(), bundle, words, numbers, corpus, seed, runs: options.runs - done, seconds };
+    const ended = await start(target, job, (message) => {
       if (message.finding !== undefined) {
         findings.push(message.finding);
         printFinding(name, message.finding);
@@ -124,11 +133,13 @@ async function fuzzTarget(target) {
         progress(`${name}: ${done + message.done} inputs, ${message.covered} of ${counters} places`);
       }
     });
-    done += last.done ?? 0;
-    if (last.end) break;
+    if (last.end) {
+      done += last.done;
+      break;
+    }
     // The process is gone: what was it at?
-    const file = saveCurrent(folder, ended.kind);
-    if (file === undefined) fail(`${name} does not start: ${ended.what}`);
+    const { file, before } = saveCurrent(folder, ended.kind) ?? fail(`${name} does not start: ${ended.what}`);
+    done += before + 1;
     const confirmed = await replay(target, file);
     if (confirmed === undefined) {
       alone++;
@@ -138,7 +149,6 @@ async function fuzzTarget(target) {
       findings.push(finding);
       printFinding(name, finding);
     }
-    last = { ...last, done: 0 };
     // Another path: the same seed would come to the same end.
     seed += 1_000_003;
   }
@@ -168,7 +178,7 @@ async function start(target, job, onMessage, flags = []) {
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
   let errors = '';
   child.stderr.setEncoding('utf8').on('data', (text) => {
-    errors = (errors + text).slice(-3000);
+    errors = (errors + text).slice(0, 1000);
   });
   const lines = createInterface({ input: child.stdout });
   const read = (async () => {
@@ -199,11 +209,11 @@ function saveCurrent(folder, kind) {
   const current = join(folder, 'current');
   if (!existsSync(current)) return undefined;
   const written = readFileSync(current);
-  if (written.length < 4) return undefined;
-  const bytes = written.subarray(4, 4 + written.readUInt32LE());
+  if (written.length < 8) return undefined;
+  const bytes = written.subarray(8, 8 + written.readUInt32LE(4));
   const file = join(folder, `${kind}-${createHash('sha256').update(bytes).digest('hex').slice(0, 12)}`);
   writeFileSync(file, bytes);
-  return file;
+  return { file, before: written.readUInt32LE() };
 }
 
 function foundLines(folder) {
@@ -232,7 +242,16 @@ async function keep(target) {
     .filter((line) => line.length <= MAX_SEED)
     .sort((a, b) => a.length - b.length);
   const chosen = [];
-  const job = { ...limits(), bundle: target.counted, words: [], seed: 1, runs: 0, corpus: lines, sift: true };
+  const job = {
+    ...limits(),
+    bundle: target.counted,
+    words: [],
+    numbers: [],
+    seed: 1,
+    runs: 0,
+    corpus: lines,
+    sift: true,
+  };
   const ended = await start(target, job, ({ chosen: index }) => {
     if (index !== undefined) chosen.push(lines[index]);
   });

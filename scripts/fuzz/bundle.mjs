@@ -19,7 +19,7 @@ const ownPlaces = {
 
 /**
  * Writes `folder`/plain.mjs and `folder`/counted.mjs from the target's source file. Returns their names, how many counters
- * there are, and the words of the code.
+ * there are, and the words and numbers of the code.
  */
 export async function bundleTarget(source, folder) {
   const options = { entryPoints: [source], bundle: true, format: 'esm', platform: 'node', target: 'node20' };
@@ -28,10 +28,13 @@ export async function bundleTarget(source, folder) {
   options.write = false;
   options.logLevel = 'error';
   mkdirSync(folder, { recursive: true });
-  const [plain, bare] = await Promise.all([build({ ...options, sourcemap: 'inline' }), build(options)]);
-  const { code, counters, words } = instrument(bare.outputFiles[0].text);
+  const [plain, bare] = await Promise.all([
+    build({ ...options, sourcemap: 'inline', outfile: join(folder, 'plain.mjs') }),
+    build(options),
+  ]);
+  const { code, ...known } = instrument(bare.outputFiles[0].text);
   const files = { plain: join(folder, 'plain.mjs'), counted: join(folder, 'counted.mjs') };
   writeFileSync(files.plain, plain.outputFiles[0].contents);
   writeFileSync(files.counted, code);
-  return { ...files, counters, words };
+  return { ...files, ...known };
 }

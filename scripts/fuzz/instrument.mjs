@@ -10,12 +10,13 @@ const MIN_WORD = 2;
 const MAX_WORD = 40;
 
 /**
- * The code with counters, which `globalThis.__fuzzCounters` holds once it is loaded: a Uint8Array that wraps. `words` are
- * the texts that the code itself writes, without those it prints as sentences: what an input has to say to get further.
+ * The code with counters, which `globalThis.__fuzzCounters` holds once it is loaded: a Uint8Array that wraps. `words` and
+ * `numbers` are those that the code itself writes, without its sentences: what an input has to say to get further.
  */
 export function instrument(code) {
   const insertions = [];
   const words = new Set();
+  const numbers = new Set();
   let counters = 0;
   const hit = () => `${COUNTERS}[${counters++}]++`;
   const at = (position, text, order) => insertions.push({ position, text, order });
@@ -46,6 +47,7 @@ export function instrument(code) {
       if (node.consequent.length > 0) at(node.consequent[0].start, `${hit()};`, Number.MAX_SAFE_INTEGER);
     },
     Literal({ value }) {
+      if (Number.isSafeInteger(value)) numbers.add(value);
       if (typeof value !== 'string' || value.length < MIN_WORD || value.length > MAX_WORD) return;
       if (!/ .* /.test(value)) words.add(value);
     },
@@ -70,7 +72,12 @@ export function instrument(code) {
     out += code.slice(from, position) + text;
     from = position;
   }
-  return { code: out + code.slice(from), counters, words: [...words].sort() };
+  return {
+    code: out + code.slice(from),
+    counters,
+    words: [...words].sort(),
+    numbers: [...numbers].sort((a, b) => a - b),
+  };
 }
 
 /** At one position what ends comes before what begins; of what ends, the inner comes first. */

@@ -18,27 +18,56 @@ const LARGE_BYTES = 262_144;
 const SELDOM = 200;
 
 const BYTES = [0, 1, 2, 4, 8, 0x20, 0x22, 0x2c, 0x5b, 0x5d, 0x7b, 0x7d, 0x7f, 0x80, 0xc0, 0xe2, 0xf0, 0xff];
-const NUMBERS = [0n, 1n, 2n, 127n, 255n, 256n, 32767n, 65535n, 1n << 24n, (1n << 31n) - 1n, 1n << 31n, (1n << 32n) - 1n]
-  .concat([1n << 32n, (1n << 53n) - 1n, 1n << 53n, (1n << 63n) - 1n, 1n << 63n, (1n << 64n) - 1n]);
-const TEXT_NUMBERS = ['0', '1', '-1', '2', '1.5', '-0', '1e400', '-1e-400', '255', '4294967296', '9007199254740993']
-  .concat(['99999999999999999999', '1e308', '0x10', '00', 'NaN', 'Infinity']);
+const NUMBERS = [
+  0n,
+  1n,
+  2n,
+  127n,
+  255n,
+  256n,
+  32767n,
+  65535n,
+  1n << 24n,
+  (1n << 31n) - 1n,
+  1n << 31n,
+  (1n << 32n) - 1n,
+].concat([1n << 32n, (1n << 53n) - 1n, 1n << 53n, (1n << 63n) - 1n, 1n << 63n, (1n << 64n) - 1n]);
+const TEXT_NUMBERS = [
+  '0',
+  '1',
+  '-1',
+  '2',
+  '1.5',
+  '-0',
+  '1e400',
+  '-1e-400',
+  '255',
+  '4294967296',
+  '9007199254740993',
+].concat(['99999999999999999999', '1e308', '0x10', '00', 'NaN', 'Infinity']);
 const VALUES = ['null', 'true', 'false', '0', '-1', '1e400', '""', '"a"', '[]', '{}', '[[]]', '[null]', '{"a":1}'];
 /** A word, a number, or one character: what texts of all formats are made of. */
 const PIECES = /[A-Za-z_]+|\d+|\s+|[\s\S]/gu;
 
 export class Mutator {
   #words;
+  #bytes;
+  #numbers;
   #next;
 
-  constructor(words, next) {
+  /** `words` and whole `numbers`: those that the reader itself knows. */
+  constructor({ words, numbers }, next) {
     this.#words = words.map((word) => Buffer.from(word));
+    this.#bytes = [...BYTES, ...numbers.filter((number) => number < 256)];
+    this.#numbers = [...NUMBERS, ...numbers.map(BigInt)];
     this.#next = next;
   }
 
   /** Another input near `input`; `other` may lend parts. */
   mutated(input, other) {
     let bytes = input;
-    for (let changes = 1 + this.#next(this.#next(4) === 0 ? 12 : 3); changes > 0; changes--) bytes = this.#change(bytes, other);
+    for (let changes = 1 + this.#next(this.#next(4) === 0 ? 12 : 3); changes > 0; changes--)
+      bytes = this.#change(bytes, other);
     const limit = this.#next(SELDOM) === 0 ? LARGE_BYTES : USUAL_BYTES;
     return bytes.length > limit ? bytes.subarray(0, limit) : bytes;
   }
@@ -56,7 +85,7 @@ export class Mutator {
         if (at < out.length) out[at] = next(256);
         return out;
       case 2:
-        if (at < out.length) out[at] = BYTES[next(BYTES.length)];
+        if (at < out.length) out[at] = this.#bytes[next(this.#bytes.length)];
         return out;
       case 3:
         if (at < out.length) out[at] += next(2) === 0 ? 1 : 255;
@@ -64,7 +93,7 @@ export class Mutator {
       case 4:
         return spliced(bytes, at, to, []);
       case 5:
-        return spliced(bytes, at, at, Buffer.from([BYTES[next(BYTES.length)]]));
+        return spliced(bytes, at, at, Buffer.from([this.#bytes[next(this.#bytes.length)]]));
       case 6:
         return spliced(bytes, at, at, bytes.subarray(at, to));
       case 7: {
@@ -82,14 +111,22 @@ export class Mutator {
       case 11: {
         const size = [1, 2, 4, 8][next(4)];
         if (at + size > out.length) return out;
-        const value = NUMBERS[next(NUMBERS.length)] + (next(4) === 0 ? BigInt(out.length) : 0n);
+        const value = this.#numbers[next(this.#numbers.length)] + (next(4) === 0 ? BigInt(out.length) : 0n);
         for (let i = 0; i < size; i++) out[at + i] = Number((value >> BigInt(8 * i)) & 255n);
         return out;
       }
       case 12:
-        return this.#inText(bytes, (piece) => /\d/.test(piece), () => TEXT_NUMBERS[next(TEXT_NUMBERS.length)]);
+        return this.#inText(
+          bytes,
+          (piece) => /\d/.test(piece),
+          () => TEXT_NUMBERS[next(TEXT_NUMBERS.length)],
+        );
       case 13:
-        return this.#inText(bytes, (piece) => /[A-Za-z_]/.test(piece), () => `${this.#words[next(this.#words.length)] ?? ''}`);
+        return this.#inText(
+          bytes,
+          (piece) => /[A-Za-z_]/.test(piece),
+          () => `${this.#words[next(this.#words.length)] ?? ''}`,
+        );
       case 14:
         return this.#inValue(bytes);
       case 15: {

@@ -9,7 +9,7 @@ import { Mutator, randomFrom } from './mutate.mjs';
 import { fromLine, toLine } from './seed-lines.mjs';
 
 const job = JSON.parse(readFileSync(process.argv[2], 'utf8'));
-const { folder, bundle, words, seed, runs, seconds, corpus, replay, cpuSeconds, megabytes, sift } = job;
+const { folder, bundle, words, numbers, seed, runs, seconds, corpus, replay, cpuSeconds, megabytes, sift } = job;
 
 const turns = new SharedArrayBuffer(4);
 const turn = new Int32Array(turns);
@@ -56,8 +56,8 @@ if (replay !== undefined) {
 // ---- Coverage ----
 
 const counters = globalThis.__fuzzCounters;
-const padded = new Uint8Array(Math.ceil(counters.length / 8) * 8);
-const eights = new BigUint64Array(padded.buffer);
+const padded = new Uint8Array(Math.ceil(counters.length / 4) * 4);
+const fours = new Int32Array(padded.buffer);
 /** For every counter a bit for each size of count that was seen: 1, 2, 3, 4-7, 8-15, 16-31, 32-127, 128 and more. */
 const seenSizes = new Uint8Array(padded.length);
 const SIZE = Uint8Array.from({ length: 256 }, (_, count) => {
@@ -71,9 +71,9 @@ function isNew() {
   padded.set(counters);
   counters.fill(0);
   let found = false;
-  for (let i = 0; i < eights.length; i++) {
-    if (eights[i] === 0n) continue;
-    for (let at = 8 * i; at < 8 * i + 8; at++) {
+  for (let i = 0; i < fours.length; i++) {
+    if (fours[i] === 0) continue;
+    for (let at = 4 * i; at < 4 * i + 4; at++) {
       const size = SIZE[padded[at]];
       if ((seenSizes[at] & size) !== size) {
         if (seenSizes[at] === 0) covered++;
@@ -106,14 +106,16 @@ const current = openSync(join(folder, 'current'), 'w');
 const keptFile = join(folder, 'corpus');
 const findings = new Map();
 const kept = [];
-const length = Buffer.alloc(4);
+/** How many inputs came before the one that follows, and its length. */
+const head = Buffer.alloc(8);
 let done = 0;
 
 async function turnOf(bytes, isSeed) {
   // A crash leaves nothing else behind.
-  length.writeUInt32LE(bytes.length);
-  writeSync(current, length, 0, 4, 0);
-  writeSync(current, bytes, 0, bytes.length, 4);
+  head.writeUInt32LE(done);
+  head.writeUInt32LE(bytes.length, 4);
+  writeSync(current, head, 0, 8, 0);
+  writeSync(current, bytes, 0, bytes.length, 8);
   const error = await run(bytes);
   done++;
   if (isNew() || isSeed) {
@@ -153,7 +155,7 @@ async function lessOf(bytes, key) {
 function keyOf(error) {
   if (!(error instanceof Error)) return `${typeof error}`;
   const place = /\n\s+at [^\n]*/.exec(error.stack ?? '')?.[0] ?? '';
-  return `${error.name}: ${error.message.replace(/\d+|["'`][^]*/g, '').slice(0, 60)}${place}`;
+  return `${error.name}: ${error.message.replace(/\d+|["'`].*/gs, '').slice(0, 60)}${place}`;
 }
 
 function textOf(error) {
@@ -162,7 +164,7 @@ function textOf(error) {
 }
 
 const next = randomFrom(seed);
-const mutator = new Mutator(words, next);
+const mutator = new Mutator({ words, numbers }, next);
 const until = seconds === undefined ? Number.POSITIVE_INFINITY : Date.now() + seconds * 1000;
 const more = () => done < runs && Date.now() < until;
 
