@@ -2,7 +2,7 @@
 // an Apple GPU, but a real one: thousands of threads at once, hardware warps, no emulator between.
 //
 //   node scripts/metal-cuda-check.mjs            records, builds and runs
-//   node scripts/metal-cuda-check.mjs record     only writes build/metal/recordings (needs no GPU)
+//   node scripts/metal-cuda-check.mjs record [part of a name]     only writes build/metal/recordings (needs no GPU)
 //   node scripts/metal-cuda-check.mjs build      only compiles build/metal/cuda-check (needs nvcc, no GPU)
 //   build/metal/cuda-check build/metal/recordings/*      on any machine with the GPU; exit 1 on a difference
 //   build/metal/cuda-check --speed                       bandwidth of the ternary kernels
@@ -171,6 +171,7 @@ function randomModel(recordProgram, sizes, seed) {
     rowScale: new Float32Array(vocab).fill(0.01),
   };
   const config = {
+    family: 'bitnet',
     hiddenSize: hidden,
     intermediateSize: ffn,
     numAttentionHeads: heads,
@@ -257,6 +258,7 @@ async function record() {
   const { addon, state } = recorder(createRequire(import.meta.url)(buildFake()));
 
   const run = async (name, program, steps, options = {}) => {
+    if (!name.includes(process.argv[3] ?? '')) return;
     const executable = new MetalExecutable(new Gpu(addon, readKernelText()), program, options);
     const sequence = executable.createSequence();
     state.count = 0;

@@ -7,8 +7,9 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { buildFake, findTools, KERNELS } from '../../scripts/metal-tools.mjs';
-import type { MetalAddon } from '../../src/engine/metal/addon.ts';
+import { type MetalAddon, MetalUnsupportedError } from '../../src/engine/metal/addon.ts';
 import { createMetalBackend } from '../../src/engine/metal/backend.ts';
+import { groupedSelfTestProgram } from '../../src/engine/metal/self-test.ts';
 import { readKernelText } from '../../src/engine/metal/shaders.ts';
 
 /** Where the fake device cannot be built; fake-device.ts says loudly why. */
@@ -27,7 +28,14 @@ export async function refusalWith(fault: { file: string; from: string; to: strin
       loadAddon: async () => ({ addon }),
       kernelText: () => readKernelText(kernels),
     });
-    return await backend.unavailable();
+    const reason = await backend.unavailable();
+    if (reason !== undefined) return reason;
+    // What concerns group-scaled programs alone shows when one is loaded.
+    (await backend.load(groupedSelfTestProgram(), {}))[Symbol.dispose]();
+    return undefined;
+  } catch (error) {
+    if (error instanceof MetalUnsupportedError) return error.message;
+    throw error;
   } finally {
     rmSync(kernels, { recursive: true });
   }

@@ -109,6 +109,14 @@ describe.skipIf(clangMissing !== undefined)('address spaces', () => {
       'simdgroup_float8x8 sums[8];',
       'simdgroup_half8x8 sums[8];',
     ],
+    [
+      'threadgroup sums as device memory',
+      'grouped.metal',
+      'threadgroup int* sums, uint lane)',
+      'device int* sums, uint lane)',
+    ],
+    ['a write to the weights', 'grouped.metal', 'float4 x[TOKENS];', 'float4 x[TOKENS];\n        w[0] = q;'],
+    ['int16 codes from floats in silence', 'exact.metal', 'short4 q = short4(0, 0, 0, 0);', 'short4 q = v[k];'],
     ['as_type between sizes', 'dense.metal', 'as_type<half2>(a)', 'as_type<half4>(a)'],
     [
       'local memory bound to a device pointer',
