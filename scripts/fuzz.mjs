@@ -100,17 +100,26 @@ function fail(message) {
 }
 
 async function prepare(name) {
-  const folder = join(root, 'build/fuzz', name);
+  const findings = join(root, 'build/fuzz', name);
+  // Two runs of one target may go on at the same time.
+  const folder = join(findings, `run-${process.pid}`);
   mkdirSync(folder, { recursive: true });
+  process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
   const seedFile = join(options.folder, 'seeds', `${name}.txt`);
   const corpus = existsSync(seedFile) ? readFileSync(seedFile, 'utf8').split('\n').filter(Boolean) : [];
-  return { name, folder, seedFile, corpus, ...(await bundleTarget(join(options.folder, `${name}.ts`), folder)) };
+  return {
+    name,
+    findings,
+    folder,
+    seedFile,
+    corpus,
+    ...(await bundleTarget(join(options.folder, `${name}.ts`), folder)),
+  };
 }
 
 /** Prints what is found. Returns whether anything was. */
 async function fuzzTarget(target) {
   const { name, folder, counters } = target;
-  for (const left of ['corpus', 'current']) rmSync(join(folder, left), { force: true });
   const began = Date.now();
   const until = options.seconds === undefined ? undefined : began + options.seconds * 1000;
   const findings = [];
@@ -123,7 +132,17 @@ async function fuzzTarget(target) {
     const corpus = [...target.corpus, ...foundLines(folder)];
     const seconds = until === undefined ? undefined : Math.max(1, (until - Date.now()) / 1000);
     const { counted: bundle, words, numbers } = target;
-    const job = { ...limits(), bundle, words, numbers, corpus, seed, runs: options.runs - done, seconds };
+    const job = {
+      ...limits(),
+      findings: target.findings,
+      bundle,
+      words,
+      numbers,
+      corpus,
+      seed,
+      runs: options.runs - done,
+      seconds,
+    };
     const ended = await start(target, job, (message) => {
       if (message.finding !== undefined) {
         findings.push(message.finding);
@@ -138,7 +157,7 @@ async function fuzzTarget(target) {
       break;
     }
     // The process is gone: what was it at?
-    const { file, before } = saveCurrent(folder, ended.kind) ?? fail(`${name} does not start: ${ended.what}`);
+    const { file, before } = saveCurrent(target, ended.kind) ?? fail(`${name} does not start: ${ended.what}`);
     done += before + 1;
     const confirmed = await replay(target, file);
     if (confirmed === undefined) {
@@ -205,13 +224,13 @@ async function replay(target, file) {
   return ended ?? found;
 }
 
-function saveCurrent(folder, kind) {
+function saveCurrent({ folder, findings }, kind) {
   const current = join(folder, 'current');
   if (!existsSync(current)) return undefined;
   const written = readFileSync(current);
   if (written.length < 8) return undefined;
   const bytes = written.subarray(8, 8 + written.readUInt32LE(4));
-  const file = join(folder, `${kind}-${createHash('sha256').update(bytes).digest('hex').slice(0, 12)}`);
+  const file = join(findings, `${kind}-${createHash('sha256').update(bytes).digest('hex').slice(0, 12)}`);
   writeFileSync(file, bytes);
   return { file, before: written.readUInt32LE() };
 }

@@ -9,7 +9,21 @@ import { Mutator, randomFrom } from './mutate.mjs';
 import { fromLine, toLine } from './seed-lines.mjs';
 
 const job = JSON.parse(readFileSync(process.argv[2], 'utf8'));
-const { folder, bundle, words, numbers, seed, runs, seconds, corpus, replay, cpuSeconds, megabytes, sift } = job;
+const {
+  folder,
+  findings: foundFolder,
+  bundle,
+  words,
+  numbers,
+  seed,
+  runs,
+  seconds,
+  corpus,
+  replay,
+  cpuSeconds,
+  megabytes,
+  sift,
+} = job;
 
 const turns = new SharedArrayBuffer(4);
 const turn = new Int32Array(turns);
@@ -130,7 +144,7 @@ async function found(error, bytes) {
   if (findings.has(key) || findings.size >= MAX_FINDINGS) return;
   findings.set(key, true);
   const least = await lessOf(bytes, key);
-  const file = join(folder, `error-${createHash('sha256').update(least).digest('hex').slice(0, 12)}`);
+  const file = join(foundFolder, `error-${createHash('sha256').update(least).digest('hex').slice(0, 12)}`);
   writeFileSync(file, least);
   tell({ finding: { kind: 'error', file, what: textOf(error) } });
 }

@@ -150,7 +150,7 @@ function readConfig(json: Json, file: string): ModelConfig {
     const value = get(key);
     if (value === undefined || value === null) return [];
     const ids = Array.isArray(value) ? value : [value];
-    return ids.every((id) => Number.isInteger(id) && id >= 0)
+    return ids.every((id) => Number.isSafeInteger(id) && id >= 0)
       ? (ids as number[])
       : fail(`${key} is ${JSON.stringify(value)}, expected a token id or a list of them`);
   };

@@ -32,6 +32,13 @@ export function ggufConfig(file: GgufFile): ModelConfig {
       : fail(`${architecture}.${key} is ${value}`, `expected a whole number from 1 to ${LIMIT}`);
   };
 
+  const positive = (key: string, fallback?: number): number => {
+    const value = number(key, fallback);
+    return value > 0 && Number.isFinite(value)
+      ? value
+      : fail(`${architecture}.${key} is ${value}`, 'expected a positive number');
+  };
+
   const hiddenSize = size('embedding_length');
   const numAttentionHeads = size('attention.head_count');
   const numKeyValueHeads = size('attention.head_count_kv', numAttentionHeads);
@@ -48,7 +55,7 @@ export function ggufConfig(file: GgufFile): ModelConfig {
   const valueLength = size('attention.value_length', headDim);
   if (valueLength !== headDim)
     fail(`attention.value_length is ${valueLength}`, `only key_length (${headDim}) is supported`);
-  const ropeScaling = readRopeScaling(file, architecture, graph, number, fail);
+  const ropeScaling = readRopeScaling(file, architecture, graph, positive, fail);
   const { embedding, head } = MODEL_TENSORS;
   if (!file.has(embedding.gguf))
     fail(`there is no ${embedding.gguf}`, 'this GGUF holds no weights (a vocabulary only?)');
@@ -57,7 +64,12 @@ export function ggufConfig(file: GgufFile): ModelConfig {
   // The 2B-4T model under the name of 1bitLLM's architecture: its FFN is ReLU² all the same.
   const is2B4T = graph.family === 'onebitllm' && numHiddenLayers === 30 && hiddenSize === 2560 && vocabSize === 128256;
   const { family, defaults } = is2B4T ? graphOf('bitnet') : graph;
-  const eos = file.number('tokenizer.ggml.eos_token_id');
+  /** As the vocabulary's reader takes it: a number that is no token's, such as -1, means that there is none. */
+  const tokenId = (key: string): number | undefined => {
+    const value = file.number(`tokenizer.ggml.${key}`);
+    return value !== undefined && Number.isInteger(value) && value >= 0 && value < vocabSize ? value : undefined;
+  };
+  const eos = tokenId('eos_token_id');
   return {
     family,
     hiddenSize,
@@ -68,13 +80,13 @@ export function ggufConfig(file: GgufFile): ModelConfig {
     headDim,
     vocabSize,
     maxPositionEmbeddings: size('context_length', 2048),
-    ropeTheta: number('rope.freq_base', 10000),
+    ropeTheta: positive('rope.freq_base', 10000),
     ropeScaling,
-    rmsNormEps: number('attention.layer_norm_rms_epsilon'),
+    rmsNormEps: positive('attention.layer_norm_rms_epsilon'),
     hiddenAct: defaults.hiddenAct,
     tieWordEmbeddings: !file.has(head.gguf),
     linearStorage: 'gguf',
-    bosTokenId: file.number('tokenizer.ggml.bos_token_id'),
+    bosTokenId: tokenId('bos_token_id'),
     eosTokenIds: eos === undefined ? [] : [eos],
     unknownKeys: [],
   };
@@ -94,32 +106,26 @@ function readRopeScaling(
   file: GgufFile,
   architecture: string,
   graph: Graph,
-  number: (key: string, fallback?: number) => number,
+  positive: (key: string, fallback?: number) => number,
   fail: Fail,
 ): RopeScaling | undefined {
   const type = file.string(`${architecture}.rope.scaling.type`) ?? 'none';
-  if (type === 'none' || (type === 'linear' && number('rope.scaling.factor', 1) === 1)) return undefined;
+  if (type === 'none' || (type === 'linear' && positive('rope.scaling.factor', 1) === 1)) return undefined;
   if (!graph.ropeScaling.some((known) => known === type)) {
     const supported =
       graph.ropeScaling.length === 0 ? 'only unscaled RoPE is' : `${graph.ropeScaling.join(' and ')} are`;
     fail(`rope.scaling.type is "${type}"`, `${supported} supported`);
   }
-  const positive = (key: string, fallback?: number): number => {
-    const value = number(key, fallback);
-    return value > 0 && Number.isFinite(value)
-      ? value
-      : fail(`${architecture}.${key} is ${value}`, 'expected a positive number');
-  };
   const factor = positive('rope.scaling.factor');
   if (type === 'linear') return { type, factor };
   // llama.cpp multiplies its own 0.1 ln factor + 1 with this one, whose default is 1.
-  const times = file.number(`${architecture}.rope.scaling.attn_factor`);
+  const times = positive('rope.scaling.attn_factor', 1);
   return {
     type: 'yarn',
     factor,
     originalContext: positive('rope.scaling.original_context_length'),
     betaFast: positive('rope.scaling.yarn_beta_fast', 32),
     betaSlow: positive('rope.scaling.yarn_beta_slow', 1),
-    attentionFactor: times === undefined || times === 1 ? undefined : times * (0.1 * Math.log(factor) + 1),
+    attentionFactor: times === 1 ? undefined : times * (0.1 * Math.log(factor) + 1),
   };
 }

@@ -381,5 +381,5 @@ export function eosTokenIds(config: unknown): number[] {
   if (typeof config !== 'object' || config === null) return [];
   const value = (config as { readonly eos_token_id?: unknown }).eos_token_id;
   const list: readonly unknown[] = Array.isArray(value) ? value : [value];
-  return list.filter((id): id is number => typeof id === 'number' && Number.isInteger(id) && id >= 0);
+  return list.filter((id): id is number => typeof id === 'number' && Number.isSafeInteger(id) && id >= 0);
 }

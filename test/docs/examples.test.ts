@@ -50,6 +50,7 @@ const SCRIPTS: Readonly<Record<string, string>> = {
   onnx: 'test/packages/on-request.test.ts, when asked',
   check: 'is this, with types and lint',
   schemas: 'test/tools/schemas.test.ts finds drift',
+  fuzz: 'test/fuzz/fuzz-command.test.ts, for a short while',
   'package:mcpb': 'test/packages/bundles.test.ts',
   'package:plugin': 'test/packages/bundles.test.ts',
   interop: 'fetches the inspector',

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { BitnetError } from '../../src/errors.ts';
 import { parseConfig } from '../../src/model/config.ts';
 import { graphOf } from '../../src/model/graphs/all.ts';
+import type { ModelConfig } from '../../src/model/model-config.ts';
 import { ropeTables } from '../../src/model/rope.ts';
 
 const MAX_MESSAGE = 10_000;
@@ -11,24 +12,25 @@ const MAX_MESSAGE = 10_000;
 /** Throws for what is no refusal of ours, and for a config that was taken with numbers no model can have. */
 export function fuzz(bytes: Uint8Array): void {
   try {
-    const config = parseConfig(Buffer.from(bytes).toString('utf8'), 'fuzz/config.json');
-    graphOf(config.family);
-    const { headDim, ropeTheta, ropeScaling, floatModules } = config;
-    for (const name of ['model.layers.0.mlp.down_proj', 'lm_head', 'a'.repeat(60)]) floatModules?.matches(name);
-    const tables = ropeTables(ropeTheta, Math.min(headDim, 256), 4, ropeScaling);
-    for (const table of Object.values(tables)) {
-      if (ArrayBuffer.isView(table) && [...(table as Float32Array)].some((value) => !Number.isFinite(value))) {
-        throw new Error('an angle that is no number');
-      }
-    }
-    const sizes = [config.hiddenSize, config.intermediateSize, config.numHiddenLayers, config.vocabSize, headDim];
-    if (!sizes.every((size) => Number.isSafeInteger(size) && size > 0)) throw new Error('a size that is none');
-    for (const id of [config.bosTokenId ?? 0, ...config.eosTokenIds]) {
-      if (!Number.isSafeInteger(id) || id < 0) throw new Error(`${id} is no token id`);
-    }
+    check(parseConfig(Buffer.from(bytes).toString('utf8'), 'fuzz/config.json'));
   } catch (error) {
     if (!(error instanceof BitnetError)) throw error;
     if (error.message.length > MAX_MESSAGE) throw new Error('a message without end', { cause: error });
+  }
+}
+
+/** Throws when a config that was taken is none that a model can have. */
+export function check(config: ModelConfig): void {
+  graphOf(config.family);
+  const { headDim, ropeTheta, ropeScaling, floatModules, rmsNormEps } = config;
+  for (const name of ['model.layers.0.mlp.down_proj', 'lm_head', 'a'.repeat(60)]) floatModules?.matches(name);
+  const { cos, sin } = ropeTables(ropeTheta, Math.min(headDim, 256), 4, ropeScaling);
+  if (![...cos, ...sin].every(Number.isFinite)) throw new Error('an angle that is no number');
+  if (!(rmsNormEps > 0 && Number.isFinite(rmsNormEps))) throw new Error(`rmsNormEps is ${rmsNormEps}`);
+  const sizes = [config.hiddenSize, config.intermediateSize, config.numHiddenLayers, config.vocabSize, headDim];
+  if (!sizes.every((size) => Number.isSafeInteger(size) && size > 0)) throw new Error('a size that is none');
+  for (const id of [config.bosTokenId ?? 0, ...config.eosTokenIds]) {
+    if (!Number.isSafeInteger(id) || id < 0) throw new Error(`${id} is no token id`);
   }
 }
 

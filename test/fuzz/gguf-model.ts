@@ -7,6 +7,7 @@ import { GgufFile } from '../../src/formats/gguf-file.ts';
 import { type GgufPair, writeGguf } from '../../src/formats/write-gguf.ts';
 import { ggufConfig } from '../../src/model/gguf-config.ts';
 import { loadTokenizer } from '../../src/tokenizer/load-tokenizer.ts';
+import { check } from './config.ts';
 import { orRefused, use } from './model-folder.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'fuzz-gguf-'));
@@ -18,7 +19,7 @@ export async function fuzz(bytes: Uint8Array): Promise<void> {
   writeFileSync(path, bytes);
   await orRefused(async () => {
     using file = await GgufFile.open(path);
-    ggufConfig(file);
+    check(ggufConfig(file));
   });
   await orRefused(async () => use(await loadTokenizer(path)));
 }

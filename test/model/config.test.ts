@@ -59,6 +59,9 @@ describe('refused, with the file and a reason', () => {
     [{ sliding_window: 512 }, /sliding_window is 512/],
     [{ rms_norm_eps: 0 }, /rms_norm_eps is 0/],
     [{ eos_token_id: ['a'] }, /eos_token_id is \["a"\]/],
+    // 2^53 is what JSON makes of 2^53 + 1 as well.
+    [{ eos_token_id: 2 ** 53 }, /eos_token_id is 9007199254740992, expected a token id/],
+    [{ bos_token_id: 2 ** 53 }, /bos_token_id is 9007199254740992/],
     [{ architectures: ['GPT2LMHeadModel'] }, /GPT2LMHeadModel.*supported/],
     [{ quantization_config: undefined }, /no quantization_config.*online/],
     [{ quantization_config: { quant_method: 'gptq' } }, /quant_method is "gptq"/],
@@ -152,6 +155,11 @@ describe('the graphs and forms of 2026', () => {
     // As in transformers, "model.layers.1" is also the start of layer 10.
     expect(patterns(['model.layers.1'])!.matches('model.layers.10.mlp.up_proj')).toBe(true);
     expect(patterns(['down_proj'])!.matches('model.layers.0.mlp.down_proj')).toBe(true);
+    // These are no expressions in Python, and the first is none here.
+    for (const bad of ['a[z-a]', 'a[]', '[]', '[^]b']) {
+      expect(() => patterns(['lm_head', bad])).toThrow(`has the pattern ${JSON.stringify(bad)}`);
+    }
+    expect(patterns(['layers.[^0-2].mlp'])!.matches('layers.3.mlp')).toBe(true);
     expect(() => patterns(['(a+)+'])).toThrow(/modules_to_not_convert has the pattern/);
     expect(() => patterns('lm_head')).toThrow(/not a list of names/);
   });

@@ -7,8 +7,10 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { Program } from '../../src/engine/program.ts';
+import { GgufFile } from '../../src/formats/gguf-file.ts';
 import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
 import { type GgufPair, type GgufTensorToWrite, writeGguf } from '../../src/formats/write-gguf.ts';
+import { ggufConfig } from '../../src/model/gguf-config.ts';
 import { interleavedHeads, interleavedRow } from '../../src/model/interleaved-heads.ts';
 import { openModel, readModelConfig } from '../../src/model/open-model.ts';
 import { packI2s } from '../../src/quant/i2s.ts';
@@ -139,4 +141,55 @@ test('rows of a head lie interleaved under architecture "llama"', () => {
   expect(Array.from({ length: 16 }, (_, row) => interleavedRow(8)(row))).toEqual([
     0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15,
   ]);
+});
+
+describe('numbers of the metadata', () => {
+  const write = async (name: string, ...changed: GgufPair[]): Promise<string> => {
+    const path = join(root, `${name}.gguf`);
+    const u32 = (key: string, value: number): GgufPair => ({ key: `qwen3.${key}`, type: 'u32', value });
+    const usual: GgufPair[] = [
+      { key: 'general.architecture', type: 'string', value: 'qwen3' },
+      ...[u32('embedding_length', 64), u32('attention.head_count', 4), u32('block_count', 1)],
+      u32('feed_forward_length', 64),
+      { key: 'qwen3.attention.layer_norm_rms_epsilon', type: 'f32', value: 1e-5 },
+    ];
+    const metadata = [...usual.filter(({ key }) => !changed.some((pair) => pair.key === key)), ...changed];
+    const embedding = { name: 'token_embd.weight', type: 'F32', shape: [4, 64], bytes: new Uint8Array(1024) };
+    await writeGguf(path, { metadata, tensors: [embedding] });
+    return path;
+  };
+
+  const configOf = async (path: string) => {
+    using file = await GgufFile.open(path);
+    return ggufConfig(file);
+  };
+
+  test.each([
+    ['attention.layer_norm_rms_epsilon', Number.NaN],
+    ['attention.layer_norm_rms_epsilon', -1],
+    ['rope.freq_base', Number.NaN],
+    ['rope.freq_base', Number.POSITIVE_INFINITY],
+    ['rope.freq_base', 0],
+    ['rope.scaling.attn_factor', Number.NaN],
+    ['rope.scaling.factor', Number.NaN],
+  ])('%s of %s is refused', async (key, value) => {
+    const yarn: GgufPair[] = [
+      { key: 'qwen3.rope.scaling.type', type: 'string', value: 'yarn' },
+      { key: 'qwen3.rope.scaling.factor', type: 'f32', value: 4 },
+      { key: 'qwen3.rope.scaling.original_context_length', type: 'u32', value: 64 },
+    ];
+    const scaling = key.includes('scaling') ? yarn.filter((pair) => pair.key !== `qwen3.${key}`) : [];
+    const path = await write(`${key}-${value}`, ...scaling, { key: `qwen3.${key}`, type: 'f32', value });
+    await expect(configOf(path)).rejects.toThrow(`qwen3.${key} is ${value} (${path}); expected a positive number`);
+  });
+
+  test('an id that is no token is none', async () => {
+    const ids = (bos: number, eos: number): GgufPair[] => [
+      { key: 'tokenizer.ggml.bos_token_id', type: 'i32', value: bos },
+      { key: 'tokenizer.ggml.eos_token_id', type: 'i32', value: eos },
+    ];
+    expect(await configOf(await write('ids', ...ids(0, 3)))).toMatchObject({ bosTokenId: 0, eosTokenIds: [3] });
+    const none = await configOf(await write('no-ids', ...ids(-1, 4)));
+    expect(none).toMatchObject({ bosTokenId: undefined, eosTokenIds: [] });
+  });
 });

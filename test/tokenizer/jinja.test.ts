@@ -57,6 +57,18 @@ describe('features, as Python renders them', () => {
   });
 });
 
+test.each([
+  ["{{ '\\x1f'", ' | tojson(true)', ' }}'],
+  ["{{ {'\\\\': 1}", ' | tojson', ' }}'],
+])('escapes of escapes are counted before they are felt: %s', (begin, again, end) => {
+  // Each doubles the one before; by length alone it would stop at four million characters, after seconds.
+  const template = new JinjaTemplate(`${begin}${again.repeat(40)}${end}`);
+  expect(outcome(() => template.render({}))).toMatchObject({
+    stop: 'limit',
+    message: expect.stringContaining('handles more than'),
+  });
+});
+
 describe('subscripts, by the grammar of Jinja2 3.1.6', () => {
   const render = (template: string) => outcome(() => new JinjaTemplate(template).render({ x: [1, 2], y: { a: 1 } }));
 

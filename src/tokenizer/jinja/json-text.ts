@@ -2,6 +2,7 @@
 
 import { bind } from './arguments.ts';
 import { typeError } from './jinja-error.ts';
+import { SLOW } from './methods.ts';
 import { limited } from './percent-format.ts';
 import { floatRepr } from './python-number.ts';
 import type { Runtime } from './runtime.ts';
@@ -58,7 +59,7 @@ function write(runtime: Runtime, value: Value, out: string[], line: string, styl
   else if (typeof value === 'string' || value instanceof Markup) {
     const text = value instanceof Markup ? value.text : value;
     runtime.budget.text(text.length);
-    out.push(quote(text, style.ascii));
+    out.push(quote(runtime, text, style.ascii));
   } else if (Array.isArray(value) || value instanceof Tuple) {
     const items = value instanceof Tuple ? value.items : value;
     container(runtime, out, line, style, '[]', items, (item, inner) => write(runtime, item, out, inner, style));
@@ -68,7 +69,7 @@ function write(runtime: Runtime, value: Value, out: string[], line: string, styl
       entries = entries.sort((a, b) => runtime.compare(a[2], b[2]));
     }
     container(runtime, out, line, style, '{}', entries, ([key, item], inner) => {
-      out.push(quote(key, style.ascii), style.keySeparator);
+      out.push(quote(runtime, key, style.ascii), style.keySeparator);
       write(runtime, item, out, inner, style);
     });
   } else {
@@ -126,9 +127,12 @@ const SHORT: Readonly<Record<string, string>> = {
   '\f': '\\f',
 };
 
-function quote(text: string, ascii: boolean): string {
+function quote(runtime: Runtime, text: string, ascii: boolean): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is escaped
   const pattern = ascii ? /["\\]|[^ -~]/g : /["\\\0-\x1f]/g;
   const escaped = (unit: string): string => SHORT[unit] ?? `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`;
-  return `"${text.replace(pattern, escaped)}"`;
+  const inside = text.replace(pattern, escaped);
+  // Each escape is made by itself, and escapes of escapes double.
+  runtime.budget.text(SLOW * (inside.length - text.length));
+  return `"${inside}"`;
 }
