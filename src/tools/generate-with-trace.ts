@@ -124,10 +124,9 @@ export const generateWithTraceTool = defineTool({
       output,
       '',
       ...warnings.map((line) => `warning: ${line}`),
-      `${usage.completion_tokens} tokens, ended by ${finish_reason}; GF(3) trit sum ${trit_sum} mod 3 = ${gf3_residue}, ` +
+      `${usage.completion_tokens} ${usage.completion_tokens === 1 ? 'token' : 'tokens'}, ended by ${finish_reason}; GF(3) trit sum ${trit_sum} mod 3 = ${gf3_residue}, ` +
         `${gf3_conserved ? 'conserved' : 'not conserved'}`,
       ...(continuation === undefined ? [] : [`to go on: {"continuation": "${continuation}"}`]),
-      ...warnings.map((warning) => `warning: ${warning}`),
     ].join('\n'),
 });
 
