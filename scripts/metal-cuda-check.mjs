@@ -22,7 +22,7 @@ const PROGRAM = join(FOLDER, 'cuda-check');
 /** Allowed difference of floats, as a share of the largest of their buffer: sums in another order, another exp. */
 const TOLERANCE = 2e-5;
 /** Results compared; the rest is scratch. */
-const COMPARED = /^(out\d?|x|q|k|counts|status|out_ids|out_values|log_sums)$/;
+const COMPARED = /^(out\d?|x|q|k|cache|counts|status|out_ids|out_values|log_sums)$/;
 
 /** The addon, with every run written to `folder` as `name-0.mtlr`, `name-1.mtlr`, ... while `name` is set. */
 function recorder(addon) {
@@ -291,6 +291,21 @@ async function record() {
       { tokens: ids.slice(-3, -1) },
       { tokens: ids.slice(-1), trace: true },
     ]);
+  }
+  // Group-scaled models: every float as well.
+  const grouped = join(ROOT, 'test', 'golden', 'qwen3');
+  for (const name of readdirSync(grouped).filter((entry) => entry.startsWith('qwen3_'))) {
+    const dir = join(grouped, name);
+    const { input_ids: ids } = JSON.parse(readFileSync(join(dir, 'expected.json'), 'utf8'));
+    const file = readdirSync(dir).find((entry) => entry.endsWith('.gguf'));
+    const { program } = await openModel({ kind: 'gguf', path: join(dir, file) }, { name, head: 'full' });
+    const cuts = [ids.slice(0, -7), ids.slice(-7, -3), ids.slice(-3, -1), ids.slice(-1)];
+    await run(
+      name,
+      program,
+      cuts.map((piece) => ({ tokens: piece })),
+      { exact: true },
+    );
   }
   const next = uniforms(1);
   const tokens = (count, vocab) => Array.from({ length: count }, () => Math.floor(((next() + 1) / 2) * vocab));

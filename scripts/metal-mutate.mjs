@@ -1,6 +1,6 @@
 // Plants faults in the Metal kernels and in their host code, one at a time, and counts how many the checks catch.
 //
-//   node scripts/metal-mutate.mjs [--count 40] [--seed 1] [--kind barriers|kernels|indices|host]
+//   node scripts/metal-mutate.mjs [--count 40] [--seed 1] [--kind barriers|kernels|indices|host] [--file exact,grouped]
 //
 // Mutants are drawn from all places where an operator of OPERATORS fits, with a fixed seed. One that does not compile is
 // drawn again and does not count. A survivor is printed with its line: it is either a fault that the checks miss or a
@@ -8,7 +8,7 @@
 import { spawn } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { ROOT } from './metal-tools.mjs';
 
 const option = (name, otherwise) => {
@@ -18,11 +18,16 @@ const option = (name, otherwise) => {
 const COUNT = Number(option('count', '40'));
 const SEED = Number(option('seed', '1'));
 const KIND = option('kind');
+/** Files by name; all of them when not given. */
+const FILES = option('file')?.split(',');
 
-const METAL_FILES = ['common', 'embed', 'rows', 'ternary', 'dense', 'attention', 'top'].map(
-  (f) => `kernels/metal/${f}.metal`,
-);
-const HOST_FILES = ['executable', 'encode', 'plan', 'weights', 'kv-pool', 'gpu'].map((f) => `src/engine/metal/${f}.ts`);
+const wanted = (name) => FILES === undefined || FILES.includes(name);
+const METAL_FILES = JSON.parse(readFileSync(join(ROOT, 'kernels/metal/order.json'), 'utf8'))
+  .map((file) => `kernels/metal/${file}`)
+  .filter((file) => wanted(basename(file, '.metal')));
+const HOST_FILES = ['executable', 'encode', 'plan', 'weights', 'kv-pool', 'gpu']
+  .filter(wanted)
+  .map((f) => `src/engine/metal/${f}.ts`);
 
 const nextNumber = (text) => text.replace(/\d+/, (digits) => String(Number(digits) + 1));
 
@@ -107,6 +112,7 @@ function makeTree() {
     'kernels/metal',
     'test/metal',
     'test/kernels',
+    'test/setup',
     'package.json',
     'vitest.config.ts',
     'tsconfig.json',
@@ -114,7 +120,9 @@ function makeTree() {
     cpSync(join(ROOT, path), join(tree, path), { recursive: true });
   }
   mkdirSync(join(tree, 'test/golden'), { recursive: true });
-  cpSync(join(ROOT, 'test/golden/model'), join(tree, 'test/golden/model'), { recursive: true });
+  for (const room of ['model', 'qwen3']) {
+    cpSync(join(ROOT, 'test/golden', room), join(tree, 'test/golden', room), { recursive: true });
+  }
   symlinkSync(join(ROOT, 'node_modules'), join(tree, 'node_modules'));
   // Objects that do not depend on the kernels' text.
   const build = join(ROOT, 'build', 'metal');
@@ -127,10 +135,11 @@ function makeTree() {
 
 /** Cheapest first: most faults do not outlive the self-test. */
 const PHASES = [
-  { files: ['self-test'], only: 'passes its self-test' },
+  { files: ['self-test'], only: 'passes its self-test|loads group-scaled programs' },
   { files: ['ops'] },
+  { files: ['grouped'] },
   { files: ['static', 'sequences', 'plan', 'addon', 'self-test'] },
-  { files: ['golden'] },
+  { files: ['grouped-golden', 'golden'] },
 ];
 
 /** Runs test files; undefined when they pass, else the first failure. */
@@ -197,7 +206,8 @@ for (const kind of kinds) {
     const line = original.slice(0, site.at).split('\n').length;
     writeFileSync(join(tree, site.file), apply(original, site));
     let failure;
-    for (const phase of kind === 'indices' ? [PHASES[2]] : PHASES) failure ??= await runTests(tree, phase);
+    for (const phase of kind === 'indices' ? [PHASES.find(({ files }) => files.includes('static'))] : PHASES)
+      failure ??= await runTests(tree, phase);
     writeFileSync(join(tree, site.file), original);
     if (failure?.compiles === false) continue;
     planted += 1;

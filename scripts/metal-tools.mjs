@@ -42,7 +42,7 @@ const BUILTINS = {
   simdgroup_index_in_threadgroup: 'simdgroup_index',
   simdgroups_per_threadgroup: 'simdgroups',
 };
-const SIZES = { float: 4, uint: 4, half: 2, float2: 8, float4: 16 };
+const SIZES = { float: 4, uint: 4, int: 4, half: 2, float2: 8, float4: 16 };
 
 /** Every kernel's parameters and threadgroup memory, from its text. */
 export function readKernels(source) {

@@ -11,6 +11,11 @@
 #include <metal_stdlib>
 using namespace metal;
 
+#ifdef __METAL_VERSION__
+// One rounding per operation, as in the reference: a fused multiply-add would change bits.
+#pragma METAL fp contract(off)
+#endif
+
 #ifndef METAL_FUNC
 #define METAL_FUNC inline __attribute__((__always_inline__))
 #endif

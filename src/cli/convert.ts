@@ -1,10 +1,8 @@
 import { extname } from 'node:path';
 import { ArgumentError } from '../errors.ts';
+import { CONVERT_FORMATS, type ConvertFormat, isFolderFormat } from '../model/convert-formats.ts';
 import { defineCommand } from './command.ts';
 import { openProgressBar } from './progress-bar.ts';
-
-const FORMATS = ['hf', 'gguf-i2_s', 'gguf-tq2_0', 'gguf-tq1_0'] as const;
-type Format = (typeof FORMATS)[number];
 
 export const command = defineCommand({
   name: 'convert',
@@ -16,25 +14,29 @@ export const command = defineCommand({
   flags: {
     to: {
       type: 'string',
-      choices: FORMATS,
+      choices: CONVERT_FORMATS,
       placeholder: 'FORMAT',
-      description: 'Default: gguf-i2_s when DST ends in .gguf, else hf',
+      description:
+        'Default: hf, or gguf-i2_s when DST ends in .gguf; with scales for groups of columns hf-unpacked, or gguf-q2_0',
     },
   },
   examples: [
     'convert default model.gguf',
     'convert default model-tq2.gguf --to gguf-tq2_0',
+    'convert default model-q2.gguf --to gguf-q2_0',
     'convert model.gguf folder',
   ],
   notes:
-    'hf is a folder in Hugging Face layout with packed trits (autobitlinear, offline). Trits are copied exactly; a scale ' +
+    'hf is a folder in Hugging Face layout with packed trits (autobitlinear, offline), hf-unpacked one with trits as ' +
+    'floats, mlx one with 2-bit packs. gguf-q2_0 is what upstream llama.cpp reads; gguf-pq2_0 and gguf-ptq1_0 are read by ' +
+    "PrismML's fork, gguf-i2_s by bitnet.cpp. Trits are copied exactly; a scale " +
     'that a GGUF type would round is kept exact beside the matrix where the architecture has a place for it.',
   run: async ({ positionals, flags, json, output, signal }) => {
     const [{ convertModel }, { resolveModel }] = await Promise.all([
       import('../model/convert.ts'),
       import('../hub/resolve-model.ts'),
     ]);
-    const to = flags.to as Format | undefined;
+    const to = flags.to as ConvertFormat | undefined;
     checkSuffix(positionals[1]!, to);
     const source = await resolveModel(positionals[0]!);
     using bar = openProgressBar({ output, json }, 'convert');
@@ -52,19 +54,19 @@ export const command = defineCommand({
 });
 
 /** A name says what it will hold: `.gguf` a file, none a folder. Throws ArgumentError for one that says something else. */
-function checkSuffix(path: string, to: Format | undefined): void {
+function checkSuffix(path: string, to: ConvertFormat | undefined): void {
   const suffix = extname(path).toLowerCase();
   const isGguf = suffix === '.gguf';
-  if (to !== undefined && to !== 'hf' && !isGguf) {
+  if (to !== undefined && !isFolderFormat(to) && !isGguf) {
     throw new ArgumentError({
       what: `--to ${to} makes a file, whose name ends in .gguf`,
       where: path,
       fix: `name it ${path.slice(0, path.length - suffix.length)}.gguf`,
     });
   }
-  if (to === 'hf' && isGguf) {
+  if (to !== undefined && isFolderFormat(to) && isGguf) {
     throw new ArgumentError({
-      what: '--to hf makes a folder, and this name is that of a GGUF file',
+      what: `--to ${to} makes a folder, and this name is that of a GGUF file`,
       where: path,
       fix: 'name a folder, or leave --to out',
     });

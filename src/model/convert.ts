@@ -27,6 +27,7 @@ import type { Dtype } from '../tensor/tensor-view.ts';
 import { companionFiles } from '../tokenizer/companion-files.ts';
 import { ggufVocabularyPairs, tokenizerFilesOf } from '../tokenizer/export-vocabulary.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
+import type { ConvertFormat } from './convert-formats.ts';
 import { type Graph, layerName, MODEL_TENSORS, type TensorSpec } from './graph.ts';
 import { graphOf } from './graphs/all.ts';
 import { interleavedHeads, interleavedRow } from './interleaved-heads.ts';
@@ -34,22 +35,8 @@ import type { ModelConfig } from './model-config.ts';
 import type { LinearWeight, ModelWeights, TableWeight } from './model-weights.ts';
 import { type ModelFiles, openWeights } from './open-model.ts';
 
-/**
- * `hf`: folder in Hugging Face layout, packed, scales multiplied (BitNet). `hf-unpacked`: the same with trits as floats.
- * `mlx`: folder with MLX's 2-bit packs. `gguf-*`: one .gguf with matrices of that type.
- */
-export const CONVERT_FORMATS = [
-  'hf',
-  'hf-unpacked',
-  'mlx',
-  'gguf-i2_s',
-  'gguf-tq2_0',
-  'gguf-tq1_0',
-  'gguf-q2_0',
-  'gguf-pq2_0',
-  'gguf-ptq1_0',
-] as const;
-export type ConvertFormat = (typeof CONVERT_FORMATS)[number];
+export type { ConvertFormat } from './convert-formats.ts';
+
 type FolderFormat = 'hf' | 'hf-unpacked' | 'mlx';
 
 export type ConvertOptions = {

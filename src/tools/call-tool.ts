@@ -3,6 +3,7 @@
 
 import type { z } from 'zod';
 import { ArgumentError } from '../errors.ts';
+import { textIn } from './cut-text.ts';
 import { checkedSchemaOf, type JsonSchema, type Tool, type ToolContext, type ToolImage } from './define-tool.ts';
 import { lostText } from './lost-number.ts';
 import { nearest } from './nearest.ts';
@@ -46,7 +47,13 @@ const MANY = 4096;
 /** What zod would take long to tell: it looks at every element, and makes an issue for each. Throws ArgumentError. */
 function refuseAtSight(tool: Tool, args: unknown, schema: JsonSchema): void {
   if (typeof args !== 'object' || args === null || Array.isArray(args)) return;
-  const characters = charactersIn(args, 3);
+  const { characters, cut: unread } = textIn(args);
+  if (unread.length > 0) {
+    throw new ArgumentError({
+      what: `${tool.name}: the arguments have a text of ${Math.max(...unread)} bytes, more than any call takes (${MAX_CHARACTERS} characters)`,
+      fix: 'send less text',
+    });
+  }
   if (characters > MAX_CHARACTERS) {
     throw new ArgumentError({
       what: `${tool.name}: the arguments have ${characters} characters of text, more than any call takes (${MAX_CHARACTERS})`,
@@ -77,15 +84,6 @@ function refuseAtSight(tool: Tool, args: unknown, schema: JsonSchema): void {
       if (bad >= 0) refuse(...at, bad);
     }
   }
-}
-
-/** Of the texts in a value, as deep as arguments have some. */
-function charactersIn(value: unknown, depth: number): number {
-  if (typeof value === 'string') return value.length;
-  if (depth === 0 || typeof value !== 'object' || value === null) return 0;
-  let sum = 0;
-  for (const one of Array.isArray(value) ? value : Object.values(value)) sum += charactersIn(one, depth - 1);
-  return sum;
 }
 
 /** Whether a value is, or may be taken for, one of the schema's type. */

@@ -77,6 +77,7 @@ export class Network {
   #tapes: LayerTape[] = [];
   #buffers: ReturnType<Network['makeBuffers']> | undefined;
   #logits = new Float32Array(0);
+  #gradients: Float32Array | undefined;
 
   constructor(
     config: ModelConfig,
@@ -121,6 +122,12 @@ export class Network {
   /** Trits and scale of a matrix as of the last `quantize`; the trits are the network's memory. */
   ternary(parameter: Parameter): { readonly trits: Int8Array; readonly scale: number } {
     return { trits: this.#trits.get(parameter)!, scale: this.#scales.get(parameter)! };
+  }
+
+  /** Room for the gradient of all parameters, for one step at a time; the network's memory. */
+  get gradients(): Float32Array {
+    this.#gradients ??= new Float32Array(this.plan.length);
+    return this.#gradients;
   }
 
   /** Mean loss of a batch. `quantize` must have been called for these latents. */

@@ -71,10 +71,9 @@ export async function applyMorphism(
   morphism: Morphism,
   hooks: MorphismHooks & { readonly measure?: boolean } = {},
 ): Promise<{ readonly world: WorldState; readonly report: MorphismReport | undefined }> {
-  const { kernels, plan } = network;
+  const { kernels, plan, gradients } = network;
   const { signal, onProgress, measure = true } = hooks;
   const state = copyState(world);
-  const gradients = new Float32Array(plan.length);
   // A backward pass costs about twice a forward pass.
   const total = 3 * morphism.steps + (measure ? 1 : 0);
   const passOptions = (start: number, share: number, message: string) => ({

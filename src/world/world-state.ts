@@ -34,5 +34,10 @@ export function worldId({ base, stepCount, latents, optimizer }: WorldState): st
 
 export function copyState(state: WorldState): WorldState {
   const { m, v, adamSteps } = state.optimizer;
+  // Zeros are not read to be written again: memory that nobody has touched yet takes none.
+  if (adamSteps === 0) {
+    const optimizer = { m: new Float32Array(m.length), v: new Float32Array(v.length), adamSteps };
+    return { ...state, latents: state.latents.slice(), optimizer };
+  }
   return { ...state, latents: state.latents.slice(), optimizer: { m: m.slice(), v: v.slice(), adamSteps } };
 }

@@ -80,6 +80,8 @@ type Base = {
   readonly id: string;
   readonly model: TrainableModel;
   readonly network: Network;
+  /** The world that the model begins; its moments are zeros that nobody has touched, which take no memory. */
+  readonly beginning: WorldState;
   tokenizer: Promise<Tokenizer> | undefined;
 };
 
@@ -142,7 +144,7 @@ export class Worlds {
       });
     }
     const base = await this.#openBase(location.path);
-    const state = beginningOf(base);
+    const state = base.beginning;
     const id = worldId(state);
     this.#remember(id, state);
     const stored = await this.store.record(id).catch((error: unknown) => {
@@ -179,6 +181,8 @@ export class Worlds {
       });
       const batch = await batchOf(base, morphism, hooks.signal);
       const state = await this.#materialize(before, hooks);
+      // A state is three times the model as floats: the others go before there is another.
+      this.#forgetOthers(before.id);
       const { world: next, report } = await applyMorphism(base.network, state, batch, morphism, hooks);
       const { layers, lossBefore, lossAfter, tritDeltaSum } = report!;
       const id = worldId(next);
@@ -341,6 +345,10 @@ export class Worlds {
     for (const old of this.#states.keys()) if (this.#states.size > CACHED_STATES) this.#states.delete(old);
   }
 
+  #forgetOthers(id: string): void {
+    for (const old of this.#states.keys()) if (old !== id) this.#states.delete(old);
+  }
+
   async #openBase(folder: string): Promise<Base> {
     if (this.#base?.folder === folder) return this.#base.base;
     const model = await openTrainableModel(folder);
@@ -353,7 +361,13 @@ export class Worlds {
       throw error;
     });
     const network = new Network(model.config, await this.#kernels);
-    const base: Base = { id, model, network, tokenizer: undefined };
+    const beginning = {
+      base: id,
+      stepCount: 0,
+      latents: model.latents,
+      optimizer: zeroOptimizerState(network.plan),
+    };
+    const base: Base = { id, model, network, beginning, tokenizer: undefined };
     this.#base = { folder, base };
     return base;
   }
@@ -410,7 +424,7 @@ export class Worlds {
       if (state !== undefined) break;
       const parent: WorldRecord | undefined = await this.store.parentOf(at);
       if (parent === undefined) {
-        state = beginningOf(await this.#baseOf(at));
+        state = (await this.#baseOf(at)).beginning;
         break;
       }
       missing.push(at);
@@ -472,10 +486,6 @@ export class Worlds {
 }
 
 const SYMBOLS = ['-', 'o', '+'] as const;
-
-function beginningOf({ id, model, network }: Base): WorldState {
-  return { base: id, stepCount: 0, latents: model.latents, optimizer: zeroOptimizerState(network.plan) };
-}
 
 function tokenizerOf(base: Base): Promise<Tokenizer> {
   base.tokenizer ??= loadTokenizer(base.model.folder).catch((error: unknown) => {

@@ -17,7 +17,7 @@ export const TEXTS = [
   '',
 ] as const;
 
-const MAX_MESSAGE = 2000;
+const MAX_MESSAGE = 10_000;
 
 /** Resolves for what is read or refused; rejects with anything that is no BitnetError. */
 export async function fuzz(bytes: Uint8Array): Promise<void> {

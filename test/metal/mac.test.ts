@@ -4,6 +4,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { jsBackend } from '../../src/engine/js/backend.ts';
 import { metalBackend } from '../../src/engine/metal/backend.ts';
 import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
 import { openModel } from '../../src/model/open-model.ts';
@@ -42,6 +43,27 @@ describe.skipIf(reason !== undefined)('golden model cases on the GPU', () => {
     for (const [i, id] of ids.entries()) {
       const one = await feed(executable, sequence, [id]);
       expect(one.logits).toEqual(logits.slice(i * program.vocabSize, (i + 1) * program.vocabSize));
+    }
+  });
+});
+
+const grouped = join(import.meta.dirname, '../golden/qwen3');
+
+describe.skipIf(reason !== undefined)('golden group-scaled cases on the GPU: the bits of js', () => {
+  test.each(readdirSync(grouped).filter((name) => name.startsWith('qwen3_')))('%s', async (name) => {
+    const dir = join(grouped, name);
+    const path = join(dir, readdirSync(dir).find((entry) => entry.endsWith('.gguf'))!);
+    const { input_ids: ids } = JSON.parse(readFileSync(join(dir, 'expected.json'), 'utf8')) as { input_ids: number[] };
+    const { program } = await openModel({ kind: 'gguf', path }, { name, head: 'full' });
+    using js = await jsBackend.load(program, {});
+    const { logits: wanted } = await feed(js, js.createSequence(), ids);
+    using executable = await metalBackend.load(program, {});
+    for (const size of [ids.length, 3, 1]) {
+      const sequence = executable.createSequence();
+      for (let at = 0; at < ids.length; at += size) {
+        const { logits } = await feed(executable, sequence, ids.slice(at, at + size));
+        expect(logits).toEqual(wanted.slice(at * program.vocabSize, at * program.vocabSize + logits.length));
+      }
     }
   });
 });

@@ -7,9 +7,15 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { afterAll, describe, expect, test } from 'vitest';
 import { jsBackend } from '../../src/engine/js/backend.ts';
-import type { MetalAddon } from '../../src/engine/metal/addon.ts';
+import { type MetalAddon, MetalUnsupportedError } from '../../src/engine/metal/addon.ts';
 import { createMetalBackend, MetalUnavailableError, metalBackend } from '../../src/engine/metal/backend.ts';
-import { SELF_TEST_TOLERANCE, selfTest, selfTestProgram } from '../../src/engine/metal/self-test.ts';
+import {
+  groupedSelfTest,
+  groupedSelfTestProgram,
+  SELF_TEST_TOLERANCE,
+  selfTest,
+  selfTestProgram,
+} from '../../src/engine/metal/self-test.ts';
 import { CANDIDATES, readTuning, tuningFile } from '../../src/engine/metal/tuning.ts';
 import type { Program } from '../../src/engine/program.ts';
 import { FAKE_MISSING, fakeAddon, figures, loadOnFake, SCHEDULES, withSchedule, withSettings } from './fake-device.ts';
@@ -71,9 +77,82 @@ describe('the self-test', () => {
   });
 });
 
+test('the group-scaled self-test: a wrong epsilon, RoPE, scale or code fails it', async () => {
+  const spoil = async (change: (program: Program) => Program) => {
+    const program = groupedSelfTestProgram();
+    return groupedSelfTest(async () => jsBackend.load(change(program), {}), program);
+  };
+  expect(await spoil((p) => p)).toBeUndefined();
+  const differs = /^in its self-test \d+ of 1344 logits of a group-scaled model are not the reference's, bit for bit$/;
+  const eps = Math.fround(1.1e-6);
+  for (const kind of ['rmsNorm', 'rmsNormHeads']) {
+    expect(
+      await spoil((p) => ({ ...p, ops: p.ops.map((op) => (op.op === kind ? { ...op, eps } : op)) as Program['ops'] })),
+    ).toMatch(differs);
+  }
+  expect(await spoil((p) => ({ ...p, rope: { ...p.rope, sin: p.rope.sin.map((value) => -value) } }))).toMatch(differs);
+  const count = groupedSelfTestProgram().weights.filter(({ kind }) => kind === 'grouped').length;
+  for (let which = 0; which < count; which += 1) {
+    const changed = (p: Program, change: 'bytes' | 'scales') => {
+      const target = p.weights.filter(({ kind }) => kind === 'grouped')[which]!;
+      if (target.kind !== 'grouped') throw new Error('unreachable');
+      const bytes = target[change].slice();
+      // Row 0, in its first group: the lowest bit of a code, the upper byte of a scale.
+      const at = change === 'bytes' ? 0 : target.scaleType === 'f16' ? 1 : 3;
+      bytes[at] = bytes[at]! ^ 1;
+      return { ...p, weights: p.weights.map((w) => (w === target ? { ...w, [change]: bytes } : w)) };
+    };
+    for (const change of ['bytes', 'scales'] as const) {
+      expect([which, change, await spoil((p) => changed(p, change))]).toEqual([
+        which,
+        change,
+        expect.stringMatching(differs),
+      ]);
+    }
+  }
+});
+
 describe.skipIf(FAKE_MISSING !== undefined)('the backend over the fake device', () => {
   test.each(SCHEDULES)('passes its self-test, schedule %i', async (schedule) => {
     expect(await withSchedule(schedule, () => onFake().unavailable())).toBeUndefined();
+  });
+
+  test.each(SCHEDULES)('loads group-scaled programs, schedule %i', async (schedule) => {
+    await withSchedule(schedule, async () => {
+      (await onFake().load(groupedSelfTestProgram(), {}))[Symbol.dispose]();
+    });
+  });
+
+  test('a GPU whose group-scaled logits differ in a bit runs other models only', async () => {
+    // The largest value of a row's logits is scaled a little: other bits, well within the tolerance of a plain model.
+    const addon = fakeAddon();
+    const memories = new Map<number, ArrayBuffer>();
+    const off: MetalAddon = {
+      ...addon,
+      allocate: (bytes) => {
+        const made = addon.allocate(bytes);
+        memories.set(made.id, made.memory);
+        return made;
+      },
+      run: async (tape) => {
+        const seconds = await addon.run(tape);
+        // 96 logits a row, 11, 2 and 1 rows.
+        for (const memory of memories.values()) {
+          if (![96 * 4, 2 * 96 * 4, 11 * 96 * 4].includes(memory.byteLength)) continue;
+          const words = new Uint32Array(memory);
+          words[0] = words[0]! ^ 1;
+        }
+        return seconds;
+      },
+    };
+    const backend = onFake(off);
+    expect(await backend.unavailable()).toBeUndefined();
+    (await backend.load(selfTestProgram(), {}))[Symbol.dispose]();
+    const loading = backend.load(groupedSelfTestProgram(), {});
+    await expect(loading).rejects.toThrow(MetalUnsupportedError);
+    await expect(loading).rejects.toThrow(
+      /\d+ of 1344 logits of a group-scaled model are not the reference's, bit for bit/,
+    );
   });
 
   test('a GPU that computes something else is not used', async () => {
@@ -121,7 +200,8 @@ describe.skipIf(FAKE_MISSING !== undefined)('the backend over the fake device', 
     const tested = figures().commandBuffers;
     (await again.load(program, {}))[Symbol.dispose]();
     expect(figures().commandBuffers).toBe(tested);
-    expect(tested - before).toBe(3);
+    // Three steps of each self-test.
+    expect(tested - before).toBe(6);
   });
 
   test('it keeps the fastest', async () => {

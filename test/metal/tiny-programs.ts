@@ -7,6 +7,7 @@ import type {
   BufferId,
   BufferSpec,
   DenseWeight,
+  GroupedWeight,
   Int8Weight,
   KvSpec,
   Op,
@@ -42,8 +43,14 @@ export class ProgramBuilder {
     this.random = randomFloats(seed);
   }
 
-  buffer(name: string, width: number, dtype: 'f32' | 'i8' = 'f32', rows: 'tokens' | 'outputs' = 'tokens'): BufferId {
-    return this.buffers.push({ name, dtype, rows, width }) - 1;
+  buffer(
+    name: string,
+    width: number,
+    dtype: BufferSpec['dtype'] = 'f32',
+    rows: 'tokens' | 'outputs' = 'tokens',
+    group?: number,
+  ): BufferId {
+    return this.buffers.push({ name, dtype, rows, width, group }) - 1;
   }
 
   weight(weight: Weight): number {
@@ -76,6 +83,64 @@ export class ProgramBuilder {
       layout: 'rowquad',
       bytes,
       scale: Math.fround(0.5 + 0.3 * this.random()),
+    };
+  }
+
+  /** Every code, +2 too; scales of both signs and a few zeros. */
+  grouped(
+    name: string,
+    rows: number,
+    columns: number,
+    group: number,
+    scaleType: GroupedWeight['scaleType'] = 'f16',
+  ): GroupedWeight {
+    const panels = Math.ceil(rows / 64);
+    const blocks = Math.ceil(columns / 4);
+    const bytes = new Uint8Array(panels * blocks * 64).fill(0b01010101);
+    for (let r = 0; r < rows; r += 1) {
+      const shift = 2 * ((r % 64) >> 4);
+      for (let c = 0; c < columns; c += 1) {
+        const at = (Math.floor(r / 64) * blocks + (c >> 2)) * 64 + 4 * (r & 15) + (c & 3);
+        const code = Math.min(3, Math.floor((this.random() + 1) * 2));
+        bytes[at] = (bytes[at]! & ~(3 << shift)) | (code << shift);
+      }
+    }
+    const groups = columns / group;
+    const count = panels * groups * 64;
+    const isRow = (i: number) => Math.floor(i / (groups * 64)) * 64 + (i % 64) < rows;
+    const floats = Float32Array.from({ length: count }, (_, i) => {
+      const scale = 0.05 * this.random();
+      return isRow(i) && i % 37 !== 5 ? scale : 0;
+    });
+    if (scaleType === 'f32') {
+      return {
+        kind: 'grouped',
+        name,
+        rows,
+        columns,
+        group,
+        layout: 'panel64',
+        bytes,
+        scaleType,
+        scales: new Uint8Array(floats.buffer),
+      };
+    }
+    // Halves of magnitude 2^-8 to 2^-4, and a subnormal now and then.
+    const halves = Uint16Array.from(new Uint32Array(floats.buffer), (bits, i) => {
+      if (floats[i] === 0) return 0;
+      const exponent = bits % 11 === 0 ? 0 : 7 + (bits % 5);
+      return ((bits >>> 16) & 0x8000) | (exponent << 10) | (bits & 1023);
+    });
+    return {
+      kind: 'grouped',
+      name,
+      rows,
+      columns,
+      group,
+      layout: 'panel64',
+      bytes,
+      scaleType,
+      scales: new Uint8Array(halves.buffer),
     };
   }
 

@@ -57,6 +57,27 @@ describe('features, as Python renders them', () => {
   });
 });
 
+describe('subscripts, by the grammar of Jinja2 3.1.6', () => {
+  const render = (template: string) => outcome(() => new JinjaTemplate(template).render({ x: [1, 2], y: { a: 1 } }));
+
+  test.each([
+    ["{{ ''[] }}|", '|'],
+    ['{{ x[::] }}', '[1, 2]'],
+    ['{{ x[:1] }}{{ x[1:] }}', '[1][2]'],
+  ])('%s', (template, text) => expect(render(template)).toBe(text));
+
+  test.each(["{{ ''[,] }}", '{{ x[1,] }}', '{{ x[,1] }}', '{{ x[1,,2] }}', '{{ x[:,] }}', '{{ x[:1:,] }}'])(
+    '%s does not parse',
+    (template) => expect(render(template)).toMatchObject({ stop: 'syntax' }),
+  );
+
+  // Python compiles none of the first three, and renders the others.
+  test.each(['{{ x[1,:] }}', '{{ x[:,1] }}', '{{ x[1:2,1:2] }}', '{{ y[] is defined }}', '{{ y[1, 2] }}'])(
+    '%s is refused in words',
+    (template) => expect(render(template)).toMatchObject({ stop: 'unsupported' }),
+  );
+});
+
 describe('whole templates, as Python renders them', () => {
   test.each(Object.keys(templates))('%s', (name) => {
     const own = chats.filter((chat) => chat.template === name);

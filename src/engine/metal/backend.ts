@@ -3,11 +3,12 @@
 import { BitnetError } from '../../errors.ts';
 import type { Backend, LoadOptions } from '../backend.ts';
 import type { Program } from '../program.ts';
-import type { MetalAddon } from './addon.ts';
+import { type MetalAddon, MetalUnsupportedError } from './addon.ts';
 import { MetalExecutable } from './executable.ts';
 import { Gpu } from './gpu.ts';
 import { loadMetalAddon } from './native.ts';
-import { selfTest } from './self-test.ts';
+import { isExact } from './plan.ts';
+import { groupedSelfTest, selfTest } from './self-test.ts';
 import { readKernelText } from './shaders.ts';
 import { readTuning, tuningFile, writeTuning } from './tuning.ts';
 
@@ -22,7 +23,14 @@ export type MetalBackend = Omit<Backend, 'load'> & {
   load(program: Program, options: LoadOptions): Promise<MetalExecutable>;
 };
 
-type Ready = { readonly gpu: Gpu; readonly tuningFile: string } | { readonly reason: string };
+type Ready =
+  | {
+      readonly gpu: Gpu;
+      readonly tuningFile: string;
+      /** Why group-scaled programs are not run here, if so: they have the same logits on every backend or none. */
+      readonly inexact: string | undefined;
+    }
+  | { readonly reason: string };
 
 /** A backend over a given addon: the real one, or the fake device of the tests. */
 export function createMetalBackend(options: MetalBackendOptions): MetalBackend {
@@ -41,6 +49,7 @@ export function createMetalBackend(options: MetalBackendOptions): MetalBackend {
     load: async (program, loadOptions) => {
       const state = await open();
       if ('reason' in state) throw new MetalUnavailableError(state.reason);
+      if (state.inexact !== undefined && isExact(program)) throw new MetalUnsupportedError(state.inexact, program.name);
       const tuning = readTuning(state.tuningFile);
       const executable = new MetalExecutable(state.gpu, program, { ...loadOptions, tuning });
       try {
@@ -62,10 +71,21 @@ async function prepare(options: MetalBackendOptions): Promise<Ready> {
     const gpu = new Gpu(loaded.addon, text);
     const failure = await selfTest(async (program) => new MetalExecutable(gpu, program, {}));
     if (failure !== undefined) return { reason: `Metal on ${gpu.name} is not used: ${failure}` };
-    return { gpu, tuningFile: options.tuningFile ?? tuningFile(gpu.name, text) };
+    const inexact = await groupedReason(gpu);
+    return { gpu, tuningFile: options.tuningFile ?? tuningFile(gpu.name, text), inexact };
   } catch (error) {
     // Whatever a foreign GPU or compiler does, the other backends still work.
     return { reason: error instanceof Error ? error.message : String(error) };
+  }
+}
+
+/** Whatever is wrong with the kernels of group-scaled programs concerns those programs alone. */
+async function groupedReason(gpu: Gpu): Promise<string | undefined> {
+  try {
+    const failure = await groupedSelfTest(async (program) => new MetalExecutable(gpu, program, {}));
+    return failure === undefined ? undefined : `Metal on ${gpu.name} does not run group-scaled models: ${failure}`;
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
   }
 }
 

@@ -4,7 +4,7 @@ import type { BufferId, Program, WeightId } from '../program.ts';
 import { type Dispatch, dispatch, MetalUnsupportedError } from './addon.ts';
 import { type Gpu, type GpuBuffer, padded } from './gpu.ts';
 import { BLOCK_POSITIONS, type KvPool } from './kv-pool.ts';
-import { LIMITS, type Plan, type Run } from './plan.ts';
+import { CHAIN_SOURCES, LIMITS, type Plan, type Run } from './plan.ts';
 import type { KernelName, StructValues } from './signatures.ts';
 import { defaultChoice, QUADS_OF, shapeKey, type TernaryChoice, type Tuning } from './tuning.ts';
 import type { PlacedWeight } from './weights.ts';
@@ -13,6 +13,15 @@ import type { PlacedWeight } from './weights.ts';
 const ATTENTION_SPLIT = 256;
 /** Tokens from which the matrix units beat vector kernels that read the weights once per four tokens. */
 const GEMM_FROM = 9;
+/** Rows of a panel of a grouped matrix, and column blocks of a slice: SLICE_BLOCKS of grouped.metal. */
+const PANEL_ROWS = 64;
+const SLICE_BLOCKS = 64;
+/** Panels below which a threadgroup gets more simdgroups, or most of a large GPU would idle. */
+const FEW_PANELS = 64;
+/** Scores that a threadgroup of exact attention holds. */
+export const HELD_SCORES = 2048;
+/** DENSE_* of dense.metal. */
+const DENSE_TYPES = { f32: 0, f16: 1, bf16: 2 } as const;
 /** Logits per threadgroup of the first stage of a top-k: TOP_CHUNK of top.metal at most. */
 export const TOP_CHUNK = 4096;
 /** ROW_SLICES of rows.metal: vectors of a row that a thread holds. */
@@ -64,6 +73,9 @@ function threadsFor(gpu: Gpu, kernel: KernelName, wanted: number, most = 1024): 
 /** Fails at load, not at the first step, where this GPU's pipelines take too few threads for the program's rows. */
 export function checkRows(gpu: Gpu, program: Program, plans: readonly Plan[]): void {
   for (const run of plans.flatMap(({ runs }) => runs)) {
+    if (run.run === 'attention' && run.exact && threadsFor(gpu, 'attention_exact', 256) < run.headDim) {
+      throw new MetalUnsupportedError(`heads of ${run.headDim} are too wide for this GPU`, program.name);
+    }
     if (run.run !== 'rows') continue;
     const { width } = program.buffers[run.x]!;
     const held = threadsFor(gpu, run.kernel, padded(width) / 4) * ROW_SLICES * 4;
@@ -79,12 +91,14 @@ export class StepEncoder {
   readonly #program: Program;
   readonly #memory: StepMemory;
   readonly #tuning: Tuning;
+  readonly #heldScores: number;
 
-  constructor(gpu: Gpu, program: Program, memory: StepMemory, tuning: Tuning) {
+  constructor(gpu: Gpu, program: Program, memory: StepMemory, tuning: Tuning, heldScores = HELD_SCORES) {
     this.#gpu = gpu;
     this.#program = program;
     this.#memory = memory;
     this.#tuning = tuning;
+    this.#heldScores = heldScores;
   }
 
   /** All dispatches of a step of this shape, in order. */
@@ -101,6 +115,10 @@ export class StepEncoder {
         return [this.#embed(run, shape)];
       case 'rows':
         return rowsOf(this.#program, run.x, shape) === 0 ? [] : [this.#rowsDispatch(run, shape)];
+      case 'heads':
+        return rowsOf(this.#program, run.parts[0]!.x, shape) === 0 ? [] : [this.#heads(run, shape)];
+      case 'grouped':
+        return rowsOf(this.#program, run.codes, shape) === 0 ? [] : [this.#grouped(run, shape)];
       case 'ternary':
         return rowsOf(this.#program, run.codes, shape) === 0 ? [] : [this.ternary(run, shape)];
       case 'rope':
@@ -120,6 +138,7 @@ export class StepEncoder {
 
   #embed(run: Run & { run: 'embed' }, { tokens }: Shape): Dispatch {
     const weight = this.#program.weights[run.table]!;
+    if (weight.kind === 'grouped') return this.#embedGrouped(run, tokens);
     if (weight.kind !== 'dense') throw wrongKind(weight, 'dense');
     const { buffer, stride } = this.#memory.weights[run.table]!;
     const width = this.#width(run.out);
@@ -129,6 +148,42 @@ export class StepEncoder {
       tokens: this.#memory.scratch.get('tokens')!,
       out: this.#memory.activations[run.out]!,
       a: { width, table_stride: stride, out_stride: padded(width) },
+    });
+  }
+
+  #groupedWeight(id: WeightId) {
+    const weight = this.#program.weights[id]!;
+    if (weight.kind !== 'grouped') throw wrongKind(weight, 'grouped');
+    const { rows, columns, group } = weight;
+    const { buffer, scales } = this.#memory.weights[id]!;
+    return {
+      buffer,
+      scales: scales!,
+      rows,
+      panels: Math.ceil(rows / PANEL_ROWS),
+      blocks: Math.ceil(columns / 4),
+      groups: columns / group,
+      groupBlocks: Math.ceil(group / 4),
+      half: weight.scaleType === 'f16' ? 1 : 0,
+    };
+  }
+
+  #embedGrouped(run: Run & { run: 'embed' }, tokens: number): Dispatch {
+    const { buffer, scales, blocks, groups, groupBlocks, half } = this.#groupedWeight(run.table);
+    const stride4 = this.#stride(run.out) / 4;
+    return dispatch('embed_grouped', [tokens, 1, 1], this.#threads('embed_grouped', stride4), {
+      w: buffer,
+      scales,
+      tokens: this.#memory.scratch.get('tokens')!,
+      out: this.#memory.activations[run.out]!,
+      a: {
+        width: this.#width(run.out),
+        blocks,
+        groups,
+        group_blocks: groupBlocks,
+        half_scales: half,
+        out_stride4: stride4,
+      },
     });
   }
 
@@ -153,6 +208,28 @@ export class StepEncoder {
     const stride4 = this.#stride(run.x) / 4;
     const x = this.#memory.activations[run.x]!;
     const y = run.y === undefined ? x : this.#memory.activations[run.y]!;
+    if (kernel === 'chain_rows') {
+      return dispatch(kernel, [rows, 1, 1], this.#threads(kernel, stride4), {
+        x,
+        y,
+        // Never touched where their part of the chain is absent, but every argument has to be bound.
+        weight: run.norm === undefined ? x : this.#memory.weights[run.norm.weight]!.buffer,
+        out: run.out === undefined ? x : this.#memory.activations[run.out]!,
+        codes: run.quantize === undefined ? x : this.#memory.activations[run.quantize.codes]!,
+        scales: run.quantize === undefined ? x : this.#memory.activations[run.quantize.scale]!,
+        status: this.#memory.scratch.get('status')!,
+        a: {
+          stride4,
+          width: this.#width(run.x),
+          eps: run.norm?.eps ?? 0,
+          source: CHAIN_SOURCES.indexOf(run.source ?? 'x'),
+          norm: run.norm === undefined ? 0 : 1,
+          keep: run.out === undefined ? 0 : 1,
+          quantize: run.quantize === undefined ? 0 : 1,
+          status_at: (run.quantize?.index ?? 0) * this.#memory.rows,
+        },
+      });
+    }
     const a: StructValues<'RowArgs'> = {
       stride4,
       width: this.#width(run.x),
@@ -174,6 +251,94 @@ export class StepEncoder {
       a,
     };
     return dispatch(kernel, [rows, 1, 1], this.#threads(kernel, stride4), args);
+  }
+
+  #heads(run: Run & { run: 'heads' }, shape: Shape): Dispatch {
+    const { headDim, eps, parts } = run;
+    const first = parts[0]!;
+    const second = parts[1] ?? { ...first, heads: 0 };
+    const heads = first.heads + second.heads;
+    const threads = this.#threads('norm_heads', heads * 16, 256);
+    return dispatch(
+      'norm_heads',
+      [Math.ceil((heads * 16) / threads), rowsOf(this.#program, first.x, shape), 1],
+      threads,
+      {
+        x0: this.#memory.activations[first.x]!,
+        x1: this.#memory.activations[second.x]!,
+        weight0: this.#memory.weights[first.weight]!.buffer,
+        weight1: this.#memory.weights[second.weight]!.buffer,
+        out0: this.#memory.activations[first.out]!,
+        out1: this.#memory.activations[second.out]!,
+        a: {
+          heads0: first.heads,
+          heads,
+          head_dim: headDim,
+          stride0: this.#stride(first.x),
+          stride1: this.#stride(second.x),
+          eps,
+        },
+      },
+    );
+  }
+
+  #grouped(run: Run & { run: 'grouped' }, shape: Shape): Dispatch {
+    const tokens = rowsOf(this.#program, run.codes, shape);
+    const matrices = run.matrices.map(({ weight, out }) => ({ ...this.#groupedWeight(weight), out }));
+    const { blocks, groups, groupBlocks } = matrices[0]!;
+    const panels = matrices.reduce((sum, matrix) => sum + matrix.panels, 0);
+    let kernel: KernelName & `grouped_g${string}` = 'grouped_gemm';
+    let threads = 128;
+    let tokensPerTile = 32;
+    if (tokens < GEMM_FROM) {
+      const kernels = [
+        ['grouped_gemv', 1],
+        ['grouped_gemv_t2', 2],
+        ['grouped_gemv_t4', 4],
+      ] as const;
+      const most = tokens === 1 && panels < FEW_PANELS ? 512 : 256;
+      // A thread per row and token of the tile is the least that a kernel needs.
+      for (const [name, perTile] of kernels) {
+        if (perTile > 1 && (perTile >= 2 * tokens || this.#threads(name, most) < PANEL_ROWS * perTile)) break;
+        [kernel, tokensPerTile] = [name, perTile];
+        threads = this.#threads(name, most);
+      }
+    }
+    // An absent matrix has no panels; its arguments repeat the first one's, because all of them have to be bound.
+    const at = (i: number) => matrices[i] ?? { ...matrices[0]!, rows: 0, panels: 0 };
+    const out = (i: number) => this.#memory.activations[at(i).out]!;
+    return dispatch(kernel, [panels, Math.ceil(tokens / tokensPerTile), 1], threads, {
+      w0: at(0).buffer,
+      w1: at(1).buffer,
+      w2: at(2).buffer,
+      scales0: at(0).scales,
+      scales1: at(1).scales,
+      scales2: at(2).scales,
+      codes: this.#memory.activations[run.codes]!,
+      x_scales: this.#memory.activations[run.scale]!,
+      out0: out(0),
+      out1: out(1),
+      out2: out(2),
+      a: {
+        blocks,
+        groups,
+        group_blocks: groupBlocks,
+        slices: Math.ceil(groupBlocks / SLICE_BLOCKS),
+        tokens,
+        x_stride4: this.#stride(run.codes) / 4,
+        out_stride0: this.#stride(at(0).out),
+        out_stride1: this.#stride(at(1).out),
+        out_stride2: this.#stride(at(2).out),
+        rows0: at(0).rows,
+        rows1: at(1).rows,
+        rows2: at(2).rows,
+        panels0: at(0).panels,
+        panels1: at(1).panels,
+        halves0: at(0).half,
+        halves1: at(1).half,
+        halves2: at(2).half,
+      },
+    });
   }
 
   /** Key of the matrices' shape in the tuning. */
@@ -295,6 +460,24 @@ export class StepEncoder {
   #attention(run: Run & { run: 'attention' }, { tokens, splits }: Shape): Dispatch[] {
     const { heads, kvHeads, headDim } = run;
     const groupHeads = heads / kvHeads;
+    if (run.exact) {
+      const exact = dispatch('attention_exact', [heads, tokens, 1], this.#threads('attention_exact', 256), {
+        q: this.#memory.activations[run.q]!,
+        cache: this.#memory.pool.buffer,
+        places: this.#memory.scratch.get('places')!,
+        table: this.#memory.scratch.get('block table')!,
+        out: this.#memory.activations[run.out]!,
+        a: {
+          group_heads: groupHeads,
+          scale: run.scale,
+          q_stride: this.#stride(run.q),
+          out_stride: this.#stride(run.out),
+          held: this.#heldScores,
+        },
+        c: this.#cacheArgs(run.layer),
+      });
+      return [exact];
+    }
     const wide = headDim > 128;
     const tile = wide ? 1 : groupHeads % 4 === 0 ? 4 : groupHeads % 2 === 0 ? 2 : 1;
     const kernel = wide ? 'attention_wide' : (`attention_h${tile}` as 'attention_h1' | 'attention_h2' | 'attention_h4');
@@ -347,6 +530,22 @@ export class StepEncoder {
     if (weight.kind !== 'dense') throw wrongKind(weight, 'dense');
     const { buffer, stride } = this.#memory.weights[run.weight]!;
     const tokens = rowsOf(this.#program, run.x, shape);
+    if (run.exact) {
+      const threads = this.#threads('dense_exact', 256);
+      return dispatch('dense_exact', [Math.ceil((weight.rows * 16) / threads), tokens, 1], threads, {
+        w: buffer,
+        x: this.#memory.activations[run.x]!,
+        out: this.#memory.activations[run.out]!,
+        a: {
+          rows: weight.rows,
+          columns: weight.columns,
+          stride,
+          type: DENSE_TYPES[weight.dtype],
+          x_stride: this.#stride(run.x),
+          out_stride: this.#stride(run.out),
+        },
+      });
+    }
     const one = `dense_${weight.dtype}` as const;
     const kernel = tokens === 1 ? one : (`${one}_t4` as const);
     const threads = this.#threads(kernel, 128);

@@ -51,6 +51,8 @@ export type MetalOptions = LoadOptions & {
   readonly tuning?: Tuning;
   /** Rows of one command buffer at most (default 512); longer steps are cut, which no result can show. */
   readonly maxRows?: number;
+  /** Scores that exact attention holds at a time (default 2048): a multiple of 16, no more. No result can show it. */
+  readonly heldScores?: number;
 };
 
 export class MetalExecutable implements Executable {
@@ -86,7 +88,7 @@ export class MetalExecutable implements Executable {
       rows: 0,
       scratch: new Map(),
     };
-    this.#encoder = new StepEncoder(gpu, program, this.#memory, this.#tuning);
+    this.#encoder = new StepEncoder(gpu, program, this.#memory, this.#tuning, options.heldScores);
     this.info = { backend: 'metal', isa: gpu.name, threads: 1, weightBytes: weightBytesPerToken(program) };
   }
 

@@ -5,6 +5,10 @@
 // A BitNet layer becomes 10 runs:
 //   [add +] norm + quantize · q, k, v · rope + append · attention · norm + quantize · o
 //   add + norm + quantize · gate, up · activation + norm + quantize · down
+// A program with group-scaled matrices is to have the reference's bits, so its float sums keep the reference's order: other
+// kernels (exact.metal, grouped.metal), of which one takes every chain between two products. A Qwen3 layer becomes 11 runs:
+//   [add +] norm + quantize · q, k, v · head norms · rope + append · attention · quantize · o
+//   add + norm + quantize · gate, up · activation + quantize · down
 
 import type { BufferId, Op, Program, WeightId } from '../program.ts';
 import { MetalUnsupportedError } from './addon.ts';
@@ -18,6 +22,10 @@ type Quantize = {
 };
 
 type Norm = { readonly weight: WeightId; readonly eps: number };
+
+/** x; x += y; f(x) * y. Numbered as exact.metal numbers them. */
+export const CHAIN_SOURCES = ['x', 'sum', 'relu2', 'silu'] as const;
+type ChainSource = (typeof CHAIN_SOURCES)[number];
 
 export type Run =
   | { readonly run: 'embed'; readonly table: WeightId; readonly out: BufferId }
@@ -33,7 +41,10 @@ export type Run =
         | 'silu_quantize'
         | 'add_rows'
         | 'relu2_rows'
-        | 'silu_rows';
+        | 'silu_rows'
+        | 'chain_rows';
+      /** Of `chain_rows`: what the row is made of. */
+      readonly source?: ChainSource;
       /** The row that is read; the gate of an activation; the sum of an addition. */
       readonly x: BufferId;
       /** The addend, or the up projection. */
@@ -42,6 +53,26 @@ export type Run =
       /** The normed or gated row, where it is stored. */
       readonly out?: BufferId;
       readonly quantize?: Quantize;
+    }
+  | {
+      /** One or two buffers, their heads normed by a vector each. */
+      readonly run: 'heads';
+      readonly headDim: number;
+      readonly eps: number;
+      readonly parts: readonly {
+        readonly x: BufferId;
+        readonly weight: WeightId;
+        readonly heads: number;
+        readonly out: BufferId;
+      }[];
+    }
+  | {
+      /** Matrices of one group size. */
+      readonly run: 'grouped';
+      readonly codes: BufferId;
+      readonly scale: BufferId;
+      /** One to three. */
+      readonly matrices: readonly { readonly weight: WeightId; readonly out: BufferId }[];
     }
   | {
       readonly run: 'ternary';
@@ -71,9 +102,16 @@ export type Run =
       readonly kvHeads: number;
       readonly headDim: number;
       readonly scale: number;
+      readonly exact: boolean;
     }
   | { readonly run: 'select'; readonly x: BufferId; readonly y?: BufferId; readonly out: BufferId }
-  | { readonly run: 'dense'; readonly x: BufferId; readonly weight: WeightId; readonly out: BufferId }
+  | {
+      readonly run: 'dense';
+      readonly x: BufferId;
+      readonly weight: WeightId;
+      readonly out: BufferId;
+      readonly exact: boolean;
+    }
   | {
       readonly run: 'int8';
       readonly codes: BufferId;
@@ -87,7 +125,7 @@ export type Plan = {
   readonly runs: readonly Run[];
   /** Labels of the quantizations, by their index. */
   readonly labels: readonly string[];
-  /** Buffers that hold a quantization's scale: (scale, sum of codes) per row. */
+  /** Buffers that hold a quantization's scale: (scale, sum of codes) per row, or the scale of int16 codes alone. */
   readonly scales: ReadonlySet<BufferId>;
 };
 
@@ -123,12 +161,18 @@ function uses(op: Op): { reads: readonly BufferId[]; writes: readonly BufferId[]
   }
 }
 
+/** Must the program's logits equal the reference's bit for bit? */
+export function isExact(program: Program): boolean {
+  return program.weights.some(({ kind }) => kind === 'grouped') || program.ops.some(({ op }) => op === 'quantize16');
+}
+
 /** `traced`: keep the `countTrits` operations; without them more can be joined. */
 export function planProgram(program: Program, { traced }: { readonly traced: boolean }): Plan {
   const ops = program.ops.filter((op) => traced || op.op !== 'countTrits');
   const runs: Run[] = [];
   const labels: string[] = [];
   const scales = new Set<BufferId>();
+  const exact = isExact(program);
 
   /** Does anything from ops[from] on read what the buffer holds now? */
   const isLive = (buffer: BufferId, from: number): boolean => {
@@ -139,7 +183,7 @@ export function planProgram(program: Program, { traced }: { readonly traced: boo
     }
     return buffer === program.logits;
   };
-  const quantizeOf = (op: Op & { op: 'quantize' }): Quantize => {
+  const quantizeOf = (op: Op & { op: 'quantize' | 'quantize16' }): Quantize => {
     scales.add(op.scale);
     return { codes: op.codes, scale: op.scale, label: op.label, index: labels.push(op.label) - 1 };
   };
@@ -150,11 +194,66 @@ export function planProgram(program: Program, { traced }: { readonly traced: boo
   /** `out` of a fused run: stored only if someone still reads it. */
   const kept = (out: BufferId, from: number) => (isLive(out, from) ? { out } : {});
 
+  /** [sum or gate], [norm], [quantize16] from ops[i] on as one run; undefined where ops[i] starts no such chain. */
+  const chainAt = (i: number): { readonly run: Run; readonly length: number } | undefined => {
+    const op = ops[i]!;
+    let source: ChainSource = 'x';
+    let row: BufferId;
+    let next = i;
+    if (op.op === 'add') {
+      [source, row, next] = ['sum', op.x, i + 1];
+    } else if (op.op === 'gatedActivation') {
+      [source, row, next] = [op.fn, op.out, i + 1];
+    } else if (op.op === 'rmsNorm' || op.op === 'quantize16') {
+      row = op.x;
+    } else {
+      return undefined;
+    }
+    /** Is the row in registers only? Sums are stored by the kernel itself. */
+    let hidden = op.op === 'gatedActivation';
+    const norm = at(next, 'rmsNorm');
+    // Nothing may want the sum or the gated row that a norm in place or in registers would hide.
+    const fits =
+      norm?.x === row &&
+      (source === 'x' || (source === 'sum' ? norm.out !== row : norm.out === row || !isLive(row, next + 1)));
+    if (norm !== undefined && fits) {
+      row = norm.out;
+      hidden = true;
+      next += 1;
+    }
+    const quantize = at(next, 'quantize16');
+    const quantized = quantize?.x === row ? quantize : undefined;
+    if (quantized !== undefined) next += 1;
+    const stored = hidden && (quantized === undefined || isLive(row, next));
+    return {
+      run: {
+        run: 'rows',
+        kernel: 'chain_rows',
+        source,
+        x: op.op === 'gatedActivation' ? op.gate : op.x,
+        ...(op.op === 'gatedActivation' ? { y: op.up } : op.op === 'add' ? { y: op.y } : {}),
+        ...(fits ? { norm: { weight: norm!.weight, eps: norm!.eps } } : {}),
+        ...(stored ? { out: row } : {}),
+        ...(quantized === undefined ? {} : { quantize: quantizeOf(quantized) }),
+      },
+      length: next - i,
+    };
+  };
+
   let i = 0;
   while (i < ops.length) {
     const op = ops[i]!;
+    // A sum that is only selected from is left to the case below.
+    const selected = op.op === 'add' && at(i + 1, 'selectOutputs') !== undefined;
+    const chain = exact && !selected ? chainAt(i) : undefined;
+    if (chain !== undefined) {
+      runs.push(chain.run);
+      i += chain.length;
+      continue;
+    }
     switch (op.op) {
       case 'embed':
+      case 'embedGrouped':
         runs.push({ run: 'embed', table: op.table, out: op.out });
         i += 1;
         break;
@@ -220,6 +319,44 @@ export function planProgram(program: Program, { traced }: { readonly traced: boo
           });
           i += 1;
         }
+        break;
+      }
+
+      case 'rmsNormHeads': {
+        const { headDim, eps } = op;
+        const part = ({ x, weight, heads, out }: typeof op) => ({ x, weight, heads, out });
+        const second = at(i + 1, 'rmsNormHeads');
+        const parts = [part(op)];
+        if (
+          second?.headDim === headDim &&
+          second.eps === eps &&
+          program.buffers[second.x]!.rows === program.buffers[op.x]!.rows &&
+          second.x !== op.out &&
+          second.out !== op.out &&
+          second.out !== op.x
+        ) {
+          parts.push(part(second));
+        }
+        runs.push({ run: 'heads', headDim, eps, parts });
+        i += parts.length;
+        break;
+      }
+
+      case 'groupedMatmul': {
+        const groupOf = (weight: WeightId) => {
+          const found = program.weights[weight]!;
+          return found.kind === 'grouped' ? found.group : undefined;
+        };
+        const matrices = [{ weight: op.weight, out: op.out }];
+        i += 1;
+        for (let next = at(i, 'groupedMatmul'); matrices.length < 3; next = at(i, 'groupedMatmul')) {
+          if (next?.codes !== op.codes || next.scale !== op.scale) break;
+          if (groupOf(next.weight) !== groupOf(op.weight)) break;
+          if (matrices.some(({ out }) => out === next.out)) break;
+          matrices.push({ weight: next.weight, out: next.out });
+          i += 1;
+        }
+        runs.push({ run: 'grouped', codes: op.codes, scale: op.scale, matrices });
         break;
       }
 
@@ -289,7 +426,7 @@ export function planProgram(program: Program, { traced }: { readonly traced: boo
 
       case 'attention': {
         const { op: _, ...attention } = op;
-        runs.push({ run: 'attention', ...attention });
+        runs.push({ run: 'attention', ...attention, exact });
         i += 1;
         break;
       }
@@ -298,7 +435,7 @@ export function planProgram(program: Program, { traced }: { readonly traced: boo
         i += 1;
         break;
       case 'denseMatmul':
-        runs.push({ run: 'dense', x: op.x, weight: op.weight, out: op.out });
+        runs.push({ run: 'dense', x: op.x, weight: op.weight, out: op.out, exact });
         i += 1;
         break;
       case 'int8Matmul':
@@ -309,8 +446,6 @@ export function planProgram(program: Program, { traced }: { readonly traced: boo
         runs.push({ run: 'count', x: op.x, index: op.index });
         i += 1;
         break;
-      default:
-        throw new MetalUnsupportedError(`the operation ${op.op} has no Metal kernel`, program.name);
     }
   }
   return { runs, labels, scales };
@@ -339,6 +474,9 @@ export function checkProgram(program: Program): void {
     const { kind, name, rows, columns } = weight;
     const most = kind === 'ternary' ? LIMITS.ternaryColumns : kind === 'int8' ? LIMITS.int8Columns : LIMITS.rowWidth;
     if (columns > most) refuse(`${columns} columns, the Metal kernels take ${kind} matrices of up to ${most}`, name);
+    if (kind === 'grouped' && weight.group % 4 !== 0 && weight.group !== columns) {
+      refuse(`groups of ${weight.group} columns, the Metal kernels take multiples of 4 or whole rows`, name);
+    }
     const elements = Math.ceil(columns / 16) * 16 * rows;
     if (elements > LIMITS.elements) refuse(`${elements} elements are more than a 32-bit index reaches`, name);
   }

@@ -4,7 +4,16 @@
 
 import type { Executable } from '../backend.ts';
 import { jsBackend } from '../js/backend.ts';
-import type { DenseWeight, Op, Program, TernaryWeight, VectorWeight, Weight } from '../program.ts';
+import type {
+  BufferSpec,
+  DenseWeight,
+  GroupedWeight,
+  Op,
+  Program,
+  TernaryWeight,
+  VectorWeight,
+  Weight,
+} from '../program.ts';
 
 /** Largest difference of a logit, as a share of the largest logit: float32 noise is a hundred times smaller. */
 export const SELF_TEST_TOLERANCE = 1e-4;
@@ -116,6 +125,15 @@ export function selfTestProgram(seed = 9): Program {
   ops.push({ op: 'rmsNorm', x: last, weight: add(vector('final norm', HIDDEN)), eps, out: last });
   ops.push({ op: 'denseMatmul', x: last, weight: embedding, out: logits });
 
+  return finished(buffers, weights, ops, logits);
+}
+
+function finished(
+  buffers: readonly BufferSpec[],
+  weights: readonly Weight[],
+  ops: readonly Op[],
+  logits: number,
+): Program {
   const half = HEAD_DIM / 2;
   const angle = (i: number) => Math.floor(i / half) * 1e4 ** (-(i % half) / half);
   return {
@@ -134,6 +152,114 @@ export function selfTestProgram(seed = 9): Program {
     logits,
     tracePoints: 0,
   };
+}
+
+/** The same for group-scaled programs: Qwen3's graph, several groups a row and one, scales of both types, codes +2. */
+export function groupedSelfTestProgram(seed = 7): Program {
+  const random = uniforms(seed);
+  const next = () => random.next().value;
+  const weights: Weight[] = [];
+  const add = (weight: Weight) => weights.push(weight) - 1;
+  const vector = (name: string, length: number): VectorWeight => ({
+    kind: 'vector',
+    name,
+    values: Float32Array.from({ length }, () => 1 + 0.5 * next()),
+  });
+  let made = 0;
+  const grouped = (name: string, rows: number, columns: number, group: number): GroupedWeight => {
+    const panels = Math.ceil(rows / 64);
+    const bytes = new Uint8Array(panels * Math.ceil(columns / 4) * 64);
+    // Every code in use, and in what lies past the last row or column zeros.
+    for (let i = 0; i < bytes.length; i += 1) {
+      const block = Math.floor(i / 64) % Math.ceil(columns / 4);
+      const panel = Math.floor(i / 64 / Math.ceil(columns / 4));
+      for (let s = 0; s < 4; s += 1) {
+        const row = panel * 64 + s * 16 + Math.floor((i % 64) / 4);
+        const code = Math.min(3, Math.floor((next() + 1) * 2));
+        const used = row < rows && block * 4 + (i % 4) < columns;
+        bytes[i] = bytes[i]! | ((used ? code : 1) << (2 * s));
+      }
+    }
+    const scales = Float32Array.from({ length: panels * (columns / group) * 64 }, () => 0.03 + 0.01 * next());
+    made += 1;
+    if (made % 2 === 0) {
+      const of = new Uint8Array(scales.buffer);
+      return { kind: 'grouped', name, rows, columns, group, layout: 'panel64', bytes, scaleType: 'f32', scales: of };
+    }
+    // Halves from 2^-6 to 2^-5, by the fraction's upper bits.
+    const words = new Uint32Array(scales.buffer);
+    const halves = Uint16Array.from(words, (word) => 0x2400 | ((word >>> 13) & 1023));
+    const of = new Uint8Array(halves.buffer);
+    return { kind: 'grouped', name, rows, columns, group, layout: 'panel64', bytes, scaleType: 'f16', scales: of };
+  };
+
+  const buffers: BufferSpec[] = [];
+  const buffer = (name: string, width: number, rows: BufferSpec['rows'] = 'tokens') =>
+    buffers.push({ name, dtype: 'f32', rows, width }) - 1;
+  const codesOf = (name: string, width: number, group: number, rows: BufferSpec['rows'] = 'tokens') =>
+    buffers.push({ name, dtype: 'i16', rows, width, group }) - 1;
+  const ops: Op[] = [];
+  const queries = HEADS * HEAD_DIM;
+  const keys = KV_HEADS * HEAD_DIM;
+  const [group, attendedGroup, gatedGroup] = [HIDDEN / 3, queries / 2, FEED_FORWARD];
+  const x = buffer('x', HIDDEN);
+  const normed = buffer('normed', HIDDEN);
+  const codes = codesOf('codes', HIDDEN, group);
+  const scale = buffer('scale', 1);
+  const [q, k, v] = [buffer('q', queries), buffer('k', keys), buffer('v', keys)];
+  const attended = buffer('attended', queries);
+  const attendedCodes = codesOf('attended codes', queries, attendedGroup);
+  const [gate, up] = [buffer('gate', FEED_FORWARD), buffer('up', FEED_FORWARD)];
+  const gatedCodes = codesOf('gated codes', FEED_FORWARD, gatedGroup);
+  const update = buffer('update', HIDDEN);
+  const last = buffer('last', HIDDEN, 'outputs');
+  const lastCodes = codesOf('last codes', HIDDEN, group, 'outputs');
+  const lastScale = buffer('last scale', 1, 'outputs');
+  const logits = buffer('logits', VOCABULARY, 'outputs');
+  const table = add(grouped('embedding', VOCABULARY, HIDDEN, group));
+  const eps = Math.fround(1e-6);
+  const product = (from: number, name: string, rows: number, out: number) => {
+    const { width, group: of } = buffers[from]!;
+    ops.push({ op: 'groupedMatmul', codes: from, scale, weight: add(grouped(name, rows, width, of!)), out });
+  };
+
+  ops.push({ op: 'embedGrouped', table, out: x });
+  for (let layer = 0; layer < LAYERS; layer += 1) {
+    const label = `layer ${layer}`;
+    ops.push({ op: 'rmsNorm', x, weight: add(vector('norm', HIDDEN)), eps, out: normed });
+    ops.push({ op: 'quantize16', x: normed, codes, scale, label });
+    product(codes, 'q', queries, q);
+    product(codes, 'k', keys, k);
+    product(codes, 'v', keys, v);
+    for (const [of, heads] of [
+      [q, HEADS],
+      [k, KV_HEADS],
+    ] as const) {
+      const weight = add(vector('head norm', HEAD_DIM));
+      ops.push({ op: 'rmsNormHeads', x: of, weight, eps, heads, headDim: HEAD_DIM, out: of });
+    }
+    ops.push({ op: 'rope', x: q, heads: HEADS, headDim: HEAD_DIM });
+    ops.push({ op: 'rope', x: k, heads: KV_HEADS, headDim: HEAD_DIM });
+    ops.push({ op: 'kvAppend', layer, k, v });
+    const heads = { heads: HEADS, kvHeads: KV_HEADS, headDim: HEAD_DIM };
+    ops.push({ op: 'attention', layer, q, out: attended, ...heads, scale: Math.fround(HEAD_DIM ** -0.5) });
+    ops.push({ op: 'quantize16', x: attended, codes: attendedCodes, scale, label });
+    product(attendedCodes, 'o', HIDDEN, update);
+    ops.push({ op: 'add', x, y: update });
+    ops.push({ op: 'rmsNorm', x, weight: add(vector('norm', HIDDEN)), eps, out: normed });
+    ops.push({ op: 'quantize16', x: normed, codes, scale, label });
+    product(codes, 'gate', FEED_FORWARD, gate);
+    product(codes, 'up', FEED_FORWARD, up);
+    ops.push({ op: 'gatedActivation', fn: layer % 2 === 0 ? 'silu' : 'relu2', gate, up, out: gate });
+    ops.push({ op: 'quantize16', x: gate, codes: gatedCodes, scale, label });
+    product(gatedCodes, 'down', HIDDEN, update);
+    ops.push({ op: 'add', x, y: update });
+  }
+  ops.push({ op: 'selectOutputs', x, out: last });
+  ops.push({ op: 'rmsNorm', x: last, weight: add(vector('final norm', HIDDEN)), eps, out: last });
+  ops.push({ op: 'quantize16', x: last, codes: lastCodes, scale: lastScale, label: 'head' });
+  ops.push({ op: 'groupedMatmul', codes: lastCodes, scale: lastScale, weight: table, out: logits });
+  return finished(buffers, weights, ops, logits);
 }
 
 /** Logits of every row of the self-test's steps. */
@@ -174,4 +300,26 @@ export async function selfTest(
   });
   if (worst <= SELF_TEST_TOLERANCE * largest) return undefined;
   return `its self-test differs from the reference by ${worst.toPrecision(3)} (logits up to ${largest.toPrecision(3)})`;
+}
+
+/** Undefined when the executable has the reference's very bits, as a group-scaled program must; else one sentence. */
+export async function groupedSelfTest(
+  load: (program: Program) => Promise<Executable>,
+  program: Program = groupedSelfTestProgram(),
+): Promise<string | undefined> {
+  using reference = await jsBackend.load(program, {});
+  using executable = await load(program);
+  const expected = await logitsOf(reference);
+  const actual = await logitsOf(executable);
+  let different = 0;
+  let all = 0;
+  expected.forEach((logits, step) => {
+    const wanted = new Uint32Array(logits.buffer, logits.byteOffset, logits.length);
+    const { buffer, byteOffset, length } = actual[step]!;
+    const found = new Uint32Array(buffer, byteOffset, length);
+    all += wanted.length;
+    different += wanted.reduce((sum, word, i) => sum + (word === found[i] ? 0 : 1), 0);
+  });
+  if (different === 0) return undefined;
+  return `in its self-test ${different} of ${all} logits of a group-scaled model are not the reference's, bit for bit`;
 }

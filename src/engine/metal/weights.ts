@@ -2,7 +2,6 @@
 // own it is not even copied. Only rows of other lengths are copied once, padded to 16 elements.
 
 import type { Program, Weight } from '../program.ts';
-import { MetalUnsupportedError } from './addon.ts';
 import { type Gpu, type GpuBuffer, padded } from './gpu.ts';
 
 /** A row of zero trits: codes 1. */
@@ -10,9 +9,9 @@ const ZERO_TRITS = 0x55;
 
 export type PlacedWeight = {
   readonly buffer: GpuBuffer;
-  /** int8: the row scales. */
+  /** int8: the row scales; grouped: the groups'. */
   readonly scales?: GpuBuffer;
-  /** Elements from row to row (of a ternary matrix: from quad to quad). */
+  /** Elements from row to row (of a ternary matrix: from quad to quad); a grouped matrix has none. */
   readonly stride: number;
 };
 
@@ -35,11 +34,10 @@ function placeWeight(gpu: Gpu, weight: Weight): PlacedWeight {
       const bytes = new Uint8Array(codes.buffer, codes.byteOffset, codes.byteLength);
       return { ...place(gpu, name, bytes, rows, columns, 1, 0), scales: gpu.place(rowScale, `${name}, row scales`) };
     }
-    case 'grouped':
-      throw new MetalUnsupportedError(
-        'matrices with scales for groups of columns have no Metal kernel yet',
-        weight.name,
-      );
+    case 'grouped': {
+      const { name, bytes, scales, columns } = weight;
+      return { buffer: gpu.place(bytes, name), scales: gpu.place(scales, `${name}, scales`), stride: columns };
+    }
     case 'vector': {
       const { name, values } = weight;
       const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);

@@ -443,29 +443,31 @@ class Parser {
   }
 
   #subscript(target: Expression): Expression {
-    if (this.#isOperator(']')) throw this.#unexpected();
     const indexes: Expression[] = [];
     let slice: (Expression | undefined)[] | undefined;
-    do {
-      if (this.#isOperator(']')) break;
+    let count = 0;
+    while (!this.#isOperator(']')) {
+      if (count++ > 0) this.#expectOperator(',');
       const bounds = this.#bounds();
       if (bounds.length > 1) slice = bounds;
       else indexes.push(bounds[0]!);
-    } while (this.#takeOperator(','));
+    }
     this.#expectOperator(']');
     if (slice === undefined) {
       const index: Expression = indexes.length === 1 ? indexes[0]! : { kind: 'tuple', items: indexes };
       return { kind: 'item', target, index };
     }
-    if (indexes.length > 0) throw unsupported('a slice of several dimensions');
+    if (count > 1) throw unsupported('a slice of several dimensions');
     return { kind: 'slice', target, bounds: slice };
   }
 
+  /** An index by itself, or two or three bounds of a slice, each of which may be left out. */
   #bounds(): (Expression | undefined)[] {
     const bounds: (Expression | undefined)[] = [];
     for (;;) {
-      const isEmpty = this.#isOperator(':') || this.#isOperator(']') || this.#isOperator(',');
-      bounds.push(isEmpty ? undefined : this.#expression());
+      const ends = this.#isOperator(']') || this.#isOperator(',');
+      const isLeftOut = this.#isOperator(':') || (bounds.length > 0 && ends);
+      bounds.push(isLeftOut ? undefined : this.#expression());
       if (bounds.length === 3 || !this.#takeOperator(':')) return bounds;
     }
   }

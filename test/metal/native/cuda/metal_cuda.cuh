@@ -19,6 +19,7 @@ typedef vec<half, 4> m_half4;
 typedef vec<uint, 2> m_uint2;
 typedef vec<uint, 3> m_uint3;
 typedef vec<uint, 4> m_uint4;
+typedef vec<short, 4> m_short4;
 typedef vec<uchar, 4> m_uchar4;
 typedef vec<signed char, 4> m_char4;
 
@@ -94,6 +95,7 @@ MSL_DEVICE Thread this_thread() {
 #define uint2 metal::m_uint2
 #define uint3 metal::m_uint3
 #define uint4 metal::m_uint4
+#define short4 metal::m_short4
 #define uchar4 metal::m_uchar4
 #define char4 metal::m_char4
 #define METAL_FUNC static __device__ __forceinline__

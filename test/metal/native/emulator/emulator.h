@@ -25,6 +25,7 @@ using half4 = vec<half, 4>;
 using uint2 = vec<uint, 2>;
 using uint3 = vec<uint, 3>;
 using uint4 = vec<uint, 4>;
+using short4 = vec<short, 4>;
 using uchar4 = vec<uchar, 4>;
 using char4 = vec<signed char, 4>;
 }  // namespace metal

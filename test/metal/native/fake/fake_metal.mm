@@ -221,7 +221,8 @@ NSError* error_of(const std::string& what) {
     const emu::Parameter& p = kernel.parameters[i];
     emu::Memory* memory = bindings[p.index].memory;
     const std::string argument = p.name;
-    const bool weight = argument == "weight" || argument == "table" || argument == "row_scale" || argument[0] == 'w';
+    const bool weight = argument == "weight" || argument == "table" || argument == "row_scale" || argument[0] == 'w' ||
+                        (argument.rfind("scales", 0) == 0 && argument.size() == 7);  // scales0, scales1, scales2
     // `table` is the embedding in embed_*, and the block table elsewhere.
     if (weight && (argument != "table" || name.rfind("embed", 0) == 0)) figures.weight_bytes += long(memory->loaded);
     if (argument == "cache") figures.cache_bytes += long(memory->loaded);

@@ -1,0 +1,397 @@
+// Operations whose results equal the reference's bit for bit, for programs of group-scaled matrices: those are to give the
+// same logits on every backend. Every float operation rounds once (no fused multiply-add, see common.metal), and every
+// sum keeps the reference's order: a laneSum runs in 16 lanes, lane i adds elements i, i + 16, ... in order from +0, then
+// the lanes are folded 8, 4, 2, 1. The folding is an exchange with xor: a + b = b + a, so every lane gets the same bits.
+
+#define FOLD_LANES 16u
+
+/** Folds 16 lanes; lanes 0..15 and 16..31 of a simdgroup on their own. */
+METAL_FUNC float fold_lanes(float v) {
+    v += simd_shuffle_xor(v, ushort(8));
+    v += simd_shuffle_xor(v, ushort(4));
+    v += simd_shuffle_xor(v, ushort(2));
+    v += simd_shuffle_xor(v, ushort(1));
+    return v;
+}
+
+/** The reference's exp: the same polynomial in multiply and add everywhere (src/engine/js/math.ts says why). */
+METAL_FUNC float exp_f32(float x) {
+    if (!(x <= 88.72283f)) { return x > 88.72283f ? as_type<float>(0x7f800000u) : x; }
+    if (x < -87.33654f) { return 0.0f; }
+    const float n = rint(x * 1.44269504f);
+    const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+    float p = 1.98412698e-4f;
+    p = p * r + 1.38888889e-3f;
+    p = p * r + 8.33333333e-3f;
+    p = p * r + 4.16666667e-2f;
+    p = p * r + 1.66666667e-1f;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    // n reaches 128, which is no exponent of a finite float: scaled in two steps.
+    const int whole = int(n);
+    const int part = whole >> 1;
+    const float y = p * as_type<float>(uint(part + 127) << 23);
+    return y * as_type<float>(uint(whole - part + 127) << 23);
+}
+
+METAL_FUNC float silu_f32(float g) { return g / (1.0f + exp_f32(-g)); }
+
+// ---- rows
+
+#define FROM_X 0u
+#define FROM_SUM 1u
+#define FROM_RELU2 2u
+#define FROM_SILU 3u
+
+struct ChainArgs {
+    uint stride4;     // float4 elements of a row of x, y, out, weight and codes
+    float width;      // elements that count in the mean
+    float eps;
+    uint source;      // FROM_*: what the row is made of
+    uint norm;        // then RMSNorm
+    uint keep;        // then store the row to `out`
+    uint quantize;    // then round to int16
+    uint status_at;   // of this operation's first row in `status`
+};
+
+/** laneSum of squares of a row held in slices: slice by slice through threadgroup memory, lane i of the first simdgroup adds. */
+METAL_FUNC float sum_of_squares(
+    thread const float4* v, uint stride4, threadgroup float* squares, threadgroup float* result, Place p)
+{
+    float sum = 0.0f;
+    MSL_UNROLL for (uint k = 0u; k < ROW_SLICES; ++k) {
+        const uint first = k * p.threads;
+        if (first < stride4) {
+            const uint i = first + p.thread_index;
+            if (i < stride4) {
+                const uint at = 4u * p.thread_index;
+                squares[at] = v[k].x * v[k].x;
+                squares[at + 1u] = v[k].y * v[k].y;
+                squares[at + 2u] = v[k].z * v[k].z;
+                squares[at + 3u] = v[k].w * v[k].w;
+            }
+            threadgroup_barrier(mem_flags::mem_threadgroup);
+            if (p.thread_index < FOLD_LANES) {
+                // Zeros past the row's end change no sum of squares.
+                const uint count = 4u * min(p.threads, stride4 - first);
+                for (uint e = p.thread_index; e < count; e += FOLD_LANES) {
+                    const float square = squares[e];
+                    sum += square;
+                }
+            }
+            threadgroup_barrier(mem_flags::mem_threadgroup);
+        }
+    }
+    if (p.simdgroup_index == 0u) {
+        sum = fold_lanes(sum);
+        if (p.lane == 0u) { result[0] = sum; }
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    return result[0];
+}
+
+METAL_FUNC short code16(float v, float s) { return short(clamp(rint(v * s), -32639.0f, 32639.0f)); }
+
+// [x | x += y | relu2(x) * y | silu(x) * y], then [RMSNorm], then [store], then [round to int16]: whatever stands between
+// two matrix products, one threadgroup per row. codes = clamp(rint(v * s), -32639, 32639), s = 32639 / max |v|,
+// scales[row] = max |v| / 32639; a row without a finite s gets zeros.
+kernel void chain_rows(
+    device float4*       x      [[buffer(0)]],
+    device const float4* y      [[buffer(1)]],
+    device const float4* weight [[buffer(2)]],
+    device float4*       out    [[buffer(3)]],
+    device short4*       codes  [[buffer(4)]],
+    device float*        scales [[buffer(5)]],
+    device uint*         status [[buffer(6)]],
+    constant ChainArgs&  a      [[buffer(7)]],
+    uint3 group [[threadgroup_position_in_grid]],
+    uint thread_index [[thread_index_in_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]],
+    uint simdgroup_index [[simdgroup_index_in_threadgroup]],
+    uint simdgroups [[simdgroups_per_threadgroup]])
+{
+    THREADGROUP_ARRAY(float, squares, 4096);  // of what 1024 threads hold in one slice
+    THREADGROUP_ARRAY(float, sum, 1);
+    THREADGROUP_ARRAY(uint, maxima, 32);
+    const Place p = place_of(thread_index, lane, simdgroup_index, simdgroups);
+    const uint from = group.x * a.stride4;
+    float4 v[ROW_SLICES];
+    if (a.source == FROM_SUM) {
+        load_sum(x + from, y + from, v, a.stride4, p);
+    } else if (a.source == FROM_RELU2) {
+        load_relu2(x + from, y + from, v, a.stride4, p);
+    } else if (a.source == FROM_SILU) {
+        MSL_UNROLL for (uint k = 0u; k < ROW_SLICES; ++k) {
+            const uint i = p.thread_index + k * p.threads;
+            v[k] = float4(0.0f);
+            if (i < a.stride4) {
+                const float4 g = x[from + i];
+                const float4 u = y[from + i];
+                v[k] = float4(silu_f32(g.x), silu_f32(g.y), silu_f32(g.z), silu_f32(g.w)) * u;
+            }
+        }
+    } else {
+        load_row(x + from, v, a.stride4, p);
+    }
+    if (a.norm != 0u) {
+        const float r = 1.0f / sqrt(sum_of_squares(v, a.stride4, squares, sum, p) / a.width + a.eps);
+        MSL_UNROLL for (uint k = 0u; k < ROW_SLICES; ++k) {
+            const uint i = p.thread_index + k * p.threads;
+            if (i < a.stride4) {
+                const float4 w = weight[i];
+                v[k] = (v[k] * r) * w;
+            }
+        }
+    }
+    if (a.keep != 0u) { store_row(out + from, v, a.stride4, p); }
+    if (a.quantize == 0u) { return; }
+    uint bits = 0u;
+    MSL_UNROLL for (uint k = 0u; k < ROW_SLICES; ++k) { bits = max(bits, magnitude_bits(v[k])); }
+    bits = threadgroup_max(bits, maxima, p);
+    const float largest = as_type<float>(bits);
+    const float s = 32639.0f / largest;
+    const bool finite = bits < 0x7f800000u;
+    const bool flat = !finite || as_type<uint>(s) >= 0x7f800000u;
+    MSL_UNROLL for (uint k = 0u; k < ROW_SLICES; ++k) {
+        const uint i = p.thread_index + k * p.threads;
+        if (i < a.stride4) {
+            short4 q = short4(0, 0, 0, 0);
+            if (!flat) { q = short4(code16(v[k].x, s), code16(v[k].y, s), code16(v[k].z, s), code16(v[k].w, s)); }
+            codes[from + i] = q;
+        }
+    }
+    if (p.thread_index == 0u) {
+        scales[group.x] = flat ? 0.0f : largest / 32639.0f;
+        status[a.status_at + group.x] = finite ? 0u : 1u;
+    }
+}
+
+// ---- heads
+
+struct HeadsArgs {
+    uint heads0;      // of the first buffer
+    uint heads;       // of both
+    uint head_dim;
+    uint stride0;     // elements of a row of each buffer
+    uint stride1;
+    float eps;
+};
+
+// RMSNorm of every head of q and of k, each with its own weight; may be in place. 16 lanes take a head.
+// grid: (heads, tokens).
+kernel void norm_heads(
+    device const float* x0      [[buffer(0)]],
+    device const float* x1      [[buffer(1)]],
+    device const float* weight0 [[buffer(2)]],
+    device const float* weight1 [[buffer(3)]],
+    device float*       out0    [[buffer(4)]],
+    device float*       out1    [[buffer(5)]],
+    constant HeadsArgs& a       [[buffer(6)]],
+    uint3 group [[threadgroup_position_in_grid]],
+    uint thread_index [[thread_index_in_threadgroup]],
+    uint simdgroups [[simdgroups_per_threadgroup]])
+{
+    const uint head = group.x * simdgroups * 2u + thread_index / FOLD_LANES;
+    const uint i = thread_index % FOLD_LANES;
+    const bool first = head < a.heads0;
+    const bool there = head < a.heads;
+    device const float* x = first ? x0 : x1;
+    device float* out = first ? out0 : out1;
+    device const float* weight = first ? weight0 : weight1;
+    const uint at = first ? group.y * a.stride0 + head * a.head_dim
+                          : group.y * a.stride1 + (head - a.heads0) * a.head_dim;
+    float sum = 0.0f;
+    if (there) {
+        for (uint e = i; e < a.head_dim; e += FOLD_LANES) {
+            const float v = x[at + e];
+            sum += v * v;
+        }
+    }
+    sum = fold_lanes(sum);
+    const float r = 1.0f / sqrt(sum / float(a.head_dim) + a.eps);
+    if (there) {
+        for (uint e = i; e < a.head_dim; e += FOLD_LANES) {
+            const float v = x[at + e];
+            const float w = weight[e];
+            out[at + e] = (v * r) * w;
+        }
+    }
+}
+
+// ---- attention
+
+struct ExactAttentionArgs {
+    uint group_heads;   // query heads of a kv head
+    float scale;
+    uint q_stride;
+    uint out_stride;
+    uint held;          // positions whose scores are held at a time: 2048 at most, a multiple of 16, so that every chunk
+                        // starts at lane 0 of the sum
+};
+
+// Elements of q per lane: 256 / 16.
+#define EXACT_SLICES 16u
+
+/** Scores of positions first .. end - 1 into scores[0 ..]; returns the largest that this thread's 16 lanes saw. */
+METAL_FUNC float exact_scores(
+    thread const float* q, device const float* cache, device const uint* table, uint2 place, uint kv_head, uint first,
+    uint end, constant ExactAttentionArgs& a, constant CacheArgs& c, threadgroup float* scores, Place p)
+{
+    const uint i = p.lane % FOLD_LANES;
+    float largest = NO_SCORE;
+    // All lanes of a simdgroup make the same number of turns: two keys each.
+    for (uint pair = first + 2u * p.simdgroup_index; pair < end; pair += 2u * p.simdgroups) {
+        const uint position = pair + p.lane / FOLD_LANES;
+        float sum = 0.0f;
+        if (position < end) {
+            const uint at = cache_at(table, place, position, kv_head, c);
+            MSL_UNROLL for (uint n = 0u; n < EXACT_SLICES; ++n) {
+                const uint e = i + n * FOLD_LANES;
+                if (e < c.head_dim) {
+                    const float key = cache[at + e];
+                    sum += q[n] * key;
+                }
+            }
+        }
+        const float score = fold_lanes(sum) * a.scale;
+        if (position < end) {
+            largest = max(largest, score);
+            if (i == 0u) { scores[position - first] = score; }
+        }
+    }
+    return largest;
+}
+
+// One threadgroup per query head and token: the largest score, then exp, its laneSum, and the values one position after the
+// other, a thread per dimension. The scores of a context longer than `held` are computed twice rather than kept.
+kernel void attention_exact(
+    device const float*  q       [[buffer(0)]],
+    device const float*  cache   [[buffer(1)]],
+    device const uint2*  places  [[buffer(2)]],
+    device const uint*   table   [[buffer(3)]],
+    device float*        out     [[buffer(4)]],
+    constant ExactAttentionArgs& a [[buffer(5)]],
+    constant CacheArgs&  c       [[buffer(6)]],
+    uint3 group [[threadgroup_position_in_grid]],
+    uint thread_index [[thread_index_in_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]],
+    uint simdgroup_index [[simdgroup_index_in_threadgroup]],
+    uint simdgroups [[simdgroups_per_threadgroup]])
+{
+    THREADGROUP_ARRAY(float, scores, 2048);
+    THREADGROUP_ARRAY(float, maxima, 32);
+    THREADGROUP_ARRAY(float, total, 1);
+    const Place p = place_of(thread_index, lane, simdgroup_index, simdgroups);
+    const uint head = group.x;
+    const uint token = group.y;
+    const uint kv_head = head / a.group_heads;
+    const uint2 place = places[token];
+    const uint count = place.x + 1u;
+    const uint i = lane % FOLD_LANES;
+    float mine[EXACT_SLICES];
+    MSL_UNROLL for (uint n = 0u; n < EXACT_SLICES; ++n) {
+        const uint e = i + n * FOLD_LANES;
+        mine[n] = 0.0f;
+        if (e < c.head_dim) { mine[n] = q[token * a.q_stride + head * c.head_dim + e]; }
+    }
+
+    float largest = NO_SCORE;
+    for (uint first = 0u; first < count; first += a.held) {
+        const uint end = min(first + a.held, count);
+        if (first > 0u) { threadgroup_barrier(mem_flags::mem_threadgroup); }
+        largest = max(largest, exact_scores(mine, cache, table, place, kv_head, first, end, a, c, scores, p));
+    }
+    largest = simd_max(largest);
+    if (lane == 0u) { maxima[simdgroup_index] = largest; }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    float part = NO_SCORE;
+    if (lane < simdgroups) { part = maxima[lane]; }
+    largest = simd_max(part);
+
+    float sum = 0.0f;
+    float values = 0.0f;
+    const uint v_at = c.kv_heads * KV_BLOCK * c.head_stride;
+    for (uint first = 0u; first < count; first += a.held) {
+        const uint end = min(first + a.held, count);
+        if (count > a.held) {
+            threadgroup_barrier(mem_flags::mem_threadgroup);
+            exact_scores(mine, cache, table, place, kv_head, first, end, a, c, scores, p);
+            threadgroup_barrier(mem_flags::mem_threadgroup);
+        }
+        for (uint j = thread_index; j < end - first; j += p.threads) {
+            const float score = scores[j];
+            scores[j] = exp_f32(score - largest);
+        }
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        if (thread_index < FOLD_LANES) {
+            for (uint j = thread_index; j < end - first; j += FOLD_LANES) {
+                const float e = scores[j];
+                sum += e;
+            }
+        }
+        if (thread_index < c.head_dim) {
+            for (uint position = first; position < end; ++position) {
+                const float value = cache[cache_at(table, place, position, kv_head, c) + v_at + thread_index];
+                const float e = scores[position - first];
+                values += e * value;
+            }
+        }
+    }
+    if (simdgroup_index == 0u) {
+        sum = fold_lanes(sum);
+        if (lane == 0u) { total[0] = sum; }
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    if (thread_index < c.head_dim) {
+        const float all = total[0];
+        out[token * a.out_stride + head * c.head_dim + thread_index] = values / all;
+    }
+}
+
+// ---- a dense head
+
+struct ExactDenseArgs {
+    uint rows;
+    uint columns;
+    uint stride;      // elements of a matrix row
+    uint type;        // DENSE_*
+    uint x_stride;
+    uint out_stride;
+};
+
+// out[t, r] = laneSum(x[t] * w[r]); 16 lanes take a row. grid: (rows, tokens).
+kernel void dense_exact(
+    device const uint*  w   [[buffer(0)]],
+    device const float* x   [[buffer(1)]],
+    device float*       out [[buffer(2)]],
+    constant ExactDenseArgs& a [[buffer(3)]],
+    uint3 group [[threadgroup_position_in_grid]],
+    uint thread_index [[thread_index_in_threadgroup]],
+    uint simdgroups [[simdgroups_per_threadgroup]])
+{
+    const uint row = group.x * simdgroups * 2u + thread_index / FOLD_LANES;
+    const uint i = thread_index % FOLD_LANES;
+    float sum = 0.0f;
+    if (row < a.rows) {
+        for (uint c = i; c < a.columns; c += FOLD_LANES) {
+            const uint at = row * a.stride + c;
+            float v = 0.0f;
+            if (a.type == DENSE_F32) {
+                v = as_type<float>(w[at]);
+            } else {
+                const uint word = w[at / 2u];
+                if (a.type == DENSE_F16) {
+                    const half2 both = as_type<half2>(word);
+                    v = at % 2u == 0u ? float(both.x) : float(both.y);
+                } else {
+                    v = as_type<float>(at % 2u == 0u ? word << 16 : word & 0xffff0000u);
+                }
+            }
+            const float activation = x[group.y * a.x_stride + c];
+            sum += activation * v;
+        }
+    }
+    sum = fold_lanes(sum);
+    if (row < a.rows && i == 0u) { out[group.y * a.out_stride + row] = sum; }
+}
