@@ -97,8 +97,8 @@ export const command = defineCommand({
     // What became certain only at the end: the bytes of a cut character.
     else output.line(result.completion.slice(printed));
     if (out !== undefined) await drawing!.writeTrace(out, result);
-    if (!json) output.note(footer(result));
     for (const warning of result.warnings ?? []) output.note(`warning: ${warning}`);
+    if (!json) output.note(footer(result));
     if (out !== undefined && !json) output.note(`wrote ${out}`);
     return result.finishReason === 'cancelled' ? EXIT.stopped : EXIT.ok;
   },

@@ -1,9 +1,18 @@
 // Random models of any shape for the differential tests of the backends: the same seed makes the same program.
 
-import type { DenseWeight, Int8Weight, Program, TernaryWeight, VectorWeight } from '../../src/engine/program.ts';
+import type {
+  DenseWeight,
+  GroupedWeight,
+  Int8Weight,
+  Program,
+  TernaryWeight,
+  VectorWeight,
+} from '../../src/engine/program.ts';
 import type { ModelConfig } from '../../src/model/model-config.ts';
 import type { LayerWeights } from '../../src/model/model-weights.ts';
 import { recordProgram } from '../../src/model/record.ts';
+import { f16ToF32, f32ToF16 } from '../../src/quant/f16.ts';
+import { arrangeScales, packPanel64 } from '../../src/quant/grouped/panel64.ts';
 
 export type Shape = {
   readonly hidden: number;
@@ -15,7 +24,9 @@ export type Shape = {
   readonly vocab: number;
   readonly activation: 'relu2' | 'silu';
   readonly subNorms: boolean;
-  readonly head: 'f32' | 'f16' | 'bf16' | 'int8';
+  readonly head: 'f32' | 'f16' | 'bf16' | 'int8' | 'ternary';
+  /** Columns that share a scale, of each width that occurs, and the type of the scales; the graph is then Qwen3's. */
+  readonly grouped?: { readonly of: (columns: number) => number; readonly scales: 'f16' | 'f32' };
 };
 
 /** 32 random bits from a 32-bit state (mulberry32). */
@@ -62,6 +73,37 @@ function ternary(random: Random, name: string, rows: number, columns: number): T
   };
 }
 
+function grouped(
+  random: Random,
+  name: string,
+  rows: number,
+  columns: number,
+  { of, scales: scaleType }: NonNullable<Shape['grouped']>,
+): GroupedWeight {
+  const group = of(columns);
+  // All four codes; what has no row or column is code 1.
+  const codes = Uint8Array.from({ length: rows * columns }, () => (random.below(20) === 0 ? 3 : random.below(3)));
+  const count = (rows * columns) / group;
+  const values = Float32Array.from({ length: count }, () => {
+    // Zero, negative, subnormal as f16, and ordinary ones.
+    const kind = random.below(12);
+    if (kind === 0) return 0;
+    return (kind === 1 ? 2 ** -20 : kind === 2 ? -0.03 : 0.05) * (0.5 + Math.abs(random.signed()));
+  });
+  const scales = scaleType === 'f32' ? values : f16ToF32(f32ToF16(values));
+  const panels = arrangeScales(scales, rows, columns / group);
+  return {
+    kind: 'grouped',
+    name,
+    rows,
+    columns,
+    group,
+    layout: 'panel64',
+    bytes: packPanel64(codes, rows, columns),
+    ...panels,
+  };
+}
+
 function vector(random: Random, name: string, n: number): VectorWeight {
   return { kind: 'vector', name, values: Float32Array.from({ length: n }, () => 1 + 0.5 * random.signed()) };
 }
@@ -100,25 +142,37 @@ function int8(random: Random, name: string, rows: number, columns: number): Int8
 export function randomProgram(shape: Shape, seed: number, contextLength = 128): Program {
   const random = new Random(seed);
   const { hidden, ffn, heads, kvHeads, headDim } = shape;
+  const matrix = (name: string, rows: number, columns: number) =>
+    shape.grouped === undefined
+      ? ternary(random, name, rows, columns)
+      : grouped(random, name, rows, columns, shape.grouped);
+  const headNorms = (name: (part: string) => string) => ({
+    qNorm: vector(random, name('q_norm'), headDim),
+    kNorm: vector(random, name('k_norm'), headDim),
+  });
   const layers = Array.from({ length: shape.layers }, (_, i): LayerWeights => {
     const name = (part: string) => `layers.${i}.${part}`;
     return {
       inputNorm: vector(random, name('input_norm'), hidden),
-      q: ternary(random, name('q'), heads * headDim, hidden),
-      k: ternary(random, name('k'), kvHeads * headDim, hidden),
-      v: ternary(random, name('v'), kvHeads * headDim, hidden),
+      q: matrix(name('q'), heads * headDim, hidden),
+      k: matrix(name('k'), kvHeads * headDim, hidden),
+      v: matrix(name('v'), kvHeads * headDim, hidden),
+      ...(shape.grouped === undefined ? {} : headNorms(name)),
       ...(shape.subNorms ? { attnSubNorm: vector(random, name('attn_sub_norm'), heads * headDim) } : {}),
-      o: ternary(random, name('o'), hidden, heads * headDim),
+      o: matrix(name('o'), hidden, heads * headDim),
       postAttentionNorm: vector(random, name('post_norm'), hidden),
-      gate: ternary(random, name('gate'), ffn, hidden),
-      up: ternary(random, name('up'), ffn, hidden),
+      gate: matrix(name('gate'), ffn, hidden),
+      up: matrix(name('up'), ffn, hidden),
       ...(shape.subNorms ? { ffnSubNorm: vector(random, name('ffn_sub_norm'), ffn) } : {}),
-      down: ternary(random, name('down'), hidden, ffn),
+      down: matrix(name('down'), hidden, ffn),
     };
   });
-  const embedding = dense(random, 'embedding', shape.vocab, hidden, shape.head === 'int8' ? 'bf16' : shape.head);
+  const embedding =
+    shape.head === 'ternary'
+      ? grouped(random, 'embedding', shape.vocab, hidden, shape.grouped!)
+      : dense(random, 'embedding', shape.vocab, hidden, shape.head === 'int8' ? 'bf16' : shape.head);
   const config: ModelConfig = {
-    family: 'bitnet',
+    family: shape.grouped === undefined ? 'bitnet' : 'qwen3',
     hiddenSize: hidden,
     intermediateSize: ffn,
     numHiddenLayers: shape.layers,
@@ -202,5 +256,45 @@ export const SHAPES: Readonly<Record<string, Shape>> = {
     activation: 'relu2',
     subNorms: true,
     head: 'int8',
+  },
+  groups32: {
+    hidden: 96,
+    ffn: 160,
+    layers: 2,
+    heads: 3,
+    kvHeads: 1,
+    headDim: 32,
+    vocab: 71,
+    activation: 'silu',
+    subNorms: false,
+    head: 'ternary',
+    grouped: { of: () => 32, scales: 'f16' },
+  },
+  groups128: {
+    hidden: 256,
+    ffn: 384,
+    layers: 1,
+    heads: 4,
+    kvHeads: 2,
+    headDim: 64,
+    vocab: 130,
+    activation: 'silu',
+    subNorms: false,
+    head: 'ternary',
+    grouped: { of: () => 128, scales: 'f32' },
+  },
+  // One scale a row, rows that are no multiple of anything, a dense embedding.
+  wholeRows: {
+    hidden: 70,
+    ffn: 131,
+    layers: 1,
+    heads: 2,
+    kvHeads: 2,
+    headDim: 18,
+    vocab: 33,
+    activation: 'silu',
+    subNorms: false,
+    head: 'bf16',
+    grouped: { of: (columns) => columns, scales: 'f16' },
   },
 };
