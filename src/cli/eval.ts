@@ -42,7 +42,7 @@ export const command = defineCommand({
       onChunk: (done: number, total: number) => bar.update(done, total, `${done} of ${total} tokens`),
     };
     if (ids !== undefined) {
-      const { vocabSize, logits, argmax, meanNll } = await evaluateIds(model, ids, options);
+      const { vocabSize, logits, argmax, meanNll, warnings } = await evaluateIds(model, ids, options);
       if (flags.logits !== undefined) {
         const { writeSafetensors } = await import('../formats/write-safetensors.ts');
         const bytes = new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength);
@@ -57,6 +57,7 @@ export const command = defineCommand({
           argmax,
           ...(meanNll !== undefined && { cross_entropy: meanNll, perplexity }),
           ...(flags.logits !== undefined && { logits: flags.logits }),
+          ...(warnings.length > 0 && { warnings }),
         });
       } else {
         output.line(`likeliest next tokens: ${argmax.join(',')}`);
@@ -65,6 +66,7 @@ export const command = defineCommand({
         if (flags.logits !== undefined)
           output.note(`wrote ${flags.logits}: logits float32 [${ids.length}, ${vocabSize}]`);
       }
+      for (const warning of warnings) output.note(`warning: ${warning}`);
       return 0;
     }
     const text = await readText(file!);
@@ -78,6 +80,7 @@ export const command = defineCommand({
         perplexity: result.perplexity,
         bits_per_byte: result.bitsPerByte,
         windows: result.windows,
+        ...(result.warnings.length > 0 && { warnings: result.warnings }),
       });
     } else {
       output.line(
@@ -86,6 +89,7 @@ export const command = defineCommand({
       );
       output.line(`${result.tokens} tokens of ${result.bytes} bytes in ${result.windows} windows`);
     }
+    for (const warning of result.warnings) output.note(`warning: ${warning}`);
     return 0;
   },
 });

@@ -30,7 +30,7 @@ export function ggufKind(gguf: GgufFile): GgufKind | undefined {
   if (gguf.architecture === 'clip') return NAMED_BY_TYPE.mmproj;
   if (type !== undefined && Object.hasOwn(NAMED_BY_TYPE, type)) return NAMED_BY_TYPE[type];
   if (gguf.metadata.has('imatrix.datasets') || gguf.metadata.has('imatrix.chunk_count')) return NAMED_BY_TYPE.imatrix;
-  const rotation = [...gguf.metadata.keys()].find((key) => key.startsWith('prism.hadamard.'));
+  const rotation = rotationKey(gguf);
   if (rotation !== undefined) {
     return {
       what:
@@ -49,9 +49,14 @@ export function ggufKind(gguf: GgufFile): GgufKind | undefined {
   return undefined;
 }
 
+/** PrismML's keys are prism.hadamard.*; whoever writes others means the same. */
+function rotationKey(gguf: GgufFile): string | undefined {
+  return [...gguf.metadata.keys()].find((key) => /hadamard/i.test(key));
+}
+
 /** A remark for a file that is run all the same; undefined where there is none. */
 export function ggufWarning(gguf: GgufFile): string | undefined {
-  if ([...gguf.metadata.keys()].some((key) => key.startsWith('prism.hadamard.'))) return undefined;
+  if (rotationKey(gguf) !== undefined) return undefined;
   const tensor = [...gguf.tensors.values()].find(({ dtype }) => dtype === 'PQ2_0' || dtype === 'PTQ1_0');
   if (tensor === undefined) return undefined;
   const about = `"${tensor.name}" is ${tensor.dtype}, and the file has no prism.hadamard keys`;

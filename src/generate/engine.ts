@@ -41,6 +41,8 @@ export type LoadedModel = {
   /** Whether generation ends at an id. */
   readonly isStop: (id: number) => boolean;
   readonly loadMs: number;
+  /** What a person should know of its weights; the tokenizer has its own. */
+  readonly warnings: readonly string[];
 };
 
 export type EngineOptions = {
@@ -178,7 +180,7 @@ function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined):
 }
 
 /** A model that computes logits, without its tokenizer. */
-export type LoadedProgram = Pick<LoadedModel, 'executable' | 'info' | 'contextLength' | 'vocabSize'> & {
+export type LoadedProgram = Pick<LoadedModel, 'executable' | 'info' | 'contextLength' | 'vocabSize' | 'warnings'> & {
   readonly eosTokenIds: readonly number[];
   /** How many rows a step of the scheduler may have, how many tokens it may guess and keep. */
   readonly scheduling: Pick<SchedulerOptions, 'maxRows' | 'maxDrafts' | 'cachedTokens'>;
@@ -204,7 +206,7 @@ export async function loadProgram(location: LocatedModel, request: LoadRequest):
     return loadOnnx({ folder: location.path, file: location.onnxFile }, request);
   }
   const choice = ownBackend(request.backend ?? 'auto', 'give the logits that are needed here');
-  const { program, head, config } = await openModel(location, {
+  const { program, head, config, warnings } = await openModel(location, {
     name: request.model,
     head: request.head ?? { int8Above: INT8_HEAD_BYTES },
     allocate: weightMemory(choice),
@@ -223,6 +225,7 @@ export async function loadProgram(location: LocatedModel, request: LoadRequest):
     info: { backend, ...(isa === undefined ? {} : { isa }), threads, head },
     contextLength,
     vocabSize,
+    warnings,
     eosTokenIds: config.eosTokenIds,
     scheduling: {
       maxRows: MAX_ROWS[backend],
@@ -241,7 +244,7 @@ async function loadModel(location: LocatedModel, request: LoadRequest): Promise<
   const tokenizer = new Promise((resolve) => setImmediate(resolve)).then(() => loadTokenizer(home));
   // Both are awaited below; a failure of the model must not leave this one unhandled.
   tokenizer.catch(() => {});
-  const { executable, info, contextLength, vocabSize, eosTokenIds, scheduling } = await loadingProgram;
+  const { executable, info, contextLength, vocabSize, eosTokenIds, scheduling, warnings } = await loadingProgram;
   return {
     name: request.model,
     info,
@@ -255,5 +258,6 @@ async function loadModel(location: LocatedModel, request: LoadRequest): Promise<
     // The tokenizer has read generation_config.json as well; a .gguf keeps its ids in the metadata.
     isStop: (await tokenizer).stopTest({ eos_token_id: [...eosTokenIds] }),
     loadMs: now() - start,
+    warnings,
   };
 }

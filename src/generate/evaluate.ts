@@ -4,6 +4,7 @@ import { NonFiniteError } from '../engine/backend.ts';
 import { ArgumentError } from '../errors.ts';
 import { Engine, type EngineOptions, type LoadedModel, loadProgram, locateModel } from './engine.ts';
 import { allLogits, type ForwardOptions, forwardTokens, negativeLogLikelihood } from './forward.ts';
+import { warningsOf } from './local-source.ts';
 import type { BackendChoice } from './token-source.ts';
 import type { HeadPrecision } from './types.ts';
 
@@ -24,6 +25,8 @@ export type IdsEvaluation = {
   readonly argmax: readonly number[];
   /** Mean -ln p(ids[i + 1] | ids[0..i]) in nats; undefined for a single id. */
   readonly meanNll: number | undefined;
+  /** What a person should know of the model's files. */
+  readonly warnings: readonly string[];
 };
 
 export type TextEvaluation = {
@@ -37,6 +40,8 @@ export type TextEvaluation = {
   readonly bitsPerByte: number;
   /** Windows the text was cut into, each read from an empty context. */
   readonly windows: number;
+  /** What a person should know of the model's files. */
+  readonly warnings: readonly string[];
 };
 
 /** Logits of ids (T,), at least one, as one text without any token added. */
@@ -47,7 +52,10 @@ export async function evaluateIds(
 ): Promise<IdsEvaluation> {
   const request = { model: name, ...loadOptions(options) };
   // Ids need no tokenizer, and some checkpoints come without one.
-  const { executable, contextLength, vocabSize } = await loadProgram(await locateModel(request, options), request);
+  const { executable, contextLength, vocabSize, warnings } = await loadProgram(
+    await locateModel(request, options),
+    request,
+  );
   using _ = executable;
   if (ids.length === 0 || ids.length > contextLength) {
     throw new ArgumentError({
@@ -70,7 +78,8 @@ export async function evaluateIds(
   const argmax = ids.map((_, i) => row(i).reduce((best, value, id, all) => (value > all[best]! ? id : best), 0));
   let total = 0;
   for (let i = 0; i + 1 < ids.length; i += 1) total += negativeLogLikelihood(row(i), ids[i + 1]!);
-  return { model: name, vocabSize, logits, argmax, meanNll: ids.length > 1 ? total / (ids.length - 1) : undefined };
+  const meanNll = ids.length > 1 ? total / (ids.length - 1) : undefined;
+  return { model: name, vocabSize, logits, argmax, meanNll, warnings };
 }
 
 /**
@@ -125,6 +134,7 @@ async function crossEntropyOf(model: LoadedModel, text: string, options: Evaluat
     perplexity: Math.exp(crossEntropy),
     bitsPerByte: nll / Math.LN2 / bytes,
     windows,
+    warnings: warningsOf(model),
   };
 }
 

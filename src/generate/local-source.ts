@@ -19,12 +19,16 @@ export function localSource(model: LoadedModel, prompts?: PromptHost): TokenSour
   return {
     model: model.name,
     info: model.info,
-    // Whoever reads a result need not know the folders of this machine.
-    warnings: model.tokenizer.warnings.map((text) => text.replaceAll(`${dirname(model.home)}${sep}`, '')),
+    warnings: warningsOf(model),
     prompt: (request, signal) => promptOf(model, prompts, { ...request, signal }),
     checkContinuation: (state) => checkFits(model, state),
     write: (start, task) => write(model, start, task),
   };
+}
+
+/** What a person should know of the model's files. Whoever reads a result need not know the folders of this machine. */
+export function warningsOf({ warnings, tokenizer, home }: LoadedModel): string[] {
+  return [...warnings, ...tokenizer.warnings].map((text) => text.replaceAll(`${dirname(home)}${sep}`, ''));
 }
 
 async function promptOf(model: LoadedModel, prompts: PromptHost | undefined, asked: Asked): Promise<Prompt> {

@@ -1,6 +1,7 @@
 // A request's prompt as a model reads it: text and tokens, or a reason why not.
 
 import { ArgumentError } from '../errors.ts';
+import type { ChatMessage } from '../tokenizer/chat-template.ts';
 import { leastTokens } from '../tokenizer/least-tokens.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import type { Prompt } from './token-source.ts';
@@ -41,7 +42,13 @@ const MESSAGE_CHARACTERS = 64;
 
 /** Characters of a request's prompt or messages, with what is around them. */
 export function promptLength({ prompt = '', messages = [] }: PromptRequest): number {
-  return messages.reduce((sum, { content }) => sum + content.length + MESSAGE_CHARACTERS, prompt.length);
+  const lengthOf = ({ content, tool_calls }: ChatMessage) =>
+    (typeof content === 'string' ? content.length : lengthOfJson(content)) + lengthOfJson(tool_calls);
+  return messages.reduce((sum, message) => sum + lengthOf(message) + MESSAGE_CHARACTERS, prompt.length);
+}
+
+function lengthOfJson(value: unknown): number {
+  return value === undefined || value === null ? 0 : JSON.stringify(value).length;
 }
 
 /** `tokens`: where they were counted. */

@@ -2,9 +2,10 @@
 
 import type { Scheme } from '../color/scheme.ts';
 import type { Trit } from '../gf3/trit.ts';
+import type { ChatMessage } from '../tokenizer/chat-template.ts';
 import type { BackendChoice, SourceName } from './token-source.ts';
 
-export type ChatMessage = { readonly role: string; readonly content: string };
+export type { ChatMessage };
 
 /** The output head: the checkpoint's own precision, or int8 with one scale per row. */
 export type HeadPrecision = 'full' | 'int8';

@@ -20,6 +20,8 @@ const MAX_NAMES = 12;
 
 const COMPANIONS =
   /^(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|chat_template)\.(json|txt)$|^(tokenizer\.model|merges\.txt|chat_template\.jinja|README\.md|LICENSE.*|NOTICE.*)$/i;
+/** Named templates (for tools, for a search) that transformers keeps in a folder of their own. */
+const NAMED_TEMPLATE = /^additional_chat_templates\/[^/]+\.jinja$/;
 
 /**
  * What is downloaded unless names are given: the safetensors with their index (or else one GGUF model, or else the ONNX
@@ -27,7 +29,9 @@ const COMPANIONS =
  * where they are. A graph or a part of a model that is named brings what it cannot run without.
  */
 export function selectFiles(repo: string, all: readonly RemoteFile[], names?: readonly string[]): Selection {
-  const companions = all.filter(({ name }) => !name.includes('/') && COMPANIONS.test(name));
+  const companions = all.filter(
+    ({ name }) => (!name.includes('/') && COMPANIONS.test(name)) || NAMED_TEMPLATE.test(name),
+  );
   if (names !== undefined) {
     const chosen = names.map((name) => {
       const file = all.find((candidate) => candidate.name === name);

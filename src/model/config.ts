@@ -53,8 +53,12 @@ type Json = Readonly<Record<string, unknown>>;
 const isObject = (value: unknown): value is Json =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
-/** Reads config.json's text. `file` is for messages. */
-export function parseConfig(text: string, file: string): ModelConfig {
+/** A value for messages; JSON has no word for NaN. */
+const shown = (value: unknown): string | undefined =>
+  typeof value === 'number' ? String(value) : JSON.stringify(value);
+
+/** Reads config.json: its text, or its bytes, which tell UTF-16 from damage. `file` is for messages. */
+export function parseConfig(text: string | Uint8Array, file: string): ModelConfig {
   let json: unknown;
   try {
     json = parseJson(text, { where: file, fix: 'download the file again' });
@@ -80,17 +84,17 @@ function readConfig(json: Json, file: string): ModelConfig {
     const value = get(key) ?? fallback;
     if (value === undefined) return fail(`${key} is missing`, 'this is not the config of a language model we know');
     if (!Number.isInteger(value) || (value as number) < 1 || (value as number) > LIMITS[key]) {
-      return fail(`${key} is ${JSON.stringify(value)}, expected a whole number from 1 to ${LIMITS[key]}`);
+      return fail(`${key} is ${shown(value)}, expected a whole number from 1 to ${LIMITS[key]}`);
     }
     return value as number;
   };
   const positive = (key: string, value: unknown): number =>
     typeof value === 'number' && value > 0 && Number.isFinite(value)
       ? value
-      : fail(`${key} is ${JSON.stringify(value)}, expected a positive number`);
+      : fail(`${key} is ${shown(value)}, expected a positive number`);
   const flag = (key: string, fallback: boolean): boolean => {
     const value = get(key) ?? fallback;
-    return typeof value === 'boolean' ? value : fail(`${key} is ${JSON.stringify(value)}, expected true or false`);
+    return typeof value === 'boolean' ? value : fail(`${key} is ${shown(value)}, expected true or false`);
   };
 
   const graph = readGraph(get('architectures'), get('model_type'), fail);
@@ -103,10 +107,7 @@ function readConfig(json: Json, file: string): ModelConfig {
     const weightBits = get('weight_bits') ?? 1;
     const inputBits = get('input_bits') ?? 8;
     if (weightBits !== 1 || inputBits !== 8) {
-      fail(
-        `weight_bits ${JSON.stringify(weightBits)} with input_bits ${JSON.stringify(inputBits)}`,
-        'only 1 with 8 is known',
-      );
+      fail(`weight_bits ${shown(weightBits)} with input_bits ${shown(inputBits)}`, 'only 1 with 8 is known');
     }
   }
 
@@ -120,7 +121,7 @@ function readConfig(json: Json, file: string): ModelConfig {
     const value = get(key);
     // Written by transformers for every Qwen3, and without meaning where use_sliding_window is false.
     if (key === 'sliding_window' && graph.refusedFlags.includes('use_sliding_window')) continue;
-    if (value !== undefined && value !== null) fail(`${key} is ${JSON.stringify(value)}`, 'only null is supported');
+    if (value !== undefined && value !== null) fail(`${key} is ${shown(value)}`, 'only null is supported');
   }
 
   const hiddenSize = size('hidden_size');
@@ -141,7 +142,7 @@ function readConfig(json: Json, file: string): ModelConfig {
   const act = get('hidden_act');
   const hiddenAct = act === undefined ? graph.defaults.hiddenAct : act;
   if (hiddenAct !== 'relu2' && hiddenAct !== 'silu') {
-    fail(`hidden_act is ${JSON.stringify(act)}`, 'supported: "relu2", "silu"');
+    fail(`hidden_act is ${shown(act)}`, 'supported: "relu2", "silu"');
   }
 
   const rope = readRope(get('rope_theta'), get('rope_parameters'), get('rope_scaling'), graph, fail);
@@ -152,7 +153,7 @@ function readConfig(json: Json, file: string): ModelConfig {
     const ids = Array.isArray(value) ? value : [value];
     return ids.every((id) => Number.isSafeInteger(id) && id >= 0)
       ? (ids as number[])
-      : fail(`${key} is ${JSON.stringify(value)}, expected a token id or a list of them`);
+      : fail(`${key} is ${shown(value)}, expected a token id or a list of them`);
   };
 
   return {
@@ -191,7 +192,7 @@ function readGraph(architectures: unknown, modelType: unknown, fail: Fail): Grap
   return (
     found ??
     fail(
-      `architecture ${JSON.stringify(name ?? null)}, model_type ${JSON.stringify(modelType ?? null)}`,
+      `architecture ${shown(name ?? null)}, model_type ${shown(modelType ?? null)}`,
       `supported: ${GRAPHS.flatMap(({ hf }) => hf.architectures).join(', ')} with ternary layers`,
     )
   );
@@ -217,12 +218,12 @@ const MLX_GROUPS = [32, 64, 128];
 function readMlxPack(quantization: Json, fail: Fail): MlxPack | undefined {
   const { quant_method: method, group_size: groupSize, bits, mode = 'affine' } = quantization;
   if (method !== undefined || groupSize === undefined || bits === undefined) return undefined;
-  if (mode !== 'affine') return fail(`quantization.mode is ${JSON.stringify(mode)}`, 'only "affine" packs hold trits');
+  if (mode !== 'affine') return fail(`quantization.mode is ${shown(mode)}`, 'only "affine" packs hold trits');
   if (bits !== 1 && bits !== 2) {
-    return fail(`quantization.bits is ${JSON.stringify(bits)}`, 'ternary MLX packs have 2 bits, binary ones 1');
+    return fail(`quantization.bits is ${shown(bits)}`, 'ternary MLX packs have 2 bits, binary ones 1');
   }
   if (!MLX_GROUPS.includes(groupSize as number)) {
-    return fail(`quantization.group_size is ${JSON.stringify(groupSize)}`, `known: ${MLX_GROUPS.join(', ')}`);
+    return fail(`quantization.group_size is ${shown(groupSize)}`, `known: ${MLX_GROUPS.join(', ')}`);
   }
   return { bits, groupSize: groupSize as number };
 }
@@ -242,18 +243,18 @@ function readLinearStorage({ family, oneScale }: Graph, quantization: Json | und
     linear_class: linearClass = 'bitlinear',
     quantization_mode: mode = 'offline',
   } = quantization;
-  if (method !== 'bitnet') return fail(`quant_method is ${JSON.stringify(method)}`, 'only "bitnet" is supported');
+  if (method !== 'bitnet') return fail(`quant_method is ${shown(method)}`, 'only "bitnet" is supported');
   if (oneScale !== 'int8') return fail('quant_method is "bitnet" in a graph without BitLinear layers');
   if (quantization.use_rms_norm === true) {
     return fail('use_rms_norm is true', 'BitLinear layers with a norm of their own are not supported');
   }
   if (linearClass === 'bitlinear') return 'packed-divide';
   if (linearClass !== 'autobitlinear') {
-    return fail(`linear_class is ${JSON.stringify(linearClass)}`, 'supported: "bitlinear", "autobitlinear"');
+    return fail(`linear_class is ${shown(linearClass)}`, 'supported: "bitlinear", "autobitlinear"');
   }
   if (mode === 'offline') return 'packed-multiply';
   if (mode === 'online') return 'masters';
-  return fail(`quantization_mode is ${JSON.stringify(mode)}`, 'supported: "offline", "online"');
+  return fail(`quantization_mode is ${shown(mode)}`, 'supported: "offline", "online"');
 }
 
 /** `modules_to_not_convert`: linear layers that transformers leaves as they are. */
@@ -266,7 +267,7 @@ function readFloatModules(quantization: Json | undefined, fail: Fail): ModulePat
   const patterns = ModulePatterns.from(value as string[]);
   if (patterns instanceof ModulePatterns) return patterns;
   return fail(
-    `quantization_config.modules_to_not_convert has the pattern ${JSON.stringify(patterns.refused)}`,
+    `quantization_config.modules_to_not_convert has the pattern ${shown(patterns.refused)}`,
     'write plain names, or expressions without groups and with few repetitions',
   );
 }
@@ -308,13 +309,13 @@ function readRopeScaling(key: string, value: Json, graph: Graph, fail: Fail): Ro
     const given = value[name] ?? fallback;
     return typeof given === 'number' && given > 0 && Number.isFinite(given)
       ? given
-      : fail(`${key}.${name} is ${JSON.stringify(given)}, expected a positive number`);
+      : fail(`${key}.${name} is ${shown(given)}, expected a positive number`);
   };
   if (type === 'default' || (type === 'linear' && (value.factor ?? 1) === 1)) return undefined;
   if (!graph.ropeScaling.some((known) => known === type)) {
     const supported =
       graph.ropeScaling.length === 0 ? 'only unscaled RoPE is' : `${graph.ropeScaling.join(' and ')} are`;
-    return fail(`${key} has type ${JSON.stringify(type)}`, `${supported} supported`);
+    return fail(`${key} has type ${shown(type)}`, `${supported} supported`);
   }
   if (type === 'linear') return { type: 'linear', factor: number('factor') };
   const attentionFactor = value.attention_factor ?? undefined;

@@ -24,6 +24,7 @@ import { unpackRowquad } from '../quant/rowquad.ts';
 import { packTq1 } from '../quant/tq1.ts';
 import { packTq2 } from '../quant/tq2.ts';
 import type { Dtype } from '../tensor/tensor-view.ts';
+import { companionFiles } from '../tokenizer/companion-files.ts';
 import { ggufVocabularyPairs, tokenizerFilesOf } from '../tokenizer/export-vocabulary.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import type { ConvertFormat } from './convert-formats.ts';
@@ -68,7 +69,7 @@ export async function convertModel(
   }
   const { onProgress, signal } = options;
   const cancellable = signal === undefined ? {} : { signal };
-  const { config, weights } = await openWeights(source, {
+  const { config, weights, warnings } = await openWeights(source, {
     head: 'full',
     prepare: weightPreparation,
     onLayer: (done, total) => onProgress?.(done, 2 * total, `reading layer ${done} of ${total}`),
@@ -80,7 +81,7 @@ export async function convertModel(
     ...cancellable,
   };
   const format = options.to ?? defaultFormat(target, weights);
-  const notes: string[] = [];
+  const notes = [...warnings];
   if (isFolder(format)) await writeFolder(source, target, format, config, weights, notes, write);
   else await writeGgufModel(source, target, format, config, weights, notes, write);
   const file = isFolder(format) ? join(target, 'model.safetensors') : target;
@@ -297,16 +298,6 @@ function huggingFaceScaling(scaling: NonNullable<ModelConfig['ropeScaling']>): o
   };
 }
 
-const TOKENIZER_FILES = [
-  'tokenizer.json',
-  'tokenizer.model',
-  'tokenizer_config.json',
-  'special_tokens_map.json',
-  'added_tokens.json',
-  'chat_template.jinja',
-  'generation_config.json',
-];
-
 async function copyTokenizer(source: ModelFiles, target: string, notes: string[]): Promise<void> {
   if (source.kind === 'gguf') {
     using file = await GgufFile.open(source.path);
@@ -314,17 +305,20 @@ async function copyTokenizer(source: ModelFiles, target: string, notes: string[]
       notes.push('the source has no vocabulary, so the folder has no tokenizer');
       return;
     }
-    const { tokenizer, config } = tokenizerFilesOf(file);
+    const { tokenizer, config, warnings } = tokenizerFilesOf(file);
+    // What was guessed here looks certain in the folder.
+    notes.push(...warnings);
     await writeJson(join(target, 'tokenizer.json'), tokenizer);
     await writeJson(join(target, 'tokenizer_config.json'), config);
     return;
   }
   const from = folderOf(source);
   let copied = 0;
-  for (const name of TOKENIZER_FILES) {
-    if ((await stat(join(from, name)).catch(() => undefined)) === undefined) continue;
-    await copyFile(join(from, name), join(target, name));
-    copied += name.startsWith('tokenizer') ? 1 : 0;
+  for (const parts of await companionFiles(from)) {
+    const to = join(target, ...parts);
+    if (parts.length > 1) await makeFolder(dirname(to));
+    await copyFile(join(from, ...parts), to);
+    copied += parts[0]!.startsWith('tokenizer') ? 1 : 0;
   }
   if (copied === 0) notes.push('the source has no tokenizer files');
 }

@@ -1,6 +1,7 @@
 // What a GGUF's metadata says of its model. What it does not say is decided here: no key names the FFN's activation.
 
 import type { GgufFile } from '../formats/gguf-file.ts';
+import { ggufKind } from '../formats/gguf-kind.ts';
 import { ConfigError } from './config.ts';
 import { type Graph, MODEL_TENSORS } from './graph.ts';
 import { GRAPHS, graphOf } from './graphs/all.ts';
@@ -16,8 +17,9 @@ export function ggufConfig(file: GgufFile): ModelConfig {
   const fail = (what: string, fix: string): never => {
     throw new ConfigError({ what, where: file.path, fix });
   };
+  const kind = ggufKind(file);
+  if (kind !== undefined) fail(kind.what, kind.fix);
   const architecture = file.architecture ?? fail('general.architecture is missing', 'the file is not a language model');
-  refuseRotated(file, fail);
   const graph =
     GRAPHS.find(({ gguf }) => gguf.architectures.includes(architecture)) ??
     fail(`architecture "${architecture}"`, `supported: ${GRAPHS.flatMap(({ gguf }) => gguf.architectures).join(', ')}`);
@@ -38,7 +40,16 @@ export function ggufConfig(file: GgufFile): ModelConfig {
       ? value
       : fail(`${architecture}.${key} is ${value}`, 'expected a positive number');
   };
-
+  // First: a file of some matrices has no sizes either, and no other copy of it would have them.
+  const { embedding, head } = MODEL_TENSORS;
+  if (!file.has(embedding.gguf)) {
+    const { size: count } = file.tensors;
+    const held = count === 0 ? 'no weights, only a vocabulary or settings' : `${count} tensors, not a whole model`;
+    fail(
+      `there is no ${embedding.gguf}: the file holds ${held}`,
+      "name the model's own .gguf; `analyze` reads this one",
+    );
+  }
   const hiddenSize = size('embedding_length');
   const numAttentionHeads = size('attention.head_count');
   const numKeyValueHeads = size('attention.head_count_kv', numAttentionHeads);
@@ -56,9 +67,6 @@ export function ggufConfig(file: GgufFile): ModelConfig {
   if (valueLength !== headDim)
     fail(`attention.value_length is ${valueLength}`, `only key_length (${headDim}) is supported`);
   const ropeScaling = readRopeScaling(file, architecture, graph, positive, fail);
-  const { embedding, head } = MODEL_TENSORS;
-  if (!file.has(embedding.gguf))
-    fail(`there is no ${embedding.gguf}`, 'this GGUF holds no weights (a vocabulary only?)');
   const vocabSize = file.info(embedding.gguf).shape[0] ?? 0;
 
   // The 2B-4T model under the name of 1bitLLM's architecture: its FFN is ReLU² all the same.
@@ -90,16 +98,6 @@ export function ggufConfig(file: GgufFile): ModelConfig {
     eosTokenIds: eos === undefined ? [] : [eos],
     unknownKeys: [],
   };
-}
-
-/** Bonsai 2's weights lie in a rotated basis, which its keys declare. */
-function refuseRotated(file: GgufFile, fail: Fail): void {
-  const key = [...file.metadata.keys()].find((name) => /hadamard/i.test(name));
-  if (key === undefined) return;
-  fail(
-    `"${key}": the weights are stored in a rotated basis (Hadamard, as in Ternary Bonsai 2)`,
-    'this engine does not run rotated weights yet; `analyze` and `viz` read the file',
-  );
 }
 
 function readRopeScaling(

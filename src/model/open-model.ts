@@ -1,11 +1,12 @@
 // A model opened for the engine: config, weights, and the program recorded from them.
 
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import type { Program } from '../engine/program.ts';
 import { GgufFile } from '../formats/gguf-file.ts';
+import { ggufWarning } from '../formats/gguf-kind.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { ConfigError, parseConfig } from './config.ts';
-import { readConfigText } from './config-text.ts';
+import { readConfigBytes } from './config-bytes.ts';
 import { ggufConfig } from './gguf-config.ts';
 import { loadGgufWeights } from './gguf-weights.ts';
 import { loadWeights } from './hugging-face-weights.ts';
@@ -29,10 +30,12 @@ export type OpenedModel = {
   readonly program: Program;
   /** What the output head became. */
   readonly head: 'full' | 'int8';
+  /** What a person should know of the file. */
+  readonly warnings: readonly string[];
 };
 
 export async function readModelConfig(folder: string): Promise<ModelConfig> {
-  const text = await readConfigText(folder);
+  const text = await readConfigBytes(folder);
   if (text === undefined) {
     const fix = 'give a folder in Hugging Face layout: config.json beside the weights';
     throw new ConfigError({ what: 'there is no config.json', where: folder, fix });
@@ -45,13 +48,14 @@ export async function readModelConfig(folder: string): Promise<ModelConfig> {
  * program. Throws `ConfigError`, `WeightError`, and what reading the file throws.
  */
 export async function openModel(location: ModelFiles, options: OpenModelOptions): Promise<OpenedModel> {
-  const { config, weights } = await openWeights(location, options);
+  const { config, weights, warnings } = await openWeights(location, options);
   const longest = config.maxPositionEmbeddings;
   const contextLength = Math.min(options.contextLength ?? DEFAULT_CONTEXT_LENGTH, longest);
   return {
     config,
     program: recordProgram(config, weights, { name: options.name, contextLength }),
     head: weights.head.kind === 'int8' ? 'int8' : 'full',
+    warnings,
   };
 }
 
@@ -59,15 +63,17 @@ export async function openModel(location: ModelFiles, options: OpenModelOptions)
 export async function openWeights(
   location: ModelFiles,
   options: LoadWeightsOptions,
-): Promise<{ readonly config: ModelConfig; readonly weights: ModelWeights }> {
+): Promise<{ readonly config: ModelConfig; readonly weights: ModelWeights; readonly warnings: readonly string[] }> {
   if (location.kind === 'gguf') {
     using file = await GgufFile.open(location.path, { readAhead: true });
     const config = ggufConfig(file);
-    return { config, weights: await loadGgufWeights(file, config, options) };
+    const warning = ggufWarning(file);
+    const warnings = warning === undefined ? [] : [`${basename(location.path)}: ${warning}`];
+    return { config, weights: await loadGgufWeights(file, config, options), warnings };
   }
   const config = await readModelConfig(location.kind === 'folder' ? location.path : dirname(location.path));
   using checkpoint = await openCheckpoint(location.path, { readAhead: true });
-  return { config, weights: await loadWeights(checkpoint, config, options) };
+  return { config, weights: await loadWeights(checkpoint, config, options), warnings: [] };
 }
 
 export type ModelFiles = { readonly kind: 'folder' | 'safetensors' | 'gguf'; readonly path: string };

@@ -14,21 +14,21 @@ export type ContentPart = { readonly type: string; readonly text?: string; reado
 
 /** A call of a tool by the assistant. Arguments are an object, or its JSON as text. */
 export type ToolCall = {
-  readonly id?: string;
-  readonly type?: string;
+  readonly id?: string | undefined;
+  readonly type?: string | undefined;
   readonly function: { readonly name: string; readonly arguments: unknown };
 };
 
 /** As chat APIs have it. Fields that are not named here reach the template as well. */
 export type ChatMessage = {
   readonly role: string;
-  readonly content?: string | null | readonly ContentPart[];
+  readonly content?: string | null | readonly ContentPart[] | undefined;
   /** What the assistant thought before it answered. */
   readonly reasoning_content?: string | null;
-  readonly tool_calls?: readonly ToolCall[] | null;
+  readonly tool_calls?: readonly ToolCall[] | null | undefined;
   /** Of a message with role "tool": which call it answers, and whose result it is. */
-  readonly tool_call_id?: string;
-  readonly name?: string;
+  readonly tool_call_id?: string | undefined;
+  readonly name?: string | undefined;
 };
 
 /**

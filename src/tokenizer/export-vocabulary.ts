@@ -132,7 +132,11 @@ function isNfc({ normalizer }: BpeTokenizer): boolean {
 }
 
 /** tokenizer.json and tokenizer_config.json of a GGUF's byte-level vocabulary. */
-export function tokenizerFilesOf(file: GgufFile): { readonly tokenizer: JsonObject; readonly config: JsonObject } {
+export function tokenizerFilesOf(file: GgufFile): {
+  readonly tokenizer: JsonObject;
+  readonly config: JsonObject;
+  readonly warnings: readonly string[];
+} {
   const found = readGgufVocabulary(file);
   if (found.kind !== 'bpe') {
     throw new TokenizerFileError({
@@ -159,6 +163,7 @@ export function tokenizerFilesOf(file: GgufFile): { readonly tokenizer: JsonObje
   const begin = addBos && bos !== undefined ? [{ SpecialToken: { id: bos, type_id: 0 } }] : [];
   const byteLevel = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false };
   return {
+    warnings: found.warnings,
     tokenizer: {
       version: '1.0',
       truncation: null,

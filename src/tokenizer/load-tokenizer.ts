@@ -3,6 +3,7 @@
 import { readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { ChatTemplate, correctedTemplate } from './chat-template.ts';
+import { NAMED_TEMPLATES } from './companion-files.ts';
 import {
   isObject,
   type JsonObject,
@@ -166,7 +167,7 @@ function readTemplateFiles(folder: string): Map<string, NamedSource> {
     if (bytes !== undefined) found.set(name, { source: bytes.toString('utf8'), where });
   };
   read('default', join(folder, 'chat_template.jinja'));
-  const more = join(folder, 'additional_chat_templates');
+  const more = join(folder, NAMED_TEMPLATES);
   const isFolder = statSync(more, { throwIfNoEntry: false })?.isDirectory() === true;
   const names = isFolder ? readdirSync(more).filter((name) => name.endsWith('.jinja')) : [];
   if (names.length > MAX_TEMPLATE_FILES) {

@@ -20,7 +20,7 @@ export const generateWithTraceTool = defineTool({
   description:
     'Writes text with a ternary (BitNet b1.58) model. Each token comes with its log-probability, and with the color and ' +
     'trit of its place in a seeded stream; the result tells whether the trits sum to 0 mod 3. Give exactly one of prompt, ' +
-    'messages (chat models) or continuation. Greedy and repeatable unless temperature is above 0. When finish_reason is ' +
+    'messages (chat models) or continuation. Repeatable, and greedy unless temperature is above 0. When finish_reason is ' +
     '"time" or "length", call again with the continuation handle to go on.',
   input: z.strictObject({
     prompt: z.string().optional().describe('Text to continue'),
@@ -32,28 +32,28 @@ export const generateWithTraceTool = defineTool({
     temperature: z.number().min(0).default(0).describe('0: always the likeliest token'),
     top_k: z.int().min(1).optional().describe('Sample among the k likeliest'),
     top_p: z.number().gt(0).max(1).optional().describe('Above 0: sample within this probability mass'),
-    sample_seed: uint64('sample_seed').optional().describe('Seed of the sampling; same request, same text'),
-    stop: z.array(z.string().min(1).max(1024)).max(64).optional().describe('The text ends before the first of these'),
+    sample_seed: uint64('sample_seed').optional().describe('Seed of the sampling'),
+    stop: z.array(z.string().min(1).max(1024)).max(64).optional().describe('Ends before the first of these'),
     thinking: z
       .union([z.enum(['on', 'off']), z.int().min(0)])
       .optional()
-      .describe('For models that think first: on, off, or the tokens of a thought at most'),
-    activations: z.boolean().default(false).describe("Count each layer's trits per token"),
+      .describe('on, off, or the tokens of a thought at most'),
+    activations: z.boolean().default(false).describe("Count each layer's trits"),
     max_seconds: z.number().gt(0).default(DEFAULT_MAX_SECONDS).describe('Above 0'),
-    continuation: z.string().min(1).optional().describe('Handle of an earlier result'),
+    continuation: z.string().min(1).optional().describe('Of an earlier result'),
   }),
   output: z.strictObject({
     model: z.string(),
     output: z.string().describe('Prompt + completion'),
     completion: z.string(),
-    reasoning: z.string().optional().describe('What the model thought before; not in the trace'),
+    reasoning: z.string().optional().describe('Thought before; not in the trace'),
     finish_reason: z.enum(['stop', 'length', 'time', 'cancelled']),
     continuation: z.string().optional(),
     trace: z.array(
       z.strictObject({
         step: z.int(),
         token: z.string(),
-        token_id: z.int().optional().describe('Absent where a server does not tell'),
+        token_id: z.int().optional().describe('Absent where unknown'),
         logprob: z.number().optional(),
         merged: z.boolean().optional(),
         tokens: z.int().optional(),
@@ -124,10 +124,9 @@ export const generateWithTraceTool = defineTool({
       output,
       '',
       ...warnings.map((line) => `warning: ${line}`),
-      `${usage.completion_tokens} tokens, ended by ${finish_reason}; GF(3) trit sum ${trit_sum} mod 3 = ${gf3_residue}, ` +
+      `${usage.completion_tokens} ${usage.completion_tokens === 1 ? 'token' : 'tokens'}, ended by ${finish_reason}; GF(3) trit sum ${trit_sum} mod 3 = ${gf3_residue}, ` +
         `${gf3_conserved ? 'conserved' : 'not conserved'}`,
       ...(continuation === undefined ? [] : [`to go on: {"continuation": "${continuation}"}`]),
-      ...warnings.map((warning) => `warning: ${warning}`),
     ].join('\n'),
 });
 

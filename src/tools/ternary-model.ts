@@ -9,7 +9,7 @@ import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { parseJson } from '../formats/strict-json.ts';
 import { listTernaryLayers, type SkippedTensor, type TernaryLayer } from '../formats/ternary-layers.ts';
 import { resolveModel } from '../hub/resolve-model.ts';
-import { readConfigText } from '../model/config-text.ts';
+import { readConfigBytes } from '../model/config-bytes.ts';
 import { nearest } from './nearest.ts';
 
 export type TernaryModel = Disposable & {
@@ -65,7 +65,7 @@ function reasonOf(checkpoint: Checkpoint, skipped: string | undefined): GgufKind
 
 /** A weights file may lie alone; a config that is there must be readable, since it decides what the bytes mean. */
 async function readConfig(folder: string): Promise<Record<string, unknown> | undefined> {
-  const text = await readConfigText(folder);
+  const text = await readConfigBytes(folder);
   if (text === undefined) return undefined;
   const where = join(folder, 'config.json');
   const value = parseJson(text, { where });

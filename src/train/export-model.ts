@@ -1,27 +1,17 @@
 // Writes trained latents as models that `infer` and Hugging Face transformers load: packed trits, and float masters from
 // which training can go on.
 
-import { readdir, readFile, realpath } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readFile, realpath } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { ArgumentError } from '../errors.ts';
 import { writeFileAtomically } from '../formats/atomic-file.ts';
 import { makeFolder } from '../formats/make-folder.ts';
 import { type TensorToWrite, writeSafetensors } from '../formats/write-safetensors.ts';
 import { packRowquad } from '../quant/rowquad.ts';
+import { companionFiles } from '../tokenizer/companion-files.ts';
 import { quantizeMatrices } from './ops/bit-linear.ts';
 import { type Parameter, type ParameterPlan, view } from './parameters.ts';
 import { MASTER_FOLDER } from './trainable-model.ts';
-
-/** Files beside the weights that a model needs to read and write text. */
-const COMPANIONS = [
-  'tokenizer.json',
-  'tokenizer.model',
-  'tokenizer_config.json',
-  'special_tokens_map.json',
-  'added_tokens.json',
-  'chat_template.jinja',
-  'generation_config.json',
-];
 
 export type ExportSource = {
   /** config.json of the model that was trained. */
@@ -105,10 +95,11 @@ export async function exportModel(out: string, source: ExportSource): Promise<vo
   );
   await writeJson(join(out, 'config.json'), exportConfig(configJson, 'offline'));
   if (source.companions === out) return;
-  const present = await readdir(source.companions);
-  for (const name of COMPANIONS.filter((file) => present.includes(file))) {
-    const bytes = await readFile(join(source.companions, name));
-    await writeFileAtomically(join(out, name), (sink) => sink.write(bytes));
+  for (const parts of await companionFiles(source.companions)) {
+    const bytes = await readFile(join(source.companions, ...parts));
+    const to = join(out, ...parts);
+    if (parts.length > 1) await makeFolder(dirname(to));
+    await writeFileAtomically(to, (sink) => sink.write(bytes));
   }
 }
 

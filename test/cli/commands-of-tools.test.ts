@@ -26,7 +26,7 @@ describe('triad', () => {
         '  [+] mlx-bitnet-gf3',
         '  [+] unworlding-involution',
         'GF(3) trit sum: 2 mod 3 = 2 ✗ NOT CONSERVED',
-        'a trit +1 completes it: gay-mcp, forward-forward-learning',
+        'a trit +1 completes it: gay-mcp',
         '',
       ].join('\n'),
       stderr: '',

@@ -3,7 +3,7 @@
 import { afterAll, describe, expect, test } from 'vitest';
 import { ArgumentError, CancelledError } from '../../src/errors.ts';
 import { EngineHost } from '../../src/generate/engine-host.ts';
-import { readPrompt } from '../../src/generate/prompt.ts';
+import { promptLength, readPrompt } from '../../src/generate/prompt.ts';
 import { PromptHost, PromptReadError } from '../../src/generate/prompt-host.ts';
 import { packageRoot } from '../../src/hub/package-root.ts';
 import { leastTokens } from '../../src/tokenizer/least-tokens.ts';
@@ -106,4 +106,23 @@ test('an engine that gets eight prompts of megabytes refuses them and writes for
   expect(written.usage.completionTokens).toBe(3);
   for (const result of await refused) expect(result).toMatchObject({ reason: { fault: 'call' } });
   await host.close();
+});
+
+test('a message without text, and one of parts, have a length', () => {
+  const calls = [{ function: { name: 'dice', arguments: { text: 'x'.repeat(5000) } } }];
+  const messages = [
+    { role: 'assistant', tool_calls: calls },
+    { role: 'tool', content: [{ type: 'text', text: 'y'.repeat(3000) }] },
+  ];
+  expect(promptLength({ model: 'm', messages })).toBeGreaterThan(8000);
+  expect(promptLength({ model: 'm', messages: [{ role: 'user', content: null }] })).toBe(64);
+});
+
+test("tools' turns reach the template", () => {
+  const messages = [
+    { role: 'user', content: 'Roll' },
+    { role: 'assistant', content: 'dice' },
+    { role: 'tool', content: '3', tool_call_id: 'call_0' },
+  ];
+  expect(readPrompt(tokenizer, { model: 'm', messages }, { contextLength: 1000 }).text).toContain('Tool: 3<|eot_id|>');
 });

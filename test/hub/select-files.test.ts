@@ -90,6 +90,22 @@ describe('a model in parts', () => {
   });
 });
 
+test('named chat templates come with a model, other folders do not', () => {
+  const sizes = {
+    'chat_template.jinja': 1,
+    'additional_chat_templates/tool_use.jinja': 1,
+    'additional_chat_templates/old/rag.jinja': 1,
+    'additional_chat_templates/notes.txt': 1,
+    'original/tokenizer.json': 1,
+    'model.safetensors': 1,
+  };
+  expect(chosen(sizes).names).toEqual([
+    'chat_template.jinja',
+    'additional_chat_templates/tool_use.jinja',
+    'model.safetensors',
+  ]);
+});
+
 test('safetensors win over GGUF', () => {
   expect(chosen({ 'model.safetensors': 1, 'm-Q2_0.gguf': 1 }).names).toEqual(['model.safetensors']);
 });

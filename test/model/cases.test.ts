@@ -1,11 +1,12 @@
 // Situations that people reported to projects of this field, on models: what transformers computes, or a word that says why not.
 
-import { cpSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
+import { writeGguf } from '../../src/formats/write-gguf.ts';
 import { allLogits } from '../../src/generate/forward.ts';
 import { convertModel } from '../../src/model/convert.ts';
 import { type ModelFiles, openModel } from '../../src/model/open-model.ts';
@@ -82,4 +83,84 @@ test('a quantizer fell back to Q4_0: the type, why, and what to do', async () =>
   const opened = openModel(files, { name: 'test', head: 'full' });
   await expect(opened).rejects.toThrow(/type Q4_0.*rows of 192 are no multiple of 256.*Q2_0 or I2_S/);
   await expect(opened).rejects.not.toThrow(/quantization_config/);
+});
+
+describe("PrismML's types", () => {
+  test.each(['old-q2_0', 'pq2_0', 'ptq1_0'])('%s: some matrices are told from a damaged model', async (name) => {
+    const opened = openModel(
+      { kind: 'gguf', path: join(cases, 'gguf-bonsai-types', `${name}.gguf`) },
+      { name: 'test', head: 'full' },
+    );
+    await expect(opened).rejects.toThrow(/no token_embd.weight: the file holds 2 tensors, not a whole model/);
+    await expect(opened).rejects.not.toThrow(/incomplete|damage|convert|download/);
+  });
+
+  test.each(['pq2_0', 'ptq1_0'])('%s without the keys of a rotation is run, with a warning', async (type) => {
+    const path = join(import.meta.dirname, `../golden/qwen3/qwen3_all_layouts_s2601/${type}.gguf`);
+    const { warnings } = await openModel({ kind: 'gguf', path }, { name: 'test', head: 'full' });
+    expect(warnings).toEqual([
+      expect.stringMatching(
+        new RegExp(`^${type}\\.gguf: "blk.0.attn_q.weight" is ${type.toUpperCase()}, .* may be rotated$`),
+      ),
+    ]);
+  });
+
+  test('q2_0 needs none', async () => {
+    const path = join(import.meta.dirname, '../golden/qwen3/qwen3_all_layouts_s2601/q2_0_g64.gguf');
+    expect((await openModel({ kind: 'gguf', path }, { name: 'test', head: 'full' })).warnings).toEqual([]);
+  });
+});
+
+test.each<[string, Record<string, string>, RegExp]>([
+  ['a vision tower', { 'general.architecture': 'clip' }, /vision tower \(mmproj\)/],
+  ['an importance matrix', { 'general.type': 'imatrix' }, /importance matrix/],
+  ['an adapter', { 'general.type': 'adapter', 'general.architecture': 'llama' }, /adapter \(LoRA\)/],
+  ['Ternary Bonsai 2', { 'general.architecture': 'qwen35', 'prism.hadamard.axis': 'in' }, /rotated model .*Bonsai 2/],
+  ['a rotation by another name', { 'general.architecture': 'qwen3', 'x.Hadamard.size': '8' }, /x\.Hadamard\.size/],
+  ['a vocabulary', { 'general.architecture': 'llama' }, /no weights, only a vocabulary or settings/],
+])('%s is refused as what it is', async (name, keys, message) => {
+  const path = join(root, `${name}.gguf`);
+  const metadata = Object.entries(keys).map(([key, value]) => ({ key, type: 'string' as const, value }));
+  await writeGguf(path, { metadata, tensors: [] });
+  await expect(openModel({ kind: 'gguf', path }, { name: 'test', head: 'full' })).rejects.toThrow(message);
+});
+
+describe('config.json', () => {
+  const saved = (name: string, change: (text: string) => string | Buffer): ModelFiles => {
+    const path = join(root, name);
+    cpSync(join(cases, 'config-rope-theta-twice'), path, { recursive: true });
+    writeFileSync(join(path, 'config.json'), change(readFileSync(join(path, 'config.json'), 'utf8')));
+    return { kind: 'folder', path };
+  };
+
+  test('in UTF-16, as PowerShell 5 writes it, is told from a damaged one', async () => {
+    const files = saved('utf-16', (text) => Buffer.from(`\ufeff${text}`, 'utf16le'));
+    await expect(openModel(files, { name: 'test', head: 'full' })).rejects.toThrow(
+      /this is UTF-16, JSON is UTF-8 .*save the file as UTF-8/,
+    );
+  });
+
+  test('with a byte order mark is read', async () => {
+    const files = saved('mark', (text) => `\ufeff${text}`);
+    expect((await openModel(files, { name: 'test', head: 'full' })).config.hiddenSize).toBe(32);
+  });
+
+  test('a value that is used must be finite, and is shown as it stands', async () => {
+    const files = saved('nan', (text) => text.replace(/"rms_norm_eps": [^,]*/, '"rms_norm_eps": NaN'));
+    await expect(openModel(files, { name: 'test', head: 'full' })).rejects.toThrow(
+      /rms_norm_eps is NaN, expected a positive number/,
+    );
+  });
+});
+
+test('a converted model keeps its named chat templates', async () => {
+  const path = join(root, 'templates');
+  cpSync(join(import.meta.dirname, '../golden/model/bitnet_packed_a_s111'), path, { recursive: true });
+  mkdirSync(join(path, 'additional_chat_templates'));
+  writeFileSync(join(path, 'chat_template.jinja'), 'plain');
+  writeFileSync(join(path, 'additional_chat_templates', 'tool_use.jinja'), 'with tools');
+  const target = join(root, 'templates-converted');
+  await convertModel({ kind: 'folder', path }, target, { to: 'hf' });
+  expect(readFileSync(join(target, 'chat_template.jinja'), 'utf8')).toBe('plain');
+  expect(readFileSync(join(target, 'additional_chat_templates', 'tool_use.jinja'), 'utf8')).toBe('with tools');
 });

@@ -94,6 +94,16 @@ test('latents made for packed trits give their trits and scale back', async () =
   expect([...nothing]).toEqual(Array(8).fill(0));
 });
 
+test('an exported model keeps its named chat templates', async () => {
+  const source = await writeModel('with-templates', 'bitnet');
+  mkdirSync(join(source, 'additional_chat_templates'));
+  writeFileSync(join(source, 'additional_chat_templates', 'tool_use.jinja'), 'with tools');
+  const { configJson, plan, latents, folder: companions } = await openTrainableModel(source);
+  const out = join(folder, 'exported-templates');
+  await exportModel(out, { configJson, plan, latents, companions });
+  expect(readFileSync(join(out, 'additional_chat_templates', 'tool_use.jinja'), 'utf8')).toBe('with tools');
+});
+
 test('a packed model that has no masters can be trained from its trits', async () => {
   const model = await openTrainableModel(await writeModel('to-pack', 'bitnet'));
   const out = join(folder, 'packed-only');

@@ -5,7 +5,7 @@ import { basename, dirname, join } from 'node:path';
 import { ArgumentError } from '../../errors.ts';
 import { refuseLfsPointer } from '../../formats/lfs-pointer.ts';
 import { parseJson } from '../../formats/strict-json.ts';
-import { readConfigText } from '../../model/config-text.ts';
+import { readConfigBytes } from '../../model/config-bytes.ts';
 import type { LoadedProgram, LoadRequest } from '../engine.ts';
 import { OnnxDecoder } from './decoder.ts';
 import { OnnxModelError, OnnxRuntimeMissingError } from './errors.ts';
@@ -83,6 +83,7 @@ export async function loadOnnx(
       info: { backend: 'onnx', ...(threads === undefined ? {} : { threads }) },
       contextLength,
       vocabSize: graph.vocabSize,
+      warnings: [],
       eosTokenIds: [config.eos_token_id].flat().filter((id): id is number => typeof id === 'number'),
       // No guesses and no shared caches: in another runtime the last bits of a row depend on the rows beside it, and
       // the same request must give the same text.
@@ -108,7 +109,7 @@ async function readConfig(folder: string): Promise<Config> {
   const file = join(folder, 'config.json');
   const fix = 'copy the config.json of the model beside its graph';
   const bad = (what: string) => new OnnxModelError({ what, where: file, fix });
-  const text = await readConfigText(folder);
+  const text = await readConfigBytes(folder);
   if (text === undefined) throw bad('there is no config.json');
   const json = parseJson(text, { where: file, fix });
   if (typeof json !== 'object' || json === null || Array.isArray(json)) throw bad('config.json holds no object');

@@ -5,7 +5,7 @@ import { ArgumentError, CancelledError } from '../../errors.ts';
 import { now } from '../clock.ts';
 import type { LoadRequest } from '../engine.ts';
 import type { Answer, Ending, Prompt, Start, Task, TokenSource } from '../token-source.ts';
-import type { FinishReason, GenerateRequest } from '../types.ts';
+import type { ChatMessage, FinishReason, GenerateRequest } from '../types.ts';
 import { END_OF_ANSWER } from './answer-body.ts';
 import { type AnswerPart, readAnswerPart } from './chunk.ts';
 import { OpenAiClient, openAiEndpoint, shortList } from './client.ts';
@@ -67,8 +67,25 @@ function readPrompt({ prompt = '', messages, activations }: GenerateRequest): Pr
   }
   if (messages === undefined) return { text: prompt, tokens: [] };
   // How the server's template writes them is not told; this is for reading.
-  const turns = messages.map(({ role, content }) => `${role}: ${content}\n`);
+  const turns = messages.map(({ role, content, tool_calls }) => `${role}: ${readable(content ?? tool_calls)}\n`);
   return { text: `${turns.join('')}assistant: `, tokens: [] };
+}
+
+function readable(value: unknown): string {
+  return typeof value === 'string' ? value : (JSON.stringify(value) ?? '');
+}
+
+/** A call's arguments as the API wants them: JSON as text. */
+function asSent(message: ChatMessage): ChatMessage {
+  const calls = message.tool_calls ?? [];
+  if (calls.length === 0) return message;
+  const sent = calls.map(({ function: { name, arguments: given }, ...call }, index) => ({
+    id: `call_${index}`,
+    type: 'function',
+    ...call,
+    function: { name, arguments: readable(given) },
+  }));
+  return { content: null, ...message, tool_calls: sent };
 }
 
 type Job = {
@@ -212,7 +229,7 @@ async function ask(client: OpenAiClient, job: Job, signal: AbortSignal): Promise
   const { temperature, topK, topP, sampleSeed, stop } = start;
   const body = {
     model,
-    ...(messages === undefined ? { prompt: start.output } : { messages }),
+    ...(messages === undefined ? { prompt: start.output } : { messages: messages.map(asSent) }),
     stream: true,
     max_tokens: task.maxTokens,
     temperature,

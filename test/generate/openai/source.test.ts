@@ -111,6 +111,27 @@ describe('a trace', () => {
     expect(result.trace[0]).toMatchObject({ token: 'Hi', logprob: -0.7 });
   });
 
+  test("of a chat with tools: a call's arguments go out as text, as the API has them", async () => {
+    server.answer = stream([{ choices: [{ index: 0, delta: { content: '3' }, finish_reason: 'stop' }] }, DONE]);
+    const result = await run({
+      messages: [
+        { role: 'user', content: 'Roll' },
+        { role: 'assistant', tool_calls: [{ function: { name: 'dice', arguments: { sides: 6 } } }] },
+        { role: 'tool', content: '3', tool_call_id: 'call_0' },
+      ],
+    });
+    expect(server.asked[0]!.body.messages).toEqual([
+      { role: 'user', content: 'Roll' },
+      {
+        role: 'assistant',
+        content: null,
+        tool_calls: [{ id: 'call_0', type: 'function', function: { name: 'dice', arguments: '{"sides":6}' } }],
+      },
+      { role: 'tool', content: '3', tool_call_id: 'call_0' },
+    ]);
+    expect(result.completion).toBe('3');
+  });
+
   test('of a server that marks the end without a reason, and of one that gives a reason without a mark', async () => {
     server.answer = stream([piece('a'), DONE]);
     expect(await run()).toMatchObject({ completion: 'a', finishReason: 'stop' });
