@@ -2,7 +2,8 @@
 // to a pipe, file or terminal writes at once on all systems but Windows, and so does this. A stream takes over where that
 // cannot be: on Windows, whose consoles want another encoding, and when nobody empties a pipe that does not block.
 
-import { fstatSync, writeSync } from 'node:fs';
+import { fstatSync, statSync, writeSync } from 'node:fs';
+import { devNull } from 'node:os';
 
 export class Descriptor {
   readonly #fd: 1 | 2;
@@ -34,7 +35,7 @@ export class Descriptor {
   get isTTY(): boolean {
     try {
       // Only these can be terminals; a stream would have to be opened to know.
-      if (this.#stream === undefined && !fstatSync(this.#fd).isCharacterDevice()) return false;
+      if (this.#stream === undefined && !mayBeTerminal(this.#fd)) return false;
     } catch {
       return false;
     }
@@ -59,4 +60,9 @@ export class Descriptor {
     }
     return this.#stream;
   }
+}
+
+function mayBeTerminal(fd: number): boolean {
+  const info = fstatSync(fd);
+  return info.isCharacterDevice() && info.rdev !== statSync(devNull).rdev;
 }

@@ -25,7 +25,10 @@ export function readPrompt(tokenizer: Tokenizer, request: PromptRequest, { conte
   const { model, prompt = '', messages, thinking } = request;
   const chat = thinking === undefined ? {} : { enableThinking: thinking !== 'off' };
   const text = messages === undefined ? prompt : tokenizer.renderChat(messages, chat);
-  if (leastTokens(tokenizer, text, contextLength) > contextLength) throw tooLong(model, { contextLength });
+  // No id has less than a byte. For a short prompt, the look at the whole vocabulary would be most of the work.
+  const mayBeTooLong = Buffer.byteLength(text) > contextLength;
+  if (mayBeTooLong && leastTokens(tokenizer, text, contextLength) > contextLength)
+    throw tooLong(model, { contextLength });
   const tokens = messages === undefined ? tokenizer.encode(prompt) : tokenizer.encodeChat(messages, chat);
   if (tokens.length === 0) {
     throw new ArgumentError({

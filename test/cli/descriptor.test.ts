@@ -6,6 +6,7 @@ import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
+import { ROOT } from '../mcp/server-process.ts';
 import { MAIN, runCli } from './run-cli.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'descriptor-'));
@@ -77,3 +78,23 @@ test.skipIf(process.platform !== 'linux')('a disk without room is told', async (
     stderr: 'error: the result cannot be written: ENOSPC (stdout); make room for it\n',
   });
 });
+
+test.skipIf(process.platform === 'win32')(
+  'what leads nowhere is no terminal, and no stream is loaded to know',
+  async () => {
+    const script = `
+    import { writeSync } from 'node:fs';
+    import { Descriptor } from ${JSON.stringify(`${ROOT}dist/cli/descriptor.js`)};
+    let opened = false;
+    const get = () => { opened = true; return { isTTY: true, on() {} }; };
+    Object.defineProperty(process, 'stderr', { get });
+    const { isTTY } = new Descriptor(2, () => {});
+    writeSync(1, JSON.stringify({ isTTY, opened }));`;
+    const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    let told = '';
+    for await (const part of child.stdout.setEncoding('utf8')) told += part;
+    expect(JSON.parse(told)).toEqual({ isTTY: false, opened: false });
+  },
+);

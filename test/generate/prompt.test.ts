@@ -62,6 +62,30 @@ test('what is far too long is refused without tokenizing it; what is a little to
   expect(() => readPrompt(tokenizer, words, { contextLength: 1024 })).toThrow(`the prompt has ${count} tokens`);
 });
 
+test('a short one is not asked how few tokens it may have, which takes a look at all there are', () => {
+  const asked: string[] = [];
+  const counted = new Proxy(tokenizer, {
+    get: (target, name) => {
+      asked.push(String(name));
+      const value = Reflect.get(target, name, target);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  }) as Tokenizer;
+  const read = (prompt: string, contextLength: number) => {
+    asked.length = 0;
+    try {
+      readPrompt(counted, { model: 'default', prompt }, { contextLength });
+    } catch (error) {
+      expect(error).toBeInstanceOf(ArgumentError);
+    }
+    return asked;
+  };
+  expect(read('Once upon a time', 16)).toEqual(['encode']);
+  expect(read('Once upon a time.', 16)).toEqual(['leastTokens', 'encode']);
+  // By its bytes, not by its characters.
+  expect(read('狐'.repeat(6), 17)).toContain('leastTokens');
+});
+
 describe('in a process of its own', () => {
   const prompts = new PromptHost({ readMs: 20_000 });
   afterAll(() => prompts.close());

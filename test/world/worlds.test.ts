@@ -60,6 +60,26 @@ test('step, invert and step again give the same ids; the loss falls', async () =
   ]);
 });
 
+test('steps share one beginning and one gradient, and what is not stepped from is forgotten', async () => {
+  const worlds = await open();
+  const { before, after } = await worlds.step(step({ model }));
+  const beginning = await worlds.state(before.id);
+  const { gradients } = await worlds.network(before);
+  const remembered = await worlds.state(after.id);
+  expect(await worlds.state(after.id)).toBe(remembered);
+  await worlds.step(step({ model }, { lr: 0.004 }));
+  expect(await worlds.state(before.id)).toBe(beginning);
+  expect((await worlds.network(before)).gradients).toBe(gradients);
+  // Had again, not kept: a state is three times the model.
+  const again = await worlds.state(after.id);
+  expect(again).not.toBe(remembered);
+  expect(worldId(again)).toBe(after.id);
+  // A step leaves what it began from as it was.
+  expect(beginning.optimizer).toMatchObject({ adamSteps: 0 });
+  expect(beginning.optimizer.m.every((moment) => moment === 0)).toBe(true);
+  expect(remembered.optimizer.m.some((moment) => moment !== 0)).toBe(true);
+});
+
 test('a world that is reached by two ways is inverted to where the last one began', async () => {
   const worlds = await open();
   const atOnce = await worlds.step(step({ model }, { steps: 2 }));
