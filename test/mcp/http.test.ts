@@ -293,6 +293,7 @@ describe('what is a request', () => {
     );
     await announced.ended;
     expect(announced.received()).toMatch(/^HTTP\/1\.1 413 /);
+    let status: number | undefined;
     const sent = await new Promise<number>((resolve) => {
       const outgoing = nodeRequest(`${server.url}/mcp`, {
         method: 'POST',
@@ -300,6 +301,8 @@ describe('what is a request', () => {
       });
       const chunk = Buffer.alloc(1 << 20, 'a');
       let bytes = 0;
+      // A text that never ends: what is no JSON is refused at its first byte.
+      outgoing.write('"');
       const more = () => {
         while (bytes < 100 << 20) {
           bytes += chunk.length;
@@ -309,12 +312,14 @@ describe('what is a request', () => {
       };
       outgoing.on('drain', more);
       outgoing.on('response', ({ statusCode }) => {
-        expect(statusCode).toBe(413);
+        status = statusCode;
         resolve(bytes);
       });
       outgoing.on('error', () => resolve(bytes));
       more();
     });
+    // Undefined where the connection was closed before the answer was read.
+    expect([413, undefined]).toContain(status);
     expect(sent).toBeLessThan(100 << 20);
     expect(process.memoryUsage().rss - before).toBeLessThan(64 << 20);
     await expectAlive(server);
