@@ -109,3 +109,30 @@ test('the check sees imports in all their forms', () => {
   expect(importsOf('cli/main.ts')).toContain('../errors.ts');
   expect(importsOf('tools/fields.ts')).toContain('zod');
 });
+
+/** Evaluation of templates is recursive by nature: what a method calls may call a method. */
+const RECURSIVE = /^tokenizer\/jinja\//;
+
+test('no file imports itself by way of others, not even types', () => {
+  // What is loaded when it is called for (`import()`) is no part of a file.
+  const targetsOf = (file: string): string[] =>
+    [
+      ...readFileSync(join(src, file), 'utf8').matchAll(/^(?:import|export)\s[^'"();]*?\bfrom\s+['"](\.[^'"]+)['"]/gm),
+    ].map(([, specifier]) => relative(src, resolve(src, dirname(file), specifier!)));
+  const graph = new Map(files.map((file) => [file, targetsOf(file)]));
+  const circles: string[] = [];
+  const done = new Set<string>();
+  const visit = (file: string, path: readonly string[]): void => {
+    const from = path.indexOf(file);
+    if (from >= 0) {
+      const circle = path.slice(from);
+      if (!circle.every((one) => RECURSIVE.test(one))) circles.push([...circle, file].join(' -> '));
+      return;
+    }
+    if (done.has(file)) return;
+    for (const target of graph.get(file) ?? []) visit(target, [...path, file]);
+    done.add(file);
+  };
+  for (const file of files) visit(file, []);
+  expect(circles).toEqual([]);
+});

@@ -13,7 +13,7 @@ const MAX_LAYERS = 64;
 
 export const command = defineCommand({
   name: 'viz',
-  summary: "A layer's weights as pixels in three colors",
+  summary: "A layer's weights as pixels in the three trit colors",
   positionals: [
     {
       name: 'MODEL_OR_FILE',

@@ -1,17 +1,20 @@
 import { dirname } from 'node:path';
-import type { BackendName, Executable } from '../engine/backend.ts';
+import type { BackendName } from '../engine/backend.ts';
 import { loadOn, weightMemory, weightPreparation } from '../engine/select.ts';
 import { CancelledError } from '../errors.ts';
 import { type ModelLocation, resolveModel } from '../hub/resolve-model.ts';
 import { openModel } from '../model/open-model.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
-import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import { now } from './clock.ts';
+import type { LoadedModel } from './loaded-model.ts';
 import { localSource } from './local-source.ts';
 import type { PromptHost } from './prompt-host.ts';
 import { Scheduler, type SchedulerOptions } from './scheduler.ts';
 import { type BackendChoice, ownBackend, type TokenSource } from './token-source.ts';
-import type { EngineInfo, HeadPrecision } from './types.ts';
+import type { HeadPrecision } from './types.ts';
+
+export type { LoadedModel } from './loaded-model.ts';
+export type { LogitsModel } from './logits-model.ts';
 
 export type LoadRequest = {
   readonly model: string;
@@ -21,28 +24,6 @@ export type LoadRequest = {
   readonly head?: HeadPrecision;
   readonly signal?: AbortSignal;
   readonly onLayer?: (done: number, total: number) => void;
-};
-
-/** What turns tokens into logits: a loaded program, or an ONNX graph. */
-export type LogitsModel = Omit<Executable, 'info'>;
-
-/** A model that computes in this process. */
-export type LoadedModel = {
-  readonly name: string;
-  readonly info: EngineInfo;
-  readonly location: ModelLocation;
-  /** What its tokenizer is loaded from. */
-  readonly home: string;
-  readonly tokenizer: Tokenizer;
-  readonly executable: LogitsModel;
-  readonly scheduler: Scheduler;
-  readonly contextLength: number;
-  readonly vocabSize: number;
-  /** Whether generation ends at an id. */
-  readonly isStop: (id: number) => boolean;
-  readonly loadMs: number;
-  /** What a person should know of its weights; the tokenizer has its own. */
-  readonly warnings: readonly string[];
 };
 
 export type EngineOptions = {

@@ -4,7 +4,7 @@ import { dirname, sep } from 'node:path';
 import { ArgumentError, CancelledError } from '../errors.ts';
 import { leastTokens } from '../tokenizer/least-tokens.ts';
 import type { ContinuationState } from './continuation.ts';
-import type { LoadedModel } from './engine.ts';
+import type { LoadedModel } from './loaded-model.ts';
 import { LONG_PROMPT, promptLength, readPrompt, tooLong } from './prompt.ts';
 import type { PromptHost } from './prompt-host.ts';
 import { chooseToken } from './sampler.ts';

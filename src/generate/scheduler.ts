@@ -9,7 +9,7 @@
 
 import type { SequenceId } from '../engine/backend.ts';
 import { CancelledError } from '../errors.ts';
-import type { LogitsModel } from './engine.ts';
+import type { LogitsModel } from './logits-model.ts';
 
 export type SchedulerOptions = {
   /** Rows of a step at most; bounds how long a step, and so a cancellation, takes. */

@@ -5,12 +5,10 @@
 import { BACKEND_NAMES, type BackendName } from '../engine/backend.ts';
 import { ArgumentError } from '../errors.ts';
 import type { ContinuationState } from './continuation.ts';
+import type { BackendChoice } from './source-names.ts';
 import type { ChatMessage, EngineInfo, FinishReason, GenerateRequest, TritCounts } from './types.ts';
 
-/** What `--backend` takes besides `auto`, which chooses among our own backends. */
-export const SOURCE_NAMES = [...BACKEND_NAMES, 'onnx', 'openai'] as const;
-export type SourceName = (typeof SOURCE_NAMES)[number];
-export type BackendChoice = 'auto' | SourceName;
+export { type BackendChoice, SOURCE_NAMES, type SourceName } from './source-names.ts';
 
 /** For work that only our own engine can do (`what` names it). Throws ArgumentError for the other backends. */
 export function ownBackend(choice: BackendChoice, what: string): 'auto' | BackendName {

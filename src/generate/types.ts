@@ -3,7 +3,7 @@
 import type { Scheme } from '../color/scheme.ts';
 import type { Trit } from '../gf3/trit.ts';
 import type { ChatMessage } from '../tokenizer/chat-template.ts';
-import type { BackendChoice, SourceName } from './token-source.ts';
+import type { BackendChoice, SourceName } from './source-names.ts';
 
 export type { ChatMessage };
 

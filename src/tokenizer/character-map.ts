@@ -6,7 +6,7 @@
 // A unit of the array: bits 0-7 the byte it is reached by, bit 8 whether a value hangs on it, bits 10-30 the offset of
 // its children (times 256 where bit 9 is set); bit 31 marks the value, which is a place in the texts.
 
-import type { Normalized } from './normalizer.ts';
+import type { Normalized } from './normalized.ts';
 import type { Place } from './place.ts';
 import type { WorkBudget } from './work-budget.ts';
 

@@ -3,29 +3,13 @@
 // all tokens before it can say anything (Fuse, and expressions after it), what is certain already is given out.
 
 import { fromByteAlphabet } from './byte-alphabet.ts';
+import type { DecoderStage } from './decoder-stage.ts';
 import { isObject, type JsonObject } from './json-file.ts';
 import { type Finder, finderOf } from './pattern.ts';
 import { flatStages, type Place, shown } from './place.ts';
 import { byteOfToken, type DecoderPlan } from './token-decoder.ts';
 import { strictUtf8, Utf8Stream } from './utf8-stream.ts';
 import type { WorkBudget } from './work-budget.ts';
-
-/** Takes a text and calls `emit` with what became certain of it. */
-export type DecoderStep = {
-  push(text: string, emit: (text: string) => void): void;
-  end(emit: (text: string) => void): void;
-};
-
-/** What the steps of one stream know. */
-export type OpenChain = {
-  /** Something came before the first token. */
-  readonly continues: boolean;
-  /** What may be made of the token that is being taken or, at the end, of all that came. */
-  readonly budget: () => WorkBudget;
-};
-
-/** One step of a chain, for a new stream. */
-export type DecoderStage = (of: OpenChain) => DecoderStep;
 
 type Kind = { readonly stage: DecoderStage; readonly joins?: true };
 

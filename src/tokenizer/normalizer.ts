@@ -4,15 +4,12 @@ import { toByteAlphabet } from './byte-alphabet.ts';
 import { readCharacterMap } from './character-map.ts';
 import { setOf, WHITE_SPACE } from './character-set.ts';
 import type { JsonObject } from './json-file.ts';
+import type { Normalized } from './normalized.ts';
 import { type Finder, finderOf } from './pattern.ts';
 import { flatStages, type Place, shown } from './place.ts';
 import type { WorkBudget } from './work-budget.ts';
 
-/**
- * `opening`: so many units at its beginning stand for the first character of the text, or were put before it. Whoever
- * asks whether a piece is the first means whether it begins among them.
- */
-export type Normalized = { readonly text: string; readonly opening: number };
+export type { Normalized } from './normalized.ts';
 
 export type Normalizer = {
   normalize(text: string, budget: WorkBudget): Normalized;

@@ -6,7 +6,7 @@
 // encoder put in front of everything is taken away again.
 
 import { fromByteAlphabet } from './byte-alphabet.ts';
-import type { DecoderStage } from './decoder-chain.ts';
+import type { DecoderStage } from './decoder-stage.ts';
 import { strictUtf8, Utf8Stream } from './utf8-stream.ts';
 import type { Vocabulary } from './vocabulary.ts';
 import { WorkBudget } from './work-budget.ts';

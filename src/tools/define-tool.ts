@@ -2,26 +2,9 @@
 // line and the README's tool table are all derived from it; a tool knows no transport.
 
 import { z } from 'zod';
-import type { Services } from './services.ts';
+import type { ToolContext } from './services.ts';
 
-/** A PNG that a tool shows beside its structured result. */
-export type ToolImage = {
-  readonly png: Uint8Array;
-  /** One line for whoever cannot see it. */
-  readonly caption: string;
-};
-
-export type ToolContext = {
-  readonly services: Services;
-  /** Fires when the caller no longer wants the result. */
-  readonly signal?: AbortSignal;
-  /** Present only when the caller listens. `done` never falls from call to call; no `total`: it is not known yet. */
-  readonly progress?: (done: number, total: number | undefined, message: string) => void;
-  /** Characters of JSON that the caller takes in one result; any number when undefined. See result-budget.ts. */
-  readonly resultBudget?: number | undefined;
-  /** Adds an image to the result. */
-  readonly addImage: (image: ToolImage) => void;
-};
+export type { ToolContext, ToolImage } from './services.ts';
 
 /** What the caller may assume about effects; becomes MCP annotations. */
 export type ToolHints = {

@@ -2,8 +2,7 @@
 // tens of milliseconds goes through here, so that no client can keep the others waiting with many calls.
 
 import type { Scheme } from '../color/scheme.ts';
-import type { ToolContext } from './define-tool.ts';
-import type { TurnOf } from './services.ts';
+import type { ToolContext, TurnOf } from './services.ts';
 
 /** What of a tool's context a turn needs; resources have it, too. */
 export type TurnContext = Pick<ToolContext, 'services' | 'signal' | 'progress'>;

@@ -4,9 +4,7 @@
 import { BitnetError } from '../errors.ts';
 import type { GenerateHooks, GenerateRequest, GenerateResult } from '../generate/types.ts';
 import type { WorldService } from '../world/world-host.ts';
-import type { ToolContext, ToolImage } from './define-tool.ts';
-import type { TraceColorsRequest } from './trace-colors.ts';
-import type { TritWindowRequest } from './trit-window.ts';
+import type { TraceColorsRequest, TritWindowRequest } from './desk-requests.ts';
 
 /**
  * What a piece of heavy work keeps busy: `engine`, the process that generates, several texts at once; `worlds`, the one
@@ -61,3 +59,22 @@ export function worldService({ worlds }: Services): WorldService {
   if (worlds !== undefined) return worlds;
   throw new NoWorldsError({ what: 'this process keeps no worlds', fix: 'call the tool of a running server' });
 }
+
+/** A PNG that a tool shows beside its structured result. */
+export type ToolImage = {
+  readonly png: Uint8Array;
+  /** One line for whoever cannot see it. */
+  readonly caption: string;
+};
+
+export type ToolContext = {
+  readonly services: Services;
+  /** Fires when the caller no longer wants the result. */
+  readonly signal?: AbortSignal;
+  /** Present only when the caller listens. `done` never falls from call to call; no `total`: it is not known yet. */
+  readonly progress?: (done: number, total: number | undefined, message: string) => void;
+  /** Characters of JSON that the caller takes in one result; any number when undefined. See result-budget.ts. */
+  readonly resultBudget?: number | undefined;
+  /** Adds an image to the result. */
+  readonly addImage: (image: ToolImage) => void;
+};

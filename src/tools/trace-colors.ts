@@ -6,6 +6,7 @@ import { FIRST_INDEX, SCHEMES, type Scheme } from '../color/scheme.ts';
 import { ArgumentError } from '../errors.ts';
 import { gf3Residue, isConserved, tritSum } from '../gf3/sums.ts';
 import { parseSeed } from '../random/seed.ts';
+import type { TraceColorsRequest } from './desk-requests.ts';
 import { inTurn, type TurnContext } from './in-turn.ts';
 
 /** For completions of a scheme's name. */
@@ -14,12 +15,7 @@ export const TRACE_SCHEMES: readonly string[] = SCHEMES;
 /** As many as `palette` draws. */
 const MAX_TOKENS = 4096;
 
-export type TraceColorsRequest = {
-  readonly scheme: string;
-  /** Decimal or 0x text. */
-  readonly seed: string;
-  readonly tokens: number;
-};
+export type { TraceColorsRequest } from './desk-requests.ts';
 
 /** A PNG of the colors of tokens 1 to `tokens`, with their GF(3) sum below. Throws ArgumentError. */
 export async function traceColors(

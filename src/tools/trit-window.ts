@@ -2,18 +2,13 @@
 
 import { ArgumentError } from '../errors.ts';
 import { type Trit, tritSymbol } from '../gf3/trit.ts';
+import type { TritWindowRequest } from './desk-requests.ts';
 import { inTurn, type TurnContext } from './in-turn.ts';
 
 /** Rows and columns of a whole window: a map of this side fills a chat's width at 4 pixels a weight; 16 KB as text. */
 export const TRIT_WINDOW_SIDE = 128;
 
-export type TritWindowRequest = {
-  readonly model: string;
-  readonly layer: string;
-  /** First row and column, from 0. */
-  readonly row: number;
-  readonly column: number;
-};
+export type { TritWindowRequest } from './desk-requests.ts';
 
 /**
  * One line a row, one of `-`, `o`, `+` a weight, or `2` for one of +2 times its scale, which is no trit; cut at the layer's edges. Throws ArgumentError for a place outside the

@@ -2,7 +2,7 @@
 // be found only when the next loss is read; they come from flags, and from records and cases that somebody else wrote.
 
 import { ArgumentError } from '../errors.ts';
-import type { OptimizerSettings } from './optimizer.ts';
+import type { OptimizerSettings } from './optimizer-settings.ts';
 import type { ScheduleSettings } from './schedule.ts';
 
 /** The kernels compute in float32, where a larger number is infinite. */

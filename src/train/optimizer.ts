@@ -2,24 +2,10 @@
 
 import { checkOptimizer, checkRates } from './check-rates.ts';
 import type { TrainKernels } from './kernels.ts';
+import type { DecayGroups, OptimizerSettings } from './optimizer-settings.ts';
 import { type Parameter, type ParameterPlan, view } from './parameters.ts';
 
-export type OptimizerKind = 'sgd' | 'adamw';
-
-export const OPTIMIZERS = ['sgd', 'adamw'] as const satisfies readonly OptimizerKind[];
-
-/** Which tensors decay: matrices only (the usual rule), or all, norms and embeddings included. */
-export type DecayGroups = 'matrices' | 'all';
-
-export type OptimizerSettings = {
-  readonly kind: OptimizerKind;
-  readonly beta1: number;
-  readonly beta2: number;
-  readonly eps: number;
-  readonly decayGroups: DecayGroups;
-  /** Largest norm of the whole gradient; a longer one is scaled down to it. Undefined: no limit. */
-  readonly clipNorm?: number;
-};
+export { type DecayGroups, OPTIMIZERS, type OptimizerKind, type OptimizerSettings } from './optimizer-settings.ts';
 
 /** The companions of published BitNet recipes. */
 export const DEFAULT_OPTIMIZER: OptimizerSettings = {

@@ -4,7 +4,7 @@
 import { isAbsolute } from 'node:path';
 import { JsonError, parseJson } from '../formats/strict-json.ts';
 import { isRate, MAX_STEPS } from './morphism.ts';
-import type { WorldRecord } from './world-store.ts';
+import type { WorldRecord } from './world-record.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
 

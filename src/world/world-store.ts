@@ -17,41 +17,12 @@ import { SafetensorsFile } from '../formats/safetensors-file.ts';
 import { writeSafetensors } from '../formats/write-safetensors.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
 import { writeJson } from '../train/export-model.ts';
-import type { Morphism } from './morphism.ts';
 import { parseRecord } from './parse-record.ts';
 import { WorldError, WorldNotFoundError } from './world-error.ts';
+import type { WorldRecord } from './world-record.ts';
 import type { WorldState } from './world-state.ts';
 
-export type RecordedMorphism = Morphism & {
-  /** Exactly one of both. */
-  readonly text?: readonly string[];
-  readonly tokens?: readonly (readonly number[])[];
-};
-
-export type RecordedReport = {
-  readonly lossBefore: number;
-  readonly lossAfter: number;
-  readonly flips: number;
-  readonly tritDeltaSum: number;
-};
-
-export type WorldRecord = {
-  readonly format: 1;
-  readonly id: string;
-  readonly parent: string | null;
-  readonly base: {
-    readonly id: string;
-    /** As it was called, for people; and where it was, for replay. */
-    readonly model: string;
-    readonly folder: string;
-  };
-  readonly stepCount: number;
-  /** Undefined for a world that begins. */
-  readonly morphism?: RecordedMorphism;
-  readonly report?: RecordedReport;
-  /** ISO time at which it was last reached, or begun; no part of the id. */
-  readonly created: string;
-};
+export type { RecordedMorphism, RecordedReport, WorldRecord } from './world-record.ts';
 
 export type StoreOptions = {
   /** Most bytes of snapshots to keep. Default 2 GiB. */

@@ -22,6 +22,10 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'bitnet-gf3 pull ORG/NAME': HUB,
   'bitnet-gf3 pull microsoft/bitnet-b1.58-2B-4T': HUB,
   'bitnet-gf3 pull microsoft/bitnet-b1.58-2B-4T-gguf/ggml-model-i2_s.gguf': HUB,
+  'bitnet-gf3 pull tiiuae/Falcon-E-3B-Instruct': HUB,
+  'bitnet-gf3 pull prism-ml/Ternary-Bonsai-1.7B-gguf': HUB,
+  'bitnet-gf3 pull prism-ml/Ternary-Bonsai-4B-gguf': HUB,
+  'bitnet-gf3 pull prism-ml/Ternary-Bonsai-8B-gguf': HUB,
   'bitnet-gf3 infer "Once upon a time" --backend openai --model NAME --trace-gf3':
     'needs a server; test/generate/openai has one of its own',
   'bitnet-gf3 bench --shape 2b4t': GIGABYTES,
@@ -41,7 +45,8 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'claude mcp add --transport http bitnet-gf3 http://127.0.0.1:8069/mcp': CLIENT,
   'claude mcp add --transport http bitnet-gf3 https://mcp.example.com/mcp -H "Authorization: Bearer $BITNET_TOKEN"':
     CLIENT,
-  'BITNET_TOKEN=$(openssl rand -hex 32) docker compose -f deploy/compose.yaml up': 'needs Docker',
+  'BITNET_TOKEN=$(openssl rand -hex 32) BITNET_HANDLE_KEY=$(openssl rand -hex 32) docker compose -f deploy/compose.yaml up':
+    'needs Docker',
 };
 
 /** `npm run NAME`: what does it instead. */
@@ -56,6 +61,7 @@ const SCRIPTS: Readonly<Record<string, string>> = {
   interop: 'fetches the inspector',
   'interop:claude': 'needs Claude Code',
   'bench:calls': 'measures a quiet machine',
+  'bench:hostile': 'measures a quiet machine',
   'bench:peers': 'fetches llama.cpp',
 };
 
@@ -269,7 +275,7 @@ describe('ids in help are those of the words that they stand for', () => {
   });
 
   test('the skill names the rate that the tool has', () => {
-    const rate = /Default (0\.\d+) for adamw, (0\.\d+) for sgd/.exec(
+    const rate = /[Dd]efault (0\.\d+) for adamw, (0\.\d+) for sgd/.exec(
       JSON.stringify(ALL_TOOLS.find(({ name }) => name === 'morphism_step')!.input.shape.lr!.description),
     )!;
     const skill = textOf('skills/worlding/SKILL.md');

@@ -209,7 +209,7 @@ for (const place of ['process', 'thread']) {
     const work = `
       import { wasmBackend } from '${dist}/engine/wasm/backend.js';
       import { randomModel } from '${dist}/bench/random-model.js';
-      const shape = { hidden: 256, ffn: 512, layers: 2, heads: 4, kvHeads: 2, headDim: 64, vocab: 512, activation: 'relu2', ropeTheta: 10000 };
+      const shape = { hidden: 256, ffn: 512, layers: 2, heads: 4, kvHeads: 2, headDim: 64, vocab: 512, family: 'bitnet', tied: true, ropeTheta: 10000 };
       const executable = await wasmBackend.load(randomModel(shape, 'int8'), { threads: 2 });
       const rows = 60, sequences = new Int32Array(rows).fill(executable.createSequence());
       const positions = sequences.map((_, i) => i);
