@@ -8,9 +8,9 @@ export default defineConfig({
     // Bounds for what hangs, not for what is slow: engine tests are CPU bound, and a busy machine with few cores may be
     // ten times slower than the one where they were written.
     testTimeout: 240_000,
+    hookTimeout: 240_000,
     // Most tests wait for processes of their own: one worker would leave a machine of two cores idle half the time.
     maxWorkers: Math.max(2, availableParallelism() - 1),
-    hookTimeout: 240_000,
     expect: { poll: { timeout: 30_000 } },
   },
 });
