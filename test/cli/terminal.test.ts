@@ -1,6 +1,8 @@
 // What a person sees at a terminal of 60 columns: nothing is cut within a word, and waiting is told in words.
 
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -103,10 +105,14 @@ describe.skipIf(!hasPty)('at 60 columns', () => {
   });
 
   test('pull says whom it waits for', async () => {
-    // Nobody listens on this port: it tries again, longer and longer.
-    const env = { HF_ENDPOINT: 'http://127.0.0.1:9', HF_HOME: folder };
-    const { code, screen } = await runAtTerminal(['pull', 'org/name'], { type: '\x03', after: 'by now', env });
-    expect(screen).toContain('pull: waiting for an answer from 127.0.0.1:9');
+    // It is heard, and never answered.
+    const silent = createServer().listen(0, '127.0.0.1');
+    await once(silent, 'listening');
+    const { port } = silent.address() as AddressInfo;
+    const env = { HF_ENDPOINT: `http://127.0.0.1:${port}`, HF_HOME: folder };
+    const { code, screen } = await runAtTerminal(['pull', 'org/name'], { type: '\x03', after: 'waiting for an answer', env });
+    silent.close();
+    expect(screen).toContain(`pull: waiting for an answer from 127.0.0.1:${port}`);
     expect(linesOf(screen)).toContain('stopped; the same command goes on from here');
     expect(code).toBe(130);
   });
