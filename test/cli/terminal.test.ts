@@ -110,7 +110,11 @@ describe.skipIf(!hasPty)('at 60 columns', () => {
     await once(silent, 'listening');
     const { port } = silent.address() as AddressInfo;
     const env = { HF_ENDPOINT: `http://127.0.0.1:${port}`, HF_HOME: folder };
-    const { code, screen } = await runAtTerminal(['pull', 'org/name'], { type: '\x03', after: 'waiting for an answer', env });
+    const { code, screen } = await runAtTerminal(['pull', 'org/name'], {
+      type: '\x03',
+      after: 'waiting for an answer',
+      env,
+    });
     silent.close();
     expect(screen).toContain(`pull: waiting for an answer from 127.0.0.1:${port}`);
     expect(linesOf(screen)).toContain('stopped; the same command goes on from here');
