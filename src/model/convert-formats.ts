@@ -18,4 +18,6 @@ export const CONVERT_FORMATS = [
 export type ConvertFormat = (typeof CONVERT_FORMATS)[number];
 
 /** Formats that are a folder, not a .gguf file. */
-export const isFolderFormat = (format: ConvertFormat): boolean => !format.startsWith('gguf-');
+export type FolderFormat = Exclude<ConvertFormat, `gguf-${string}`>;
+
+export const isFolderFormat = (format: ConvertFormat): format is FolderFormat => !format.startsWith('gguf-');

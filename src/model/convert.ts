@@ -27,7 +27,7 @@ import type { Dtype } from '../tensor/tensor-view.ts';
 import { companionFiles } from '../tokenizer/companion-files.ts';
 import { ggufVocabularyPairs, tokenizerFilesOf } from '../tokenizer/export-vocabulary.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
-import type { ConvertFormat } from './convert-formats.ts';
+import { type ConvertFormat, type FolderFormat, isFolderFormat } from './convert-formats.ts';
 import { type Graph, layerName, MODEL_TENSORS, type TensorSpec } from './graph.ts';
 import { graphOf } from './graphs/all.ts';
 import { interleavedHeads, interleavedRow } from './interleaved-heads.ts';
@@ -36,8 +36,6 @@ import type { LinearWeight, ModelWeights, TableWeight } from './model-weights.ts
 import { type ModelFiles, openWeights } from './open-model.ts';
 
 export type { ConvertFormat } from './convert-formats.ts';
-
-type FolderFormat = 'hf' | 'hf-unpacked' | 'mlx';
 
 export type ConvertOptions = {
   readonly to?: ConvertFormat;
@@ -82,13 +80,11 @@ export async function convertModel(
   };
   const format = options.to ?? defaultFormat(target, weights);
   const notes = [...warnings];
-  if (isFolder(format)) await writeFolder(source, target, format, config, weights, notes, write);
+  if (isFolderFormat(format)) await writeFolder(source, target, format, config, weights, notes, write);
   else await writeGgufModel(source, target, format, config, weights, notes, write);
-  const file = isFolder(format) ? join(target, 'model.safetensors') : target;
+  const file = isFolderFormat(format) ? join(target, 'model.safetensors') : target;
   return { format, path: target, sizeBytes: (await stat(file)).size, notes };
 }
-
-const isFolder = (format: ConvertFormat): format is FolderFormat => !format.startsWith('gguf-');
 
 function defaultFormat(target: string, weights: ModelWeights): ConvertFormat {
   const isGrouped = Object.values(weights.layers[0]!).some((weight) => weight?.kind === 'grouped');

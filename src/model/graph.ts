@@ -42,7 +42,7 @@ export type Graph = {
     readonly ropeTheta: number;
     readonly rmsNormEps: number;
     readonly tieWordEmbeddings: boolean;
-    /** The only gate that this graph is known with; `any`: the config decides. */
+    /** The gate where a config names none. */
     readonly hiddenAct: 'relu2' | 'silu';
   };
   /**
