@@ -247,6 +247,7 @@ async function run({ flags, json, output, signal }: CommandInput<typeof FLAGS>):
     patience: flags.patience,
     saveEvery: flags['save-every'],
   };
+  const dataset = basename(flags.dataset);
   let result: TrainResult;
   {
     using bar = openProgressBar({ output, json }, 'train');
@@ -261,6 +262,23 @@ async function run({ flags, json, output, signal }: CommandInput<typeof FLAGS>):
       restart: flags.restart,
       signal,
       settings,
+      onExported: async (exported) => {
+        await drawCurve(join(out, 'loss.png'), exported);
+        const { writeModelCard } = await import('../train/model-card.ts');
+        await writeModelCard(out, {
+          name: basename(out),
+          base: isNew ? undefined : (flags.model ?? 'default'),
+          from: model.from,
+          configJson: model.configJson,
+          parameters: model.plan.length,
+          ternary: model.plan.all.reduce((sum, { kind, length }) => sum + (kind === 'ternary' ? length : 0), 0),
+          dataset,
+          trainTokens,
+          heldOutTokens,
+          settings,
+          result: exported,
+        });
+      },
       onResume: (step) => output.note(`resuming at step ${step} of ${steps}`),
       onProgress: (progress) => {
         evalLoss = progress.evalLoss ?? evalLoss;
@@ -272,23 +290,6 @@ async function run({ flags, json, output, signal }: CommandInput<typeof FLAGS>):
           `epoch ${progress.epochs.toFixed(1)}  loss ${shown.toFixed(3)}${held}  ${progress.tokensPerSecond.toFixed(0)} tokens/s`,
         );
       },
-    });
-  }
-  if (!result.alreadyDone) {
-    await drawCurve(join(out, 'loss.png'), result);
-    const { writeModelCard } = await import('../train/model-card.ts');
-    await writeModelCard(out, {
-      name: basename(out),
-      base: isNew ? undefined : (flags.model ?? 'default'),
-      from: model.from,
-      configJson: model.configJson,
-      parameters: model.plan.length,
-      ternary: model.plan.all.reduce((sum, { kind, length }) => sum + (kind === 'ternary' ? length : 0), 0),
-      dataset: basename(flags.dataset),
-      trainTokens,
-      heldOutTokens,
-      settings,
-      result,
     });
   }
   const next =

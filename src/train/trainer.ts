@@ -70,6 +70,8 @@ export type TrainRequest = {
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: TrainProgress) => void;
   readonly onResume?: (step: number) => void;
+  /** Writes what belongs beside the model. The run counts as done only after it, so a crash in it is made up for. */
+  readonly onExported?: (result: TrainResult) => Promise<void>;
 };
 
 export type TrainResult = {
@@ -253,11 +255,8 @@ export async function runTraining(request: TrainRequest): Promise<TrainResult> {
   const bestStep = isNewest ? step : best.step;
   const kept = isNewest ? latents : best.latents;
   await exportModel(out, { configJson: model.configJson, plan, latents: kept, companions: model.folder });
-  if (ended !== 'stopped') {
-    await writeDone(out, { run, step, ended, epochs: epochs(), seconds: seconds(), bestStep, evalAfter });
-  }
   const entries = await log.entries();
-  return {
+  const result: TrainResult = {
     step,
     ended,
     alreadyDone: false,
@@ -269,6 +268,12 @@ export async function runTraining(request: TrainRequest): Promise<TrainResult> {
     seconds: seconds(),
     log: entries,
   };
+  await request.onExported?.(result);
+  if (ended !== 'stopped') {
+    const { epochs, seconds } = result;
+    await writeDone(out, { run, step, ended, epochs, seconds, bestStep, evalAfter });
+  }
+  return result;
 }
 
 function evalBeforeOf(log: readonly LogEntry[]): number | undefined {

@@ -315,6 +315,23 @@ describe('runs', () => {
     }
   });
 
+  test('a run that ends while it writes what belongs beside the model writes it the next time', async () => {
+    const onExported = async () => {
+      throw new Error('killed');
+    };
+    await expect(runTraining(await request('half-done', { onExported }))).rejects.toThrow('killed');
+    let steps = 0;
+    const resumed = await runTraining(
+      await request('half-done', {
+        onExported: async ({ step }) => {
+          steps = step;
+        },
+      }),
+    );
+    expect(resumed).toMatchObject({ ended: 'steps', alreadyDone: false, step: steps });
+    expect(hashes('half-done')).toEqual(hashes('whole'));
+  });
+
   test('a run whose log was deleted or cut goes on to the same model', async () => {
     await runTraining(await request('with-log'));
     for (const keep of [0, 100]) {
