@@ -26,7 +26,7 @@ test('records have their own length: code, then a word for each field, floats as
       { op: 'rmsNormHeads', x: 0, weight: 3, eps: 1, heads: 2, headDim: 4, out: 0 },
     ],
     kv: { layers: 1, kvHeads: 1, headDim: 4 },
-    rope: { headDim: 4, cos: new Float32Array(2), sin: new Float32Array(2) },
+    rope: { rotaryDim: 4, cos: new Float32Array(2), sin: new Float32Array(2) },
     contextLength: 1,
     vocabSize: 8,
     logits: 0,

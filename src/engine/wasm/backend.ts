@@ -282,6 +282,10 @@ export class WasmExecutable implements Executable {
     return length;
   }
 
+  rewindLimit(_sequence: SequenceId): number {
+    return 0;
+  }
+
   truncate(sequence: SequenceId, length: number): void {
     const known = this.sequenceLength(sequence);
     if (!(length >= 0 && length <= known)) throw new RangeError(`truncate to ${length} of ${known}`);
