@@ -1,6 +1,7 @@
 import { dirname } from 'node:path';
 import type { BackendName } from '../engine/backend.ts';
 import { loadOn, weightMemory, weightPreparation } from '../engine/select.ts';
+import { stateBytes } from '../engine/state-bytes.ts';
 import { CancelledError } from '../errors.ts';
 import { type ModelLocation, resolveModel } from '../hub/resolve-model.ts';
 import { openModel } from '../model/open-model.ts';
@@ -48,6 +49,8 @@ const MAX_ROWS: Record<BackendName, number> = { js: 8, wasm: 64, cpu: 256, metal
 const MAX_DRAFTS: Record<BackendName, number> = { js: 0, wasm: 3, cpu: 7, metal: 7 };
 const MAX_DRAFTS_CACHED = 3;
 const CACHED_BYTES = 32 << 20;
+/** Recurrent states that are kept to start from, for one model: six of the largest we know (149.6 MiB each). */
+export const SNAPSHOT_BYTES = 2 ** 30;
 
 /** A model in the engine. `users` hold it: neither the cap nor another caller's cancellation may take it from them. */
 type Entry = {
@@ -164,7 +167,7 @@ function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined):
 export type LoadedProgram = Pick<LoadedModel, 'executable' | 'info' | 'contextLength' | 'vocabSize' | 'warnings'> & {
   readonly eosTokenIds: readonly number[];
   /** How many rows a step of the scheduler may have, how many tokens it may guess and keep. */
-  readonly scheduling: Pick<SchedulerOptions, 'maxRows' | 'maxDrafts' | 'cachedTokens'>;
+  readonly scheduling: Omit<SchedulerOptions, 'contextLength'>;
 };
 
 export type LocatedModel = ModelLocation & {
@@ -212,6 +215,8 @@ export async function loadProgram(location: LocatedModel, request: LoadRequest):
       maxRows: MAX_ROWS[backend],
       maxDrafts: weightBytes <= CACHED_BYTES ? Math.min(maxDrafts, MAX_DRAFTS_CACHED) : maxDrafts,
       cachedTokens: 4 * contextLength,
+      stateBytes: stateBytes(program),
+      snapshotBytes: SNAPSHOT_BYTES,
     },
   };
 }
