@@ -4,12 +4,14 @@
 import { ChildHost } from '../child/child-host.ts';
 import { BitnetError } from '../errors.ts';
 import type { EngineOptions } from './engine.ts';
+import { NOTHING_KEPT, type PrefixCacheCounts } from './prefix-cache.ts';
 import type { GenerateHooks, GenerateRequest, GenerateResult, TraceStep } from './types.ts';
 
 /** What the child tells while it works. */
 export type GenerateEvent =
   | { readonly kind: 'step'; readonly step: TraceStep }
-  | { readonly kind: 'prompt'; readonly done: number; readonly total: number };
+  | { readonly kind: 'prompt'; readonly done: number; readonly total: number }
+  | { readonly kind: 'kept'; readonly kept: PrefixCacheCounts };
 
 /** The engine's process ended while it worked for this request. */
 export class EngineDiedError extends BitnetError {
@@ -39,6 +41,7 @@ export class EngineSilentError extends BitnetError {
 
 export class EngineHost {
   readonly #host: ChildHost;
+  #kept = NOTHING_KEPT;
 
   constructor(options: EngineOptions = {}) {
     const died = (how: string) => new EngineDiedError(how);
@@ -50,11 +53,17 @@ export class EngineHost {
     return this.#host.pid;
   }
 
+  /** What the engine keeps for later prompts, as it last told. */
+  get kept(): PrefixCacheCounts {
+    return this.pid === undefined ? NOTHING_KEPT : this.#kept;
+  }
+
   async generate(request: GenerateRequest, { signal, onStep, onPrompt }: GenerateHooks = {}): Promise<GenerateResult> {
     const onEvent = (event: unknown) => {
       const told = event as GenerateEvent;
       if (told.kind === 'step') onStep?.(told.step);
-      else onPrompt?.(told.done, told.total);
+      else if (told.kind === 'prompt') onPrompt?.(told.done, told.total);
+      else this.#kept = told.kept;
     };
     const { maxSeconds } = request;
     const result = await this.#host.call('generate', request, {

@@ -12,18 +12,20 @@ import type { GenerateRequest } from './types.ts';
 let engine: Engine | undefined;
 
 serveParent({
-  generate: ({ args, options, signal, event }) => {
+  generate: async ({ args, options, signal, event }) => {
     engine ??= new Engine({
       ...(options as EngineOptions),
       backend: backendOf(process.env.BITNET_BACKEND),
       prompts: new PromptHost(),
     });
     const tell: (told: GenerateEvent) => void = event;
-    return generateWith(engine, args as GenerateRequest, {
+    const running = engine;
+    const result = generateWith(running, args as GenerateRequest, {
       signal,
       onStep: (step) => tell({ kind: 'step', step }),
       onPrompt: (done, total) => tell({ kind: 'prompt', done, total }),
     });
+    return await result.finally(() => tell({ kind: 'kept', kept: running.kept }));
   },
 });
 

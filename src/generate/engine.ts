@@ -9,6 +9,7 @@ import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import { now } from './clock.ts';
 import type { LoadedModel } from './loaded-model.ts';
 import { localSource } from './local-source.ts';
+import { addCounts, NOTHING_KEPT, type PrefixCacheCounts } from './prefix-cache.ts';
 import type { PromptHost } from './prompt-host.ts';
 import { Scheduler, type SchedulerOptions } from './scheduler.ts';
 import { type BackendChoice, ownBackend, type TokenSource } from './token-source.ts';
@@ -56,7 +57,8 @@ export const SNAPSHOT_BYTES = 2 ** 30;
 type Entry = {
   readonly loading: Promise<LoadedModel>;
   readonly stop: AbortController;
-  loaded: boolean;
+  /** Once it is loaded. */
+  model: LoadedModel | undefined;
   users: number;
 };
 
@@ -100,7 +102,7 @@ export class Engine implements Disposable {
         model = await unlessAborted(entry.loading, request.signal);
       } catch (error) {
         // A failed load is tried again by the next caller; one that others still wait for goes on.
-        if (!request.signal?.aborted || (entry.users === 1 && !entry.loaded)) {
+        if (!request.signal?.aborted || (entry.users === 1 && entry.model === undefined)) {
           if (this.#models.get(key) === entry) this.#models.delete(key);
           release(entry);
         }
@@ -112,6 +114,12 @@ export class Engine implements Disposable {
       entry.users -= 1;
       this.#evict();
     }
+  }
+
+  /** What the models that are loaded keep for later prompts. */
+  get kept(): PrefixCacheCounts {
+    const counts = [...this.#models.values()].map(({ model }) => model?.scheduler.cacheCounts ?? NOTHING_KEPT);
+    return counts.reduce(addCounts, NOTHING_KEPT);
   }
 
   [Symbol.dispose](): void {
@@ -133,10 +141,10 @@ export class Engine implements Disposable {
 function startLoading(location: LocatedModel, request: LoadRequest): Entry {
   const stop = new AbortController();
   const loading = loadModel(location, { ...request, signal: stop.signal });
-  const entry: Entry = { loading, stop, loaded: false, users: 0 };
+  const entry: Entry = { loading, stop, model: undefined, users: 0 };
   loading.then(
-    () => {
-      entry.loaded = true;
+    (model) => {
+      entry.model = model;
     },
     // Whoever waits sees the failure; a load that nobody waits for any more must not end the process.
     () => {},

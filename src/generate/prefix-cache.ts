@@ -38,6 +38,18 @@ export type PrefixCacheCounts = {
   readonly prompts: number;
 };
 
+export const NOTHING_KEPT: PrefixCacheCounts = { entries: 0, tokens: 0, stateBytes: 0, hits: 0, prompts: 0 };
+
+export function addCounts(a: PrefixCacheCounts, b: PrefixCacheCounts): PrefixCacheCounts {
+  return {
+    entries: a.entries + b.entries,
+    tokens: a.tokens + b.tokens,
+    stateBytes: a.stateBytes + b.stateBytes,
+    hits: a.hits + b.hits,
+    prompts: a.prompts + b.prompts,
+  };
+}
+
 /** Fewer shared tokens are computed faster than copied. */
 export const MIN_SHARED = 8;
 const MAX_ENTRIES = 16;

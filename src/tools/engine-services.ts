@@ -2,6 +2,7 @@
 // answers everything else while one writes, and a crash of native code cannot take the server down.
 
 import type { EngineHost } from '../generate/engine-host.ts';
+import { NOTHING_KEPT, type PrefixCacheCounts } from '../generate/prefix-cache.ts';
 import type { GenerateHooks, GenerateRequest, GenerateResult } from '../generate/types.ts';
 import type { MorphismHooks } from '../world/morphism.ts';
 import type { WorldHost, WorldService } from '../world/world-host.ts';
@@ -24,6 +25,7 @@ export class EngineServices implements Services {
   readonly #options: EngineServicesOptions;
   readonly #handles = new ShortHandles();
   #host: Promise<EngineHost> | undefined;
+  #running: EngineHost | undefined;
   #worldHost: Promise<WorldHost> | undefined;
   #deskHost: Promise<DeskHost> | undefined;
 
@@ -35,13 +37,19 @@ export class EngineServices implements Services {
     return this.#options.allowedRoots;
   }
 
+  /** What the engine keeps for later prompts. */
+  get kept(): PrefixCacheCounts {
+    return this.#running?.kept ?? NOTHING_KEPT;
+  }
+
   async generate(request: GenerateRequest, hooks: GenerateHooks): Promise<GenerateResult> {
     const { allowedRoots } = this;
     this.#host ??= import('../generate/engine-host.ts').then(
       ({ EngineHost }) => new EngineHost(allowedRoots === undefined ? {} : { allowedRoots }),
     );
     const { continuation } = request;
-    const result = await (await this.#host).generate(
+    this.#running = await this.#host;
+    const result = await this.#running.generate(
       { ...request, ...(continuation !== undefined && { continuation: this.#handles.expand(continuation) }) },
       hooks,
     );
