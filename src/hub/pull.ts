@@ -4,8 +4,19 @@
 
 import { createHash, type Hash, randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { copyFile, type FileHandle, open, readFile, rename, rm, stat, statfs, symlink } from 'node:fs/promises';
-import { dirname, join, relative } from 'node:path';
+import {
+  copyFile,
+  type FileHandle,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  statfs,
+  symlink,
+} from 'node:fs/promises';
+import { dirname, join, relative, sep } from 'node:path';
 import { ArgumentError, CancelledError } from '../errors.ts';
 import { writeFileAtomically } from '../formats/atomic-file.ts';
 import { refusalOf, WriteError } from '../formats/errors.ts';
@@ -14,7 +25,7 @@ import { makeFolder } from '../formats/make-folder.ts';
 import { lockFile } from './file-lock.ts';
 import { type Environment, hubCacheFolder, isRepoId, isRevision, repoFolder, snapshotFolder } from './hub-cache.ts';
 import { HubClient, ShortBodyError } from './hub-client.ts';
-import { DiskSpaceError, HubConnectionError, HubContentError } from './hub-errors.ts';
+import { DiskSpaceError, HubConnectionError, HubContentError, HubSelectionError } from './hub-errors.ts';
 import { offlineVariable } from './hub-settings.ts';
 import { type RemoteFile, selectFiles } from './select-files.ts';
 
@@ -77,9 +88,7 @@ export async function pull(repo: string, options: PullOptions = {}): Promise<Pul
     });
   }
   const forbidding = offlineVariable(env);
-  if (forbidding !== undefined) {
-    throw new HubConnectionError({ what: `${forbidding} forbids downloads`, fix: 'unset it, or use a cached model' });
-  }
+  if (forbidding !== undefined) return await pullOffline(repo, { ...options, revision, env, forbidding });
   const client = await HubClient.open({
     env,
     ...(signal === undefined ? {} : { signal }),
@@ -137,6 +146,41 @@ export async function pull(repo: string, options: PullOptions = {}): Promise<Pul
     downloadedBytes,
     ...(choice === undefined ? {} : { choice }),
   };
+}
+
+/** What is in the cache, where nothing may be asked. */
+async function pullOffline(
+  repo: string,
+  options: PullOptions & { readonly revision: string; readonly env: Environment; readonly forbidding: string },
+): Promise<PullResult> {
+  const { revision, env, forbidding, onNotice } = options;
+  const missing = (what: string, cause?: unknown) =>
+    new HubConnectionError({ what: `${forbidding} forbids downloads, and ${what}`, fix: 'unset it' }, { cause });
+  const cached = await snapshotFolder(hubCacheFolder(env), repo, revision);
+  if (cached === undefined) throw missing(`the cache has no ${repo} at ${revision}`);
+  const entries = await readdir(cached.path, { recursive: true });
+  const all: RemoteFile[] = [];
+  for (const entry of entries) {
+    // Through links: a blob that is gone is no file.
+    const found = await stat(join(cached.path, entry)).catch(() => undefined);
+    if (found?.isFile()) all.push({ name: entry.split(sep).join('/'), size: found.size, etag: '' });
+  }
+  try {
+    const { files, choice } = selectFiles(repo, all, options.files);
+    if (choice !== undefined) onNotice?.(choice);
+    onNotice?.(`${forbidding} is set: the Hub was not asked for anything newer`);
+    return {
+      repo,
+      commit: cached.commit,
+      path: cached.path,
+      files: files.map(({ name }) => name),
+      downloadedBytes: 0,
+      ...(choice === undefined ? {} : { choice }),
+    };
+  } catch (cause) {
+    if (!(cause instanceof HubSelectionError)) throw cause;
+    throw missing(`in the cache ${cause.text.what}`, cause);
+  }
 }
 
 async function listFiles(
