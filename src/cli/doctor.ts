@@ -5,6 +5,7 @@ import { surveyBackends } from '../engine/select.ts';
 import { BitnetError } from '../errors.ts';
 import { findOnnxRuntime } from '../generate/onnx/runtime.ts';
 import { OpenAiClient, openAiEndpoint, shortList } from '../generate/openai/client.ts';
+import { snapshotBudget } from '../generate/snapshot-budget.ts';
 import { hubCacheFolder } from '../hub/hub-cache.ts';
 import { packageRoot } from '../hub/package-root.ts';
 import { listModels, resolveModel } from '../hub/resolve-model.ts';
@@ -71,7 +72,7 @@ export const command = defineCommand({
         instruction_sets: instructionSets,
         ...(process.env.BITNET_ISA !== undefined && { BITNET_ISA: process.env.BITNET_ISA }),
       },
-      memory: { total_bytes: totalmem(), free_bytes: freemem() },
+      memory: { total_bytes: totalmem(), free_bytes: freemem(), snapshot_bytes: snapshotBudget() },
       backends: backends.map(({ backend, reason }) => ({
         name: backend,
         usable: reason === undefined,
@@ -96,6 +97,7 @@ export const command = defineCommand({
           ['features', cpu.features.join(' ') || 'not known on this system'],
           ['native kernels', cpu.instruction_sets.join(' ') || 'none (see cpu below)'],
           ['memory', `${gigabytes(memory.total_bytes)}, ${gigabytes(memory.free_bytes)} free`],
+          ['snapshots', `up to ${gigabytes(memory.snapshot_bytes)} of recurrent states a model (BITNET_SNAPSHOT_MIB)`],
           ['models', folders.models],
           ['hub cache', folders.hub_cache],
         ]),

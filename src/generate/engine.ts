@@ -12,6 +12,7 @@ import { localSource } from './local-source.ts';
 import { addCounts, NOTHING_KEPT, type PrefixCacheCounts } from './prefix-cache.ts';
 import type { PromptHost } from './prompt-host.ts';
 import { Scheduler, type SchedulerOptions } from './scheduler.ts';
+import { snapshotBudget } from './snapshot-budget.ts';
 import { type BackendChoice, ownBackend, type TokenSource } from './token-source.ts';
 import type { HeadPrecision } from './types.ts';
 
@@ -50,8 +51,6 @@ const MAX_ROWS: Record<BackendName, number> = { js: 8, wasm: 64, cpu: 256, metal
 const MAX_DRAFTS: Record<BackendName, number> = { js: 0, wasm: 3, cpu: 7, metal: 7 };
 const MAX_DRAFTS_CACHED = 3;
 const CACHED_BYTES = 32 << 20;
-/** Recurrent states that are kept to start from, for one model: six of the largest we know (149.6 MiB each). */
-export const SNAPSHOT_BYTES = 2 ** 30;
 
 /** A model in the engine. `users` hold it: neither the cap nor another caller's cancellation may take it from them. */
 type Entry = {
@@ -224,7 +223,7 @@ export async function loadProgram(location: LocatedModel, request: LoadRequest):
       maxDrafts: weightBytes <= CACHED_BYTES ? Math.min(maxDrafts, MAX_DRAFTS_CACHED) : maxDrafts,
       cachedTokens: 4 * contextLength,
       stateBytes: stateBytes(program),
-      snapshotBytes: SNAPSHOT_BYTES,
+      snapshotBytes: snapshotBudget(),
     },
   };
 }
