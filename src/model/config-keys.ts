@@ -22,16 +22,16 @@ const LIMIT = 1 << 24;
 const shown = (value: unknown): string =>
   typeof value === 'number' ? `${value}` : (JSON.stringify(value) ?? 'absent');
 
-/** Checked access to `valueOf`, which gives a key's raw value. */
+/** Checked access to `rawValue`, which gives a key's raw value. */
 export function configKeys(
   spelling: ConfigKeys['spelling'],
-  valueOf: (name: string) => unknown,
+  rawValue: (name: string) => unknown,
   nameOf: (name: string) => string,
   fail: (what: string, fix: string) => never,
 ): ConfigKeys {
   const value = (key: ConfigKey): unknown => {
     const name = key[spelling];
-    return name === undefined ? undefined : (valueOf(name) ?? undefined);
+    return name === undefined ? undefined : (rawValue(name) ?? undefined);
   };
   const spelled = (key: ConfigKey) => nameOf(key[spelling] ?? key.gguf ?? key.hf ?? '');
   const number = (key: ConfigKey, fallback: number | undefined, isGood: (value: number) => boolean, wanted: string) => {

@@ -9,7 +9,7 @@ import { type Graph, MODEL_TENSORS } from './graph.ts';
 import { GRAPHS, graphOf } from './graphs/all.ts';
 import type { ModelConfig } from './model-config.ts';
 import type { RopeScaling } from './rope.ts';
-import { foldableInGguf, type Rotation, readRotation } from './rotation.ts';
+import { foldableInGguf, type Rotation, readRotation, rotationVersion } from './rotation.ts';
 
 const LIMIT = 1 << 24;
 
@@ -150,7 +150,10 @@ function rotationKeysOf(file: GgufFile, graph: Graph, fail: Fail): ReadonlyMap<s
       'the architecture or the keys are wrong: download the model again',
     );
   }
-  return new Map(names.map((key) => [key.slice(ROTATION.length), plainValue(file, key)]));
+  const keys = new Map(names.map((key) => [key.slice(ROTATION.length), plainValue(file, key)]));
+  // Said before what else may be missing from such a file.
+  if (keys.size > 0) rotationVersion(keys, (key) => `${ROTATION}${key}`, fail);
+  return keys;
 }
 
 function rotationOf(file: GgufFile, keys: ReadonlyMap<string, unknown>, config: ModelConfig, fail: Fail): Rotation {

@@ -47,14 +47,14 @@ export function readRotation(
   model: RotatedModel,
   refuse: Fail,
 ): Rotation {
-  const fail: Fail = (what, fix) => refuse(`this is a rotated model (Hadamard, as Ternary Bonsai 2), but ${what}`, fix);
+  const fail = failOf(refuse);
   const contract = new Contract(keys, nameOf, fail);
   const version = contract.version();
   const tied = contract.flag('tied_output');
   if (tied !== (version === 2)) {
     fail(
-      `${nameOf('tied_output')} is ${tied} in version ${version}`,
-      `version 2 is for tied heads and 1 for others: ${AGAIN}`,
+      `${nameOf('version')} is ${version} and ${nameOf('tied_output')} is ${tied}`,
+      `version 2 is for tied heads, 1 for others: ${AGAIN}`,
     );
   }
   contract.only('transform', [TRANSFORM]);
@@ -99,6 +99,20 @@ export function readRotation(
   const signs = (width: number) => explicit?.get(width) ?? new Float32Array(width).fill(1);
   return { block, signs, matrices: rotated, embedding: latent, groupedColumns };
 }
+
+/** Refuses a contract whose version is missing or unknown, by `refuse`. */
+export function rotationVersion(
+  keys: ReadonlyMap<string, unknown>,
+  nameOf: (key: string) => string,
+  refuse: Fail,
+): 1 | 2 {
+  return new Contract(keys, nameOf, failOf(refuse)).version();
+}
+
+const failOf =
+  (refuse: Fail): Fail =>
+  (what, fix) =>
+    refuse(`this is a rotated model (Hadamard, as Ternary Bonsai 2), but ${what}`, fix);
 
 /** Names of GGUF that may be rotated: the head's, and those of these matrices of a layer. */
 const FOLDABLE =
