@@ -69,7 +69,7 @@ export function ggufConfig(file: GgufFile): ModelConfig {
   if (rotated > headDim || rotated % 2 !== 0) {
     fail(`rope.dimension_count is ${rotated}`, `expected an even number up to the size of a head (${headDim})`);
   }
-  if (rotated !== headDim && graph.partialRotary !== true)
+  if (rotated !== headDim && graph.rotaryShare === undefined)
     fail(`rope.dimension_count is ${rotated}`, `only whole heads (${headDim}) are supported`);
   const valueLength = size('attention.value_length', headDim);
   if (valueLength !== headDim)

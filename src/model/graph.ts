@@ -59,6 +59,12 @@ export type Graph = {
     readonly architectures: readonly string[];
     /** `model_type`, where a config names no architecture. */
     readonly modelTypes: readonly string[];
+    /** `model_type` of packs in a rotated basis, whatever architecture they name. */
+    readonly rotatedTypes?: readonly string[] | undefined;
+    /** Beginnings of names that some folders have, and what they are here. */
+    readonly prefixes?: readonly (readonly [from: string, to: string])[] | undefined;
+    /** Tensors of other parts of a model: left alone, with a word. */
+    readonly otherParts?: readonly { readonly names: RegExp; readonly word: string }[] | undefined;
   };
   /** What only this graph's config says, beside the keys of all; throws by `keys.fail` for what we do not run. */
   readonly config?: ((keys: ConfigKeys, common: ModelConfig) => Partial<ModelConfig>) | undefined;
@@ -89,8 +95,10 @@ export type Graph = {
   readonly floats?: boolean | undefined;
   /** Weights may be stored in a rotated basis; see `rotation.ts`. */
   readonly rotates?: boolean | undefined;
-  /** RoPE may turn only the first elements of a head. */
-  readonly partialRotary?: boolean | undefined;
+  /** RoPE may turn only the first elements of a head: the share where a config names none. */
+  readonly rotaryShare?: number | undefined;
+  /** Layers may see a window. */
+  readonly hasWindows?: boolean | undefined;
   /** What the numbers of the final norm mean; see `VectorSpec`. */
   readonly finalNorm?: VectorSpec['convert'];
   /** Of the layers, in the order in which checkpoints list them. */

@@ -34,6 +34,8 @@ const COMPARED_BYTES = 4 << 20;
 
 /** Tensors that some files carry and no graph of ours reads. */
 const IGNORED = [/\.rotary_emb\.inv_freq$/];
+/** Checked with a rotation's contract. */
+const SIGNS = /\.signs$/;
 
 const FLOATS: readonly string[] = ['F32', 'F16', 'BF16'];
 
@@ -297,9 +299,7 @@ class HuggingFaceReader implements WeightReader {
   }
 
   requireAllUsed(): void {
-    const unused = this.#checkpoint
-      .names()
-      .filter((name) => !this.#used.has(name) && !IGNORED.some((pattern) => pattern.test(name)));
+    const unused = this.#checkpoint.names().filter((name) => !this.#used.has(name) && !this.#isKnown(name));
     if (unused.length > 0) {
       const stranger = strangerOf(unused);
       if (stranger !== undefined) this.fail(stranger.what, unused[0]!, stranger.fix);
@@ -310,6 +310,10 @@ class HuggingFaceReader implements WeightReader {
         'check architectures and num_hidden_layers in config.json',
       );
     }
+  }
+
+  #isKnown(name: string): boolean {
+    return IGNORED.some((pattern) => pattern.test(name)) || (this.#config.rotation !== undefined && SIGNS.test(name));
   }
 
   #info(name: string) {

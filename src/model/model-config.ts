@@ -65,6 +65,8 @@ export type ModelConfig = {
   readonly windows?: readonly number[] | undefined;
   /** Blocks after the last layer that only draft tokens; their tensors are not read. */
   readonly draftBlocks?: number | undefined;
+  /** A rotation's contract lies in a file beside the config; without it the model is not run. */
+  readonly isRotatedPack?: boolean | undefined;
   /** In which basis matrices are stored, if not their own. */
   readonly rotation?: Rotation | undefined;
   readonly mlx?: MlxPack | undefined;

@@ -40,7 +40,8 @@ export const maple: Graph = {
   ropeScaling: [],
   refusedFlags: [],
   config: readConfig,
-  partialRotary: true,
+  rotaryShare: 0.5,
+  hasWindows: true,
   layer: [
     inputNorm,
     q,

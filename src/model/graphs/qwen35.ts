@@ -28,6 +28,9 @@ const KEYS = {
   sections: { gguf: 'rope.dimension_sections' },
 } as const;
 
+const VISION = 'a vision tower, which is left alone: texts are read and written, pictures are not';
+const DRAFTS = 'blocks that only draft tokens (MTP), which are left alone';
+
 /** Published models have 4; more would only cost memory. */
 const MAX_TAPS = 64;
 
@@ -108,7 +111,16 @@ export const qwen35: Graph = {
   title: 'Qwen3.5',
   hf: {
     architectures: ['Qwen3_5ForCausalLM', 'Qwen3_5ForConditionalGeneration'],
-    modelTypes: ['qwen3_5_text', 'qwen3_5', 'prism_hadamard_qwen35'],
+    modelTypes: ['qwen3_5_text', 'qwen3_5'],
+    rotatedTypes: ['prism_hadamard_qwen35'],
+    prefixes: [
+      ['model.language_model.', 'model.'],
+      ['language_model.', ''],
+    ],
+    otherParts: [
+      { names: /^(?:model\.)?(?:visual|vision_tower|vision_model)\./, word: VISION },
+      { names: /^(?:model\.)?mtp\./, word: DRAFTS },
+    ],
   },
   gguf: { architectures: ['qwen35'], interleavedHeads: false },
   defaults: { ropeTheta: 10_000_000, rmsNormEps: 1e-6, tieWordEmbeddings: false, hiddenAct: 'silu' },
@@ -118,7 +130,7 @@ export const qwen35: Graph = {
   config: readConfig,
   floats: true,
   rotates: true,
-  partialRotary: true,
+  rotaryShare: 0.25,
   layer: [
     norm(inputNorm),
     ...recurrentTensors,
