@@ -30,15 +30,6 @@ export function ggufKind(gguf: GgufFile): GgufKind | undefined {
   if (gguf.architecture === 'clip') return NAMED_BY_TYPE.mmproj;
   if (type !== undefined && Object.hasOwn(NAMED_BY_TYPE, type)) return NAMED_BY_TYPE[type];
   if (gguf.metadata.has('imatrix.datasets') || gguf.metadata.has('imatrix.chunk_count')) return NAMED_BY_TYPE.imatrix;
-  const rotation = rotationKey(gguf);
-  if (rotation !== undefined) {
-    return {
-      what:
-        `this is a rotated model (Ternary Bonsai 2: it has the key ${rotation}): the inputs of its matrices go through a ` +
-        'Hadamard transform, without which it computes noise',
-      fix: 'rotated models are analyzed, not run, by this version: take a Ternary Bonsai 1.7B, 4B or 8B',
-    };
-  }
   const inputNorm = gguf.names().find((name) => /\.(attn|ffn)_\w+_norm_in\.weight$/.test(name));
   if (inputNorm !== undefined) {
     return {

@@ -28,7 +28,7 @@ import { companionFiles } from '../tokenizer/companion-files.ts';
 import { ggufVocabularyPairs, tokenizerFilesOf } from '../tokenizer/export-vocabulary.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import { type ConvertFormat, type FolderFormat, isFolderFormat } from './convert-formats.ts';
-import { type Graph, layerName, MODEL_TENSORS, type TensorSpec } from './graph.ts';
+import { type Graph, MODEL_TENSORS, type TensorSpec, tensorsOf } from './graph.ts';
 import { graphOf } from './graphs/all.ts';
 import { interleavedHeads, interleavedRow } from './interleaved-heads.ts';
 import type { ModelConfig } from './model-config.ts';
@@ -100,9 +100,9 @@ function* layerTensors(
   graph = graphOf(config.family),
 ) {
   for (const [index, layer] of weights.layers.entries()) {
-    for (const tensor of graph.layer) {
+    for (const { tensor, name } of tensorsOf(graph, config, index, spelling)) {
       const weight = layer[tensor.role];
-      if (weight !== undefined) yield { tensor, weight, name: layerName[spelling](index, tensor[spelling]) };
+      if (weight !== undefined) yield { tensor, weight, name };
     }
   }
 }

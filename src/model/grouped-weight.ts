@@ -3,6 +3,10 @@
 import type { GroupedWeight, TernaryWeight } from '../engine/program.ts';
 import type { WeightPreparation } from '../engine/weight-preparation.ts';
 import type { PackedPlace } from '../quant/errors.ts';
+import { exactHalves } from '../quant/grouped/codec.ts';
+import { canonicalGroup, type GroupedRows } from '../quant/grouped/grouped-matrix.ts';
+import { PANEL_ROWS, panel64ByteLength, panel64ScaleCount, quadsToPanel64 } from '../quant/grouped/panel64.ts';
+import { quadRowBytes } from '../quant/grouped/quads.ts';
 import { type GroupedBytes, repackToPanel64 } from '../quant/grouped/repack-panel64.ts';
 import { detectPrescaled } from '../quant/prescaled.ts';
 import { packRowquad } from '../quant/rowquad.ts';
@@ -39,6 +43,52 @@ export async function groupedWeight(
   }
   const panels = await repackToPanel64(source, rows, columns, { at, allocate, sourceRow });
   return { kind: 'grouped', name, layout: 'panel64', ...panels };
+}
+
+/**
+ * The matrices of all experts, one after the other in `all` (experts * rows), as one weight: each in panels of its own, all
+ * with the group that their scales have in common.
+ */
+export async function expertsWeight(
+  name: string,
+  all: GroupedRows,
+  experts: number,
+  { at, allocate }: { readonly at: PackedPlace; readonly allocate: Allocate },
+): Promise<GroupedWeight> {
+  const { rows: allRows, columns, group, quads, scales } = canonicalGroup(all);
+  const rows = allRows / experts;
+  const rowBytes = quadRowBytes(columns);
+  const panelBytes = panel64ByteLength(rows, columns);
+  const bytes = await allocate(experts * panelBytes);
+  const perRow = columns / group;
+  const shared = new Float32Array(experts * panel64ScaleCount(rows, columns, group));
+  const scaleCount = shared.length / experts;
+  for (let expert = 0; expert < experts; expert += 1) {
+    const first = expert * rows;
+    const part = bytes.subarray(expert * panelBytes, (expert + 1) * panelBytes);
+    quadsToPanel64(quads.subarray(first * rowBytes, (first + rows) * rowBytes), rows, columns, part, { at });
+    for (let row = 0; row < rows; row += 1) {
+      for (let g = 0; g < perRow; g += 1) {
+        const place = (Math.floor(row / PANEL_ROWS) * perRow + g) * PANEL_ROWS + (row % PANEL_ROWS);
+        shared[expert * scaleCount + place] = scales[(first + row) * perRow + g]!;
+      }
+    }
+  }
+  const halves = exactHalves(shared);
+  const isHalf = halves instanceof Uint16Array;
+  const stored = new Uint8Array(isHalf ? halves.buffer : shared.buffer);
+  return {
+    kind: 'grouped',
+    name,
+    rows,
+    columns,
+    experts,
+    group,
+    layout: 'panel64',
+    bytes,
+    scaleType: isHalf ? 'f16' : 'f32',
+    scales: stored,
+  };
 }
 
 /**
