@@ -277,7 +277,7 @@ struct RouteArgs {
     uint stride;
     uint choices;
     uint experts_stride;
-    uint weights_stride;
+    uint shares_stride;
     float least;
     uint status_at;       // of this operation's first row in `status`
 };
@@ -287,7 +287,7 @@ struct RouteArgs {
 kernel void route_experts(
     device const float* x       [[buffer(0)]],
     device uint*        experts [[buffer(1)]],
-    device float*       weights [[buffer(2)]],
+    device float*       shares  [[buffer(2)]],
     device uint*        status  [[buffer(3)]],
     constant RouteArgs& a       [[buffer(4)]],
     uint3 group [[threadgroup_position_in_grid]],
@@ -334,15 +334,15 @@ kernel void route_experts(
         sum += share;
         if (lane == 0u) {
             experts[group.x * a.experts_stride + n] = finite ? last_index : 0u;
-            weights[group.x * a.weights_stride + n] = share;
+            shares[group.x * a.shares_stride + n] = share;
         }
     }
     // The lane that wrote them.
     if (lane == 0u) {
         const float divisor = max(sum, a.least);
         for (uint n = 0u; n < a.choices; ++n) {
-            const float share = weights[group.x * a.weights_stride + n];
-            weights[group.x * a.weights_stride + n] = share / divisor;
+            const float share = shares[group.x * a.shares_stride + n];
+            shares[group.x * a.shares_stride + n] = share / divisor;
         }
         status[a.status_at + group.x] = finite ? 0u : 1u;
     }

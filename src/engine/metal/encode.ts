@@ -806,14 +806,14 @@ export class StepEncoder {
     return dispatch('route_experts', [tokens, 1, 1], 32, {
       x: this.#memory.activations[run.x]!,
       experts: this.#memory.activations[run.experts]!,
-      weights: this.#memory.activations[run.weights]!,
+      shares: this.#memory.activations[run.weights]!,
       status: this.#memory.scratch.get('status')!,
       a: {
         width: this.#width(run.x),
         stride: this.#stride(run.x),
         choices: this.#program.choices ?? 0,
         experts_stride: this.#stride(run.experts),
-        weights_stride: this.#stride(run.weights),
+        shares_stride: this.#stride(run.weights),
         least: run.least,
         status_at: run.index * this.#memory.statusRows,
       },

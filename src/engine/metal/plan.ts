@@ -9,8 +9,10 @@
 // kernels (exact.metal, grouped.metal), of which one takes every chain between two products. A Qwen3 layer becomes 11 runs:
 //   [add +] norm + quantize · q, k, v · head norms · rope + append · attention · quantize · o
 //   add + norm + quantize · gate, up · activation + quantize · down
-// A rotation (hadamard) joins the chain before the rounding that reads it, and moves heads on the way. What hybrid and mixture
-// models add (hybrid.metal) is one run each: the delta rule's layer of Qwen3.5 takes 12 between its residual sums.
+// A rotation (hadamard) joins the chain before the rounding that reads it, and moves heads on the way. What else hybrid and
+// mixture models add (hybrid.metal) is one run each. A rotated layer of Qwen3.5 with the delta rule becomes 14 runs:
+//   [add +] norm + rotate + quantize · qkv, z · beta · alpha · convolution · q and k to length 1 · delta rule · head norms ·
+//   gate + rotate + quantize · o · add + norm + rotate + quantize · gate, up · activation + rotate + quantize · down
 
 import type { BufferId, Op, Program, WeightId } from '../program.ts';
 import { MetalUnsupportedError } from './addon.ts';
@@ -300,8 +302,7 @@ export function planProgram(program: Program, { traced }: { readonly traced: boo
     const norm = at(next, 'rmsNorm');
     // Nothing may want the sum or the gated row that a norm in place or in registers would hide.
     const fits =
-      norm?.x === row &&
-      (source === 'x' || (sum ? norm.out !== row : norm.out === row || !isLive(row, next + 1)));
+      norm?.x === row && (source === 'x' || (sum ? norm.out !== row : norm.out === row || !isLive(row, next + 1)));
     if (norm !== undefined && fits) {
       row = norm.out;
       hidden = true;
@@ -730,7 +731,10 @@ function checkOperation(program: Program, op: Op, refuse: (what: string, where: 
       const { width } = program.buffers[op.x]!;
       if (block < 2 || block > LIMITS.hadamardBlock || (block & (block - 1)) !== 0 || width % block !== 0) {
         const what = `blocks of ${block} in rows of ${width}`;
-        refuse(`${what}, the Metal kernels take powers of two up to ${LIMITS.hadamardBlock} that divide the row`, op.op);
+        refuse(
+          `${what}, the Metal kernels take powers of two up to ${LIMITS.hadamardBlock} that divide the row`,
+          op.op,
+        );
       }
       if (keyHeads > 0 && (direction === 'inverse' || op.x === op.out || width % (keyHeads * op.headDim) !== 0))
         refuse('heads move, which is for whole heads, forward and into another buffer', op.op);

@@ -155,7 +155,7 @@ export const STRUCTS = {
     stride: 'uint',
     choices: 'uint',
     experts_stride: 'uint',
-    weights_stride: 'uint',
+    shares_stride: 'uint',
     least: 'float',
     status_at: 'uint',
   },
@@ -299,7 +299,7 @@ export const KERNELS = {
     out: 7,
     a: 'DeltaArgs',
   },
-  route_experts: { x: 0, experts: 1, weights: 2, status: 3, a: 'RouteArgs' },
+  route_experts: { x: 0, experts: 1, shares: 2, status: 3, a: 'RouteArgs' },
   top_chunk: { logits: 0, candidates: 1, statistics: 2, a: 'TopArgs' },
   top_merge: { candidates: 0, statistics: 1, out_values: 2, out_ids: 3, log_sums: 4, a: 'TopArgs' },
 } as const;
