@@ -391,8 +391,8 @@ describe.skipIf(FAKE_MISSING !== undefined)(`group-scaled operations in the grid
   });
 
   test('attention over more positions than scores are held: the same bits', async () => {
-    const program = attentionProgram(4, 2, 24, 200);
-    const all = someTokens(200, 96, 9);
+    const program = attentionProgram(2, 1, 12, 150);
+    const all = someTokens(150, 24, 9);
     using reference = await jsBackend.load(program, {});
     const expected = await feed(reference, reference.createSequence(), all);
     for (const heldScores of [64, 128]) {

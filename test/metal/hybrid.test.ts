@@ -585,9 +585,25 @@ describe.skipIf(FAKE_MISSING !== undefined)(`operations of hybrid programs in th
     },
   );
 
+  test('attention with threads for more blocks from position 256 on: the same bits', { timeout: 120_000 }, async () => {
+    const program = attentionProgram([1, 1, 2], 2, [700, 0], { context: 800, exact: true, joined: true });
+    using reference = await jsBackend.load(program, {});
+    using executable = loadOnFake(program);
+    const [a, b] = [reference.createSequence(), executable.createSequence()];
+    const threads = (position: number) =>
+      executable.dispatchesAt(position).find(({ kernel }) => kernel === 'attention_exact')!.threads;
+    expect([0, 255, 256, 767, 768, 799].map(threads)).toEqual([256, 256, 512, 768, 1024, 1024]);
+    for (const count of [512, 256, 1, 2]) {
+      const tokens = someTokens(count, 2, count);
+      const rows = { outputRows: [count - 1] };
+      const expected = await feed(reference, a, tokens, rows);
+      sameBits(expected.logits, (await feed(executable, b, tokens, rows)).logits, count);
+    }
+  });
+
   test('attention with windows in a program with one scale a matrix: within tolerance, over splits', async () => {
     for (const windows of [[20, 0], [300, 256], undefined] as const) {
-      const program = attentionProgram([4, 2, 10], 6, windows, { context: 600, exact: false, joined: true });
+      const program = attentionProgram([2, 1, 6], 4, windows, { context: 600, exact: false, joined: true });
       using reference = await jsBackend.load(program, {});
       using executable = loadOnFake(program);
       const [a, b] = [reference.createSequence(), executable.createSequence()];
@@ -597,7 +613,7 @@ describe.skipIf(FAKE_MISSING !== undefined)(`operations of hybrid programs in th
         [280, 3],
         [1, 4],
       ] as const) {
-        const tokens = someTokens(count, 40, seed);
+        const tokens = someTokens(count, 12, seed);
         const rows = {
           outputRows: Array.from({ length: Math.min(count, 24) }, (_, i) => count - 24 + i).filter((i) => i >= 0),
         };
