@@ -143,7 +143,7 @@ async function classify(
   }
   const layer = { name, rows, columns };
   if (isBlockLayout(dtype) || dtype === 'I2_S') return { ...layer, form: 'ggml', scaleRule: 'stored' };
-  if (!isGgmlFloat(dtype) || dtype === 'Q6_K' || dtype === 'Q4_0') return `the type ${dtype} does not hold exact trits`;
+  if (!isGgmlFloat(dtype) || dtype === 'Q6_K' || dtype === 'Q4_0' || dtype === 'Q4_K') return `the type ${dtype} does not hold exact trits`;
   if (options.absmean || configSaysMasters(options.config)) return { ...layer, form: 'masters', scaleRule: 'absmean' };
   if (await beginsPrescaled(checkpoint, info)) {
     // Trits that were not packed, beside their scale.
