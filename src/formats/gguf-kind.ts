@@ -45,6 +45,15 @@ function rotationKey(gguf: GgufFile): string | undefined {
   return [...gguf.metadata.keys()].find((key) => /hadamard/i.test(key));
 }
 
+/** What the weights of a rotated model are, for whoever looks at them; undefined for others. */
+export function rotationRemark(gguf: GgufFile): string | undefined {
+  const key = rotationKey(gguf);
+  return key === undefined ? undefined : rotatedWeights(key);
+}
+
+export const rotatedWeights = (sign: string) =>
+  `matrices are stored in a rotated basis (Hadamard; ${sign}): these are trits as stored, the weights they stand for are sums of them`;
+
 /** A remark for a file that is run all the same; undefined where there is none. */
 export function ggufWarning(gguf: GgufFile): string | undefined {
   if (rotationKey(gguf) !== undefined) return undefined;

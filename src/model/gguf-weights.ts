@@ -3,6 +3,7 @@
 import type { DenseWeight, GroupedWeight, TernaryWeight, VectorWeight } from '../engine/program.ts';
 import type { WeightPreparation } from '../engine/weight-preparation.ts';
 import type { GgufFile } from '../formats/gguf-file.ts';
+import { f32ToF16 } from '../quant/f16.ts';
 import {
   decodeBlocks,
   decodeGgml,
@@ -42,13 +43,20 @@ import {
 
 const isPlainFloat = (type: string): type is FloatType => type === 'F32' || type === 'F16' || type === 'BF16';
 
+/** Values of a table that are decoded at once. */
+const WINDOW_VALUES = 1 << 21;
+
 /** How the blocks of a type are laid out, where each has a scale; I2_S has one for all. */
 function layoutOf(type: string): BlockLayoutName | undefined {
   return isBlockLayout(type) ? type : undefined;
 }
 
 /** Bytes of a tensor as a grouped matrix; undefined for types and values that are none. */
-function groupedSource(dtype: string, bytes: Uint8Array, columns: number): GroupedBytes | undefined {
+function groupedSource(
+  dtype: string,
+  bytes: Uint8Array,
+  columns: number,
+): Exclude<GroupedBytes, { form: 'mlx' }> | undefined {
   const layout = layoutOf(dtype);
   if (layout !== undefined) return { form: 'blocks', layout, bytes };
   if (!isPlainFloat(dtype)) return undefined;
@@ -113,10 +121,33 @@ class GgufReader implements WeightReader {
       return (await this.#trits(name, rows, columns, 'table')) ?? this.#dense(name, rows, columns);
     }
     if (!isGgmlBlockFloat(dtype)) return this.#unreadable(dtype, name);
+    if (dtype === 'Q4_K') return this.#halves(name, rows, columns);
     const bytes = await this.#allocate(4 * rows * columns);
     const values = new Float32Array(bytes.buffer, bytes.byteOffset, rows * columns);
     decodeBlocks(dtype, await this.#file.readBytes(name), { tensor: name, file, offset }, values);
     return { kind: 'dense', name, rows, columns, dtype: 'f32', bytes };
+  }
+
+  /** Q4_K as f16, which rounds its values (of at most 2^-11 their size), and not as f32: Maple's tables are a gigabyte so. */
+  async #halves(name: string, rows: number, columns: number): Promise<DenseWeight> {
+    const { file, offset, byteLength } = this.#expect(name, [rows, columns]);
+    const rowBytes = byteLength / rows;
+    const bytes = await this.#allocate(2 * rows * columns);
+    const window = Math.max(1, Math.floor(WINDOW_VALUES / columns));
+    for (let row = 0; row < rows; row += window) {
+      const end = Math.min(rows, row + window);
+      const stored = await this.#file.readRange(name, row * rowBytes, end * rowBytes);
+      const values = decodeBlocks(
+        'Q4_K',
+        stored,
+        { tensor: name, file, offset: offset + row * rowBytes },
+        new Float32Array((end - row) * columns),
+      );
+      const wrong = values.findIndex((value) => Math.abs(value) > 65_504);
+      if (wrong >= 0) this.fail(`a value of ${values[wrong]}, no f16`, name, 'take the file with an F16 head');
+      bytes.set(f32ToF16(values), 2 * row * columns);
+    }
+    return { kind: 'dense', name, rows, columns, dtype: 'f16', bytes };
   }
 
   async #plainFloats(name: string, rows: number, columns: number): Promise<DenseWeight> {
@@ -295,18 +326,20 @@ class GgufReader implements WeightReader {
 
   /** One tensor [experts, rows, columns] as one weight: see `GroupedWeight.experts`. */
   async #experts(name: string, rows: number, columns: number, experts: number): Promise<GroupedWeight> {
-    const { dtype, file, offset } = this.#expect(name, [experts, rows, columns]);
+    const { dtype, file, offset, byteLength } = this.#expect(name, [experts, rows, columns]);
+    const at = { tensor: name, file, offset };
     return this.#scratch.lend(async (take) => {
       const bytes = await this.#file.readBytes(name, take);
       const source = groupedSource(dtype, bytes, columns);
       if (source === undefined) {
         this.fail(`type ${dtype}, and the values are no trits under scales`, name, 'take a ternary file of the model');
       }
-      const at = { tensor: name, file, offset };
-      return expertsWeight(name, decodeGrouped(source, experts * rows, columns, { at }), experts, {
-        at,
-        allocate: this.#allocate,
-      });
+      const each = byteLength / experts;
+      const read = async (expert: number) => {
+        const part = { ...source, bytes: bytes.subarray(expert * each, (expert + 1) * each) };
+        return decodeGrouped(part, rows, columns, { at, firstRow: expert * rows });
+      };
+      return expertsWeight(name, experts, read, { at, allocate: this.#allocate });
     });
   }
 

@@ -6,8 +6,7 @@ import type { WeightPreparation } from '../engine/weight-preparation.ts';
 import type { Checkpoint } from '../formats/checkpoint.ts';
 import { absmean } from '../quant/absmean.ts';
 import type { FloatType } from '../quant/grouped/floats.ts';
-import { canonicalGroup, type GroupedRows } from '../quant/grouped/grouped-matrix.ts';
-import { quadRowBytes } from '../quant/grouped/quads.ts';
+import type { GroupedRows } from '../quant/grouped/grouped-matrix.ts';
 import { decodeGrouped, type GroupedBytes } from '../quant/grouped/repack-panel64.ts';
 import { unpackedGroup } from '../quant/grouped/unpacked.ts';
 import { checkRowquad, packRowquad, rowquadByteLength } from '../quant/rowquad.ts';
@@ -236,25 +235,12 @@ class HuggingFaceReader implements WeightReader {
   }
 
   /** The matrices of all experts, one tensor each, as one weight. */
-  async #experts(name: string, rows: number, columns: number, experts: number): Promise<GroupedWeight> {
+  #experts(name: string, rows: number, columns: number, experts: number): Promise<GroupedWeight> {
     const nameOf = (expert: number) => name.replace('*', `${expert}`);
-    const parts: GroupedRows[] = [];
-    for (let expert = 0; expert < experts; expert += 1) parts.push(await this.#expert(nameOf(expert), rows, columns));
-    const group = parts[0]!.group;
-    const other = parts.findIndex((part) => part.group !== group);
-    if (other >= 0) {
-      this.fail(`groups of ${parts[other]!.group} columns, those of the first expert are ${group}`, nameOf(other));
-    }
-    const quads = new Uint8Array(experts * rows * quadRowBytes(columns));
-    const scales = new Float32Array((experts * rows * columns) / group);
-    parts.forEach((part, expert) => {
-      quads.set(part.quads, expert * part.quads.length);
-      scales.set(part.scales, expert * part.scales.length);
-    });
-    const all = { rows: experts * rows, columns, group, quads, scales };
     const { file, offset } = this.#info(nameOf(0));
     const at = { tensor: nameOf(0), file, offset };
-    return expertsWeight(name, all, experts, { at, allocate: this.#allocate });
+    const read = (expert: number) => this.#expert(nameOf(expert), rows, columns);
+    return expertsWeight(name, experts, read, { at, allocate: this.#allocate });
   }
 
   async #expert(name: string, rows: number, columns: number): Promise<GroupedRows> {
@@ -267,7 +253,7 @@ class HuggingFaceReader implements WeightReader {
         this.fail('the values are no trits under scales', name, 'this engine runs ternary experts only');
       }
       const source: GroupedBytes = { form: 'floats', type, bytes, group };
-      return canonicalGroup(decodeGrouped(source, rows, columns, { at: { tensor: name, file, offset } }));
+      return decodeGrouped(source, rows, columns, { at: { tensor: name, file, offset } });
     });
   }
 

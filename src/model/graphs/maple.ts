@@ -33,7 +33,11 @@ const count = (config: ModelConfig) => experts(config).count;
 export const maple: Graph = {
   family: 'maple',
   title: 'Maple',
-  hf: { architectures: ['MapleForCausalLM'], modelTypes: ['maple'] },
+  hf: {
+    architectures: ['MapleForCausalLM'],
+    modelTypes: ['maple'],
+    prefixes: [['model.word_embeddings.', 'model.embed_tokens.']],
+  },
   gguf: { architectures: ['maple'], interleavedHeads: false },
   defaults: { ropeTheta: 10_000, rmsNormEps: 1e-6, tieWordEmbeddings: false, hiddenAct: 'silu' },
   oneScale: 'int16',
