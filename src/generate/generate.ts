@@ -9,6 +9,7 @@ import { now } from './clock.ts';
 import type { ContinuationState } from './continuation.ts';
 import { Engine } from './engine.ts';
 import { StopScanner } from './stop-scanner.ts';
+import type { Structure } from './structure/structure.ts';
 import type { Answer, BackendChoice, Piece, Start, TokenSource } from './token-source.ts';
 import type { GenerateHooks, GenerateRequest, GenerateResult, TraceStep } from './types.ts';
 
@@ -30,6 +31,7 @@ export async function generateWith(
   hooks: GenerateHooks = {},
 ): Promise<GenerateResult> {
   checkRequest(request);
+  const structure = await structureIn(request);
   const resumed = request.continuation === undefined ? undefined : await decoded(request.continuation);
   const backend = engine.backendOf(request);
   if (resumed !== undefined) checkMaker(resumed, backend);
@@ -42,7 +44,7 @@ export async function generateWith(
     ...(hooks.signal === undefined ? {} : { signal: hooks.signal }),
   };
   return await engine.useSource(wanted, async (source) => {
-    const start = resumed === undefined ? await begin(source, request, hooks.signal) : resume(source, resumed);
+    const start = resumed === undefined ? await begin(source, request, structure, hooks.signal) : resume(source, resumed);
     return await run(source, start, request, hooks);
   });
 }
@@ -85,7 +87,19 @@ function checkRequest(request: GenerateRequest): void {
   }
 }
 
-async function begin(source: TokenSource, request: GenerateRequest, signal?: AbortSignal): Promise<Start> {
+/** Before a model is loaded: what is wrong with a schema or grammar is said at once. */
+async function structureIn(request: GenerateRequest): Promise<Structure | undefined> {
+  if (request.responseSchema === undefined && request.grammar === undefined) return undefined;
+  const { structureOf } = await import('./structure/structure.ts');
+  return structureOf(request);
+}
+
+async function begin(
+  source: TokenSource,
+  request: GenerateRequest,
+  structure: Structure | undefined,
+  signal?: AbortSignal,
+): Promise<Start> {
   const { text, tokens } = await source.prompt(request, signal);
   const backend = foreignName(source.info.backend);
   return {
@@ -102,6 +116,7 @@ async function begin(source: TokenSource, request: GenerateRequest, signal?: Abo
     sampleSeed: request.sampleSeed ?? 0n,
     stop: request.stop ?? [],
     activations: request.activations ?? false,
+    ...(structure === undefined ? {} : { structure }),
     ...(request.head === undefined ? {} : { head: request.head }),
     ...(backend === undefined ? {} : { backend }),
   };
@@ -150,7 +165,7 @@ async function run(
     // At least one token, so that a caller who continues always gets on.
     return written + thought > 0 && now() >= deadline ? 'time' : undefined;
   };
-  const write = ({ text, tokenId, logprob, merged, tokens, activations }: Piece) => {
+  const write = ({ text, tokenId, logprob, merged, tokens, forced, activations }: Piece) => {
     const { hex, trit } = nextColor();
     const step: TraceStep = {
       step: firstStep + written,
@@ -159,6 +174,7 @@ async function run(
       ...(logprob === undefined ? {} : { logprob }),
       ...(merged === undefined ? {} : { merged }),
       ...(tokens === undefined ? {} : { tokens }),
+      ...(forced === undefined ? {} : { forced }),
       color: hex,
       trit,
       ...(activations === undefined ? {} : { activations }),
@@ -190,6 +206,7 @@ async function run(
     write,
     think,
     thoughtBudget: typeof request.thinking === 'number' ? request.thinking : Infinity,
+    mayThink: request.thinking !== 'off',
     promptRead,
     onPrompt,
     messages: request.messages,
@@ -203,6 +220,9 @@ async function run(
   // `start.tokens` has grown by what was written.
   const continuation = goesOn ? await encoded({ ...start, output, steps: firstStep + written }) : undefined;
   const warnings = [...(source.warnings ?? []), ...(answer?.warnings ?? [])];
+  if (start.backend === 'openai' && start.structure !== undefined && finishReason === 'stop' && !isJson(completion)) {
+    warnings.push('the server did not hold to the schema: its answer is not JSON');
+  }
   const decodeMs = endedAt - startedAt - firstTokenMs;
   return {
     model: answer?.model ?? source.model,
@@ -230,6 +250,15 @@ async function run(
     engine: source.info,
     ...(warnings.length === 0 ? {} : { warnings }),
   };
+}
+
+function isJson(text: string): boolean {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** The trace without numbers that turned out to be another token's. */

@@ -112,6 +112,15 @@ function pickFromNucleus(
   return drawn.ids[pick(drawn.weights, count, target - drawn.before)]!;
 }
 
+/** ln p(token) of the untempered distribution over the whole vocabulary; logits (V,). */
+export function logprobOf(logits: Float32Array, token: number): number {
+  let largest = logits[0]!;
+  for (let id = 1; id < logits.length; id += 1) if (logits[id]! > largest) largest = logits[id]!;
+  const { mass } = weigh(logits, largest, 1);
+  if (!Number.isFinite(mass) || !Number.isFinite(largest)) throw new NonFiniteError('output logits');
+  return logits[token]! - largest - Math.log(mass);
+}
+
 /** Uniform in [0, 1) with 53 bits: draw `step` of the seed's splitmix64 stream. */
 function uniform(seed: bigint, step: number): number {
   return Number(splitmix64(seed + BigInt(step) * GAMMA) >> 11n) / 2 ** 53;

@@ -28,6 +28,7 @@ export type Piece = {
   /** It stands for several tokens of a server that sent them together; `tokens` says how many, where that can be told. */
   readonly merged?: true;
   readonly tokens?: number;
+  readonly forced?: true;
   readonly activations?: readonly TritCounts[];
 };
 
@@ -56,6 +57,8 @@ export type Task = {
   readonly think: (text: string) => 'length' | undefined;
   /** Tokens of a thought at most, where the source can tell; Infinity for no bound. */
   readonly thoughtBudget: number;
+  /** Whether the model may think before a text that follows a structure. */
+  readonly mayThink: boolean;
   /** To be called when the prompt has been read; later calls do nothing. */
   readonly promptRead: () => void;
   readonly onPrompt?: ((done: number, total: number) => void) | undefined;

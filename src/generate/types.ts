@@ -31,6 +31,10 @@ export type GenerateRequest = {
   readonly sampleSeed?: bigint;
   /** The completion ends before the first of these. */
   readonly stop?: readonly string[];
+  /** A JSON Schema: the completion is JSON that fits it. */
+  readonly responseSchema?: unknown;
+  /** EBNF whose rule `root` the completion follows. */
+  readonly grammar?: string;
   /** Count the trits of every layer's output for each token. */
   readonly activations?: boolean;
   /** Ends with finishReason `time` and a continuation handle. Default: no limit. */
@@ -59,6 +63,8 @@ export type TraceStep = {
   /** It stands for several tokens that a server sent together; `tokens` says how many, where that can be told. */
   readonly merged?: true;
   readonly tokens?: number;
+  /** The structure that was asked for left no other token. */
+  readonly forced?: true;
   /** `#RRGGBB`. */
   readonly color: string;
   readonly trit: Trit;

@@ -11,13 +11,14 @@ export function generateResultToJson(result: GenerateResult) {
     ...(result.reasoning !== undefined && { reasoning: result.reasoning }),
     finish_reason: result.finishReason,
     ...(result.continuation !== undefined && { continuation: result.continuation }),
-    trace: result.trace.map(({ step, token, tokenId, logprob, merged, tokens, color, trit, activations }) => ({
+    trace: result.trace.map(({ step, token, tokenId, logprob, merged, tokens, forced, color, trit, activations }) => ({
       step,
       token,
       ...(tokenId !== undefined && { token_id: tokenId }),
       ...(logprob !== undefined && { logprob }),
       ...(merged && { merged }),
       ...(tokens !== undefined && { tokens }),
+      ...(forced && { forced }),
       color,
       trit,
       ...(activations && { activations: [...activations] }),

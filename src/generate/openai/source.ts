@@ -4,6 +4,7 @@
 import { ArgumentError, CancelledError } from '../../errors.ts';
 import { now } from '../clock.ts';
 import type { LoadRequest } from '../engine.ts';
+import type { Structure } from '../structure/structure.ts';
 import type { Answer, Ending, Prompt, Start, Task, TokenSource } from '../token-source.ts';
 import type { ChatMessage, FinishReason, GenerateRequest } from '../types.ts';
 import { END_OF_ANSWER } from './answer-body.ts';
@@ -58,7 +59,13 @@ async function onlyModel(client: OpenAiClient, signal: AbortSignal = new AbortCo
   });
 }
 
-function readPrompt({ prompt = '', messages, activations }: GenerateRequest): Prompt {
+function readPrompt({ prompt = '', messages, activations, grammar }: GenerateRequest): Prompt {
+  if (grammar !== undefined) {
+    throw new ArgumentError({
+      what: 'the backend "openai" cannot hold a text to a grammar: servers differ in how they are asked for one',
+      fix: 'give response_schema, or use a backend of our own',
+    });
+  }
   if (activations) {
     throw new ArgumentError({
       what: 'the trits of the layers cannot be counted with the backend "openai": a server shows only its text',
@@ -226,7 +233,7 @@ class Heard {
 async function ask(client: OpenAiClient, job: Job, signal: AbortSignal): Promise<AsyncGenerator<unknown>> {
   const { model, start, task } = job;
   const { messages } = task;
-  const { temperature, topK, topP, sampleSeed, stop } = start;
+  const { temperature, topK, topP, sampleSeed, stop, structure } = start;
   const body = {
     model,
     ...(messages === undefined ? { prompt: start.output } : { messages: messages.map(asSent) }),
@@ -238,6 +245,7 @@ async function ask(client: OpenAiClient, job: Job, signal: AbortSignal): Promise
     // 31 bits are what every server takes.
     ...(temperature > 0 ? { seed: Number(BigInt.asUintN(31, sampleSeed)) } : {}),
     ...(stop.length > 0 && stop.length <= MAX_SERVER_STOPS ? { stop } : {}),
+    ...(structure === undefined ? {} : { response_format: formatOf(structure) }),
   };
   const path = messages === undefined ? '/completions' : '/chat/completions';
   const logprobs = messages === undefined ? { logprobs: 1 } : { logprobs: true, top_logprobs: 1 };
@@ -248,6 +256,11 @@ async function ask(client: OpenAiClient, job: Job, signal: AbortSignal): Promise
     if (!refused) throw error;
     return client.post(path, body, signal);
   }
+}
+
+/** As the API asks for JSON of a schema; whether it is, is the server's to see to. */
+function formatOf({ text }: Structure): object {
+  return { type: 'json_schema', json_schema: { name: 'response', schema: JSON.parse(text) as unknown, strict: true } };
 }
 
 /** Text in which no piece ends in the middle of a character that two JSON escapes made of halves. */

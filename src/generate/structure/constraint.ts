@@ -38,7 +38,7 @@ export class Constraint {
 
   /** The text is whole and nothing can follow. */
   get isOver(): boolean {
-    return this.#place.accepts && this.#place.ways.length === 0;
+    return this.#place.accepts && (this.#place.ways.length === 0 || this.#ending?.length === 0);
   }
 
   /** The text is whole, whatever might follow. */
@@ -70,6 +70,12 @@ export class Constraint {
     const next = this.#ending?.shift();
     if (next !== undefined) this.forced += 1;
     return next;
+  }
+
+  /** Begins the shortest ending; undefined where the text is whole. */
+  end(): number | undefined {
+    this.#ending ??= [...(this.#endingFrom(this.#place) ?? [])];
+    return this.mustTake(0);
   }
 
   allowed(): Allowed {

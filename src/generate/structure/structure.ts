@@ -19,6 +19,36 @@ const MAX_KEPT = 16;
 
 const automata = new Map<string, Automaton>();
 
+/** The structure that a request asks for. Throws StructureError for what contradicts it. */
+export function structureOf(request: StructureRequest): Structure | undefined {
+  const { responseSchema, grammar, stop } = request;
+  if (responseSchema === undefined && grammar === undefined) return undefined;
+  const asked = responseSchema === undefined ? 'grammar' : 'response_schema';
+  const other =
+    responseSchema !== undefined && grammar !== undefined
+      ? 'grammar'
+      : request.continuation !== undefined
+        ? 'continuation'
+        : stop !== undefined && stop.length > 0
+          ? 'stop'
+          : undefined;
+  if (other !== undefined) {
+    const why = other === 'continuation' ? 'a text goes on with the structure it began with' : 'each says where the text ends';
+    throw new StructureError({ what: `${asked} and ${other} together: ${why}`, fix: 'leave one of them out' });
+  }
+  const structure: Structure =
+    grammar === undefined ? { kind: 'schema', text: JSON.stringify(responseSchema) } : { kind: 'grammar', text: grammar };
+  automatonOf(structure);
+  return structure;
+}
+
+type StructureRequest = {
+  readonly responseSchema?: unknown;
+  readonly grammar?: string;
+  readonly stop?: readonly string[];
+  readonly continuation?: string;
+};
+
 /** Throws StructureError for what cannot be followed. */
 export function automatonOf({ kind, text }: Structure): Automaton {
   const key = `${kind} ${text}`;
@@ -46,13 +76,13 @@ function schemaIn(text: string): Schema {
   throw new StructureError({ what: 'response_schema is no schema', fix });
 }
 
-/** Of one model; made when a structure is first asked for. */
+/** Of one model; made when a structure is first asked for. `stops`: ids that end a text and are in none. */
 export class StructureReader {
   readonly #trie: TokenTrie;
   readonly #matchers = new Map<Automaton, Matcher>();
 
   /** Throws StructureError for a tokenizer whose tokens cannot be looked at one by one. */
-  constructor(tokenizer: Tokenizer, vocabSize: number) {
+  constructor(tokenizer: Tokenizer, vocabSize: number, stops: ReadonlySet<number> = new Set()) {
     const { bytes } = tokenizer;
     if (bytes === undefined) {
       throw new StructureError({
@@ -62,7 +92,7 @@ export class StructureReader {
     }
     // They begin and end thoughts, whatever text they stand in.
     const thought = new Set([tokenizer.tokenId('<think>'), tokenizer.tokenId('</think>')]);
-    this.#trie = new TokenTrie(bytes, vocabSize, (id) => thought.has(id));
+    this.#trie = new TokenTrie(bytes, vocabSize, (id) => thought.has(id) || stops.has(id));
   }
 
   get trie(): TokenTrie {
