@@ -12,7 +12,7 @@ import { ANY_TEXT, both, contains, ofLength, otherThan, type TextSet, writeStrin
 
 /** No text that a model writes has more: what may be longer is written up to here. */
 const MOST_ITEMS = 1000;
-const MOST_CHARACTERS = 4000;
+const MOST_CHARACTERS = 2000;
 /** Spaces behind a line break. */
 const MOST_INDENT = 16;
 /** Values of a list without repetitions are told apart by which are taken: twice as many places for each. */

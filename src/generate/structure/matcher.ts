@@ -40,6 +40,7 @@ export class Matcher {
   readonly #automaton: Automaton;
   #calls = new Map<string, Calls>();
   #places = new Map<string, Place>();
+  #joined = new Map<string, Calls>();
   #nextId = 1;
   readonly #root: Calls = { id: 0, atRoot: true, frames: [], least: 0 };
   readonly start: Place;
@@ -155,7 +156,8 @@ export class Matcher {
     const key = `${accepts}${ways.map(({ node, calls: { id } }) => `,${node}:${id}`).join('')}`;
     const known = this.#places.get(key);
     if (known !== undefined) return known;
-    if (this.#places.size >= MAX_KEPT) {
+    if (this.#places.size >= MAX_KEPT || this.#calls.size + this.#joined.size >= 10 * MAX_KEPT) {
+      this.#joined = new Map();
       this.#places = new Map();
       this.#calls = new Map();
     }
@@ -168,6 +170,10 @@ export class Matcher {
   /** All stacks of both. */
   #join(a: Calls, b: Calls, depth: number): Calls {
     if (a === b) return a;
+    // Stacks that share what is below them would be joined there once for every way down.
+    const pair = a.id < b.id ? `${a.id} ${b.id}` : `${b.id} ${a.id}`;
+    const joined = this.#joined.get(pair);
+    if (joined !== undefined) return joined;
     if (depth === MAX_JOIN_DEPTH) throw overLimit('calls within calls', MAX_JOIN_DEPTH);
     this.work += a.frames.length + b.frames.length;
     const below = new Map(a.frames.map((frame) => [frame.back, frame.below]));
@@ -176,7 +182,9 @@ export class Matcher {
       below.set(frame.back, other === undefined ? frame.below : this.#join(other, frame.below, depth + 1));
     }
     const frames = [...below].sort(([x], [y]) => x - y).map(([back, calls]) => ({ back, below: calls }));
-    return this.#keep(a.atRoot || b.atRoot, frames);
+    const all = this.#keep(a.atRoot || b.atRoot, frames);
+    this.#joined.set(pair, all);
+    return all;
   }
 
   #keep(atRoot: boolean, frames: Calls['frames']): Calls {

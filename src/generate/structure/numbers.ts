@@ -54,7 +54,7 @@ export function writeNumbers(builder: AutomatonBuilder, bounds: Bounds, from: No
     writeFraction(builder, point, to, FRACTION);
   }
   // Narrow bounds: as many digits behind the point as there is room for some numbers.
-  if (!Number.isFinite(least) || !Number.isFinite(most) || most - least >= 2) return;
+  if (!Number.isFinite(least) || !Number.isFinite(most) || most - least >= 100) return;
   for (let decimals = 1; decimals <= 20; decimals++) {
     const lowest = scaled(bounds, 'least', decimals, { inclusive: !bounds.overLeast }, 0n);
     const highest = scaled(bounds, 'most', decimals, { inclusive: !bounds.underMost }, 0n);
