@@ -5,14 +5,20 @@ import { ArgumentError, CancelledError } from '../errors.ts';
 import { leastTokens } from '../tokenizer/least-tokens.ts';
 import type { ContinuationState } from './continuation.ts';
 import type { LoadedModel } from './loaded-model.ts';
+import { biasById } from './logit-bias.ts';
 import { LONG_PROMPT, promptLength, readPrompt, tooLong } from './prompt.ts';
 import type { PromptHost } from './prompt-host.ts';
-import { chooseToken } from './sampler.ts';
+import { asksHistory, chooseToken, type Likely, TokenHistory } from './sampler.ts';
 import { ThoughtReader } from './thought.ts';
 import type { Answer, Ending, Prompt, Start, Task, TokenSource } from './token-source.ts';
-import type { FinishReason, GenerateRequest, TritCounts } from './types.ts';
+import type { Alternative, FinishReason, GenerateRequest, TritCounts } from './types.ts';
 
 type Asked = GenerateRequest & { readonly signal?: AbortSignal | undefined };
+
+/** With more in a step, a text waits longer for its next token and none are written faster. */
+const TEXTS_AT_ONCE = 64;
+/** Their caches take memory: no more than one long text's, or a few hundred megabytes. */
+const POSITIONS_AT_ONCE = 16_384;
 
 /** With `prompts`, long ones are read there and not in this process. */
 export function localSource(model: LoadedModel, prompts?: PromptHost): TokenSource {
@@ -20,6 +26,9 @@ export function localSource(model: LoadedModel, prompts?: PromptHost): TokenSour
     model: model.name,
     info: model.info,
     warnings: warningsOf(model),
+    room: { texts: TEXTS_AT_ONCE, positions: Math.max(POSITIONS_AT_ONCE, model.contextLength) },
+    sampling: model.sampling,
+    biasOf: (bias) => biasById(bias, model),
     prompt: (request, signal) => promptOf(model, prompts, { ...request, signal }),
     checkContinuation: (state) => checkFits(model, state),
     write: (start, task) => write(model, start, task),
@@ -77,6 +86,7 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
   }
   const decoder = tokenizer.streamDecoder({ after: tokens, skipSpecial: true });
   const thought = ThoughtReader.for(tokenizer, tokens, task.thoughtBudget);
+  const history = asksHistory(start) ? new TokenHistory(tokens, start.promptTokens) : undefined;
   let ended: FinishReason | undefined;
 
   const next = (logits: Float32Array, tritCounts: Int32Array): number | undefined => {
@@ -84,15 +94,16 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
     ended = task.interrupted();
     if (ended !== undefined) return undefined;
     const forced = thought?.forced();
-    const { token, logprob } =
+    const { token, logprob, top } =
       forced === undefined
-        ? chooseToken(logits, tokens.length - start.promptTokens, start)
-        : { token: forced, logprob: 0 };
+        ? chooseToken(logits, tokens.length - start.promptTokens, start, history)
+        : { token: forced, logprob: 0, top: undefined };
     if (isStop(token)) {
       ended = 'stop';
       return undefined;
     }
     tokens.push(token);
+    history?.add(token);
     const text = decoder.push(token);
     ended =
       thought?.take(token, text) === true
@@ -101,6 +112,7 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
             text,
             tokenId: token,
             logprob,
+            ...(top === undefined ? {} : { topLogprobs: alternatives(model, top) }),
             ...(start.activations ? { activations: layerCounts(tritCounts) } : {}),
           });
     if (tokens.length === contextLength) ended ??= 'length';
@@ -132,6 +144,10 @@ function answerOf(thought: ThoughtReader): Answer {
     ? ['the model was still thinking when it had to end: there is no answer yet (more tokens, or thinking off)']
     : [];
   return { reasoning: thought.text, reasoningTokens: thought.tokens, warnings };
+}
+
+function alternatives({ tokenizer }: LoadedModel, top: readonly Likely[]): Alternative[] {
+  return top.map(({ token, logprob }) => ({ token: tokenizer.tokenText(token), tokenId: token, logprob }));
 }
 
 function layerCounts(counts: Int32Array): TritCounts[] {
