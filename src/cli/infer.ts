@@ -11,6 +11,7 @@ import { type CommandInput, defineCommand } from './command.ts';
 import { EXIT } from './exit-status.ts';
 import { BACKEND_FLAGS, backendOptions, MODEL_FLAG } from './model-flags.ts';
 import type { Output } from './output.ts';
+import { SAMPLING_FLAGS, samplingOf, TOP_LOGPROBS_FLAG } from './sampling-flags.ts';
 import { visible } from './visible.ts';
 
 const FLAGS = {
@@ -29,14 +30,7 @@ const FLAGS = {
     description: 'Whether a model that can think first is to; N: tokens of a thought at most',
   },
   'max-tokens': { type: 'integer', min: 1, default: 100, placeholder: 'N', description: 'Stop after so many tokens' },
-  temperature: { type: 'number', min: 0, default: 0, placeholder: 'T', description: '0 takes the likeliest token' },
-  'top-k': { type: 'integer', min: 1, placeholder: 'K', description: 'Sample among the K likeliest' },
-  'top-p': { type: 'number', min: 0, max: 1, placeholder: 'P', description: 'Sample within this probability mass' },
-  'sample-seed': {
-    type: 'seed',
-    placeholder: 'S',
-    description: 'Seed of the sampling: another one, another text (default 0)',
-  },
+  ...SAMPLING_FLAGS,
   stop: { type: 'strings', placeholder: 'TEXT', description: 'End before this text (may be repeated)' },
   'response-schema': {
     type: 'string',
@@ -46,6 +40,7 @@ const FLAGS = {
   grammar: { type: 'string', placeholder: 'FILE', description: 'Write text that follows this EBNF (root ::= ...)' },
   seed: { type: 'seed', default: 1069n, placeholder: 'S', description: 'Color stream' },
   scheme: { type: 'string', choices: SCHEMES, default: 'trace', placeholder: 'X', description: 'Rule of the colors' },
+  'top-logprobs': TOP_LOGPROBS_FLAG,
   activations: { type: 'boolean', description: "With --json: count each layer's trits per token" },
   ...BACKEND_FLAGS,
 } as const;
@@ -62,7 +57,7 @@ export const command = defineCommand({
     'infer - --max-tokens 20 < prompt.txt',
     'infer "Lily found" --temperature 0.8 --sample-seed 7 --max-tokens 200',
     'infer "Once upon a time" --backend openai --model NAME --trace-gf3',
-    'infer "Once upon a time" --trace-gf3 -o trace.html',
+    'infer "Once upon a time" --trace-gf3 --top-logprobs 5 -o trace.html',
     'infer "Lily had a " --response-schema \'{"type": "object", "properties": {"pet": {"enum": ["cat", "dog"]}}, "required": ["pet"]}\'',
   ],
   notes:
@@ -143,10 +138,8 @@ function requestOf({ flags }: CommandInput<typeof FLAGS>, prompt: string): Gener
     maxTokens: flags['max-tokens'],
     seed: flags.seed,
     scheme: flags.scheme as Scheme,
-    temperature: flags.temperature,
-    ...(flags['top-k'] !== undefined && { topK: flags['top-k'] }),
-    ...(flags['top-p'] !== undefined && { topP: flags['top-p'] }),
-    ...(flags['sample-seed'] !== undefined && { sampleSeed: flags['sample-seed'] }),
+    ...samplingOf(flags),
+    ...(flags['top-logprobs'] !== undefined && { topLogprobs: flags['top-logprobs'] }),
     ...(flags.stop !== undefined && { stop: flags.stop }),
     ...(flags.thinking !== undefined && { thinking: thinkingOf(flags.thinking) }),
     activations: flags.activations,

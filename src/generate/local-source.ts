@@ -5,15 +5,21 @@ import { ArgumentError, CancelledError } from '../errors.ts';
 import { leastTokens } from '../tokenizer/least-tokens.ts';
 import type { ContinuationState } from './continuation.ts';
 import type { LoadedModel } from './loaded-model.ts';
+import { biasById } from './logit-bias.ts';
 import { LONG_PROMPT, promptLength, readPrompt, tooLong } from './prompt.ts';
 import type { PromptHost } from './prompt-host.ts';
-import { type Choice, chooseToken } from './sampler.ts';
+import { asksHistory, type Choice, chooseToken, type Likely, TokenHistory } from './sampler.ts';
 import type { StructuredWriter } from './structure/structured-writer.ts';
 import { ThoughtReader } from './thought.ts';
 import type { Answer, Ending, Prompt, Start, Task, TokenSource } from './token-source.ts';
-import type { FinishReason, GenerateRequest, TritCounts } from './types.ts';
+import type { Alternative, FinishReason, GenerateRequest, TritCounts } from './types.ts';
 
 type Asked = GenerateRequest & { readonly signal?: AbortSignal | undefined };
+
+/** With more in a step, a text waits longer for its next token and none are written faster. */
+const TEXTS_AT_ONCE = 64;
+/** Their caches take memory: no more than one long text's, or a few hundred megabytes. */
+const POSITIONS_AT_ONCE = 16_384;
 
 /** With `prompts`, long ones are read there and not in this process. */
 export function localSource(model: LoadedModel, prompts?: PromptHost): TokenSource {
@@ -21,6 +27,9 @@ export function localSource(model: LoadedModel, prompts?: PromptHost): TokenSour
     model: model.name,
     info: model.info,
     warnings: warningsOf(model),
+    room: { texts: TEXTS_AT_ONCE, positions: Math.max(POSITIONS_AT_ONCE, model.contextLength) },
+    sampling: model.sampling,
+    biasOf: (bias) => biasById(bias, model),
     prompt: (request, signal) => promptOf(model, prompts, { ...request, signal }),
     checkContinuation: (state) => checkFits(model, state),
     write: (start, task) => write(model, start, task),
@@ -85,6 +94,7 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
     const { StructuredWriter } = await import('./structure/structured-writer.ts');
     structured = new StructuredWriter(model, { structure, tokens, promptTokens, room, thought, mayThink: task.mayThink });
   }
+  const history = asksHistory(start) ? new TokenHistory(tokens, start.promptTokens) : undefined;
   let ended: FinishReason | undefined;
 
   const next = (logits: Float32Array, tritCounts: Int32Array): number | undefined => {
@@ -97,9 +107,9 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
       forced !== undefined
         ? { token: forced, logprob: 0 }
         : structured?.isNext
-          ? structured.choose(logits, place, start, room)
-          : chooseToken(logits, place, start);
-    const { logprob } = choice;
+          ? structured.choose(logits, { step: place, options: start, history, left: room })
+          : chooseToken(logits, place, start, history);
+    const { logprob, top } = choice;
     let { token } = choice;
     // There is an answer to come: a thought that ends the text is closed instead.
     if (structured !== undefined && thought?.isThinking && isStop(token)) {
@@ -112,6 +122,7 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
     }
     tokens.push(token);
     room -= 1;
+    history?.add(token);
     const text = decoder.push(token);
     ended =
       thought?.take(token, text) === true
@@ -121,6 +132,7 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
             tokenId: token,
             logprob,
             ...(choice.forced ? { forced: true as const } : {}),
+            ...(top === undefined ? {} : { topLogprobs: alternatives(model, top) }),
             ...(start.activations ? { activations: layerCounts(tritCounts) } : {}),
           });
     if (tokens.length === contextLength) ended ??= 'length';
@@ -162,6 +174,10 @@ function answerOf(thought: ThoughtReader | undefined, structured: StructuredWrit
   const thoughts =
     thought === undefined || thought.tokens === 0 ? {} : { reasoning: thought.text, reasoningTokens: thought.tokens };
   return warnings.length === 0 && thoughts.reasoning === undefined ? {} : { answer: { ...thoughts, warnings } };
+}
+
+function alternatives({ tokenizer }: LoadedModel, top: readonly Likely[]): Alternative[] {
+  return top.map(({ token, logprob }) => ({ token: tokenizer.tokenText(token), tokenId: token, logprob }));
 }
 
 function layerCounts(counts: Int32Array): TritCounts[] {

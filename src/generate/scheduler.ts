@@ -3,7 +3,8 @@
 // once for all. Because a row's result does not depend on what shares its step, none of this changes a single bit of
 // anybody's text.
 //
-// - Prefix cache: the KV caches of recent sequences stay, and a new prompt starts from the longest one it shares.
+// - Prefix cache: the KV caches of recent sequences stay, and a new prompt starts from the longest one it shares; also
+//   from one that is being written, and where that is still reading what both begin with, the new one waits for it.
 // - Drafts (prompt lookup): when the last tokens have occurred before, what followed them then is guessed to follow now
 //   and checked in one step. A guess that fails costs its rows, never the result.
 
@@ -63,8 +64,21 @@ const MAX_CACHE_ENTRIES = 16;
 const MAX_READ_BESIDE_WRITERS = 64;
 /** Rows that a prompt gets where there are fewer for each. */
 const MIN_SHARE = 16;
+/** Of a step that has more, computing takes longer than reading weights: a guess that fails is time lost. */
+const GUESSING_ROWS = 16;
 /** Length of the run of tokens that must have occurred before; the longer first. */
 const LOOKUP_LENGTHS = [3, 2];
+
+/** Tokens that another sequence is about to read: with fewer, reading them again takes less than a step's wait. */
+const MIN_WAITED_FOR = 16;
+
+/** How many tokens at the beginning are the same; the prompt's last is computed anyway, since its logits are wanted. */
+function sameTokens(tokens: readonly number[], prompt: readonly number[]): number {
+  const most = Math.min(tokens.length, prompt.length - 1);
+  let same = 0;
+  while (same < most && tokens[same] === prompt[same]) same += 1;
+  return same;
+}
 
 export class Scheduler {
   readonly #executable: LogitsModel;
@@ -96,13 +110,19 @@ export class Scheduler {
 
   /** Between steps: gives every arrival a sequence. */
   #admit(): void {
-    for (const { prompt, handlers, resolve, reject } of this.#arrivals.splice(0)) {
+    for (const arrival of this.#arrivals.splice(0)) {
+      const { prompt, handlers, resolve, reject } = arrival;
       if (handlers.signal?.aborted) {
         reject(new CancelledError('the generation was cancelled'));
         continue;
       }
       try {
-        const { sequence, length } = this.#startSequence(prompt);
+        const started = this.#startSequence(prompt);
+        if (started === 'wait') {
+          this.#arrivals.push(arrival);
+          continue;
+        }
+        const { sequence, length } = started;
         this.#jobs.push({
           ...handlers,
           sequence,
@@ -157,13 +177,16 @@ export class Scheduler {
     const parts: { job: Job; rows: number }[] = [];
     const reading: Job[] = [];
     let free = this.#options.maxRows;
+    const writers = this.#jobs.filter((job) => job.tokens.length - job.cached === 1).length;
+    let guesses = Math.max(0, GUESSING_ROWS - writers);
     for (const job of this.#jobs) {
       if (job.tokens.length - job.cached > 1) {
         reading.push(job);
         continue;
       }
       if (free === 0) continue;
-      job.drafts = this.#guess(job, free - 1);
+      job.drafts = this.#guess(job, Math.min(free - 1, guesses));
+      guesses -= job.drafts.length;
       parts.push({ job, rows: 1 + job.drafts.length });
       free -= 1 + job.drafts.length;
     }
@@ -290,15 +313,22 @@ export class Scheduler {
     else job.reject(error);
   }
 
-  #startSequence(prompt: readonly number[]): { sequence: SequenceId; length: number } {
+  #startSequence(prompt: readonly number[]): { sequence: SequenceId; length: number } | 'wait' {
     let best: CacheEntry | undefined;
     let shared = 0;
     for (const entry of this.#cache) {
-      let same = 0;
-      // The last token is computed anyway: its logits are wanted.
-      const most = Math.min(entry.tokens.length, prompt.length - 1);
-      while (same < most && entry.tokens[same] === prompt[same]) same += 1;
+      const same = sameTokens(entry.tokens, prompt);
       if (same > shared) [best, shared] = [entry, same];
+    }
+    let running: Job | undefined;
+    for (const job of this.#jobs) {
+      const same = sameTokens(job.tokens, prompt);
+      const ready = Math.min(same, job.cached);
+      if (same - Math.max(ready, shared) >= MIN_WAITED_FOR) return 'wait';
+      if (ready > shared) [running, shared] = [job, ready];
+    }
+    if (running !== undefined && shared >= MIN_SHARED) {
+      return { sequence: this.#executable.fork(running.sequence, shared), length: shared };
     }
     if (best === undefined || shared < MIN_SHARED) return { sequence: this.#executable.createSequence(), length: 0 };
     this.#cache = this.#cache.filter((entry) => entry !== best);

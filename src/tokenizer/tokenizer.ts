@@ -58,6 +58,8 @@ export type TokenizerParts = {
   readonly specialTokens: Readonly<Record<string, string>>;
   /** Ids below this may come from the model though they have no token (padded embedding tables); they decode to ''. */
   readonly idLimit: number;
+  /** generation_config.json, or what a GGUF has in its place; empty for a model without. */
+  readonly generationConfig?: Readonly<Record<string, unknown>>;
   /** What a person should know about these files. */
   readonly warnings: readonly string[];
 };
@@ -105,6 +107,11 @@ export class Tokenizer {
   /** What a person should know about the tokenizer's files; most have nothing. */
   get warnings(): readonly string[] {
     return this.#parts.warnings;
+  }
+
+  /** generation_config.json as it was found beside the tokenizer, or the same keys from a GGUF; not checked. */
+  get generationConfig(): Readonly<Record<string, unknown>> {
+    return this.#parts.generationConfig ?? {};
   }
 
   /** The source of the template for plain chat. */

@@ -16,6 +16,8 @@ import { oneLine } from './words.ts';
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
+/** Requests to a server that belong to one call: as many as servers take with their own settings. */
+const REQUESTS_AT_ONCE = 8;
 /** More than this many stop strings are refused by OpenAI; ours are looked for here anyway. */
 const MAX_SERVER_STOPS = 4;
 /** How long the count of prompt tokens, which comes last, is waited for when the text is complete. */
@@ -39,6 +41,10 @@ export async function openAiSource(request: LoadRequest, env: Environment): Prom
   return {
     model,
     info: { backend: 'openai', endpoint: client.endpoint.baseUrl },
+    room: { texts: REQUESTS_AT_ONCE, positions: Number.POSITIVE_INFINITY },
+    // A server has its own.
+    sampling: {},
+    biasOf,
     prompt: readPrompt,
     // Any text can be sent again.
     checkContinuation: () => {},
@@ -56,6 +62,16 @@ async function onlyModel(client: OpenAiClient, signal: AbortSignal = new AbortCo
     what: names.length === 0 ? 'the server lists no model' : `the server has ${names.length} models`,
     where: client.endpoint.baseUrl,
     fix: names.length === 0 ? 'load one there, or name it with --model' : `name one with --model: ${shortList(names)}`,
+  });
+}
+
+function biasOf(bias: Readonly<Record<string, number>>): [number, number][] {
+  return Object.entries(bias).map(([key, value]) => {
+    if (/^\d{1,9}$/.test(key)) return [Number(key), value];
+    throw new ArgumentError({
+      what: `logit_bias of ${JSON.stringify(key.slice(0, 60))}: the backend "openai" does not know the server's tokens`,
+      fix: 'give ids of tokens',
+    });
   });
 }
 
@@ -114,6 +130,7 @@ async function write(client: OpenAiClient, job: Job): Promise<Ending> {
   let ended: FinishReason | undefined;
   let reason: 'stop' | 'length' | undefined;
   const heard = new Heard();
+  const wanted = job.start.topLogprobs ?? 0;
   const text = new WholeCharacters();
   try {
     answer: for await (const object of await ask(client, job, abort.signal)) {
@@ -125,11 +142,12 @@ async function write(client: OpenAiClient, job: Job): Promise<Ending> {
       heard.take(part);
       reason = part.finish ?? reason;
       if (part.pieces.length > 0 || part.reasoning !== undefined) task.promptRead();
-      for (const piece of part.pieces) {
+      for (const { topLogprobs, ...piece } of part.pieces) {
         ended ??= task.interrupted();
         if (ended !== undefined) break answer;
         heard.account.add(piece);
-        ended = task.write({ ...piece, text: text.push(piece.text) });
+        const likely = wanted === 0 || topLogprobs === undefined ? {} : { topLogprobs: topLogprobs.slice(0, wanted) };
+        ended = task.write({ ...piece, ...likely, text: text.push(piece.text) });
       }
       if (ended === 'stop') break;
       // The server, too, counts its tokens: what is still to come is the usage. Some leave the connection open.
@@ -234,6 +252,7 @@ async function ask(client: OpenAiClient, job: Job, signal: AbortSignal): Promise
   const { model, start, task } = job;
   const { messages } = task;
   const { temperature, topK, topP, sampleSeed, stop, structure } = start;
+  const { minP, repetitionPenalty, presencePenalty, frequencyPenalty, logitBias, topLogprobs = 1 } = start;
   const body = {
     model,
     ...(messages === undefined ? { prompt: start.output } : { messages: messages.map(asSent) }),
@@ -242,13 +261,21 @@ async function ask(client: OpenAiClient, job: Job, signal: AbortSignal): Promise
     temperature,
     ...(topP < 1 ? { top_p: topP } : {}),
     ...(topK > 0 ? { top_k: topK } : {}),
+    ...(minP === undefined ? {} : { min_p: minP }),
+    // vLLM's and mlx_lm's name, then llama-server's.
+    ...(repetitionPenalty === undefined
+      ? {}
+      : { repetition_penalty: repetitionPenalty, repeat_penalty: repetitionPenalty }),
+    ...(presencePenalty === undefined ? {} : { presence_penalty: presencePenalty }),
+    ...(frequencyPenalty === undefined ? {} : { frequency_penalty: frequencyPenalty }),
+    ...(logitBias === undefined ? {} : { logit_bias: Object.fromEntries(logitBias) }),
     // 31 bits are what every server takes.
     ...(temperature > 0 ? { seed: Number(BigInt.asUintN(31, sampleSeed)) } : {}),
     ...(stop.length > 0 && stop.length <= MAX_SERVER_STOPS ? { stop } : {}),
     ...(structure === undefined ? {} : { response_format: formatOf(structure) }),
   };
   const path = messages === undefined ? '/completions' : '/chat/completions';
-  const logprobs = messages === undefined ? { logprobs: 1 } : { logprobs: true, top_logprobs: 1 };
+  const logprobs = messages === undefined ? { logprobs: topLogprobs } : { logprobs: true, top_logprobs: topLogprobs };
   try {
     return await client.post(path, { ...body, ...EXTRAS, ...logprobs }, signal);
   } catch (error) {

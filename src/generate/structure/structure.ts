@@ -42,7 +42,7 @@ export function structureOf(request: StructureRequest): Structure | undefined {
   return structure;
 }
 
-type StructureRequest = {
+export type StructureRequest = {
   readonly responseSchema?: unknown;
   readonly grammar?: string;
   readonly stop?: readonly string[];

@@ -3,15 +3,13 @@
 // left out: what the structure added to a token is that number, and its color is that of its place as ever.
 
 import type { LoadedModel } from '../loaded-model.ts';
-import { chooseToken, logprobOf, type SamplingOptions } from '../sampler.ts';
+import { type Choice, chooseToken, type SamplingOptions, type TokenHistory, tellToken } from '../sampler.ts';
 import type { ThoughtReader } from '../thought.ts';
 import { Constraint } from './constraint.ts';
 import { type Structure, StructureReader } from './structure.ts';
 import type { TokenMask } from './token-trie.ts';
 
-export type Written = {
-  readonly token: number;
-  readonly logprob: number;
+export type Written = Choice & {
   /** The model had no choice. */
   readonly forced: boolean;
 };
@@ -45,6 +43,14 @@ export type WriterOptions = {
   readonly thought: ThoughtReader | undefined;
   /** Whether the model may begin with a thought of its own. */
   readonly mayThink: boolean;
+};
+
+export type ChoiceOptions = {
+  readonly step: number;
+  readonly options: SamplingOptions;
+  readonly history: TokenHistory | undefined;
+  /** Tokens that may still be written, this one included. */
+  readonly left: number;
 };
 
 export class StructuredWriter {
@@ -85,10 +91,16 @@ export class StructuredWriter {
     return this.#thought?.isThinking !== true;
   }
 
-  /** The next token, with `left` tokens to write, it included. A stop token is not taken. */
-  choose(logits: Float32Array, step: number, options: SamplingOptions, left: number): Written {
+  /** The next token. A stop token is not taken. */
+  choose(logits: Float32Array, { step, options, history, left }: ChoiceOptions): Written {
+    const { topLogprobs } = options;
+    const take = (token: number, forced: boolean): Written => {
+      this.#thought?.beginAnswer();
+      this.#constraint.take(token);
+      return { ...tellToken(logits, token, topLogprobs), forced };
+    };
     const must = this.#constraint.mustTake(left);
-    if (must !== undefined) return this.#take(must, logits, true);
+    if (must !== undefined) return take(must, true);
     const { mask: shared, count, mayEnd } = this.#constraint.allowed();
     const mask = Uint32Array.from(shared);
     const open = this.#mayOpen;
@@ -98,13 +110,13 @@ export class StructuredWriter {
     const forced = count === 1 && others.length === 0;
     for (let tries = 0; tries < MAX_TRIES; tries++) {
       if (!this.#maskLogits(logits, mask)) break;
-      const { token } = chooseToken(this.#masked, step, options);
-      if (others.includes(token)) return { token, logprob: logprobOf(logits, token), forced: false };
-      if (this.#constraint.leavesRoom(token, left - 1)) return this.#take(token, logits, forced);
+      const { token } = chooseToken(this.#masked, step, { ...options, topLogprobs: 0 }, history);
+      if (others.includes(token)) return { ...tellToken(logits, token), forced: false };
+      if (this.#constraint.leavesRoom(token, left - 1)) return take(token, forced);
       mask[token >> 5]! &= ~(1 << (token & 31));
     }
     const end = this.#constraint.end();
-    if (end !== undefined) return this.#take(end, logits, true);
+    if (end !== undefined) return take(end, true);
     // Whole already, and nothing else fits: as a stop token says it.
     return { token: -1, logprob: 0, forced: true };
   }
@@ -112,12 +124,6 @@ export class StructuredWriter {
   /** Whether nothing may follow what was taken. */
   get isOver(): boolean {
     return this.#constraint.isOver;
-  }
-
-  #take(token: number, logits: Float32Array, forced: boolean): Written {
-    this.#thought?.beginAnswer();
-    this.#constraint.take(token);
-    return { token, logprob: logprobOf(logits, token), forced };
   }
 
   /** False where nothing is allowed that has a probability. */
