@@ -11,6 +11,7 @@ import type { LoadedModel } from './loaded-model.ts';
 import { localSource } from './local-source.ts';
 import { addCounts, NOTHING_KEPT, type PrefixCacheCounts } from './prefix-cache.ts';
 import type { PromptHost } from './prompt-host.ts';
+import { samplingDefaults } from './sampling-defaults.ts';
 import { Scheduler, type SchedulerOptions } from './scheduler.ts';
 import { snapshotBudget } from './snapshot-budget.ts';
 import { type BackendChoice, ownBackend, type TokenSource } from './token-source.ts';
@@ -238,6 +239,7 @@ async function loadModel(location: LocatedModel, request: LoadRequest): Promise<
   // Both are awaited below; a failure of the model must not leave this one unhandled.
   tokenizer.catch(() => {});
   const { executable, info, contextLength, vocabSize, eosTokenIds, scheduling, warnings } = await loadingProgram;
+  const asked = samplingDefaults((await tokenizer).generationConfig);
   return {
     name: request.model,
     info,
@@ -251,6 +253,7 @@ async function loadModel(location: LocatedModel, request: LoadRequest): Promise<
     // The tokenizer has read generation_config.json as well; a .gguf keeps its ids in the metadata.
     isStop: (await tokenizer).stopTest({ eos_token_id: [...eosTokenIds] }),
     loadMs: now() - start,
-    warnings,
+    sampling: asked.defaults,
+    warnings: [...warnings, ...asked.warnings],
   };
 }

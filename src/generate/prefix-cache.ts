@@ -21,6 +21,16 @@ type Entry = {
   readonly isSnapshot: boolean;
 };
 
+/** A sequence that is being read or written. */
+export type RunningSequence = {
+  readonly sequence: SequenceId;
+  readonly tokens: readonly number[];
+  /** Tokens that the sequence holds. */
+  readonly cached: number;
+  /** Lengths, rising, at which it will be kept. */
+  readonly snapshots: number[];
+};
+
 export type PrefixStart = {
   readonly sequence: SequenceId;
   /** Tokens of the prompt that the sequence holds. */
@@ -52,6 +62,8 @@ export function addCounts(a: PrefixCacheCounts, b: PrefixCacheCounts): PrefixCac
 
 /** Fewer shared tokens are computed faster than copied. */
 export const MIN_SHARED = 8;
+/** Tokens that another sequence is about to read: with fewer, reading them again takes less than a step's wait. */
+const MIN_WAITED_FOR = 16;
 const MAX_ENTRIES = 16;
 /**
  * Tokens before a prompt's end at which a snapshot is taken. The next turn of a chat is that prompt but for its last few
@@ -91,29 +103,43 @@ export class PrefixCache {
     return this.#stateBytes > 0 && this.#options.cachedTokens > 0;
   }
 
-  /** A sequence that holds as much of the prompt as is known, but for its last token: that one's logits are wanted. */
-  start(prompt: readonly number[]): PrefixStart {
-    this.#prompts += 1;
+  /**
+   * A sequence that holds as much of the prompt as is known, but for its last token: that one's logits are wanted. `wait`:
+   * one that runs is about to read more of it, so ask again after the next step. Where sequences cannot be cut back, that
+   * one is then kept at the point where the two part.
+   */
+  start(prompt: readonly number[], running: readonly RunningSequence[]): PrefixStart | 'wait' {
     let best: Entry | undefined;
     let held = 0;
     let longest = 0;
     for (const entry of this.#entries) {
-      let same = 0;
-      const most = Math.min(entry.tokens.length, prompt.length - 1);
-      while (same < most && entry.tokens[same] === prompt[same]) same += 1;
+      const same = sameTokens(entry.tokens, prompt);
       longest = Math.max(longest, same);
       if (same > held && same >= this.#executable.rewindLimit(entry.sequence)) [best, held] = [entry, same];
     }
-    const branch = longest > held && longest >= MIN_SHARED ? longest : undefined;
-    if (best === undefined || held < MIN_SHARED) {
-      return { sequence: this.#executable.createSequence(), length: 0, branch };
+    let runs: RunningSequence | undefined;
+    for (const one of running) {
+      const same = sameTokens(one.tokens, prompt);
+      const ready = Math.min(same, one.cached);
+      const canFork = ready >= this.#executable.rewindLimit(one.sequence);
+      if (same - Math.max(canFork || this.needsSnapshots ? ready : 0, held) >= MIN_WAITED_FOR) {
+        if (!this.needsSnapshots && this.#stateBytes > 0) continue;
+        if (this.needsSnapshots) keepAt(one, same);
+        return 'wait';
+      }
+      if (canFork && ready > held) [runs, held] = [one, ready];
     }
+    this.#prompts += 1;
+    const branch = longest > held && longest >= MIN_SHARED ? longest : undefined;
+    if (held < MIN_SHARED) return { sequence: this.#executable.createSequence(), length: 0, branch };
     this.#hits += 1;
-    this.#entries = this.#entries.filter((entry) => entry !== best);
+    if (runs !== undefined) return { sequence: this.#executable.fork(runs.sequence, held), length: held, branch };
+    const entry = best!;
+    this.#entries = this.#entries.filter((other) => other !== entry);
     // A prompt that goes on where the entry ended takes it over; one that branches off leaves it to others.
-    if (held === best.tokens.length && !best.isSnapshot) return { sequence: best.sequence, length: held, branch };
-    const sequence = this.#executable.fork(best.sequence, held);
-    this.#entries.push(best);
+    if (held === entry.tokens.length && !entry.isSnapshot) return { sequence: entry.sequence, length: held, branch };
+    const sequence = this.#executable.fork(entry.sequence, held);
+    this.#entries.push(entry);
     return { sequence, length: held, branch };
   }
 
@@ -155,6 +181,20 @@ export class PrefixCache {
       this.#executable.freeSequence(this.#entries.shift()!.sequence);
     }
   }
+}
+
+/** How many tokens at the beginning are the same; the prompt's last is computed anyway, since its logits are wanted. */
+function sameTokens(tokens: readonly number[], prompt: readonly number[]): number {
+  const most = Math.min(tokens.length, prompt.length - 1);
+  let same = 0;
+  while (same < most && tokens[same] === prompt[same]) same += 1;
+  return same;
+}
+
+function keepAt({ snapshots }: RunningSequence, length: number): void {
+  if (snapshots.includes(length)) return;
+  snapshots.push(length);
+  snapshots.sort((a, b) => a - b);
 }
 
 function isPrefix(tokens: readonly number[], of: readonly number[]): boolean {

@@ -3,7 +3,8 @@
 // once for all. Because a row's result does not depend on what shares its step, none of this changes a single bit of
 // anybody's text.
 //
-// - Prefix cache: recent sequences stay, and a new prompt starts from the longest one it shares (prefix-cache.ts).
+// - Prefix cache: recent sequences stay, and a new prompt starts from the longest one it shares (prefix-cache.ts); also from
+//   one that is being written, and where that is still reading what both begin with, the new one waits for it.
 // - Drafts (prompt lookup): when the last tokens have occurred before, what followed them then is guessed to follow now
 //   and checked in one step. A guess that fails costs its rows, never the result. Where a sequence cannot be cut back, a
 //   copy made before the guess takes its place, and the next step computes again what was right.
@@ -64,6 +65,8 @@ type Job = GenerationHandlers & {
 const MAX_READ_BESIDE_WRITERS = 64;
 /** Rows that a prompt gets where there are fewer for each. */
 const MIN_SHARE = 16;
+/** Of a step that has more, computing takes longer than reading weights: a guess that fails is time lost. */
+const GUESSING_ROWS = 16;
 /** Length of the run of tokens that must have occurred before; the longer first. */
 const LOOKUP_LENGTHS = [3, 2];
 
@@ -106,13 +109,18 @@ export class Scheduler {
 
   /** Between steps: gives every arrival a sequence. */
   #admit(): void {
-    for (const { prompt, handlers, resolve, reject } of this.#arrivals.splice(0)) {
+    for (const arrival of this.#arrivals.splice(0)) {
+      const { prompt, handlers, resolve, reject } = arrival;
       if (handlers.signal?.aborted) {
         reject(new CancelledError('the generation was cancelled'));
         continue;
       }
       try {
-        const start = this.#cache.start(prompt);
+        const start = this.#cache.start(prompt, this.#jobs);
+        if (start === 'wait') {
+          this.#arrivals.push(arrival);
+          continue;
+        }
         this.#jobs.push({
           ...handlers,
           ...this.#positionOf(start, prompt.length),
@@ -178,7 +186,7 @@ export class Scheduler {
   #restart(job: Job): void {
     this.#executable.freeSequence(job.sequence);
     if (job.saved !== undefined) this.#executable.freeSequence(job.saved);
-    Object.assign(job, this.#positionOf(this.#cache.start(job.tokens), job.promptLength));
+    Object.assign(job, this.#positionOf(this.#cache.start(job.tokens, []) as PrefixStart, job.promptLength));
     job.isAlone = true;
   }
 
@@ -189,13 +197,16 @@ export class Scheduler {
     const parts: { job: Job; rows: number }[] = [];
     const reading: Job[] = [];
     let free = this.#options.maxRows;
+    const writers = this.#jobs.filter((job) => job.tokens.length - job.cached === 1).length;
+    let guesses = Math.max(0, GUESSING_ROWS - writers);
     for (const job of this.#jobs) {
       if (job.tokens.length - job.cached > 1) {
         reading.push(job);
         continue;
       }
       if (free === 0) continue;
-      job.drafts = this.#guess(job, free - 1);
+      job.drafts = this.#guess(job, Math.min(free - 1, guesses));
+      guesses -= job.drafts.length;
       parts.push({ job, rows: 1 + job.drafts.length });
       free -= 1 + job.drafts.length;
     }

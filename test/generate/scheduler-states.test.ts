@@ -132,6 +132,21 @@ describe.each([0, 16])('window %d', (window) => {
   });
 });
 
+test('prompts that begin alike and come together are read once, up to where they part', async () => {
+  const { executable, steps } = await watched();
+  const scheduler = new Scheduler(executable, { ...plain, maxRows: 16 });
+  const begin = counting(70);
+  const prompts = [begin, begin, begin, [...begin.slice(0, 50), 1, 2, 3]];
+  const writers = prompts.map((_, i) => writer(4, i === 0 ? 0 : 1));
+  await Promise.all(prompts.map((prompt, i) => scheduler.run(prompt, { next: writers[i]!.next, trace: false })));
+  for (const [i, prompt] of prompts.entries()) {
+    expect(writers[i]!.seen).toEqual((await alone(prompt, 4, program, i === 0 ? 0 : 1)).seen);
+  }
+  // One reading, tails after the snapshot before its end, and the tokens written; each for itself they would be 275 rows.
+  const rows = steps.reduce((sum, { tokens }) => sum + tokens.length, 0);
+  expect(rows).toBeLessThanOrEqual(120);
+});
+
 test('a step that fails for one of several is taken again, each by itself, from what is known', async () => {
   const { executable, sequences } = await watched();
   const inner = executable.step;
