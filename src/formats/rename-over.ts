@@ -5,6 +5,11 @@ import { rename } from 'node:fs/promises';
 
 const BUSY = ['EPERM', 'EACCES', 'EBUSY'];
 
+/** Whether a rename was refused because somebody has the file open, as Windows refuses it. */
+export function isInUse(cause: unknown, platform: NodeJS.Platform = process.platform): boolean {
+  return platform === 'win32' && BUSY.includes((cause as NodeJS.ErrnoException).code ?? '');
+}
+
 /** In milliseconds; together some four seconds, after which whoever has the file open means to keep it. */
 const WAITS = [10, 20, 40, 80, 160, 320, 640, 1280, 1280] as const;
 
@@ -21,7 +26,7 @@ export async function renameOver(from: string, to: string, options: RenameOption
     try {
       return await once(from, to);
     } catch (cause) {
-      if (!BUSY.includes((cause as NodeJS.ErrnoException).code ?? '')) throw cause;
+      if (!isInUse(cause, platform)) throw cause;
       await wait(ms);
     }
   }

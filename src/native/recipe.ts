@@ -71,7 +71,7 @@ const plain = (source: string): Unit => ({ source, flags: [] });
 export const RECIPES: Readonly<Record<AddonKind, Recipe>> = {
   bitnet: {
     folders: ['include', 'cpu', 'addon'],
-    files: [],
+    files: ['windows/delay_load.cc'],
     others: /(kernel_bench|engine_check)\.cc$/,
     flags: (arch) => [
       ...COMMON,
@@ -92,7 +92,7 @@ export const RECIPES: Readonly<Record<AddonKind, Recipe>> = {
   },
   train: {
     folders: ['train'],
-    files: ['cpu/vec16.h'],
+    files: ['cpu/vec16.h', 'windows/delay_load.cc'],
     others: /selftest\.cc$/,
     flags: () => [...COMMON, '-fno-trapping-math', '-Wno-psabi'],
     units: (_, arch) => [...(TRAIN_ISAS[arch] ?? []), ...['train/isa_scalar.cc', 'train/addon.cc'].map(plain)],

@@ -25,7 +25,6 @@ const TESTS: Readonly<Record<AddonKind, string>> = {
       const out = new Float32Array(27);
       addon.configure(2, isa);
       addon.denseForward(x, w, 3, 9, 70, out);
-      addon.addInPlace(out, Float32Array.from(out));
       return Buffer.from(out.buffer).toString('hex');
     });
     const odd = isas.find((_, i) => outs[i] !== outs.at(-1));
@@ -69,14 +68,16 @@ export async function whyUnusable(
   if (node === undefined) {
     return `${path} was not tried: this runs inside Electron, and no node is on the PATH to try it in`;
   }
-  const { failure, remember, forMs } = await tryOnce(kind, path, node, tryMs);
+  const { failure, remember, forMs } = await tryAddon(kind, path, [node], tryMs);
   if (remember) await noteTried(sha256, { failure }, forMs);
   return failure === undefined ? undefined : `${path} ${failure}`;
 }
 
-type Outcome = Tried & { readonly remember: boolean; readonly forMs?: number };
+export type Outcome = Tried & { readonly remember: boolean; readonly forMs?: number };
 
-function tryOnce(kind: AddonKind, path: string, node: string, tryMs: number): Promise<Outcome> {
+/** Loads and tests a binary in a child of its own. `node`: the command with its first arguments. */
+export function tryAddon(kind: AddonKind, path: string, node: readonly string[], tryMs: number): Promise<Outcome> {
+  const [command, ...first] = node;
   // Whatever a user wants of Node (a debugger, a module to load first) is not wanted of this child.
   const { NODE_OPTIONS: _, NODE_V8_COVERAGE: __, ...env } = process.env;
   const options = { env, timeout: tryMs, killSignal: 'SIGKILL', windowsHide: true } as const;
@@ -110,7 +111,7 @@ function tryOnce(kind: AddonKind, path: string, node: string, tryMs: number): Pr
       resolve({ remember: true, failure, ...(forMs !== undefined && { forMs }) });
     };
     try {
-      execFile(node, ['-e', script(kind), toNamespacedPath(path)], options, done);
+      execFile(command!, [...first, '-e', script(kind), toNamespacedPath(path)], options, done);
     } catch (error) {
       // Node's permission model allows no children.
       resolve({ remember: false, failure: `could not be tried in a child process: ${messageOf(error)}` });

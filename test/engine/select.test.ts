@@ -19,7 +19,7 @@ beforeAll(async () => {
   await cp(join(packageRoot(), 'dist'), join(copy, 'dist'), { recursive: true, filter });
   await cp(join(packageRoot(), 'kernels', 'wasm'), join(copy, 'kernels', 'wasm'), { recursive: true });
   await cp(join(packageRoot(), 'package.json'), join(copy, 'package.json'));
-  for (const folder of ['include', 'cpu', 'addon']) {
+  for (const folder of ['include', 'cpu', 'addon', 'windows']) {
     await cp(join(packageRoot(), 'kernels', folder), join(copy, 'kernels', folder), { recursive: true });
   }
   // What would compile.
