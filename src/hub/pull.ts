@@ -4,24 +4,14 @@
 
 import { createHash, type Hash, randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import {
-  copyFile,
-  type FileHandle,
-  open,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  stat,
-  statfs,
-  symlink,
-} from 'node:fs/promises';
+import { copyFile, type FileHandle, open, readdir, readFile, rm, stat, statfs, symlink } from 'node:fs/promises';
 import { dirname, join, relative, sep } from 'node:path';
 import { ArgumentError, CancelledError } from '../errors.ts';
 import { writeFileAtomically } from '../formats/atomic-file.ts';
 import { refusalOf, WriteError } from '../formats/errors.ts';
 import { isLfsPointer, LFS_POINTER_BYTES } from '../formats/lfs-pointer.ts';
 import { makeFolder } from '../formats/make-folder.ts';
+import { renameOver } from '../formats/rename-over.ts';
 import { lockFile } from './file-lock.ts';
 import { type Environment, hubCacheFolder, isRepoId, isRevision, repoFolder, snapshotFolder } from './hub-cache.ts';
 import { HubClient, ShortBodyError } from './hub-client.ts';
@@ -315,7 +305,7 @@ async function download(client: HubClient, job: FileJob, partial: string): Promi
       fix: 'the bytes were removed: run it again; if it happens again a proxy or mirror changes the file',
     });
   }
-  await rename(partial, blob);
+  await renameOver(partial, blob);
   return count.received;
 }
 
@@ -418,9 +408,9 @@ async function link(blob: string, entry: string): Promise<void> {
     } catch (error) {
       if (!['EPERM', 'EACCES', 'ENOTSUP', 'ENOSYS'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
       // Moved, as Hugging Face's tools do, so that the model is on disk once; copied from another disk.
-      await rename(blob, made).catch(() => copyFile(blob, made));
+      await renameOver(blob, made).catch(() => copyFile(blob, made));
     }
-    await rename(made, entry);
+    await renameOver(made, entry);
   } catch (cause) {
     await rm(made, { force: true });
     const { reason, fix } = refusalOf(cause);

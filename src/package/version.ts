@@ -2,7 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { packageRoot } from './hub/package-root.ts';
+import { packageRoot } from './root.ts';
 
 let version: string | undefined;
 
