@@ -47,9 +47,9 @@ export type EngineOptions = {
 export const INT8_HEAD_BYTES = 64 << 20;
 
 /** Rows of a step: few where a row costs as much as a step (JavaScript), so that a cancellation is noticed soon. */
-const MAX_ROWS: Record<BackendName, number> = { js: 8, wasm: 64, cpu: 256, metal: 256 };
+const MAX_ROWS: Record<BackendName, number> = { js: 8, wasm: 64, cpu: 256, metal: 256, cuda: 512 };
 /** Where the weights live in a cache, further rows cost what the first does: only guesses that are nearly sure pay. */
-const MAX_DRAFTS: Record<BackendName, number> = { js: 0, wasm: 3, cpu: 7, metal: 7 };
+const MAX_DRAFTS: Record<BackendName, number> = { js: 0, wasm: 3, cpu: 7, metal: 7, cuda: 7 };
 const MAX_DRAFTS_CACHED = 3;
 const CACHED_BYTES = 32 << 20;
 
