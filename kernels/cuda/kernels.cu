@@ -54,10 +54,11 @@ APART void run_best_of_all(const Instruction& I) {
 }
 
 /** What of an instruction can be had before the instructions ahead of it are done: its weights. */
-DEVICE void go_ahead(const Instruction& I, Words (&ahead)[AHEAD]) {
+DEVICE void go_ahead(const Instruction& I, const Input& in, Words (&ahead)[AHEAD]) {
   // Without this the values of the last time would be kept through every other instruction.
   UNROLL for (u32 k = 0; k < AHEAD; k++) ahead[k] = {0, 0, 0, 0};
   if (I.op == TERNARY && I.rows == 1) ternary_ahead(I, ahead);
+  if (I.op == ATTEND_ONE || I.op == SCORES || I.op == VALUES) attend_ahead(I, in);
   if (I.op == INT8 && I.rows == 1) int8_rows<true, 1>(I, ahead, false);
 }
 
@@ -98,6 +99,7 @@ DEVICE void run(const Instruction& I, const Input& in, Words (&ahead)[AHEAD]) {
     case TERNARY:
       if (I.rows == 1) ternary_one(I, ahead);
       else if (I.rows <= 8) ternary_many<1>(I);
+      else if (I.rows > MANY_ROWS && I.ending != GATE) ternary_large(I);
       else ternary_many<4>(I);
       break;
     case GROUPED:
@@ -120,6 +122,12 @@ DEVICE void run(const Instruction& I, const Input& in, Words (&ahead)[AHEAD]) {
       break;
     case ATTEND:
       attend(I, in);
+      break;
+    case ATTEND_ONE:
+      attend_one(I, in);
+      break;
+    case ATTEND_ROWS:
+      attend_rows(I, in);
       break;
     case SCORES:
       scores(I, in);
@@ -169,7 +177,7 @@ KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
   hold(0, part_at(list, n, 0));
   hold(1, part_at(list, n, 1));
   sync();
-  go_ahead(held(0), ahead);
+  go_ahead(held(0), in, ahead);
   for (u32 i = 0; i < n; i++) {
     // On its way while this one runs; into the place of the one before.
     const Words part = part_at(list, n, i + 2);
@@ -180,7 +188,7 @@ KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
     note(barrier, i, 1);
     if (i + 1 == n) break;
     if (thread() == 0) arrive(count);
-    go_ahead(held(i + 1), ahead);
+    go_ahead(held(i + 1), in, ahead);
     if (i + 2 < n) fetch_weights(held(i + 2));
     if (thread() == 0) await(count, base + (i + 1) * blocks());
     sync();
@@ -193,6 +201,6 @@ KERNEL bitnet_phase(u64 list, u32 n, u32 index, u64 input) {
   Words ahead[AHEAD];
   hold(index, part_at(list, n, index));
   sync();
-  go_ahead(held(index), ahead);
+  go_ahead(held(index), in, ahead);
   run(held(index), in, ahead);
 }

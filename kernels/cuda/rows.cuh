@@ -4,8 +4,8 @@
 #include "instruction.cuh"
 
 constexpr u32 THREADS = 512, WARPS = THREADS / 32;
-/** Rows up to here have their norm's weights in shared memory beside them; of wider ones they are read when they are used. */
-constexpr u32 HELD_WIDTH = 7168;
+/** Elements of a row that a thread holds in registers: rows up to 7,168 wide. Wider ones go through shared memory. */
+constexpr u32 HELD = 14;
 
 /** The start of a block's shared memory. */
 struct Shared {
@@ -21,11 +21,10 @@ DEVICE Shared& shared() { return *(Shared*)shared_memory(); }
 DEVICE char* pool() { return shared_memory() + POOL_AT; }
 
 /** Rows lie in shared memory by lane of their sums: element i at [i % 16][i / 16]. */
-DEVICE u32 lane_length(u32 width) { return (width + 63) / 64 * 4; }
+DEVICE u32 lane_length(u32 width) { return (width + 127) / 128 * 8; }
 DEVICE u32 lane_stride(u32 width) { return lane_length(width) + 4; }
 DEVICE u32 lane_place(u32 i, u32 stride) { return (i & 15) * stride + (i >> 4); }
-/** Bytes of a row, and of its norm's weights. */
-DEVICE u32 row_bytes(u32 width) { return 16 * lane_stride(width) * 4 + (width <= HELD_WIDTH ? (width + 3) / 4 * 16 : 0); }
+DEVICE u32 row_bytes(u32 width) { return 16 * lane_stride(width) * 4; }
 
 DEVICE float activated(u32 source, float limit, float gate, float up) {
   if (source == RELU2) {
@@ -56,81 +55,150 @@ DEVICE float sum_of_squares(const float* xs, u32 width) {
   const u32 n = lane_length(width) / 4;
   const Floats* p = (const Floats*)(xs + (thread() & 15) * lane_stride(width));
   float s = 0.0f;
+  auto add = [&](const Floats& v) {
+    s = s + v.x * v.x;
+    s = s + v.y * v.y;
+    s = s + v.z * v.z;
+    s = s + v.w * v.w;
+  };
   // Two vectors are loaded while the two before are added: a chain of additions, 4 clocks each.
-  Floats a[2];
-  UNROLL for (u32 k = 0; k < 2; k++) a[k] = p[k < n ? k : 0];
-  for (u32 i = 0; i < n; i += 2) {
-    Floats b[2];
-    UNROLL for (u32 k = 0; k < 2; k++) b[k] = p[i + 2 + k < n ? i + 2 + k : 0];
-    UNROLL for (u32 k = 0; k < 2; k++) {
-      if (i + k < n) {
-        s = s + a[k].x * a[k].x;
-        s = s + a[k].y * a[k].y;
-        s = s + a[k].z * a[k].z;
-        s = s + a[k].w * a[k].w;
-      }
-    }
-    UNROLL for (u32 k = 0; k < 2; k++) a[k] = b[k];
+  Floats a = p[0], b = p[1];
+  for (u32 i = 2; i < n; i += 2) {
+    const Floats c = p[i], d = p[i + 1];
+    add(a);
+    add(b);
+    a = c;
+    b = d;
   }
+  add(a);
+  add(b);
   return fold(s);
 }
 
-DEVICE float source_element(const Instruction& I, u32 t, u32 i) {
-  const float x = load((const float*)I.x + (u64)t * I.x_stride + i);
-  if (I.source == PLAIN) return x;
-  const float y = load((const float*)I.y + (u64)t * I.y_stride + i);
-  return I.source == SUM ? x + y : activated(I.source, I.limit, x, y);
+/** Finishes the codes of a row: hi and lo planes, and each group's sum behind them. */
+DEVICE void sum_groups(char* codes, u32 stride, u32 group, u32 n) {
+  // The codes may lie in global memory: this block wrote them itself, so a barrier was enough.
+  const signed char* hi = (const signed char*)codes;
+  const signed char* lo = hi + stride;
+  i32* sums = (i32*)(codes + 2 * stride);
+  const u32 lane = thread() & 31;
+  for (u32 g = thread() / 32; g * group < n; g += WARPS) {
+    i32 part = 0;
+    for (u32 i = lane; i < group; i += 32) part += 256 * hi[g * group + i] + lo[g * group + i];
+    part = warp_sum(part);
+    if (lane == 0) sums[g] = part;
+  }
+  sync();
+}
+
+DEVICE void write16(char* codes, u32 stride, u32 i, float v, float scale, bool usable) {
+  i32 code = 0;
+  if (usable) {
+    code = nearest(v * scale);
+    code = code > 32639 ? 32639 : code;
+    code = code < -32639 ? -32639 : code;
+  }
+  const i32 hi = (code + 128) >> 8;
+  codes[i] = (char)hi;
+  codes[stride + i] = (char)(code - 256 * hi);
+}
+
+DEVICE i32 write8(char* codes, u32 i, float v, float scale) {
+  i32 code = nearest(v * scale);
+  code = code > 127 ? 127 : code;
+  code = code < -128 ? -128 : code;
+  ((signed char*)codes)[i] = (signed char)code;
+  return code;
 }
 
 /**
  * Row t of an instruction: made, normed, stored, rounded, as far as the instruction says. Codes go to `codes`: int8, or
- * the two planes of int16 (hi, lo, each `code_stride` bytes) and the groups' sums behind them. The row stays in `xs`.
+ * the two planes of int16 (hi, lo, each `code_stride` bytes) and the groups' sums behind them. A row that is not rounded is left
+ * in `xs`.
  */
 DEVICE void make_row(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
   Shared& s = shared();
-  const u32 tid = thread(), n = I.width, stride = lane_stride(n);
-  float* const ws = xs + 16 * stride;
-  const bool held = I.norm && n <= HELD_WIDTH;
-  for (u32 from = 0; from < n; from += 7 * THREADS) {
-    float v[7], w[7];
-    UNROLL for (u32 k = 0; k < 7; k++) {
-      const u32 i = from + tid + k * THREADS;
-      v[k] = i < n ? source_element(I, t, i) : 0.0f;
-      w[k] = held && i < n ? stream_float((const float*)I.weight + i) : 0.0f;
+  // Fields in registers: the compiler cannot know that what is stored below is none of them.
+  const u32 tid = thread(), n = I.width, stride = lane_stride(n), source = I.source, norm = I.norm, quantize = I.quantize;
+  const u32 code_stride = I.code_stride, group = I.group, keep = writes ? I.keep : 0;
+  const float* const weight = (const float*)I.weight;
+  const float* const x = (const float*)I.x + (u64)t * I.x_stride;
+  const float* const y = (const float*)I.y + (u64)t * I.y_stride;
+  float* const out = (float*)I.out + (u64)t * I.out_stride;
+  const float eps = I.eps, limit = I.limit;
+  const bool wide = n > HELD * THREADS;
+  float v[HELD], w[HELD];
+  auto element = [&](u32 i) {
+    const float a = load(x + i);
+    if (source == PLAIN) return a;
+    const float b = load(y + i);
+    return source == SUM ? a + b : activated(source, limit, a, b);
+  };
+  if (!wide) {
+    UNROLL for (u32 k = 0; k < HELD; k++) {
+      const u32 i = tid + k * THREADS;
+      v[k] = i < n ? load(x + i) : 0.0f;
+      w[k] = norm && i < n ? stream_float(weight + i) : 1.0f;
     }
-    UNROLL for (u32 k = 0; k < 7; k++) {
-      const u32 i = from + tid + k * THREADS;
-      if (i < n) {
-        xs[lane_place(i, stride)] = v[k];
-        if (held) ws[i] = w[k];
-        if (I.source == SUM && writes) ((float*)I.x)[(u64)t * I.x_stride + i] = v[k];
+    if (source != PLAIN) {
+      UNROLL for (u32 k = 0; k < HELD; k++) {
+        const u32 i = tid + k * THREADS;
+        if (i < n) {
+          const float b = load(y + i);
+          v[k] = source == SUM ? v[k] + b : activated(source, limit, v[k], b);
+        }
       }
+    }
+    UNROLL for (u32 k = 0; k < HELD; k++) {
+      const u32 i = tid + k * THREADS;
+      if (i < n) {
+        if (norm || !quantize) xs[lane_place(i, stride)] = v[k];
+        if (source == SUM && writes) ((float*)x)[i] = v[k];
+      }
+    }
+  } else {
+    for (u32 i = tid; i < n; i += THREADS) {
+      const float a = element(i);
+      xs[lane_place(i, stride)] = a;
+      if (source == SUM && writes) ((float*)x)[i] = a;
     }
   }
   for (u32 i = n + tid; i < 16 * lane_length(n); i += THREADS) xs[lane_place(i, stride)] = 0.0f;
   if (tid == 0) s.code_sum = 0;
   sync();
   float r = 1.0f;
-  if (I.norm) {
+  if (norm) {
     if (tid < 32) {
       const float sum = sum_of_squares(xs, n);
-      if (tid == 0) s.inverse = divide(1.0f, root(divide(sum, (float)n) + I.eps));
+      if (tid == 0) s.inverse = divide(1.0f, root(divide(sum, (float)n) + eps));
     }
     sync();
     r = s.inverse;
   }
   u32 most = 0;
-  for (u32 i = tid; i < n; i += THREADS) {
-    float v = xs[lane_place(i, stride)];
-    if (I.norm) {
-      v = (v * r) * (held ? ws[i] : stream_float((const float*)I.weight + i));
-      xs[lane_place(i, stride)] = v;
+  auto seen = [&](float a) {
+    const u32 b = bits(a) & 0x7fffffff;
+    most = b > most ? b : most;
+  };
+  if (!wide) {
+    UNROLL for (u32 k = 0; k < HELD; k++) {
+      const u32 i = tid + k * THREADS;
+      if (i < n) {
+        if (norm) v[k] = (v[k] * r) * w[k];
+        if (keep) out[i] = v[k];
+        if (norm && !quantize) xs[lane_place(i, stride)] = v[k];
+        seen(v[k]);
+      }
     }
-    if (I.keep && writes) ((float*)I.out)[(u64)t * I.out_stride + i] = v;
-    const u32 a = bits(v) & 0x7fffffff;
-    most = a > most ? a : most;
+  } else {
+    for (u32 i = tid; i < n; i += THREADS) {
+      float a = xs[lane_place(i, stride)];
+      if (norm) xs[lane_place(i, stride)] = a = (a * r) * stream_float(weight + i);
+      if (keep) out[i] = a;
+      seen(a);
+    }
   }
-  if (!I.quantize) {
+  if (!quantize) {
     sync();
     return;
   }
@@ -141,19 +209,18 @@ DEVICE void make_row(const Instruction& I, u32 t, float* xs, char* codes, bool w
   // Infinity and NaN are the largest of all bit patterns.
   if (most >= 0x7f800000 && tid == 0 && writes) ((u32*)I.failed)[I.status] = 1;
   const float largest = from_bits(most);
-  i32 sum = 0;
-  if (I.quantize == 8) {
+  if (quantize == 8) {
     const float scale = divide(127.0f, largest > 1e-5f ? largest : 1e-5f);
-    for (u32 i = tid; i < I.code_stride; i += THREADS) {
-      i32 code = 0;
-      if (i < n) {
-        code = nearest(xs[lane_place(i, stride)] * scale);
-        code = code > 127 ? 127 : code;
-        code = code < -128 ? -128 : code;
+    i32 sum = 0;
+    if (!wide) {
+      UNROLL for (u32 k = 0; k < HELD; k++) {
+        const u32 i = tid + k * THREADS;
+        if (i < n) sum += write8(codes, i, v[k], scale);
       }
-      ((signed char*)codes)[i] = (signed char)code;
-      sum += code;
+    } else {
+      for (u32 i = tid; i < n; i += THREADS) sum += write8(codes, i, xs[lane_place(i, stride)], scale);
     }
+    for (u32 i = n + tid; i < code_stride; i += THREADS) codes[i] = 0;
     sum = warp_sum(sum);
     if ((tid & 31) == 0) add_shared(&s.code_sum, sum);
     if (tid == 0) s.scale = scale;
@@ -163,29 +230,17 @@ DEVICE void make_row(const Instruction& I, u32 t, float* xs, char* codes, bool w
   const float scale = divide(32639.0f, largest);
   const bool usable = scale < from_bits(0x7f800000);
   if (tid == 0) s.scale = usable ? divide(largest, 32639.0f) : 0.0f;
-  for (u32 i = tid; i < I.code_stride; i += THREADS) {
-    i32 code = 0;
-    if (i < n && usable) {
-      code = nearest(xs[lane_place(i, stride)] * scale);
-      code = code > 32639 ? 32639 : code;
-      code = code < -32639 ? -32639 : code;
+  if (!wide) {
+    UNROLL for (u32 k = 0; k < HELD; k++) {
+      const u32 i = tid + k * THREADS;
+      if (i < n) write16(codes, code_stride, i, v[k], scale, usable);
     }
-    const i32 hi = (code + 128) >> 8;
-    codes[i] = (char)hi;
-    codes[I.code_stride + i] = (char)(code - 256 * hi);
+  } else {
+    for (u32 i = tid; i < n; i += THREADS) write16(codes, code_stride, i, xs[lane_place(i, stride)], scale, usable);
   }
+  for (u32 i = n + tid; i < code_stride; i += THREADS) codes[i] = codes[code_stride + i] = 0;
   sync();
-  // The codes may lie in global memory: this block wrote them itself, so the barrier is enough.
-  const signed char* hi = (const signed char*)codes;
-  const signed char* lo = hi + I.code_stride;
-  i32* sums = (i32*)(codes + 2 * I.code_stride);
-  for (u32 g = tid / 32; g * I.group < n; g += WARPS) {
-    i32 part = 0;
-    for (u32 i = tid & 31; i < I.group; i += 32) part += 256 * hi[g * I.group + i] + lo[g * I.group + i];
-    part = warp_sum(part);
-    if ((tid & 31) == 0) sums[g] = part;
-  }
-  sync();
+  sum_groups(codes, code_stride, group, n);
 }
 
 /** The same, where nothing else is at hand that would have to be saved. */

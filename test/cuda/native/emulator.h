@@ -11,10 +11,12 @@ using u64 = uint64_t;
 using i32 = int32_t;
 
 #define DEVICE static inline
+#define DEVICE_MEMBER inline
 #define APART static
 #define KERNEL extern "C" void
 #define PLAIN_KERNEL extern "C" void
 #define UNROLL
+#define UNROLL4
 
 struct alignas(16) Words {
   u32 x, y, z, w;
@@ -144,6 +146,9 @@ inline void fetch(const void* p) {
   const volatile char* at = (const volatile char*)p;
   (void)*at;
 }
+inline void copy_ahead(void* to, const void* from) { std::memcpy(to, from, 16); }
+inline void copies_asked() {}
+template <int NEWEST> inline void copies_there() {}
 inline void add_shared(i32* p, i32 v) { *p += v; }
 inline void max_shared(u32* p, u32 v) { *p = v > *p ? v : *p; }
 inline u32 add_global(u32* p, u32 v) {
