@@ -49,7 +49,9 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   // A world begins from a model's name (hub), and its batches are text (tokenizer).
   world: ['child', 'train', 'model', 'formats', 'quant', 'gf3', 'color', 'hub', 'tokenizer'],
   tools: ANY,
-  mcp: ['tools', 'hub', 'world', 'triads', 'image', 'app', 'logger.ts', 'package-info.ts'],
+  // OpenAI's API over our services: requests and answers, no wire.
+  openai: ['generate', 'tools'],
+  mcp: ['tools', 'openai', 'hub', 'world', 'triads', 'image', 'app', 'logger.ts', 'package-info.ts'],
   cli: ANY,
   'index.ts': ANY,
 };

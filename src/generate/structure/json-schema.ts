@@ -38,23 +38,40 @@ const FORMATS: Readonly<Record<string, string>> = {
   uri: '^https?://([a-z0-9]{1,24}[.]){1,3}[a-z]{2,12}(/[A-Za-z0-9_~-]{1,48}){0,8}/?(\\?[a-z0-9_]{1,24}=[A-Za-z0-9_-]{1,48})?$',
 };
 
-class SchemaWriter {
+/** Writes the rules of one schema, or of several, each with a root of its own, into one automaton. */
+export class SchemaWriter {
   readonly #builder = new AutomatonBuilder();
-  readonly #reader: SchemaReader;
+  #reader: SchemaReader;
   readonly #root: Schema;
   /** By schema, so that schemas may refer to each other in circles. */
   readonly #rules = new Map<Schema, RuleId>();
   readonly #waiting: [Schema, RuleId][] = [];
   readonly #shared = new Map<string, RuleId>();
+  #schemas = 0;
 
   constructor(schema: Schema) {
     this.#root = schema;
     this.#reader = new SchemaReader(schema);
   }
 
+  get builder(): AutomatonBuilder {
+    return this.#builder;
+  }
+
   automaton(): Automaton {
-    const root = this.#ruleOf(this.#root);
+    return this.finish(this.ruleFor(this.#root));
+  }
+
+  /** The rule of another schema, whose $refs are its own. */
+  ruleFor(schema: Schema): RuleId {
+    this.#reader = new SchemaReader(schema);
+    this.#schemas += 1;
+    const rule = this.#ruleOf(schema);
     for (let next = this.#waiting.pop(); next !== undefined; next = this.#waiting.pop()) this.#writeRule(...next);
+    return rule;
+  }
+
+  finish(root: RuleId): Automaton {
     return this.#builder.finish(root);
   }
 
@@ -338,7 +355,7 @@ class SchemaWriter {
     for (const [i, texts] of called.entries()) {
       let set = both(texts, listed.length === 0 ? ANY_TEXT : otherThan(listed));
       if (pattern !== undefined) set = both(set, textsMatching(pattern[0], where));
-      loops.push([{ key: set === ANY_TEXT ? 'any' : `${where} ${i}`, set }, schema]);
+      loops.push([{ key: set === ANY_TEXT ? 'any' : `${this.#schemas} ${where} ${i}`, set }, schema]);
     }
     return loops;
   }
