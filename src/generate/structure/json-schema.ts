@@ -8,7 +8,7 @@ import { type Bounds, writeIntegers, writeNumbers } from './numbers.ts';
 import { textsMatching } from './pattern.ts';
 import { isOpen, type Plain, type Schema, SchemaReader, type Type } from './schema-keywords.ts';
 import { overLimit, StructureError } from './structure-error.ts';
-import { ANY_TEXT, both, contains, ofLength, otherThan, type TextSet, writeStrings } from './text-set.ts';
+import { ANY_TEXT, both, contains, ofLength, otherThan, type TextSet, writeStrings, writeTexts } from './text-set.ts';
 
 /** No text that a model writes has more: what may be longer is written up to here. */
 const MOST_ITEMS = 1000;
@@ -92,6 +92,29 @@ export class SchemaWriter {
       this.#builder.nothing(this.#builder.start(rule), from);
       this.#plain(plain, from, this.#builder.end(rule));
     }
+  }
+
+  /** Values as JSON, but for strings, which stand as they are and belong to `bare`. */
+  writeBare(schema: Schema, bare: TextSet, from: NodeId, to: NodeId): void {
+    this.#reader = new SchemaReader(schema);
+    this.#schemas += 1;
+    for (const plain of this.#reader.alternatives(schema)) {
+      const { values, types } = plain;
+      for (const value of values ?? []) {
+        if (!this.#reader.fitsPlain(plain, value)) continue;
+        if (typeof value !== 'string') this.#builder.text(from, JSON.stringify(value), to);
+        else if (contains(bare, value)) this.#builder.text(from, value, to);
+      }
+      if (values !== undefined) continue;
+      if (types?.has('string') !== true) {
+        this.#plain(plain, from, to);
+        continue;
+      }
+      writeTexts(this.#builder, both(bare, this.#textsOf(plain)), from, to);
+      const others = new Set([...types].filter((type) => type !== 'string'));
+      if (others.size > 0) this.#plain({ ...plain, types: others }, from, to);
+    }
+    for (let next = this.#waiting.pop(); next !== undefined; next = this.#waiting.pop()) this.#writeRule(...next);
   }
 
   /** A part that occurs in many places. */

@@ -1,11 +1,12 @@
 // Texts that call tools, in the style of the model: arguments fit their schemas. With `mustCall` there is nothing but calls;
 // without, any text stands before them, and there need be none.
 
-import type { Automaton, NodeId } from './automaton.ts';
+import type { Automaton, CodePoints, NodeId } from './automaton.ts';
 import { allBut } from './code-points.ts';
 import { SchemaWriter } from './json-schema.ts';
 import type { Schema } from './schema-keywords.ts';
 import { StructureError } from './structure-error.ts';
+import type { TextSet } from './text-set.ts';
 
 export type ToolsStructure = {
   readonly style: 'json' | 'xml';
@@ -77,10 +78,7 @@ function writeXml(writer: SchemaWriter, { name, parameters }: ToolsStructure['to
   for (const [key, schema] of properties) {
     const [value, after, next] = [builder.node(), builder.node(), builder.node()];
     builder.text(at, `\n<parameter=${key}>\n`, value);
-    const local = withDefinitions(schema, parameters);
-    if (isPlainText(schema)) writeLines(writer, value, after);
-    else if (isWords(schema)) for (const word of schema.enum) builder.text(value, word, after);
-    else builder.call(value, writer.ruleFor(local), after);
+    writer.writeBare(withDefinitions(schema, parameters), WITHOUT_MARKS, value, after);
     builder.text(after, '\n</parameter>', next);
     if (!required.has(key)) builder.nothing(at, next);
     at = next;
@@ -88,32 +86,19 @@ function writeXml(writer: SchemaWriter, { name, parameters }: ToolsStructure['to
   builder.text(at, '\n</function>\n</tool_call>', to);
 }
 
-/** Any text without the mark that ends a parameter. */
-function writeLines({ builder }: SchemaWriter, from: NodeId, to: NodeId): void {
-  const [text, lineBreak] = [builder.node(), builder.node()];
-  builder.nothing(from, text);
-  builder.nothing(text, to);
-  builder.character(text, allBut([[0x0a, 0x0a], [0x3c, 0x3c]]), text);
-  // "<" may stand in a text, not where it could begin a mark: at the start of a line or before "/".
-  const opened = builder.node();
-  builder.text(text, '<', opened);
-  builder.character(opened, allBut([[0x0a, 0x0a], [0x2f, 0x2f], [0x3c, 0x3c]]), text);
-  builder.text(text, '\n', lineBreak);
-  builder.character(lineBreak, allBut([[0x0a, 0x0a], [0x3c, 0x3c]]), text);
-  builder.text(lineBreak, '\n', lineBreak);
-}
+const BREAK = 0x0a;
+const SLASH = 0x2f;
+const LESS = 0x3c;
 
-type Words = { readonly enum: readonly string[] };
+/** Texts in which no mark can be: "<" stands neither at the start of a line nor before "/". */
+const WITHOUT_MARKS: TextSet = [
+  { accepts: true, edges: [[without(BREAK, LESS), 0], [[[LESS, LESS]], 1], [[[BREAK, BREAK]], 2]] },
+  { accepts: false, edges: [[without(BREAK, SLASH, LESS), 0]] },
+  { accepts: false, edges: [[without(BREAK, LESS), 0], [[[BREAK, BREAK]], 2]] },
+];
 
-function isWords(schema: Schema): schema is Words {
-  const values = typeof schema === 'boolean' ? undefined : schema.enum;
-  return Array.isArray(values) && values.every((value) => typeof value === 'string' && !value.includes('<'));
-}
-
-/** A string of which nothing is said but what it is for. */
-function isPlainText(schema: Schema): boolean {
-  if (typeof schema === 'boolean' || schema.type !== 'string') return false;
-  return !['enum', 'const', 'pattern', 'format', 'minLength', 'maxLength'].some((keyword) => keyword in schema);
+function without(...points: readonly number[]): CodePoints {
+  return allBut(points.map((point) => [point, point] as const));
 }
 
 /** A part of a schema that still finds what the whole defines. */

@@ -94,6 +94,12 @@ function readXml(text: string, tools: readonly Tool[]): Omit<ParsedCall, 'id'> |
 
 /** A text where the schema takes one; else its JSON, if it is any. */
 function valueOf(text: string, schema: unknown): unknown {
+  const listed = (schema as { readonly enum?: unknown } | undefined)?.enum;
+  if (Array.isArray(listed)) {
+    if (listed.includes(text)) return text;
+    const found: unknown = listed.find((value) => JSON.stringify(value) === text.trim());
+    if (found !== undefined) return found;
+  }
   const types = typesOf(schema);
   const value = jsonIn(text);
   if (value === undefined) return text;
