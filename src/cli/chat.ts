@@ -278,7 +278,7 @@ class Chat {
         flow.push(result.completion.slice(printed));
         if (flow.end() || result.trace.length === 0) output.line();
       } else {
-        output.line(conservationLine(result.tritSum, result.gf3Residue));
+        output.line(wrap(conservationLine(result.tritSum, result.gf3Residue), output.width, '  '));
       }
       this.#tell(result);
     }
