@@ -353,3 +353,26 @@ describe('a prompt that begins as another one', () => {
     expect(long.tokens).toEqual(await alone(prefix, 20));
   });
 });
+
+test('when much is kept, a new prompt takes over the oldest sequence that begins with the same token', async () => {
+  const { executable } = await watched();
+  let created = 0;
+  const create = executable.createSequence.bind(executable);
+  executable.createSequence = () => {
+    created += 1;
+    return create();
+  };
+  const scheduler = new Scheduler(executable, { ...plain, cachedTokens: 40 });
+  const run = async (prompt: number[]) => {
+    const { tokens, next } = writer(6);
+    await scheduler.run(prompt, { next, trace: false });
+    expect(tokens).toEqual(await alone(prompt, 6));
+  };
+  for (const prompt of prompts) await run(prompt);
+  const before = created;
+  for (const prompt of prompts) await run([...prompt.slice(0, 1), 50, ...prompt.slice(1)]);
+  expect(created).toBe(before);
+  // None begins with 33.
+  await run([33, 2]);
+  expect(created).toBe(before + 1);
+});
