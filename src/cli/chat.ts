@@ -51,7 +51,7 @@ export const command = defineCommand({
   examples: [
     'chat',
     'chat --model NAME --system "Answer in one sentence." --thinking off',
-    'echo "Tell me a story of a fox." | bitnet-gf3 chat --max-tokens 40',
+    'chat --max-tokens 40 < prompt.txt',
   ],
   notes:
     `In the chat: ${CHAT_COMMANDS.map(({ name }) => name).join(' ')}; ${HELP_NOTES.charAt(0).toLowerCase()}${HELP_NOTES.slice(1)}\n` +
