@@ -82,7 +82,10 @@ export class EngineHost {
     return this.pid === undefined ? NOTHING_KEPT : this.#kept;
   }
 
-  async generate(request: GenerateRequest, { signal, onStep, onThought, onPrompt }: GenerateHooks = {}): Promise<GenerateResult> {
+  async generate(
+    request: GenerateRequest,
+    { signal, onStep, onThought, onPrompt }: GenerateHooks = {},
+  ): Promise<GenerateResult> {
     const onEvent = (event: unknown) => {
       const told = event as GenerateEvent;
       if (told.kind === 'step') onStep?.(told.step);

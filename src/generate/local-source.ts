@@ -11,8 +11,8 @@ import type { PromptHost } from './prompt-host.ts';
 import { asksHistory, type Choice, chooseToken, type Likely, TokenHistory } from './sampler.ts';
 import type { StructuredWriter } from './structure/structured-writer.ts';
 import { ThoughtReader } from './thought.ts';
-import { styleOf } from './tools/tool-request.ts';
 import type { Answer, Ending, Prompt, Start, Task, TokenSource } from './token-source.ts';
+import { styleOf } from './tools/tool-request.ts';
 import type { Alternative, FinishReason, GenerateRequest, TritCounts } from './types.ts';
 
 type Asked = GenerateRequest & { readonly signal?: AbortSignal | undefined };
