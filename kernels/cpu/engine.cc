@@ -197,6 +197,9 @@ struct Split {
   int32_t chunk;  // byte rows (ternary) or rows
 };
 
+/** A cache line or more for each thread: counts in one place would travel between them with every item. */
+struct alignas(64) ThreadCounters : Counters {};
+
 /** kBlock positions of one sequence, shared by forks until one of them writes. */
 struct KvBlock {
   int32_t owners;
@@ -255,7 +258,7 @@ struct Engine {
   Array<int32_t> group_first;  // per run: first attention row group
   int32_t heads_per_kv, attention_rows;
   int32_t failed_op;           // lowest operation that met a NaN, or INT32_MAX; atomic
-  Counters counters;
+  Array<ThreadCounters> counters;  // per thread
 
   float* f32(int32_t buffer, int64_t row) const {
     const Buffer& b = buffers[buffer];
@@ -947,23 +950,23 @@ void run_matmul(Engine* e, int32_t index, int32_t item, int32_t thread) {
     case WeightKind::ternary: {
       float* factor = e->factors.data + thread * e->k->token_block;
       for (int64_t i = 0; i < n; i += 1) factor[i] = w.scale / *e->f32(p.scale, t + i);
-      count(n == 1 ? e->counters.ternary_vector : e->counters.ternary_matrix);
+      count(n == 1 ? e->counters[thread].ternary_vector : e->counters[thread].ternary_matrix);
       e->k->ternary(TernaryArgs{w.bytes, w.tail, w.tail_first, w.columns, w.rows, units, begin, end, e->i8(p.x, t), factor, n,
                                 out, scratch, prefetch});
       break;
     }
     case WeightKind::grouped:
-      count(n == 1 ? e->counters.grouped_vector : e->counters.grouped_matrix);
+      count(n == 1 ? e->counters[thread].grouped_vector : e->counters[thread].grouped_matrix);
       e->k->grouped(GroupedArgs{w.bytes, w.scales, w.dtype == Dense::f16, w.columns, w.rows, w.group, begin, end,
                                 e->planes(p.x, t), e->f32(p.scale, t), n, out, scratch, prefetch});
       break;
     case WeightKind::int8:
-      count(e->counters.int8);
+      count(e->counters[thread].int8);
       e->k->int8(Int8Args{w.bytes, w.tail, w.tail_first, w.row_scale, w.columns, w.rows, begin, end, e->i8(p.x, t),
                           e->f32(p.scale, t), n, out, prefetch});
       break;
     default:
-      count(e->counters.dense);
+      count(e->counters[thread].dense);
       e->k->dense(DenseArgs{w.bytes, w.dtype, w.columns, w.rows, begin, end, e->f32(p.x, t), n, out, prefetch});
       break;
   }
@@ -1006,7 +1009,7 @@ void run_attention(Engine* e, int32_t index, int32_t item, int32_t thread) {
     }
   }
   if (args.queries) e->k->attention(args);
-  count(e->counters.attention);
+  count(e->counters[thread].attention);
 }
 
 }  // namespace
@@ -1033,7 +1036,8 @@ Engine* engine_create(const int32_t* words, uint64_t word_count, const Blob* blo
   ok = ok && d.decode_weights(at, n_weights);
   at += (int64_t)n_weights * kWeightWords;
   ok = ok && d.decode_ops(at, n_ops, op_words);
-  if (ok && !e->factors.allocate((uint64_t)e->threads * kernels->token_block)) ok = d.memory();
+  if (ok && (!e->factors.allocate((uint64_t)e->threads * kernels->token_block) || !e->counters.allocate((uint64_t)e->threads)))
+    ok = d.memory();
   if (ok) return e;
   engine_free(e);
   return nullptr;
@@ -1052,6 +1056,7 @@ void engine_free(Engine* e) {
   e->arena.release();
   e->scratch.release();
   e->factors.release();
+  e->counters.release();
   e->runs.release();
   e->group_first.release();
   host_free(e, sizeof(Engine));
@@ -1156,6 +1161,36 @@ bool engine_begin(Engine* e, const Step& step, Failure* f) {
 int32_t engine_stages(const Engine* e) { return e->stage_count; }
 int32_t engine_items(const Engine* e, int32_t stage) { return e->stages[stage].items; }
 
+int32_t engine_rows(const Engine* e) { return e->step.rows; }
+bool engine_starts_layer(const Engine* e, int32_t stage) { return e->stages[stage].kind == StageKind::attention; }
+int64_t engine_stage_work(const Engine* e, int32_t stage) {
+  const Stage& s = e->stages[stage];
+  if (s.kind != StageKind::matmul) return 0;
+  int64_t work = 0;
+  for (int32_t op = s.first; op < s.last; op += 1) {
+    const Product p = product_of(e->ops[op]);
+    const Weight& w = e->weights[p.weight];
+    work += w.rows * w.columns * (e->buffers[p.x].outputs ? e->step.outputs : e->step.rows);
+  }
+  return work;
+}
+int32_t engine_weights(const Engine* e, int32_t stage, int32_t first, int32_t last, Blob* pieces, int32_t most) {
+  const Stage& s = e->stages[stage];
+  if (s.kind != StageKind::matmul || e->step.rows > 8) return 0;
+  int32_t n = 0;
+  for (int32_t op = s.first; op < s.last && n < most && last > 0; op += 1) {
+    const Split& split = e->splits[op];
+    const int32_t items = split.items, from = first > 0 ? first : 0, to = last < items ? last : items;
+    first -= items;
+    last -= items;
+    if (from >= to || split.row_chunks != items) continue;
+    const Weight& w = matmul_weight(e, e->ops[op]);
+    const int64_t units = units_of(w), begin = (int64_t)from * split.chunk, end = (int64_t)to * split.chunk;
+    pieces[n++] = Blob{w.bytes + begin * unit_bytes(w), (uint64_t)(((end < units ? end : units) - begin) * unit_bytes(w))};
+  }
+  return n;
+}
+
 void engine_run_item(Engine* e, int32_t stage, int32_t item, int32_t thread) {
   const Stage& s = e->stages[stage];
   if (s.kind == StageKind::rows) {
@@ -1178,7 +1213,13 @@ bool engine_end(Engine* e, Failure* f) {
   return true;
 }
 
-Counters engine_counters(const Engine* e) { return e->counters; }
+Counters engine_counters(const Engine* e) {
+  // Nothing but counts of 64 bits.
+  Counters sum{};
+  for (uint64_t t = 0; t < e->counters.size; t += 1)
+    for (uint64_t i = 0; i < sizeof sum / 8; i += 1) ((uint64_t*)&sum)[i] += ((const uint64_t*)(const Counters*)&e->counters[t])[i];
+  return sum;
+}
 Memory engine_memory(const Engine* e) { return Memory{e->arena.size, e->kv_bytes, e->scratch.size}; }
 EngineSizes engine_sizes(const Engine* e) { return EngineSizes{e->k->isa, e->vocab, e->trace_points}; }
 bool engine_matrix(const Engine* e, uint32_t i, Blob* out) {

@@ -79,8 +79,8 @@ BITNET_INLINE void grouped_token_512(const GroupedArgs& a, const GroupedShape& s
 constexpr int64_t kGroupedColumns512 = 256;
 #if defined(__AMX_INT8__)
 constexpr int64_t kGroupedTokens512 = 256;
-/** Columns decoded at once for the tiles: 24 KB. */
-constexpr int64_t kGroupedSlabAmx = 384;
+/** Columns decoded at once for the tiles. */
+constexpr int64_t kGroupedSlabAmx = 64 * kSliceSteps;
 constexpr int64_t kGroupedScratchTile = kGroupedSlabAmx * 64 + kGroupedSlabAmx / 64 * 256;
 #else
 // 24 KB of float sums, beside the tile in L1.
@@ -206,7 +206,7 @@ BITNET_INLINE void grouped_tokens_512(const GroupedArgs& a, const GroupedShape& 
 /** Fewer tokens leave the tiles too empty. */
 constexpr int64_t kGroupedTileTokens = 5;
 
-/** Pieces of a slab, each of one group; a slab is at most six tiles of columns, and a tile 64 columns of one group. */
+/** Pieces of a slab, each of one group; a slab is a few tiles of columns, and a tile 64 columns of one group. */
 constexpr int64_t kSlabPieces = kGroupedSlabAmx / 64;
 
 /** Sums of raw codes of 16 tokens and two fields, [hi, hi, lo, lo][token][16 rows], that still have to be scaled. */
