@@ -6,7 +6,7 @@
 //                                      prefetch: bytes, or 0 for the usual distance, which settle may change
 //   settle(h) -> Promise<number>       moves the matrices to huge pages, in place; bytes that are there. Then finds the
 //                                      prefetch distances at which this machine streams them fastest
-//   createSequence(h) / freeSequence(h, id) / sequenceLength(h, id) / truncate(h, id, n) / fork(h, id, n)
+//   createSequence(h) / freeSequence(h, id) / sequenceLength(h, id) / rewindLimit(h, id) / truncate(h, id, n) / fork(h, id, n)
 //   step(h, tokens, sequences, positions, outputRows, trace, logits, tritCounts) -> Promise<{status, op, text}>
 //   info(h) -> {isa, threads, prefetch, counters, memory}
 //   dispose(h)
@@ -290,6 +290,11 @@ napi_value SequenceLength(napi_env env, napi_callback_info info) {
   int32_t id;
   return two(env, info, &h, &id) ? number(env, engine_sequence_length(h->engine, id)) : nullptr;
 }
+napi_value RewindLimit(napi_env env, napi_callback_info info) {
+  Handle* h;
+  int32_t id;
+  return two(env, info, &h, &id) ? number(env, engine_rewind_limit(h->engine, id)) : nullptr;
+}
 napi_value Truncate(napi_env env, napi_callback_info info) {
   Handle* h;
   int32_t id, length;
@@ -482,9 +487,11 @@ napi_value Info(napi_env env, napi_callback_info info) {
   set(env, counters, "attention", number(env, (double)c.attention));
   set(env, counters, "groupedVector", number(env, (double)c.grouped_vector));
   set(env, counters, "groupedMatrix", number(env, (double)c.grouped_matrix));
+  set(env, counters, "delta", number(env, (double)c.delta));
   set(env, memory, "activations", number(env, (double)m.activations));
   set(env, memory, "kv", number(env, (double)m.kv));
   set(env, memory, "scratch", number(env, (double)m.scratch));
+  set(env, memory, "recurrent", number(env, (double)m.recurrent));
   set(env, r, "isa", string(env, engine_sizes(h->engine).isa));
   set(env, r, "threads", number(env, h->pool->threads()));
   napi_value prefetch;
@@ -803,6 +810,7 @@ NAPI_MODULE_INIT() {
                    {"createSequence", CreateSequence},
                    {"freeSequence", FreeSequence},
                    {"sequenceLength", SequenceLength},
+                   {"rewindLimit", RewindLimit},
                    {"truncate", Truncate},
                    {"fork", Fork},
                    {"step", RunStep},

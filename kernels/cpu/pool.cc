@@ -238,10 +238,8 @@ bool Pool::steal(uint64_t board, int id) {
 void Pool::look_ahead(int32_t stage, int id) {
   Plan& plan = plans_[(size_t)id];
   for (const int32_t to = stage + 6 < stages_ ? stage + 6 : stages_; stage < to; stage += 1) {
-    const int64_t items = engine_items(engine_, stage);
     Blob pieces[Plan::kPieces];
-    const int n = engine_weights(engine_, stage, (int32_t)(items * id / active_), (int32_t)(items * (id + 1) / active_), pieces,
-                                 Plan::kPieces);
+    const int n = engine_weights(engine_, stage, id, active_, pieces, Plan::kPieces);
     if (n == 0) continue;
     if (plan.stage == stage) return;
     plan.stage = stage;

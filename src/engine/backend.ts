@@ -54,11 +54,16 @@ export interface Executable extends Disposable {
   freeSequence(sequence: SequenceId): void;
   /** Tokens in the sequence's cache. */
   sequenceLength(sequence: SequenceId): number;
-  /** Forgets everything from position `length` on. */
+  /**
+   * The least length, beside 0, to which the sequence can be cut or at which it can be forked: 0 with a plain KV cache; its
+   * own length with recurrent states; with windows, what still has its window. Earlier points need a fork made in time.
+   */
+  rewindLimit(sequence: SequenceId): number;
+  /** Forgets everything from position `length` on. Throws RangeError below `rewindLimit`, unless it is 0. */
   truncate(sequence: SequenceId, length: number): void;
-  /** A new sequence whose first `length` positions are a copy of another's. */
+  /** A new sequence whose first `length` positions are a copy of another's; recurrent states are copied. */
   fork(sequence: SequenceId, length: number): SequenceId;
-  /** Runs the program. On failure the sequences are as before the call. */
+  /** Runs the program. On failure the sequences are as before the call; those with recurrent states are empty. */
   step(step: Step): Promise<StepResult>;
 }
 

@@ -183,7 +183,7 @@ export class ProgramBuilder {
       weights: this.weights,
       ops: this.ops,
       kv,
-      rope: { headDim: kv.headDim, ...ropeTables(10000, kv.headDim, contextLength) },
+      rope: { rotaryDim: kv.headDim, ...ropeTables(10000, kv.headDim, contextLength) },
       contextLength,
       vocabSize: width,
       logits,

@@ -14,6 +14,7 @@ import {
 } from '../backend.ts';
 import type { Program } from '../program.ts';
 import { encodeProgram } from '../recorded/encode.ts';
+import { checkRewind } from '../recorded/rewind.ts';
 import { NativeEngineError, STATUS, stepFailure } from '../recorded/step-status.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import { loadNative, type NativeAddon, type NativeHandle, type NativeInfo } from './native.ts';
@@ -107,15 +108,19 @@ export class CpuExecutable implements Executable {
     return length;
   }
 
+  rewindLimit(sequence: SequenceId): number {
+    const limit = this.#addon.rewindLimit(this.#live(), sequence);
+    if (limit < 0) throw new RangeError(`sequence ${sequence} does not exist`);
+    return limit;
+  }
+
   truncate(sequence: SequenceId, length: number): void {
-    const known = this.sequenceLength(sequence);
-    if (!(length >= 0 && length <= known)) throw new RangeError(`truncate to ${length} of ${known}`);
+    checkRewind(this, 'truncate to', sequence, length);
     this.#addon.truncate(this.#live(), sequence, length);
   }
 
   fork(sequence: SequenceId, length: number): SequenceId {
-    const known = this.sequenceLength(sequence);
-    if (!(length >= 0 && length <= known)) throw new RangeError(`fork at ${length} of ${known}`);
+    checkRewind(this, 'fork at', sequence, length);
     return this.#addon.fork(this.#live(), sequence, length);
   }
 

@@ -31,9 +31,16 @@ export type NativeInfo = {
     readonly attention: number;
     readonly groupedVector: number;
     readonly groupedMatrix: number;
+    readonly delta: number;
   };
   /** Bytes beside the weights. */
-  readonly memory: { readonly activations: number; readonly kv: number; readonly scratch: number };
+  readonly memory: {
+    readonly activations: number;
+    readonly kv: number;
+    readonly scratch: number;
+    /** Recurrent states of all sequences. */
+    readonly recurrent: number;
+  };
 };
 
 export type NativeAddon = {
@@ -55,6 +62,8 @@ export type NativeAddon = {
   createSequence(handle: NativeHandle): number;
   freeSequence(handle: NativeHandle, sequence: number): void;
   sequenceLength(handle: NativeHandle, sequence: number): number;
+  /** Beside 0, the least length to which a sequence can be cut or at which it can be forked. */
+  rewindLimit(handle: NativeHandle, sequence: number): number;
   truncate(handle: NativeHandle, sequence: number, length: number): void;
   fork(handle: NativeHandle, sequence: number, length: number): number;
   step(

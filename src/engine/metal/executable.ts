@@ -108,6 +108,10 @@ export class MetalExecutable implements Executable {
     return this.#sequence(sequence).length;
   }
 
+  rewindLimit(_sequence: SequenceId): number {
+    return 0;
+  }
+
   truncate(sequence: SequenceId, length: number): void {
     const found = this.#sequence(sequence);
     if (!(length >= 0 && length <= found.length)) throw new RangeError(`truncate to ${length} of ${found.length}`);

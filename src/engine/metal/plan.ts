@@ -158,6 +158,21 @@ function uses(op: Op): { reads: readonly BufferId[]; writes: readonly BufferId[]
       return { reads: [op.gate, op.up], writes: [op.out] };
     case 'add':
       return { reads: [op.x, op.y], writes: [] };
+    case 'hadamard':
+    case 'causalConv':
+      return { reads: [op.x], writes: [op.out] };
+    case 'splitHeads':
+      return { reads: [op.x], writes: [op.first, op.second] };
+    case 'l2NormHeads':
+      return { reads: [op.x], writes: [] };
+    case 'gatedDelta':
+      return { reads: [op.x, op.beta, op.alpha], writes: [op.out] };
+    case 'routeExperts':
+      return { reads: [op.x], writes: [op.experts, op.weights] };
+    case 'expertMatmul':
+      return { reads: [op.codes, op.scale, op.experts], writes: [op.out] };
+    case 'addExperts':
+      return { reads: [op.x, op.y, op.weights], writes: [] };
   }
 }
 
@@ -202,7 +217,7 @@ export function planProgram(program: Program, { traced }: { readonly traced: boo
     let next = i;
     if (op.op === 'add') {
       [source, row, next] = ['sum', op.x, i + 1];
-    } else if (op.op === 'gatedActivation') {
+    } else if (op.op === 'gatedActivation' && (op.fn === 'relu2' || op.fn === 'silu')) {
       [source, row, next] = [op.fn, op.out, i + 1];
     } else if (op.op === 'rmsNorm' || op.op === 'quantize16') {
       row = op.x;

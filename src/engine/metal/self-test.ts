@@ -143,7 +143,7 @@ function finished(
     ops,
     kv: { layers: LAYERS, kvHeads: KV_HEADS, headDim: HEAD_DIM },
     rope: {
-      headDim: HEAD_DIM,
+      rotaryDim: HEAD_DIM,
       cos: Float32Array.from({ length: CONTEXT * half }, (_, i) => Math.cos(angle(i))),
       sin: Float32Array.from({ length: CONTEXT * half }, (_, i) => Math.sin(angle(i))),
     },
