@@ -96,7 +96,7 @@ const sourceFolders = ['include', 'cpu', 'addon'].map((folder) => join(kernels, 
 /** All files that are part of the addon. */
 function sourceFiles() {
   // The others are programs of their own.
-  return sourceFolders.flatMap(filesUnder).filter((file) => !/(kernel_bench|engine_check)\.cc$/.test(file));
+  return sourceFolders.flatMap(filesUnder).filter((file) => !/(kernel_bench|engine_check|choice_check)\.cc$/.test(file));
 }
 
 function buildKey(files = sourceFiles()) {

@@ -1681,7 +1681,7 @@ int64_t engine_stage_work(const Engine* e, int32_t stage) {
   int64_t work = 0;
   for (int32_t op = s.first; op < s.last; op += 1) {
     const Weight& w = matmul_weight(e, e->ops[op]);
-    work += w.rows * w.columns * (int64_t)e->rows_of(e->buffers[product_of(e->ops[op]).x].rows);
+    work += w.rows * w.columns * e->rows_of(product_of(e->ops[op]).x);
   }
   return work;
 }

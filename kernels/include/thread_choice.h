@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -22,10 +23,11 @@ constexpr StepKind step_kind(int32_t rows) {
 class ThreadChoice {
  public:
   explicit ThreadChoice(int most = 1) {
-    // All, three quarters, half, three eighths, ..
-    for (int n = most; n >= 1; n /= 2) {
-      counts_.push_back(n);
-      if (n > 4 && n * 3 / 4 > n / 2) counts_.push_back(n * 3 / 4);
+    // All, three quarters, half, three eighths, .. and powers of two, as cores often come.
+    for (int n = most; n >= 1; n -= 1) {
+      bool is = (n & (n - 1)) == 0;
+      for (int part = most; part >= n; part /= 2) is = is || part == n || (n > 4 && part * 3 / 4 == n);
+      if (is) counts_.push_back(n);
     }
     try_count(1);
   }
@@ -51,7 +53,11 @@ class ThreadChoice {
     recent_.clear();
     waited_ += kRecent;
     // Another pace than when this choice was made: something else computes, or has stopped to.
-    if (now > 1.25 * pace_ || now < 0.75 * pace_) hold_ = 0;
+    if (now > 1.25 * pace_ || now < 0.75 * pace_) {
+      hold_ = 0;
+      first_ = true;
+      toward_ = now > pace_ ? -1 : 1;  // turned by begin_round
+    }
     if (waited_ >= hold_) begin_round();
   }
 
@@ -69,7 +75,7 @@ class ThreadChoice {
   static constexpr int kLeastHold = 64, kMostHold = 1024;
 
   static double median(std::vector<double>& v) {
-    std::nth_element(v.begin(), v.begin() + (ptrdiff_t)(v.size() / 2), v.end());
+    std::nth_element(v.begin(), v.begin() + (std::ptrdiff_t)(v.size() / 2), v.end());
     return v[v.size() / 2];
   }
 
@@ -82,12 +88,12 @@ class ThreadChoice {
   void decide() {
     const double kept = median(kept_), tried = median(tried_);
     // More threads have to earn it; fewer only have to do as well.
-    const bool won = toward_ > 0 ? tried < 1.01 * kept : tried < 0.97 * kept;
+    const bool won = toward_ > 0 ? tried < 1.02 * kept : tried < 0.97 * kept;
     pace_ = won ? tried : kept;
     decided_ += 1;
     if (won) best_ = trial_, moved_ = true;
     misses_ = won ? 0 : misses_ + 1;
-    // At first one more is looked at: half may help where three quarters do not.
+    // At first, and when the pace has changed, one more is looked at: half may help where three quarters do not.
     if (misses_ < (first_ ? 2 : 1) && try_count(trial_ + toward_)) return;
     trial_ = -1;
     first_ = false;
