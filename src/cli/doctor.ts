@@ -6,10 +6,11 @@ import { surveyBackends } from '../engine/select.ts';
 import { BitnetError } from '../errors.ts';
 import { findOnnxRuntime } from '../generate/onnx/runtime.ts';
 import { OpenAiClient, openAiEndpoint, shortList } from '../generate/openai/client.ts';
+import { snapshotBudget } from '../generate/snapshot-budget.ts';
 import { hubCacheFolder } from '../hub/hub-cache.ts';
-import { packageRoot } from '../hub/package-root.ts';
 import { listModels, resolveModel } from '../hub/resolve-model.ts';
-import { packageVersion } from '../package-info.ts';
+import { packageRoot } from '../package/root.ts';
+import { packageVersion } from '../package/version.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import { defineCommand } from './command.ts';
 import { table as twoColumns } from './wrap.ts';
@@ -69,12 +70,12 @@ export const command = defineCommand({
       cpu: {
         model: cpus()[0]?.model.trim() ?? 'unknown',
         cores: threads.processors,
-        features: cpuFeatures(),
+        features: cpuFeatures(instructionSets),
         instruction_sets: instructionSets,
         ...(process.env.BITNET_ISA !== undefined && { BITNET_ISA: process.env.BITNET_ISA }),
       },
       threads,
-      memory: { total_bytes: totalmem(), free_bytes: freemem() },
+      memory: { total_bytes: totalmem(), free_bytes: freemem(), snapshot_bytes: snapshotBudget() },
       backends: backends.map(({ backend, reason }) => ({
         name: backend,
         usable: reason === undefined,
@@ -100,6 +101,7 @@ export const command = defineCommand({
           ['native kernels', cpu.instruction_sets.join(' ') || 'none (see cpu below)'],
           ['threads', threadText(threads)],
           ['memory', `${gigabytes(memory.total_bytes)}, ${gigabytes(memory.free_bytes)} free`],
+          ['snapshots', `up to ${gigabytes(memory.snapshot_bytes)} of recurrent states a model (BITNET_SNAPSHOT_MIB)`],
           ['models', folders.models],
           ['hub cache', folders.hub_cache],
         ]),
@@ -216,14 +218,26 @@ async function tokenizerWarnings(): Promise<readonly string[]> {
   }
 }
 
-/** Linux tells; elsewhere only what the architecture implies. */
-function cpuFeatures(): string[] {
-  let text = '';
+/** What an instruction set of the kernels was found to need, where the system has no list to read. */
+const IMPLIED: Readonly<Record<string, readonly string[]>> = {
+  avx2: ['avx2', 'f16c'],
+  avxvnni: ['avx2', 'f16c', 'avx_vnni'],
+  avx512: ['avx2', 'f16c', 'avx512f', 'avx512bw', 'avx512_vnni'],
+  amx: ['avx2', 'f16c', 'avx512f', 'avx512bw', 'avx512_vnni', 'amx_int8'],
+  neon: ['asimd'],
+  'neon-dot': ['asimd', 'asimddp'],
+  'neon-i8mm': ['asimd', 'asimddp', 'i8mm'],
+};
+
+/** Linux tells; elsewhere the native kernels have asked the processor, and without them only the architecture is known. */
+export function cpuFeatures(instructionSets: readonly string[], cpuinfo = '/proc/cpuinfo'): string[] {
+  let flags: ReadonlySet<string>;
   try {
-    text = readFileSync('/proc/cpuinfo', 'utf8');
+    const text = readFileSync(cpuinfo, 'utf8');
+    flags = new Set(/^(?:flags|Features)\s*:(.*)$/m.exec(text)?.[1]?.trim().split(/\s+/));
   } catch {
-    return process.arch === 'arm64' ? ['asimd'] : [];
+    const implied = instructionSets.flatMap((isa) => IMPLIED[isa] ?? []);
+    flags = new Set(process.arch === 'arm64' ? ['asimd', ...implied] : implied);
   }
-  const flags = new Set(/^(?:flags|Features)\s*:(.*)$/m.exec(text)?.[1]?.trim().split(/\s+/));
   return CPU_FLAGS.filter((flag) => flags.has(flag));
 }

@@ -74,7 +74,7 @@ export interface Executable extends Disposable {
   threadsUsed?(): ThreadsUsed;
 }
 
-export const BACKEND_NAMES = ['metal', 'cpu', 'wasm', 'js'] as const;
+export const BACKEND_NAMES = ['metal', 'cuda', 'cpu', 'wasm', 'js'] as const;
 export type BackendName = (typeof BACKEND_NAMES)[number];
 
 /** Models from this size on are worth some care about where in memory they lie; smaller ones live in the caches. */

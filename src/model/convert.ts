@@ -1,7 +1,7 @@
 // `convert`: a model we can open, written in another format. Trits are copied, never requantized; a scale that the target
 // would round is kept exact beside the matrix where the format has a place for it, and refused where it has none.
 
-import { copyFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { copyFile, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { DenseWeight, TernaryWeight, VectorWeight } from '../engine/program.ts';
 import { weightPreparation } from '../engine/select.ts';
@@ -9,6 +9,7 @@ import { ArgumentError } from '../errors.ts';
 import type { WriteOptions } from '../formats/atomic-file.ts';
 import { GgufFile } from '../formats/gguf-file.ts';
 import { makeFolder } from '../formats/make-folder.ts';
+import { renameOver } from '../formats/rename-over.ts';
 import { type GgufPair, type GgufTensorToWrite, writeGguf } from '../formats/write-gguf.ts';
 import { type TensorToWrite, writeSafetensors } from '../formats/write-safetensors.ts';
 import { bf16ToF32, f32ToBf16 } from '../quant/bf16.ts';
@@ -28,7 +29,7 @@ import { companionFiles } from '../tokenizer/companion-files.ts';
 import { ggufVocabularyPairs, tokenizerFilesOf } from '../tokenizer/export-vocabulary.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import { type ConvertFormat, type FolderFormat, isFolderFormat } from './convert-formats.ts';
-import { type Graph, layerName, MODEL_TENSORS, type TensorSpec } from './graph.ts';
+import { type Graph, MODEL_TENSORS, type TensorSpec, tensorsOf } from './graph.ts';
 import { graphOf } from './graphs/all.ts';
 import { interleavedHeads, interleavedRow } from './interleaved-heads.ts';
 import type { ModelConfig } from './model-config.ts';
@@ -100,9 +101,9 @@ function* layerTensors(
   graph = graphOf(config.family),
 ) {
   for (const [index, layer] of weights.layers.entries()) {
-    for (const tensor of graph.layer) {
+    for (const { tensor, name } of tensorsOf(graph, config, index, spelling)) {
       const weight = layer[tensor.role];
-      if (weight !== undefined) yield { tensor, weight, name: layerName[spelling](index, tensor[spelling]) };
+      if (weight !== undefined) yield { tensor, weight, name };
     }
   }
 }
@@ -143,7 +144,7 @@ async function writeFolder(
     await writeSafetensors(join(building, 'model.safetensors'), tensors, { format: 'pt' }, options);
     await writeJson(join(building, 'config.json'), huggingFaceConfig(config, format, group));
     await copyTokenizer(source, building, notes);
-    await rename(building, target);
+    await renameOver(building, target);
   } catch (error) {
     await rm(building, { recursive: true, force: true });
     throw error;

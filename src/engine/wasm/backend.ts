@@ -4,10 +4,10 @@
 
 import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { BitnetError, CancelledError } from '../../errors.ts';
+import { packageRoot } from '../../package/root.ts';
 import type { Backend, Executable, ExecutableInfo, LoadOptions, SequenceId, Step, StepResult } from '../backend.ts';
 import type { Program } from '../program.ts';
 import { encodeProgram } from '../recorded/encode.ts';
@@ -106,7 +106,7 @@ function compiled(build: Build): Promise<WasmModule | undefined> {
 }
 
 async function compile(build: Build): Promise<WasmModule | undefined> {
-  const folder = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..', 'kernels', 'wasm');
+  const folder = join(packageRoot(), 'kernels', 'wasm');
   const bytes = await readFile(join(folder, FILES[build]));
   // Node 20 knows relaxed SIMD behind a flag; later ones have it on.
   if (build !== 'simd128' && !webAssembly.validate(bytes)) setFlagsFromString('--experimental-wasm-relaxed-simd');

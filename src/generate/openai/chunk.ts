@@ -7,6 +7,7 @@
 // under several names, with its tokens in the same lists.
 
 import type { Piece } from '../token-source.ts';
+import type { Alternative } from '../types.ts';
 import { asObject, type Loose, oneLine } from './words.ts';
 
 export type AnswerPart = {
@@ -31,6 +32,7 @@ type Token = {
   readonly bytes?: readonly number[];
   readonly id?: number;
   readonly logprob?: number;
+  readonly top?: readonly Alternative[];
 };
 
 /** Characters of a model's name that are kept. */
@@ -121,15 +123,16 @@ function tokensOf(choice: Loose): readonly Token[] {
   return listed.map((token, i) => (ids[i] === undefined ? token : { ...token, id: ids[i] }));
 }
 
-function listedTokens({ content, tokens, token_logprobs: values }: Loose): Token[] {
+function listedTokens({ content, tokens, token_logprobs: values, top_logprobs: tops }: Loose): Token[] {
   if (Array.isArray(content)) {
     return content.map((entry: unknown) => {
-      const { token, bytes, id, logprob } = asObject(entry) ?? {};
+      const { token, bytes, id, logprob, top_logprobs } = asObject(entry) ?? {};
       return {
         ...named(token),
         ...(isBytes(bytes) ? { bytes } : {}),
         ...(tokenId(id) === undefined ? {} : { id: tokenId(id)! }),
         ...probability(logprob),
+        ...topOf(top_logprobs),
       };
     });
   }
@@ -137,7 +140,25 @@ function listedTokens({ content, tokens, token_logprobs: values }: Loose): Token
   return tokens.map((token: unknown, i) => ({
     ...named(token),
     ...probability(Array.isArray(values) ? values[i] : undefined),
+    ...topOf(Array.isArray(tops) ? tops[i] : undefined),
   }));
+}
+
+/** More than any server tells. */
+const MAX_TOP = 64;
+
+/** What else was likely: a list of tokens (chat), or log-probabilities by text (completions). */
+function topOf(value: unknown): Token {
+  const listed = Array.isArray(value)
+    ? value.slice(0, MAX_TOP).map((entry: unknown) => asObject(entry) ?? {})
+    : Object.entries(asObject(value) ?? {}).map(([token, logprob]) => ({ token, logprob }));
+  const top = listed.slice(0, MAX_TOP).flatMap(({ token, logprob, id }: Loose): Alternative[] => {
+    if (typeof token !== 'string' || typeof logprob !== 'number' || !Number.isFinite(logprob)) return [];
+    return [
+      { token: token.slice(0, MAX_NAME), ...(tokenId(id) === undefined ? {} : { tokenId: tokenId(id)! }), logprob },
+    ];
+  });
+  return top.length === 0 ? {} : { top: top.sort((a, b) => b.logprob - a.logprob) };
 }
 
 /** A token by its text, or by its id where the server puts that in the text's place. */
@@ -194,6 +215,7 @@ function pieceOf(text: string, token: Token | undefined): Piece {
     text,
     ...(token?.id === undefined ? {} : { tokenId: token.id }),
     ...(token?.logprob === undefined ? {} : { logprob: token.logprob }),
+    ...(token?.top === undefined ? {} : { topLogprobs: token.top }),
   };
 }
 

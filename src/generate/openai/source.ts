@@ -4,6 +4,7 @@
 import { ArgumentError, CancelledError } from '../../errors.ts';
 import { now } from '../clock.ts';
 import type { LoadRequest } from '../engine.ts';
+import type { Structure } from '../structure/structure.ts';
 import type { Answer, Ending, Prompt, Start, Task, TokenSource } from '../token-source.ts';
 import type { ChatMessage, FinishReason, GenerateRequest } from '../types.ts';
 import { END_OF_ANSWER } from './answer-body.ts';
@@ -15,6 +16,8 @@ import { oneLine } from './words.ts';
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
+/** Requests to a server that belong to one call: as many as servers take with their own settings. */
+const REQUESTS_AT_ONCE = 8;
 /** More than this many stop strings are refused by OpenAI; ours are looked for here anyway. */
 const MAX_SERVER_STOPS = 4;
 /** How long the count of prompt tokens, which comes last, is waited for when the text is complete. */
@@ -38,6 +41,10 @@ export async function openAiSource(request: LoadRequest, env: Environment): Prom
   return {
     model,
     info: { backend: 'openai', endpoint: client.endpoint.baseUrl },
+    room: { texts: REQUESTS_AT_ONCE, positions: Number.POSITIVE_INFINITY },
+    // A server has its own.
+    sampling: {},
+    biasOf,
     prompt: readPrompt,
     // Any text can be sent again.
     checkContinuation: () => {},
@@ -58,7 +65,23 @@ async function onlyModel(client: OpenAiClient, signal: AbortSignal = new AbortCo
   });
 }
 
-function readPrompt({ prompt = '', messages, activations }: GenerateRequest): Prompt {
+function biasOf(bias: Readonly<Record<string, number>>): [number, number][] {
+  return Object.entries(bias).map(([key, value]) => {
+    if (/^\d{1,9}$/.test(key)) return [Number(key), value];
+    throw new ArgumentError({
+      what: `logit_bias of ${JSON.stringify(key.slice(0, 60))}: the backend "openai" does not know the server's tokens`,
+      fix: 'give ids of tokens',
+    });
+  });
+}
+
+function readPrompt({ prompt = '', messages, activations, grammar }: GenerateRequest): Prompt {
+  if (grammar !== undefined) {
+    throw new ArgumentError({
+      what: 'the backend "openai" cannot hold a text to a grammar: servers differ in how they are asked for one',
+      fix: 'give response_schema, or use a backend of our own',
+    });
+  }
   if (activations) {
     throw new ArgumentError({
       what: 'the trits of the layers cannot be counted with the backend "openai": a server shows only its text',
@@ -107,6 +130,7 @@ async function write(client: OpenAiClient, job: Job): Promise<Ending> {
   let ended: FinishReason | undefined;
   let reason: 'stop' | 'length' | undefined;
   const heard = new Heard();
+  const wanted = job.start.topLogprobs ?? 0;
   const text = new WholeCharacters();
   try {
     answer: for await (const object of await ask(client, job, abort.signal)) {
@@ -118,11 +142,12 @@ async function write(client: OpenAiClient, job: Job): Promise<Ending> {
       heard.take(part);
       reason = part.finish ?? reason;
       if (part.pieces.length > 0 || part.reasoning !== undefined) task.promptRead();
-      for (const piece of part.pieces) {
+      for (const { topLogprobs, ...piece } of part.pieces) {
         ended ??= task.interrupted();
         if (ended !== undefined) break answer;
         heard.account.add(piece);
-        ended = task.write({ ...piece, text: text.push(piece.text) });
+        const likely = wanted === 0 || topLogprobs === undefined ? {} : { topLogprobs: topLogprobs.slice(0, wanted) };
+        ended = task.write({ ...piece, ...likely, text: text.push(piece.text) });
       }
       if (ended === 'stop') break;
       // The server, too, counts its tokens: what is still to come is the usage. Some leave the connection open.
@@ -226,7 +251,8 @@ class Heard {
 async function ask(client: OpenAiClient, job: Job, signal: AbortSignal): Promise<AsyncGenerator<unknown>> {
   const { model, start, task } = job;
   const { messages } = task;
-  const { temperature, topK, topP, sampleSeed, stop } = start;
+  const { temperature, topK, topP, sampleSeed, stop, structure } = start;
+  const { minP, repetitionPenalty, presencePenalty, frequencyPenalty, logitBias, topLogprobs = 1 } = start;
   const body = {
     model,
     ...(messages === undefined ? { prompt: start.output } : { messages: messages.map(asSent) }),
@@ -235,12 +261,21 @@ async function ask(client: OpenAiClient, job: Job, signal: AbortSignal): Promise
     temperature,
     ...(topP < 1 ? { top_p: topP } : {}),
     ...(topK > 0 ? { top_k: topK } : {}),
+    ...(minP === undefined ? {} : { min_p: minP }),
+    // vLLM's and mlx_lm's name, then llama-server's.
+    ...(repetitionPenalty === undefined
+      ? {}
+      : { repetition_penalty: repetitionPenalty, repeat_penalty: repetitionPenalty }),
+    ...(presencePenalty === undefined ? {} : { presence_penalty: presencePenalty }),
+    ...(frequencyPenalty === undefined ? {} : { frequency_penalty: frequencyPenalty }),
+    ...(logitBias === undefined ? {} : { logit_bias: Object.fromEntries(logitBias) }),
     // 31 bits are what every server takes.
     ...(temperature > 0 ? { seed: Number(BigInt.asUintN(31, sampleSeed)) } : {}),
     ...(stop.length > 0 && stop.length <= MAX_SERVER_STOPS ? { stop } : {}),
+    ...(structure === undefined ? {} : { response_format: formatOf(structure) }),
   };
   const path = messages === undefined ? '/completions' : '/chat/completions';
-  const logprobs = messages === undefined ? { logprobs: 1 } : { logprobs: true, top_logprobs: 1 };
+  const logprobs = messages === undefined ? { logprobs: topLogprobs } : { logprobs: true, top_logprobs: topLogprobs };
   try {
     return await client.post(path, { ...body, ...EXTRAS, ...logprobs }, signal);
   } catch (error) {
@@ -248,6 +283,11 @@ async function ask(client: OpenAiClient, job: Job, signal: AbortSignal): Promise
     if (!refused) throw error;
     return client.post(path, body, signal);
   }
+}
+
+/** As the API asks for JSON of a schema; whether it is, is the server's to see to. */
+function formatOf({ text }: Structure): object {
+  return { type: 'json_schema', json_schema: { name: 'response', schema: JSON.parse(text) as unknown, strict: true } };
 }
 
 /** Text in which no piece ends in the middle of a character that two JSON escapes made of halves. */

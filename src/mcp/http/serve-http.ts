@@ -66,6 +66,16 @@ export async function serveOnHttp(options: ServeHttpOptions): Promise<void> {
     maxSessionsPerClient: Math.ceil(options.maxSessions / 4),
     metrics,
     gauges: () => ({
+      bitnet_prefix_cache_tokens: {
+        help: 'Tokens whose sequences are kept for later prompts.',
+        value: engine.kept.tokens,
+      },
+      bitnet_prefix_cache_state_bytes: {
+        help: 'Recurrent states and windows of those sequences.',
+        value: engine.kept.stateBytes,
+      },
+      bitnet_prefix_cache_prompts: { help: 'Prompts since the engine started.', value: engine.kept.prompts },
+      bitnet_prefix_cache_hits: { help: 'Those that began with a kept sequence.', value: engine.kept.hits },
       bitnet_generations_running: { help: 'Generations that run.', value: engineQueue.running },
       bitnet_generations_waiting: { help: 'Those that wait for their turn.', value: engineQueue.waiting },
       bitnet_steps_running: { help: 'Training steps that are being taken.', value: worldQueue.running },
