@@ -250,6 +250,9 @@ struct State {
   bool used;      // by an operation
 };
 
+/** A cache line or more for each thread: counts in one place would travel between them with every item. */
+struct alignas(64) ThreadCounters : Counters {};
+
 /** kBlock positions of one sequence, shared by forks until one of them writes. */
 struct KvBlock {
   int32_t owners;
@@ -319,7 +322,7 @@ struct Engine {
   Array<Segment> segments;
   int32_t segment_count = 0;
   int32_t failed_op;           // lowest operation that met a NaN, or INT32_MAX; atomic
-  Counters counters;
+  Array<ThreadCounters> counters;  // per thread
 
   float* f32(int32_t buffer, int64_t row) const {
     const Buffer& b = buffers[buffer];
@@ -1294,23 +1297,23 @@ void run_matmul(Engine* e, int32_t index, int32_t item, int32_t thread) {
     case WeightKind::ternary: {
       float* factor = e->factors.data + thread * e->k->token_block;
       for (int64_t i = 0; i < n; i += 1) factor[i] = w.scale / *e->f32(p.scale, t + i);
-      count(n == 1 ? e->counters.ternary_vector : e->counters.ternary_matrix);
+      count(n == 1 ? e->counters[thread].ternary_vector : e->counters[thread].ternary_matrix);
       e->k->ternary(TernaryArgs{w.bytes, w.tail, w.tail_first, w.columns, w.rows, units, begin, end, e->i8(p.x, t), factor, n,
                                 out, scratch, prefetch});
       break;
     }
     case WeightKind::grouped:
-      count(n == 1 ? e->counters.grouped_vector : e->counters.grouped_matrix);
+      count(n == 1 ? e->counters[thread].grouped_vector : e->counters[thread].grouped_matrix);
       e->k->grouped(GroupedArgs{w.bytes, w.scales, w.dtype == Dense::f16, w.columns, w.rows, w.group, begin, end,
                                 e->planes(p.x, t), e->f32(p.scale, t), n, out, scratch, prefetch});
       break;
     case WeightKind::int8:
-      count(e->counters.int8);
+      count(e->counters[thread].int8);
       e->k->int8(Int8Args{w.bytes, w.tail, w.tail_first, w.row_scale, w.columns, w.rows, begin, end, e->i8(p.x, t),
                           e->f32(p.scale, t), n, out, prefetch});
       break;
     default:
-      count(e->counters.dense);
+      count(e->counters[thread].dense);
       e->k->dense(DenseArgs{w.bytes, w.dtype, w.columns, w.rows, begin, end, e->f32(p.x, t), n, out, prefetch});
       break;
   }
@@ -1355,7 +1358,7 @@ void run_attention(Engine* e, int32_t index, int32_t item, int32_t thread) {
     }
   }
   if (args.queries) e->k->attention(args);
-  count(e->counters.attention);
+  count(e->counters[thread].attention);
 }
 
 /** Item: some neighbouring channels of one run. */
@@ -1371,7 +1374,7 @@ void run_conv(Engine* e, int32_t index, int32_t item) {
 }
 
 /** Item: some neighbouring value dimensions of one head of one run. */
-void run_delta(Engine* e, int32_t index, int32_t item) {
+void run_delta(Engine* e, int32_t index, int32_t item, int32_t thread) {
   const auto f = e->ops[index].as<op::GatedDelta>();
   const Split& split = e->splits[index];
   const int64_t h = item / split.row_chunks % f.value_heads, D = f.head_dim;
@@ -1396,7 +1399,7 @@ void run_delta(Engine* e, int32_t index, int32_t item) {
   args.out = e->f32(f.out, run.first) + h * D + at;
   args.out_stride = f.value_heads * D;
   e->k->hybrid.delta(args);
-  count(e->counters.delta);
+  count(e->counters[thread].delta);
 }
 
 /** The choices of the step by expert, and what there is to do in the products that follow. */
@@ -1451,14 +1454,14 @@ void run_expert(Engine* e, int32_t index, int32_t item, int32_t thread) {
                    w.dtype == Dense::f16, w.columns, w.rows, w.group, begin, end, nullptr, nullptr, segment.count, nullptr,
                    scratch, e->prefetch[(int)Stream::grouped]};
   if (segment.count == 1) {
-    count(e->counters.grouped_vector);
+    count(e->counters[thread].grouped_vector);
     args.x = e->planes(f.codes, row_of(0));
     args.scale = e->f32(f.scale, row_of(0));
     args.out = e->f32(f.out, order[0]);
     e->k->grouped(args);
     return;
   }
-  count(e->counters.grouped_matrix);
+  count(e->counters[thread].grouped_matrix);
   const int64_t stride = planes_stride(w.columns, w.group);
   float scale[kExpertRows];
   uint8_t* x = scratch + round_up(e->k->grouped_scratch(w.columns, w.group), 64);
@@ -1512,7 +1515,8 @@ Engine* engine_create(const int32_t* words, uint64_t word_count, const Blob* blo
   at += (int64_t)n_weights * kWeightWords;
   ok = ok && d.decode_tail(at + op_words, n_states);
   ok = ok && d.decode_ops(at, n_ops, op_words);
-  if (ok && !e->factors.allocate((uint64_t)e->threads * kernels->token_block)) ok = d.memory();
+  if (ok && (!e->factors.allocate((uint64_t)e->threads * kernels->token_block) || !e->counters.allocate((uint64_t)e->threads)))
+    ok = d.memory();
   if (ok && e->choices > 0 && !e->expert_ends.allocate(kMaxExperts)) ok = d.memory();
   if (ok) return e;
   engine_free(e);
@@ -1532,6 +1536,7 @@ void engine_free(Engine* e) {
   e->arena.release();
   e->scratch.release();
   e->factors.release();
+  e->counters.release();
   e->runs.release();
   e->group_first.release();
   e->layer_table.release();
@@ -1668,6 +1673,36 @@ bool engine_begin(Engine* e, const Step& step, Failure* f) {
 int32_t engine_stages(const Engine* e) { return e->stage_count; }
 int32_t engine_items(const Engine* e, int32_t stage) { return e->stages[stage].items; }
 
+int32_t engine_rows(const Engine* e) { return e->step.rows; }
+bool engine_starts_layer(const Engine* e, int32_t stage) { return e->stages[stage].kind == StageKind::attention; }
+int64_t engine_stage_work(const Engine* e, int32_t stage) {
+  const Stage& s = e->stages[stage];
+  if (s.kind != StageKind::matmul) return 0;
+  int64_t work = 0;
+  for (int32_t op = s.first; op < s.last; op += 1) {
+    const Weight& w = matmul_weight(e, e->ops[op]);
+    work += w.rows * w.columns * e->rows_of(product_of(e->ops[op]).x);
+  }
+  return work;
+}
+int32_t engine_weights(const Engine* e, int32_t stage, int32_t part, int32_t parts, Blob* pieces, int32_t most) {
+  const Stage& s = e->stages[stage];
+  if (s.kind != StageKind::matmul || e->step.rows > 8) return 0;
+  int64_t first = (int64_t)s.items * part / parts, last = (int64_t)s.items * (part + 1) / parts;
+  int32_t n = 0;
+  for (int32_t op = s.first; op < s.last && n < most && last > 0; op += 1) {
+    const Split& split = e->splits[op];
+    const int64_t items = split.items, from = first > 0 ? first : 0, to = last < items ? last : items;
+    first -= items;
+    last -= items;
+    if (from >= to || split.row_chunks != items) continue;
+    const Weight& w = matmul_weight(e, e->ops[op]);
+    const int64_t units = units_of(w), begin = from * split.chunk, end = to * split.chunk < units ? to * split.chunk : units;
+    pieces[n++] = Blob{w.bytes + begin * unit_bytes(w), (uint64_t)((end - begin) * unit_bytes(w))};
+  }
+  return n;
+}
+
 void engine_run_item(Engine* e, int32_t stage, int32_t item, int32_t thread) {
   const Stage& s = e->stages[stage];
   switch (s.kind) {
@@ -1676,7 +1711,7 @@ void engine_run_item(Engine* e, int32_t stage, int32_t item, int32_t thread) {
       break;
     case StageKind::attention: run_attention(e, s.first, item, thread); break;
     case StageKind::conv: run_conv(e, s.first, item); break;
-    case StageKind::delta: run_delta(e, s.first, item); break;
+    case StageKind::delta: run_delta(e, s.first, item, thread); break;
     case StageKind::group: group_choices(e, stage); break;
     case StageKind::matmul:
     case StageKind::experts: {
@@ -1708,7 +1743,13 @@ bool engine_abandon(Engine* e) {
   return e->states.size > 0;
 }
 
-Counters engine_counters(const Engine* e) { return e->counters; }
+Counters engine_counters(const Engine* e) {
+  // Nothing but counts of 64 bits.
+  Counters sum{};
+  for (uint64_t t = 0; t < e->counters.size; t += 1)
+    for (uint64_t i = 0; i < sizeof sum / 8; i += 1) ((uint64_t*)&sum)[i] += ((const uint64_t*)(const Counters*)&e->counters[t])[i];
+  return sum;
+}
 Memory engine_memory(const Engine* e) { return Memory{e->arena.size, e->kv_bytes, e->scratch.size, e->state_bytes}; }
 EngineSizes engine_sizes(const Engine* e) { return EngineSizes{e->k->isa, e->vocab, e->trace_points}; }
 bool engine_matrix(const Engine* e, uint32_t i, Blob* out) {

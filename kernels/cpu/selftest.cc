@@ -244,6 +244,9 @@ const char* check_all_grouped(const Kernels& k, Random& r) {
   if (const char* text = check_grouped(k, r, 70, 384, 128, T)) return text;
   if (const char* text = check_grouped(k, r, 129, 192, 64, 70)) return text;
   if (const char* text = check_grouped(k, r, 5, 640, 320, 33)) return text;
+  // Groups longer than what any set decodes at once.
+  if (const char* text = check_grouped(k, r, 66, 1344, 448, 37)) return text;
+  if (const char* text = check_grouped(k, r, 3, 2048, 1024, 21)) return text;
   // More tokens than any set keeps sums of at once.
   if (const char* text = check_grouped(k, r, 66, 128, 32, 260)) return text;
   if (const char* text = check_grouped(k, r, 65, 14336, 14336, 1)) return text;

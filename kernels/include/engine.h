@@ -95,6 +95,17 @@ bool engine_begin(Engine*, const Step&, Failure*);
 int32_t engine_stages(const Engine*);
 int32_t engine_items(const Engine*, int32_t stage);
 void engine_run_item(Engine*, int32_t stage, int32_t item, int32_t thread);
+/** Rows of the step. */
+int32_t engine_rows(const Engine*);
+/** Whether a stage is the same point of one layer as another such stage is of another. */
+bool engine_starts_layer(const Engine*, int32_t stage);
+/** Multiply-adds of the matrix products of a stage. */
+int64_t engine_stage_work(const Engine*, int32_t stage);
+/**
+ * The codes that one of `parts` equal parts of a stage's items reads, as at most `most` pieces; returns how many. None where a
+ * step of many rows has other worries than memory.
+ */
+int32_t engine_weights(const Engine*, int32_t stage, int32_t part, int32_t parts, Blob* pieces, int32_t most);
 /** True when a stage that has run met a NaN or infinity: the rest may be skipped. */
 bool engine_failed(const Engine*);
 /** Moves the sequences on, or reports why the step failed and leaves them as they were; empty with recurrent states. */

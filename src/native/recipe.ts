@@ -72,7 +72,7 @@ export const RECIPES: Readonly<Record<AddonKind, Recipe>> = {
   bitnet: {
     folders: ['include', 'cpu', 'addon'],
     files: ['windows/delay_load.cc'],
-    others: /(kernel_bench|engine_check)\.cc$/,
+    others: /(kernel_bench|engine_check|choice_check)\.cc$/,
     flags: (arch) => [
       ...COMMON,
       // Where an inner loop lies decides on some CPUs whether their prefetcher follows its loads: by chance, a third slower.

@@ -7,7 +7,10 @@ export type NativeHandle = { readonly __native: unique symbol };
 
 export type NativeInfo = {
   readonly isa: string;
+  /** Most that run. */
   readonly threads: number;
+  /** How many run steps of one row, of a few and of many. */
+  readonly used: { readonly one: number; readonly few: number; readonly many: number };
   /** Bytes that each thread asks for ahead of its stream of weights. */
   readonly prefetch: {
     readonly ternary: number;
@@ -43,7 +46,10 @@ export type NativeAddon = {
     words: Int32Array;
     blobs: readonly (Uint8Array | Int8Array | Float32Array)[];
     isa: string;
+    /** At most. */
     threads: number;
+    /** Always so many; else as many of them as turn out to help. */
+    fixed: boolean;
     /** Bytes, or 0: the usual distance, until `settle` finds a better one. */
     prefetch: number;
   }): NativeHandle;
@@ -69,6 +75,8 @@ export type NativeAddon = {
     logits: Float32Array,
     tritCounts: Int32Array,
   ): Promise<StepStatus>;
+  /** Steps run on so many threads from now on; 0: on as many as help. */
+  useThreads(handle: NativeHandle, threads: number): void;
   info(handle: NativeHandle): NativeInfo;
   dispose(handle: NativeHandle): void;
   /** Asks for huge pages under memory that is not touched yet; returns the index at which the first one begins. */
