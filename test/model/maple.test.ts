@@ -244,6 +244,11 @@ describe('refusals', () => {
     await expect(open(path)).rejects.toThrow(/no trits under scales.*blk\.1\.ffn_up_exps/);
   });
 
+  test('an MLX pack', async () => {
+    const path = await folder({ quantization: { bits: 2, group_size: 128 } });
+    await expect(open(path)).rejects.toThrow(/MLX pack of Maple, whose embedding and head are rounded to 4 bits.*GGUF/);
+  });
+
   test('a folder without a window', async () => {
     await expect(open(await folder({ sliding_window: null }))).rejects.toThrow(/sliding_window is missing/);
   });

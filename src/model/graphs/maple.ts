@@ -91,6 +91,12 @@ export const maple: Graph = {
 
 function readConfig(keys: ConfigKeys, common: ModelConfig): Partial<ModelConfig> {
   const layers = common.numHiddenLayers;
+  if (common.linearStorage === 'mlx') {
+    keys.fail(
+      'this is an MLX pack of Maple, whose embedding and head are rounded to 4 bits',
+      'take a GGUF of the model',
+    );
+  }
   const expertCount = keys.size(KEYS.experts);
   const used = keys.size(KEYS.used);
   if (used > expertCount) {
