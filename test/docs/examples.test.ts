@@ -26,6 +26,9 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'bitnet-gf3 pull prism-ml/Ternary-Bonsai-1.7B-gguf': HUB,
   'bitnet-gf3 pull prism-ml/Ternary-Bonsai-4B-gguf': HUB,
   'bitnet-gf3 pull prism-ml/Ternary-Bonsai-8B-gguf': HUB,
+  'bitnet-gf3 pull prism-ml/Ternary-Bonsai-27B-gguf': HUB,
+  'bitnet-gf3 pull prism-ml/Ternary-Bonsai-2-27B-gguf': HUB,
+  'bitnet-gf3 pull deepgrove/maple-preview-GGUF': HUB,
   'bitnet-gf3 infer "Once upon a time" --backend openai --model NAME --trace-gf3':
     'needs a server; test/generate/openai has one of its own',
   'bitnet-gf3 chat': 'needs a terminal; test/cli/chat.test.ts has one',
