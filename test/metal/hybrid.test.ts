@@ -104,7 +104,7 @@ const runsOf = (program: Program) =>
 describe.skipIf(FAKE_MISSING !== undefined)(`operations of hybrid programs in the grid emulator${skip}`, () => {
   const forms = ['alone', 'quantized', 'summed', 'normed', 'gated', 'read again', 'in place'] as const;
 
-  test('hadamard: any block, row and direction, alone and in every chain', { timeout: 240_000 }, async () => {
+  test('hadamard: any block, row and direction, alone and in every chain', async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.record({
@@ -149,9 +149,7 @@ describe.skipIf(FAKE_MISSING !== undefined)(`operations of hybrid programs in th
     );
   });
 
-  test('hadamard over more than a tile, the largest block, pipelines of 256 threads', {
-    timeout: 120_000,
-  }, async () => {
+  test('hadamard over more than a tile, the largest block, pipelines of 256 threads', async () => {
     for (const [width, block, threads] of [
       [8192, 4096, 1024],
       [8192, 1024, 256],
@@ -318,7 +316,7 @@ describe.skipIf(FAKE_MISSING !== undefined)(`operations of hybrid programs in th
     expect(Number.isNaN(actual[3]!)).toBe(true);
   });
 
-  test('causalConv: taps, channels, and every way to cut a sequence', { timeout: 120_000 }, async () => {
+  test('causalConv: taps, channels, and every way to cut a sequence', async () => {
     for (const [channels, taps] of [
       [5, 4],
       [70, 4],
@@ -377,16 +375,12 @@ describe.skipIf(FAKE_MISSING !== undefined)(`operations of hybrid programs in th
     [2, 2, 64, 'tiled'],
     [2, 6, 32, 'tiled'],
     [3, 6, 12, 'grouped'],
-  ] as const)(
-    'gatedDelta: %i key heads, %i value heads of %i, %s',
-    { timeout: 120_000 },
-    async (keyHeads, valueHeads, headDim, order) => {
-      const shape = [keyHeads, valueHeads, headDim, order];
-      const program = deltaProgram(keyHeads, valueHeads, headDim, order);
-      for (const schedule of SCHEDULES) await withSchedule(schedule, () => expectSame(program, shape));
-      await expectSame(program, [shape, 'parts'], [7, 1, 5], { maxRows: 3 });
-    },
-  );
+  ] as const)('gatedDelta: %i key heads, %i value heads of %i, %s', async (keyHeads, valueHeads, headDim, order) => {
+    const shape = [keyHeads, valueHeads, headDim, order];
+    const program = deltaProgram(keyHeads, valueHeads, headDim, order);
+    for (const schedule of SCHEDULES) await withSchedule(schedule, () => expectSame(program, shape));
+    await expectSame(program, [shape, 'parts'], [7, 1, 5], { maxRows: 3 });
+  });
 
   /** Router logits of the data, `choices` of `experts`, products of both kinds of rows, their sum. */
   function mixture(
@@ -454,9 +448,7 @@ describe.skipIf(FAKE_MISSING !== undefined)(`operations of hybrid programs in th
     return p.finish(result);
   }
 
-  test('routeExperts, expertMatmul and addExperts: any number of experts, ties and chains', {
-    timeout: 240_000,
-  }, async () => {
+  test('routeExperts, expertMatmul and addExperts: any number of experts, ties and chains', async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.record({
@@ -570,25 +562,19 @@ describe.skipIf(FAKE_MISSING !== undefined)(`operations of hybrid programs in th
     [[3, 1, 18], 12, [63, 65]],
     [[2, 2, 10], 6, undefined],
     [[2, 1, 130], 64, [30, 128]],
-  ] as const)(
-    'attention, %j, %i elements turn, windows %j',
-    { timeout: 240_000 },
-    async (heads, rotaryDim, windows) => {
-      for (const [joined, schedule] of [
-        [true, 1],
-        [false, 2],
-      ] as const) {
-        const options = { context: 200, exact: true, joined };
-        const program = attentionProgram(heads, rotaryDim, windows, options);
-        await withSchedule(schedule, () => expectSame(program, [heads, windows, joined], [60, 3, 1, 1, 66, 1]));
-        await withSchedule(schedule, () => expectSame(program, 'held', [130, 1], { heldScores: 64, shareFrom: 1 }));
-      }
-    },
-  );
+  ] as const)('attention, %j, %i elements turn, windows %j', async (heads, rotaryDim, windows) => {
+    for (const [joined, schedule] of [
+      [true, 1],
+      [false, 2],
+    ] as const) {
+      const options = { context: 200, exact: true, joined };
+      const program = attentionProgram(heads, rotaryDim, windows, options);
+      await withSchedule(schedule, () => expectSame(program, [heads, windows, joined], [60, 3, 1, 1, 66, 1]));
+      await withSchedule(schedule, () => expectSame(program, 'held', [130, 1], { heldScores: 64, shareFrom: 1 }));
+    }
+  });
 
-  test('exact attention from position 256 on: more threads for many rows, few rows shared out; the same bits', {
-    timeout: 120_000,
-  }, async () => {
+  test('exact attention from position 256 on: more threads for many rows, few rows shared out; the same bits', async () => {
     for (const [heads, windows] of [
       [
         [2, 1, 2],
@@ -649,7 +635,7 @@ describe.skipIf(FAKE_MISSING !== undefined)(`operations of hybrid programs in th
 describe.skipIf(FAKE_MISSING !== undefined)('sequences with recurrent states on the fake device', () => {
   const program = hybridSelfTestProgram();
 
-  test('forks, cuts and beginning again follow the js backend', { timeout: 120_000 }, async () => {
+  test('forks, cuts and beginning again follow the js backend', async () => {
     using reference = await jsBackend.load(program, {});
     using executable = loadOnFake(program);
     const same = async (parts: readonly (readonly [SequenceId, readonly number[]])[]) =>
@@ -770,9 +756,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('sequences with recurrent states on 
     });
   });
 
-  test('a long step in parts, sequences ending and beginning in them: the same bits', {
-    timeout: 120_000,
-  }, async () => {
+  test('a long step in parts, sequences ending and beginning in them: the same bits', async () => {
     using whole = loadOnFake(program);
     using cut = loadOnFake(program, { maxRows: 4 });
     for (const each of [whole, cut]) for (let i = 0; i < 3; i += 1) each.createSequence();
