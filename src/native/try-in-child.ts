@@ -140,7 +140,7 @@ function exitText(code: unknown): string {
 
 /** A plain Node. Inside Electron (Claude Desktop) `process.execPath` is the application, which would open another window. */
 export function nodeProgram(
-  { electron }: { readonly electron?: string | undefined } = process.versions,
+  { electron }: Readonly<Record<string, string | undefined>> = process.versions,
   env: NodeJS.ProcessEnv = process.env,
 ): string | undefined {
   if (electron === undefined) return process.execPath;
