@@ -11,14 +11,11 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
-  readdirSync,
   readFileSync,
   rmSync,
-  statSync,
   writeFileSync,
 } from 'node:fs';
-import { createServer } from 'node:http';
-import { tmpdir } from 'node:os';
+import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { root, tool, whyNotCurrent, wineNode } from './prebuild.mjs';
@@ -52,22 +49,21 @@ cpSync(join(root, 'prebuilds/win32-x64'), join(program, 'prebuilds/win32-x64'), 
 if (existsSync(join(root, 'models/default/master'))) {
   cpSync(join(root, 'models/default/master'), join(program, 'models/default/master'), { recursive: true });
 }
-mkdirSync(join(home, 'AppData', 'Local'), { recursive: true });
+mkdirSync(home, { recursive: true });
 
 const main = windows(join(program, 'dist/cli/main.js'));
 const environment = (more = {}) => ({
   ...process.env,
-  USERPROFILE: windows(home),
-  LOCALAPPDATA: windows(join(home, 'AppData', 'Local')),
-  HOME: '',
-  XDG_CACHE_HOME: '',
+  // One of this run alone: nothing is known of any binary.
+  XDG_CACHE_HOME: windows(join(home, 'Zwischenspeicher')),
+  BITNET_WORLDS: windows(join(home, 'Welten')),
   NO_COLOR: '1',
   ...more,
 });
 
 /**
- * Runs Windows' Node. Its output goes to files: what Node gives to a child as a pipe is a socket, which Wine 8 takes for
- * no handle at all (EBADF).
+ * Runs Windows' Node. Its output goes to files: a pipe or socket of this system is to Node no handle that it knows (EBADF),
+ * which is Wine's fault and not Windows'.
  */
 async function wine(args, { env = {}, command = node } = {}) {
   const files = ['out', 'told'].map((name) => join(scratch, name));
@@ -87,8 +83,12 @@ async function wine(args, { env = {}, command = node } = {}) {
 
 const bitnet = (args, options) => wine([main, ...args], options);
 
+/** Words of the command line choose among the checks. */
+const only = process.argv.slice(2).filter((word) => !word.startsWith('--'));
+
 let failures = 0;
 async function check(label, work) {
+  if (only.length > 0 && !only.some((word) => label.includes(word))) return;
   let problem;
   try {
     problem = await work();
@@ -98,6 +98,33 @@ async function check(label, work) {
   if (problem !== undefined) failures += 1;
   process.stdout.write(problem === undefined ? `ok   ${label}\n` : `FAIL ${label}\n${problem}\n`);
 }
+
+/** Calls a server's tools one after the other, prints the answers, and closes its stdin. */
+const CLIENT = `
+  const { spawn } = require('node:child_process');
+  const server = spawn(process.execPath, [process.argv[2], 'serve'], { stdio: ['pipe', 'pipe', 'inherit'], windowsHide: true });
+  const clientInfo = { name: 'interop-windows', version: '1' };
+  const calls = [
+    ['initialize', { protocolVersion: '2025-06-18', capabilities: {}, clientInfo }],
+    ['tools/call', { name: 'generate_with_trace', arguments: { prompt: 'Once', max_tokens: 3 } }],
+    ['tools/call', { name: 'morphism_step', arguments: { text: ['The little fox ran home.'] } }],
+  ];
+  const send = (message) => server.stdin.write(JSON.stringify({ jsonrpc: '2.0', ...message }) + '\\n');
+  let at = 0;
+  const next = () => {
+    if (at === calls.length) return server.stdin.end();
+    const [method, params] = calls[at];
+    send({ id: ++at, method, params });
+  };
+  require('node:readline').createInterface({ input: server.stdout }).on('line', (line) => {
+    const message = JSON.parse(line);
+    if (message.id !== at) return;
+    require('node:fs').writeSync(1, line + '\\n');
+    if (at === 1) send({ method: 'notifications/initialized' });
+    next();
+  });
+  server.on('exit', (code) => require('node:fs').writeSync(1, 'server ended: ' + code + '\\n'));
+  next();`;
 
 /** Undefined when all of it holds. */
 function wants(done, { status = 0, ...patterns }) {
@@ -173,46 +200,12 @@ try {
     }
   });
 
-  await check('an MCP server over stdio answers and writes', async () => {
-    // Real pipes; see above.
-    const line = 'cat | "$@" 2>/dev/null | cat';
-    const child = spawn('sh', ['-c', line, 'sh', ...node, main, 'serve'], {
-      env: environment(),
-      stdio: ['pipe', 'pipe', 'ignore'],
-    });
-    let out = '';
-    child.stdout.on('data', (data) => {
-      out += data;
-    });
-    const ended = new Promise((resolve) => child.on('exit', resolve));
-    const send = (message) => child.stdin.write(`${JSON.stringify({ jsonrpc: '2.0', ...message })}\n`);
-    const answer = async (id) => {
-      for (let i = 0; i < 1200 && !out.includes(`"id":${id}`); i += 1)
-        await new Promise((resolve) => setTimeout(resolve, 100));
-      return out.split('\n').find((line) => line.includes(`"id":${id}`)) ?? `no answer ${id}: ${out}`;
-    };
-    const clientInfo = { name: 'interop-windows', version: '1' };
-    send({ id: 1, method: 'initialize', params: { protocolVersion: '2025-06-18', capabilities: {}, clientInfo } });
-    await answer(1);
-    send({ method: 'notifications/initialized' });
-    send({
-      id: 2,
-      method: 'tools/call',
-      params: { name: 'generate_with_trace', arguments: { prompt: 'Once', max_tokens: 3 } },
-    });
-    const written = await answer(2);
-    send({
-      id: 3,
-      method: 'tools/call',
-      params: { name: 'morphism_step', arguments: { text: ['The little fox ran home.'] } },
-    });
-    const stepped = await answer(3);
-    child.stdin.end();
-    const timer = setTimeout(() => child.kill('SIGKILL'), 20_000);
-    await ended;
-    clearTimeout(timer);
-    if (!/"completion":"/.test(written)) return written;
-    return /"world_after":"[0-9a-f]{64}"/.test(stepped) ? undefined : stepped;
+  await check('an MCP server over stdio answers, writes and takes a training step', async () => {
+    // Its client is a program of Windows, too: pipes between two of them are Wine's own.
+    writeFileSync(join(scratch, 'client.cjs'), CLIENT);
+    const done = await wine([windows(join(scratch, 'client.cjs')), main]);
+    const wanted = /"completion":"[\s\S]*"world_after":"[0-9a-f]{64}"[\s\S]*server ended: 0/;
+    return wants(done, { out: wanted }) ?? (/JavaScript/.test(done.told) ? done.told : undefined);
   });
 
   await check('training with native kernels saves over the run before', async () => {
@@ -257,71 +250,27 @@ try {
   });
 
   await check('NUL is a device, not a file to replace', async () =>
-    wants(await bitnet(['palette', '3', '-o', 'NUL']), { status: 1, told: /NUL/ }),
+    wants(await bitnet(['palette', '3', '-o', 'nul.png']), { status: 1, told: /nul\.png.*device|device.*nul\.png/ }),
   );
 
   await check('~\\ is the home', async () => {
-    cpSync(join(program, 'models/default'), join(home, 'Modelle', 'klein'), {
-      recursive: true,
-      filter: (path) => !path.endsWith('master'),
-    });
-    return wants(await bitnet(['analyze', '~\\Modelle\\klein', '--json']), { out: /"layers"|"name"/ });
+    // Wine has a home of its own and takes no other.
+    const own = join(process.env.WINEPREFIX, 'drive_c', 'users', userInfo().username, 'Modelle ü', 'klein');
+    cpSync(join(program, 'models/default'), own, { recursive: true, filter: (path) => !path.endsWith('master') });
+    return wants(await bitnet(['analyze', '~\\Modelle ü\\klein', '--json']), { out: /"layers"|"name"/ });
   });
 
-  await check('pull and infer with a cache that cannot have symbolic links', async () => {
-    const files = ['config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'].filter((name) =>
-      existsSync(join(program, 'models/default', name)),
-    );
+  // Node's fetch finds no connection under Wine 8 (connect UNKNOWN, where net.connect finds one), so nothing is pulled here:
+  // test/hub/situations.test.ts does that where links are refused.
+  await check('a hub cache of plain files, as it is where no links can be made', async () => {
     const commit = '0123456789abcdef0123456789abcdef01234567';
-    const bytesOf = (name) => readFileSync(join(program, 'models/default', name));
-    const gitHash = (bytes) => createHash('sha1').update(`blob ${bytes.length}\0`).update(bytes).digest('hex');
-    const server = createServer((request, response) => {
-      const path = new URL(request.url, 'http://x').pathname;
-      if (path.startsWith('/api/models/a/b')) {
-        const siblings = files.map((rfilename) => {
-          const bytes = bytesOf(rfilename);
-          const sha256 = createHash('sha256').update(bytes).digest('hex');
-          const lfs = rfilename.endsWith('.safetensors')
-            ? { lfs: { sha256, size: bytes.length, pointerSize: 130 } }
-            : {};
-          return { rfilename, size: bytes.length, blobId: gitHash(bytes), ...lfs };
-        });
-        response.setHeader('content-type', 'application/json');
-        response.end(JSON.stringify({ id: 'a/b', sha: commit, siblings }));
-        return;
-      }
-      const name = decodeURIComponent(path.split('/').at(-1));
-      if (!files.includes(name)) {
-        response.statusCode = 404;
-        response.end();
-        return;
-      }
-      response.end(bytesOf(name));
-    });
-    await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-    const env = {
-      HF_ENDPOINT: `http://127.0.0.1:${server.address().port}`,
-      HF_HOME: windows(join(home, 'Zwischen speicher')),
-      // Links are refused as on Windows without developer mode; Wine would make them.
-      NODE_OPTIONS: `--require=${JSON.stringify(windows(join(scratch, 'no-links.cjs')))}`,
-    };
-    writeFileSync(
-      join(scratch, 'no-links.cjs'),
-      "require('node:fs').promises.symlink = () => Promise.reject(Object.assign(new Error('no links'), { code: 'EPERM' }));",
-    );
-    try {
-      const run = (args) => bitnet(args, { env });
-      const first = await run(['pull', 'a/b']);
-      if (first.status !== 0) return first.told;
-      const snapshot = join(home, 'Zwischen speicher/hub/models--a--b/snapshots', commit);
-      if (readdirSync(snapshot).length !== files.length) return readdirSync(snapshot).join();
-      if (statSync(join(snapshot, 'config.json')).size === 0) return 'config.json is empty';
-      const again = await run(['pull', 'a/b']);
-      if (again.status !== 0) return again.told;
-      return wants(await run(infer('--model', 'a/b')), { out: /\w/ });
-    } finally {
-      server.close();
-    }
+    const repository = join(home, 'Zwischen speicher', 'hub', 'models--a--b');
+    const filter = (path) => !path.endsWith('master');
+    cpSync(join(program, 'models/default'), join(repository, 'snapshots', commit), { recursive: true, filter });
+    mkdirSync(join(repository, 'refs'));
+    writeFileSync(join(repository, 'refs', 'main'), commit);
+    const done = await bitnet(infer('--model', 'a/b'), { env: { HF_HOME: windows(join(home, 'Zwischen speicher')) } });
+    return wants(done, {}) ?? (done.out === expected ? undefined : `${done.out} is not ${expected}`);
   });
 } finally {
   rmSync(scratch, { recursive: true, force: true });

@@ -4,6 +4,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, expect, test, vi } from 'vitest';
+import { isDeviceName } from '../../src/formats/atomic-file.ts';
 import { isInUse, renameOver } from '../../src/formats/rename-over.ts';
 
 const refusal = (code: string) => Object.assign(new Error(code), { code });
@@ -83,4 +84,16 @@ test('an atomic write goes through a target that is in use for a while, and leav
     vi.doUnmock('node:fs/promises');
     rmSync(folder, { recursive: true });
   }
+});
+
+test.each(['NUL', 'nul.png', 'C:\\x\\Con.json', 'out/aux', 'COM1.txt', 'lpt9', 'nul .png', 'D:prn'])(
+  '%s is a device on Windows',
+  (path) => {
+    expect(isDeviceName(path, 'win32')).toBe(true);
+    expect(isDeviceName(path, 'linux')).toBe(false);
+  },
+);
+
+test.each(['null.png', 'console.json', 'com0', 'com10', 'x.nul', 'nul/a.png', 'auxiliary'])('%s is none', (path) => {
+  expect(isDeviceName(path, 'win32')).toBe(false);
 });
