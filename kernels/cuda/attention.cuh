@@ -239,7 +239,7 @@ DEVICE Scratch scratch_of(const Instruction& I, u32 t, u32 head) {
 }
 
 /** What of an item's tiles is there before the row is: all but the row's own position. */
-DEVICE void attend_ahead(const Instruction& I, const Input& in) {
+APART void attend_ahead(const Instruction& I, const Input& in) {
   if (!I.fused || !tiled(I)) return;
   const Seen s = seen_by(I, in, 0);
   if (I.op == ATTEND_ONE) {

@@ -53,17 +53,14 @@ APART void run_best_of_all(const Instruction& I) {
   }
 }
 
-/** What of an instruction can be had before the instructions ahead of it are done: its weights. */
-DEVICE void go_ahead(const Instruction& I, const Input& in, Words (&ahead)[AHEAD]) {
-  // Without this the values of the last time would be kept through every other instruction.
-  UNROLL for (u32 k = 0; k < AHEAD; k++) ahead[k] = {0, 0, 0, 0};
-  if (I.op == TERNARY && I.rows == 1) ternary_ahead(I, ahead);
+/** What of an instruction can be had before the instructions ahead of it are done: its weights, what is in the cache. */
+DEVICE void go_ahead(const Instruction& I, const Input& in) {
+  if (I.op == TERNARY && I.rows == 1) ternary_ahead(I);
   if (I.op == ATTEND_ONE || I.op == SCORES || I.op == VALUES) attend_ahead(I, in);
-  if (I.op == INT8 && I.rows == 1) int8_rows<true, 1>(I, ahead, false);
 }
 
 /** Lines of the block's weights into L2. */
-DEVICE void fetch_weights(const Instruction& I) {
+APART void fetch_weights(const Instruction& I) {
   if (I.op != TERNARY && I.op != GROUPED) return;
   const u32 items = items_of(I), each = I.ending == GATE ? 2 : 1;
   const bool ternary = I.op == TERNARY;
@@ -82,13 +79,7 @@ DEVICE void fetch_weights(const Instruction& I) {
   }
 }
 
-APART void int8_many(const Instruction& I) {
-  Words ahead[AHEAD];
-  int8_rows<false, 4>(I, ahead, false);
-  int8_rows<false, 4>(I, ahead, true);
-}
-
-DEVICE void run(const Instruction& I, const Input& in, Words (&ahead)[AHEAD]) {
+DEVICE void run(const Instruction& I, const Input& in) {
   switch (I.op) {
     case EMBED:
       run_embed(I, in);
@@ -97,7 +88,7 @@ DEVICE void run(const Instruction& I, const Input& in, Words (&ahead)[AHEAD]) {
       run_rows(I);
       break;
     case TERNARY:
-      if (I.rows == 1) ternary_one(I, ahead);
+      if (I.rows == 1) ternary_one(I);
       else if (I.rows <= 8) ternary_many<1>(I);
       else if (I.rows > MANY_ROWS && I.ending != GATE) ternary_large(I);
       else ternary_many<4>(I);
@@ -108,8 +99,8 @@ DEVICE void run(const Instruction& I, const Input& in, Words (&ahead)[AHEAD]) {
       else grouped_rows<false>(I);
       break;
     case INT8:
-      if (I.rows == 1) int8_rows<true, 1>(I, ahead, true);
-      else int8_many(I);
+      if (I.rows == 1) int8_rows<true, 1>(I);
+      else int8_rows<false, 4>(I);
       break;
     case DENSE:
       dense_rows(I);
@@ -173,22 +164,21 @@ DEVICE void note(u64, u32, u32) {}
 KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
   const Input& in = *(const Input*)input;
   u32* const count = (u32*)barrier;
-  Words ahead[AHEAD];
   hold(0, part_at(list, n, 0));
   hold(1, part_at(list, n, 1));
   sync();
-  go_ahead(held(0), in, ahead);
+  go_ahead(held(0), in);
   for (u32 i = 0; i < n; i++) {
     // On its way while this one runs; into the place of the one before.
     const Words part = part_at(list, n, i + 2);
     note(barrier, i, 0);
-    run(held(i), in, ahead);
+    run(held(i), in);
     hold(i + 2, part);
     sync();
     note(barrier, i, 1);
     if (i + 1 == n) break;
     if (thread() == 0) arrive(count);
-    go_ahead(held(i + 1), in, ahead);
+    go_ahead(held(i + 1), in);
     if (i + 2 < n) fetch_weights(held(i + 2));
     if (thread() == 0) await(count, base + (i + 1) * blocks());
     sync();
@@ -198,9 +188,8 @@ KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
 
 KERNEL bitnet_phase(u64 list, u32 n, u32 index, u64 input) {
   const Input& in = *(const Input*)input;
-  Words ahead[AHEAD];
   hold(index, part_at(list, n, index));
   sync();
-  go_ahead(held(index), in, ahead);
-  run(held(index), in, ahead);
+  go_ahead(held(index), in);
+  run(held(index), in);
 }
