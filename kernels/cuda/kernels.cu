@@ -59,23 +59,19 @@ DEVICE void go_ahead(const Instruction& I, const Input& in) {
   if (I.op == ATTEND_ONE || I.op == SCORES || I.op == VALUES) attend_ahead(I, in);
 }
 
-/** Lines of the block's weights into L2. */
+/** What of the instruction after the next one comes into L2 meanwhile: group-scaled weights, the weights of norms. */
 APART void fetch_weights(const Instruction& I) {
-  if (I.op != TERNARY && I.op != GROUPED) return;
-  const u32 items = items_of(I), each = I.ending == GATE ? 2 : 1;
-  const bool ternary = I.op == TERNARY;
+  if (I.fused && I.norm) {
+    for (u32 i = thread() * 32; i < I.width; i += THREADS * 32) fetch((const float*)I.weight + i);
+  }
+  if (I.op != GROUPED) return;
+  const u32 items = items_of(I), each = I.ending == GATE ? 2 : 1, bytes = (I.width + 3) / 4 * 64;
   for (u32 item = block(); item < items; item += blocks()) {
     for (u32 sub = 0; sub < each; sub++) {
       u32 tile = item;
       const Matrix& m = I.m[each == 2 ? sub : part_of(I, tile)];
-      const u64 bytes = ternary ? (u64)8 * m.stride : (u64)(I.width + 3) / 4 * 64;
-      const u64 end = ternary ? (u64)m.quads * m.stride : ~(u64)0;
-      const u64 from = tile * bytes;
-      for (u64 i = (u64)thread() * 128; i < bytes && from + i < end; i += THREADS * 128) fetch((const char*)m.w + from + i);
+      for (u32 i = thread() * 128; i < bytes; i += THREADS * 128) fetch((const char*)m.w + (u64)tile * bytes + i);
     }
-  }
-  if (I.fused && I.norm) {
-    for (u32 i = thread() * 32; i < I.width; i += THREADS * 32) fetch((const float*)I.weight + i);
   }
 }
 
@@ -143,6 +139,12 @@ DEVICE void run(const Instruction& I, const Input& in) {
 
 DEVICE const Instruction& held(u32 i) { return *(const Instruction*)shared().ring[i % 3]; }
 
+DEVICE void know_row(const Input& in) {
+  if (thread() != 0) return;
+  shared().position = *(const u32*)in.positions;
+  shared().table_row = *(const u32*)in.table_rows;
+}
+
 DEVICE Words part_at(u64 list, u32 n, u32 i) {
   if (i >= n || thread() >= INSTRUCTION_BYTES / 16) return {0, 0, 0, 0};
   return stream((const Words*)list + (u64)i * (INSTRUCTION_BYTES / 16) + thread());
@@ -164,6 +166,7 @@ DEVICE void note(u64, u32, u32) {}
 KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
   const Input& in = *(const Input*)input;
   u32* const count = (u32*)barrier;
+  know_row(in);
   hold(0, part_at(list, n, 0));
   hold(1, part_at(list, n, 1));
   sync();
@@ -179,7 +182,7 @@ KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
     if (i + 1 == n) break;
     if (thread() == 0) arrive(count);
     go_ahead(held(i + 1), in);
-    if (i + 2 < n) fetch_weights(held(i + 2));
+    if (i + 2 < n && (held(i + 2).op == GROUPED || held(i + 2).fused)) fetch_weights(held(i + 2));
     if (thread() == 0) await(count, base + (i + 1) * blocks());
     sync();
     note(barrier, i, 2);
@@ -188,6 +191,7 @@ KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
 
 KERNEL bitnet_phase(u64 list, u32 n, u32 index, u64 input) {
   const Input& in = *(const Input*)input;
+  know_row(in);
   hold(index, part_at(list, n, index));
   sync();
   go_ahead(held(index), in);

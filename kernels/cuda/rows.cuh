@@ -13,7 +13,9 @@ struct Shared {
   u32 largest[WARPS];
   float inverse, scale, pad[2];
   i32 code_sum;
-  u32 last, pad2[2];
+  u32 last;
+  /** Of the step's first row, so that a step of one token need not ask for it again and again. */
+  u32 position, table_row;
 };
 constexpr u32 POOL_AT = (sizeof(Shared) + 127) / 128 * 128;
 
