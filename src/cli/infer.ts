@@ -11,6 +11,7 @@ import { type CommandInput, defineCommand } from './command.ts';
 import { EXIT } from './exit-status.ts';
 import { BACKEND_FLAGS, backendOptions, MODEL_FLAG } from './model-flags.ts';
 import type { Output } from './output.ts';
+import { SAMPLING_FLAGS, samplingOf, TOP_LOGPROBS_FLAG } from './sampling-flags.ts';
 import { visible } from './visible.ts';
 
 const FLAGS = {
@@ -29,17 +30,17 @@ const FLAGS = {
     description: 'Whether a model that can think first is to; N: tokens of a thought at most',
   },
   'max-tokens': { type: 'integer', min: 1, default: 100, placeholder: 'N', description: 'Stop after so many tokens' },
-  temperature: { type: 'number', min: 0, default: 0, placeholder: 'T', description: '0 takes the likeliest token' },
-  'top-k': { type: 'integer', min: 1, placeholder: 'K', description: 'Sample among the K likeliest' },
-  'top-p': { type: 'number', min: 0, max: 1, placeholder: 'P', description: 'Sample within this probability mass' },
-  'sample-seed': {
-    type: 'seed',
-    placeholder: 'S',
-    description: 'Seed of the sampling: another one, another text (default 0)',
-  },
+  ...SAMPLING_FLAGS,
   stop: { type: 'strings', placeholder: 'TEXT', description: 'End before this text (may be repeated)' },
+  'response-schema': {
+    type: 'string',
+    placeholder: 'FILE|JSON',
+    description: 'Write JSON that fits this JSON Schema',
+  },
+  grammar: { type: 'string', placeholder: 'FILE', description: 'Write text that follows this EBNF (root ::= ...)' },
   seed: { type: 'seed', default: 1069n, placeholder: 'S', description: 'Color stream' },
   scheme: { type: 'string', choices: SCHEMES, default: 'trace', placeholder: 'X', description: 'Rule of the colors' },
+  'top-logprobs': TOP_LOGPROBS_FLAG,
   activations: { type: 'boolean', description: "With --json: count each layer's trits per token" },
   ...BACKEND_FLAGS,
 } as const;
@@ -56,7 +57,8 @@ export const command = defineCommand({
     'infer - --max-tokens 20 < prompt.txt',
     'infer "Lily found" --temperature 0.8 --sample-seed 7 --max-tokens 200',
     'infer "Once upon a time" --backend openai --model NAME --trace-gf3',
-    'infer "Once upon a time" --trace-gf3 -o trace.html',
+    'infer "Once upon a time" --trace-gf3 --top-logprobs 5 -o trace.html',
+    'infer "Lily had a " --response-schema \'{"type": "object", "properties": {"pet": {"enum": ["cat", "dog"]}}, "required": ["pet"]}\'',
   ],
   notes:
     'A text from standard input is taken without its last line break.\n' +
@@ -80,17 +82,21 @@ export const command = defineCommand({
     };
     const print = json ? undefined : flags['trace-gf3'] ? tracePrinter(output) : printText;
     const thoughts = new ThoughtLine(output);
-    const result = await generate(requestOf(input, prompt), {
-      signal,
-      continuable: json,
-      ...(!json && { onThought: () => thoughts.push() }),
-      ...(print && {
-        onStep: (step) => {
-          thoughts.end();
-          print(step);
-        },
-      }),
-    });
+    const structure = await structureOf(input);
+    const result = await generate(
+      { ...requestOf(input, prompt), ...structure },
+      {
+        signal,
+        continuable: json,
+        ...(!json && { onThought: () => thoughts.push() }),
+        ...(print && {
+          onStep: (step) => {
+            thoughts.end();
+            print(step);
+          },
+        }),
+      },
+    );
     thoughts.end();
     if (json) output.json(generateResultToJson(result));
     else if (flags['trace-gf3']) output.line(conservationLine(result.tritSum, result.gf3Residue));
@@ -107,8 +113,10 @@ export const command = defineCommand({
 /** Loading less is over before anyone has read how much it takes. */
 const WORTH_SAYING_BYTES = 300e6;
 
+type MemoryInput = { readonly flags: { readonly model: string; readonly backend: string }; readonly output: Output };
+
 /** What a large model takes, before it is loaded. */
-async function sayMemory({ flags, output }: CommandInput<typeof FLAGS>): Promise<void> {
+export async function sayMemory({ flags, output }: MemoryInput): Promise<void> {
   if (flags.model === 'default' || flags.backend === 'openai' || flags.backend === 'onnx') return;
   const { resolveModel } = await import('../hub/resolve-model.ts');
   const { memoryLine, memoryOf } = await import('../model/memory.ts');
@@ -135,10 +143,8 @@ function requestOf({ flags }: CommandInput<typeof FLAGS>, prompt: string): Gener
     maxTokens: flags['max-tokens'],
     seed: flags.seed,
     scheme: flags.scheme as Scheme,
-    temperature: flags.temperature,
-    ...(flags['top-k'] !== undefined && { topK: flags['top-k'] }),
-    ...(flags['top-p'] !== undefined && { topP: flags['top-p'] }),
-    ...(flags['sample-seed'] !== undefined && { sampleSeed: flags['sample-seed'] }),
+    ...samplingOf(flags),
+    ...(flags['top-logprobs'] !== undefined && { topLogprobs: flags['top-logprobs'] }),
     ...(flags.stop !== undefined && { stop: flags.stop }),
     ...(flags.thinking !== undefined && { thinking: thinkingOf(flags.thinking) }),
     activations: flags.activations,
@@ -146,7 +152,35 @@ function requestOf({ flags }: CommandInput<typeof FLAGS>, prompt: string): Gener
   };
 }
 
-function thinkingOf(text: string): 'on' | 'off' | number {
+/** Longest schema or grammar that is read; more is refused when it is taken apart as well. */
+const MAX_STRUCTURE_BYTES = 1 << 20;
+
+async function structureOf({ flags }: CommandInput<typeof FLAGS>): Promise<Partial<GenerateRequest>> {
+  const { 'response-schema': schema, grammar } = flags;
+  const { readTextFile } = await import('../formats/read-small-file.ts');
+  const read = async (flag: string, path: string) => {
+    const text = await readTextFile(path, MAX_STRUCTURE_BYTES);
+    if (text !== undefined) return text;
+    throw new ArgumentError({ what: `--${flag} ${path}: there is no such file`, fix: 'give the path of a file' });
+  };
+  const text =
+    schema === undefined || /^\s*(\{|true$|false$)/.test(schema) ? schema : await read('response-schema', schema);
+  return {
+    ...(text !== undefined && { responseSchema: schemaIn(text) }),
+    ...(grammar !== undefined && { grammar: await read('grammar', grammar) }),
+  };
+}
+
+function schemaIn(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    const fix = 'give a JSON Schema, or the path of a file that holds one';
+    throw new ArgumentError({ what: `--response-schema is not JSON: ${(cause as Error).message}`, fix }, { cause });
+  }
+}
+
+export function thinkingOf(text: string): 'on' | 'off' | number {
   if (text === 'on' || text === 'off') return text;
   if (/^\d+$/.test(text)) return Number(text);
   throw new ArgumentError({ what: `--thinking ${text}`, fix: 'give on, off, or the tokens of a thought at most' });
@@ -177,15 +211,16 @@ class ThoughtLine {
 
 /** `  [-] #6404C3 token`; on a terminal with colors the token stands on its color. */
 function tracePrinter(output: Output): (step: TraceStep) => void {
-  return ({ token, color, trit }) => {
+  return ({ token, color, trit, forced }) => {
     const text = visible(token);
     const shown =
       output.colorDepth === 'none' || text.trim() === '' ? text : ansiSwatch(color, output.colorDepth, text);
-    output.line(`${colorMark({ hex: color, trit }, output.colorDepth)} ${shown}`);
+    output.line(`${colorMark({ hex: color, trit }, output.colorDepth)} ${shown}${forced ? '  (forced)' : ''}`);
   };
 }
 
-function footer({ model, usage, timings, engine, finishReason }: GenerateResult): string {
+/** One line on what a generation took and why it ended. */
+export function footer({ model, usage, timings, engine, finishReason }: GenerateResult): string {
   const { backend, isa, threads, head, endpoint } = engine;
   const ended = { stop: 'end of text', length: 'token limit', time: 'time limit', cancelled: 'stopped' }[finishReason];
   const { completionTokens: tokens } = usage;

@@ -32,7 +32,7 @@ export type StepResult = {
 };
 
 export type LoadOptions = {
-  /** Worker threads; backends that have none ignore it. */
+  /** Worker threads; as many as help where it is not given. Backends that have none ignore it. */
   readonly threads?: number;
   readonly signal?: AbortSignal;
 };
@@ -45,6 +45,9 @@ export type ExecutableInfo = {
   /** Bytes of weights that one decoded token reads. */
   readonly weightBytes: number;
 };
+
+/** Threads that steps run on: a generation is limited by memory, a prompt by the multiply-add units. */
+export type ThreadsUsed = { readonly generation: number; readonly prompt: number };
 
 /** A loaded program. Not reentrant: one step at a time. */
 export interface Executable extends Disposable {
@@ -65,6 +68,10 @@ export interface Executable extends Disposable {
   fork(sequence: SequenceId, length: number): SequenceId;
   /** Runs the program. On failure the sequences are as before the call; those with recurrent states are empty. */
   step(step: Step): Promise<StepResult>;
+  /** Steps run on so many of the threads from now on; 0: on as many as help. Absent where there is nothing to choose. */
+  useThreads?(threads: number): void;
+  /** How many steps run on now; changes while that is found out. */
+  threadsUsed?(): ThreadsUsed;
 }
 
 export const BACKEND_NAMES = ['metal', 'cuda', 'cpu', 'wasm', 'js'] as const;

@@ -8,6 +8,8 @@ import { SCHEMES, type Scheme } from '../color/scheme.ts';
 import { ArgumentError, BitnetError } from '../errors.ts';
 import { parseSeed } from '../random/seed.ts';
 import { handleKey } from './handle-key.ts';
+import { LOGIT_BIAS, MAX_TOP_LOGPROBS, PENALTY } from './sampling-limits.ts';
+import type { Structure } from './structure/structure.ts';
 import type { HeadPrecision } from './types.ts';
 
 export type ContinuationState = {
@@ -26,10 +28,18 @@ export type ContinuationState = {
   readonly temperature: number;
   readonly topK: number;
   readonly topP: number;
+  readonly minP?: number;
+  readonly repetitionPenalty?: number;
+  readonly presencePenalty?: number;
+  readonly frequencyPenalty?: number;
+  readonly logitBias?: readonly (readonly [id: number, bias: number])[];
+  readonly topLogprobs?: number;
   readonly sampleSeed: bigint;
   readonly stop: readonly string[];
   readonly activations: boolean;
   readonly head?: HeadPrecision;
+  /** What the text follows. */
+  readonly structure?: Structure;
 };
 
 const PREFIX = 'c2.';
@@ -77,7 +87,8 @@ export function parseState(deflated: Uint8Array): ContinuationState {
 function stateOf(value: unknown): ContinuationState | undefined {
   if (typeof value !== 'object' || value === null) return undefined;
   const { model, backend, tokens, promptTokens, steps, output, seed, scheme, ...more } = value as Fields;
-  const { temperature, topK, topP, sampleSeed, stop, activations, head } = more;
+  const { temperature, topK, topP, sampleSeed, stop, activations, head, structure } = more;
+  const { minP, repetitionPenalty, presencePenalty, frequencyPenalty, logitBias, topLogprobs } = more;
   const sound =
     typeof model === 'string' &&
     (backend === undefined || backend === 'onnx' || backend === 'openai') &&
@@ -90,12 +101,18 @@ function stateOf(value: unknown): ContinuationState | undefined {
     isNumber(temperature, 0, Number.MAX_VALUE) &&
     isCount(topK) &&
     isNumber(topP, Number.MIN_VALUE, 1) &&
+    (minP === undefined || isNumber(minP, 0, 1)) &&
+    (repetitionPenalty === undefined || isNumber(repetitionPenalty, Number.MIN_VALUE, Number.MAX_VALUE)) &&
+    [presencePenalty, frequencyPenalty].every((value) => value === undefined || isNumber(value, ...PENALTY)) &&
+    (logitBias === undefined || (Array.isArray(logitBias) && logitBias.every(isBias))) &&
+    (topLogprobs === undefined || (isCount(topLogprobs) && (topLogprobs as number) <= MAX_TOP_LOGPROBS)) &&
     typeof seed === 'string' &&
     typeof sampleSeed === 'string' &&
     Array.isArray(stop) &&
     stop.every((text) => typeof text === 'string' && text !== '') &&
     typeof activations === 'boolean' &&
-    (head === undefined || head === 'full' || head === 'int8');
+    (head === undefined || head === 'full' || head === 'int8') &&
+    (structure === undefined || isStructure(structure));
   if (!sound) return undefined;
   return {
     model,
@@ -109,11 +126,24 @@ function stateOf(value: unknown): ContinuationState | undefined {
     temperature: temperature as number,
     topK: topK as number,
     topP: topP as number,
+    ...(minP !== undefined && { minP: minP as number }),
+    ...(repetitionPenalty !== undefined && { repetitionPenalty: repetitionPenalty as number }),
+    ...(presencePenalty !== undefined && { presencePenalty: presencePenalty as number }),
+    ...(frequencyPenalty !== undefined && { frequencyPenalty: frequencyPenalty as number }),
+    ...(logitBias !== undefined && { logitBias: logitBias as [number, number][] }),
+    ...(topLogprobs !== undefined && { topLogprobs: topLogprobs as number }),
     sampleSeed: parseSeed(sampleSeed, 'sample_seed'),
     stop: stop as string[],
     activations,
     ...(head !== undefined && { head }),
+    ...(structure !== undefined && { structure: structure as Structure }),
   };
+}
+
+function isStructure(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  const { kind, text } = value as Fields;
+  return (kind === 'schema' || kind === 'grammar' || kind === 'tools') && typeof text === 'string';
 }
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -122,6 +152,9 @@ const isCount = (value: unknown) => Number.isSafeInteger(value) && (value as num
 
 const isNumber = (value: unknown, least: number, most: number) =>
   typeof value === 'number' && value >= least && value <= most;
+
+const isBias = (entry: unknown) =>
+  Array.isArray(entry) && entry.length === 2 && isCount(entry[0]) && isNumber(entry[1], ...LOGIT_BIAS);
 
 function check(body: string, key: Uint8Array): string {
   return createHmac('sha256', key).update(body).digest('base64url').slice(0, CHECK_LENGTH);

@@ -1,15 +1,31 @@
 // The engine in a child process: a server's event loop stays free while a model writes, and a crash of native code ends
 // the requests that were running, not the server.
 
-import { ChildHost } from '../child/child-host.ts';
+import { type CallHooks, ChildHost } from '../child/child-host.ts';
 import { BitnetError } from '../errors.ts';
 import type { EngineOptions } from './engine.ts';
-import type { GenerateHooks, GenerateRequest, GenerateResult, TraceStep } from './types.ts';
+import { NOTHING_KEPT, type PrefixCacheCounts } from './prefix-cache.ts';
+import type {
+  GenerateHooks,
+  GenerateRequest,
+  GenerateResult,
+  ManyHooks,
+  ManyRequest,
+  ManyResult,
+  TraceStep,
+} from './types.ts';
 
 /** What the child tells while it works. */
 export type GenerateEvent =
   | { readonly kind: 'step'; readonly step: TraceStep }
-  | { readonly kind: 'prompt'; readonly done: number; readonly total: number };
+  | { readonly kind: 'thought'; readonly text: string }
+  | { readonly kind: 'prompt'; readonly done: number; readonly total: number }
+  | { readonly kind: 'kept'; readonly kept: PrefixCacheCounts }
+  | { readonly kind: 'tokens'; readonly done: number };
+
+/** What crosses to it. Events that nobody listens to are not sent: each takes as long as a token of a small model. */
+export type GenerateCall = { readonly request: GenerateRequest; readonly listens: boolean };
+export type ManyCall = { readonly request: ManyRequest; readonly listens: boolean };
 
 /** The engine's process ended while it worked for this request. */
 export class EngineDiedError extends BitnetError {
@@ -37,8 +53,19 @@ export class EngineSilentError extends BitnetError {
   }
 }
 
+function limits(maxSeconds: number | undefined, signal: AbortSignal | undefined): Omit<CallHooks, 'onEvent'> {
+  return {
+    ...(signal !== undefined && { signal }),
+    ...(maxSeconds !== undefined && {
+      limitMs: 1000 * maxSeconds,
+      late: (silentMs: number) => new EngineSilentError(maxSeconds, silentMs),
+    }),
+  };
+}
+
 export class EngineHost {
   readonly #host: ChildHost;
+  #kept = NOTHING_KEPT;
 
   constructor(options: EngineOptions = {}) {
     const died = (how: string) => new EngineDiedError(how);
@@ -50,22 +77,40 @@ export class EngineHost {
     return this.#host.pid;
   }
 
-  async generate(request: GenerateRequest, { signal, onStep, onPrompt }: GenerateHooks = {}): Promise<GenerateResult> {
+  /** What the engine keeps for later prompts, as it last told. */
+  get kept(): PrefixCacheCounts {
+    return this.pid === undefined ? NOTHING_KEPT : this.#kept;
+  }
+
+  async generate(
+    request: GenerateRequest,
+    { signal, onStep, onThought, onPrompt }: GenerateHooks = {},
+  ): Promise<GenerateResult> {
     const onEvent = (event: unknown) => {
       const told = event as GenerateEvent;
       if (told.kind === 'step') onStep?.(told.step);
-      else onPrompt?.(told.done, told.total);
+      else if (told.kind === 'thought') onThought?.(told.text);
+      else if (told.kind === 'prompt') onPrompt?.(told.done, told.total);
+      else if (told.kind === 'kept') this.#kept = told.kept;
     };
-    const { maxSeconds } = request;
-    const result = await this.#host.call('generate', request, {
-      onEvent,
-      ...(signal !== undefined && { signal }),
-      ...(maxSeconds !== undefined && {
-        limitMs: 1000 * maxSeconds,
-        late: (silentMs: number) => new EngineSilentError(maxSeconds, silentMs),
-      }),
-    });
+    const call: GenerateCall = { request, listens: [onStep, onThought, onPrompt].some((hook) => hook !== undefined) };
+    const result = await this.#host.call('generate', call, { onEvent, ...limits(request.maxSeconds, signal) });
     return result as GenerateResult;
+  }
+
+  /** `onTokens`: tokens of all texts so far, from time to time. */
+  async generateMany(
+    request: ManyRequest,
+    { signal, onTokens }: Pick<ManyHooks, 'signal'> & { readonly onTokens?: (done: number) => void } = {},
+  ): Promise<ManyResult> {
+    const onEvent = (event: unknown) => {
+      const told = event as GenerateEvent;
+      if (told.kind === 'tokens') onTokens?.(told.done);
+      else if (told.kind === 'kept') this.#kept = told.kept;
+    };
+    const call: ManyCall = { request, listens: onTokens !== undefined };
+    const result = await this.#host.call('generateMany', call, { onEvent, ...limits(request.maxSeconds, signal) });
+    return result as ManyResult;
   }
 
   /** Ends the child; running requests end with an error. Resolves when the process is gone. */

@@ -8,11 +8,15 @@ import { gf3Residue, isConserved, tritSum } from '../gf3/sums.ts';
 import { now } from './clock.ts';
 import type { ContinuationState } from './continuation.ts';
 import { Engine } from './engine.ts';
+import { checkSampling, samplingState, toldSampling } from './sampling-request.ts';
 import { StopScanner } from './stop-scanner.ts';
+import type { Structure, StructureRequest } from './structure/structure.ts';
 import type { Answer, BackendChoice, Piece, Start, TokenSource } from './token-source.ts';
+import { parseToolCalls } from './tools/tool-calls.ts';
+import { type Tool, toolsOf } from './tools/tool-request.ts';
 import type { GenerateHooks, GenerateRequest, GenerateResult, TraceStep } from './types.ts';
 
-const DEFAULT_MAX_TOKENS = 100;
+export const DEFAULT_MAX_TOKENS = 100;
 
 /** Generates with an engine of its own. A caller that generates more than once keeps an `Engine`. */
 export async function generate(request: GenerateRequest, hooks: GenerateHooks = {}): Promise<GenerateResult> {
@@ -30,6 +34,7 @@ export async function generateWith(
   hooks: GenerateHooks = {},
 ): Promise<GenerateResult> {
   checkRequest(request);
+  await structureIn(request);
   const resumed = request.continuation === undefined ? undefined : await decoded(request.continuation);
   const backend = engine.backendOf(request);
   if (resumed !== undefined) checkMaker(resumed, backend);
@@ -58,16 +63,15 @@ async function encoded(state: ContinuationState): Promise<string | undefined> {
   return encodeContinuation(state);
 }
 
-function checkRequest(request: GenerateRequest): void {
+/** Throws ArgumentError. */
+export function checkRequest(request: GenerateRequest): void {
   const number = (name: string, value: number | undefined, ok: (value: number) => boolean, expected: string) => {
     if (value === undefined || (Number.isFinite(value) && ok(value))) return;
     throw new ArgumentError({ what: `${name} is ${value}`, fix: `give ${expected}` });
   };
   const whole = (value: number) => Number.isInteger(value) && value >= 0;
   number('max_tokens', request.maxTokens, (value) => whole(value) && value > 0, 'a whole number from 1');
-  number('temperature', request.temperature, (value) => value >= 0, 'a number from 0 (greedy)');
-  number('top_k', request.topK, whole, 'a whole number from 0 (off)');
-  number('top_p', request.topP, (value) => value > 0 && value <= 1, 'a number above 0, at most 1');
+  checkSampling(request);
   number('max_seconds', request.maxSeconds, (value) => value > 0, 'a number above 0');
   if (typeof request.thinking === 'number') {
     number('thinking', request.thinking, whole, 'on, off, or the tokens of a thought at most (0 and up)');
@@ -85,9 +89,56 @@ function checkRequest(request: GenerateRequest): void {
   }
 }
 
-async function begin(source: TokenSource, request: GenerateRequest, signal?: AbortSignal): Promise<Start> {
+/** Before a model is loaded: what is wrong with a schema or grammar is said at once. */
+export async function structureIn(request: StructureRequest): Promise<Structure | undefined> {
+  if (request.responseSchema === undefined && request.grammar === undefined) return undefined;
+  const { structureOf } = await import('./structure/structure.ts');
+  return structureOf(request);
+}
+
+/** Throws ArgumentError for tools that this source cannot tell its model of. */
+function checkTools({ toolStyle, model }: TokenSource, request: GenerateRequest): Tool[] {
+  const tools = toolsOf(request);
+  if (tools.length === 0) return tools;
+  if (request.messages === undefined) {
+    throw new ArgumentError({ what: 'tools without messages', fix: 'give messages: tools are part of a chat' });
+  }
+  if (toolStyle === undefined) {
+    throw new ArgumentError({
+      what: `the chat template of the model "${model}" knows no tools`,
+      fix: 'use a model that was made for tools, or ask for JSON with response_schema',
+    });
+  }
+  return tools;
+}
+
+/** What holds a model to a call, or to the schemas of calls it makes of its own will. */
+async function toolStructure(
+  { toolStyle }: TokenSource,
+  { toolChoice = 'auto', parallelToolCalls = true, stop = [] }: GenerateRequest,
+  tools: readonly Tool[],
+): Promise<Structure | undefined> {
+  const mustCall = toolChoice === 'required' || typeof toolChoice === 'object';
+  if (tools.length === 0 || toolStyle === undefined || toolStyle === 'server') return undefined;
+  if (!mustCall && !tools.some(({ strict }) => strict)) return undefined;
+  const called = tools
+    .filter(({ name }) => typeof toolChoice !== 'object' || name === toolChoice.name)
+    .map(({ name, parameters, strict }) => ({
+      name,
+      // A tool that asks for no more gets an object.
+      parameters: mustCall || strict ? parameters : { type: 'object' },
+    }));
+  const { structureOfTools } = await import('./structure/structure.ts');
+  return structureOfTools({ style: toolStyle, mustCall, many: parallelToolCalls, tools: called }, stop);
+}
+
+/** Reads the prompt of a request that was checked. Throws ArgumentError for one that cannot be read. */
+export async function begin(source: TokenSource, request: GenerateRequest, signal?: AbortSignal): Promise<Start> {
+  const tools = checkTools(source, request);
+  const structure = (await structureIn(request)) ?? (await toolStructure(source, request, tools));
   const { text, tokens } = await source.prompt(request, signal);
   const backend = foreignName(source.info.backend);
+  const bias = request.logitBias === undefined ? undefined : source.biasOf(request.logitBias);
   return {
     model: request.model,
     tokens,
@@ -96,12 +147,11 @@ async function begin(source: TokenSource, request: GenerateRequest, signal?: Abo
     output: text,
     seed: request.seed ?? DEFAULT_SEED,
     scheme: request.scheme ?? DEFAULT_SCHEME,
-    temperature: request.temperature ?? 0,
-    topK: request.topK ?? 0,
-    topP: request.topP ?? 1,
+    ...samplingState(request, source.sampling, bias),
     sampleSeed: request.sampleSeed ?? 0n,
     stop: request.stop ?? [],
     activations: request.activations ?? false,
+    ...(structure === undefined ? {} : { structure }),
     ...(request.head === undefined ? {} : { head: request.head }),
     ...(backend === undefined ? {} : { backend }),
   };
@@ -127,7 +177,8 @@ function foreignName(backend: BackendChoice): 'onnx' | 'openai' | undefined {
   return backend === 'onnx' || backend === 'openai' ? backend : undefined;
 }
 
-async function run(
+/** Writes until something ends it. */
+export async function run(
   source: TokenSource,
   start: Start,
   request: GenerateRequest,
@@ -150,7 +201,7 @@ async function run(
     // At least one token, so that a caller who continues always gets on.
     return written + thought > 0 && now() >= deadline ? 'time' : undefined;
   };
-  const write = ({ text, tokenId, logprob, merged, tokens, activations }: Piece) => {
+  const write = ({ text, tokenId, logprob, merged, tokens, forced, topLogprobs, activations }: Piece) => {
     const { hex, trit } = nextColor();
     const step: TraceStep = {
       step: firstStep + written,
@@ -159,6 +210,8 @@ async function run(
       ...(logprob === undefined ? {} : { logprob }),
       ...(merged === undefined ? {} : { merged }),
       ...(tokens === undefined ? {} : { tokens }),
+      ...(forced === undefined ? {} : { forced }),
+      ...(topLogprobs === undefined ? {} : { topLogprobs }),
       color: hex,
       trit,
       ...(activations === undefined ? {} : { activations }),
@@ -190,9 +243,11 @@ async function run(
     write,
     think,
     thoughtBudget: typeof request.thinking === 'number' ? request.thinking : Infinity,
+    mayThink: request.thinking !== 'off',
     promptRead,
     onPrompt,
     messages: request.messages,
+    tools: request.tools === undefined ? undefined : { list: request.tools, choice: request.toolChoice ?? 'auto' },
   });
   const endedAt = now();
   const { trace: steps, completion } = scanner.end(rest);
@@ -203,12 +258,26 @@ async function run(
   // `start.tokens` has grown by what was written.
   const continuation = goesOn ? await encoded({ ...start, output, steps: firstStep + written }) : undefined;
   const warnings = [...(source.warnings ?? []), ...(answer?.warnings ?? [])];
+  if (start.backend === 'openai' && start.structure !== undefined && finishReason === 'stop' && !isJson(completion)) {
+    warnings.push('the server did not hold to the schema: its answer is not JSON');
+  }
+  // A server that tells calls apart need not be asked for them.
+  const tools = toolsOf(request);
+  const parsed =
+    answer?.toolCalls !== undefined
+      ? { content: completion, calls: answer.toolCalls }
+      : tools.length > 0
+        ? parseToolCalls(completion, tools, output)
+        : undefined;
   const decodeMs = endedAt - startedAt - firstTokenMs;
+  const isNew = request.continuation === undefined;
+  const sampling = toldSampling(start, isNew ? { request, defaults: source.sampling } : undefined);
   return {
     model: answer?.model ?? source.model,
     output,
     completion,
     ...(answer?.reasoning === undefined ? {} : { reasoning: answer.reasoning }),
+    ...(parsed === undefined || parsed.calls.length === 0 ? {} : { toolCalls: parsed.calls, content: parsed.content }),
     finishReason,
     ...(continuation === undefined ? {} : { continuation }),
     trace,
@@ -217,6 +286,7 @@ async function run(
     conserved: isConserved(sum),
     seed,
     scheme,
+    ...(sampling === undefined ? {} : { sampling }),
     usage: {
       ...(promptTokens === undefined ? {} : { promptTokens }),
       completionTokens: answer?.completionTokens ?? trace.length,
@@ -232,6 +302,15 @@ async function run(
   };
 }
 
+function isJson(text: string): boolean {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** The trace without numbers that turned out to be another token's. */
 function settled(trace: readonly TraceStep[], firstStep: number, answer: Answer | undefined): readonly TraceStep[] {
   const { merged, unsure } = answer ?? {};
@@ -239,7 +318,7 @@ function settled(trace: readonly TraceStep[], firstStep: number, answer: Answer 
   return trace.map((step) => {
     const place = step.step - firstStep;
     if (!merged?.has(place) && !unsure?.has(place)) return step;
-    const { tokenId: _, logprob: __, ...rest } = step;
+    const { tokenId: _, logprob: __, topLogprobs: ___, ...rest } = step;
     if (!merged?.has(place)) return rest;
     const tokens = merged.get(place);
     return { ...rest, merged: true as const, ...(tokens === undefined ? {} : { tokens }) };

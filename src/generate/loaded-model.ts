@@ -4,7 +4,7 @@ import type { ModelLocation } from '../hub/resolve-model.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import type { LogitsModel } from './logits-model.ts';
 import type { Scheduler } from './scheduler.ts';
-import type { EngineInfo } from './types.ts';
+import type { EngineInfo, SamplingDefaults } from './types.ts';
 
 /** A model that computes in this process. */
 export type LoadedModel = {
@@ -21,6 +21,8 @@ export type LoadedModel = {
   /** Whether generation ends at an id. */
   readonly isStop: (id: number) => boolean;
   readonly loadMs: number;
+  /** How its makers want it sampled. */
+  readonly sampling: SamplingDefaults;
   /** What a person should know of its weights; the tokenizer has its own. */
   readonly warnings: readonly string[];
 };

@@ -1,5 +1,17 @@
 // From logits to the next token. All of it runs in double on float32 logits, so equal logits give equal tokens, and a
 // draw depends only on the sample seed and the token's place: no state to save, and a draft token can be checked.
+//
+// In this order, as transformers and vLLM have it:
+//   1. logit bias        l += bias(id)
+//   2. repetition        l = l > 0 ? l / r : l * r      for every token of prompt and text   (arXiv:1909.05858 section 4.1)
+//   3. frequency         l -= f * count(id)             of the text only, as in OpenAI's API
+//   4. presence          l -= p if count(id) > 0        of the text only
+//   5. temperature 0: the largest l. Else weights e^((l - largest) / temperature), of which stay
+//   6. top-k             the k likeliest
+//   7. top-p             of those, the fewest likeliest that hold this share of their mass
+//   8. min-p             of those, the tokens with at least this share of the likeliest one's weight
+//   9. the draw.
+// The probabilities that are told are the model's own: of the logits before step 1.
 
 import { NonFiniteError } from '../engine/backend.ts';
 import { GAMMA, splitmix64 } from '../random/splitmix64.ts';
@@ -13,24 +25,106 @@ export type SamplingOptions = {
   /** Keep the smallest set of likeliest tokens whose probability reaches this; 1 keeps all. */
   readonly topP: number;
   readonly sampleSeed: bigint;
+  /** Keep tokens at least this share as likely as the likeliest; 0 (default) keeps all. */
+  readonly minP?: number | undefined;
+  /** Above 0; 1 (default) changes nothing. */
+  readonly repetitionPenalty?: number | undefined;
+  readonly frequencyPenalty?: number | undefined;
+  readonly presencePenalty?: number | undefined;
+  /** Ids of the vocabulary, each once, with what is added to their logits. */
+  readonly logitBias?: readonly (readonly [id: number, bias: number])[] | undefined;
+  /** Tell so many of the likeliest tokens as well; 0 (default) none. */
+  readonly topLogprobs?: number | undefined;
+};
+
+export type Likely = {
+  readonly token: number;
+  readonly logprob: number;
 };
 
 export type Choice = {
   readonly token: number;
   /** ln p(token) of the untempered distribution over the whole vocabulary. */
   readonly logprob: number;
+  /** With `topLogprobs`: the likeliest of that distribution, the likeliest first. */
+  readonly top?: readonly Likely[];
 };
 
-/** Chooses the token of place `step` (from 0) from logits (V,). Throws `NonFiniteError` if a logit is not finite. */
-export function chooseToken(logits: Float32Array, step: number, options: SamplingOptions): Choice {
-  let best = 0;
-  for (let i = 1; i < logits.length; i += 1) if (logits[i]! > logits[best]!) best = i;
+/** Tokens of a text, as far as penalties ask for them. */
+export class TokenHistory {
+  /** Of prompt and text. */
+  readonly seen: Set<number>;
+  /** How often each stands in the text. */
+  readonly counts = new Map<number, number>();
+
+  /** The first `promptLength` of `tokens` are the prompt. */
+  constructor(tokens: readonly number[], promptLength: number) {
+    this.seen = new Set(tokens);
+    for (let i = promptLength; i < tokens.length; i += 1) this.#count(tokens[i]!);
+  }
+
+  /** The text goes on with this token. */
+  add(token: number): void {
+    this.seen.add(token);
+    this.#count(token);
+  }
+
+  #count(token: number): void {
+    this.counts.set(token, (this.counts.get(token) ?? 0) + 1);
+  }
+}
+
+/** Whether penalties need to know what was written before. */
+export function asksHistory({ repetitionPenalty = 1, frequencyPenalty = 0, presencePenalty = 0 }: SamplingOptions) {
+  return repetitionPenalty !== 1 || frequencyPenalty !== 0 || presencePenalty !== 0;
+}
+
+/**
+ * Chooses the token of place `step` (from 0) from logits (V,). `history`: what penalties count. Throws `NonFiniteError` if
+ * a logit is not finite.
+ */
+export function chooseToken(
+  logits: Float32Array,
+  step: number,
+  options: SamplingOptions,
+  history?: TokenHistory,
+): Choice {
+  const best = largestOf(logits);
   const largest = logits[best]!;
   const all = weigh(logits, largest, 1);
   if (!Number.isFinite(all.mass) || !Number.isFinite(largest)) throw new NonFiniteError('output logits');
 
-  const token = options.temperature === 0 ? best : sample(logits, largest, all, step, options);
-  return { token, logprob: logits[token]! - largest - Math.log(all.mass) };
+  const { mass } = all;
+  const scores = adjusted(logits, options, history);
+  const favorite = scores === logits ? best : largestOf(scores);
+  const token = options.temperature === 0 ? favorite : sample(scores, scores[favorite]!, all, step, options);
+  return told(logits, { token, largest, mass, topLogprobs: options.topLogprobs ?? 0 });
+}
+
+/** The index of the largest; the lowest such. */
+function largestOf(values: ArrayLike<number>): number {
+  let best = 0;
+  for (let i = 1; i < values.length; i += 1) if (values[i]! > values[best]!) best = i;
+  return best;
+}
+
+type Scores = Float32Array | Float64Array;
+
+/** Steps 1 to 4: the logits themselves where nothing is asked for. */
+function adjusted(logits: Float32Array, options: SamplingOptions, history: TokenHistory | undefined): Scores {
+  const { logitBias = [], repetitionPenalty = 1, frequencyPenalty = 0, presencePenalty = 0 } = options;
+  if (logitBias.length === 0 && !asksHistory(options)) return logits;
+  const scores = Float64Array.from(logits);
+  for (const [id, bias] of logitBias) scores[id]! += bias;
+  if (history === undefined) return scores;
+  if (repetitionPenalty !== 1) {
+    for (const id of history.seen) {
+      const score = scores[id]!;
+      scores[id] = score > 0 ? score / repetitionPenalty : score * repetitionPenalty;
+    }
+  }
+  for (const [id, count] of history.counts) scores[id]! -= frequencyPenalty * count + presencePenalty;
+  return scores;
 }
 
 /** e^((logit - largest) / temperature) of every token, and their sum. */
@@ -39,7 +133,7 @@ type Weights = { readonly of: Float64Array; readonly mass: number };
 /** Kept between tokens: a vocabulary is a megabyte of weights. Good until the next call. */
 let scratch = new Float64Array(0);
 
-function weigh(logits: Float32Array, largest: number, temperature: number): Weights {
+function weigh(logits: Scores, largest: number, temperature: number): Weights {
   if (scratch.length < logits.length) scratch = new Float64Array(logits.length);
   const of = scratch;
   let mass = 0;
@@ -51,20 +145,34 @@ function weigh(logits: Float32Array, largest: number, temperature: number): Weig
   return { of, mass };
 }
 
-/** `all`: the weights at temperature 1. */
-function sample(logits: Float32Array, largest: number, all: Weights, step: number, options: SamplingOptions): number {
-  const { temperature, topK, topP } = options;
+/** `all`: the weights at temperature 1 of the model's own logits, which `scores` are where nothing was adjusted. */
+function sample(scores: Scores, largest: number, all: Weights, step: number, options: SamplingOptions): number {
+  const { temperature, topK, topP, minP = 0 } = options;
   const u = uniform(options.sampleSeed, step);
-  if (topK > 0 && topK < logits.length) {
-    const candidates = topIndices(logits, topK);
-    const weights = candidates.map((id) => expOfNegative((logits[id]! - largest) / temperature));
+  if (topK > 0 && topK < scores.length) {
+    const candidates = topIndices(scores, topK);
+    const weights = candidates.map((id) => expOfNegative((scores[id]! - largest) / temperature));
     const sum = weights.reduce((a, b) => a + b);
-    const { count, mass } = front(weights, topP < 1 ? topP * sum : Infinity);
-    return candidates[pick(weights, count, u * mass)]!;
+    return candidates[pickInFront(weights, topP < 1 ? topP * sum : Infinity, minP, u)]!;
   }
-  const weights = temperature === 1 ? all : weigh(logits, largest, temperature);
-  if (topP >= 1) return pick(weights.of, logits.length, u * weights.mass);
-  return pickFromNucleus(logits, largest, weights, options, u);
+  const isOwn = temperature === 1 && scores instanceof Float32Array;
+  const weights = isOwn ? all : weigh(scores, largest, temperature);
+  if (minP > 0) {
+    const candidates: number[] = [];
+    for (let id = 0; id < scores.length; id += 1) if (weights.of[id]! >= minP) candidates.push(id);
+    candidates.sort((a, b) => scores[b]! - scores[a]! || a - b);
+    const kept = candidates.map((id) => weights.of[id]!);
+    return candidates[pickInFront(kept, topP < 1 ? topP * weights.mass : Infinity, minP, u)]!;
+  }
+  if (topP >= 1) return pick(weights.of, scores.length, u * weights.mass);
+  return pickFromNucleus(scores, largest, weights, options, u);
+}
+
+/** Draws from the first weights, largest first, that hold `enough` and are at least `minP` of the first, which is 1. */
+function pickInFront(weights: readonly number[], enough: number, minP: number, u: number): number {
+  const least = weights.findIndex((weight) => weight < minP);
+  const { count, mass } = front(least < 0 ? weights : weights.slice(0, least), enough);
+  return pick(weights, count, u * mass);
 }
 
 /** How finely likelihoods are told apart before any are sorted: by factors of e^(1/32), down to e^-32 of the largest. */
@@ -78,7 +186,7 @@ let shelfOf = new Uint16Array(0);
  * put on shelves by likelihood, and only the shelf where the nucleus ends and the one where the draw falls are sorted.
  */
 function pickFromNucleus(
-  logits: Float32Array,
+  logits: Scores,
   largest: number,
   { of, mass }: Weights,
   { temperature, topP }: SamplingOptions,
@@ -112,6 +220,25 @@ function pickFromNucleus(
   return drawn.ids[pick(drawn.weights, count, target - drawn.before)]!;
 }
 
+/** What is told of a token that was chosen in another way than from these logits (V,). Throws as `chooseToken`. */
+export function tellToken(logits: Float32Array, token: number, topLogprobs = 0): Choice {
+  const largest = logits[largestOf(logits)]!;
+  return told(logits, { token, largest, mass: weigh(logits, largest, 1).mass, topLogprobs });
+}
+
+type Told = { readonly token: number; readonly largest: number; readonly mass: number; readonly topLogprobs: number };
+
+function told(logits: Float32Array, { token, largest, mass, topLogprobs }: Told): Choice {
+  if (!Number.isFinite(mass) || !Number.isFinite(largest)) throw new NonFiniteError('output logits');
+  const logprobOf = (id: number) => logits[id]! - largest - Math.log(mass);
+  const top = () => topIndices(logits, Math.min(topLogprobs, logits.length));
+  return {
+    token,
+    logprob: logprobOf(token),
+    ...(topLogprobs > 0 && { top: top().map((id) => ({ token: id, logprob: logprobOf(id) })) }),
+  };
+}
+
 /** Uniform in [0, 1) with 53 bits: draw `step` of the seed's splitmix64 stream. */
 function uniform(seed: bigint, step: number): number {
   return Number(splitmix64(seed + BigInt(step) * GAMMA) >> 11n) / 2 ** 53;
@@ -141,7 +268,7 @@ function pick(weights: ArrayLike<number>, count: number, target: number): number
 }
 
 /** Ids of the `count` largest logits, largest first, lower id first on ties. A binary heap keeps the smallest on top. */
-export function topIndices(logits: Float32Array, count: number): number[] {
+export function topIndices(logits: Float32Array | Float64Array, count: number): number[] {
   const heap: number[] = [];
   /** True if a should leave the heap before b. */
   const worse = (a: number, b: number) => logits[a]! < logits[b]! || (logits[a] === logits[b] && a > b);

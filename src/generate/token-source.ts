@@ -6,7 +6,17 @@ import { BACKEND_NAMES, type BackendName } from '../engine/backend.ts';
 import { ArgumentError } from '../errors.ts';
 import type { ContinuationState } from './continuation.ts';
 import type { BackendChoice } from './source-names.ts';
-import type { ChatMessage, EngineInfo, FinishReason, GenerateRequest, TritCounts } from './types.ts';
+import type { ParsedCall } from './tools/tool-calls.ts';
+import type { ToolChoice, ToolStyle } from './tools/tool-request.ts';
+import type {
+  Alternative,
+  ChatMessage,
+  EngineInfo,
+  FinishReason,
+  GenerateRequest,
+  SamplingDefaults,
+  TritCounts,
+} from './types.ts';
 
 export { type BackendChoice, SOURCE_NAMES, type SourceName } from './source-names.ts';
 
@@ -28,6 +38,8 @@ export type Piece = {
   /** It stands for several tokens of a server that sent them together; `tokens` says how many, where that can be told. */
   readonly merged?: true;
   readonly tokens?: number;
+  readonly forced?: true;
+  readonly topLogprobs?: readonly Alternative[];
   readonly activations?: readonly TritCounts[];
 };
 
@@ -56,11 +68,15 @@ export type Task = {
   readonly think: (text: string) => 'length' | undefined;
   /** Tokens of a thought at most, where the source can tell; Infinity for no bound. */
   readonly thoughtBudget: number;
+  /** Whether the model may think before a text that follows a structure. */
+  readonly mayThink: boolean;
   /** To be called when the prompt has been read; later calls do nothing. */
   readonly promptRead: () => void;
   readonly onPrompt?: ((done: number, total: number) => void) | undefined;
   /** The turns of a chat, for a source that leaves the template to a server. */
   readonly messages?: readonly ChatMessage[] | undefined;
+  /** Tools and what is to be done with them, for such a source. */
+  readonly tools?: { readonly list: readonly unknown[]; readonly choice: ToolChoice } | undefined;
 };
 
 export type Ending = {
@@ -81,6 +97,8 @@ export type Answer = {
   /** Tokens that the model thought before, in no step of the trace. */
   readonly reasoningTokens?: number;
   readonly reasoning?: string;
+  /** Calls that a server told apart from its text. */
+  readonly toolCalls?: readonly ParsedCall[];
   /** The model that answered. */
   readonly model?: string;
   /** Steps that stand for several tokens, counted from the first one written here; with how many, where that can be told. */
@@ -92,11 +110,19 @@ export type Answer = {
 };
 
 export interface TokenSource {
+  /** How the model's template has tools called; undefined where it knows none, 'server' where a server sees to it. */
+  readonly toolStyle: ToolStyle | 'server' | undefined;
   /** The model as it was asked for. */
   readonly model: string;
   readonly info: EngineInfo;
   /** What a person should know about the model's files. */
   readonly warnings?: readonly string[];
+  /** What may be written at once: so many texts, of so many positions together (prompts and the longest answers). */
+  readonly room: { readonly texts: number; readonly positions: number };
+  /** What the model's files say where a request does not. */
+  readonly sampling: SamplingDefaults;
+  /** `logitBias` by ids, each once. Throws ArgumentError for a key that is neither an id nor the text of a token. */
+  biasOf(bias: Readonly<Record<string, number>>): readonly (readonly [id: number, bias: number])[];
   /** Throws ArgumentError for a prompt this source cannot read. */
   prompt(request: GenerateRequest, signal?: AbortSignal): Prompt | Promise<Prompt>;
   /** Throws ArgumentError for a state that is not this source's. */

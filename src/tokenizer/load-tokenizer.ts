@@ -139,8 +139,30 @@ async function loadGgufTokenizer(path: string): Promise<Tokenizer> {
     // llama.cpp gives templates these two, empty when the file has no such token.
     specialTokens: { bos_token: literal(found.bosId), eos_token: literal(found.eosIds[0]) },
     idLimit: 0,
+    generationConfig: generationConfigIn(file.metadata),
     warnings: [...found.warnings, ...chat.warnings],
   });
+}
+
+/** llama.cpp's names for what generation_config.json says. */
+const SAMPLING_KEYS = {
+  temperature: 'temp',
+  top_k: 'top_k',
+  top_p: 'top_p',
+  min_p: 'min_p',
+  repetition_penalty: 'penalty_repeat',
+} as const;
+
+/** A GGUF has no `do_sample`: one that has a temperature is meant to be sampled. */
+function generationConfigIn(metadata: ReadonlyMap<string, unknown>): JsonObject {
+  const found: Record<string, unknown> = {};
+  for (const [key, name] of Object.entries(SAMPLING_KEYS)) {
+    const value = metadata.get(`general.sampling.${name}`);
+    // 0.95 as a float32 is 0.949999988.
+    if (value !== undefined) found[key] = typeof value === 'number' ? Number(value.toPrecision(7)) : String(value);
+  }
+  if (typeof found.temperature === 'number') found.do_sample = found.temperature > 0;
+  return found;
 }
 
 function readSurroundings(folder: string): Surroundings {
@@ -210,6 +232,7 @@ function assemble(around: Surroundings, core: Core): Tokenizer {
     chatTemplates: chat.templates,
     specialTokens: templateTokens(around, vocabulary, bosId, eosId),
     idLimit: vocabularyLimit(around.config),
+    generationConfig: around.generationConfig,
     warnings: chat.warnings,
   });
 }

@@ -10,6 +10,7 @@ import {
   type TemplateVariables,
 } from './chat-template.ts';
 import { atOnce, inSlices, type TextEncoding } from './text-encoding.ts';
+import { type TokenBytes, tokenBytes } from './token-bytes.ts';
 import { type DecoderPlan, openStream, type StreamDecoder, type StreamOptions } from './token-decoder.ts';
 import { ChatTemplateError, ChatTemplateMissingError } from './tokenizer-error.ts';
 import type { Vocabulary } from './vocabulary.ts';
@@ -57,6 +58,8 @@ export type TokenizerParts = {
   readonly specialTokens: Readonly<Record<string, string>>;
   /** Ids below this may come from the model though they have no token (padded embedding tables); they decode to ''. */
   readonly idLimit: number;
+  /** generation_config.json, or what a GGUF has in its place; empty for a model without. */
+  readonly generationConfig?: Readonly<Record<string, unknown>>;
   /** What a person should know about these files. */
   readonly warnings: readonly string[];
 };
@@ -104,6 +107,11 @@ export class Tokenizer {
   /** What a person should know about the tokenizer's files; most have nothing. */
   get warnings(): readonly string[] {
     return this.#parts.warnings;
+  }
+
+  /** generation_config.json as it was found beside the tokenizer, or the same keys from a GGUF; not checked. */
+  get generationConfig(): Readonly<Record<string, unknown>> {
+    return this.#parts.generationConfig ?? {};
   }
 
   /** The source of the template for plain chat. */
@@ -204,6 +212,11 @@ export class Tokenizer {
 
   isSpecial(id: number): boolean {
     return this.#parts.vocabulary.isSpecial(id);
+  }
+
+  /** What each token adds to a text; undefined for a decoder that looks at more than one token. */
+  get bytes(): TokenBytes | undefined {
+    return tokenBytes(this.#parts.decoder, this.#parts.vocabulary);
   }
 
   /**

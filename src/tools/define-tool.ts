@@ -79,7 +79,7 @@ export type JsonSchema = {
   readonly maxItems?: number;
   readonly minLength?: number;
   readonly maxLength?: number;
-  readonly additionalProperties?: boolean;
+  readonly additionalProperties?: boolean | JsonSchema;
 };
 
 /**
@@ -131,6 +131,8 @@ function toJsonSchema(
     reused: 'inline',
     cycles: 'throw',
     override: ({ jsonSchema }) => {
+      // All keys of JSON are text.
+      delete jsonSchema.propertyNames;
       if (jsonSchema.minimum === Number.MIN_SAFE_INTEGER) delete jsonSchema.minimum;
       if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
       change(jsonSchema);

@@ -2,12 +2,13 @@
 // answers everything else while one writes, and a crash of native code cannot take the server down.
 
 import type { EngineHost } from '../generate/engine-host.ts';
-import type { GenerateHooks, GenerateRequest, GenerateResult } from '../generate/types.ts';
+import { NOTHING_KEPT, type PrefixCacheCounts } from '../generate/prefix-cache.ts';
+import type { GenerateHooks, GenerateRequest, GenerateResult, ManyRequest, ManyResult } from '../generate/types.ts';
 import type { MorphismHooks } from '../world/morphism.ts';
 import type { WorldHost, WorldService } from '../world/world-host.ts';
 import type { InvertResult, StepRequest, StepResult } from '../world/worlds.ts';
 import type { DeskHost } from './desk-host.ts';
-import type { Desk, Services } from './services.ts';
+import type { Desk, ManyServiceHooks, Services } from './services.ts';
 import { ShortHandles } from './short-handles.ts';
 
 export type EngineServicesOptions = {
@@ -24,6 +25,7 @@ export class EngineServices implements Services {
   readonly #options: EngineServicesOptions;
   readonly #handles = new ShortHandles();
   #host: Promise<EngineHost> | undefined;
+  #running: EngineHost | undefined;
   #worldHost: Promise<WorldHost> | undefined;
   #deskHost: Promise<DeskHost> | undefined;
 
@@ -35,19 +37,39 @@ export class EngineServices implements Services {
     return this.#options.allowedRoots;
   }
 
+  /** What the engine keeps for later prompts. */
+  get kept(): PrefixCacheCounts {
+    return this.#running?.kept ?? NOTHING_KEPT;
+  }
+
   async generate(request: GenerateRequest, hooks: GenerateHooks): Promise<GenerateResult> {
+    const { continuation } = request;
+    const host = await this.#engine();
+    const result = await host.generate(
+      { ...request, ...(continuation !== undefined && { continuation: this.#handles.expand(continuation) }) },
+      hooks,
+    );
+    return this.#shortened(result);
+  }
+
+  async generateMany(request: ManyRequest, hooks: ManyServiceHooks): Promise<ManyResult> {
+    const result = await (await this.#engine()).generateMany(request, hooks);
+    return { ...result, results: result.results.map((one) => this.#shortened(one)) };
+  }
+
+  #shortened(result: GenerateResult): GenerateResult {
+    return result.continuation === undefined || this.#options.shortHandles === false
+      ? result
+      : { ...result, continuation: this.#handles.shorten(result.continuation) };
+  }
+
+  async #engine(): Promise<EngineHost> {
     const { allowedRoots } = this;
     this.#host ??= import('../generate/engine-host.ts').then(
       ({ EngineHost }) => new EngineHost(allowedRoots === undefined ? {} : { allowedRoots }),
     );
-    const { continuation } = request;
-    const result = await (await this.#host).generate(
-      { ...request, ...(continuation !== undefined && { continuation: this.#handles.expand(continuation) }) },
-      hooks,
-    );
-    return result.continuation === undefined || this.#options.shortHandles === false
-      ? result
-      : { ...result, continuation: this.#handles.shorten(result.continuation) };
+    this.#running = await this.#host;
+    return this.#running;
   }
 
   /** Steps are taken in a process of their own, started by the first. */

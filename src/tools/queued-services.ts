@@ -19,12 +19,12 @@ export type QueuedServicesOptions = Pick<FairQueueOptions, 'slots' | 'maxWaiting
   readonly slotsPerClient?: number;
   /** Whether a client that has nothing running may have one beyond `slots`, and as many clients again; default not. */
   readonly guests?: boolean;
-  readonly onResult?: (result: GenerateResult) => void;
+  readonly onResult?: (result: Pick<GenerateResult, 'usage'>) => void;
 };
 
 export class QueuedServices {
   readonly #services: Services;
-  readonly #onResult: (result: GenerateResult) => void;
+  readonly #onResult: (result: Pick<GenerateResult, 'usage'>) => void;
   /** `slots` are those of the engine; `maxWaiting` holds for each. */
   readonly queues: Readonly<Record<TurnOf, FairQueue>>;
 
@@ -47,7 +47,7 @@ export class QueuedServices {
 
   /** The services as this client gets them; equal names share a place in the rounds of the queues. */
   forClient(client: string): Services {
-    const { allowedRoots, worlds, desk } = this.#services;
+    const { allowedRoots, worlds, desk, generateMany } = this.#services;
     return {
       allowedRoots,
       ...(worlds && { worlds }),
@@ -57,6 +57,13 @@ export class QueuedServices {
         this.#onResult(result);
         return result;
       },
+      ...(generateMany && {
+        generateMany: async (request, hooks) => {
+          const result = await generateMany.call(this.#services, request, hooks);
+          this.#onResult(result);
+          return result;
+        },
+      }),
       takeTurn: async (of, work, { signal, onQueue }) => {
         const leave = await this.queues[of].enter(client, { signal, onPosition: onQueue });
         try {

@@ -13,11 +13,26 @@ export function fitting(items: readonly unknown[], budget: number | undefined): 
   return items.length;
 }
 
-/** Characters of a trace's step, without and with the counts of a deep model's layers. */
-const STEP_CHARACTERS = { plain: 150, activations: 1500 } as const;
+/**
+ * Characters of a trace's step, of the counts of a deep model's layers in it, and of one token that was likely as well; and
+ * of a token without its step, which is told in `output`, `completion` and the text for people.
+ */
+const CHARACTERS = { step: 150, activations: 1350, alternative: 70, text: 20 } as const;
 
-/** Tokens of a trace that fit. */
-export function fittingSteps(budget: number | undefined, { activations }: { activations: boolean }): number {
+export type TraceSize = {
+  readonly trace: boolean;
+  readonly activations: boolean;
+  readonly topLogprobs?: number | undefined;
+  /** Default 1. */
+  readonly texts?: number;
+};
+
+/** Tokens of each text that fit. */
+export function fittingSteps(
+  budget: number | undefined,
+  { trace, activations, topLogprobs = 0, texts = 1 }: TraceSize,
+): number {
   if (budget === undefined) return Number.POSITIVE_INFINITY;
-  return Math.max(1, Math.floor(budget / (activations ? STEP_CHARACTERS.activations : STEP_CHARACTERS.plain)));
+  const step = CHARACTERS.step + (activations ? CHARACTERS.activations : 0) + topLogprobs * CHARACTERS.alternative;
+  return Math.max(1, Math.floor(budget / texts / (trace ? step : CHARACTERS.text)));
 }

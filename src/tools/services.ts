@@ -2,7 +2,7 @@
 // loop stays free while a model writes; tests give what they like.
 
 import { BitnetError } from '../errors.ts';
-import type { GenerateHooks, GenerateRequest, GenerateResult } from '../generate/types.ts';
+import type { GenerateHooks, GenerateRequest, GenerateResult, ManyRequest, ManyResult } from '../generate/types.ts';
 import type { WorldService } from '../world/world-host.ts';
 import type { TraceColorsRequest, TritWindowRequest } from './desk-requests.ts';
 
@@ -32,11 +32,19 @@ export interface Desk {
 
 export type AsideContext = Pick<ToolContext, 'signal' | 'progress' | 'resultBudget'>;
 
+export type ManyServiceHooks = {
+  readonly signal?: AbortSignal;
+  /** Called from time to time, with the tokens of all texts so far. */
+  readonly onTokens?: (done: number) => void;
+};
+
 export interface Services {
   /** Folders that callers' model paths must lie in; any path when undefined. */
   readonly allowedRoots?: readonly string[] | undefined;
   /** Rejects with CancelledError when the signal fires before there is anything to return. */
   generate(request: GenerateRequest, hooks: GenerateHooks): Promise<GenerateResult>;
+  /** Several texts in one call; absent where nobody generates. */
+  readonly generateMany?: (request: ManyRequest, hooks: ManyServiceHooks) => Promise<ManyResult>;
   /** Where training steps are taken; absent where nobody takes any. */
   readonly worlds?: WorldService;
   /** Where calls that compute for more than a moment are computed; absent: here. */

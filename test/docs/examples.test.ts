@@ -28,6 +28,9 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'bitnet-gf3 pull prism-ml/Ternary-Bonsai-8B-gguf': HUB,
   'bitnet-gf3 infer "Once upon a time" --backend openai --model NAME --trace-gf3':
     'needs a server; test/generate/openai has one of its own',
+  'bitnet-gf3 chat': 'needs a terminal; test/cli/chat.test.ts has one',
+  'bitnet-gf3 chat --model NAME --system "Answer in one sentence." --thinking off':
+    'is for a terminal and another model',
   'bitnet-gf3 bench --shape 2b4t': GIGABYTES,
   'bitnet-gf3 bench --shape 2b4t --threads 2': GIGABYTES,
   'bitnet-gf3 bench --shape 2b4t --threads 2 --json': GIGABYTES,
@@ -37,6 +40,8 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'npm test': 'is this',
   'TEST_INSTALLS=1 npm test': 'is this, with what takes minutes',
   'npm install --ignore-scripts onnxruntime-node': 'test/packages/on-request.test.ts, when asked',
+  'npm install --ignore-scripts': 'is told of in prose; scripts/try-package.mjs does it',
+  'npm run release -- 0.2.0': 'writes versions; test/packages/release.test.ts checks what it compares',
   'npm install bitnet-gf3-mcp': 'is not on npm yet; test/packages/npm-package.test.ts installs the packed package',
   'npx vitest run test/color': 'is this',
   'npx @modelcontextprotocol/inspector node REPO/dist/cli/main.js': 'npm run interop runs the inspector',
@@ -58,6 +63,8 @@ const SCRIPTS: Readonly<Record<string, string>> = {
   fuzz: 'test/fuzz/fuzz-command.test.ts, for a short while',
   'package:mcpb': 'test/packages/bundles.test.ts',
   'package:plugin': 'test/packages/bundles.test.ts',
+  prebuilds: 'compiles for minutes; .ci/run and the workflow release do',
+  'interop:windows': 'wants Wine; .ci/run does',
   interop: 'fetches the inspector',
   'interop:claude': 'needs Claude Code',
   'bench:calls': 'measures a quiet machine',

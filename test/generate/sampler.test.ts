@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { chooseToken, topIndices } from '../../src/generate/sampler.ts';
+import { chooseToken, TokenHistory, topIndices } from '../../src/generate/sampler.ts';
+import { referenceDistribution, referenceDraw, referenceScores, referenceUniform } from './sampler-reference.ts';
 
 const greedy = { temperature: 0, topK: 0, topP: 1, sampleSeed: 0n };
 const logits = Float32Array.of(1, 3, 2, 3, -5, 0);
@@ -98,4 +99,136 @@ test('topIndices is the front of a stable sort', () => {
       expect(topIndices(Float32Array.from(values), count)).toEqual(sorted.slice(0, count));
     }),
   );
+});
+
+describe('against a second, slow implementation', () => {
+  const SIZE = 12;
+  const logit = fc.oneof(fc.integer({ min: -6, max: 6 }), fc.double({ min: -30, max: 30, noNaN: true }));
+  const id = fc.nat(SIZE - 1);
+  const optionsOf = fc.record(
+    {
+      temperature: fc.constantFrom(0.25, 1, 3),
+      topK: fc.nat(SIZE + 2),
+      topP: fc.double({ min: 0.01, max: 1, noNaN: true }),
+      minP: fc.oneof(fc.constant(0), fc.double({ min: 0, max: 1, noNaN: true })),
+      repetitionPenalty: fc.constantFrom(1, 1.3, 0.7, 5),
+      presencePenalty: fc.constantFrom(0, 0.5, -1.5, 2),
+      frequencyPenalty: fc.constantFrom(0, 0.4, -2, 1.1),
+      logitBias: fc.uniqueArray(fc.tuple(id, fc.double({ min: -100, max: 100, noNaN: true })), {
+        selector: ([biased]) => biased,
+        maxLength: 4,
+      }),
+    },
+    { requiredKeys: ['temperature'] },
+  );
+  const logitsOf = fc.array(logit, { minLength: SIZE, maxLength: SIZE }).map((list) => [...Float32Array.from(list)]);
+  const ids = fc.array(id, { maxLength: 6 });
+
+  test('every draw is the token that the definition says, at its own log-probability', () => {
+    let compared = 0;
+    fc.assert(
+      fc.property(
+        logitsOf,
+        optionsOf,
+        ids,
+        ids,
+        fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
+        (list, options, prompt, text, seed) => {
+          const scores = referenceScores(list, options, prompt, text);
+          // Where the front of top-p ends within rounding of a token's border, either is right.
+          const near = [-1e-9, 1e-9].map((more) =>
+            JSON.stringify(
+              referenceDistribution(scores, {
+                ...options,
+                ...(options.topP !== undefined && options.topP < 1 && { topP: options.topP + more }),
+                ...(options.minP && { minP: options.minP + more }),
+              }).map(([one]) => one),
+            ),
+          );
+          if (near[0] !== near[1]) return;
+          const distribution = referenceDistribution(scores, options);
+          const history = new TokenHistory([...prompt, ...text], prompt.length);
+          const total = list.reduce((sum, value) => sum + Math.exp(value), 0);
+          for (let step = 0; step < 8; step += 1) {
+            const wanted = referenceDraw(distribution, referenceUniform(seed, step));
+            const all = { topK: 0, topP: 1, ...options, sampleSeed: seed };
+            const { token, logprob } = chooseToken(Float32Array.from(list), step, all, history);
+            if (wanted !== undefined) {
+              expect(token).toBe(wanted);
+              compared += 1;
+            }
+            expect(logprob).toBeCloseTo(list[token]! - Math.log(total), 9);
+          }
+        },
+      ),
+    );
+    expect(compared).toBeGreaterThan(100);
+  });
+
+  test('greedy takes the largest of the adjusted logits', () => {
+    fc.assert(
+      fc.property(logitsOf, optionsOf, ids, ids, (list, options, prompt, text) => {
+        const scores = referenceScores(list, options, prompt, text);
+        const largest = Math.max(...scores);
+        const history = new TokenHistory(prompt, prompt.length);
+        for (const one of text) history.add(one);
+        const asked = { ...greedy, ...options, temperature: 0 };
+        const { token } = chooseToken(Float32Array.from(list), 0, asked, history);
+        expect(scores[token]).toBeCloseTo(largest, 9);
+      }),
+    );
+  });
+});
+
+describe('by hand', () => {
+  const six = Float32Array.of(1, 3, 2, 3, -5, 0);
+
+  test('a bias decides between equals, and one of -100 bans', () => {
+    expect(chooseToken(six, 0, { ...greedy, logitBias: [[3, 0.5]] }).token).toBe(3);
+    const banned = {
+      ...greedy,
+      logitBias: [
+        [1, -100],
+        [3, -100],
+      ] as const,
+    };
+    expect(chooseToken(six, 0, banned).token).toBe(2);
+    const drawn = { ...banned, temperature: 5 };
+    for (let step = 0; step < 200; step += 1) expect([0, 2, 4, 5]).toContain(chooseToken(six, step, drawn).token);
+  });
+
+  test('a repetition penalty of 2 halves 3 to 1.5 and doubles -5 to -10', () => {
+    const history = new TokenHistory([1, 3, 4], 3);
+    expect(chooseToken(six, 0, { ...greedy, repetitionPenalty: 2 }, history).token).toBe(2);
+    // -10 against -5 of no other: what is below 0 sinks, too.
+    const low = Float32Array.of(-1, -1.5);
+    expect(chooseToken(low, 0, { ...greedy, repetitionPenalty: 2 }, new TokenHistory([0], 1)).token).toBe(1);
+  });
+
+  test('presence counts once and frequency each time, both of the text only', () => {
+    const inPrompt = new TokenHistory([1, 1, 1], 3);
+    expect(chooseToken(six, 0, { ...greedy, presencePenalty: 2, frequencyPenalty: 2 }, inPrompt).token).toBe(1);
+    const twice = new TokenHistory([1, 1, 3], 0);
+    // 3 - 0.4 * 2 against 3 - 0.4.
+    expect(chooseToken(six, 0, { ...greedy, frequencyPenalty: 0.4 }, twice).token).toBe(3);
+    expect(chooseToken(six, 0, { ...greedy, presencePenalty: 0.4 }, twice).token).toBe(1);
+    expect(chooseToken(six, 0, { ...greedy, presencePenalty: 1.5 }, twice).token).toBe(2);
+  });
+
+  test('min-p of 0.3 keeps e^-1 and not e^-2', () => {
+    const drawn = new Set(
+      Array.from({ length: 500 }, (_, step) => chooseToken(six, step, { ...greedy, temperature: 1, minP: 0.3 }).token),
+    );
+    expect([...drawn].sort()).toEqual([1, 2, 3]);
+  });
+
+  test('the likeliest are told under the untempered, unbiased distribution', () => {
+    const { top, token } = chooseToken(six, 0, { ...greedy, logitBias: [[4, 50]], topLogprobs: 3 });
+    expect(token).toBe(4);
+    const total = Math.log([...six].reduce((sum, value) => sum + Math.exp(value), 0));
+    expect(top!.map((one) => one.token)).toEqual([1, 3, 2]);
+    expect(top!.map((one) => one.logprob)[2]).toBeCloseTo(2 - total, 12);
+    expect(chooseToken(six, 0, { ...greedy, topLogprobs: 20 }).top).toHaveLength(6);
+    expect(chooseToken(six, 0, greedy)).not.toHaveProperty('top');
+  });
 });

@@ -285,3 +285,93 @@ describe('ends', () => {
     expect(scheduler.active).toBe(0);
   });
 });
+
+describe('a prompt that begins as another one', () => {
+  const prefix = Array.from({ length: 40 }, (_, i) => (7 * i + 3) % 61);
+  const tails = [[1, 2], [5], [9, 9, 9], [60]];
+
+  test('waits while that is read, and is read from where they part', async () => {
+    const { executable, steps } = await watched();
+    const scheduler = new Scheduler(executable, { ...plain, maxRows: 16 });
+    const writers = tails.map(() => writer(6));
+    await Promise.all(
+      tails.map((tail, i) => scheduler.run([...prefix, ...tail], { next: writers[i]!.next, trace: false })),
+    );
+    const rows = steps.reduce((sum, { tokens }) => sum + tokens.length, 0);
+    // The prefix once, but for the 8 of it that are left after two steps, which the others do not wait for; the tails, and
+    // 5 more tokens of each.
+    expect(rows).toBe(40 + 3 * 8 + 7 + 4 * 5);
+    for (const [i, tail] of tails.entries()) {
+      expect(writers[i]!.tokens).toEqual(await alone([...prefix, ...tail], 6));
+    }
+  });
+
+  test('is begun at once when both have little in common', async () => {
+    const { executable, steps } = await watched();
+    const scheduler = new Scheduler(executable, plain);
+    const short = tails.map((tail) => [...prefix.slice(0, 12), ...tail]);
+    const writers = short.map(() => writer(3));
+    await Promise.all(short.map((prompt, i) => scheduler.run(prompt, { next: writers[i]!.next, trace: false })));
+    expect(new Set(steps[0]!.sequences).size).toBe(4);
+    for (const [i, prompt] of short.entries()) expect(writers[i]!.tokens).toEqual(await alone(prompt, 3));
+  });
+
+  test('is read all the same when the other one is cancelled in its middle', async () => {
+    const { executable } = await watched();
+    const scheduler = new Scheduler(executable, { ...plain, maxRows: 8 });
+    const controller = new AbortController();
+    const first = scheduler.run([...prefix, 1], {
+      next: writer(3).next,
+      trace: false,
+      signal: controller.signal,
+      onPrompt: () => controller.abort(),
+    });
+    const { tokens, next } = writer(5);
+    const second = scheduler.run([...prefix, 2], { next, trace: false });
+    await expect(first).rejects.toBeInstanceOf(CancelledError);
+    await second;
+    expect(tokens).toEqual(await alone([...prefix, 2], 5));
+  });
+
+  test('starts from one that is being written', async () => {
+    const { executable, steps } = await watched();
+    const scheduler = new Scheduler(executable, plain);
+    const long = writer(20);
+    let second: Promise<void> | undefined;
+    const other = writer(4);
+    await scheduler.run(prefix, {
+      trace: false,
+      next: (logits) => {
+        second ??= scheduler.run([...prefix, 11, 12], { next: other.next, trace: false });
+        return long.next(logits);
+      },
+    });
+    await second;
+    expect(steps.reduce((sum, { tokens }) => sum + tokens.length, 0)).toBe(40 + 19 + 2 + 3);
+    expect(other.tokens).toEqual(await alone([...prefix, 11, 12], 4));
+    expect(long.tokens).toEqual(await alone(prefix, 20));
+  });
+});
+
+test('when much is kept, a new prompt takes over the oldest sequence that begins with the same token', async () => {
+  const { executable } = await watched();
+  let created = 0;
+  const create = executable.createSequence.bind(executable);
+  executable.createSequence = () => {
+    created += 1;
+    return create();
+  };
+  const scheduler = new Scheduler(executable, { ...plain, cachedTokens: 40 });
+  const run = async (prompt: number[]) => {
+    const { tokens, next } = writer(6);
+    await scheduler.run(prompt, { next, trace: false });
+    expect(tokens).toEqual(await alone(prompt, 6));
+  };
+  for (const prompt of prompts) await run(prompt);
+  const before = created;
+  for (const prompt of prompts) await run([...prompt.slice(0, 1), 50, ...prompt.slice(1)]);
+  expect(created).toBe(before);
+  // None begins with 33.
+  await run([33, 2]);
+  expect(created).toBe(before + 1);
+});

@@ -7,12 +7,15 @@
 // under several names, with its tokens in the same lists.
 
 import type { Piece } from '../token-source.ts';
+import type { Alternative } from '../types.ts';
 import { asObject, type Loose, oneLine } from './words.ts';
 
 export type AnswerPart = {
   readonly pieces: readonly Piece[];
   /** What the model thought, which is no part of its answer. */
   readonly reasoning?: string;
+  /** Parts of calls of tools. */
+  readonly toolCalls?: readonly CallPart[];
   /** Set in the last part that has a choice. */
   readonly finish?: 'stop' | 'length';
   /** Why it ended, where that is neither its end nor the limit: `tool_calls`, `content_filter`. */
@@ -26,11 +29,20 @@ export type AnswerPart = {
   readonly reasoningTokens?: number;
 };
 
+export type CallPart = {
+  readonly index: number;
+  readonly id?: string;
+  readonly name?: string;
+  /** The next piece of the arguments, as JSON text. */
+  readonly text?: string;
+};
+
 type Token = {
   readonly text?: string;
   readonly bytes?: readonly number[];
   readonly id?: number;
   readonly logprob?: number;
+  readonly top?: readonly Alternative[];
 };
 
 /** Characters of a model's name that are kept. */
@@ -48,9 +60,11 @@ export function readAnswerPart(object: unknown): AnswerPart {
   const said = sources.map(({ text, content, refusal }) => firstText(text, content, refusal)).join('');
   const thought = sources.map(thoughtIn).join('');
   const finish = finishOf(choice.finish_reason);
+  const calls = sources.flatMap(({ tool_calls }) => callsIn(tool_calls));
   return {
     pieces: piecesOf(said, tokensOf(choice), { finish, thought }),
     ...(thought === '' ? {} : { reasoning: thought }),
+    ...(calls.length === 0 ? {} : { toolCalls: calls }),
     ...(finish === undefined ? {} : { finish }),
     ...(finish === undefined || ['stop', 'length'].includes(String(choice.finish_reason))
       ? {}
@@ -106,6 +120,28 @@ function thoughtIn({ reasoning_content, reasoning, reasoning_text, thinking, con
     : '';
 }
 
+/** Calls at once that are kept of one answer. */
+const MAX_CALLS = 128;
+
+function callsIn(value: unknown): CallPart[] {
+  if (!Array.isArray(value)) return [];
+  return value.slice(0, MAX_CALLS).flatMap((entry: unknown, place): CallPart[] => {
+    const { index, id, function: called } = asObject(entry) ?? {};
+    const { name, arguments: given } = asObject(called) ?? {};
+    const at = tokenId(index) ?? place;
+    if (at >= MAX_CALLS) return [];
+    const text = typeof given === 'string' ? given : asObject(given) === undefined ? undefined : JSON.stringify(given);
+    return [
+      {
+        index: at,
+        ...(typeof id === 'string' && { id: id.slice(0, MAX_NAME) }),
+        ...(typeof name === 'string' && { name: name.slice(0, MAX_NAME) }),
+        ...(text !== undefined && { text }),
+      },
+    ];
+  });
+}
+
 function finishOf(reason: unknown): AnswerPart['finish'] {
   if (typeof reason !== 'string' || reason === '' || reason === 'null') return undefined;
   // Also what ends a text by a filter or a tool call: nothing follows.
@@ -121,15 +157,16 @@ function tokensOf(choice: Loose): readonly Token[] {
   return listed.map((token, i) => (ids[i] === undefined ? token : { ...token, id: ids[i] }));
 }
 
-function listedTokens({ content, tokens, token_logprobs: values }: Loose): Token[] {
+function listedTokens({ content, tokens, token_logprobs: values, top_logprobs: tops }: Loose): Token[] {
   if (Array.isArray(content)) {
     return content.map((entry: unknown) => {
-      const { token, bytes, id, logprob } = asObject(entry) ?? {};
+      const { token, bytes, id, logprob, top_logprobs } = asObject(entry) ?? {};
       return {
         ...named(token),
         ...(isBytes(bytes) ? { bytes } : {}),
         ...(tokenId(id) === undefined ? {} : { id: tokenId(id)! }),
         ...probability(logprob),
+        ...topOf(top_logprobs),
       };
     });
   }
@@ -137,7 +174,25 @@ function listedTokens({ content, tokens, token_logprobs: values }: Loose): Token
   return tokens.map((token: unknown, i) => ({
     ...named(token),
     ...probability(Array.isArray(values) ? values[i] : undefined),
+    ...topOf(Array.isArray(tops) ? tops[i] : undefined),
   }));
+}
+
+/** More than any server tells. */
+const MAX_TOP = 64;
+
+/** What else was likely: a list of tokens (chat), or log-probabilities by text (completions). */
+function topOf(value: unknown): Token {
+  const listed = Array.isArray(value)
+    ? value.slice(0, MAX_TOP).map((entry: unknown) => asObject(entry) ?? {})
+    : Object.entries(asObject(value) ?? {}).map(([token, logprob]) => ({ token, logprob }));
+  const top = listed.slice(0, MAX_TOP).flatMap(({ token, logprob, id }: Loose): Alternative[] => {
+    if (typeof token !== 'string' || typeof logprob !== 'number' || !Number.isFinite(logprob)) return [];
+    return [
+      { token: token.slice(0, MAX_NAME), ...(tokenId(id) === undefined ? {} : { tokenId: tokenId(id)! }), logprob },
+    ];
+  });
+  return top.length === 0 ? {} : { top: top.sort((a, b) => b.logprob - a.logprob) };
 }
 
 /** A token by its text, or by its id where the server puts that in the text's place. */
@@ -194,6 +249,7 @@ function pieceOf(text: string, token: Token | undefined): Piece {
     text,
     ...(token?.id === undefined ? {} : { tokenId: token.id }),
     ...(token?.logprob === undefined ? {} : { logprob: token.logprob }),
+    ...(token?.top === undefined ? {} : { topLogprobs: token.top }),
   };
 }
 
