@@ -44,10 +44,10 @@ struct Seen {
 };
 DEVICE Seen seen_by(const Instruction& I, const Input& in, u32 t) {
   Seen s;
-  s.position = ((const u32*)in.positions)[t];
+  s.position = I.rows == 1 ? shared().position : ((const u32*)in.positions)[t];
   s.end = s.position + 1;
   s.first = I.window && s.end > I.window ? s.end - I.window : 0;
-  s.table_row = ((const u32*)in.table_rows)[t];
+  s.table_row = I.rows == 1 ? shared().table_row : ((const u32*)in.table_rows)[t];
   return s;
 }
 
@@ -239,7 +239,7 @@ DEVICE Scratch scratch_of(const Instruction& I, u32 t, u32 head) {
 }
 
 /** What of an item's tiles is there before the row is: all but the row's own position. */
-DEVICE void attend_ahead(const Instruction& I, const Input& in) {
+APART void attend_ahead(const Instruction& I, const Input& in) {
   if (!I.fused || !tiled(I)) return;
   const Seen s = seen_by(I, in, 0);
   if (I.op == ATTEND_ONE) {
@@ -468,6 +468,8 @@ APART void values(const Instruction& I, const Input& in) {
 
 /** Queries (rows times heads of a kv head) of a block. */
 constexpr u32 QUERIES = 32;
+/** Of exponentials, from position to position: few of a warp's writes meet in a bank. */
+constexpr u32 EXP_STRIDE = QUERIES + 4;
 
 /**
  * Rows in tiles: a block has as many rows as make 32 queries with one kv head. First all scores, which go to scratch, and each
@@ -478,7 +480,7 @@ APART void attend_rows(const Instruction& I, const Input& in) {
   const u32 tiles = (I.rows + each - 1) / each;
   float* q = behind_tiles();                 // [query][D]
   float* e = q + QUERIES * TILE_DIM;         // [position][query]
-  u32* most = (u32*)(e + POSITIONS * QUERIES);
+  u32* most = (u32*)(e + POSITIONS * EXP_STRIDE);
   float* sums = (float*)(most + QUERIES);
   const u32* positions = (const u32*)in.positions;
   const u32* table_rows = (const u32*)in.table_rows;
@@ -570,7 +572,7 @@ APART void attend_rows(const Instruction& I, const Input& in) {
           const u32 query = i / POSITIONS, j = i % POSITIONS, at = b * POSITIONS + j;
           float x = 0.0f;
           if (query < queries && sees(query, at)) x = exp_f32(load(scores_of(query) + at) - lowered(most[query]));
-          e[j * QUERIES + query] = x;
+          e[j * EXP_STRIDE + query] = x;
         }
         if (b + 1 < b1) copies_there<1>();
         else copies_there<0>();
@@ -583,7 +585,7 @@ APART void attend_rows(const Instruction& I, const Input& in) {
           const u32 low = begin > b * POSITIONS ? begin - b * POSITIONS : 0;
           const u32 high = p + 1 < (b + 1) * POSITIONS ? (p + 1 > b * POSITIONS ? p + 1 - b * POSITIONS : 0) : POSITIONS;
           float s = 0.0f;
-          for (u32 i = low + lane; i < high; i += 16) s = s + e[i * QUERIES + query];
+          for (u32 i = low + lane; i < high; i += 16) s = s + e[i * EXP_STRIDE + query];
           s = fold(s);
           if (lane == 0) sums[query] = s;
         }
@@ -594,7 +596,7 @@ APART void attend_rows(const Instruction& I, const Input& in) {
         if (d < D && all) {
           UNROLL4 for (u32 j = 0; j < POSITIONS; j++) {
             const float value = values[j * D + d];
-            const Floats w0 = *(const Floats*)(e + j * QUERIES + v0), w1 = *(const Floats*)(e + j * QUERIES + v0 + 4);
+            const Floats w0 = *(const Floats*)(e + j * EXP_STRIDE + v0), w1 = *(const Floats*)(e + j * EXP_STRIDE + v0 + 4);
             x[0] = x[0] + w0.x * value;
             x[1] = x[1] + w0.y * value;
             x[2] = x[2] + w0.z * value;
@@ -607,7 +609,7 @@ APART void attend_rows(const Instruction& I, const Input& in) {
         } else if (d < D) {
           for (u32 j = 0; j < POSITIONS && b * POSITIONS + j < end; j++) {
             const float value = values[j * D + d];
-            UNROLL for (u32 n = 0; n < 8; n++) x[n] = sees(v0 + n, b * POSITIONS + j) ? x[n] + e[j * QUERIES + v0 + n] * value : x[n];
+            UNROLL for (u32 n = 0; n < 8; n++) x[n] = sees(v0 + n, b * POSITIONS + j) ? x[n] + e[j * EXP_STRIDE + v0 + n] * value : x[n];
           }
         }
         sync();

@@ -11,8 +11,12 @@
 DEVICE constexpr u32 mask_of(u32 f) { return 0x03030303u << (2 * f); }
 /** Rows above which products are made tile by tile. */
 constexpr u32 MANY_ROWS = 32;
-/** Vectors of weights that a lane fetches before the grid's barrier. */
-constexpr u32 AHEAD = 8;
+/**
+ * Weights that are fetched before the grid's barrier lie at the end of shared memory, each lane's 16 bytes where the same lane
+ * finds them; `splits` of a product with one row says how many of them a lane has.
+ */
+constexpr u32 STAGED_BYTES = THREADS * 16;
+DEVICE Words* staged(const Instruction& I) { return (Words*)(shared_memory() + shared_size() - I.splits * STAGED_BYTES) + thread(); }
 
 /** Which matrix and which of its tiles an item is. */
 DEVICE u32 part_of(const Instruction& I, u32& tile) {
@@ -36,11 +40,10 @@ DEVICE void finish(const Instruction& I, const Matrix& m, u32 t, u32 row, float 
 }
 
 /** Codes of one row in shared memory, its scale and sum in `shared()`: of a fused instruction made here, else copied. */
-DEVICE void one_row(const Instruction& I, char* codes, bool apart = false) {
+DEVICE void one_row(const Instruction& I, char* codes) {
   Shared& s = shared();
   if (I.fused) {
-    if (apart) make_row_apart(I, 0, (float*)pool(), codes, block() == 0);
-    else make_row(I, 0, (float*)pool(), codes, block() == 0);
+    make_row(I, 0, (float*)pool(), codes, block() == 0);
     return;
   }
   const u32 words = (I.quantize == 16 ? 2 * I.code_stride + 4 * (I.width / I.group) + 15 : I.code_stride) / 16;
@@ -91,25 +94,29 @@ DEVICE const char* quad_at(const Matrix& m, u32 tile, u32 chunk) {
 struct Stream {
   u32 sub = 0, i = 0;
   const char* at = nullptr;
-  DEVICE_MEMBER Words next(const Instruction& I, const Walk& w) {
+  DEVICE_MEMBER const char* next(const Instruction& I, const Walk& w) {
     if (i == 0) {
       u32 tile;
       const Matrix& m = tile_of(I, sub, tile);
       at = quad_at(m, tile, thread() / 32);
     }
-    const Words v = at ? stream(at + i * (WARPS * 64)) : Words{0, 0, 0, 0};
+    const char* v = at ? at + i * (WARPS * 64) : nullptr;
     if (++i == w.mine) i = 0, sub++;
     return v;
   }
 };
 
 /** Before the barrier: the first weights of a product with one row. */
-DEVICE void ternary_ahead(const Instruction& I, Words (&ahead)[AHEAD]) {
+APART void ternary_ahead(const Instruction& I) {
   const Walk w = walk_of(I);
   Stream from;
-  UNROLL for (u32 k = 0; k < AHEAD; k++) {
-    if (k < w.total) ahead[k] = from.next(I, w);
+  Words* to = staged(I);
+  const u32 n = w.total < I.splits ? w.total : I.splits;
+  for (u32 k = 0; k < n; k++) {
+    const char* at = from.next(I, w);
+    if (at) copy_ahead(to + k * THREADS, at);
   }
+  copies_asked();
 }
 
 /** 32 rows x 64 columns x 8 tokens: fields 0 and 1 into low, 2 and 3 into high. */
@@ -125,7 +132,7 @@ DEVICE float ternary_value(const Matrix& m, i32 sum, u32 field, i32 code_sum, fl
 }
 
 /** One row of codes. */
-DEVICE void ternary_one(const Instruction& I, Words (&ahead)[AHEAD]) {
+APART void ternary_one(const Instruction& I) {
   Shared& s = shared();
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4;
   const Walk w = walk_of(I);
@@ -167,22 +174,25 @@ DEVICE void ternary_one(const Instruction& I, Words (&ahead)[AHEAD]) {
     i = 0;
     place += 32;
   };
-  UNROLL for (u32 k = 0; k < AHEAD; k++) {
-    if (k < w.total) step(ahead[k]);
-  }
-  if (w.total > AHEAD) {
+  const u32 n = w.total < I.splits ? w.total : I.splits;
+  copies_there<0>();
+  const Words* from_stage = staged(I);
+  // Past the last quad nothing was fetched, and its rows are nobody's.
+  for (u32 k = 0; k < n; k++) step(from_stage[k * THREADS]);
+  if (w.total > n) {
     Stream from;
-    from.sub = AHEAD / w.mine;
-    from.i = AHEAD % w.mine;
+    from.sub = n / w.mine;
+    from.i = n % w.mine;
     if (from.i > 0) {
       u32 tile;
       const Matrix& m = tile_of(I, from.sub, tile);
       from.at = quad_at(m, tile, warp);
     }
-    for (u32 k0 = AHEAD; k0 < w.total; k0 += 4) {
+    for (u32 k0 = n; k0 < w.total; k0 += 4) {
       Words next[4];
       UNROLL for (u32 k = 0; k < 4; k++) {
-        if (k0 + k < w.total) next[k] = from.next(I, w);
+        const char* at = k0 + k < w.total ? from.next(I, w) : nullptr;
+        next[k] = at ? stream(at) : Words{0, 0, 0, 0};
       }
       UNROLL for (u32 k = 0; k < 4; k++) {
         if (k0 + k < w.total) step(next[k]);
@@ -347,7 +357,7 @@ DEVICE void int8_step(i32 (&d)[4], const Words& a, const Words& c, const Words& 
 }
 
 /** A warp takes tiles of 16 rows, whole, 128 columns a step; two steps are on their way. `ONE`: codes in shared memory. */
-template <bool ONE, u32 N> DEVICE void int8_rows(const Instruction& I, Words (&ahead)[AHEAD], bool loaded) {
+template <bool ONE, u32 N> APART void int8_rows(const Instruction& I) {
   Shared& s = shared();
   const u32 lane = thread() & 31, g = lane / 4, piece = lane & 3;
   const Matrix& m = I.m[0];
@@ -367,14 +377,9 @@ template <bool ONE, u32 N> DEVICE void int8_rows(const Instruction& I, Words (&a
     d = stream(two + 16);
     if (++lc == chunks) lc = 0, lt++;
   };
-  if (!loaded) {
-    UNROLL for (u32 k = 0; k < 2; k++) fetch_next(ahead[4 * k], ahead[4 * k + 1], ahead[4 * k + 2], ahead[4 * k + 3]);
-    return;
-  }
-  // The first two are here already.
-  for (u32 k = 0; k < 2; k++) {
-    if (lt < mine && ++lc == chunks) lc = 0, lt++;
-  }
+  // On their way while the row is made.
+  Words ahead[8];
+  UNROLL for (u32 k = 0; k < 2; k++) fetch_next(ahead[4 * k], ahead[4 * k + 1], ahead[4 * k + 2], ahead[4 * k + 3]);
   char* codes = codes_place(I);
   if (ONE) one_row(I, codes);
   i32 acc[N][4];
@@ -435,7 +440,7 @@ APART void dense_rows(const Instruction& I) {
   const u32 lane = thread() & 15, stride = lane_stride(I.width), elements = m.stride / (I.type == F32 ? 4 : 2);
   const u32 whole = I.width / 16, each = THREADS / 16;
   for (u32 t = 0; t < I.rows; t++) {
-    make_row_apart(I, t, xs, nullptr, block() == 0);
+    make_row(I, t, xs, nullptr, block() == 0);
     for (u32 from = block() * each; from < m.rows; from += blocks() * each) {
       const u32 row = from + thread() / 16;
       const u64 at = (u64)(row < m.rows ? row : m.rows - 1) * elements + lane;
@@ -517,7 +522,7 @@ template <bool ONE> APART void grouped_rows(const Instruction& I) {
   if (block() >= items * rounds) return;
   char* codes = codes_place(I);
   float* parts = (float*)after_codes(I);
-  if (ONE) one_row(I, codes, true);
+  if (ONE) one_row(I, codes);
   else parts = (float*)pool();
   u32 parity = 0;
   for (u32 item = block(); item < items * rounds; item += blocks()) {

@@ -13,7 +13,9 @@ struct Shared {
   u32 largest[WARPS];
   float inverse, scale, pad[2];
   i32 code_sum;
-  u32 last, pad2[2];
+  u32 last;
+  /** Of the step's first row, so that a step of one token need not ask for it again and again. */
+  u32 position, table_row;
 };
 constexpr u32 POOL_AT = (sizeof(Shared) + 127) / 128 * 128;
 
@@ -26,7 +28,8 @@ DEVICE u32 lane_stride(u32 width) { return lane_length(width) + 4; }
 DEVICE u32 lane_place(u32 i, u32 stride) { return (i & 15) * stride + (i >> 4); }
 DEVICE u32 row_bytes(u32 width) { return 16 * lane_stride(width) * 4; }
 
-DEVICE float activated(u32 source, float limit, float gate, float up) {
+/** Of its own, or the code of its divisions would be everywhere. */
+APART float activated(u32 source, float limit, float gate, float up) {
   if (source == RELU2) {
     // NaN stays, so that the next rounding reports it.
     const float g = gate > 0.0f || gate != gate ? gate : 0.0f;
@@ -111,148 +114,190 @@ DEVICE i32 write8(char* codes, u32 i, float v, float scale) {
   return code;
 }
 
-/**
- * Row t of an instruction: made, normed, stored, rounded, as far as the instruction says. Codes go to `codes`: int8, or
- * the two planes of int16 (hi, lo, each `code_stride` bytes) and the groups' sums behind them. A row that is not rounded is left
- * in `xs`.
- */
-DEVICE void make_row(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
+/** The rounding of a row's largest element; false where that is NaN or infinity, the largest of all bit patterns. */
+DEVICE float largest_of(const Instruction& I, u32 most, bool writes) {
   Shared& s = shared();
+  most = warp_max(most);
+  if ((thread() & 31) == 0) s.largest[thread() / 32] = most;
+  sync();
+  most = warp_max(s.largest[thread() & 15]);
+  if (most >= 0x7f800000 && thread() == 0 && writes) ((u32*)I.failed)[I.status] = 1;
+  return from_bits(most);
+}
+
+DEVICE float scale8(float largest) { return divide(127.0f, largest > 1e-5f ? largest : 1e-5f); }
+DEVICE void keep8(i32 sum, float scale) {
+  Shared& s = shared();
+  sum = warp_sum(sum);
+  if ((thread() & 31) == 0) add_shared(&s.code_sum, sum);
+  if (thread() == 0) s.scale = scale;
+  sync();
+}
+
+/** 1 / sqrt of the mean square, to all threads. */
+DEVICE float inverse_rms(const float* xs, u32 n, float eps) {
+  Shared& s = shared();
+  if (thread() < 32) {
+    const float sum = sum_of_squares(xs, n);
+    if (thread() == 0) s.inverse = divide(1.0f, root(divide(sum, (float)n) + eps));
+  }
+  sync();
+  return s.inverse;
+}
+
+/** A row of which a thread holds H elements. BARE: x itself, which is not stored again. */
+template <u32 H, bool BARE> APART void make_held(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
   // Fields in registers: the compiler cannot know that what is stored below is none of them.
   const u32 tid = thread(), n = I.width, stride = lane_stride(n), source = I.source, norm = I.norm, quantize = I.quantize;
-  const u32 code_stride = I.code_stride, group = I.group, keep = writes ? I.keep : 0;
-  const float* const weight = (const float*)I.weight;
+  const u32 code_stride = I.code_stride, keep = writes ? I.keep : 0;
   const float* const x = (const float*)I.x + (u64)t * I.x_stride;
-  const float* const y = (const float*)I.y + (u64)t * I.y_stride;
-  float* const out = (float*)I.out + (u64)t * I.out_stride;
-  const float eps = I.eps, limit = I.limit;
-  const bool wide = n > HELD * THREADS;
-  float v[HELD], w[HELD];
-  auto element = [&](u32 i) {
-    const float a = load(x + i);
-    if (source == PLAIN) return a;
-    const float b = load(y + i);
-    return source == SUM ? a + b : activated(source, limit, a, b);
-  };
-  if (!wide) {
-    UNROLL for (u32 k = 0; k < HELD; k++) {
+  float v[H], w[H];
+  {
+    const float* const weight = (const float*)I.weight;
+    UNROLL for (u32 k = 0; k < H; k++) {
       const u32 i = tid + k * THREADS;
       v[k] = i < n ? load(x + i) : 0.0f;
       w[k] = norm && i < n ? stream_float(weight + i) : 1.0f;
     }
-    if (source != PLAIN) {
-      UNROLL for (u32 k = 0; k < HELD; k++) {
-        const u32 i = tid + k * THREADS;
-        if (i < n) {
-          const float b = load(y + i);
-          v[k] = source == SUM ? v[k] + b : activated(source, limit, v[k], b);
+  }
+  if (!BARE && source != PLAIN) {
+    const float* const y = (const float*)I.y + (u64)t * I.y_stride;
+    float b[H];
+    UNROLL for (u32 k = 0; k < H; k++) b[k] = tid + k * THREADS < n ? load(y + tid + k * THREADS) : 0.0f;
+    if (source == SUM) {
+      UNROLL for (u32 k = 0; k < H; k++) {
+        v[k] = v[k] + b[k];
+        if (writes && tid + k * THREADS < n) ((float*)x)[tid + k * THREADS] = v[k];
+      }
+    } else {
+      const float limit = I.limit;
+      UNROLL for (u32 k = 0; k < H; k++) {
+        if (source == RELU2) {
+          const float g = v[k] > 0.0f || v[k] != v[k] ? v[k] : 0.0f;
+          v[k] = (g * g) * b[k];
+        } else {
+          v[k] = activated(source, limit, v[k], b[k]);
         }
       }
     }
-    UNROLL for (u32 k = 0; k < HELD; k++) {
-      const u32 i = tid + k * THREADS;
-      if (i < n) {
-        if (norm || !quantize) xs[lane_place(i, stride)] = v[k];
-        if (source == SUM && writes) ((float*)x)[i] = v[k];
-      }
-    }
-  } else {
-    for (u32 i = tid; i < n; i += THREADS) {
-      const float a = element(i);
-      xs[lane_place(i, stride)] = a;
-      if (source == SUM && writes) ((float*)x)[i] = a;
-    }
   }
-  for (u32 i = n + tid; i < 16 * lane_length(n); i += THREADS) xs[lane_place(i, stride)] = 0.0f;
-  if (tid == 0) s.code_sum = 0;
-  sync();
-  float r = 1.0f;
-  if (norm) {
-    if (tid < 32) {
-      const float sum = sum_of_squares(xs, n);
-      if (tid == 0) s.inverse = divide(1.0f, root(divide(sum, (float)n) + eps));
+  if (norm || !quantize) {
+    UNROLL for (u32 k = 0; k < H; k++) {
+      const u32 i = tid + k * THREADS;
+      if (i < n) xs[lane_place(i, stride)] = v[k];
     }
-    sync();
-    r = s.inverse;
+    for (u32 i = n + tid; i < 16 * lane_length(n); i += THREADS) xs[lane_place(i, stride)] = 0.0f;
+  }
+  if (tid == 0) shared().code_sum = 0;
+  sync();
+  if (norm) {
+    const float r = inverse_rms(xs, n, I.eps);
+    UNROLL for (u32 k = 0; k < H; k++) v[k] = (v[k] * r) * w[k];
   }
   u32 most = 0;
-  auto seen = [&](float a) {
-    const u32 b = bits(a) & 0x7fffffff;
-    most = b > most ? b : most;
-  };
-  if (!wide) {
-    UNROLL for (u32 k = 0; k < HELD; k++) {
-      const u32 i = tid + k * THREADS;
-      if (i < n) {
-        if (norm) v[k] = (v[k] * r) * w[k];
-        if (keep) out[i] = v[k];
-        if (norm && !quantize) xs[lane_place(i, stride)] = v[k];
-        seen(v[k]);
-      }
-    }
-  } else {
-    for (u32 i = tid; i < n; i += THREADS) {
-      float a = xs[lane_place(i, stride)];
-      if (norm) xs[lane_place(i, stride)] = a = (a * r) * stream_float(weight + i);
-      if (keep) out[i] = a;
-      seen(a);
+  UNROLL for (u32 k = 0; k < H; k++) {
+    const u32 i = tid + k * THREADS;
+    if (i < n) {
+      const u32 b = bits(v[k]) & 0x7fffffff;
+      most = b > most ? b : most;
+      if (!BARE && keep) ((float*)I.out)[(u64)t * I.out_stride + i] = v[k];
+      if (norm && !quantize) xs[lane_place(i, stride)] = v[k];
     }
   }
   if (!quantize) {
     sync();
     return;
   }
-  most = warp_max(most);
-  if ((tid & 31) == 0) s.largest[tid / 32] = most;
-  sync();
-  most = warp_max(s.largest[tid & 15]);
-  // Infinity and NaN are the largest of all bit patterns.
-  if (most >= 0x7f800000 && tid == 0 && writes) ((u32*)I.failed)[I.status] = 1;
-  const float largest = from_bits(most);
+  const float largest = largest_of(I, most, writes);
   if (quantize == 8) {
-    const float scale = divide(127.0f, largest > 1e-5f ? largest : 1e-5f);
+    const float scale = scale8(largest);
     i32 sum = 0;
-    if (!wide) {
-      UNROLL for (u32 k = 0; k < HELD; k++) {
-        const u32 i = tid + k * THREADS;
-        if (i < n) sum += write8(codes, i, v[k], scale);
-      }
-    } else {
-      for (u32 i = tid; i < n; i += THREADS) sum += write8(codes, i, xs[lane_place(i, stride)], scale);
+    UNROLL for (u32 k = 0; k < H; k++) {
+      const u32 i = tid + k * THREADS;
+      if (i < n) sum += write8(codes, i, v[k], scale);
     }
     for (u32 i = n + tid; i < code_stride; i += THREADS) codes[i] = 0;
-    sum = warp_sum(sum);
-    if ((tid & 31) == 0) add_shared(&s.code_sum, sum);
-    if (tid == 0) s.scale = scale;
-    sync();
+    keep8(sum, scale);
     return;
   }
   const float scale = divide(32639.0f, largest);
   const bool usable = scale < from_bits(0x7f800000);
-  if (tid == 0) s.scale = usable ? divide(largest, 32639.0f) : 0.0f;
-  if (!wide) {
-    UNROLL for (u32 k = 0; k < HELD; k++) {
-      const u32 i = tid + k * THREADS;
-      if (i < n) write16(codes, code_stride, i, v[k], scale, usable);
-    }
-  } else {
-    for (u32 i = tid; i < n; i += THREADS) write16(codes, code_stride, i, xs[lane_place(i, stride)], scale, usable);
+  if (tid == 0) shared().scale = usable ? divide(largest, 32639.0f) : 0.0f;
+  UNROLL for (u32 k = 0; k < H; k++) {
+    const u32 i = tid + k * THREADS;
+    if (i < n) write16(codes, code_stride, i, v[k], scale, usable);
   }
   for (u32 i = n + tid; i < code_stride; i += THREADS) codes[i] = codes[code_stride + i] = 0;
   sync();
-  sum_groups(codes, code_stride, group, n);
+  sum_groups(codes, code_stride, I.group, n);
 }
 
-/** The same, where nothing else is at hand that would have to be saved. */
-APART void make_row_apart(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
-  make_row(I, t, xs, codes, writes);
+/** A row wider than threads hold. */
+APART void make_wide(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
+  const u32 tid = thread(), n = I.width, stride = lane_stride(n), source = I.source;
+  float* const x = (float*)I.x + (u64)t * I.x_stride;
+  const float* const y = (const float*)I.y + (u64)t * I.y_stride;
+  for (u32 i = tid; i < n; i += THREADS) {
+    float a = load((const float*)x + i);
+    if (source != PLAIN) {
+      const float b = load(y + i);
+      a = source == SUM ? a + b : activated(source, I.limit, a, b);
+    }
+    xs[lane_place(i, stride)] = a;
+    if (source == SUM && writes) x[i] = a;
+  }
+  for (u32 i = n + tid; i < 16 * lane_length(n); i += THREADS) xs[lane_place(i, stride)] = 0.0f;
+  if (tid == 0) shared().code_sum = 0;
+  sync();
+  const float r = I.norm ? inverse_rms(xs, n, I.eps) : 1.0f;
+  u32 most = 0;
+  for (u32 i = tid; i < n; i += THREADS) {
+    float a = xs[lane_place(i, stride)];
+    if (I.norm) xs[lane_place(i, stride)] = a = (a * r) * stream_float((const float*)I.weight + i);
+    if (I.keep && writes) ((float*)I.out)[(u64)t * I.out_stride + i] = a;
+    const u32 b = bits(a) & 0x7fffffff;
+    most = b > most ? b : most;
+  }
+  if (!I.quantize) {
+    sync();
+    return;
+  }
+  const float largest = largest_of(I, most, writes);
+  const u32 code_stride = I.code_stride;
+  if (I.quantize == 8) {
+    const float scale = scale8(largest);
+    i32 sum = 0;
+    for (u32 i = tid; i < n; i += THREADS) sum += write8(codes, i, xs[lane_place(i, stride)], scale);
+    for (u32 i = n + tid; i < code_stride; i += THREADS) codes[i] = 0;
+    keep8(sum, scale);
+    return;
+  }
+  const float scale = divide(32639.0f, largest);
+  const bool usable = scale < from_bits(0x7f800000);
+  if (tid == 0) shared().scale = usable ? divide(largest, 32639.0f) : 0.0f;
+  for (u32 i = tid; i < n; i += THREADS) write16(codes, code_stride, i, xs[lane_place(i, stride)], scale, usable);
+  for (u32 i = n + tid; i < code_stride; i += THREADS) codes[i] = codes[code_stride + i] = 0;
+  sync();
+  sum_groups(codes, code_stride, I.group, n);
+}
+
+/**
+ * Row t of an instruction: made, normed, stored, rounded, as far as the instruction says. Codes go to `codes`: int8, or
+ * the two planes of int16 (hi, lo, each `code_stride` bytes) and the groups' sums behind them. A row that is not rounded is left
+ * in `xs`.
+ */
+DEVICE void make_row(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
+  if (I.width > HELD * THREADS) make_wide(I, t, xs, codes, writes);
+  else if (I.source != PLAIN || I.keep) make_held<HELD, false>(I, t, xs, codes, writes);
+  else if (I.width <= 5 * THREADS) make_held<5, true>(I, t, xs, codes, writes);
+  else make_held<HELD, true>(I, t, xs, codes, writes);
 }
 
 APART void run_rows(const Instruction& I) {
   float* xs = (float*)pool();
   for (u32 t = block(); t < I.rows; t += blocks()) {
     // `splits` is the distance between rows of codes here.
-    make_row_apart(I, t, xs, (char*)I.codes + (u64)t * I.splits, true);
+    make_row(I, t, xs, (char*)I.codes + (u64)t * I.splits, true);
     if (I.quantize && thread() == 0) {
       ((float*)I.scales)[2 * t] = shared().scale;
       ((i32*)I.scales)[2 * t + 1] = shared().code_sum;

@@ -44,14 +44,17 @@ export type Memory = {
   readonly counters: number;
   readonly counts: number;
   readonly bests: number;
-  /** Blocks of the grid. */
+  /** Blocks of the grid, and their shared memory. */
   readonly grid: number;
+  readonly sharedBytes: number;
 };
 
 /** Threads of a block, as in rows.cuh; bytes of a block's own fields, at most. */
 const THREADS = 512;
 const OWN_BYTES = 2048;
 const POOL_BYTES = SHARED_BYTES - OWN_BYTES;
+/** Vectors of weights that a lane fetches ahead, at most. */
+const MOST_STAGED = 16;
 /** Shares of a row of logits whose best are found at once. */
 const SHARES = 64;
 /** Positions up to which one block does a row's attention where its heads are too wide for tiles. */
@@ -458,7 +461,7 @@ class Encoder {
         };
         const ahead = this.#ahead(chain, first.codes, next, one(first.codes), instruction);
         if (chain !== undefined && ahead === undefined) return 0;
-        this.#list.push({ ...instruction, ...ahead });
+        this.#list.push({ ...instruction, ...ahead, ...this.#staged(instruction, ahead !== undefined) });
         return end - i;
       }
       case 'int8Matmul': {
@@ -523,6 +526,14 @@ class Encoder {
     if (rowBytes(product.width!) + this.#productBytes(product) > POOL_BYTES) return undefined;
     const { norm, weight, eps, x, xStride, status, failed } = instruction;
     return { fused: 1, ...defined({ norm, weight, eps, x, xStride, status, failed }) };
+  }
+
+  /** How many vectors of weights a lane can fetch before it has the row: `staged` of products.cuh. */
+  #staged(product: Instruction, fused: boolean): Partial<Instruction> {
+    if (product.op !== 'ternary' || product.rows !== 1) return {};
+    const used = OWN_BYTES + (fused ? rowBytes(product.width!) : 0) + this.#productBytes(product);
+    const left = Math.floor((this.#memory.sharedBytes - used) / (THREADS * 16));
+    return { splits: Math.max(0, Math.min(MOST_STAGED, left)) };
   }
 
   /** Shared memory of a product with one row: its codes and sums. */

@@ -403,6 +403,7 @@ export class CudaExecutable implements Executable {
       counts: this.#hosts.get('counts')!.address,
       bests: shape.best ? this.#hosts.get('bests')!.address : 0,
       grid: this.#gpu.info.multiprocessors,
+      sharedBytes: this.#gpu.sharedBytes,
     };
   }
 

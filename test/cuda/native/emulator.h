@@ -47,7 +47,7 @@ struct Fiber {
   bool done = false;
 };
 extern Fiber* now;
-extern u32 grid;
+extern u32 grid, shared_bytes;
 void wait();
 
 inline Warp& warp() { return now->block->warps[now->thread / 32]; }
@@ -71,6 +71,7 @@ inline u32 of_lane(u32 v, u32 lane) { return exchange(&v, 1)[lane][0]; }
 }  // namespace emulator
 
 inline char* shared_memory() { return emulator::now->block->memory; }
+inline u32 shared_size() { return emulator::shared_bytes; }
 inline u32 thread() { return emulator::now->thread; }
 inline u32 block() { return emulator::now->block->index; }
 inline u32 blocks() { return emulator::grid; }
