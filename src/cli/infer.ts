@@ -83,17 +83,20 @@ export const command = defineCommand({
     const print = json ? undefined : flags['trace-gf3'] ? tracePrinter(output) : printText;
     const thoughts = new ThoughtLine(output);
     const structure = await structureOf(input);
-    const result = await generate({ ...requestOf(input, prompt), ...structure }, {
-      signal,
-      continuable: json,
-      ...(!json && { onThought: () => thoughts.push() }),
-      ...(print && {
-        onStep: (step) => {
-          thoughts.end();
-          print(step);
-        },
-      }),
-    });
+    const result = await generate(
+      { ...requestOf(input, prompt), ...structure },
+      {
+        signal,
+        continuable: json,
+        ...(!json && { onThought: () => thoughts.push() }),
+        ...(print && {
+          onStep: (step) => {
+            thoughts.end();
+            print(step);
+          },
+        }),
+      },
+    );
     thoughts.end();
     if (json) output.json(generateResultToJson(result));
     else if (flags['trace-gf3']) output.line(conservationLine(result.tritSum, result.gf3Residue));
@@ -158,7 +161,8 @@ async function structureOf({ flags }: CommandInput<typeof FLAGS>): Promise<Parti
     if (text !== undefined) return text;
     throw new ArgumentError({ what: `--${flag} ${path}: there is no such file`, fix: 'give the path of a file' });
   };
-  const text = schema === undefined || /^\s*(\{|true$|false$)/.test(schema) ? schema : await read('response-schema', schema);
+  const text =
+    schema === undefined || /^\s*(\{|true$|false$)/.test(schema) ? schema : await read('response-schema', schema);
   return {
     ...(text !== undefined && { responseSchema: schemaIn(text) }),
     ...(grammar !== undefined && { grammar: await read('grammar', grammar) }),

@@ -74,7 +74,10 @@ export class EngineHost {
     return this.#host.pid;
   }
 
-  async generate(request: GenerateRequest, { signal, onStep, onThought, onPrompt }: GenerateHooks = {}): Promise<GenerateResult> {
+  async generate(
+    request: GenerateRequest,
+    { signal, onStep, onThought, onPrompt }: GenerateHooks = {},
+  ): Promise<GenerateResult> {
     const onEvent = (event: unknown) => {
       const told = event as GenerateEvent;
       if (told.kind === 'step') onStep?.(told.step);

@@ -11,9 +11,9 @@ import { Engine } from './engine.ts';
 import { checkSampling, samplingState, toldSampling } from './sampling-request.ts';
 import { StopScanner } from './stop-scanner.ts';
 import type { Structure, StructureRequest } from './structure/structure.ts';
+import type { Answer, BackendChoice, Piece, Start, TokenSource } from './token-source.ts';
 import { parseToolCalls } from './tools/tool-calls.ts';
 import { type Tool, toolsOf } from './tools/tool-request.ts';
-import type { Answer, BackendChoice, Piece, Start, TokenSource } from './token-source.ts';
 import type { GenerateHooks, GenerateRequest, GenerateResult, TraceStep } from './types.ts';
 
 export const DEFAULT_MAX_TOKENS = 100;
@@ -277,9 +277,7 @@ export async function run(
     output,
     completion,
     ...(answer?.reasoning === undefined ? {} : { reasoning: answer.reasoning }),
-    ...(parsed === undefined || parsed.calls.length === 0
-      ? {}
-      : { toolCalls: parsed.calls, content: parsed.content }),
+    ...(parsed === undefined || parsed.calls.length === 0 ? {} : { toolCalls: parsed.calls, content: parsed.content }),
     finishReason,
     ...(continuation === undefined ? {} : { continuation }),
     trace,

@@ -11,8 +11,8 @@ import type { PromptHost } from './prompt-host.ts';
 import { asksHistory, type Choice, chooseToken, type Likely, TokenHistory } from './sampler.ts';
 import type { StructuredWriter } from './structure/structured-writer.ts';
 import { ThoughtReader } from './thought.ts';
-import { styleOf } from './tools/tool-request.ts';
 import type { Answer, Ending, Prompt, Start, Task, TokenSource } from './token-source.ts';
+import { styleOf } from './tools/tool-request.ts';
 import type { Alternative, FinishReason, GenerateRequest, TritCounts } from './types.ts';
 
 type Asked = GenerateRequest & { readonly signal?: AbortSignal | undefined };
@@ -99,7 +99,14 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
   let structured: StructuredWriter | undefined;
   if (structure !== undefined) {
     const { StructuredWriter } = await import('./structure/structured-writer.ts');
-    structured = new StructuredWriter(model, { structure, tokens, promptTokens, room, thought, mayThink: task.mayThink });
+    structured = new StructuredWriter(model, {
+      structure,
+      tokens,
+      promptTokens,
+      room,
+      thought,
+      mayThink: task.mayThink,
+    });
   }
   const history = asksHistory(start) ? new TokenHistory(tokens, start.promptTokens) : undefined;
   let ended: FinishReason | undefined;

@@ -12,7 +12,10 @@ import type { GenerateRequest } from './types.ts';
 /** Characters; shorter prompts are read in place: some 20 ms. */
 export const LONG_PROMPT = 16_384;
 
-export type PromptRequest = Pick<GenerateRequest, 'model' | 'prompt' | 'messages' | 'thinking' | 'tools' | 'toolChoice'>;
+export type PromptRequest = Pick<
+  GenerateRequest,
+  'model' | 'prompt' | 'messages' | 'thinking' | 'tools' | 'toolChoice'
+>;
 
 export type PromptOptions = {
   /** Positions of the model; prompt and at least one token must fit. */

@@ -5,11 +5,11 @@ import { ArgumentError, CancelledError } from '../../errors.ts';
 import { now } from '../clock.ts';
 import type { LoadRequest } from '../engine.ts';
 import type { Structure } from '../structure/structure.ts';
-import type { ToolChoice } from '../tools/tool-request.ts';
 import type { Answer, Ending, Prompt, Start, Task, TokenSource } from '../token-source.ts';
+import type { ParsedCall } from '../tools/tool-calls.ts';
+import type { ToolChoice } from '../tools/tool-request.ts';
 import type { ChatMessage, FinishReason, GenerateRequest } from '../types.ts';
 import { END_OF_ANSWER } from './answer-body.ts';
-import type { ParsedCall } from '../tools/tool-calls.ts';
 import { type AnswerPart, type CallPart, readAnswerPart } from './chunk.ts';
 import { OpenAiClient, openAiEndpoint, shortList } from './client.ts';
 import { OpenAiConnectionError, OpenAiResponseError } from './errors.ts';
@@ -301,7 +301,9 @@ async function ask(client: OpenAiClient, job: Job, signal: AbortSignal): Promise
     ...(temperature > 0 ? { seed: Number(BigInt.asUintN(31, sampleSeed)) } : {}),
     ...(stop.length > 0 && stop.length <= MAX_SERVER_STOPS ? { stop } : {}),
     ...(structure === undefined ? {} : { response_format: formatOf(structure) }),
-    ...(tools === undefined || tools.list.length === 0 ? {} : { tools: tools.list, tool_choice: choiceOf(tools.choice) }),
+    ...(tools === undefined || tools.list.length === 0
+      ? {}
+      : { tools: tools.list, tool_choice: choiceOf(tools.choice) }),
   };
   const path = messages === undefined ? '/completions' : '/chat/completions';
   const logprobs = messages === undefined ? { logprobs: topLogprobs } : { logprobs: true, top_logprobs: topLogprobs };

@@ -1,9 +1,9 @@
 // Holds one text to its structure, token by token. It knows the shortest way to the end from where the text stands, and
 // never lets it go where that way is longer than the tokens that are left; at the last moment it takes that way.
 
-import { StructureError } from './structure-error.ts';
-import type { Structure, StructureReader } from './structure.ts';
 import type { Matcher, Place } from './matcher.ts';
+import type { Structure, StructureReader } from './structure.ts';
+import { StructureError } from './structure-error.ts';
 import type { TokenMask, TokenTrie } from './token-trie.ts';
 
 export type Allowed = {

@@ -102,7 +102,8 @@ class GrammarReader {
     if (bounds !== undefined) {
       skeleton.least = Number(bounds[1]);
       skeleton.most = bounds[2] === undefined ? skeleton.least : bounds[3] === undefined ? Infinity : Number(bounds[3]);
-      if (skeleton.least > skeleton.most) throw this.#error('a repetition has its bounds the wrong way round', 'write {least,most}');
+      if (skeleton.least > skeleton.most)
+        throw this.#error('a repetition has its bounds the wrong way round', 'write {least,most}');
       if (skeleton.least > MAX_REPEAT) throw overLimit('repetitions', MAX_REPEAT);
       if (skeleton.most > MAX_REPEAT && skeleton.most < Infinity) throw overLimit('repetitions', MAX_REPEAT);
     } else if (mark !== '' && '*+?'.includes(mark)) {
@@ -149,20 +150,20 @@ class GrammarReader {
 
   #element(from: NodeId, to: NodeId, depth: number): void {
     const quote = this.#text[this.#at];
-    if (quote === '"' || quote === "'") return this.#builder.text(from, this.#quoted(quote), to);
-    if (this.#take('[')) return this.#builder.character(from, this.#class(), to);
-    if (this.#take('.')) return this.#builder.character(from, ALL, to);
-    if (this.#take('(')) {
+    if (quote === '"' || quote === "'") this.#builder.text(from, this.#quoted(quote), to);
+    else if (this.#take('[')) this.#builder.character(from, this.#class(), to);
+    else if (this.#take('.')) this.#builder.character(from, ALL, to);
+    else if (this.#take('(')) {
       const begin = this.#at - 1;
       this.#either(from, to, depth + 1);
       this.#match(SPACE);
       if (!this.#take(')')) throw this.#error('a ( is not closed', 'write )', begin);
-      return;
+    } else {
+      const at = this.#at;
+      const name = this.#match(NAME)?.[0];
+      if (name === undefined) throw this.#unexpected();
+      this.#builder.call(from, this.#ruleOf(name, at).id, to);
     }
-    const at = this.#at;
-    const name = this.#match(NAME)?.[0];
-    if (name === undefined) throw this.#unexpected();
-    this.#builder.call(from, this.#ruleOf(name, at).id, to);
   }
 
   #quoted(quote: string): string {
@@ -213,7 +214,8 @@ class GrammarReader {
     }
     const control = { n: 10, r: 13, t: 9, 0: 0, b: 8, f: 12, v: 11 }[character];
     if (control !== undefined) return control;
-    if (/[A-Za-z0-9]/.test(character)) throw this.#error(`\\${character} is no escape`, 'use \\n \\r \\t \\xHH \\uHHHH', begin);
+    if (/[A-Za-z0-9]/.test(character))
+      throw this.#error(`\\${character} is no escape`, 'use \\n \\r \\t \\xHH \\uHHHH', begin);
     return character.codePointAt(0)!;
   }
 

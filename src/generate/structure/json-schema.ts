@@ -145,9 +145,17 @@ export class SchemaWriter {
   #takeAway(types: Set<Type>, { where }: Plain, not: Schema): void {
     for (const { types: out, ...others } of this.#reader.alternatives(not)) {
       const says = Object.entries(others).some(
-        ([key, value]) => key !== 'where' && JSON.stringify(value) !== JSON.stringify((NOTHING_SAID as Record<string, unknown>)[key]),
+        ([key, value]) =>
+          key !== 'where' && JSON.stringify(value) !== JSON.stringify((NOTHING_SAID as Record<string, unknown>)[key]),
       );
-      const isOther = out !== undefined && ![...out].some((type) => types.has(type) || (type === 'integer' && types.has('number')) || (type === 'number' && types.has('integer')));
+      const isOther =
+        out !== undefined &&
+        ![...out].some(
+          (type) =>
+            types.has(type) ||
+            (type === 'integer' && types.has('number')) ||
+            (type === 'number' && types.has('integer')),
+        );
       if (isOther) continue;
       if (says || out === undefined || (out.has('integer') && types.has('number'))) {
         throw new StructureError({
@@ -194,7 +202,8 @@ export class SchemaWriter {
 
   #string(plain: Plain, from: NodeId, to: NodeId): void {
     const texts = this.#textsOf(plain);
-    if (texts === ANY_TEXT) this.#call('string', (start, end) => writeStrings(this.#builder, ANY_TEXT, start, end), from, to);
+    if (texts === ANY_TEXT)
+      this.#call('string', (start, end) => writeStrings(this.#builder, ANY_TEXT, start, end), from, to);
     else writeStrings(this.#builder, texts, from, to);
   }
 
@@ -210,7 +219,10 @@ export class SchemaWriter {
     if (leastLength === 0 && mostLength === Number.POSITIVE_INFINITY) return texts;
     const most = mostLength > MOST_CHARACTERS ? Math.max(MOST_CHARACTERS, leastLength) : mostLength;
     const isFree = mostLength === Number.POSITIVE_INFINITY;
-    return both(texts, leastLength > mostLength ? [{ edges: [], accepts: false }] : ofLength(leastLength, isFree ? mostLength : most));
+    return both(
+      texts,
+      leastLength > mostLength ? [{ edges: [], accepts: false }] : ofLength(leastLength, isFree ? mostLength : most),
+    );
   }
 
   /** White space between the parts of an object or array. */
@@ -269,7 +281,9 @@ export class SchemaWriter {
         }
       }
     }
-    const names = [...own].filter(([name, schema]) => required.has(name) || (schema !== false && this.#canBeCalled(plain, name)));
+    const names = [...own].filter(
+      ([name, schema]) => required.has(name) || (schema !== false && this.#canBeCalled(plain, name)),
+    );
     const loops = this.#furtherNames(plain, further, [...own.keys()]);
     // What is counted: properties written so far, or only whether there are any.
     const isCounted = least > 0 || most < Number.POSITIVE_INFINITY;
@@ -281,7 +295,11 @@ export class SchemaWriter {
       });
     }
     const mostWritten = Math.min(most, names.length + (loops.length > 0 ? MOST_ITEMS : 0));
-    const lastCount = !isCounted ? 1 : loops.length > 0 ? Math.min(mostWritten, Math.max(least, 1) + MOST_ITEMS) : names.length;
+    const lastCount = !isCounted
+      ? 1
+      : loops.length > 0
+        ? Math.min(mostWritten, Math.max(least, 1) + MOST_ITEMS)
+        : names.length;
     const [open, body, close] = [builder.node(), builder.node(), builder.node()];
     builder.text(from, '{', open);
     if (least === 0 && required.size === 0) builder.text(open, '}', to);
@@ -354,7 +372,10 @@ export class SchemaWriter {
   #furtherNames(plain: Plain, further: Schema, listed: readonly string[]) {
     const loops: (readonly [{ readonly key: string; readonly set: TextSet }, Schema])[] = [];
     const { namePatterns, names, where } = plain;
-    if (namePatterns.size > 1 || (namePatterns.size === 1 && plain.additional !== undefined && plain.additional !== false)) {
+    if (
+      namePatterns.size > 1 ||
+      (namePatterns.size === 1 && plain.additional !== undefined && plain.additional !== false)
+    ) {
       throw new StructureError({
         what: 'response_schema: patternProperties beside another pattern or additionalProperties cannot be enforced',
         where,
@@ -373,7 +394,8 @@ export class SchemaWriter {
           fix: 'list the names under properties',
         });
       }
-      if (of?.types === undefined || of.types.has('string')) called.push(of === undefined ? ANY_TEXT : this.#textsOf(of));
+      if (of?.types === undefined || of.types.has('string'))
+        called.push(of === undefined ? ANY_TEXT : this.#textsOf(of));
     }
     for (const [i, texts] of called.entries()) {
       let set = both(texts, listed.length === 0 ? ANY_TEXT : otherThan(listed));
@@ -388,7 +410,10 @@ export class SchemaWriter {
     const { prefix, items = true, leastItems: least } = plain;
     const most = items === false ? Math.min(plain.mostItems, prefix.length) : plain.mostItems;
     if (least > MOST_ITEMS) throw overLimit('items of an array', MOST_ITEMS);
-    if (plain.unique && most > 1) return this.#uniqueArray(plain, from, to);
+    if (plain.unique && most > 1) {
+      this.#uniqueArray(plain, from, to);
+      return;
+    }
     const [open, close] = [builder.node(), builder.node()];
     builder.text(from, '[', open);
     if (least === 0) builder.text(open, ']', to);
@@ -426,9 +451,9 @@ export class SchemaWriter {
       const some = plain.values ?? (plain.types?.size === 1 && plain.types.has('boolean') ? [false, true] : undefined);
       return some?.filter((value) => this.#reader.fitsPlain(plain, value)).map((value) => JSON.stringify(value)) ?? [];
     });
-    const isFinite = alternatives.length > 0 && alternatives.every((plain) => plain.values ?? plain.types?.has('boolean'));
+    const isFew = alternatives.length > 0 && alternatives.every((plain) => plain.values ?? plain.types?.has('boolean'));
     const texts = [...new Set(values)];
-    if (!isFinite || texts.length > MOST_UNIQUE) {
+    if (!isFew || texts.length > MOST_UNIQUE) {
       throw new StructureError({
         what: `response_schema: uniqueItems can be enforced for items of an enum of up to ${MOST_UNIQUE} values only`,
         where,

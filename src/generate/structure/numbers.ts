@@ -36,7 +36,10 @@ export function writeIntegers(
 /** Numbers with or without a fraction within the bounds. */
 export function writeNumbers(builder: AutomatonBuilder, bounds: Bounds, from: NodeId, to: NodeId): void {
   const { least, most } = bounds;
-  if (least === Number.NEGATIVE_INFINITY && most === Number.POSITIVE_INFINITY) return writeFree(builder, from, to);
+  if (least === Number.NEGATIVE_INFINITY && most === Number.POSITIVE_INFINITY) {
+    writeFree(builder, from, to);
+    return;
+  }
   const [low, high] = wholeBounds(bounds);
   writeWhole(builder, { low, high, divisor: 1, decimals: 0 }, from, to);
   // n.fff lies between n and n + 1, -n.fff between -n - 1 and -n.
@@ -111,14 +114,21 @@ function writeWhole(builder: AutomatonBuilder, { low, high, ...rest }: Whole, fr
 }
 
 /** From `low` (0 or more) to `high`, without zeros in front. */
-function writeDigits(builder: AutomatonBuilder, { low, high, divisor, decimals }: Whole, from: NodeId, to: NodeId): void {
+function writeDigits(
+  builder: AutomatonBuilder,
+  { low, high, divisor, decimals }: Whole,
+  from: NodeId,
+  to: NodeId,
+): void {
   if (low > high) return;
   const longest = Math.max(high.toString().length, decimals + 1);
   if (longest > MAX_DIGITS) throw overLimit('digits of a number', MAX_DIGITS);
   for (let length = Math.max(low.toString().length, decimals + 1); length <= longest; length++) {
     const least = length === decimals + 1 ? 0n : 10n ** BigInt(length - 1);
     const first = max(low, least).toString().padStart(length, '0');
-    const last = min(high, 10n ** BigInt(length) - 1n).toString().padStart(length, '0');
+    const last = min(high, 10n ** BigInt(length) - 1n)
+      .toString()
+      .padStart(length, '0');
     const nodes = new Map<string, NodeId>();
     /** The node before digit `at`: whether all so far are those of the bounds, and what is left of a division. */
     const node = (at: number, isFirst: boolean, isLast: boolean, rest: number): NodeId => {

@@ -97,7 +97,13 @@ class Parser {
     const endless = high === '' || whole[0] === '*' || whole[0] === '+';
     const most = endless ? Number.POSITIVE_INFINITY : low === undefined ? 1 : Number(high ?? low);
     if (least > MAX_REPEAT) throw overLimit('repetitions in a pattern', MAX_REPEAT);
-    return { kind: 'repeat', part, least, most: most > MAX_REPEAT ? Math.max(MAX_REPEAT, least) : most, ...(endless && { most }) };
+    return {
+      kind: 'repeat',
+      part,
+      least,
+      most: most > MAX_REPEAT ? Math.max(MAX_REPEAT, least) : most,
+      ...(endless && { most }),
+    };
   }
 
   #atom(depth: number): Node {

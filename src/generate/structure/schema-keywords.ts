@@ -62,7 +62,16 @@ const JOINING = ['$ref', 'allOf', 'anyOf', 'oneOf'] as const;
 const PLAIN_KEYWORDS = new Set([
   ...['type', 'enum', 'const', 'not', 'properties', 'required', 'additionalProperties', 'patternProperties'],
   ...['propertyNames', 'minProperties', 'maxProperties', 'unevaluatedProperties', 'prefixItems', 'items'],
-  ...['additionalItems', 'unevaluatedItems', 'minItems', 'maxItems', 'uniqueItems', 'minLength', 'maxLength', 'pattern'],
+  ...[
+    'additionalItems',
+    'unevaluatedItems',
+    'minItems',
+    'maxItems',
+    'uniqueItems',
+    'minLength',
+    'maxLength',
+    'pattern',
+  ],
   ...['format', 'minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum', 'multipleOf'],
 ]);
 
@@ -137,7 +146,8 @@ export class SchemaReader {
     if (one.length > 0) {
       const parts = one.map((part) => this.alternatives(part));
       // With what stands beside oneOf: it may be what tells them apart.
-      const whole = list.length === 1 ? parts.map((part) => part.flatMap((b) => this.#merged(list[0]!, b) ?? [])) : parts;
+      const whole =
+        list.length === 1 ? parts.map((part) => part.flatMap((b) => this.#merged(list[0]!, b) ?? [])) : parts;
       whole.forEach((written, i) => {
         parts.forEach((other, j) => {
           if (i === j || written.every((a) => other.every((b) => this.#never(a, b)))) return;
@@ -181,14 +191,16 @@ export class SchemaReader {
     // Draft 4 has them as booleans beside the bounds.
     const over = schema.exclusiveMinimum === true ? 'minimum' : 'exclusiveMinimum';
     const under = schema.exclusiveMaximum === true ? 'maximum' : 'exclusiveMaximum';
-    const exclusive = (name: string, free: number) => (typeof schema[name] === 'boolean' ? free : number(name, free, false));
+    const exclusive = (name: string, free: number) =>
+      typeof schema[name] === 'boolean' ? free : number(name, free, false);
     const [low, overLow] = [number('minimum', -Infinity, false), exclusive(over, -Infinity)];
     const [high, underHigh] = [number('maximum', Infinity, false), exclusive(under, Infinity)];
     const divisor = number('multipleOf', 0, false);
     if (schema.multipleOf !== undefined && divisor <= 0) {
       throw this.#error(schema, `multipleOf is ${divisor}`, 'give a number above 0');
     }
-    const asSchema = (name: string, value: unknown) => (value === undefined ? undefined : this.#asSchema(schema, name, value));
+    const asSchema = (name: string, value: unknown) =>
+      value === undefined ? undefined : this.#asSchema(schema, name, value);
     return compact({
       where,
       types,
@@ -418,7 +430,8 @@ export class SchemaReader {
   /** Whether nothing that is written for `a` can fit `b`: sure, not exact. */
   #never(a: Plain, b: Plain, depth = 0): boolean {
     if (depth > 8) return false;
-    if (a.values !== undefined) return a.values.every((value) => !this.fitsPlain(a, value) || !this.fitsPlain(b, value));
+    if (a.values !== undefined)
+      return a.values.every((value) => !this.fitsPlain(a, value) || !this.fitsPlain(b, value));
     if (b.values !== undefined) {
       return b.values.every((value) => a.types !== undefined && ![...a.types].some((type) => isOf(type, value)));
     }
@@ -430,8 +443,12 @@ export class SchemaReader {
       if (type === 'object') return this.#neverObject(a, b, depth);
       if (type === 'string') return a.leastLength > b.mostLength || a.mostLength < b.leastLength;
       if (type === 'number' || type === 'integer') {
-        return a.least > b.most || a.most < b.least || (a.least === b.most && (a.overLeast || b.underMost)) ||
-          (a.most === b.least && (a.underMost || b.overLeast));
+        return (
+          a.least > b.most ||
+          a.most < b.least ||
+          (a.least === b.most && (a.overLeast || b.underMost)) ||
+          (a.most === b.least && (a.underMost || b.overLeast))
+        );
       }
       if (type === 'array') return a.leastItems > b.mostItems || a.mostItems < b.leastItems;
       return false;
@@ -440,7 +457,10 @@ export class SchemaReader {
 
   #neverObject(a: Plain, b: Plain, depth: number): boolean {
     const canHave = (name: string) =>
-      a.properties.has(name) || a.required.has(name) || (a.additional ?? isOpen(a)) !== false || a.namePatterns.size > 0;
+      a.properties.has(name) ||
+      a.required.has(name) ||
+      (a.additional ?? isOpen(a)) !== false ||
+      a.namePatterns.size > 0;
     if ([...b.required].some((name) => !canHave(name))) return true;
     return [...a.required].some((name) => {
       const [own, wanted] = [a.properties.get(name), propertyOf(b, name)];
@@ -452,7 +472,11 @@ export class SchemaReader {
 
   #resolve(ref: unknown, where: string): Schema {
     if (typeof ref !== 'string' || !ref.startsWith('#')) {
-      throw this.#errorAt(where, `$ref ${show(ref)} is outside this schema`, 'put the schema under $defs and refer to #/$defs/NAME');
+      throw this.#errorAt(
+        where,
+        `$ref ${show(ref)} is outside this schema`,
+        'put the schema under $defs and refer to #/$defs/NAME',
+      );
     }
     let at: unknown = this.#root;
     for (const part of ref.slice(1).split('/').slice(1)) {

@@ -36,11 +36,14 @@ export function structureOf(request: StructureRequest): Structure | undefined {
             ? 'tools'
             : undefined;
   if (other !== undefined) {
-    const why = other === 'continuation' ? 'a text goes on with the structure it began with' : 'each says where the text ends';
+    const why =
+      other === 'continuation' ? 'a text goes on with the structure it began with' : 'each says where the text ends';
     throw new StructureError({ what: `${asked} and ${other} together: ${why}`, fix: 'leave one of them out' });
   }
   const structure: Structure =
-    grammar === undefined ? { kind: 'schema', text: JSON.stringify(responseSchema) } : { kind: 'grammar', text: grammar };
+    grammar === undefined
+      ? { kind: 'schema', text: JSON.stringify(responseSchema) }
+      : { kind: 'grammar', text: grammar };
   automatonOf(structure);
   return structure;
 }

@@ -6,7 +6,10 @@ import { ALL, allBut, common, has } from './code-points.ts';
 import { overLimit } from './structure-error.ts';
 
 /** Nondeterministic; state 0 is the start. */
-export type TextSet = readonly { readonly edges: readonly (readonly [CodePoints, number])[]; readonly accepts: boolean }[];
+export type TextSet = readonly {
+  readonly edges: readonly (readonly [CodePoints, number])[];
+  readonly accepts: boolean;
+}[];
 
 type State = { edges: [CodePoints, number][]; accepts: boolean };
 

@@ -54,7 +54,12 @@ function writeFreely({ builder }: SchemaWriter, from: NodeId, to: NodeId, begun:
   });
 }
 
-function writeJson(writer: SchemaWriter, { name, parameters }: ToolsStructure['tools'][number], from: NodeId, to: NodeId) {
+function writeJson(
+  writer: SchemaWriter,
+  { name, parameters }: ToolsStructure['tools'][number],
+  from: NodeId,
+  to: NodeId,
+) {
   const { builder } = writer;
   const [given, end] = [builder.node(), builder.node()];
   builder.text(from, `\n{"name": ${JSON.stringify(name)}, "arguments": `, given);
@@ -63,7 +68,12 @@ function writeJson(writer: SchemaWriter, { name, parameters }: ToolsStructure['t
 }
 
 /** A parameter's value is text where its schema is a string's, else JSON. */
-function writeXml(writer: SchemaWriter, { name, parameters }: ToolsStructure['tools'][number], from: NodeId, to: NodeId) {
+function writeXml(
+  writer: SchemaWriter,
+  { name, parameters }: ToolsStructure['tools'][number],
+  from: NodeId,
+  to: NodeId,
+) {
   const { builder } = writer;
   const properties = Object.entries((parameters.properties ?? {}) as Record<string, Schema>);
   const required = new Set(Array.isArray(parameters.required) ? (parameters.required as string[]) : []);
@@ -92,9 +102,22 @@ const LESS = 0x3c;
 
 /** Texts in which no mark can be: "<" stands neither at the start of a line nor before "/". */
 const WITHOUT_MARKS: TextSet = [
-  { accepts: true, edges: [[without(BREAK, LESS), 0], [[[LESS, LESS]], 1], [[[BREAK, BREAK]], 2]] },
+  {
+    accepts: true,
+    edges: [
+      [without(BREAK, LESS), 0],
+      [[[LESS, LESS]], 1],
+      [[[BREAK, BREAK]], 2],
+    ],
+  },
   { accepts: false, edges: [[without(BREAK, SLASH, LESS), 0]] },
-  { accepts: false, edges: [[without(BREAK, LESS), 0], [[[BREAK, BREAK]], 2]] },
+  {
+    accepts: false,
+    edges: [
+      [without(BREAK, LESS), 0],
+      [[[BREAK, BREAK]], 2],
+    ],
+  },
 ];
 
 function without(...points: readonly number[]): CodePoints {
@@ -110,4 +133,3 @@ function withDefinitions(schema: Schema, { $defs, definitions }: { readonly [key
 function asObjectSchema(parameters: { readonly [keyword: string]: unknown }): Schema {
   return parameters.type === undefined ? { ...parameters, type: 'object' } : parameters;
 }
-

@@ -26,7 +26,10 @@ type Loose = { readonly [field: string]: unknown };
 /** `{type: "function", function: {...}}`, or its inner part alone, also with the `inputSchema` of MCP. Throws ArgumentError. */
 export function readTools(given: readonly unknown[]): Tool[] {
   if (given.length > MAX_TOOLS) {
-    throw new ArgumentError({ what: `${given.length} tools, more than ${MAX_TOOLS}`, fix: 'give those that are needed' });
+    throw new ArgumentError({
+      what: `${given.length} tools, more than ${MAX_TOOLS}`,
+      fix: 'give those that are needed',
+    });
   }
   const tools = given.map((value, i) => {
     const outer = asObject(value);
@@ -60,7 +63,10 @@ export function toolsOf(request: { readonly tools?: readonly unknown[]; readonly
   if (toolChoice === 'none') return [];
   const read = readTools(tools);
   if (read.length === 0 && toolChoice !== 'auto') {
-    throw new ArgumentError({ what: 'a tool must be called, and there are none', fix: 'give tools, or leave tool_choice out' });
+    throw new ArgumentError({
+      what: 'a tool must be called, and there are none',
+      fix: 'give tools, or leave tool_choice out',
+    });
   }
   if (typeof toolChoice === 'object' && !read.some(({ name }) => name === toolChoice.name)) {
     throw new ArgumentError({

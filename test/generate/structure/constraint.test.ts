@@ -22,7 +22,11 @@ const VOCABULARIES: readonly [name: string, folder: string][] = [
 
 const SCHEMAS = [
   { type: 'string', pattern: '^[é-ü€-₿😀-😄颜色]{2,5}$' },
-  { type: 'object', properties: { 'ключ': { type: 'string', maxLength: 6 }, n: { type: 'integer', minimum: 0 } }, required: ['ключ'] },
+  {
+    type: 'object',
+    properties: { ключ: { type: 'string', maxLength: 6 }, n: { type: 'integer', minimum: 0 } },
+    required: ['ключ'],
+  },
   { type: 'array', items: { enum: ['grün', '紅', 1.5, null] }, minItems: 1, maxItems: 4 },
   {},
 ];
@@ -35,7 +39,12 @@ async function readerOf(folder: string) {
 }
 
 /** Writes with any allowed token; what it wrote. */
-function wander(reader: StructureReader, structure: Structure, room: number, seed: number): { tokens: number[]; forced: number } {
+function wander(
+  reader: StructureReader,
+  structure: Structure,
+  room: number,
+  seed: number,
+): { tokens: number[]; forced: number } {
   const draw = drawFrom(seed);
   const constraint = new Constraint(reader, structure);
   constraint.checkFits(room);
@@ -46,7 +55,8 @@ function wander(reader: StructureReader, structure: Structure, room: number, see
       const { mask, mayEnd } = constraint.allowed();
       if (mayEnd && draw.chance(0.3)) break;
       const allowed: number[] = [];
-      for (let id = 0; id < reader.trie.vocabSize; id++) if ((mask[id >> 5]! & (1 << (id & 31))) !== 0) allowed.push(id);
+      for (let id = 0; id < reader.trie.vocabSize; id++)
+        if ((mask[id >> 5]! & (1 << (id & 31))) !== 0) allowed.push(id);
       for (let tries = 0; tries < 50 && allowed.length > 0; tries++) {
         const [candidate] = allowed.splice(draw.below(allowed.length), 1);
         if (!constraint.leavesRoom(candidate!, left - 1)) continue;
@@ -84,7 +94,11 @@ describe.each(VOCABULARIES)('%s', (_, folder) => {
 
 test('the shortest text of a structure, and what is said where it does not fit', async () => {
   const { tokenizer, reader } = await readerOf(VOCABULARIES[0]![1]);
-  const schema = schemaOf({ type: 'object', properties: { pet: { enum: ['cat', 'a very long animal'] } }, required: ['pet'] });
+  const schema = schemaOf({
+    type: 'object',
+    properties: { pet: { enum: ['cat', 'a very long animal'] } },
+    required: ['pet'],
+  });
   const constraint = new Constraint(reader, schema);
   const { fewest } = constraint;
   expect(() => new Constraint(reader, schema).checkFits(fewest - 1)).toThrow(
@@ -112,9 +126,15 @@ test('a character that is cut between tokens stays a character', async () => {
 describe('schemas that are refused say why and where', () => {
   test.each([
     [{ type: 'foo' }, 'the type "foo" is unknown'],
-    [{ type: 'object', properties: { a: { type: 'array', contains: { type: 'string' } } } }, 'contains cannot be enforced (#/properties/a)'],
+    [
+      { type: 'object', properties: { a: { type: 'array', contains: { type: 'string' } } } },
+      'contains cannot be enforced (#/properties/a)',
+    ],
     [{ if: { type: 'string' }, else: false }, 'if cannot be enforced'],
-    [{ type: 'array', items: { type: 'string' }, uniqueItems: true }, 'uniqueItems can be enforced for items of an enum'],
+    [
+      { type: 'array', items: { type: 'string' }, uniqueItems: true },
+      'uniqueItems can be enforced for items of an enum',
+    ],
     [{ $ref: 'https://example.com/schema' }, 'is outside this schema'],
     [{ $ref: '#/$defs/no' }, 'leads nowhere'],
     [{ $ref: '#' }, 'the $ref leads to itself'],
@@ -141,8 +161,16 @@ describe('schemas that are refused say why and where', () => {
   });
 
   test.each([
-    ['nested', JSON.stringify(Array.from({ length: 500 }).reduce((inner: object) => ({ type: 'array', items: inner }), {}))],
-    ['alternatives', JSON.stringify({ allOf: Array.from({ length: 12 }, () => ({ anyOf: [{ minLength: 1 }, { maxLength: 9 }, {}] })) })],
+    [
+      'nested',
+      JSON.stringify(Array.from({ length: 500 }).reduce((inner: object) => ({ type: 'array', items: inner }), {})),
+    ],
+    [
+      'alternatives',
+      JSON.stringify({
+        allOf: Array.from({ length: 12 }, () => ({ anyOf: [{ minLength: 1 }, { maxLength: 9 }, {}] })),
+      }),
+    ],
     ['repeated pattern', JSON.stringify({ type: 'string', pattern: '^((a{1,100}){1,100}){1,100}$' })],
     ['items', JSON.stringify({ type: 'array', minItems: 1e9 })],
     ['long', JSON.stringify({ description: 'x'.repeat(1 << 19) })],
@@ -158,14 +186,42 @@ test('what keywords mean, one by one', () => {
   expect(['0', '3', '6', '9', '12', '15', '-3', '03', '1'].filter(fits)).toEqual(['3', '6', '9', '12']);
   const number = matcherFor({ type: 'number', minimum: -1.5, exclusiveMaximum: 2 });
   const texts = ['-1.5', '-1.6', '-1.0', '-1.50', '0', '1.999999', '2', '2.0', '-0.5', '1e1', '1'];
-  expect(texts.filter((text) => number.walk(number.start, text))).toEqual(['-1.5', '-1.0', '0', '1.999999', '-0.5', '1']);
-  const object = matcherFor({ type: 'object', properties: { a: { const: 1 }, b: {} }, required: ['b'], additionalProperties: { type: 'null' } });
-  const objects = ['{"a":1,"b":2}', '{"b":{"x":[]}}', '{"a":1}', '{"b":1,"c":null}', '{"b":1,"a":null}', '{"b":1,"\\u0061":null}', '{ "a": 1,\n  "b": 2\n}'];
-  expect(objects.filter((text) => object.walk(object.start, text))).toEqual([objects[0], objects[1], objects[3], objects[6]]);
+  expect(texts.filter((text) => number.walk(number.start, text))).toEqual([
+    '-1.5',
+    '-1.0',
+    '0',
+    '1.999999',
+    '-0.5',
+    '1',
+  ]);
+  const object = matcherFor({
+    type: 'object',
+    properties: { a: { const: 1 }, b: {} },
+    required: ['b'],
+    additionalProperties: { type: 'null' },
+  });
+  const objects = [
+    '{"a":1,"b":2}',
+    '{"b":{"x":[]}}',
+    '{"a":1}',
+    '{"b":1,"c":null}',
+    '{"b":1,"a":null}',
+    '{"b":1,"\\u0061":null}',
+    '{ "a": 1,\n  "b": 2\n}',
+  ];
+  expect(objects.filter((text) => object.walk(object.start, text))).toEqual([
+    objects[0],
+    objects[1],
+    objects[3],
+    objects[6],
+  ]);
 });
 
 function matcherFor(schema: unknown) {
   const automaton = automatonOf(schemaOf(schema));
   const matcher = new Matcher(automaton);
-  return { start: matcher.start, walk: (place: Place, text: string) => matcher.walk(place, Buffer.from(text))?.accepts ?? false };
+  return {
+    start: matcher.start,
+    walk: (place: Place, text: string) => matcher.walk(place, Buffer.from(text))?.accepts ?? false,
+  };
 }

@@ -56,7 +56,9 @@ function randomGrammar(draw: Draw): string {
     Array.from({ length: 1 + draw.below(3) }, () => part(rule, depth)).join(' ');
   // The empty way out keeps every rule finite.
   const either = (rule: number, depth: number): string =>
-    [...Array.from({ length: 1 + draw.below(2) }, () => sequence(rule, depth)), ...(depth === 0 ? ['"c"'] : [])].join(' | ');
+    [...Array.from({ length: 1 + draw.below(2) }, () => sequence(rule, depth)), ...(depth === 0 ? ['"c"'] : [])].join(
+      ' | ',
+    );
   return names.map((name, rule) => `${name} ::= ${either(rule, 0)}`).join('\n');
 }
 
@@ -90,7 +92,8 @@ test(`${COUNT} drawn grammars accept what xgrammar accepts`, { timeout: 300_000 
       const ours = matcher.walk(matcher.start, Buffer.from(text))?.accepts ?? false;
       compared += 1;
       accepted += ours ? 1 : 0;
-      if (ours !== (await oracle.Testings.isGrammarAcceptString(theirs, text))) different.push(`${grammar}\n  ${text}: ours ${ours}`);
+      if (ours !== (await oracle.Testings.isGrammarAcceptString(theirs, text)))
+        different.push(`${grammar}\n  ${text}: ours ${ours}`);
     }
   }
   expect(different).toEqual([]);

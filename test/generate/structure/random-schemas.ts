@@ -14,7 +14,15 @@ export function drawFrom(seed: number): Draw {
 }
 
 const NAMES = ['id', 'name', 'size', 'kind', 'tags', 'näme', 'a b', 'x"y', 'ключ', '颜色', 'deep', 'z'];
-const PATTERNS = ['^[a-z]{2,8}$', '^(GET|PUT)$', '\\d{3}', '^[^\\s@]{1,5}@[a-z]+$', '^#[0-9A-F]{6}$', '^\\p{Lu}\\w*$', '^v\\d+(\\.\\d+){0,2}$'];
+const PATTERNS = [
+  '^[a-z]{2,8}$',
+  '^(GET|PUT)$',
+  '\\d{3}',
+  '^[^\\s@]{1,5}@[a-z]+$',
+  '^#[0-9A-F]{6}$',
+  '^\\p{Lu}\\w*$',
+  '^v\\d+(\\.\\d+){0,2}$',
+];
 const VALUES = ['red', 'grün', 3, -1.5, true, null, { a: [1, 'x'] }, [], 'a"b\\c\n', '', 0];
 
 type Json = { [keyword: string]: unknown };
@@ -24,7 +32,21 @@ export function randomSchema(draw: Draw, depth = 0): Json {
     const left = [...list];
     return Array.from({ length: 1 + draw.below(most) }, () => left.splice(draw.below(left.length), 1)[0]!);
   };
-  const kinds = ['string', 'integer', 'number', 'boolean', 'null', 'enum', 'const', 'object', 'array', 'anyOf', 'allOf', 'oneOf', 'types'];
+  const kinds = [
+    'string',
+    'integer',
+    'number',
+    'boolean',
+    'null',
+    'enum',
+    'const',
+    'object',
+    'array',
+    'anyOf',
+    'allOf',
+    'oneOf',
+    'types',
+  ];
   const kind = kinds[draw.below(depth > 2 ? 7 : kinds.length)]!;
   switch (kind) {
     case 'string': {
@@ -32,7 +54,8 @@ export function randomSchema(draw: Draw, depth = 0): Json {
       if (draw.chance(0.3)) schema.minLength = draw.below(4);
       if (draw.chance(0.5)) schema.maxLength = 4 + draw.below(9);
       else if (draw.chance(0.4)) return { type: 'string', pattern: PATTERNS[draw.below(PATTERNS.length)] };
-      else if (draw.chance(0.3)) return { type: 'string', format: ['date', 'time', 'date-time', 'uuid', 'email', 'ipv4', 'uri'][draw.below(7)] };
+      else if (draw.chance(0.3))
+        return { type: 'string', format: ['date', 'time', 'date-time', 'uuid', 'email', 'ipv4', 'uri'][draw.below(7)] };
       return schema;
     }
     case 'integer':
@@ -56,16 +79,30 @@ export function randomSchema(draw: Draw, depth = 0): Json {
       if (draw.chance(0.5)) schema.minItems = draw.below(3);
       if (draw.chance(0.7)) schema.maxItems = 2 + draw.below(3);
       if (draw.chance(0.2)) return { type: 'array', items: { enum: ['a', 'b', 'c'] }, uniqueItems: true, minItems: 1 };
-      if (draw.chance(0.2)) return { type: 'array', prefixItems: [schema.items, { type: 'boolean' }], items: false, minItems: 1 };
+      if (draw.chance(0.2))
+        return { type: 'array', prefixItems: [schema.items, { type: 'boolean' }], items: false, minItems: 1 };
       return schema;
     }
     case 'object': {
       if (draw.chance(0.15)) {
-        return { type: 'object', additionalProperties: randomSchema(draw, depth + 1), minProperties: draw.below(2), maxProperties: 3 };
+        return {
+          type: 'object',
+          additionalProperties: randomSchema(draw, depth + 1),
+          minProperties: draw.below(2),
+          maxProperties: 3,
+        };
       }
-      if (draw.chance(0.1)) return { type: 'object', patternProperties: { '^[a-z]{1,4}$': { type: 'integer' } }, additionalProperties: false };
+      if (draw.chance(0.1))
+        return {
+          type: 'object',
+          patternProperties: { '^[a-z]{1,4}$': { type: 'integer' } },
+          additionalProperties: false,
+        };
       const names = some(NAMES, 4);
-      const schema: Json = { type: 'object', properties: Object.fromEntries(names.map((name) => [name, randomSchema(draw, depth + 1)])) };
+      const schema: Json = {
+        type: 'object',
+        properties: Object.fromEntries(names.map((name) => [name, randomSchema(draw, depth + 1)])),
+      };
       schema.required = names.filter(() => draw.chance(0.6));
       if (draw.chance(0.5)) schema.additionalProperties = false;
       else if (draw.chance(0.3)) schema.additionalProperties = { type: 'boolean' };
