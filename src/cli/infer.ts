@@ -113,8 +113,10 @@ export const command = defineCommand({
 /** Loading less is over before anyone has read how much it takes. */
 const WORTH_SAYING_BYTES = 300e6;
 
+type MemoryInput = { readonly flags: { readonly model: string; readonly backend: string }; readonly output: Output };
+
 /** What a large model takes, before it is loaded. */
-async function sayMemory({ flags, output }: CommandInput<typeof FLAGS>): Promise<void> {
+export async function sayMemory({ flags, output }: MemoryInput): Promise<void> {
   if (flags.model === 'default' || flags.backend === 'openai' || flags.backend === 'onnx') return;
   const { resolveModel } = await import('../hub/resolve-model.ts');
   const { memoryLine, memoryOf } = await import('../model/memory.ts');
@@ -178,7 +180,7 @@ function schemaIn(text: string): unknown {
   }
 }
 
-function thinkingOf(text: string): 'on' | 'off' | number {
+export function thinkingOf(text: string): 'on' | 'off' | number {
   if (text === 'on' || text === 'off') return text;
   if (/^\d+$/.test(text)) return Number(text);
   throw new ArgumentError({ what: `--thinking ${text}`, fix: 'give on, off, or the tokens of a thought at most' });
@@ -217,7 +219,8 @@ function tracePrinter(output: Output): (step: TraceStep) => void {
   };
 }
 
-function footer({ model, usage, timings, engine, finishReason }: GenerateResult): string {
+/** One line on what a generation took and why it ended. */
+export function footer({ model, usage, timings, engine, finishReason }: GenerateResult): string {
   const { backend, isa, threads, head, endpoint } = engine;
   const ended = { stop: 'end of text', length: 'token limit', time: 'time limit', cancelled: 'stopped' }[finishReason];
   const { completionTokens: tokens } = usage;

@@ -59,7 +59,8 @@ type CacheEntry = { readonly sequence: SequenceId; readonly tokens: readonly num
 
 /** Fewer shared tokens are computed faster than copied. */
 const MIN_SHARED = 8;
-const MAX_CACHE_ENTRIES = 16;
+/** As many as texts are written at once: the next ones take over their memory. */
+const MAX_CACHE_ENTRIES = 64;
 /** Rows of prompts in a step that others wait for: as many as weights that are read once are worth. */
 const MAX_READ_BESIDE_WRITERS = 64;
 /** Rows that a prompt gets where there are fewer for each. */
@@ -104,7 +105,10 @@ export class Scheduler {
   run(prompt: readonly number[], handlers: GenerationHandlers): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#arrivals.push({ prompt, handlers, resolve, reject });
-      if (!this.#running) void this.#pump();
+      if (this.#running) return;
+      this.#running = true;
+      // Whoever asks in the same moment shares the first step.
+      queueMicrotask(() => void this.#pump());
     });
   }
 
@@ -141,7 +145,6 @@ export class Scheduler {
   }
 
   async #pump(): Promise<void> {
-    this.#running = true;
     try {
       while (this.active > 0) {
         this.#admit();
@@ -330,7 +333,9 @@ export class Scheduler {
     if (running !== undefined && shared >= MIN_SHARED) {
       return { sequence: this.#executable.fork(running.sequence, shared), length: shared };
     }
-    if (best === undefined || shared < MIN_SHARED) return { sequence: this.#executable.createSequence(), length: 0 };
+    if (best === undefined || shared < MIN_SHARED) {
+      return this.#recycled(prompt) ?? { sequence: this.#executable.createSequence(), length: 0 };
+    }
     this.#cache = this.#cache.filter((entry) => entry !== best);
     // A prompt that goes on where the entry ended takes it over; one that branches off leaves it to others.
     if (shared === best.tokens.length) return { sequence: best.sequence, length: shared };
@@ -339,12 +344,31 @@ export class Scheduler {
     return { sequence, length: shared };
   }
 
+  /**
+   * Where a kept sequence would have to go soon, the oldest that begins as the prompt does is cut down to that: most prompts
+   * begin with the same token. Its memory is taken over with it; fresh memory of a sequence takes as long as ten tokens.
+   */
+  #recycled(prompt: readonly number[]): { sequence: SequenceId; length: number } | undefined {
+    if (this.#cache.length < MAX_CACHE_ENTRIES && this.#cachedTokens() < this.#options.cachedTokens / 2)
+      return undefined;
+    const at = this.#cache.findIndex(({ tokens }) => sameTokens(tokens, prompt) > 0);
+    if (at < 0) return undefined;
+    const [{ sequence, tokens }] = this.#cache.splice(at, 1) as [CacheEntry];
+    const length = sameTokens(tokens, prompt);
+    this.#executable.truncate(sequence, length);
+    return { sequence, length };
+  }
+
+  #cachedTokens(): number {
+    return this.#cache.reduce((sum, { tokens }) => sum + tokens.length, 0);
+  }
+
   #keep(entry: CacheEntry): void {
     // `truncate` first: a cache longer than its tokens would be wrong to continue.
     this.#executable.truncate(entry.sequence, entry.tokens.length);
     this.#cache.push(entry);
-    const total = () => this.#cache.reduce((sum, { tokens }) => sum + tokens.length, 0);
-    while (this.#cache.length > 0 && (this.#cache.length > MAX_CACHE_ENTRIES || total() > this.#options.cachedTokens)) {
+    const { cachedTokens } = this.#options;
+    while (this.#cache.length > 0 && (this.#cache.length > MAX_CACHE_ENTRIES || this.#cachedTokens() > cachedTokens)) {
       this.#executable.freeSequence(this.#cache.shift()!.sequence);
     }
   }

@@ -28,6 +28,9 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'bitnet-gf3 pull prism-ml/Ternary-Bonsai-8B-gguf': HUB,
   'bitnet-gf3 infer "Once upon a time" --backend openai --model NAME --trace-gf3':
     'needs a server; test/generate/openai has one of its own',
+  'bitnet-gf3 chat': 'needs a terminal; test/cli/chat.test.ts has one',
+  'bitnet-gf3 chat --model NAME --system "Answer in one sentence." --thinking off':
+    'is for a terminal and another model',
   'bitnet-gf3 bench --shape 2b4t': GIGABYTES,
   'bitnet-gf3 bench --shape 2b4t --threads 2': GIGABYTES,
   'bitnet-gf3 bench --shape 2b4t --threads 2 --json': GIGABYTES,
