@@ -63,6 +63,7 @@ const SCRIPTS: Readonly<Record<string, string>> = {
   'package:plugin': 'test/packages/bundles.test.ts',
   interop: 'fetches the inspector',
   'interop:claude': 'needs Claude Code',
+  'interop:openai': 'builds llama.cpp',
   'bench:calls': 'measures a quiet machine',
   'bench:hostile': 'measures a quiet machine',
   'bench:peers': 'fetches llama.cpp',
