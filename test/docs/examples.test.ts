@@ -70,6 +70,7 @@ const SCRIPTS: Readonly<Record<string, string>> = {
   'interop:windows': 'wants Wine; .ci/run does',
   interop: 'fetches the inspector',
   'interop:claude': 'needs Claude Code',
+  'interop:openai': 'builds llama.cpp',
   'bench:calls': 'measures a quiet machine',
   'bench:hostile': 'measures a quiet machine',
   'bench:peers': 'fetches llama.cpp',

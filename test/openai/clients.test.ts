@@ -63,8 +63,20 @@ describe('openai', { timeout: 120_000 }, () => {
   });
 
   test('completions: text, log-probabilities, stop, and the trace beside them', async () => {
-    const local = await generateWith(engine, { model: 'default', prompt: PROMPT, maxTokens: 12, temperature: 0, topLogprobs: 2 });
-    const answer = await client.completions.create({ model: 'default', prompt: PROMPT, max_tokens: 12, temperature: 0, logprobs: 2 });
+    const local = await generateWith(engine, {
+      model: 'default',
+      prompt: PROMPT,
+      maxTokens: 12,
+      temperature: 0,
+      topLogprobs: 2,
+    });
+    const answer = await client.completions.create({
+      model: 'default',
+      prompt: PROMPT,
+      max_tokens: 12,
+      temperature: 0,
+      logprobs: 2,
+    });
     expect(answer.object).toBe('text_completion');
     const [choice] = answer.choices;
     expect(choice!.text).toBe(local.completion);
@@ -72,11 +84,21 @@ describe('openai', { timeout: 120_000 }, () => {
     expect(choice!.logprobs!.tokens).toEqual(local.trace.map(({ token }) => token));
     expect(choice!.logprobs!.token_logprobs).toEqual(local.trace.map(({ logprob }) => logprob));
     expect(Object.keys(choice!.logprobs!.top_logprobs![0]!)).toHaveLength(2);
-    expect(answer.usage).toEqual({ prompt_tokens: local.usage.promptTokens, completion_tokens: 12, total_tokens: 12 + local.usage.promptTokens! });
+    expect(answer.usage).toEqual({
+      prompt_tokens: local.usage.promptTokens,
+      completion_tokens: 12,
+      total_tokens: 12 + local.usage.promptTokens!,
+    });
     expect(choice).toMatchObject({ trace: { trit_sum: local.tritSum, gf3_residue: local.gf3Residue, seed: '1069' } });
 
     const word = local.trace[4]!.token;
-    const stopped = await client.completions.create({ model: 'default', prompt: PROMPT, max_tokens: 12, temperature: 0, stop: [word] });
+    const stopped = await client.completions.create({
+      model: 'default',
+      prompt: PROMPT,
+      max_tokens: 12,
+      temperature: 0,
+      stop: [word],
+    });
     expect(stopped.choices[0]!.text).toBe(local.completion.slice(0, local.completion.indexOf(word)));
     expect(stopped.choices[0]!.finish_reason).toBe('stop');
   });
@@ -94,7 +116,15 @@ describe('openai', { timeout: 120_000 }, () => {
   });
 
   test('chat: text, usage, log-probabilities, and the same seed gives the same text', async () => {
-    const asked = { model: 'default', messages: MESSAGES, max_tokens: 10, temperature: 0.9, seed: 7, logprobs: true, top_logprobs: 3 };
+    const asked = {
+      model: 'default',
+      messages: MESSAGES,
+      max_tokens: 10,
+      temperature: 0.9,
+      seed: 7,
+      logprobs: true,
+      top_logprobs: 3,
+    };
     const answer = await client.chat.completions.create(asked);
     const [choice] = answer.choices;
     expect(choice!.message).toMatchObject({ role: 'assistant', refusal: null });
@@ -125,9 +155,22 @@ describe('openai', { timeout: 120_000 }, () => {
   });
 
   test('chat: n, biases and penalties', async () => {
-    const answer = await client.chat.completions.create({ model: 'default', messages: MESSAGES, n: 3, max_tokens: 24, temperature: 1, seed: 1 });
+    const answer = await client.chat.completions.create({
+      model: 'default',
+      messages: MESSAGES,
+      n: 3,
+      max_tokens: 24,
+      temperature: 1,
+      seed: 1,
+    });
     expect(new Set(answer.choices.map(({ message }) => message.content)).size).toBe(3);
-    const plain = await client.chat.completions.create({ model: 'default', messages: MESSAGES, max_tokens: 4, temperature: 0, logprobs: true });
+    const plain = await client.chat.completions.create({
+      model: 'default',
+      messages: MESSAGES,
+      max_tokens: 4,
+      temperature: 0,
+      logprobs: true,
+    });
     const id = (plain.choices[0]!.logprobs!.content![0] as unknown as { id: number }).id;
     const biased = await client.chat.completions.create({
       ...{ model: 'default', messages: MESSAGES, max_tokens: 4, temperature: 0 },
@@ -149,10 +192,21 @@ describe('openai', { timeout: 120_000 }, () => {
     });
     expect(Pet.parse(answer.choices[0]!.message.parsed)).toEqual(answer.choices[0]!.message.parsed);
     expect(answer.choices[0]!.finish_reason).toBe('stop');
-    const object = await client.chat.completions.create({ model: 'default', messages: MESSAGES, max_tokens: 40, temperature: 1, response_format: { type: 'json_object' } });
+    const object = await client.chat.completions.create({
+      model: 'default',
+      messages: MESSAGES,
+      max_tokens: 40,
+      temperature: 1,
+      response_format: { type: 'json_object' },
+    });
     expect(JSON.parse(object.choices[0]!.message.content!)).toBeTypeOf('object');
     await expect(
-      client.chat.completions.create({ model: 'default', messages: MESSAGES, max_tokens: 3, response_format: zodResponseFormat(Pet, 'pet') }),
+      client.chat.completions.create({
+        model: 'default',
+        messages: MESSAGES,
+        max_tokens: 3,
+        response_format: zodResponseFormat(Pet, 'pet'),
+      }),
     ).rejects.toThrow(/the shortest text of this structure has \d+ tokens, and 3 are left/);
   });
 
@@ -170,16 +224,39 @@ describe('openai', { timeout: 120_000 }, () => {
     expect(Object.keys(given)).toEqual(['city', 'unit']);
     expect(['C', 'F']).toContain(given.unit);
 
-    const streamed = await client.chat.completions.stream({ ...asked, tool_choice: { type: 'function', function: { name: 'get_weather' } } }).finalChatCompletion();
-    expect(streamed.choices[0]!.message.tool_calls).toMatchObject([{ function: { name: 'get_weather', arguments: call.function.arguments } }]);
+    const streamed = await client.chat.completions
+      .stream({ ...asked, tool_choice: { type: 'function', function: { name: 'get_weather' } } })
+      .finalChatCompletion();
+    expect(streamed.choices[0]!.message.tool_calls).toMatchObject([
+      { function: { name: 'get_weather', arguments: call.function.arguments } },
+    ]);
 
     // The prompt of the next turn has call and result as the template writes them.
-    const turns = [...MESSAGES, { role: 'assistant', content: '', tool_calls: choice!.message.tool_calls! }, { role: 'tool', tool_call_id: call.id, content: '{"sky": "blue"}' }];
-    const local = await generateWith(engine, { model, messages: turns as never, tools: [WEATHER], maxTokens: 4, temperature: 0 });
-    const written = style === 'json' ? `{"name": "get_weather", "arguments": {"city": ` : '<function=get_weather>\n<parameter=city>\n';
+    const turns = [
+      ...MESSAGES,
+      { role: 'assistant', content: '', tool_calls: choice!.message.tool_calls! },
+      { role: 'tool', tool_call_id: call.id, content: '{"sky": "blue"}' },
+    ];
+    const local = await generateWith(engine, {
+      model,
+      messages: turns as never,
+      tools: [WEATHER],
+      maxTokens: 4,
+      temperature: 0,
+    });
+    const written =
+      style === 'json'
+        ? `{"name": "get_weather", "arguments": {"city": `
+        : '<function=get_weather>\n<parameter=city>\n';
     expect(local.output).toContain(written);
     expect(local.output).toContain('Tool: {"sky": "blue"}');
-    const next = await client.chat.completions.create({ model, messages: turns as never, tools: [WEATHER], max_tokens: 4, temperature: 0 });
+    const next = await client.chat.completions.create({
+      model,
+      messages: turns as never,
+      tools: [WEATHER],
+      max_tokens: 4,
+      temperature: 0,
+    });
     expect(next.choices[0]!.message.content).toBe(local.completion);
   });
 
@@ -190,7 +267,9 @@ describe('openai', { timeout: 120_000 }, () => {
     let chunks = 0;
     for await (const _ of stream) if (++chunks === 3) stop.abort();
     expect(chunks).toBeGreaterThanOrEqual(3);
-    await expect.poll(async () => (await metrics()).match(/openai_chat",outcome="cancelled"} (\d+)/)?.[1], { timeout: 20_000 }).toBe('1');
+    await expect
+      .poll(async () => (await metrics()).match(/openai_chat",outcome="cancelled"} (\d+)/)?.[1], { timeout: 20_000 })
+      .toBe('1');
     expect(await metrics()).toMatch(/bitnet_http_requests_total{route="\/v1\/chat\/completions",status="200"} \d+/);
   });
 });
@@ -212,9 +291,14 @@ describe('what is refused, and how', { timeout: 60_000 }, () => {
       const answer = await post(CHAT, { origin });
       expect(answer.status).toBe(403);
       expect(answer.headers.get('access-control-allow-origin')).toBeNull();
-      expect(await answer.json()).toMatchObject({ error: { type: 'permission_error', message: expect.stringContaining('--allow-origin') } });
+      expect(await answer.json()).toMatchObject({
+        error: { type: 'permission_error', message: expect.stringContaining('--allow-origin') },
+      });
     }
-    expect((await fetch(`${server.url}/v1/models`, { method: 'OPTIONS', headers: { origin: 'https://evil.example' } })).status).toBe(403);
+    expect(
+      (await fetch(`${server.url}/v1/models`, { method: 'OPTIONS', headers: { origin: 'https://evil.example' } }))
+        .status,
+    ).toBe(403);
     expect((await post(CHAT, { origin: 'http://localhost:3000' })).status).toBe(200);
     const wrong = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: 'wrong', maxRetries: 0 });
     await expect(wrong.models.list()).rejects.toBeInstanceOf(OpenAI.AuthenticationError);
@@ -226,14 +310,24 @@ describe('what is refused, and how', { timeout: 60_000 }, () => {
     [{ ...CHAT, model: undefined }, 400, null, 'model is missing'],
     [{ ...CHAT, messages: [] }, 400, null, 'messages is empty'],
     [{ ...CHAT, messages: [{ role: 'robot', content: '' }] }, 400, null, 'messages[0] has no known role'],
-    [{ ...CHAT, messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'x' } }] }] }, 400, null, 'part of type "image_url"'],
+    [
+      { ...CHAT, messages: [{ role: 'user', content: [{ type: 'image_url', image_url: { url: 'x' } }] }] },
+      400,
+      null,
+      'part of type "image_url"',
+    ],
     [{ ...CHAT, temperature: 'hot' }, 400, null, 'temperature is "hot"'],
     [{ ...CHAT, n: 1000 }, 400, null, 'n is 1000'],
     [{ ...CHAT, functions: [] }, 400, null, 'functions is not supported'],
     [{ ...CHAT, tools: [WEATHER] }, 400, null, 'knows no tools'],
     [{ ...CHAT, tools: [{}] }, 400, null, 'tools[0] has no name'],
     [{ ...CHAT, response_format: { type: 'yaml' } }, 400, null, 'response_format is'],
-    [{ ...CHAT, response_format: { type: 'json_schema', json_schema: { name: 'a', schema: { type: 'x' } } } }, 400, null, 'the type "x" is unknown'],
+    [
+      { ...CHAT, response_format: { type: 'json_schema', json_schema: { name: 'a', schema: { type: 'x' } } } },
+      400,
+      null,
+      'the type "x" is unknown',
+    ],
     [{ ...CHAT, stop: [''] }, 400, null, 'stop is no text'],
     ['{"model"', 400, null, 'not JSON'],
     ['[]', 400, null, 'no JSON object'],
@@ -249,7 +343,10 @@ describe('what is refused, and how', { timeout: 60_000 }, () => {
   test('addresses that are not there, and methods', async () => {
     const headers = { authorization: `Bearer ${TOKEN}` };
     const none = await fetch(`${server.url}/v1/embeddings`, { method: 'POST', headers });
-    expect([none.status, ((await none.json()) as { error: { type: string } }).error.type]).toEqual([404, 'invalid_request_error']);
+    expect([none.status, ((await none.json()) as { error: { type: string } }).error.type]).toEqual([
+      404,
+      'invalid_request_error',
+    ]);
     expect((await fetch(`${server.url}/v1/chat/completions`, { headers })).status).toBe(405);
     const plain = await startServer({ tokens: [] });
     expect((await fetch(`${plain.url}/v1/models`)).status).toBe(404);
@@ -259,7 +356,13 @@ describe('what is refused, and how', { timeout: 60_000 }, () => {
 
 describe('the AI SDK', { timeout: 120_000 }, () => {
   const model = (name: string) =>
-    createOpenAICompatible({ name: 'bitnet', baseURL: `${server.url}/v1`, apiKey: TOKEN, supportsStructuredOutputs: true, includeUsage: true }).chatModel(name);
+    createOpenAICompatible({
+      name: 'bitnet',
+      baseURL: `${server.url}/v1`,
+      apiKey: TOKEN,
+      supportsStructuredOutputs: true,
+      includeUsage: true,
+    }).chatModel(name);
 
   test('text, whole and streamed', async () => {
     const asked = { prompt: 'Tell me of a fox.', maxOutputTokens: 12, temperature: 0 };
@@ -274,7 +377,13 @@ describe('the AI SDK', { timeout: 120_000 }, () => {
   });
 
   test('an object of a schema', async () => {
-    const { object } = await generateObject({ model: model('default'), schema: Pet, prompt: 'A pet.', maxOutputTokens: 60, temperature: 1 });
+    const { object } = await generateObject({
+      model: model('default'),
+      schema: Pet,
+      prompt: 'A pet.',
+      maxOutputTokens: 60,
+      temperature: 1,
+    });
     expect(Pet.parse(object)).toEqual(object);
   });
 
@@ -308,7 +417,15 @@ describe('the AI SDK', { timeout: 120_000 }, () => {
 
 describe('LangChain', { timeout: 120_000 }, () => {
   const model = (name: string, more: object = {}) =>
-    new ChatOpenAI({ model: name, apiKey: TOKEN, configuration: { baseURL: `${server.url}/v1` }, maxTokens: 60, temperature: 1, maxRetries: 0, ...more });
+    new ChatOpenAI({
+      model: name,
+      apiKey: TOKEN,
+      configuration: { baseURL: `${server.url}/v1` },
+      maxTokens: 60,
+      temperature: 1,
+      maxRetries: 0,
+      ...more,
+    });
 
   test('text, streamed text, an object, a call', async () => {
     const short = model('default', { maxTokens: 10, temperature: 0 });
@@ -324,7 +441,8 @@ describe('LangChain', { timeout: 120_000 }, () => {
 });
 
 describe('our own backend for such servers', { timeout: 120_000 }, () => {
-  const remote = () => new Engine({ env: { BITNET_OPENAI_BASE_URL: `${server.url}/v1`, BITNET_OPENAI_API_KEY: TOKEN } });
+  const remote = () =>
+    new Engine({ env: { BITNET_OPENAI_BASE_URL: `${server.url}/v1`, BITNET_OPENAI_API_KEY: TOKEN } });
 
   test('the same text, ids, log-probabilities and colors as without a server between', async () => {
     using outer = remote();
@@ -333,7 +451,8 @@ describe('our own backend for such servers', { timeout: 120_000 }, () => {
       const local = await generateWith(engine, request);
       const far = await generateWith(outer, { ...request, backend: 'openai' });
       expect(far.completion).toBe(local.completion);
-      const told = ({ trace }: typeof far) => trace.map(({ token, tokenId, logprob, color, trit }) => ({ token, tokenId, logprob, color, trit }));
+      const told = ({ trace }: typeof far) =>
+        trace.map(({ token, tokenId, logprob, color, trit }) => ({ token, tokenId, logprob, color, trit }));
       expect(told(far)).toEqual(told(local));
       expect(far.usage).toEqual(local.usage);
       expect(far.engine.backend).toBe('openai');
@@ -342,9 +461,23 @@ describe('our own backend for such servers', { timeout: 120_000 }, () => {
 
   test('a schema and tools go through', async () => {
     using outer = remote();
-    const json = await generateWith(outer, { model: 'default', backend: 'openai', messages: MESSAGES, responseSchema: z.toJSONSchema(Pet), maxTokens: 60, temperature: 1 });
+    const json = await generateWith(outer, {
+      model: 'default',
+      backend: 'openai',
+      messages: MESSAGES,
+      responseSchema: z.toJSONSchema(Pet),
+      maxTokens: 60,
+      temperature: 1,
+    });
     expect(Pet.safeParse(JSON.parse(json.completion)).success).toBe(true);
-    const called = await generateWith(outer, { model: tools, backend: 'openai', messages: MESSAGES, tools: [WEATHER], toolChoice: 'required', maxTokens: 60 });
+    const called = await generateWith(outer, {
+      model: tools,
+      backend: 'openai',
+      messages: MESSAGES,
+      tools: [WEATHER],
+      toolChoice: 'required',
+      maxTokens: 60,
+    });
     expect(called.toolCalls).toMatchObject([{ name: 'get_weather' }]);
     expect(Object.keys(JSON.parse(called.toolCalls![0]!.arguments) as object)).toEqual(['city', 'unit']);
   });

@@ -410,7 +410,10 @@ export class SchemaWriter {
     const { prefix, items = true, leastItems: least } = plain;
     const most = items === false ? Math.min(plain.mostItems, prefix.length) : plain.mostItems;
     if (least > MOST_ITEMS) throw overLimit('items of an array', MOST_ITEMS);
-    if (plain.unique && most > 1) return this.#uniqueArray(plain, from, to);
+    if (plain.unique && most > 1) {
+      this.#uniqueArray(plain, from, to);
+      return;
+    }
     const [open, close] = [builder.node(), builder.node()];
     builder.text(from, '[', open);
     if (least === 0) builder.text(open, ']', to);
@@ -448,10 +451,9 @@ export class SchemaWriter {
       const some = plain.values ?? (plain.types?.size === 1 && plain.types.has('boolean') ? [false, true] : undefined);
       return some?.filter((value) => this.#reader.fitsPlain(plain, value)).map((value) => JSON.stringify(value)) ?? [];
     });
-    const isFinite =
-      alternatives.length > 0 && alternatives.every((plain) => plain.values ?? plain.types?.has('boolean'));
+    const isFew = alternatives.length > 0 && alternatives.every((plain) => plain.values ?? plain.types?.has('boolean'));
     const texts = [...new Set(values)];
-    if (!isFinite || texts.length > MOST_UNIQUE) {
+    if (!isFew || texts.length > MOST_UNIQUE) {
       throw new StructureError({
         what: `response_schema: uniqueItems can be enforced for items of an enum of up to ${MOST_UNIQUE} values only`,
         where,

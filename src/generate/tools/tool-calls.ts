@@ -86,14 +86,14 @@ function readXml(text: string, tools: readonly Tool[]): Omit<ParsedCall, 'id'> |
   const given = new Map<string, unknown>();
   for (const [, key = '', value = ''] of body.matchAll(PARAMETER)) {
     const schema = (properties as Record<string, unknown> | undefined)?.[key.trim()];
-    given.set(key.trim(), valueOf(value, schema));
+    given.set(key.trim(), valueIn(value, schema));
   }
   if (body.replace(PARAMETER, '').trim() !== '') return undefined;
   return { name, arguments: JSON.stringify(Object.fromEntries(given)) };
 }
 
 /** A text where the schema takes one; else its JSON, if it is any. */
-function valueOf(text: string, schema: unknown): unknown {
+function valueIn(text: string, schema: unknown): unknown {
   const listed = (schema as { readonly enum?: unknown } | undefined)?.enum;
   if (Array.isArray(listed)) {
     if (listed.includes(text)) return text;
