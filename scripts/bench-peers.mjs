@@ -1,5 +1,7 @@
 // Our engine beside others on random ternary weights of one shape, same threads, runs interleaved:
-//   node scripts/bench-peers.mjs [--shape large|2b4t|3b|bonsai-1.7b|bonsai-4b] [--format tq2_0|tq1_0] [--threads 1,2] [--rounds 3] [--json]
+//   node scripts/bench-peers.mjs [--shape large|2b4t|3b|bonsai-1.7b|bonsai-4b|bonsai-27b|maple-20b]
+//     [--format tq2_0|tq1_0] [--layers N] [--threads 1,2] [--rounds 3] [--json]
+// With --layers a model of that many layers stands for the whole one, where that does not fit: the tables then weigh more.
 //
 // The Bonsai shapes (Qwen3, a scale for every 128 columns, int16 activations) are written three times: as PQ2_0 for us, as
 // Q2_0 for us and llama.cpp, and as TQ2_0, which cannot hold these models but which llama.cpp has a fast kernel for: its
@@ -32,6 +34,7 @@ const { values } = parseArgs({
   options: {
     shape: { type: 'string', default: 'large' },
     format: { type: 'string', default: 'tq2_0' },
+    layers: { type: 'string' },
     threads: { type: 'string', default: '1,2' },
     rounds: { type: 'string', default: '3' },
     json: { type: 'boolean', default: false },
@@ -47,6 +50,7 @@ if (values.help) {
 }
 
 const dist = (path) => import(join(root, 'dist', path));
+const { HYBRID_SHAPES, writeRandomGguf } = await import('./random-gguf.mjs');
 
 async function measureOurs({ file, threads, head }) {
   const { openModel } = await dist('model/open-model.js');
@@ -162,14 +166,21 @@ function promptTokens() {
 
 async function main() {
   const { BENCH_SHAPES } = await dist('bench/random-model.js');
-  const shape = BENCH_SHAPES[values.shape];
-  if (shape === undefined || !['tq2_0', 'tq1_0'].includes(values.format)) {
-    throw new Error(`--shape is one of ${Object.keys(BENCH_SHAPES).join(', ')}, --format tq2_0 or tq1_0`);
+  const shapes = { ...BENCH_SHAPES, ...HYBRID_SHAPES };
+  const whole = shapes[values.shape];
+  if (whole === undefined || !['tq2_0', 'tq1_0'].includes(values.format)) {
+    throw new Error(`--shape is one of ${Object.keys(shapes).join(', ')}, --format tq2_0 or tq1_0`);
   }
+  const layers = Number(values.layers ?? whole.layers);
+  if (!(Number.isInteger(layers) && layers >= 1 && layers <= whole.layers)) {
+    throw new Error(`--layers is 1 to ${whole.layers}`);
+  }
+  const shape = { ...whole, layers };
   mkdirSync(scratch, { recursive: true });
-  const isGrouped = shape.family === 'qwen3';
+  // Of these the 2-bit blocks with a scale for 64 or 128 columns are the model, and TQ2_0 the peer's bar.
+  const isGrouped = shape.family === 'qwen3' || shape.family === 'qwen35';
   const fileOf = async (format) => {
-    const path = join(scratch, `${values.shape}-${format}.gguf`);
+    const path = join(scratch, `${values.shape}-${layers}-${format}.gguf`);
     if (!existsSync(path)) {
       process.stderr.write(`writing ${path}\n`);
       await writeRandomGguf(path, shape, format);
@@ -208,7 +219,9 @@ async function main() {
             ['ours', self({ engine: 'ours', file, threads, head: 'full' })],
             ['ours int8', self({ engine: 'ours', file, threads, head: 'int8' })],
             ['llama.cpp', peerOn(file, threads)],
-            ...(onnx ? [['onnxruntime', self({ engine: 'onnxruntime', shape, threads, steps: 8 })]] : []),
+            ...(onnx && shape.family !== 'maple'
+              ? [['onnxruntime', self({ engine: 'onnxruntime', shape, threads, steps: 8 })]]
+              : []),
           ];
       for (const [engine, command, size = { prompt: PROMPT, generated: GENERATED }] of rows) {
         const result = await child(command);
@@ -223,7 +236,7 @@ async function main() {
       }
     }
   }
-  summarize(results, isGrouped ? await floatAgreement(self, peerOn) : undefined);
+  summarize(results, shape.family === 'qwen3' ? await floatAgreement(self, peerOn) : undefined);
 }
 
 /** Log probabilities of both on one small model: trits times scales as plain floats, which we read as trits again. */
@@ -374,125 +387,6 @@ for (const [id, p] of probabilities ?? []) list[id] = p;
 const peakRssBytes = process.resourceUsage().maxRSS * 1024;
 process.stdout.write(JSON.stringify({ promptSeconds, generationSeconds, loadMs, peakRssBytes, probabilities: Array.from(list, (p) => p ?? 0) }) + '\\n', () => process.exit(0));
 `;
-
-/**
- * Random trits in ggml's blocks, all of one scale (or, as `f32`, of one for every 128 columns); norms of ones; a made-up
- * vocabulary. The graph is 1bitLLM's, or Qwen3's with a ternary embedding.
- */
-async function writeRandomGguf(file, shape, format) {
-  const { writeGguf } = await dist('formats/write-gguf.js');
-  const { packTq2 } = await dist('quant/tq2.js');
-  const { packTq1 } = await dist('quant/tq1.js');
-  const { encodeBlocks } = await dist('quant/grouped/codec.js');
-  const { packQuads } = await dist('quant/grouped/quads.js');
-  const { hidden, ffn, layers, heads, kvHeads, headDim, ropeTheta, family } = shape;
-  const isQwen3 = family === 'qwen3';
-  // A file of exactly 2B-4T's shape gets that model's relu2 here, while llama.cpp computes SiLU for all of this
-  // architecture. With a few words less both take it for another model, and what they compute can be compared.
-  const vocab = isQwen3 ? shape.vocab : shape.vocab - 256;
-  let state = 0x9e3779b9;
-  const bits = () => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return state >>> 0;
-  };
-  const blockColumns = { tq2_0: 256, tq1_0: 256, q2_0: 64, pq2_0: 128, f32: 128 }[format];
-  const PATTERN = 256 * 4096;
-  const pattern = (columns) => {
-    const trits = Int8Array.from({ length: PATTERN }, () => (bits() % 3) - 1);
-    // As f16 holds it: the files of one shape are one model.
-    const scale = 2 ** Math.round(Math.log2(1 / Math.sqrt(columns)));
-    if (format === 'tq2_0') return packTq2(trits, scale);
-    if (format === 'tq1_0') return packTq1(trits, scale);
-    if (format === 'f32') {
-      const scales = Array.from({ length: PATTERN / 128 }, () => scale * (0.75 + (bits() % 64) / 128));
-      return new Uint8Array(Float32Array.from(trits, (trit, i) => trit * scales[i >> 7]).buffer);
-    }
-    const codes = Uint8Array.from(trits, (trit) => trit + 1);
-    const [rows, width] = [4096, 256];
-    const scales = new Float32Array(PATTERN / blockColumns).fill(scale);
-    const matrix = { rows, columns: width, group: blockColumns, quads: packQuads(codes, rows, width), scales };
-    return encodeBlocks(format.toUpperCase(), matrix);
-  };
-  const matrix = (name, rows, columns) => {
-    if (columns % blockColumns !== 0)
-      throw new Error(`${name}: ${columns} columns are no multiple of ${blockColumns}, which ${format} needs`);
-    const bytes = pattern(columns);
-    const length = (rows * columns * bytes.length) / PATTERN;
-    const chunks = function* () {
-      for (let at = 0; at < length; at += bytes.length) yield bytes.subarray(0, Math.min(bytes.length, length - at));
-    };
-    return { name, type: format.toUpperCase(), shape: [rows, columns], chunks };
-  };
-  const norm = (name, n) => ({
-    name,
-    type: 'F32',
-    shape: [n],
-    bytes: new Uint8Array(new Float32Array(n).fill(1).buffer),
-  });
-  const floatEmbedding = () => {
-    const embedding = new Uint16Array(vocab * hidden);
-    // f16 of magnitude 2^-7 to 2^-5.
-    for (let i = 0; i < embedding.length; i += 1) embedding[i] = 0x2000 + (bits() % 0x800) + ((bits() & 1) << 15);
-    const bytes = new Uint8Array(embedding.buffer);
-    return { name: 'token_embd.weight', type: 'F16', shape: [vocab, hidden], bytes };
-  };
-  const tensors = [
-    isQwen3 ? matrix('token_embd.weight', vocab, hidden) : floatEmbedding(),
-    norm('output_norm.weight', hidden),
-  ];
-  if (isQwen3 && shape.tied === false) tensors.push(matrix('output.weight', vocab, hidden));
-  for (let i = 0; i < layers; i += 1) {
-    const name = (part) => `blk.${i}.${part}.weight`;
-    tensors.push(
-      norm(name('attn_norm'), hidden),
-      ...(isQwen3
-        ? [norm(name('attn_q_norm'), headDim), norm(name('attn_k_norm'), headDim)]
-        : [norm(name('attn_sub_norm'), heads * headDim), norm(name('ffn_sub_norm'), ffn)]),
-      norm(name('ffn_norm'), hidden),
-      matrix(name('attn_q'), heads * headDim, hidden),
-      matrix(name('attn_k'), kvHeads * headDim, hidden),
-      matrix(name('attn_v'), kvHeads * headDim, hidden),
-      matrix(name('attn_output'), hidden, heads * headDim),
-      matrix(name('ffn_gate'), ffn, hidden),
-      matrix(name('ffn_up'), ffn, hidden),
-      matrix(name('ffn_down'), hidden, ffn),
-    );
-  }
-  const hex = (n) => n.toString(16).toUpperCase().padStart(2, '0');
-  const special = ['<unk>', '<s>', '</s>', ...Array.from({ length: 256 }, (_, n) => `<0x${hex(n)}>`)];
-  const words = Array.from({ length: vocab }, (_, id) => special[id] ?? `t${id}`);
-  // ggml's token types: 1 normal, 2 unknown, 3 control, 6 byte.
-  const types = words.map((_, id) => (id === 0 ? 2 : id < 3 ? 3 : id < 259 ? 6 : 1));
-  const u32 = (key, value) => ({ key, type: 'u32', value });
-  const f32 = (key, value) => ({ key, type: 'f32', value });
-  const architecture = isQwen3 ? 'qwen3' : 'bitnet';
-  const metadata = [
-    { key: 'general.architecture', type: 'string', value: architecture },
-    u32('general.quantization_version', 2),
-    u32(`${architecture}.vocab_size`, vocab),
-    u32(`${architecture}.context_length`, 2048),
-    u32(`${architecture}.embedding_length`, hidden),
-    u32(`${architecture}.block_count`, layers),
-    u32(`${architecture}.feed_forward_length`, ffn),
-    u32(`${architecture}.attention.head_count`, heads),
-    u32(`${architecture}.attention.head_count_kv`, kvHeads),
-    u32(`${architecture}.attention.key_length`, headDim),
-    u32(`${architecture}.attention.value_length`, headDim),
-    u32(`${architecture}.rope.dimension_count`, headDim),
-    f32(`${architecture}.attention.layer_norm_rms_epsilon`, 1e-5),
-    f32(`${architecture}.rope.freq_base`, ropeTheta),
-    { key: 'tokenizer.ggml.model', type: 'string', value: 'llama' },
-    { key: 'tokenizer.ggml.tokens', type: 'array', elementType: 'string', value: words },
-    { key: 'tokenizer.ggml.scores', type: 'array', elementType: 'f32', value: words.map((_, id) => -id) },
-    { key: 'tokenizer.ggml.token_type', type: 'array', elementType: 'i32', value: types },
-    u32('tokenizer.ggml.bos_token_id', 1),
-    u32('tokenizer.ggml.eos_token_id', 2),
-    u32('tokenizer.ggml.unknown_token_id', 0),
-  ];
-  await writeGguf(file, { metadata, tensors });
-}
 
 if (values.measure === undefined) {
   await main();

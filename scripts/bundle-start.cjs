@@ -98,7 +98,13 @@ function flagsTag() {
 }
 
 function keptFolders() {
-  const cache = process.env.XDG_CACHE_HOME || join(process.env.HOME || require('node:os').homedir(), '.cache');
+  // As src/package/cache-folder.ts has it.
+  const { XDG_CACHE_HOME, LOCALAPPDATA, HOME } = process.env;
+  const home = () => HOME || require('node:os').homedir();
+  const cache =
+    XDG_CACHE_HOME ||
+    (process.platform === 'win32' && LOCALAPPDATA) ||
+    (process.platform === 'darwin' ? join(home(), 'Library', 'Caches') : join(home(), '.cache'));
   return [join(__dirname, 'code'), join(cache, 'bitnet-gf3-mcp', 'code', BUILD)];
 }
 

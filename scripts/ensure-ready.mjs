@@ -50,8 +50,8 @@ if (existsSync(bundler) && existsSync(join(root, 'node_modules', 'esbuild')) && 
 }
 
 // The native kernels. Without a C++ compiler the program runs on WebAssembly, so this step never fails.
-const kernels = join(root, 'scripts', 'build-native.mjs');
-if (existsSync(kernels)) run(process.execPath, [kernels]);
+const kernels = join(root, 'dist', 'native', 'build.js');
+run(process.execPath, [kernels]);
 
 // A start compiles the program and keeps its code for the next one; the first that somebody waits for finds it. Whatever
 // this lacks or fails at, that start does itself.
@@ -74,4 +74,4 @@ if (readFileSync(built, 'utf8').includes('bundle-dist') && !existsSync(join(root
 }
 
 // Those of training are wanted by the tests; else they are compiled when a training first runs.
-if (process.argv.includes('--tests')) run(process.execPath, [join(root, 'scripts', 'build-train.mjs')]);
+if (process.argv.includes('--tests')) run(process.execPath, [kernels, 'train']);

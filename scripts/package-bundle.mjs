@@ -3,7 +3,7 @@
 //
 // Files of the package (models, skills, kernels) are found from a module's own place in dist/. A bundle has no such
 // places, so each module is told where it would lie.
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join, relative, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
@@ -120,6 +120,23 @@ export async function bundleProgram({ outdir, up, write = true }) {
     for (const [name, text] of files) writeFileSync(join(outdir, name), text);
   }
   return files;
+}
+
+/** What the bundled program finds in the package's folder; `more` are other files of the package. */
+export function copyBesideProgram(folder, more = []) {
+  for (const path of ['models', 'skills', 'kernels/wasm', 'kernels/metal', 'prebuilds', 'LICENSE', ...more]) {
+    if (path === 'prebuilds' && !existsSync(join(ROOT, path))) continue;
+    cpSync(join(ROOT, path), join(folder, path), {
+      recursive: true,
+      // Float masters are for training and four times the model; sources of native code are of no use there.
+      filter: (source) => !/[/\\]master$/.test(source) && !/\.(cc|h|mm)$/.test(source),
+    });
+  }
+  const { name, version, license } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
+  writeFileSync(
+    join(folder, 'package.json'),
+    `${JSON.stringify({ name, version, license, type: 'module' }, null, 2)}\n`,
+  );
 }
 
 /** The license of every package of which code is in the bundle. */

@@ -1,11 +1,11 @@
 // The bundle for Claude Desktop: build/bitnet-gf3.mcpb, one file that a user opens to install. It holds the bundled
-// program, the embedded model, the skills, and the WebAssembly kernels (native code would have to be signed).
+// program, the embedded model, the skills, WebAssembly, and the native code that is prebuilt here.
 //   npm run package:mcpb
 import { spawnSync } from 'node:child_process';
 import { cpSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { bundleProgram, ROOT, sizeText } from './package-bundle.mjs';
+import { bundleProgram, copyBesideProgram, ROOT, sizeText } from './package-bundle.mjs';
 
 const STAGE = join(ROOT, 'build', 'mcpb');
 
@@ -45,19 +45,8 @@ export async function stageMcpb(folder = STAGE) {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   await bundleProgram({ outdir: join(folder, 'server'), up: '../' });
-  for (const path of ['models', 'skills', 'kernels/wasm', 'LICENSE']) {
-    cpSync(join(ROOT, path), join(folder, path), {
-      recursive: true,
-      // Float masters are for training and four times the model; sources of the kernels are of no use there.
-      filter: (source) => !/[/\\]master$/.test(source) && !/\.(cc|h)$/.test(source),
-    });
-  }
+  copyBesideProgram(folder);
   cpSync(join(ROOT, 'plugin', 'icon.png'), join(folder, 'icon.png'));
-  const { name, version, license } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
-  writeFileSync(
-    join(folder, 'package.json'),
-    `${JSON.stringify({ name, version, license, type: 'module' }, null, 2)}\n`,
-  );
   writeFileSync(join(folder, 'manifest.json'), `${JSON.stringify(await mcpbManifest(), null, 2)}\n`);
   return folder;
 }

@@ -23,15 +23,17 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   quant: ['gf3', 'tensor'],
   // A checkpoint's ternary layers are read as windows of trits.
   formats: ['quant', 'tensor'],
+  // Where the package lies, its version, its cache.
+  package: [],
+  // Finds, tries, compiles and loads addons; knows nothing of what they compute. Its notes are files.
+  native: ['package', 'formats'],
   // Requests to other machines, and the proxies between.
   net: [],
   // Folders, JSON and pointers of Git LFS are read and written in one way; so are the .gguf files that are a model.
-  hub: ['formats', 'net'],
-  // The version is in package.json, which hub finds.
-  'package-info.ts': ['hub'],
+  hub: ['formats', 'net', 'package'],
   // GGUF files carry their vocabulary.
-  tokenizer: ['formats'],
-  engine: ['quant', 'tensor'],
+  tokenizer: ['formats', 'package'],
+  engine: ['native', 'package', 'quant', 'tensor'],
   analysis: ['gf3', 'quant', 'tensor'],
   image: ['color', 'gf3', 'tensor'],
   triads: ['gf3'],
@@ -45,11 +47,13 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   generate: ['child', 'model', 'engine', 'tokenizer', 'color', 'gf3', 'random', 'hub', 'net', 'formats', 'quant'],
   // Times what the other rooms compute.
   bench: ['generate', 'model', 'engine', 'quant', 'tensor', 'random', 'hub', 'formats'],
-  train: ['model', 'engine', 'quant', 'formats', 'tokenizer', 'tensor', 'random'],
+  train: ['native', 'model', 'engine', 'quant', 'formats', 'tokenizer', 'tensor', 'random'],
   // A world begins from a model's name (hub), and its batches are text (tokenizer).
-  world: ['child', 'train', 'model', 'formats', 'quant', 'gf3', 'color', 'hub', 'tokenizer'],
+  world: ['child', 'train', 'model', 'formats', 'quant', 'gf3', 'color', 'hub', 'package', 'tokenizer'],
   tools: ANY,
-  mcp: ['tools', 'hub', 'world', 'triads', 'image', 'app', 'logger.ts', 'package-info.ts'],
+  // OpenAI's API over our services: requests and answers, no wire.
+  openai: ['generate', 'tools'],
+  mcp: ['tools', 'openai', 'hub', 'world', 'triads', 'image', 'app', 'logger.ts', 'package'],
   cli: ANY,
   'index.ts': ANY,
 };

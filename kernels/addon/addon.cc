@@ -2,13 +2,15 @@
 //
 //   isas() -> {usable: string[], built: string[]}
 //   selfTest() -> "ok" or what is wrong
-//   load({words, blobs, isa, threads, prefetch}) -> handle   throws Error with .status, .op
+//   load({words, blobs, isa, threads, fixed, prefetch}) -> handle   throws Error with .status, .op
+//                                      threads: at most; fixed: always so many, else as many of them as help
 //                                      prefetch: bytes, or 0 for the usual distance, which settle may change
 //   settle(h) -> Promise<number>       moves the matrices to huge pages, in place; bytes that are there. Then finds the
 //                                      prefetch distances at which this machine streams them fastest
-//   createSequence(h) / freeSequence(h, id) / sequenceLength(h, id) / truncate(h, id, n) / fork(h, id, n)
+//   createSequence(h) / freeSequence(h, id) / sequenceLength(h, id) / rewindLimit(h, id) / truncate(h, id, n) / fork(h, id, n)
 //   step(h, tokens, sequences, positions, outputRows, trace, logits, tritCounts) -> Promise<{status, op, text}>
-//   info(h) -> {isa, threads, prefetch, counters, memory}
+//   useThreads(h, n)                   steps run on n threads from now on; 0: as many as help
+//   info(h) -> {isa, threads, used, prefetch, counters, memory}
 //   dispose(h)
 //   expectHugePages(Uint8Array) -> number   for memory that is about to be filled: where its first huge page begins
 //   quantizeRows(bytes, dtype, rows, columns, codes, rowScale, threads) -> Promise<number>   first bad row, or -1
@@ -213,11 +215,13 @@ napi_value Load(napi_env env, napi_callback_info info) {
   bool is_array = false;
   uint32_t count = 0;
   int32_t threads = 0, prefetch = 0;
+  bool fixed = true;
   if (!typed_array(env, property(env, argv[0], "words"), napi_int32_array, &words) ||
       napi_is_array(env, list, &is_array) != napi_ok || !is_array || napi_get_array_length(env, list, &count) != napi_ok ||
       napi_get_value_int32(env, property(env, argv[0], "threads"), &threads) != napi_ok ||
+      napi_get_value_bool(env, property(env, argv[0], "fixed"), &fixed) != napi_ok ||
       napi_get_value_int32(env, property(env, argv[0], "prefetch"), &prefetch) != napi_ok)
-    return throw_type(env, "load takes {words: Int32Array, blobs: TypedArray[], isa, threads, prefetch}");
+    return throw_type(env, "load takes {words: Int32Array, blobs: TypedArray[], isa, threads, fixed, prefetch}");
   if (threads < 1 || threads > kMaxThreads) return throw_type(env, "threads must be in 1..256");
   const std::string isa = text_of(env, property(env, argv[0], "isa"));
   const Kernels* kernels = find_isa(isa.c_str());
@@ -241,6 +245,7 @@ napi_value Load(napi_env env, napi_callback_info info) {
     h->tune = prefetch <= 0;
     if (!h->engine) return throw_failure(env, failure);
     h->pool.reset(new Pool(threads));
+    h->pool->use(fixed ? threads : 0);
   } catch (const std::exception& e) {
     h->release(env);
     napi_throw_error(env, nullptr, (std::string("cannot start threads: ") + e.what()).c_str());
@@ -289,6 +294,11 @@ napi_value SequenceLength(napi_env env, napi_callback_info info) {
   Handle* h;
   int32_t id;
   return two(env, info, &h, &id) ? number(env, engine_sequence_length(h->engine, id)) : nullptr;
+}
+napi_value RewindLimit(napi_env env, napi_callback_info info) {
+  Handle* h;
+  int32_t id;
+  return two(env, info, &h, &id) ? number(env, engine_rewind_limit(h->engine, id)) : nullptr;
 }
 napi_value Truncate(napi_env env, napi_callback_info info) {
   Handle* h;
@@ -465,6 +475,15 @@ napi_value RunStep(napi_env env, napi_callback_info info) {
   return promise;
 }
 
+napi_value UseThreads(napi_env env, napi_callback_info info) {
+  Handle* h;
+  int32_t n = 0;
+  if (!two(env, info, &h, &n)) return nullptr;
+  if (n < 0 || n > h->pool->threads()) return throw_type(env, "useThreads takes 0 or as many threads as were loaded for");
+  h->pool->use(n);
+  return undefined(env);
+}
+
 napi_value Info(napi_env env, napi_callback_info info) {
   napi_value argv[1];
   Handle* h = arguments(env, info, argv) ? ready(env, argv[0]) : nullptr;
@@ -482,11 +501,19 @@ napi_value Info(napi_env env, napi_callback_info info) {
   set(env, counters, "attention", number(env, (double)c.attention));
   set(env, counters, "groupedVector", number(env, (double)c.grouped_vector));
   set(env, counters, "groupedMatrix", number(env, (double)c.grouped_matrix));
+  set(env, counters, "delta", number(env, (double)c.delta));
   set(env, memory, "activations", number(env, (double)m.activations));
   set(env, memory, "kv", number(env, (double)m.kv));
   set(env, memory, "scratch", number(env, (double)m.scratch));
+  set(env, memory, "recurrent", number(env, (double)m.recurrent));
   set(env, r, "isa", string(env, engine_sizes(h->engine).isa));
   set(env, r, "threads", number(env, h->pool->threads()));
+  napi_value used;
+  napi_create_object(env, &used);
+  set(env, used, "one", number(env, h->pool->used(StepKind::one)));
+  set(env, used, "few", number(env, h->pool->used(StepKind::few)));
+  set(env, used, "many", number(env, h->pool->used(StepKind::many)));
+  set(env, r, "used", used);
   napi_value prefetch;
   napi_create_object(env, &prefetch);
   set(env, prefetch, "ternary", number(env, (double)engine_prefetch(h->engine, Stream::ternary)));
@@ -803,10 +830,12 @@ NAPI_MODULE_INIT() {
                    {"createSequence", CreateSequence},
                    {"freeSequence", FreeSequence},
                    {"sequenceLength", SequenceLength},
+                   {"rewindLimit", RewindLimit},
                    {"truncate", Truncate},
                    {"fork", Fork},
                    {"step", RunStep},
                    {"info", Info},
+                   {"useThreads", UseThreads},
                    {"dispose", Dispose},
                    {"expectHugePages", ExpectHugePages},
                    {"mastersToRowquad", MastersToRowquad},

@@ -132,8 +132,8 @@ bool quantize(const float* x, int64_t n, int8_t* codes, float* scale) {
   return true;
 }
 
-void rope(float* x, const float* cos, const float* sin, int64_t heads, int64_t head_dim) {
-  const int64_t half = head_dim / 2;
+void rope(float* x, const float* cos, const float* sin, int64_t heads, int64_t head_dim, int64_t rotary_dim) {
+  const int64_t half = rotary_dim / 2;
   const int64_t whole = half & ~int64_t{15};
   for (int64_t h = 0; h < heads; h += 1) {
     float* a = x + h * head_dim;
@@ -463,23 +463,28 @@ void score_pair(const AttentionArgs& a, int query, PairKeys keys, float* scores)
       vf_store(scores + (query + g) * a.score_stride + k * kVecFloats, (half[0][g][k] + half[1][g][k]) * scale);
 }
 
+/** The positions that queries which are worked on together see, first to last. */
+struct Span {
+  int64_t first, end;
+};
+BITNET_INLINE Span join(Span a, Span b) { return {a.first < b.first ? a.first : b.first, a.end > b.end ? a.end : b.end}; }
+
 /**
- * W blocks of 16 output dimensions from block d on: weight * V of the keys j.. of one KV block, added to `out`, which the
- * first block begins and the last one divides by the sum of the weights. `ahead`: the values that come next.
+ * W blocks of 16 output dimensions from block d on: weight * V of the keys of one KV block (the one of position j), added
+ * up from +0. The first block of a span begins `out` with that sum, the others add theirs, the last one then divides by
+ * the sum of the weights. `weights`: of position j. `ahead`: the values that come next.
  */
 template <int N, int W>
-void weighted_values(const AttentionArgs& a, int query, int64_t d, int64_t j, int64_t keys, const float* ahead,
-                     const float* total) {
+void weighted_values(const AttentionArgs& a, int query, int64_t d, int64_t j, const Span& span, const float* weights,
+                     const float* ahead, const float* total) {
   const auto out_at = [&](int g, int i) { return a.out[query + g] + (d + i) * 16; };
   const int64_t rest = a.D - d * 16;
   V16 sum[N][W];
   for (int g = 0; g < N; g += 1)
-    for (int i = 0; i < W; i += 1)
-      sum[g][i] = j == 0 ? v_zero() : rest - i * 16 >= 16 ? v_load(out_at(g, i)) : v_load_part(out_at(g, i), rest - i * 16);
+    for (int i = 0; i < W; i += 1) sum[g][i] = v_zero();
   const float* v = a.blocks[j / kBlock] + a.v_at + d * kBlock * 16;
-  const int64_t n = keys - j < kBlock ? keys - j : kBlock;
-  const float* weights = a.scores + query * a.score_stride + j;
-  for (int64_t k = 0; k < n; k += 1) {
+  const int64_t n = span.end - j < kBlock ? span.end - j : kBlock;
+  for (int64_t k = span.first > j ? span.first - j : 0; k < n; k += 1) {
     V16 value[W];
     for (int i = 0; i < W; i += 1) {
       value[i] = v_load(v + (k + i * kBlock) * 16);
@@ -490,30 +495,55 @@ void weighted_values(const AttentionArgs& a, int query, int64_t d, int64_t j, in
       for (int i = 0; i < W; i += 1) sum[g][i] = sum[g][i] + weight * value[i];
     }
   }
+  // No sum that began with +0 is -0: adding the first one to +0 would change nothing.
+  const bool begins = j <= span.first, ends = j + kBlock >= span.end;
   for (int g = 0; g < N; g += 1) {
     for (int i = 0; i < W; i += 1) {
-      const V16 out = j + n < keys ? sum[g][i] : sum[g][i] / v_splat(total[query + g]);
-      if (rest - i * 16 >= 16) v_store(out_at(g, i), out);
+      const bool whole = rest - i * 16 >= 16;
+      V16 out = sum[g][i];
+      if (!begins) out = (whole ? v_load(out_at(g, i)) : v_load_part(out_at(g, i), rest - i * 16)) + out;
+      if (ends) out = out / v_splat(total[query + g]);
+      if (whole) v_store(out_at(g, i), out);
       else v_store_part(out_at(g, i), out, rest - i * 16);
     }
   }
 }
 
-/** Scores of one query to weights, in place; keys behind its own position get 0. Returns their sum. */
-float softmax(float* s, int64_t count, int64_t most) {
-  const int64_t padded = bitnet::round_up(most, 16);
+/**
+ * Scores of one query to weights, in place; s[0] is that of the first position of a block. Keys of the span (all relative
+ * to s, as first and end) that the query does not see get the weight 0. Returns the sum of the weights, added block by
+ * block; lanes count from the first key that is seen.
+ */
+float softmax(float* s, int64_t first, int64_t end, const Span& span) {
+  const int64_t low = span.first & ~int64_t{15}, padded = bitnet::round_up(span.end, 16);
   // -infinity becomes the weight 0, which adds nothing.
-  for (int64_t j = count; j < padded; j += 1) s[j] = -__builtin_inff();
-  V16 top = v_load(s);
-  for (int64_t j = 16; j < count; j += 16) top = v_max(v_load(s + j), top);
+  for (int64_t j = low; j < first; j += 1) s[j] = -__builtin_inff();
+  for (int64_t j = end; j < padded; j += 1) s[j] = -__builtin_inff();
+  const int64_t from = first & ~int64_t{15};
+  V16 top = v_load(s + from);
+  for (int64_t j = from + 16; j < end; j += 16) top = v_max(v_load(s + j), top);
   const V16 largest = v_splat(v_max_lane(top));
-  V16 sum = v_zero();
-  for (int64_t j = 0; j < padded; j += 16) {
+  const auto weigh = [&](int64_t j) __attribute__((always_inline)) {
     const V16 e = v_exp(v_load(s + j) - largest);
     v_store(s + j, e);
-    sum = sum + e;
+    return e;
+  };
+  float total = 0;
+  int64_t j = low;
+  if (first % kBlock != 0) {
+    const int64_t stop = bitnet::round_up(first, kBlock) < padded ? bitnet::round_up(first, kBlock) : padded;
+    for (; j < stop; j += 16) weigh(j);
+    V16 sum = v_zero();
+    for (int64_t i = first; i < stop; i += 16) sum = sum + (stop - i >= 16 ? v_load(s + i) : v_load_part(s + i, stop - i));
+    total = v_fold(sum);
   }
-  return v_fold(sum);
+  while (j < padded) {
+    const int64_t stop = j / kBlock * kBlock + kBlock < padded ? j / kBlock * kBlock + kBlock : padded;
+    V16 sum = v_zero();
+    for (; j < stop; j += 16) sum = sum + weigh(j);
+    total = total + v_fold(sum);
+  }
+  return total;
 }
 
 /** Four queries at a time meet what was loaded of K or V; all of them meet it while it is in the nearest cache. */
@@ -526,50 +556,60 @@ BITNET_INLINE const float* key_at(const AttentionArgs& a, int64_t j) {
 }
 
 template <int N>
-BITNET_INLINE void scores_of(const AttentionArgs& a, int query, int64_t j, int64_t ahead, int n) {
+BITNET_INLINE void scores_of(const AttentionArgs& a, int query, int64_t j, int64_t ahead, float* scores, int n) {
   if constexpr (N > 0) {
-    if (n < N) return scores_of<N - 1>(a, query, j, ahead, n);
+    if (n < N) return scores_of<N - 1>(a, query, j, ahead, scores, n);
     score_pair<N>(a, query, {{key_at(a, j), key_at(a, j + kVecFloats)}, {key_at(a, ahead), key_at(a, ahead + kVecFloats)}},
-                  a.scores + j);
+                  scores);
   }
 }
 template <int N, int W>
-BITNET_INLINE void values_of(const AttentionArgs& a, int query, int64_t d, int64_t j, int64_t keys, const float* ahead,
-                             const float* total, int n) {
+BITNET_INLINE void values_of(const AttentionArgs& a, int query, int64_t d, int64_t j, const Span& span, const float* weights,
+                             const float* ahead, const float* total, int n) {
   if constexpr (N > 0) {
-    if (n < N) return values_of<N - 1, W>(a, query, d, j, keys, ahead, total, n);
-    weighted_values<N, W>(a, query, d, j, keys, ahead, total);
+    if (n < N) return values_of<N - 1, W>(a, query, d, j, span, weights, ahead, total, n);
+    weighted_values<N, W>(a, query, d, j, span, weights, ahead, total);
   }
 }
 
 void attention(const AttentionArgs& a) {
-  int64_t most[kQueries] = {}, longest = 0;
+  constexpr int kGroups = (kQueries + kTogether - 1) / kTogether;
+  Span spans[kGroups], all{a.first[0], a.end[0]};
   float total[kQueries];
   for (int g = 0; g < a.queries; g += 1) {
-    int64_t& m = most[g / kTogether];
-    m = a.count[g] > m ? a.count[g] : m;
-    longest = m > longest ? m : longest;
+    Span& span = spans[g / kTogether];
+    if (g % kTogether == 0) span = Span{a.first[g], a.end[g]};
+    span = join(span, Span{a.first[g], a.end[g]});
+    all = join(all, span);
   }
-  for (int64_t j = 0; j < longest; j += kPairKeys) {
-    const int64_t ahead = j + kKeysAhead < longest ? j + kKeysAhead : j;
-    for (int g = 0; g < a.queries; g += kTogether)
-      if (j < most[g / kTogether]) scores_of<kTogether>(a, g, j, g == 0 ? ahead : j, a.queries - g);
+  const int64_t base = all.first / kBlock * kBlock;
+  for (int64_t j = all.first / kPairKeys * kPairKeys; j < all.end; j += kPairKeys) {
+    const int64_t ahead = j + kKeysAhead < all.end ? j + kKeysAhead : j;
+    for (int g = 0; g < a.queries; g += kTogether) {
+      const Span& span = spans[g / kTogether];
+      if (j < span.end && j + kPairKeys > span.first) scores_of<kTogether>(a, g, j, g == 0 ? ahead : j, a.scores + (j - base), a.queries - g);
+    }
   }
-  for (int g = 0; g < a.queries; g += 1) total[g] = softmax(a.scores + g * a.score_stride, a.count[g], most[g / kTogether]);
+  for (int g = 0; g < a.queries; g += 1) {
+    const Span& span = spans[g / kTogether];
+    total[g] = softmax(a.scores + g * a.score_stride, a.first[g] - base, a.end[g] - base, Span{span.first - base, span.end - base});
+  }
   // Enough sums to hide the latency of an addition: 16 lanes are four, two or one vector of each query.
   constexpr int kWide = kParts == 1 ? 2 : 1;
   const int64_t blocks = bitnet::round_up(a.D, 16) / 16;
-  for (int64_t j = 0; j < longest; j += kBlock)
+  for (int64_t j = base; j < all.end; j += kBlock)
     for (int64_t d = 0; d < blocks; d += kWide) {
       const float* v = a.blocks[j / kBlock] + a.v_at + d * kBlock * 16;
       const float* ahead = d + 2 * kWide <= blocks ? v + kWide * kBlock * 16
-                           : j + kBlock < longest  ? a.blocks[j / kBlock + 1] + a.v_at
+                           : j + kBlock < all.end  ? a.blocks[j / kBlock + 1] + a.v_at
                                                    : v;
       for (int g = 0; g < a.queries; g += kTogether) {
-        const int64_t keys = most[g / kTogether];
-        if (j >= keys) continue;
-        if (d + kWide <= blocks) values_of<kTogether, kWide>(a, g, d, j, keys, g == 0 ? ahead : v, total, a.queries - g);
-        else values_of<kTogether, 1>(a, g, d, j, keys, g == 0 ? ahead : v, total, a.queries - g);
+        const Span& span = spans[g / kTogether];
+        if (j >= span.end || j + kBlock <= span.first) continue;
+        const float* weights = a.scores + g * a.score_stride + (j - base);
+        const float* next = g == 0 ? ahead : v;
+        if (d + kWide <= blocks) values_of<kTogether, kWide>(a, g, d, j, span, weights, next, total, a.queries - g);
+        else values_of<kTogether, 1>(a, g, d, j, span, weights, next, total, a.queries - g);
       }
     }
 }

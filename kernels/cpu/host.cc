@@ -7,6 +7,8 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
+#elif defined(_WIN32)
+#include <malloc.h>
 #endif
 
 namespace bitnet {
@@ -35,7 +37,11 @@ void* host_alloc(uint64_t bytes) {
   }
 #endif
   const uint64_t size = (bytes + 63) / 64 * 64;
+#if defined(_WIN32)
+  void* p = _aligned_malloc(size ? size : 64, 64);
+#else
   void* p = aligned_alloc(64, size ? size : 64);
+#endif
   if (p) memset(p, 0, size);
   return p;
 }
@@ -46,8 +52,14 @@ void host_free(void* p, uint64_t bytes) {
     munmap(p, mapped_bytes(bytes));
     return;
   }
-#endif
   free(p);
+#elif defined(_WIN32)
+  (void)bytes;
+  _aligned_free(p);
+#else
+  (void)bytes;
+  free(p);
+#endif
 }
 
 #if defined(__linux__) && defined(MADV_HUGEPAGE)

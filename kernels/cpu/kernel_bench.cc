@@ -210,7 +210,8 @@ int main(int argc, char** argv) {
         for (int g = 0; g < queries; g += 1) {
           a.q[g] = q.data() + g * D;
           a.out[g] = bench.out + g * D;
-          a.count[g] = keys;
+          a.first[g] = 0;
+          a.end[g] = keys;
         }
         const double t = best(5, [&] {
           for (int r = 0; r < 20; r += 1) k.attention(a);

@@ -244,6 +244,9 @@ const char* check_all_grouped(const Kernels& k, Random& r) {
   if (const char* text = check_grouped(k, r, 70, 384, 128, T)) return text;
   if (const char* text = check_grouped(k, r, 129, 192, 64, 70)) return text;
   if (const char* text = check_grouped(k, r, 5, 640, 320, 33)) return text;
+  // Groups longer than what any set decodes at once.
+  if (const char* text = check_grouped(k, r, 66, 1344, 448, 37)) return text;
+  if (const char* text = check_grouped(k, r, 3, 2048, 1024, 21)) return text;
   // More tokens than any set keeps sums of at once.
   if (const char* text = check_grouped(k, r, 66, 128, 32, 260)) return text;
   if (const char* text = check_grouped(k, r, 65, 14336, 14336, 1)) return text;
@@ -273,7 +276,7 @@ const char* check_rows(const Kernels& k, Random& r, int64_t n) {
   return nullptr;
 }
 
-const char* check_attention(const Kernels& k, Random& r, int64_t D, int queries, int64_t keys) {
+const char* check_attention(const Kernels& k, Random& r, int64_t D, int queries, int64_t keys, bool windows) {
   const int64_t blocks = (keys + kBlock - 1) / kBlock, floats_each = k_head_floats(D) + v_head_floats(D);
   Aligned first((uint64_t)(blocks * floats_each * 4)), second((uint64_t)(blocks * floats_each * 4));
   std::vector<float*> expected_blocks, got_blocks;
@@ -290,11 +293,12 @@ const char* check_attention(const Kernels& k, Random& r, int64_t D, int queries,
   }
   if (memcmp(first.p, second.p, (size_t)(blocks * floats_each * 4))) return differs(k, "kv_append", D, keys, 0);
   auto q = floats(r, queries * D);
-  if (D % 2 == 0) {
-    const auto cos = floats(r, D / 2), sin = floats(r, D / 2);
+  if (D >= 2) {
+    const int64_t rotary = r.below(2) ? D / 2 * 2 : 2 * (1 + r.below((int)(D / 2)));
+    const auto cos = floats(r, rotary / 2), sin = floats(r, rotary / 2);
     auto other = q;
-    kScalarKernels.rope(q.data(), cos.data(), sin.data(), queries, D);
-    k.rope(other.data(), cos.data(), sin.data(), queries, D);
+    kScalarKernels.rope(q.data(), cos.data(), sin.data(), queries, D, rotary);
+    k.rope(other.data(), cos.data(), sin.data(), queries, D, rotary);
     if (!same(q, other)) return differs(k, "rope", D, queries, 0);
   }
   std::vector<float> expected((size_t)(queries * D)), got((size_t)(queries * D));
@@ -309,7 +313,8 @@ const char* check_attention(const Kernels& k, Random& r, int64_t D, int queries,
   args.v_at = k_head_floats(D);
   for (int g = 0; g < queries; g += 1) {
     args.q[g] = q.data() + g * D;
-    args.count[g] = g == 0 ? keys : 1 + r.below((int)keys);
+    args.end[g] = g == 0 ? keys : 1 + r.below((int)keys);
+    args.first[g] = windows ? r.below((int)args.end[g]) : 0;
     args.out[g] = expected.data() + g * D;
   }
   args.blocks = expected_blocks.data();
@@ -318,6 +323,169 @@ const char* check_attention(const Kernels& k, Random& r, int64_t D, int queries,
   args.blocks = got_blocks.data();
   k.attention(args);
   return same(expected, got) ? nullptr : differs(k, "attention", D, queries, keys);
+}
+
+const char* check_hadamard(const Kernels& k, Random& r, int64_t n, int64_t block) {
+  const auto x = floats(r, n);
+  std::vector<float> signs((size_t)n), a((size_t)n), b((size_t)n);
+  for (auto& s : signs) s = r.below(2) ? 1.0f : -1.0f;
+  for (int way = 0; way < 3; way += 1) {
+    const float* before = way == 0 ? signs.data() : nullptr;
+    const float* after = way == 1 ? signs.data() : nullptr;
+    kScalarKernels.hybrid.hadamard(x.data(), before, after, n, block, a.data());
+    k.hybrid.hadamard(x.data(), before, after, n, block, b.data());
+    if (!same(a, b)) return differs(k, "hadamard", n, block, way);
+    b = x;
+    k.hybrid.hadamard(b.data(), before, after, n, block, b.data());
+    if (!same(a, b)) return differs(k, "hadamard in place", n, block, way);
+  }
+  // The definition, element by element and in double.
+  for (int i = 0; i < 3; i += 1) {
+    const int64_t at = r.below((int)n), base = at / block * block;
+    double sum = 0, size = 0;
+    for (int64_t j = 0; j < block; j += 1) {
+      const double v = x[(size_t)(base + j)];
+      sum += __builtin_parityll((unsigned long long)((at - base) & j)) ? -v : v;
+      size += v < 0 ? -v : v;
+    }
+    const double wanted = sum / __builtin_sqrt((double)block), got = a[(size_t)at];
+    const double error = wanted > got ? wanted - got : got - wanted;
+    if (error > 1e-6 * size) return differs(k, "hadamard's definition", n, block, at);
+  }
+  return nullptr;
+}
+
+const char* check_conv(const Kernels& k, Random& r, int64_t C, int64_t taps, int64_t rows) {
+  const auto x = floats(r, rows * C), weight = floats(r, taps * C), start = floats(r, (taps - 1) * C);
+  std::vector<float> a((size_t)(rows * C)), b((size_t)(rows * C));
+  auto sa = start, sb = start;
+  sa.resize(sa.size() + 1);
+  sb.resize(sb.size() + 1);
+  kScalarKernels.hybrid.conv(ConvArgs{x.data(), weight.data(), sa.data(), a.data(), rows, C, C, taps});
+  // In two pieces of channels and two of rows.
+  const int64_t half = rows / 2, c = C / 2;
+  for (int64_t from = 0; from < C; from += c < 1 ? C : from ? C - c : c) {
+    const int64_t n = from || c < 1 ? C - from : c;
+    k.hybrid.conv(ConvArgs{x.data() + from, weight.data() + from, sb.data() + from, b.data() + from, half, C, n, taps});
+    k.hybrid.conv(ConvArgs{x.data() + half * C + from, weight.data() + from, sb.data() + from, b.data() + half * C + from, rows - half, C, n, taps});
+  }
+  return same(a, b) && same(sa, sb) ? nullptr : differs(k, "convolution", C, taps, rows);
+}
+
+const char* check_delta(const Kernels& k, Random& r, int64_t D, int64_t rows) {
+  const int64_t stride = 3 * D + r.below(5);
+  auto x = floats(r, rows * stride);
+  for (auto& v : x) v *= 0.1f;
+  const auto gates = floats(r, 2 * rows);
+  std::vector<float> a((size_t)(rows * D)), b((size_t)(rows * D));
+  Aligned first((uint64_t)delta_floats(D) * 4), second((uint64_t)delta_floats(D) * 4);
+  DeltaArgs args{};
+  args.q = x.data();
+  args.k = args.q + D;
+  args.v = args.k + D;
+  args.stride = stride;
+  args.beta = gates.data();
+  args.alpha = args.beta + 1;
+  args.gate_stride = 2;
+  args.decay = -0.3f;
+  args.bias = 0.1f;
+  args.rows = rows;
+  args.D = D;
+  args.columns = D;
+  args.state = (float*)first.p;
+  args.out = a.data();
+  args.out_stride = D;
+  kScalarKernels.hybrid.delta(args);
+  // Some rows after the others, some dimensions after the others.
+  const int64_t half = rows / 2, cut = D / 32 * 16;
+  const int64_t row_ends[] = {0, half, rows}, column_ends[] = {0, cut, D};
+  for (int c = 0; c < 2; c += 1)
+    for (int t = 0; t < 2; t += 1) {
+      const int64_t row = row_ends[t], from = column_ends[c];
+      DeltaArgs part = args;
+      part.rows = row_ends[t + 1] - row;
+      part.columns = column_ends[c + 1] - from;
+      part.q += row * stride;
+      part.k += row * stride;
+      part.v += row * stride + from;
+      part.beta += 2 * row;
+      part.alpha += 2 * row;
+      part.state = (float*)second.p + from * D;
+      part.out = b.data() + row * D + from;
+      k.hybrid.delta(part);
+    }
+  if (!same(a, b)) return differs(k, "delta rule", D, rows, 0);
+  // What no value dimension has does not count.
+  for (int64_t d = 0; d < D; d += 1)
+    for (int64_t i = 0; i < D; i += 1) {
+      const int64_t at = d / 16 * D * 16 + i * 16 + d % 16;
+      if (memcmp((float*)first.p + at, (float*)second.p + at, 4)) return differs(k, "state of the delta rule", D, rows, d);
+    }
+  return nullptr;
+}
+
+const char* check_route(const Kernels& k, Random& r, int64_t E, int64_t K) {
+  auto x = floats(r, E);
+  // Some equal ones.
+  for (int i = 0; i < 4; i += 1) x[(size_t)r.below((int)E)] = x[(size_t)r.below((int)E)];
+  std::vector<float> e((size_t)E), a((size_t)K), b((size_t)K);
+  std::vector<int32_t> c((size_t)K), d((size_t)K);
+  if (!kScalarKernels.hybrid.route(x.data(), E, K, 0.25f, e.data(), c.data(), a.data())) return differs(k, "route refuses", E, K, 0);
+  if (!k.hybrid.route(x.data(), E, K, 0.25f, e.data(), d.data(), b.data()) || c != d || !same(a, b)) return differs(k, "route", E, K, 0);
+  for (int64_t i = 0; i < K; i += 1)
+    for (int64_t j = 0; j < E; j += 1) {
+      const bool chosen = [&] {
+        for (int64_t l = 0; l <= i; l += 1)
+          if (d[(size_t)l] == j) return true;
+        return false;
+      }();
+      const float mine = x[(size_t)d[(size_t)i]], other = x[(size_t)j];
+      if (!chosen && (other > mine || (other == mine && j < d[(size_t)i]))) return differs(k, "order of experts", E, K, i);
+    }
+  x[(size_t)r.below((int)E)] = r.below(2) ? __builtin_nanf("") : __builtin_inff();
+  return k.hybrid.route(x.data(), E, K, 0.25f, e.data(), d.data(), b.data()) ? differs(k, "route of no number", E, K, 0) : nullptr;
+}
+
+const char* check_gates(const Kernels& k, Random& r, int64_t n) {
+  auto x = floats(r, n), y = floats(r, n);
+  x[(size_t)r.below((int)n)] = r.below(2) ? __builtin_inff() : -__builtin_inff();
+  std::vector<float> a((size_t)n), b((size_t)n);
+  kScalarKernels.hybrid.sigmoid(x.data(), y.data(), n, a.data());
+  k.hybrid.sigmoid(x.data(), y.data(), n, b.data());
+  if (!same(a, b)) return differs(k, "sigmoid", n, 0, 0);
+  kScalarKernels.hybrid.clamped_silu(x.data(), y.data(), 0.75f, n, a.data());
+  k.hybrid.clamped_silu(x.data(), y.data(), 0.75f, n, b.data());
+  if (!same(a, b)) return differs(k, "clamped silu", n, 0, 0);
+  x = floats(r, n);
+  a = b = x;
+  kScalarKernels.hybrid.l2_norm(a.data(), n, 1e-6f, 0.125f);
+  k.hybrid.l2_norm(b.data(), n, 1e-6f, 0.125f);
+  if (!same(a, b)) return differs(k, "l2_norm", n, 0, 0);
+  const auto experts = floats(r, 3 * n), weights = floats(r, 3);
+  a = b = x;
+  kScalarKernels.hybrid.add_experts(a.data(), experts.data(), weights.data(), 3, n);
+  k.hybrid.add_experts(b.data(), experts.data(), weights.data(), 3, n);
+  return same(a, b) ? nullptr : differs(k, "add_experts", n, 0, 0);
+}
+
+const char* check_all_hybrid(const Kernels& k, Random& r) {
+  for (int64_t n : {1, 5, 16, 33, 100, 257})
+    if (const char* text = check_gates(k, r, n)) return text;
+  for (int64_t block = 2; block <= 2048; block *= 2)
+    for (int64_t blocks : {1, 3})
+      if (const char* text = check_hadamard(k, r, block * blocks, block)) return text;
+  for (int64_t C : {1, 16, 21, 70})
+    for (int64_t taps : {1, 2, 4, 7})
+      for (int64_t rows : {1, 2, 3, 9})
+        if (const char* text = check_conv(k, r, C, taps, rows)) return text;
+  for (int64_t D : {1, 3, 8, 16, 20, 33, 64, 100, 128})
+    for (int64_t rows : {1, 2, 5, 37})
+      if (const char* text = check_delta(k, r, D, rows)) return text;
+  for (int64_t E : {1, 2, 8, 31, 256})
+    for (int64_t K : {1, 2, 8})
+      if (K <= E)
+        if (const char* text = check_route(k, r, E, K)) return text;
+  return nullptr;
 }
 
 }  // namespace
@@ -337,8 +505,9 @@ const char* selftest(const Kernels& table, uint32_t seed) {
   if (const char* text = check_all_grouped(table, r)) return text;
   for (int64_t D : {1, 3, 8, 12, 17, 48, 64, 100, 128})
     for (int queries : {1, 2, 3, 4, 7, kQueries})
-      if (const char* text = check_attention(table, r, D, queries, 1 + r.below(150))) return text;
-  return nullptr;
+      for (bool windows : {false, true})
+        if (const char* text = check_attention(table, r, D, queries, 1 + r.below(300), windows)) return text;
+  return check_all_hybrid(table, r);
 }
 
 }  // namespace bitnet

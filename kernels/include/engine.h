@@ -57,12 +57,14 @@ struct Counters {
   uint64_t attention;
   uint64_t grouped_vector;  // one token
   uint64_t grouped_matrix;  // several tokens
+  uint64_t delta;
 };
 
 struct Memory {
   uint64_t activations;
   uint64_t kv;
   uint64_t scratch;
+  uint64_t recurrent;  // states of all sequences
 };
 
 struct Engine;
@@ -81,6 +83,11 @@ int32_t engine_sequence_create(Engine*);
 bool engine_sequence_free(Engine*, int32_t sequence);
 /** -1 when there is no such sequence. */
 int32_t engine_sequence_length(const Engine*, int32_t sequence);
+/**
+ * The least length, beside 0, to which a sequence can be cut or at which it can be forked: 0 with a plain KV cache, its
+ * length with recurrent states, with windows what still has its window. -1 when there is no such sequence.
+ */
+int32_t engine_rewind_limit(const Engine*, int32_t sequence);
 bool engine_truncate(Engine*, int32_t sequence, int32_t length, Failure*);
 int32_t engine_fork(Engine*, int32_t sequence, int32_t length, Failure*);
 
@@ -88,10 +95,23 @@ bool engine_begin(Engine*, const Step&, Failure*);
 int32_t engine_stages(const Engine*);
 int32_t engine_items(const Engine*, int32_t stage);
 void engine_run_item(Engine*, int32_t stage, int32_t item, int32_t thread);
+/** Rows of the step. */
+int32_t engine_rows(const Engine*);
+/** Whether a stage is the same point of one layer as another such stage is of another. */
+bool engine_starts_layer(const Engine*, int32_t stage);
+/** Multiply-adds of the matrix products of a stage. */
+int64_t engine_stage_work(const Engine*, int32_t stage);
+/**
+ * The codes that one of `parts` equal parts of a stage's items reads, as at most `most` pieces; returns how many. None where a
+ * step of many rows has other worries than memory.
+ */
+int32_t engine_weights(const Engine*, int32_t stage, int32_t part, int32_t parts, Blob* pieces, int32_t most);
 /** True when a stage that has run met a NaN or infinity: the rest may be skipped. */
 bool engine_failed(const Engine*);
-/** Moves the sequences on, or reports why the step failed and leaves them as they were. */
+/** Moves the sequences on, or reports why the step failed and leaves them as they were; empty with recurrent states. */
 bool engine_end(Engine*, Failure*);
+/** Instead of engine_end, for a step whose items cannot all be run: true when its sequences are now empty. */
+bool engine_abandon(Engine*);
 
 Counters engine_counters(const Engine*);
 Memory engine_memory(const Engine*);
@@ -131,7 +151,8 @@ uint64_t host_prefer_huge_pages(const void* p, uint64_t bytes);
 uint64_t host_expect_huge_pages(void* p, uint64_t bytes);
 
 // Program words ------------------------------------------------------------------------------------------------------
-// header, then buffers, weights, operations; src/engine/recorded/encode.ts writes them, operations.h has their words.
+// header, then buffers, weights, operations, the window of each layer, the width of each recurrent state;
+// src/engine/recorded/encode.ts writes them, operations.h has their words.
 constexpr int32_t kProgramMagic = 0x62313539;  // "b159"
 
 }  // namespace bitnet

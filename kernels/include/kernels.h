@@ -89,14 +89,66 @@ constexpr int kQueries = 16;
 struct AttentionArgs {
   const float* q[kQueries];  // [D] each
   float* out[kQueries];      // [D] each
-  int64_t count[kQueries];   // keys each may see, >= 1
+  int64_t first[kQueries];   // position of the first key each sees
+  int64_t end[kQueries];     // and behind the last, > first
   int queries;
-  float* const* blocks;  // block table of the sequence
+  float* const* blocks;  // block table of the sequence; blocks without a key that is seen may be null
   int64_t k_at, v_at;    // float offset of this layer's head inside a block
   int64_t D;
   float scale;
   float* scores;  // a row of score_stride floats for each query
-  int64_t score_stride;  // at least the largest count, rounded up to 32
+  int64_t score_stride;  // at least the positions from the first block's start to the last end, rounded up to 32
+};
+
+/** Rows of one sequence through the gated delta rule: all value dimensions of one head, or some. */
+struct DeltaArgs {
+  // Of the first row; rows lie `stride` floats apart. q and k are D long, v begins with the first of the dimensions.
+  const float* q;
+  const float* k;
+  const float* v;
+  int64_t stride;
+  // Of the head in the first row; rows lie `gate_stride` floats apart.
+  const float* beta;
+  const float* alpha;
+  int64_t gate_stride;
+  float decay, bias;
+  int64_t rows;
+  int64_t D;
+  int64_t columns;  // value dimensions
+  float* state;     // of the first of them, which is a multiple of 16 (layouts.h)
+  float* out;       // the same; rows lie `out_stride` floats apart
+  int64_t out_stride;
+};
+
+constexpr int64_t kMaxTaps = 64;
+/** Rows of one sequence through a causal convolution: n neighbouring channels of C. */
+struct ConvArgs {
+  const float* x;  // (rows, C), from the first of the channels on, as the others
+  const float* weight;  // [taps, C]
+  float* state;         // [taps - 1, C], oldest first
+  float* out;           // (rows, C)
+  int64_t rows, C, n;
+  int64_t taps;  // at most kMaxTaps
+};
+
+/** What only hybrid and mixture graphs need; the same source for every instruction set (hybrid_ops.h). */
+struct HybridKernels {
+  /**
+   * Walsh-Hadamard transform of every `block` (a power of two that divides n) of x, each element multiplied by `before`
+   * first or by `after` last; null: neither. out may be x.
+   */
+  void (*hadamard)(const float* x, const float* before, const float* after, int64_t n, int64_t block, float* out);
+  void (*sigmoid)(const float* gate, const float* up, int64_t n, float* out);
+  void (*clamped_silu)(const float* gate, const float* up, float limit, int64_t n, float* out);
+  /** One head, in place. */
+  void (*l2_norm)(float* x, int64_t D, float eps, float scale);
+  /** All rows, then moves the state of these channels on. */
+  void (*conv)(const ConvArgs&);
+  void (*delta)(const DeltaArgs&);
+  /** The K of E experts of one token and their weights. `e`: scratch (E,). False when a logit is NaN or infinite. */
+  bool (*route)(const float* x, int64_t E, int64_t K, float least, float* e, int32_t* experts, float* weights);
+  /** x (n,) += sum over K rows y (K, n), each times its weight. */
+  void (*add_experts)(float* x, const float* y, const float* weights, int64_t K, int64_t n);
 };
 
 struct Kernels {
@@ -113,7 +165,8 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
   /** False when the row holds a NaN or infinity. */
   bool (*quantize)(const float* x, int64_t n, int8_t* codes, float* scale);
-  void (*rope)(float* x, const float* cos, const float* sin, int64_t heads, int64_t head_dim);
+  /** The first `rotary_dim` elements of each head. */
+  void (*rope)(float* x, const float* cos, const float* sin, int64_t heads, int64_t head_dim, int64_t rotary_dim);
   /** Writes one position of one head. */
   void (*kv_append)(const float* k, const float* v, int64_t D, int64_t slot, float* k_head, float* v_head);
   void (*relu2)(const float* gate, const float* up, int64_t n, float* out);
@@ -132,6 +185,7 @@ struct Kernels {
   bool (*quantize16)(const float* x, int64_t n, int64_t group, uint8_t* planes, float* scale);
   /** One row of a panel64 matrix as floats: scale * float(code - 1). */
   void (*embed_grouped)(const uint8_t* w, const uint8_t* scales, bool scale_f16, int64_t C, int64_t G, int64_t row, float* out);
+  HybridKernels hybrid;
   /** Byte rows that the matrix-matrix kernel of this set decodes together; smaller chunks waste some of them. */
   int64_t tile_rows = 4;
   /** Bytes of codes that a block of rows should hold at most, so that they stay in cache; 0: no such limit. */

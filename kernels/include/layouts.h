@@ -26,6 +26,10 @@
 //   A score is summed in 16 lanes (dimensions i, i + 16, ..), two by two; so the dimensions of K lie in the order in
 //   which they are read (k_lane): first those of lane 0, then 8, 4, 12, 2, .. One sequential stream of keys.
 //
+// state of the delta rule (one value head, D key and D value dimensions):
+//
+//     [ceil(D / 16)][D keys][16 values]   16 value dimensions of all keys lie together
+//
 // tile (decoded ternary weights for matrix-matrix products, scratch only):
 //
 //     [C / 4][16 rows][4 columns] as uint8 codes 0..2; row l of the tile is byte row q + l % 4, field l / 4.
@@ -87,6 +91,9 @@ constexpr int32_t kGroupedLimit = 32639;
 /** Floats of one head's K or V in a block. */
 constexpr int64_t k_head_floats(int64_t head_dim) { return kBlock * head_dim; }
 constexpr int64_t v_head_floats(int64_t head_dim) { return kBlock * round_up(head_dim, kLanes); }
+
+/** Floats of one head's state of the delta rule. */
+constexpr int64_t delta_floats(int64_t D) { return D * round_up(D, kLanes); }
 
 /** The lane of a score that is read as the i-th: the bits of i in reverse order. */
 constexpr int64_t k_lane(int64_t i) { return (i & 1) << 3 | (i & 2) << 1 | (i & 4) >> 1 | i >> 3; }

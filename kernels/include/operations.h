@@ -6,12 +6,12 @@
 
 namespace bitnet {
 
-constexpr int32_t kHeaderWords = 15;
+constexpr int32_t kHeaderWords = 17;
 constexpr int32_t kBufferWords = 4;
-constexpr int32_t kWeightWords = 8;
+constexpr int32_t kWeightWords = 9;
 
 enum class WeightKind : int32_t { ternary = 0, dense = 1, int8 = 2, vector = 3, grouped = 4 };
-enum class BufferType : int32_t { f32 = 0, i8 = 1, i16 = 2 };
+enum class BufferType : int32_t { f32 = 0, i8 = 1, i16 = 2, i32 = 3 };
 
 enum class OpKind : int32_t {
   embed = 0,
@@ -31,8 +31,16 @@ enum class OpKind : int32_t {
   rms_norm_heads = 14,
   quantize16 = 15,
   grouped_matmul = 16,
+  hadamard = 17,
+  split_heads = 18,
+  causal_conv = 19,
+  l2_norm_heads = 20,
+  gated_delta = 21,
+  route_experts = 22,
+  expert_matmul = 23,
+  add_experts = 24,
 };
-constexpr int32_t kOpKinds = 17;
+constexpr int32_t kOpKinds = 25;
 
 struct OpShape {
   const char* name;
@@ -47,7 +55,7 @@ constexpr OpShape kOpShapes[kOpKinds] = {
     {"rope", 3, "bii"},
     {"kvAppend", 3, "ibb"},
     {"attention", 7, "ibbiiif"},
-    {"gatedActivation", 4, "ibbb"},
+    {"gatedActivation", 5, "ifbbb"},
     {"add", 2, "bb"},
     {"selectOutputs", 2, "bb"},
     {"denseMatmul", 3, "bwb"},
@@ -57,6 +65,14 @@ constexpr OpShape kOpShapes[kOpKinds] = {
     {"rmsNormHeads", 6, "bwfiib"},
     {"quantize16", 3, "bbb"},
     {"groupedMatmul", 4, "bbwb"},
+    {"hadamard", 7, "bwiiiib"},
+    {"splitHeads", 5, "bbbii"},
+    {"causalConv", 5, "ibwib"},
+    {"l2NormHeads", 6, "biiiff"},
+    {"gatedDelta", 11, "ibbbwwiiiib"},
+    {"routeExperts", 4, "bbbf"},
+    {"expertMatmul", 5, "bbwbb"},
+    {"addExperts", 3, "bbb"},
 };
 
 namespace op {
@@ -109,7 +125,8 @@ struct Attention {
 };
 struct GatedActivation {
   static constexpr OpKind kind = OpKind::gated_activation;
-  int32_t fn;  // 0 relu2, 1 silu
+  int32_t fn;  // 0 relu2, 1 silu, 2 sigmoid, 3 clampedSilu
+  float limit;
   int32_t gate;
   int32_t up;
   int32_t out;
@@ -168,6 +185,76 @@ struct GroupedMatmul {
   int32_t scale;
   int32_t weight;
   int32_t out;
+};
+struct Hadamard {
+  static constexpr OpKind kind = OpKind::hadamard;
+  int32_t x;
+  int32_t signs;
+  int32_t block;
+  int32_t direction;  // 0 forward, 1 inverse
+  int32_t key_heads;
+  int32_t head_dim;
+  int32_t out;
+};
+struct SplitHeads {
+  static constexpr OpKind kind = OpKind::split_heads;
+  int32_t x;
+  int32_t first;
+  int32_t second;
+  int32_t heads;
+  int32_t head_dim;
+};
+struct CausalConv {
+  static constexpr OpKind kind = OpKind::causal_conv;
+  int32_t state;
+  int32_t x;
+  int32_t weight;
+  int32_t taps;
+  int32_t out;
+};
+struct L2NormHeads {
+  static constexpr OpKind kind = OpKind::l2_norm_heads;
+  int32_t x;
+  int32_t offset;
+  int32_t heads;
+  int32_t head_dim;
+  float eps;
+  float scale;
+};
+struct GatedDelta {
+  static constexpr OpKind kind = OpKind::gated_delta;
+  int32_t state;
+  int32_t x;
+  int32_t beta;
+  int32_t alpha;
+  int32_t decay;
+  int32_t bias;
+  int32_t key_heads;
+  int32_t value_heads;
+  int32_t head_dim;
+  int32_t order;  // 0 tiled, 1 grouped
+  int32_t out;
+};
+struct RouteExperts {
+  static constexpr OpKind kind = OpKind::route_experts;
+  int32_t x;
+  int32_t experts;
+  int32_t weights;
+  float least;
+};
+struct ExpertMatmul {
+  static constexpr OpKind kind = OpKind::expert_matmul;
+  int32_t codes;
+  int32_t scale;
+  int32_t weight;
+  int32_t experts;
+  int32_t out;
+};
+struct AddExperts {
+  static constexpr OpKind kind = OpKind::add_experts;
+  int32_t x;
+  int32_t y;
+  int32_t weights;
 };
 }  // namespace op
 

@@ -21,17 +21,25 @@ METAL_FUNC uint cache_at(device const uint* table, uint2 place, uint position, u
     return block * c.block_stride + c.layer_at + (kv_head * KV_BLOCK + position % KV_BLOCK) * c.head_stride;
 }
 
+/** The first of `count` positions that the last of them sees through a window; 0: no window. */
+METAL_FUNC uint first_seen(uint count, uint window) { return window == 0u || window >= count ? 0u : count - window; }
+
 struct RopeArgs {
     uint heads;      // of q to rotate; 0 when there is no q
     uint k_heads;    // of k to rotate
     uint append;     // store k and v in the cache
     uint head_dim;
+    uint rotary_dim; // elements of a head that turn, the first ones
     uint q_stride;
     uint k_stride;   // of k and v
 };
 
-// Rotates q and k in place (element j pairs with j + D/2) and appends k and v to the cache. grid: (pairs, tokens); one
-// thread per pair: first those of q, then those of k, then those of v.
+/** The lower element of pair j of a head; the other is `pair_step` on. Past the elements that turn, neighbours are a pair. */
+METAL_FUNC uint pair_at(uint j, constant RopeArgs& a) { return 2u * j < a.rotary_dim ? j : 2u * j; }
+METAL_FUNC uint pair_step(uint j, constant RopeArgs& a) { return 2u * j < a.rotary_dim ? a.rotary_dim / 2u : 1u; }
+
+// Rotates q and k in place (of N elements that turn, j pairs with j + N/2) and appends k and v to the cache.
+// grid: (pairs, tokens); one thread per pair: first those of q that turn, then those of k, then those of v.
 kernel void rope_append(
     device float*       q      [[buffer(0)]],
     device float*       k      [[buffer(1)]],
@@ -47,59 +55,55 @@ kernel void rope_append(
     uint thread_index [[thread_index_in_threadgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]])
 {
+    const uint turning = a.rotary_dim / 2u;
     const uint pairs = a.head_dim / 2u;
-    const uint q_pairs = a.heads * pairs;
-    const uint kv_pairs = c.kv_heads * pairs;
-    const uint k_pairs = a.append != 0u ? kv_pairs : a.k_heads * pairs;
-    const uint v_pairs = a.append != 0u ? kv_pairs : 0u;
+    const uint q_pairs = a.heads * turning;
+    const uint kv_pairs = a.append != 0u ? c.kv_heads * pairs : 0u;
     const uint token = group.y;
     const uint2 place = places[token];
     uint i = group.x * simdgroups * 32u + thread_index;
     if (i < q_pairs) {
-        const uint j = i % pairs;
-        const uint at = token * a.q_stride + (i / pairs) * a.head_dim + j;
-        const float cs = cosine[place.x * pairs + j];
-        const float sn = sine[place.x * pairs + j];
+        const uint j = i % turning;
+        const uint at = token * a.q_stride + (i / turning) * a.head_dim + j;
+        const float cs = cosine[place.x * turning + j];
+        const float sn = sine[place.x * turning + j];
         const float x = q[at];
-        const float y = q[at + pairs];
+        const float y = q[at + turning];
         q[at] = x * cs - y * sn;
-        q[at + pairs] = y * cs + x * sn;
+        q[at + turning] = y * cs + x * sn;
         return;
     }
     i -= q_pairs;
-    if (i < k_pairs) {
-        const uint j = i % pairs;
-        const uint head = i / pairs;
-        const uint at = token * a.k_stride + head * a.head_dim + j;
-        float x = k[at];
-        float y = k[at + pairs];
-        if (head < a.k_heads) {
-            const float cs = cosine[place.x * pairs + j];
-            const float sn = sine[place.x * pairs + j];
-            const float rotated = x * cs - y * sn;
-            y = y * cs + x * sn;
-            x = rotated;
-            k[at] = x;
-            k[at + pairs] = y;
-        }
-        if (a.append != 0u) {
-            const uint to = cache_at(table, place, place.x, head, c) + j;
-            cache[to] = x;
-            cache[to + pairs] = y;
-        }
+    const bool is_value = i >= kv_pairs;
+    if (is_value) { i -= kv_pairs; }
+    if (i >= kv_pairs) { return; }
+    const uint j = i % pairs;
+    const uint head = i / pairs;
+    const uint in_head = pair_at(j, a);
+    const uint step = pair_step(j, a);
+    const uint at = token * a.k_stride + head * a.head_dim + in_head;
+    uint to = cache_at(table, place, place.x, head, c) + in_head;
+    if (is_value) {
+        to += c.kv_heads * KV_BLOCK * c.head_stride;
+        const float x = v[at];
+        const float y = v[at + step];
+        cache[to] = x;
+        cache[to + step] = y;
         return;
     }
-    i -= k_pairs;
-    if (i < v_pairs) {
-        const uint j = i % pairs;
-        const uint head = i / pairs;
-        const uint at = token * a.k_stride + head * a.head_dim + j;
-        const uint to = cache_at(table, place, place.x, head, c) + c.kv_heads * KV_BLOCK * c.head_stride + j;
-        const float x = v[at];
-        const float y = v[at + pairs];
-        cache[to] = x;
-        cache[to + pairs] = y;
+    float x = k[at];
+    float y = k[at + step];
+    if (head < a.k_heads && j < turning) {
+        const float cs = cosine[place.x * turning + j];
+        const float sn = sine[place.x * turning + j];
+        const float rotated = x * cs - y * sn;
+        y = y * cs + x * sn;
+        x = rotated;
+        k[at] = x;
+        k[at + step] = y;
     }
+    cache[to] = x;
+    cache[to + step] = y;
 }
 
 struct AttentionArgs {
@@ -110,6 +114,7 @@ struct AttentionArgs {
     float scale;
     uint q_stride;
     uint out_stride;
+    uint window;        // positions that a row sees, its own included; 0: all of them
 };
 
 // The running state of an online softmax (arXiv:1805.02867) has a largest score that starts here, not at -infinity, so
@@ -147,8 +152,8 @@ METAL_FUNC void attend(
 {
     const uint token = group.z;
     const uint2 place = places[token];
-    const uint start = group.x * a.split;
-    const uint end = min(start + a.split, place.x + 1u);
+    const uint start = max(group.x * a.split, first_seen(place.x + 1u, a.window));
+    const uint end = min((group.x + 1u) * a.split, place.x + 1u);
     if (start >= end) { return; }
     const uint tiles = a.group_heads / HEADS;
     const uint kv_head = group.y / tiles;
@@ -366,16 +371,17 @@ kernel void attention_merge(
     const uint dim4 = c.head_stride / 4u;
     const uint2 place = places[token];
     const uint count = place.x / a.split + 1u;
+    const uint first = first_seen(place.x + 1u, a.window) / a.split;
     const uint row = (token * heads + head) * a.splits;
     float best = NO_SCORE;
-    for (uint s = 0u; s < count; ++s) {
+    for (uint s = first; s < count; ++s) {
         const float2 stat = partial_stats[row + s];
         best = max(best, stat.x);
     }
     for (uint i = thread_index; i < dim4; i += simdgroups * 32u) {
         float sum_weights = 0.0f;
         float4 sum = float4(0.0f);
-        for (uint s = 0u; s < count; ++s) {
+        for (uint s = first; s < count; ++s) {
             const float2 stat = partial_stats[row + s];
             const float4 part = partials[(row + s) * dim4 + i];
             const float rise = exp(stat.x - best);

@@ -114,19 +114,14 @@ METAL_FUNC void slice_sums(
 }
 
 // A threadgroup takes a panel and TOKENS tokens. Its simdgroups sum slices side by side; then a thread per row and token
-// adds what they found, group by group in order. Threads: at least 64 * TOKENS.
+// adds what they found, group by group in order. Threads: at least 64 * TOKENS. `panel` counts from the matrix's first
+// expert, m.panel within one of them; the results of `token` and those after it go to `out_row` and those after it.
 template <uint TOKENS>
-METAL_FUNC void grouped_gemv_of(
-    device const uint2* w0, device const uint2* w1, device const uint2* w2, device const uint* scales0,
-    device const uint* scales1, device const uint* scales2, device const short4* codes, device const float* x_scales,
-    device float* out0, device float* out1, device float* out2, constant GroupedArgs& a, threadgroup int* sums,
-    uint3 group, Place p)
+METAL_FUNC void grouped_panel(
+    device const uint2* w, device const uint* scales, device const short4* codes, device const float* x_scales,
+    device float* out, GroupedMatrix m, uint panel, uint token, uint out_row, constant GroupedArgs& a,
+    threadgroup int* sums, Place p)
 {
-    const GroupedMatrix m = grouped_matrix_of(group.x, a);
-    device const uint2* w = m.which == 0u ? w0 : m.which == 1u ? w1 : w2;
-    device const uint* scales = m.which == 0u ? scales0 : m.which == 1u ? scales1 : scales2;
-    device float* out = m.which == 0u ? out0 : m.which == 1u ? out1 : out2;
-    const uint token = group.y * TOKENS;
     const uint slices = a.groups * a.slices;
     const uint row = p.thread_index & 63u;
     const uint t = p.thread_index >> 6;
@@ -139,14 +134,14 @@ METAL_FUNC void grouped_gemv_of(
             const uint g = s / a.slices;
             const uint from = g * a.group_blocks + (s % a.slices) * SLICE_BLOCKS;
             const uint to = min(from + SLICE_BLOCKS, (g + 1u) * a.group_blocks);
-            slice_sums<TOKENS>(w, codes, m.panel, token, from, to, a, sums + (s - first) * TOKENS * 64u, p.lane);
+            slice_sums<TOKENS>(w, codes, panel, token, from, to, a, sums + (s - first) * TOKENS * 64u, p.lane);
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
         if (t < TOKENS) {
             for (uint s = first; s < end; ++s) {
                 sum += sums[((s - first) * TOKENS + t) * 64u + row];
                 if (s % a.slices == a.slices - 1u) {
-                    const float scale = scale_at(scales, (m.panel * a.groups + s / a.slices) * 64u + row, m.half_scales);
+                    const float scale = scale_at(scales, (panel * a.groups + s / a.slices) * 64u + row, m.half_scales);
                     total += float(sum) * scale;
                     sum = 0;
                 }
@@ -156,8 +151,23 @@ METAL_FUNC void grouped_gemv_of(
     }
     if (t < TOKENS && token + t < a.tokens && m.panel * 64u + row < m.rows) {
         const float scale = x_scales[token + t];
-        out[(token + t) * m.out_stride + m.panel * 64u + row] = total * scale;
+        out[(out_row + t) * m.out_stride + m.panel * 64u + row] = total * scale;
     }
+}
+
+template <uint TOKENS>
+METAL_FUNC void grouped_gemv_of(
+    device const uint2* w0, device const uint2* w1, device const uint2* w2, device const uint* scales0,
+    device const uint* scales1, device const uint* scales2, device const short4* codes, device const float* x_scales,
+    device float* out0, device float* out1, device float* out2, constant GroupedArgs& a, threadgroup int* sums,
+    uint3 group, Place p)
+{
+    const GroupedMatrix m = grouped_matrix_of(group.x, a);
+    device const uint2* w = m.which == 0u ? w0 : m.which == 1u ? w1 : w2;
+    device const uint* scales = m.which == 0u ? scales0 : m.which == 1u ? scales1 : scales2;
+    device float* out = m.which == 0u ? out0 : m.which == 1u ? out1 : out2;
+    const uint token = group.y * TOKENS;
+    grouped_panel<TOKENS>(w, scales, codes, x_scales, out, m, m.panel, token, token, a, sums, p);
 }
 
 kernel void grouped_gemv(
@@ -230,6 +240,48 @@ kernel void grouped_gemv_t4(
     THREADGROUP_ARRAY(int, sums, 64 * 64);
     const Place p = place_of(thread_index, lane, simdgroup_index, simdgroups);
     grouped_gemv_of<4>(w0, w1, w2, scales0, scales1, scales2, codes, x_scales, out0, out1, out2, a, sums, group, p);
+}
+
+struct ExpertArgs {
+    uint choices;         // of a token
+    uint per_choice;      // 1: a row of codes for each choice; 0: one for all choices of the token
+    uint experts_stride;  // elements of a row of `experts`
+    uint panels2;         // of the third matrix
+};
+
+// Choice i of a token takes the matrices of the expert that it names. grid: (panels of one expert, choices of all tokens).
+kernel void expert_gemv(
+    device const uint2*   w0       [[buffer(0)]],
+    device const uint2*   w1       [[buffer(1)]],
+    device const uint2*   w2       [[buffer(2)]],
+    device const uint*    scales0  [[buffer(3)]],
+    device const uint*    scales1  [[buffer(4)]],
+    device const uint*    scales2  [[buffer(5)]],
+    device const short4*  codes    [[buffer(6)]],
+    device const float*   x_scales [[buffer(7)]],
+    device const uint*    experts  [[buffer(8)]],
+    device float*         out0     [[buffer(9)]],
+    device float*         out1     [[buffer(10)]],
+    device float*         out2     [[buffer(11)]],
+    constant GroupedArgs& a        [[buffer(12)]],
+    constant ExpertArgs&  e        [[buffer(13)]],
+    uint3 group [[threadgroup_position_in_grid]],
+    uint thread_index [[thread_index_in_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]],
+    uint simdgroup_index [[simdgroup_index_in_threadgroup]],
+    uint simdgroups [[simdgroups_per_threadgroup]])
+{
+    THREADGROUP_ARRAY(int, sums, 64 * 64);
+    const Place p = place_of(thread_index, lane, simdgroup_index, simdgroups);
+    const GroupedMatrix m = grouped_matrix_of(group.x, a);
+    device const uint2* w = m.which == 0u ? w0 : m.which == 1u ? w1 : w2;
+    device const uint* scales = m.which == 0u ? scales0 : m.which == 1u ? scales1 : scales2;
+    device float* out = m.which == 0u ? out0 : m.which == 1u ? out1 : out2;
+    const uint panels = m.which == 0u ? a.panels0 : m.which == 1u ? a.panels1 : e.panels2;
+    const uint token = group.y / e.choices;
+    const uint expert = experts[token * e.experts_stride + group.y % e.choices];
+    const uint code_row = e.per_choice != 0u ? group.y : token;
+    grouped_panel<1>(w, scales, codes, x_scales, out, m, expert * panels + m.panel, code_row, group.y, a, sums, p);
 }
 
 // Prefill: a panel x 32 tokens per threadgroup of 4 simdgroups, 32 columns per step, on the 8x8 matrix units. An

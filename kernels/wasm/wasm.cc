@@ -5,6 +5,7 @@
 #include "../cpu/float_ops.h"
 #include "../cpu/grouped_rows.h"
 #include "../cpu/grouped_wasm.h"
+#include "../cpu/hybrid_ops.h"
 #include "../cpu/matmul_wasm.h"
 #include "../include/engine.h"
 #if defined(__wasm_atomics__)
@@ -22,7 +23,7 @@ constexpr Kernels kWasmKernels = {
 #endif
     64,        ternary_scratch_none, ternary_wasm, int8_wasm, dense, attention, embed,       rms_norm,   quantize,
     rope,      kv_append,            relu2,        silu,      add,   count_trits, read_bytes, peak_macs_scalar,
-    grouped_scratch_wasm, grouped_wasm, quantize16, embed_grouped,
+    grouped_scratch_wasm, grouped_wasm, quantize16, embed_grouped, kHybrid,
 };
 
 // Heap: blocks in address order, each with a header; free neighbours are joined when searched.
@@ -132,6 +133,7 @@ int32_t wasm_create(const int32_t* words, uint32_t word_count, const uint32_t* p
 EXPORT(sequence_create) int32_t wasm_sequence_create() { return engine_sequence_create(engine); }
 EXPORT(sequence_free) void wasm_sequence_free(int32_t id) { engine_sequence_free(engine, id); }
 EXPORT(sequence_length) int32_t wasm_sequence_length(int32_t id) { return engine_sequence_length(engine, id); }
+EXPORT(rewind_limit) int32_t wasm_rewind_limit(int32_t id) { return engine_rewind_limit(engine, id); }
 EXPORT(truncate) int32_t wasm_truncate(int32_t id, int32_t length) { return engine_truncate(engine, id, length, &failure); }
 EXPORT(fork) int32_t wasm_fork(int32_t id, int32_t length) { return engine_fork(engine, id, length, &failure); }
 
@@ -160,6 +162,8 @@ EXPORT(progress) uint32_t wasm_progress() { return pool.progress(); }
 EXPORT(serve) void wasm_serve(int32_t thread) { pool.serve(thread); }
 #endif
 EXPORT(end) int32_t wasm_end() { return engine_end(engine, &failure); }
+/** Instead of end, when the threads of a step were lost: 1 when its sequences are now empty, 0 when it may begin again. */
+EXPORT(abandon) int32_t wasm_abandon() { return engine_abandon(engine); }
 
 EXPORT(failure_status) int32_t wasm_failure_status() { return (int32_t)failure.status; }
 EXPORT(failure_op) int32_t wasm_failure_op() { return failure.op; }

@@ -1,8 +1,8 @@
 // Measures prompt and generation speed of an executable, and the machine's limits in the same run: the figures mean
 // something only beside one another.
 
-import { availableParallelism } from 'node:os';
-import type { Executable, SequenceId } from '../engine/backend.ts';
+import type { Executable, SequenceId, ThreadsUsed } from '../engine/backend.ts';
+import { coreLimits } from '../engine/cpu/cores.ts';
 import { loadNative } from '../engine/cpu/native.ts';
 import type { Program } from '../engine/program.ts';
 
@@ -19,6 +19,8 @@ export type BenchResult = {
   readonly backend: string;
   readonly isa: string | undefined;
   readonly threads: number;
+  /** What the backend came to, where it was left to it. */
+  readonly threadsUsed: ThreadsUsed | undefined;
   readonly promptTokens: number;
   readonly promptTokensPerSecond: number;
   readonly generatedTokens: number;
@@ -41,25 +43,28 @@ export const BENCH_PROMPT_TOKENS = 512;
 export const BENCH_GENERATED_TOKENS = 128;
 
 // Prompt rows of one step: what the scheduler of `generate/` uses for this backend or more.
-const CHUNK_ROWS = 256;
+export const CHUNK_ROWS = 256;
 // Well above any cache.
 const BANDWIDTH_BYTES = 512 << 20;
 
-/** Bytes of K and V that one more token reads at a given length; float32. */
-function kvBytes(program: Program, length: number): number {
-  const { layers, kvHeads, headDim } = program.kv;
-  return 2 * 4 * layers * kvHeads * headDim * length;
+/** Bytes of K and V that one more token reads at a given length, and of recurrent states, read and written; float32. */
+export function kvBytes({ kv, recurrent = [] }: Program, length: number): number {
+  const { layers, kvHeads, headDim, windows } = kv;
+  const seen = Array.from({ length: layers }, (_, i) => Math.min(length, windows?.[i] || length));
+  const positions = seen.reduce((sum, count) => sum + count, 0);
+  const states = recurrent.reduce((sum, { width }) => sum + width, 0);
+  return 2 * 4 * (kvHeads * headDim * positions + states);
 }
 
-async function readBandwidth(threads: number, isa: string | undefined): Promise<number | undefined> {
+export async function readBandwidth(threads: number, isa: string | undefined): Promise<number | undefined> {
   const native = await loadNative();
   if ('reason' in native) return undefined;
   const usable = native.addon.isas().usable;
   const known = isa !== undefined && usable.includes(isa) ? isa : '';
-  return native.addon.measure('read', known, Math.min(threads, availableParallelism()), BANDWIDTH_BYTES);
+  return native.addon.measure('read', known, Math.min(threads, coreLimits().usable), BANDWIDTH_BYTES);
 }
 
-function median(values: readonly number[]): number {
+export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
   return sorted[sorted.length >> 1]!;
 }
@@ -67,7 +72,7 @@ function median(values: readonly number[]): number {
 /** Deterministic token ids, not all alike. */
 const tokenAt = (i: number, vocab: number) => (i * 7919 + 13) % vocab;
 
-async function prefill(
+export async function prefill(
   executable: Executable,
   program: Program,
   sequence: SequenceId,
@@ -93,7 +98,7 @@ async function prefill(
 }
 
 /** Milliseconds of each step that decodes one token for every sequence. */
-async function decode(
+export async function decode(
   executable: Executable,
   program: Program,
   sequences: readonly SequenceId[],
@@ -157,13 +162,15 @@ export async function runBench(
 
   // Before the bandwidth is measured, which takes memory of its own.
   const peakRssBytes = process.resourceUsage().maxRSS * 1024;
-  const bandwidth = await readBandwidth(threads, isa);
+  const threadsUsed = executable.threadsUsed?.();
+  const bandwidth = await readBandwidth(threadsUsed?.generation ?? threads, isa);
   const bytesPerToken = weightBytes + kvBytes(program, promptTokens + generatedTokens / 2);
   const generationTokensPerSecond = (1000 * times.length) / times.reduce((a, b) => a + b, 0);
   return {
     backend,
     isa,
     threads,
+    threadsUsed,
     promptTokens,
     promptTokensPerSecond: promptTokens / promptSeconds,
     generatedTokens,

@@ -104,6 +104,15 @@ type Pending = {
   readonly limitAt: number;
 };
 
+const FORK = {
+  serialization: 'advanced',
+  // Its stdout is not ours: over stdio, ours is the protocol.
+  stdio: ['ignore', 2, 2, 'ipc'] as ('ignore' | 'ipc' | number)[],
+  execArgv: [] as string[],
+  // A client without a console must not get one for each child.
+  windowsHide: true,
+} as const;
+
 /** Time that a child has to end by itself when its host closes. */
 const CLOSE_MS = 500;
 
@@ -169,12 +178,7 @@ export class ChildHost {
 
   #start(): ChildProcess {
     if (this.#child !== undefined) return this.#child;
-    const child = fork(childFile(this.#options.beside, this.#options.file), [], {
-      serialization: 'advanced',
-      // Its stdout is not ours: over stdio, ours is the protocol.
-      stdio: ['ignore', 2, 2, 'ipc'],
-      execArgv: [],
-    });
+    const child = fork(childFile(this.#options.beside, this.#options.file), [], FORK);
     child.on('message', (message) => this.#receive(child, message as FromChild));
     child.on('error', (error) => this.#died(child, error.message));
     child.on('exit', (code, signal) => this.#died(child, signal ?? `exit code ${code}`));

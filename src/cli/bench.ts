@@ -1,11 +1,13 @@
 import { BENCH_SHAPES, type BenchShapeName } from '../bench/random-model.ts';
+import type { BenchResult } from '../bench/bench.ts';
+import type { SweepResult } from '../bench/sweep.ts';
 import type { Executable } from '../engine/backend.ts';
 import type { Program } from '../engine/program.ts';
 import { ArgumentError } from '../errors.ts';
 import { type BackendChoice, ownBackend } from '../generate/token-source.ts';
 import type { Allocate } from '../tensor/allocate.ts';
 import { defineCommand } from './command.ts';
-import { BACKEND_FLAGS, MODEL_FLAG } from './model-flags.ts';
+import { BACKEND_FLAGS, MODEL_FLAG, threadCount } from './model-flags.ts';
 import { openProgressBar } from './progress-bar.ts';
 import { wrap } from './wrap.ts';
 
@@ -29,8 +31,12 @@ export const command = defineCommand({
       description: 'Also decode N sequences together',
     },
     ...BACKEND_FLAGS,
+    threads: {
+      ...BACKEND_FLAGS.threads,
+      description: `${BACKEND_FLAGS.threads.description}; sweep tries 1, 2, 4, .. and prints a table`,
+    },
   },
-  examples: ['bench', 'bench --shape 2b4t --threads 2 --json', 'bench --shape large --concurrency 4'],
+  examples: ['bench', 'bench --shape 2b4t --threads 2 --json', 'bench --shape large --concurrency 4', 'bench --threads sweep'],
   notes:
     '512 prompt tokens, then 128 generated ones. A head over 64 MB is int8 unless --head full is given. ' +
     'BITNET_ISA forces an instruction set of the cpu backend.',
@@ -39,6 +45,11 @@ export const command = defineCommand({
     const { runBench } = await import('../bench/bench.ts');
     using bar = openProgressBar({ output, json }, 'bench');
     bar.wait(flags.shape === undefined ? `loading ${flags.model}` : 'making random weights');
+    const isSweep = flags.threads === 'sweep';
+    const threads = isSweep ? undefined : threadCount(flags.threads);
+    if (isSweep && flags.concurrency !== undefined) {
+      throw new ArgumentError({ what: 'bench takes --threads sweep or --concurrency, not both' });
+    }
     const { backend } = await selectBackend(ownBackend(flags.backend as BackendChoice, 'be timed by bench'));
     const started = performance.now();
     const { program, head } = await openProgram(
@@ -53,9 +64,18 @@ export const command = defineCommand({
     bar.wait('loading the weights');
     using executable: Executable = await backend.load(program, {
       signal,
-      ...(flags.threads !== undefined && { threads: flags.threads }),
+      ...(threads !== undefined && { threads }),
     });
     const loadMs = performance.now() - loadStarted;
+    if (isSweep) {
+      const { runSweep } = await import('../bench/sweep.ts');
+      const onProgress = (done: number, total: number) => bar.update(done, total, `${done} of ${total} runs`);
+      const swept = await runSweep(executable, program, { signal, onProgress });
+      bar[Symbol.dispose]();
+      if (json) output.json(sweepJson(swept, flags.shape ?? flags.model, head));
+      else for (const text of sweepTable(swept, flags.shape ?? flags.model, head)) output.line(text);
+      return 0;
+    }
     const result = await runBench(executable, program, {
       ...(flags.concurrency !== undefined && { concurrency: flags.concurrency }),
       signal,
@@ -69,6 +89,7 @@ export const command = defineCommand({
         backend: result.backend,
         isa: result.isa ?? null,
         threads: result.threads,
+        ...(result.threadsUsed !== undefined && { threads_used: result.threadsUsed }),
         head,
         prompt_tokens: result.promptTokens,
         prompt_tokens_per_second: result.promptTokensPerSecond,
@@ -89,7 +110,7 @@ export const command = defineCommand({
     }
     const line = (text: string) => output.line(wrap(text, output.width, '            '));
     const gigabytes = (bytes: number) => (bytes / 1e9).toFixed(2);
-    line(`${shape}, ${result.backend} ${result.isa ?? ''}, ${result.threads} threads, ${head} head`);
+    line(`${shape}, ${result.backend} ${result.isa ?? ''}, ${threadsText(result)}, ${head} head`);
     line(`prompt      ${result.promptTokensPerSecond.toFixed(1)} tokens/s (${result.promptTokens} tokens)`);
     line(
       `generation  ${result.generationTokensPerSecond.toFixed(2)} tokens/s (${result.generatedTokens} tokens, ` +
@@ -109,6 +130,58 @@ export const command = defineCommand({
   },
 });
 
+/** "16 threads", or what auto came to. */
+function threadsText({ threads, threadsUsed }: Pick<BenchResult, 'threads' | 'threadsUsed'>): string {
+  if (threadsUsed === undefined || (threadsUsed.generation === threads && threadsUsed.prompt === threads))
+    return `${threads} ${threads === 1 ? 'thread' : 'threads'}`;
+  const { generation, prompt } = threadsUsed;
+  return `of ${threads} threads ${generation} for generation and ${prompt} for prompts`;
+}
+
+/** Markdown, to be pasted. */
+function sweepTable({ backend, isa, rows, auto, promptTokens, generatedTokens }: SweepResult, shape: string, head: string) {
+  const percent = (share: number | undefined) => (share === undefined ? '' : `${(100 * share).toFixed(0)} %`);
+  const cells = rows.map(({ threads, ...row }) => [
+    threads === 0 ? `auto (${auto.generation}, ${auto.prompt})` : String(threads),
+    row.generationTokensPerSecond.toFixed(1),
+    percent(row.bandwidthShare),
+    row.promptTokensPerSecond.toFixed(0),
+    percent(row.peakShare),
+  ]);
+  const table = [
+    ['threads', 'generation, tokens/s', 'of read bandwidth', 'prompt, tokens/s', 'of integer peak'],
+    ['---', '---', '---', '---', '---'],
+    ...cells,
+  ];
+  const widths = table[0]!.map((_, column) => Math.max(...table.map((row) => row[column]!.length)));
+  const line = (row: readonly string[]) =>
+    `| ${row.map((cell, column) => (cell === '---' ? '-'.repeat(widths[column]!) : cell.padEnd(widths[column]!))).join(' | ')} |`;
+  return [
+    `${shape}, ${backend} ${isa ?? ''}, ${head} head; ${promptTokens} prompt tokens, then ${generatedTokens} written ones, medians`,
+    '',
+    ...table.map(line),
+  ];
+}
+
+function sweepJson({ backend, isa, rows, auto, promptTokens, generatedTokens }: SweepResult, shape: string, head: string) {
+  return {
+    shape,
+    backend,
+    isa: isa ?? null,
+    head,
+    prompt_tokens: promptTokens,
+    generated_tokens: generatedTokens,
+    auto,
+    rows: rows.map((row) => ({
+      threads: row.threads === 0 ? 'auto' : row.threads,
+      generation_tokens_per_second: row.generationTokensPerSecond,
+      bandwidth_share: row.bandwidthShare ?? null,
+      prompt_tokens_per_second: row.promptTokensPerSecond,
+      peak_share: row.peakShare ?? null,
+    })),
+  };
+}
+
 async function openProgram(
   model: string,
   shape: BenchShapeName | undefined,
@@ -118,10 +191,10 @@ async function openProgram(
 ): Promise<{ program: Program; head: 'full' | 'int8' }> {
   if (shape !== undefined) {
     if (model !== 'default') throw new ArgumentError({ what: 'bench takes --model or --shape, not both' });
-    const { randomModel } = await import('../bench/random-model.ts');
+    const { hasTernaryTables, randomModel } = await import('../bench/random-model.ts');
     const { INT8_HEAD_BYTES } = await import('../generate/engine.ts');
-    const { vocab, hidden, family } = BENCH_SHAPES[shape];
-    const isTernary = family === 'qwen3';
+    const { vocab, hidden } = BENCH_SHAPES[shape];
+    const isTernary = hasTernaryTables(BENCH_SHAPES[shape]);
     if (isTernary && head === 'int8') {
       throw new ArgumentError({ what: 'the output head of this shape is ternary', fix: 'use --head full' });
     }

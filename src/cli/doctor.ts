@@ -1,14 +1,16 @@
 import { readFileSync } from 'node:fs';
-import { availableParallelism, cpus, freemem, totalmem } from 'node:os';
+import { cpus, freemem, totalmem } from 'node:os';
 import { join } from 'node:path';
+import { coreLimits } from '../engine/cpu/cores.ts';
 import { surveyBackends } from '../engine/select.ts';
 import { BitnetError } from '../errors.ts';
 import { findOnnxRuntime } from '../generate/onnx/runtime.ts';
 import { OpenAiClient, openAiEndpoint, shortList } from '../generate/openai/client.ts';
+import { snapshotBudget } from '../generate/snapshot-budget.ts';
 import { hubCacheFolder } from '../hub/hub-cache.ts';
-import { packageRoot } from '../hub/package-root.ts';
 import { listModels, resolveModel } from '../hub/resolve-model.ts';
-import { packageVersion } from '../package-info.ts';
+import { packageRoot } from '../package/root.ts';
+import { packageVersion } from '../package/version.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import { defineCommand } from './command.ts';
 import { table as twoColumns } from './wrap.ts';
@@ -59,6 +61,7 @@ export const command = defineCommand({
     ]);
     // Alone: what the others load holds this process up, and that time would be taken for the server's.
     const openai = await openAiState();
+    const threads = await threadState();
     const chosen = backends.find(({ reason }) => reason === undefined)?.backend;
     const report = {
       version: packageVersion(),
@@ -66,12 +69,13 @@ export const command = defineCommand({
       platform: `${process.platform} ${process.arch}`,
       cpu: {
         model: cpus()[0]?.model.trim() ?? 'unknown',
-        cores: availableParallelism(),
-        features: cpuFeatures(),
+        cores: threads.processors,
+        features: cpuFeatures(instructionSets),
         instruction_sets: instructionSets,
         ...(process.env.BITNET_ISA !== undefined && { BITNET_ISA: process.env.BITNET_ISA }),
       },
-      memory: { total_bytes: totalmem(), free_bytes: freemem() },
+      threads,
+      memory: { total_bytes: totalmem(), free_bytes: freemem(), snapshot_bytes: snapshotBudget() },
       backends: backends.map(({ backend, reason }) => ({
         name: backend,
         usable: reason === undefined,
@@ -95,7 +99,9 @@ export const command = defineCommand({
           ['cpu', `${cpu.model}, ${cpu.cores} ${cpu.cores === 1 ? 'core' : 'cores'}`],
           ['features', cpu.features.join(' ') || 'not known on this system'],
           ['native kernels', cpu.instruction_sets.join(' ') || 'none (see cpu below)'],
+          ['threads', threadText(threads)],
           ['memory', `${gigabytes(memory.total_bytes)}, ${gigabytes(memory.free_bytes)} free`],
+          ['snapshots', `up to ${gigabytes(memory.snapshot_bytes)} of recurrent states a model (BITNET_SNAPSHOT_MIB)`],
           ['models', folders.models],
           ['hub cache', folders.hub_cache],
         ]),
@@ -120,6 +126,46 @@ export const command = defineCommand({
     return chosen === undefined ? 1 : 0;
   },
 });
+
+type ThreadState = {
+  readonly processors: number;
+  /** Processors' worth of time that control groups allow. */
+  readonly quota: number | null;
+  readonly usable: number;
+  /** How fast so many read memory. */
+  readonly read: readonly { readonly threads: number; readonly bytes_per_second: number }[];
+  /** The fewest that read nearly as fast as any number: where a long generation begins to look. */
+  readonly enough_to_read: number | null;
+};
+
+/** Beyond most caches, and read within a tenth of a second. */
+const READ_BYTES = 128 << 20;
+
+async function threadState(): Promise<ThreadState> {
+  const { processors, quota = null, usable } = coreLimits();
+  const { loadNative } = await import('../engine/cpu/native.ts');
+  const native = await loadNative();
+  const read: { threads: number; bytes_per_second: number }[] = [];
+  if ('addon' in native) {
+    for (let threads = 1; ; threads = Math.min(2 * threads, usable)) {
+      read.push({ threads, bytes_per_second: await native.addon.measure('read', '', threads, READ_BYTES) });
+      if (threads === usable) break;
+    }
+  }
+  const most = Math.max(0, ...read.map((one) => one.bytes_per_second));
+  const enough = read.find((one) => one.bytes_per_second > 0.95 * most)?.threads ?? null;
+  return { processors, quota, usable, read, enough_to_read: enough };
+}
+
+function threadText({ processors, quota, usable, read, enough_to_read: enough }: ThreadState): string {
+  const limits = [
+    `auto tries up to ${usable}`,
+    ...(usable < processors ? [`of ${processors} processors: control groups allow ${quota!.toFixed(1)}`] : []),
+  ].join(' ');
+  if (enough === null) return limits;
+  const rates = read.map((one) => `${one.threads}: ${(one.bytes_per_second / 1e9).toFixed(1)}`).join(', ');
+  return `${limits}; memory is read fastest by ${enough} (GB/s by threads: ${rates})`;
+}
 
 /** Instruction sets that the native addon runs here; none without it. */
 async function nativeInstructionSets(): Promise<readonly string[]> {
@@ -172,14 +218,26 @@ async function tokenizerWarnings(): Promise<readonly string[]> {
   }
 }
 
-/** Linux tells; elsewhere only what the architecture implies. */
-function cpuFeatures(): string[] {
-  let text = '';
+/** What an instruction set of the kernels was found to need, where the system has no list to read. */
+const IMPLIED: Readonly<Record<string, readonly string[]>> = {
+  avx2: ['avx2', 'f16c'],
+  avxvnni: ['avx2', 'f16c', 'avx_vnni'],
+  avx512: ['avx2', 'f16c', 'avx512f', 'avx512bw', 'avx512_vnni'],
+  amx: ['avx2', 'f16c', 'avx512f', 'avx512bw', 'avx512_vnni', 'amx_int8'],
+  neon: ['asimd'],
+  'neon-dot': ['asimd', 'asimddp'],
+  'neon-i8mm': ['asimd', 'asimddp', 'i8mm'],
+};
+
+/** Linux tells; elsewhere the native kernels have asked the processor, and without them only the architecture is known. */
+export function cpuFeatures(instructionSets: readonly string[], cpuinfo = '/proc/cpuinfo'): string[] {
+  let flags: ReadonlySet<string>;
   try {
-    text = readFileSync('/proc/cpuinfo', 'utf8');
+    const text = readFileSync(cpuinfo, 'utf8');
+    flags = new Set(/^(?:flags|Features)\s*:(.*)$/m.exec(text)?.[1]?.trim().split(/\s+/));
   } catch {
-    return process.arch === 'arm64' ? ['asimd'] : [];
+    const implied = instructionSets.flatMap((isa) => IMPLIED[isa] ?? []);
+    flags = new Set(process.arch === 'arm64' ? ['asimd', ...implied] : implied);
   }
-  const flags = new Set(/^(?:flags|Features)\s*:(.*)$/m.exec(text)?.[1]?.trim().split(/\s+/));
   return CPU_FLAGS.filter((flag) => flags.has(flag));
 }

@@ -32,6 +32,12 @@ const FLAGS = {
   'max-tokens': { type: 'integer', min: 1, default: 100, placeholder: 'N', description: 'Stop after so many tokens' },
   ...SAMPLING_FLAGS,
   stop: { type: 'strings', placeholder: 'TEXT', description: 'End before this text (may be repeated)' },
+  'response-schema': {
+    type: 'string',
+    placeholder: 'FILE|JSON',
+    description: 'Write JSON that fits this JSON Schema',
+  },
+  grammar: { type: 'string', placeholder: 'FILE', description: 'Write text that follows this EBNF (root ::= ...)' },
   seed: { type: 'seed', default: 1069n, placeholder: 'S', description: 'Color stream' },
   scheme: { type: 'string', choices: SCHEMES, default: 'trace', placeholder: 'X', description: 'Rule of the colors' },
   'top-logprobs': TOP_LOGPROBS_FLAG,
@@ -52,6 +58,7 @@ export const command = defineCommand({
     'infer "Lily found" --temperature 0.8 --sample-seed 7 --max-tokens 200',
     'infer "Once upon a time" --backend openai --model NAME --trace-gf3',
     'infer "Once upon a time" --trace-gf3 --top-logprobs 5 -o trace.html',
+    'infer "Lily had a " --response-schema \'{"type": "object", "properties": {"pet": {"enum": ["cat", "dog"]}}, "required": ["pet"]}\'',
   ],
   notes:
     'A text from standard input is taken without its last line break.\n' +
@@ -75,17 +82,21 @@ export const command = defineCommand({
     };
     const print = json ? undefined : flags['trace-gf3'] ? tracePrinter(output) : printText;
     const thoughts = new ThoughtLine(output);
-    const result = await generate(requestOf(input, prompt), {
-      signal,
-      continuable: json,
-      ...(!json && { onThought: () => thoughts.push() }),
-      ...(print && {
-        onStep: (step) => {
-          thoughts.end();
-          print(step);
-        },
-      }),
-    });
+    const structure = await structureOf(input);
+    const result = await generate(
+      { ...requestOf(input, prompt), ...structure },
+      {
+        signal,
+        continuable: json,
+        ...(!json && { onThought: () => thoughts.push() }),
+        ...(print && {
+          onStep: (step) => {
+            thoughts.end();
+            print(step);
+          },
+        }),
+      },
+    );
     thoughts.end();
     if (json) output.json(generateResultToJson(result));
     else if (flags['trace-gf3']) output.line(conservationLine(result.tritSum, result.gf3Residue));
@@ -141,6 +152,34 @@ function requestOf({ flags }: CommandInput<typeof FLAGS>, prompt: string): Gener
   };
 }
 
+/** Longest schema or grammar that is read; more is refused when it is taken apart as well. */
+const MAX_STRUCTURE_BYTES = 1 << 20;
+
+async function structureOf({ flags }: CommandInput<typeof FLAGS>): Promise<Partial<GenerateRequest>> {
+  const { 'response-schema': schema, grammar } = flags;
+  const { readTextFile } = await import('../formats/read-small-file.ts');
+  const read = async (flag: string, path: string) => {
+    const text = await readTextFile(path, MAX_STRUCTURE_BYTES);
+    if (text !== undefined) return text;
+    throw new ArgumentError({ what: `--${flag} ${path}: there is no such file`, fix: 'give the path of a file' });
+  };
+  const text =
+    schema === undefined || /^\s*(\{|true$|false$)/.test(schema) ? schema : await read('response-schema', schema);
+  return {
+    ...(text !== undefined && { responseSchema: schemaIn(text) }),
+    ...(grammar !== undefined && { grammar: await read('grammar', grammar) }),
+  };
+}
+
+function schemaIn(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    const fix = 'give a JSON Schema, or the path of a file that holds one';
+    throw new ArgumentError({ what: `--response-schema is not JSON: ${(cause as Error).message}`, fix }, { cause });
+  }
+}
+
 export function thinkingOf(text: string): 'on' | 'off' | number {
   if (text === 'on' || text === 'off') return text;
   if (/^\d+$/.test(text)) return Number(text);
@@ -172,11 +211,11 @@ class ThoughtLine {
 
 /** `  [-] #6404C3 token`; on a terminal with colors the token stands on its color. */
 function tracePrinter(output: Output): (step: TraceStep) => void {
-  return ({ token, color, trit }) => {
+  return ({ token, color, trit, forced }) => {
     const text = visible(token);
     const shown =
       output.colorDepth === 'none' || text.trim() === '' ? text : ansiSwatch(color, output.colorDepth, text);
-    output.line(`${colorMark({ hex: color, trit }, output.colorDepth)} ${shown}`);
+    output.line(`${colorMark({ hex: color, trit }, output.colorDepth)} ${shown}${forced ? '  (forced)' : ''}`);
   };
 }
 

@@ -3,7 +3,7 @@
 // Keep imports few: everything here is paid before the first token of `infer`.
 
 import { ArgumentError, BitnetError, CancelledError } from '../errors.ts';
-import { packageVersion } from '../package-info.ts';
+import { packageVersion } from '../package/version.ts';
 import { COMMANDS, loadCommand } from './commands.ts';
 import { enableCompileCache } from './compile-cache.ts';
 import { Descriptor } from './descriptor.ts';

@@ -1,5 +1,6 @@
 // Flags of every command that runs a model.
 
+import { ArgumentError } from '../errors.ts';
 import { type BackendChoice, SOURCE_NAMES } from '../generate/token-source.ts';
 import type { HeadPrecision } from '../generate/types.ts';
 import type { FlagSpecs } from './command.ts';
@@ -13,11 +14,10 @@ export const BACKEND_FLAGS = {
     description: 'What computes; auto takes the fastest that runs here',
   },
   threads: {
-    type: 'integer',
-    min: 1,
-    max: 1024,
+    type: 'string',
+    default: 'auto',
     placeholder: 'N',
-    description: 'Threads of the backend (default: as it sees fit)',
+    description: 'Threads of the backend, 1 to 256; auto finds out how many help',
   },
   head: {
     type: 'string',
@@ -36,12 +36,23 @@ export const MODEL_FLAG = {
 
 type GivenBackend = {
   readonly backend: string;
-  readonly threads: number | undefined;
+  readonly threads: string;
   readonly head: string | undefined;
 };
 
+const MOST_THREADS = 256;
+
+/** What --threads says; undefined: the backend finds out. Throws for what is no number of threads. */
+export function threadCount(text: string): number | undefined {
+  if (text === 'auto') return undefined;
+  const count = /^\d{1,4}$/.test(text) ? Number(text) : 0;
+  if (count >= 1 && count <= MOST_THREADS) return count;
+  throw new ArgumentError({ what: `--threads must be auto or an integer >= 1 and <= ${MOST_THREADS}, got "${text}"` });
+}
+
 /** The flags as the engine takes them; `parseFlags` has checked the choices. */
-export function backendOptions({ backend, threads, head }: GivenBackend) {
+export function backendOptions({ backend, threads: given, head }: GivenBackend) {
+  const threads = threadCount(given);
   return {
     backend: backend as BackendChoice,
     ...(threads !== undefined && { threads }),

@@ -1,6 +1,6 @@
 import { defineCommand } from './command.ts';
 import { EXIT } from './exit-status.ts';
-import { BACKEND_FLAGS, backendOptions } from './model-flags.ts';
+import { BACKEND_FLAGS, backendOptions, threadCount } from './model-flags.ts';
 import { openProgressBar } from './progress-bar.ts';
 
 export const command = defineCommand({
@@ -24,7 +24,7 @@ export const command = defineCommand({
     const { caseKind, verifyCase } = await import('../generate/verify.ts');
     if ((await caseKind(folder)) === 'qat') {
       const { verifyTraining } = await import('./verify-training.ts');
-      return verifyTraining(folder, { backend: flags.backend, threads: flags.threads, json, signal }, output);
+      return verifyTraining(folder, { backend: flags.backend, threads: threadCount(flags.threads), json, signal }, output);
     }
     using bar = openProgressBar({ output, json }, 'verify');
     const report = await verifyCase(folder, { ...backendOptions(flags), signal, onProgress: bar.update });

@@ -1,4 +1,4 @@
-import { packageVersion } from '../package-info.ts';
+import { packageVersion } from '../package/version.ts';
 import { defineCommand } from './command.ts';
 
 export const command = defineCommand({

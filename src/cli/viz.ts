@@ -2,7 +2,7 @@ import { basename } from 'node:path';
 import { PICTURE_SCHEMES, type PictureScheme } from '../color/picture-colors.ts';
 import { ArgumentError } from '../errors.ts';
 import type { TernaryLayer } from '../formats/ternary-layers.ts';
-import { openTernaryModel, selectLayers } from '../tools/ternary-model.ts';
+import { openTernaryModel, remarksOn, selectLayers } from '../tools/ternary-model.ts';
 import { tritPicture } from '../tools/trit-pictures.ts';
 import { defineCommand } from './command.ts';
 import { openProgressBar } from './progress-bar.ts';
@@ -80,6 +80,7 @@ export const command = defineCommand({
     }
     const name = form === undefined ? positionals[0]! : (flags.model ?? 'default');
     using model = await openTernaryModel(name);
+    for (const remark of remarksOn(model)) output.note(`warning: ${remark}`);
     const layers = form === undefined ? selectLayers(model.layers, flags.layer) : layersOf(model.layers, form);
     if (layers.length > MAX_LAYERS) {
       throw new ArgumentError({

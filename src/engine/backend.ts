@@ -32,7 +32,7 @@ export type StepResult = {
 };
 
 export type LoadOptions = {
-  /** Worker threads; backends that have none ignore it. */
+  /** Worker threads; as many as help where it is not given. Backends that have none ignore it. */
   readonly threads?: number;
   readonly signal?: AbortSignal;
 };
@@ -46,6 +46,9 @@ export type ExecutableInfo = {
   readonly weightBytes: number;
 };
 
+/** Threads that steps run on: a generation is limited by memory, a prompt by the multiply-add units. */
+export type ThreadsUsed = { readonly generation: number; readonly prompt: number };
+
 /** A loaded program. Not reentrant: one step at a time. */
 export interface Executable extends Disposable {
   readonly info: ExecutableInfo;
@@ -54,15 +57,24 @@ export interface Executable extends Disposable {
   freeSequence(sequence: SequenceId): void;
   /** Tokens in the sequence's cache. */
   sequenceLength(sequence: SequenceId): number;
-  /** Forgets everything from position `length` on. */
+  /**
+   * The least length, beside 0, to which the sequence can be cut or at which it can be forked: 0 with a plain KV cache; its
+   * own length with recurrent states; with windows, what still has its window. Earlier points need a fork made in time.
+   */
+  rewindLimit(sequence: SequenceId): number;
+  /** Forgets everything from position `length` on. Throws RangeError below `rewindLimit`, unless it is 0. */
   truncate(sequence: SequenceId, length: number): void;
-  /** A new sequence whose first `length` positions are a copy of another's. */
+  /** A new sequence whose first `length` positions are a copy of another's; recurrent states are copied. */
   fork(sequence: SequenceId, length: number): SequenceId;
-  /** Runs the program. On failure the sequences are as before the call. */
+  /** Runs the program. On failure the sequences are as before the call; those with recurrent states are empty. */
   step(step: Step): Promise<StepResult>;
+  /** Steps run on so many of the threads from now on; 0: on as many as help. Absent where there is nothing to choose. */
+  useThreads?(threads: number): void;
+  /** How many steps run on now; changes while that is found out. */
+  threadsUsed?(): ThreadsUsed;
 }
 
-export const BACKEND_NAMES = ['metal', 'cpu', 'wasm', 'js'] as const;
+export const BACKEND_NAMES = ['metal', 'cuda', 'cpu', 'wasm', 'js'] as const;
 export type BackendName = (typeof BACKEND_NAMES)[number];
 
 /** Models from this size on are worth some care about where in memory they lie; smaller ones live in the caches. */

@@ -11,6 +11,7 @@ import {
   type LoadOptions,
   UnsupportedProgramError,
 } from './backend.ts';
+import { whyNoDriver } from './cuda/platform.ts';
 import { whyNoMetal } from './metal/platform.ts';
 import type { Program } from './program.ts';
 import type { WeightPreparation } from './weight-preparation.ts';
@@ -29,6 +30,7 @@ export type SelectOptions = {
 // Loaded on demand: a backend that is not chosen costs no start-up time.
 const LOADERS: Readonly<Record<BackendName, () => Promise<Backend>>> = {
   metal: async () => (await import('./metal/backend.ts')).metalBackend,
+  cuda: async () => (await import('./cuda/backend.ts')).cudaBackend,
   cpu: async () => (await import('./cpu/backend.ts')).cpuBackend,
   wasm: async () => (await import('./wasm/backend.ts')).wasmBackend,
   js: async () => (await import('./js/backend.ts')).jsBackend,
@@ -36,7 +38,7 @@ const LOADERS: Readonly<Record<BackendName, () => Promise<Backend>>> = {
 
 const isBackendName = (name: string): name is BackendName => BACKEND_NAMES.some((known) => known === name);
 
-/** 'auto' takes metal, cpu, wasm, js in this order. A backend asked for by name that does not work is an error. */
+/** 'auto' takes metal, cuda, cpu, wasm, js in this order. A backend asked for by name that does not work is an error. */
 export async function selectBackend(name: 'auto' | BackendName, options: SelectOptions = {}): Promise<Selection> {
   if (name !== 'auto') return { backend: await backendNamed(name), reasons: [] };
   for await (const selection of usableBackends()) {
@@ -115,7 +117,7 @@ async function* usableBackends(): AsyncGenerator<Selection> {
   const reasons: { backend: BackendName; reason: string }[] = [];
   for (const candidate of BACKEND_NAMES) {
     // Known without loading what would say it.
-    const elsewhere = candidate === 'metal' ? whyNoMetal() : undefined;
+    const elsewhere = candidate === 'metal' ? whyNoMetal() : candidate === 'cuda' ? whyNoDriver() : undefined;
     if (elsewhere !== undefined) {
       reasons.push({ backend: candidate, reason: elsewhere });
       continue;
@@ -134,7 +136,7 @@ function noBackend(): ArgumentError {
 let warned = false;
 
 function warnOnce({ backend, reasons }: Selection, options: SelectOptions): void {
-  // Metal is expected on Apple silicon only, native code everywhere.
+  // Metal is expected on Apple silicon only, CUDA where there is a driver (and then it says why not), native code everywhere.
   const expected = process.platform === 'darwin' && process.arch === 'arm64' ? ['metal', 'cpu'] : ['cpu'];
   const missed = reasons.filter((one) => expected.includes(one.backend));
   if (warned || missed.length === 0) return;

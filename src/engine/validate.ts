@@ -81,7 +81,8 @@ export function weightBytesPerToken(program: Program): number {
       }
       case 'grouped': {
         const all = weight.bytes.byteLength + weight.scales.byteLength;
-        bytes += whole ? all : embeddedOnly.has(id) ? Math.round(all / weight.rows) : 0;
+        const share = weight.experts === undefined ? 1 : (program.choices ?? 0) / weight.experts;
+        bytes += whole ? Math.round(all * share) : embeddedOnly.has(id) ? Math.round(all / weight.rows) : 0;
         break;
       }
       case 'int8':

@@ -2,10 +2,11 @@
 // (or a crash, or Ctrl-C) never meets half a checkpoint.
 
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, open, rename, stat, unlink } from 'node:fs/promises';
+import { type FileHandle, open, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { CancelledError } from '../errors.ts';
 import { refusalOf, WriteError } from './errors.ts';
+import { isInUse, renameOver } from './rename-over.ts';
 
 /** Of the writers of files of tensors. */
 export type WriteOptions = {
@@ -52,9 +53,11 @@ export async function writeFileAtomically(
     }
     if (signal?.aborted) throw new CancelledError();
     try {
-      await rename(temporary, path);
+      await renameOver(temporary, path);
     } catch (cause) {
-      const fix = 'choose a path that is not a folder';
+      const fix = isInUse(cause)
+        ? 'another program has the file open: close it there, or choose another path'
+        : 'choose a path that is not a folder';
       throw new WriteError({ file: path, what: `cannot put the file here: ${refusalOf(cause).reason}`, fix }, cause);
     }
   } catch (error) {

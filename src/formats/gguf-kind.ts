@@ -30,15 +30,6 @@ export function ggufKind(gguf: GgufFile): GgufKind | undefined {
   if (gguf.architecture === 'clip') return NAMED_BY_TYPE.mmproj;
   if (type !== undefined && Object.hasOwn(NAMED_BY_TYPE, type)) return NAMED_BY_TYPE[type];
   if (gguf.metadata.has('imatrix.datasets') || gguf.metadata.has('imatrix.chunk_count')) return NAMED_BY_TYPE.imatrix;
-  const rotation = rotationKey(gguf);
-  if (rotation !== undefined) {
-    return {
-      what:
-        `this is a rotated model (Ternary Bonsai 2: it has the key ${rotation}): the inputs of its matrices go through a ` +
-        'Hadamard transform, without which it computes noise',
-      fix: 'rotated models are analyzed, not run, by this version: take a Ternary Bonsai 1.7B, 4B or 8B',
-    };
-  }
   const inputNorm = gguf.names().find((name) => /\.(attn|ffn)_\w+_norm_in\.weight$/.test(name));
   if (inputNorm !== undefined) {
     return {
@@ -53,6 +44,15 @@ export function ggufKind(gguf: GgufFile): GgufKind | undefined {
 function rotationKey(gguf: GgufFile): string | undefined {
   return [...gguf.metadata.keys()].find((key) => /hadamard/i.test(key));
 }
+
+/** What the weights of a rotated model are, for whoever looks at them; undefined for others. */
+export function rotationRemark(gguf: GgufFile): string | undefined {
+  const key = rotationKey(gguf);
+  return key === undefined ? undefined : rotatedWeights(key);
+}
+
+export const rotatedWeights = (sign: string) =>
+  `matrices are stored in a rotated basis (Hadamard; ${sign}): these are trits as stored, the weights they stand for are sums of them`;
 
 /** A remark for a file that is run all the same; undefined where there is none. */
 export function ggufWarning(gguf: GgufFile): string | undefined {

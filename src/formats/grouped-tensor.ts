@@ -18,6 +18,7 @@ import { unpackedGroup } from '../quant/grouped/unpacked.ts';
 import type { Allocate } from '../tensor/allocate.ts';
 import type { Checkpoint } from './checkpoint.ts';
 import { mlxShape } from './mlx-shape.ts';
+import { matrixShape } from './ternary/layer.ts';
 
 export type GroupedForm =
   | { readonly form: 'blocks'; readonly layout: BlockLayoutName }
@@ -50,8 +51,9 @@ export function groupedTensor(
   config: Readonly<Record<string, unknown>> | undefined,
 ): GroupedTensor | string {
   const { dtype, shape } = checkpoint.info(name);
-  if (shape.length !== 2) return `it has ${shape.length} dimensions, a matrix has two`;
-  const [rows, columns] = shape as [number, number];
+  const matrix = matrixShape(shape);
+  if (matrix === undefined) return `it has ${shape.length} dimensions, a matrix has two`;
+  const [rows, columns] = matrix;
   if (isBlockLayout(dtype)) {
     const layout = BLOCK_LAYOUTS[dtype];
     const rowBytes = blockRowBytes(layout, columns);

@@ -22,12 +22,13 @@ import { mlxShape } from './mlx-shape.ts';
 import { classifyAffine, openAffine } from './ternary/affine-layer.ts';
 import { beginsPrescaled, openMasters, openPrescaled } from './ternary/float-layer.ts';
 import { openGrouped, openI2s } from './ternary/ggml-layer.ts';
-import type {
-  OpenTernaryLayer,
-  SkippedTensor,
-  TernaryLayer,
-  TernaryLayersOptions,
-  TernaryWindow,
+import {
+  matrixShape,
+  type OpenTernaryLayer,
+  type SkippedTensor,
+  type TernaryLayer,
+  type TernaryLayersOptions,
+  type TernaryWindow,
 } from './ternary/layer.ts';
 import { classifyPacked, openPacked, quantizationConfig, scaleRuleOf, storedScale } from './ternary/packed-layer.ts';
 
@@ -58,7 +59,7 @@ export async function listTernaryLayers(
   const skipped: SkippedTensor[] = [];
   for (const name of checkpoint.names()) {
     const info = checkpoint.info(name);
-    if (info.shape.length !== 2 || elementCount(info.shape) === 0 || COMPANION.test(name)) continue;
+    if (matrixShape(info.shape) === undefined || elementCount(info.shape) === 0 || COMPANION.test(name)) continue;
     const module = moduleOf(name);
     if (NORM_OR_BIAS.test(module) || keptAsFloats(module, options.config)) continue;
     if (EMBEDDING_OR_HEAD.test(module)) {
@@ -101,7 +102,7 @@ async function classifyTable(
   { config }: TernaryLayersOptions,
 ): Promise<TernaryLayer | undefined> {
   const { name, dtype } = info;
-  const [rows, columns] = info.shape as [number, number];
+  const [rows, columns] = matrixShape(info.shape)!;
   if (isBlockLayout(dtype)) return { name, rows, columns, form: 'ggml', scaleRule: 'stored' };
   if (dtype === 'U32') return exactMlx(checkpoint, name, config);
   const isPlain = dtype === 'F16' || dtype === 'BF16' || dtype === 'F32';
@@ -134,7 +135,7 @@ async function classify(
   options: TernaryLayersOptions,
 ): Promise<TernaryLayer | string> {
   const { name, dtype } = info;
-  const [rows, columns] = info.shape as [number, number];
+  const [rows, columns] = matrixShape(info.shape)!;
   if (dtype === 'U8') return classifyPacked(checkpoint, info, options);
   if (dtype === 'U32') {
     const shape = mlxShape(checkpoint, name, options.config);
@@ -143,7 +144,8 @@ async function classify(
   }
   const layer = { name, rows, columns };
   if (isBlockLayout(dtype) || dtype === 'I2_S') return { ...layer, form: 'ggml', scaleRule: 'stored' };
-  if (!isGgmlFloat(dtype) || dtype === 'Q6_K' || dtype === 'Q4_0') return `the type ${dtype} does not hold exact trits`;
+  if (!isGgmlFloat(dtype) || dtype === 'Q6_K' || dtype === 'Q4_0' || dtype === 'Q4_K')
+    return `the type ${dtype} does not hold exact trits`;
   if (options.absmean || configSaysMasters(options.config)) return { ...layer, form: 'masters', scaleRule: 'absmean' };
   if (await beginsPrescaled(checkpoint, info)) {
     // Trits that were not packed, beside their scale.

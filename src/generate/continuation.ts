@@ -9,6 +9,7 @@ import { ArgumentError, BitnetError } from '../errors.ts';
 import { parseSeed } from '../random/seed.ts';
 import { handleKey } from './handle-key.ts';
 import { LOGIT_BIAS, MAX_TOP_LOGPROBS, PENALTY } from './sampling-limits.ts';
+import type { Structure } from './structure/structure.ts';
 import type { HeadPrecision } from './types.ts';
 
 export type ContinuationState = {
@@ -37,6 +38,8 @@ export type ContinuationState = {
   readonly stop: readonly string[];
   readonly activations: boolean;
   readonly head?: HeadPrecision;
+  /** What the text follows. */
+  readonly structure?: Structure;
 };
 
 const PREFIX = 'c2.';
@@ -84,7 +87,7 @@ export function parseState(deflated: Uint8Array): ContinuationState {
 function stateOf(value: unknown): ContinuationState | undefined {
   if (typeof value !== 'object' || value === null) return undefined;
   const { model, backend, tokens, promptTokens, steps, output, seed, scheme, ...more } = value as Fields;
-  const { temperature, topK, topP, sampleSeed, stop, activations, head } = more;
+  const { temperature, topK, topP, sampleSeed, stop, activations, head, structure } = more;
   const { minP, repetitionPenalty, presencePenalty, frequencyPenalty, logitBias, topLogprobs } = more;
   const sound =
     typeof model === 'string' &&
@@ -108,7 +111,8 @@ function stateOf(value: unknown): ContinuationState | undefined {
     Array.isArray(stop) &&
     stop.every((text) => typeof text === 'string' && text !== '') &&
     typeof activations === 'boolean' &&
-    (head === undefined || head === 'full' || head === 'int8');
+    (head === undefined || head === 'full' || head === 'int8') &&
+    (structure === undefined || isStructure(structure));
   if (!sound) return undefined;
   return {
     model,
@@ -132,7 +136,14 @@ function stateOf(value: unknown): ContinuationState | undefined {
     stop: stop as string[],
     activations,
     ...(head !== undefined && { head }),
+    ...(structure !== undefined && { structure: structure as Structure }),
   };
+}
+
+function isStructure(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  const { kind, text } = value as Fields;
+  return (kind === 'schema' || kind === 'grammar' || kind === 'tools') && typeof text === 'string';
 }
 
 type Fields = Readonly<Record<string, unknown>>;

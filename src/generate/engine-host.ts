@@ -4,6 +4,7 @@
 import { type CallHooks, ChildHost } from '../child/child-host.ts';
 import { BitnetError } from '../errors.ts';
 import type { EngineOptions } from './engine.ts';
+import { NOTHING_KEPT, type PrefixCacheCounts } from './prefix-cache.ts';
 import type {
   GenerateHooks,
   GenerateRequest,
@@ -17,7 +18,9 @@ import type {
 /** What the child tells while it works. */
 export type GenerateEvent =
   | { readonly kind: 'step'; readonly step: TraceStep }
+  | { readonly kind: 'thought'; readonly text: string }
   | { readonly kind: 'prompt'; readonly done: number; readonly total: number }
+  | { readonly kind: 'kept'; readonly kept: PrefixCacheCounts }
   | { readonly kind: 'tokens'; readonly done: number };
 
 /** What crosses to it. Events that nobody listens to are not sent: each takes as long as a token of a small model. */
@@ -62,6 +65,7 @@ function limits(maxSeconds: number | undefined, signal: AbortSignal | undefined)
 
 export class EngineHost {
   readonly #host: ChildHost;
+  #kept = NOTHING_KEPT;
 
   constructor(options: EngineOptions = {}) {
     const died = (how: string) => new EngineDiedError(how);
@@ -73,13 +77,23 @@ export class EngineHost {
     return this.#host.pid;
   }
 
-  async generate(request: GenerateRequest, { signal, onStep, onPrompt }: GenerateHooks = {}): Promise<GenerateResult> {
+  /** What the engine keeps for later prompts, as it last told. */
+  get kept(): PrefixCacheCounts {
+    return this.pid === undefined ? NOTHING_KEPT : this.#kept;
+  }
+
+  async generate(
+    request: GenerateRequest,
+    { signal, onStep, onThought, onPrompt }: GenerateHooks = {},
+  ): Promise<GenerateResult> {
     const onEvent = (event: unknown) => {
       const told = event as GenerateEvent;
       if (told.kind === 'step') onStep?.(told.step);
+      else if (told.kind === 'thought') onThought?.(told.text);
       else if (told.kind === 'prompt') onPrompt?.(told.done, told.total);
+      else if (told.kind === 'kept') this.#kept = told.kept;
     };
-    const call: GenerateCall = { request, listens: onStep !== undefined || onPrompt !== undefined };
+    const call: GenerateCall = { request, listens: [onStep, onThought, onPrompt].some((hook) => hook !== undefined) };
     const result = await this.#host.call('generate', call, { onEvent, ...limits(request.maxSeconds, signal) });
     return result as GenerateResult;
   }
@@ -92,6 +106,7 @@ export class EngineHost {
     const onEvent = (event: unknown) => {
       const told = event as GenerateEvent;
       if (told.kind === 'tokens') onTokens?.(told.done);
+      else if (told.kind === 'kept') this.#kept = told.kept;
     };
     const call: ManyCall = { request, listens: onTokens !== undefined };
     const result = await this.#host.call('generateMany', call, { onEvent, ...limits(request.maxSeconds, signal) });

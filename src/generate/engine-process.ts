@@ -24,16 +24,19 @@ function engineOf({ options }: Pick<ChildCall, 'options'>): Engine {
 const TELL_MS = 50;
 
 serveParent({
-  generate: (call) => {
+  generate: async (call) => {
     const { request, listens } = call.args as GenerateCall;
     const tell: (told: GenerateEvent) => void = call.event;
-    return generateWith(engineOf(call), request, {
+    const engine = engineOf(call);
+    const result = generateWith(engine, request, {
       signal: call.signal,
       ...(listens && {
         onStep: (step) => tell({ kind: 'step', step }),
+        onThought: (text) => tell({ kind: 'thought', text }),
         onPrompt: (done, total) => tell({ kind: 'prompt', done, total }),
       }),
     });
+    return await result.finally(() => tell({ kind: 'kept', kept: engine.kept }));
   },
   generateMany: async (call) => {
     const { generateManyWith } = await import('./generate-many.ts');
@@ -47,7 +50,9 @@ serveParent({
       toldAt = now();
       tell({ kind: 'tokens', done });
     };
-    return generateManyWith(engineOf(call), request, { signal: call.signal, ...(listens && { onToken }) });
+    const engine = engineOf(call);
+    const result = generateManyWith(engine, request, { signal: call.signal, ...(listens && { onToken }) });
+    return await result.finally(() => tell({ kind: 'kept', kept: engine.kept }));
   },
 });
 

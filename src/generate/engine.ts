@@ -1,6 +1,7 @@
 import { dirname } from 'node:path';
 import type { BackendName } from '../engine/backend.ts';
 import { loadOn, weightMemory, weightPreparation } from '../engine/select.ts';
+import { stateBytes } from '../engine/state-bytes.ts';
 import { CancelledError } from '../errors.ts';
 import { type ModelLocation, resolveModel } from '../hub/resolve-model.ts';
 import { openModel } from '../model/open-model.ts';
@@ -8,9 +9,11 @@ import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import { now } from './clock.ts';
 import type { LoadedModel } from './loaded-model.ts';
 import { localSource } from './local-source.ts';
+import { addCounts, NOTHING_KEPT, type PrefixCacheCounts } from './prefix-cache.ts';
 import type { PromptHost } from './prompt-host.ts';
 import { samplingDefaults } from './sampling-defaults.ts';
 import { Scheduler, type SchedulerOptions } from './scheduler.ts';
+import { snapshotBudget } from './snapshot-budget.ts';
 import { type BackendChoice, ownBackend, type TokenSource } from './token-source.ts';
 import type { HeadPrecision } from './types.ts';
 
@@ -44,9 +47,9 @@ export type EngineOptions = {
 export const INT8_HEAD_BYTES = 64 << 20;
 
 /** Rows of a step: few where a row costs as much as a step (JavaScript), so that a cancellation is noticed soon. */
-const MAX_ROWS: Record<BackendName, number> = { js: 8, wasm: 64, cpu: 256, metal: 256 };
+const MAX_ROWS: Record<BackendName, number> = { js: 8, wasm: 64, cpu: 256, metal: 256, cuda: 512 };
 /** Where the weights live in a cache, further rows cost what the first does: only guesses that are nearly sure pay. */
-const MAX_DRAFTS: Record<BackendName, number> = { js: 0, wasm: 3, cpu: 7, metal: 7 };
+const MAX_DRAFTS: Record<BackendName, number> = { js: 0, wasm: 3, cpu: 7, metal: 7, cuda: 7 };
 const MAX_DRAFTS_CACHED = 3;
 const CACHED_BYTES = 32 << 20;
 
@@ -54,7 +57,8 @@ const CACHED_BYTES = 32 << 20;
 type Entry = {
   readonly loading: Promise<LoadedModel>;
   readonly stop: AbortController;
-  loaded: boolean;
+  /** Once it is loaded. */
+  model: LoadedModel | undefined;
   users: number;
 };
 
@@ -98,7 +102,7 @@ export class Engine implements Disposable {
         model = await unlessAborted(entry.loading, request.signal);
       } catch (error) {
         // A failed load is tried again by the next caller; one that others still wait for goes on.
-        if (!request.signal?.aborted || (entry.users === 1 && !entry.loaded)) {
+        if (!request.signal?.aborted || (entry.users === 1 && entry.model === undefined)) {
           if (this.#models.get(key) === entry) this.#models.delete(key);
           release(entry);
         }
@@ -110,6 +114,12 @@ export class Engine implements Disposable {
       entry.users -= 1;
       this.#evict();
     }
+  }
+
+  /** What the models that are loaded keep for later prompts. */
+  get kept(): PrefixCacheCounts {
+    const counts = [...this.#models.values()].map(({ model }) => model?.scheduler.cacheCounts ?? NOTHING_KEPT);
+    return counts.reduce(addCounts, NOTHING_KEPT);
   }
 
   [Symbol.dispose](): void {
@@ -131,10 +141,10 @@ export class Engine implements Disposable {
 function startLoading(location: LocatedModel, request: LoadRequest): Entry {
   const stop = new AbortController();
   const loading = loadModel(location, { ...request, signal: stop.signal });
-  const entry: Entry = { loading, stop, loaded: false, users: 0 };
+  const entry: Entry = { loading, stop, model: undefined, users: 0 };
   loading.then(
-    () => {
-      entry.loaded = true;
+    (model) => {
+      entry.model = model;
     },
     // Whoever waits sees the failure; a load that nobody waits for any more must not end the process.
     () => {},
@@ -165,7 +175,7 @@ function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined):
 export type LoadedProgram = Pick<LoadedModel, 'executable' | 'info' | 'contextLength' | 'vocabSize' | 'warnings'> & {
   readonly eosTokenIds: readonly number[];
   /** How many rows a step of the scheduler may have, how many tokens it may guess and keep. */
-  readonly scheduling: Pick<SchedulerOptions, 'maxRows' | 'maxDrafts' | 'cachedTokens'>;
+  readonly scheduling: Omit<SchedulerOptions, 'contextLength'>;
 };
 
 export type LocatedModel = ModelLocation & {
@@ -213,6 +223,8 @@ export async function loadProgram(location: LocatedModel, request: LoadRequest):
       maxRows: MAX_ROWS[backend],
       maxDrafts: weightBytes <= CACHED_BYTES ? Math.min(maxDrafts, MAX_DRAFTS_CACHED) : maxDrafts,
       cachedTokens: 4 * contextLength,
+      stateBytes: stateBytes(program),
+      snapshotBytes: snapshotBudget(),
     },
   };
 }

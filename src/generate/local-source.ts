@@ -8,9 +8,11 @@ import type { LoadedModel } from './loaded-model.ts';
 import { biasById } from './logit-bias.ts';
 import { LONG_PROMPT, promptLength, readPrompt, tooLong } from './prompt.ts';
 import type { PromptHost } from './prompt-host.ts';
-import { asksHistory, chooseToken, type Likely, TokenHistory } from './sampler.ts';
+import { asksHistory, type Choice, chooseToken, type Likely, TokenHistory } from './sampler.ts';
+import type { StructuredWriter } from './structure/structured-writer.ts';
 import { ThoughtReader } from './thought.ts';
 import type { Answer, Ending, Prompt, Start, Task, TokenSource } from './token-source.ts';
+import { styleOf } from './tools/tool-request.ts';
 import type { Alternative, FinishReason, GenerateRequest, TritCounts } from './types.ts';
 
 type Asked = GenerateRequest & { readonly signal?: AbortSignal | undefined };
@@ -28,6 +30,10 @@ export function localSource(model: LoadedModel, prompts?: PromptHost): TokenSour
     warnings: warningsOf(model),
     room: { texts: TEXTS_AT_ONCE, positions: Math.max(POSITIONS_AT_ONCE, model.contextLength) },
     sampling: model.sampling,
+    get toolStyle() {
+      const { chatTemplates } = model.tokenizer;
+      return styleOf(chatTemplates.get('tool_use') ?? chatTemplates.get('default'));
+    },
     biasOf: (bias) => biasById(bias, model),
     prompt: (request, signal) => promptOf(model, prompts, { ...request, signal }),
     checkContinuation: (state) => checkFits(model, state),
@@ -49,12 +55,14 @@ async function promptOf(model: LoadedModel, prompts: PromptHost | undefined, ask
       fix: 'leave activations out, or convert the model and use a backend of our own',
     });
   }
-  const { model: name, prompt, messages, thinking } = request;
+  const { model: name, prompt, messages, thinking, tools, toolChoice } = request;
   const wanted = {
     model: name,
     ...(prompt === undefined ? {} : { prompt }),
     ...(messages === undefined ? {} : { messages }),
     ...(thinking === undefined ? {} : { thinking }),
+    ...(tools === undefined ? {} : { tools }),
+    ...(toolChoice === undefined ? {} : { toolChoice }),
   };
   if (prompts === undefined || promptLength(wanted) <= LONG_PROMPT) {
     return readPrompt(tokenizer, wanted, { contextLength });
@@ -86,6 +94,20 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
   }
   const decoder = tokenizer.streamDecoder({ after: tokens, skipSpecial: true });
   const thought = ThoughtReader.for(tokenizer, tokens, task.thoughtBudget);
+  const { promptTokens, structure } = start;
+  let room = Math.min(task.maxTokens, contextLength - tokens.length);
+  let structured: StructuredWriter | undefined;
+  if (structure !== undefined) {
+    const { StructuredWriter } = await import('./structure/structured-writer.ts');
+    structured = new StructuredWriter(model, {
+      structure,
+      tokens,
+      promptTokens,
+      room,
+      thought,
+      mayThink: task.mayThink,
+    });
+  }
   const history = asksHistory(start) ? new TokenHistory(tokens, start.promptTokens) : undefined;
   let ended: FinishReason | undefined;
 
@@ -93,16 +115,27 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
     task.promptRead();
     ended = task.interrupted();
     if (ended !== undefined) return undefined;
+    const place = tokens.length - promptTokens;
     const forced = thought?.forced();
-    const { token, logprob, top } =
-      forced === undefined
-        ? chooseToken(logits, tokens.length - start.promptTokens, start, history)
-        : { token: forced, logprob: 0, top: undefined };
-    if (isStop(token)) {
+    const choice: Choice & { readonly forced?: boolean } =
+      forced !== undefined
+        ? { token: forced, logprob: 0 }
+        : structured?.isNext
+          ? structured.choose(logits, { step: place, options: start, history, left: room })
+          : chooseToken(logits, place, start, history);
+    const { logprob, top } = choice;
+    let { token } = choice;
+    // There is an answer to come: a thought that ends the text is closed instead.
+    if (structured !== undefined && thought?.isThinking && isStop(token)) {
+      thought.limit(0);
+      token = thought.forced()!;
+    }
+    if (token < 0 || isStop(token)) {
       ended = 'stop';
       return undefined;
     }
     tokens.push(token);
+    room -= 1;
     history?.add(token);
     const text = decoder.push(token);
     ended =
@@ -112,10 +145,13 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
             text,
             tokenId: token,
             logprob,
+            ...(choice.forced ? { forced: true as const } : {}),
             ...(top === undefined ? {} : { topLogprobs: alternatives(model, top) }),
             ...(start.activations ? { activations: layerCounts(tritCounts) } : {}),
           });
     if (tokens.length === contextLength) ended ??= 'length';
+    // A text that is whole has not been cut, whatever limit it ends at.
+    if (structured?.isNext && (structured.isOver || (ended === 'length' && structured.isWhole))) ended = 'stop';
     return ended === undefined ? token : undefined;
   };
 
@@ -135,15 +171,23 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
     rest: decoder.end(),
     continuable: tokens.length < contextLength,
     promptTokens: start.promptTokens,
-    ...(thought === undefined || thought.tokens === 0 ? {} : { answer: answerOf(thought) }),
+    ...answerOf(thought, structured),
   };
 }
 
-function answerOf(thought: ThoughtReader): Answer {
-  const warnings = thought.isThinking
+function answerOf(thought: ThoughtReader | undefined, structured: StructuredWriter | undefined): { answer?: Answer } {
+  const warnings = thought?.isThinking
     ? ['the model was still thinking when it had to end: there is no answer yet (more tokens, or thinking off)']
     : [];
-  return { reasoning: thought.text, reasoningTokens: thought.tokens, warnings };
+  const forced = structured?.forced ?? 0;
+  if (forced > 0) {
+    warnings.push(
+      `max_tokens was used up: the last ${forced === 1 ? 'token is' : `${forced} tokens are`} the shortest ending that fits the structure`,
+    );
+  }
+  const thoughts =
+    thought === undefined || thought.tokens === 0 ? {} : { reasoning: thought.text, reasoningTokens: thought.tokens };
+  return warnings.length === 0 && thoughts.reasoning === undefined ? {} : { answer: { ...thoughts, warnings } };
 }
 
 function alternatives({ tokenizer }: LoadedModel, top: readonly Likely[]): Alternative[] {

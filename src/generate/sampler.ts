@@ -94,21 +94,11 @@ export function chooseToken(
   const all = weigh(logits, largest, 1);
   if (!Number.isFinite(all.mass) || !Number.isFinite(largest)) throw new NonFiniteError('output logits');
 
-  const logprobOf = (id: number) => logits[id]! - largest - Math.log(all.mass);
+  const { mass } = all;
   const scores = adjusted(logits, options, history);
   const favorite = scores === logits ? best : largestOf(scores);
   const token = options.temperature === 0 ? favorite : sample(scores, scores[favorite]!, all, step, options);
-  const { topLogprobs = 0 } = options;
-  return {
-    token,
-    logprob: logprobOf(token),
-    ...(topLogprobs > 0 && {
-      top: topIndices(logits, Math.min(topLogprobs, logits.length)).map((id) => ({
-        token: id,
-        logprob: logprobOf(id),
-      })),
-    }),
-  };
+  return told(logits, { token, largest, mass, topLogprobs: options.topLogprobs ?? 0 });
 }
 
 /** The index of the largest; the lowest such. */
@@ -228,6 +218,25 @@ function pickFromNucleus(
   const drawn = target < end.before ? reach(target) : end;
   const count = drawn === end ? kept.count : drawn.ids.length;
   return drawn.ids[pick(drawn.weights, count, target - drawn.before)]!;
+}
+
+/** What is told of a token that was chosen in another way than from these logits (V,). Throws as `chooseToken`. */
+export function tellToken(logits: Float32Array, token: number, topLogprobs = 0): Choice {
+  const largest = logits[largestOf(logits)]!;
+  return told(logits, { token, largest, mass: weigh(logits, largest, 1).mass, topLogprobs });
+}
+
+type Told = { readonly token: number; readonly largest: number; readonly mass: number; readonly topLogprobs: number };
+
+function told(logits: Float32Array, { token, largest, mass, topLogprobs }: Told): Choice {
+  if (!Number.isFinite(mass) || !Number.isFinite(largest)) throw new NonFiniteError('output logits');
+  const logprobOf = (id: number) => logits[id]! - largest - Math.log(mass);
+  const top = () => topIndices(logits, Math.min(topLogprobs, logits.length));
+  return {
+    token,
+    logprob: logprobOf(token),
+    ...(topLogprobs > 0 && { top: top().map((id) => ({ token: id, logprob: logprobOf(id) })) }),
+  };
 }
 
 /** Uniform in [0, 1) with 53 bits: draw `step` of the seed's splitmix64 stream. */

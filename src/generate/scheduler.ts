@@ -3,22 +3,22 @@
 // once for all. Because a row's result does not depend on what shares its step, none of this changes a single bit of
 // anybody's text.
 //
-// - Prefix cache: the KV caches of recent sequences stay, and a new prompt starts from the longest one it shares; also
-//   from one that is being written, and where that is still reading what both begin with, the new one waits for it.
+// - Prefix cache: recent sequences stay, and a new prompt starts from the longest one it shares (prefix-cache.ts); also from
+//   one that is being written, and where that is still reading what both begin with, the new one waits for it.
 // - Drafts (prompt lookup): when the last tokens have occurred before, what followed them then is guessed to follow now
-//   and checked in one step. A guess that fails costs its rows, never the result.
+//   and checked in one step. A guess that fails costs its rows, never the result. Where a sequence cannot be cut back, a
+//   copy made before the guess takes its place, and the next step computes again what was right.
 
 import type { SequenceId } from '../engine/backend.ts';
 import { CancelledError } from '../errors.ts';
 import type { LogitsModel } from './logits-model.ts';
+import { PrefixCache, type PrefixCacheCounts, type PrefixCacheOptions, type PrefixStart } from './prefix-cache.ts';
 
-export type SchedulerOptions = {
+export type SchedulerOptions = PrefixCacheOptions & {
   /** Rows of a step at most; bounds how long a step, and so a cancellation, takes. */
   readonly maxRows: number;
   /** Tokens guessed ahead at most; 0 turns guessing off (where a row costs as much as a step). */
   readonly maxDrafts: number;
-  /** Tokens whose KV caches are kept for later prompts. */
-  readonly cachedTokens: number;
   /** Positions of the program. */
   readonly contextLength: number;
 };
@@ -43,24 +43,24 @@ type Arrival = {
 };
 
 type Job = GenerationHandlers & {
-  readonly sequence: SequenceId;
+  sequence: SequenceId;
+  /** As it was before the guesses of the step that runs, where it cannot be cut back. */
+  saved: SequenceId | undefined;
   /** All tokens; those from `cached` on are still to be computed. */
   readonly tokens: number[];
   readonly promptLength: number;
   cached: number;
   drafts: number[];
+  /** Lengths, rising, at which a snapshot is taken while the prompt is read. */
+  snapshots: number[];
+  /** After a step of several failed: it is computed again by itself, until it has caught up. */
+  isAlone: boolean;
   /** Running mean of the share of drafts that were accepted: guesses grow with it, and stop where they do not pay. */
   draftYield: number;
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 };
 
-type CacheEntry = { readonly sequence: SequenceId; readonly tokens: readonly number[] };
-
-/** Fewer shared tokens are computed faster than copied. */
-const MIN_SHARED = 8;
-/** As many as texts are written at once: the next ones take over their memory. */
-const MAX_CACHE_ENTRIES = 64;
 /** Rows of prompts in a step that others wait for: as many as weights that are read once are worth. */
 const MAX_READ_BESIDE_WRITERS = 64;
 /** Rows that a prompt gets where there are fewer for each. */
@@ -70,30 +70,28 @@ const GUESSING_ROWS = 16;
 /** Length of the run of tokens that must have occurred before; the longer first. */
 const LOOKUP_LENGTHS = [3, 2];
 
-/** Tokens that another sequence is about to read: with fewer, reading them again takes less than a step's wait. */
-const MIN_WAITED_FOR = 16;
-
-/** How many tokens at the beginning are the same; the prompt's last is computed anyway, since its logits are wanted. */
-function sameTokens(tokens: readonly number[], prompt: readonly number[]): number {
-  const most = Math.min(tokens.length, prompt.length - 1);
-  let same = 0;
-  while (same < most && tokens[same] === prompt[same]) same += 1;
-  return same;
-}
-
 export class Scheduler {
   readonly #executable: LogitsModel;
   readonly #options: SchedulerOptions;
   /** Asked for while a step may be running, during which an executable takes no other call. */
   readonly #arrivals: Arrival[] = [];
   readonly #jobs: Job[] = [];
-  /** Least recently used first. */
-  #cache: CacheEntry[] = [];
+  readonly #cache: PrefixCache;
   #running = false;
 
   constructor(executable: LogitsModel, options: SchedulerOptions) {
     this.#executable = executable;
     this.#options = options;
+    this.#cache = new PrefixCache(executable, options);
+  }
+
+  /** Sequences hold what cannot be cut back. */
+  get #hasStates(): boolean {
+    return (this.#options.stateBytes ?? 0) > 0;
+  }
+
+  get cacheCounts(): PrefixCacheCounts {
+    return this.#cache.counts;
   }
 
   /** Sequences whose generation has not ended. */
@@ -121,19 +119,17 @@ export class Scheduler {
         continue;
       }
       try {
-        const started = this.#startSequence(prompt);
-        if (started === 'wait') {
+        const start = this.#cache.start(prompt, this.#jobs);
+        if (start === 'wait') {
           this.#arrivals.push(arrival);
           continue;
         }
-        const { sequence, length } = started;
         this.#jobs.push({
           ...handlers,
-          sequence,
+          ...this.#positionOf(start, prompt.length),
           tokens: [...prompt],
           promptLength: prompt.length,
-          cached: length,
-          drafts: [],
+          isAlone: false,
           draftYield: 0.5,
           resolve,
           reject,
@@ -142,6 +138,15 @@ export class Scheduler {
         reject(error);
       }
     }
+  }
+
+  #positionOf(
+    start: PrefixStart,
+    promptLength: number,
+  ): Pick<Job, 'sequence' | 'saved' | 'cached' | 'drafts' | 'snapshots'> {
+    const { sequence, length } = start;
+    const snapshots = this.#cache.snapshotsFor(promptLength, start);
+    return { sequence, saved: undefined, cached: length, drafts: [], snapshots };
   }
 
   async #pump(): Promise<void> {
@@ -171,12 +176,26 @@ export class Scheduler {
         this.#finish(parts[0]!.job, error);
         return;
       }
+      if (this.#hasStates) {
+        for (const { job } of parts) this.#restart(job);
+        return;
+      }
       for (const part of parts) await this.#step([part]).catch((cause) => this.#finish(part.job, cause));
     }
   }
 
+  /** A failed step took the job's state with it: its tokens are computed again, by themselves. */
+  #restart(job: Job): void {
+    this.#executable.freeSequence(job.sequence);
+    if (job.saved !== undefined) this.#executable.freeSequence(job.saved);
+    Object.assign(job, this.#positionOf(this.#cache.start(job.tokens, []) as PrefixStart, job.promptLength));
+    job.isAlone = true;
+  }
+
   /** Rows of the next step: every job that writes gets its token and drafts, prompts share the rest. */
   #compose(): { job: Job; rows: number }[] {
+    const alone = this.#jobs.find(({ isAlone }) => isAlone);
+    if (alone !== undefined) return [{ job: alone, rows: this.#mostRows(alone, this.#options.maxRows) }];
     const parts: { job: Job; rows: number }[] = [];
     const reading: Job[] = [];
     let free = this.#options.maxRows;
@@ -200,7 +219,7 @@ export class Scheduler {
     others.sort((a, b) => a.tokens.length - a.cached - (b.tokens.length - b.cached));
     (first === undefined ? [] : [first, ...others]).forEach((job, i) => {
       const share = Math.min(free, Math.max(Math.ceil(free / (reading.length - i)), MIN_SHARE));
-      const rows = Math.min(job.tokens.length - job.cached, share);
+      const rows = this.#mostRows(job, share);
       if (rows === 0) return;
       parts.push({ job, rows });
       free -= rows;
@@ -209,6 +228,11 @@ export class Scheduler {
     const left = this.#jobs.filter((job) => !parts.some((part) => part.job === job));
     if (left.length > 0) this.#jobs.splice(0, this.#jobs.length, ...left, ...parts.map((part) => part.job));
     return parts;
+  }
+
+  /** Tokens that are still to be computed, up to the next snapshot. */
+  #mostRows({ tokens, cached, snapshots: [next] }: Job, most: number): number {
+    return Math.min((next ?? tokens.length) - cached, most);
   }
 
   async #step(parts: readonly { job: Job; rows: number }[]): Promise<void> {
@@ -227,6 +251,10 @@ export class Scheduler {
       });
     }
     const trace = parts.some(({ job }) => job.trace);
+    for (const { job } of parts) {
+      const isCuttable = this.#executable.rewindLimit(job.sequence) <= job.cached && !this.#cache.needsSnapshots;
+      if (job.drafts.length > 0 && !isCuttable) job.saved = this.#executable.fork(job.sequence, job.cached);
+    }
     const { logits, tritCounts } = await this.#executable.step({
       tokens: Int32Array.from(tokens),
       sequences: Int32Array.from(sequences),
@@ -260,6 +288,11 @@ export class Scheduler {
     const isReading = job.cached < job.promptLength;
     job.cached += rows - drafts.length;
     job.drafts = [];
+    if (job.cached === job.snapshots[0]) {
+      job.snapshots.shift();
+      this.#cache.snapshot(job.sequence, job.tokens.slice(0, job.cached));
+    }
+    if (outputs.length > 0) job.isAlone = false;
     if (isReading) job.onPrompt?.(Math.min(job.cached, job.promptLength), job.promptLength);
     let accepted = 0;
     try {
@@ -279,9 +312,23 @@ export class Scheduler {
     } finally {
       // Rows of drafts that were not taken are still in the cache (of a job that goes on; an ended one is cut already).
       if (drafts.length > 0 && this.#jobs.includes(job)) {
-        this.#executable.truncate(job.sequence, job.cached);
+        this.#cutDrafts(job);
         job.draftYield += 0.4 * (accepted / drafts.length - job.draftYield);
       }
+    }
+  }
+
+  #cutDrafts(job: Job): void {
+    const { saved } = job;
+    job.saved = undefined;
+    if (saved === undefined) {
+      this.#executable.truncate(job.sequence, job.cached);
+    } else if (this.#executable.sequenceLength(job.sequence) === job.cached) {
+      this.#executable.freeSequence(saved);
+    } else {
+      this.#executable.freeSequence(job.sequence);
+      job.sequence = saved;
+      job.cached = this.#executable.sequenceLength(saved);
     }
   }
 
@@ -309,67 +356,11 @@ export class Scheduler {
     const at = this.#jobs.indexOf(job);
     if (at < 0) return;
     this.#jobs.splice(at, 1);
+    if (job.saved !== undefined) this.#cutDrafts(job);
     // What is in the cache is sound even when the generation failed or was cancelled.
     const cached = Math.min(job.cached, this.#executable.sequenceLength(job.sequence));
-    this.#keep({ sequence: job.sequence, tokens: job.tokens.slice(0, cached) });
+    this.#cache.keep(job.sequence, job.tokens.slice(0, cached));
     if (error === undefined) job.resolve();
     else job.reject(error);
-  }
-
-  #startSequence(prompt: readonly number[]): { sequence: SequenceId; length: number } | 'wait' {
-    let best: CacheEntry | undefined;
-    let shared = 0;
-    for (const entry of this.#cache) {
-      const same = sameTokens(entry.tokens, prompt);
-      if (same > shared) [best, shared] = [entry, same];
-    }
-    let running: Job | undefined;
-    for (const job of this.#jobs) {
-      const same = sameTokens(job.tokens, prompt);
-      const ready = Math.min(same, job.cached);
-      if (same - Math.max(ready, shared) >= MIN_WAITED_FOR) return 'wait';
-      if (ready > shared) [running, shared] = [job, ready];
-    }
-    if (running !== undefined && shared >= MIN_SHARED) {
-      return { sequence: this.#executable.fork(running.sequence, shared), length: shared };
-    }
-    if (best === undefined || shared < MIN_SHARED) {
-      return this.#recycled(prompt) ?? { sequence: this.#executable.createSequence(), length: 0 };
-    }
-    this.#cache = this.#cache.filter((entry) => entry !== best);
-    // A prompt that goes on where the entry ended takes it over; one that branches off leaves it to others.
-    if (shared === best.tokens.length) return { sequence: best.sequence, length: shared };
-    const sequence = this.#executable.fork(best.sequence, shared);
-    this.#cache.push(best);
-    return { sequence, length: shared };
-  }
-
-  /**
-   * Where a kept sequence would have to go soon, the oldest that begins as the prompt does is cut down to that: most prompts
-   * begin with the same token. Its memory is taken over with it; fresh memory of a sequence takes as long as ten tokens.
-   */
-  #recycled(prompt: readonly number[]): { sequence: SequenceId; length: number } | undefined {
-    if (this.#cache.length < MAX_CACHE_ENTRIES && this.#cachedTokens() < this.#options.cachedTokens / 2)
-      return undefined;
-    const at = this.#cache.findIndex(({ tokens }) => sameTokens(tokens, prompt) > 0);
-    if (at < 0) return undefined;
-    const [{ sequence, tokens }] = this.#cache.splice(at, 1) as [CacheEntry];
-    const length = sameTokens(tokens, prompt);
-    this.#executable.truncate(sequence, length);
-    return { sequence, length };
-  }
-
-  #cachedTokens(): number {
-    return this.#cache.reduce((sum, { tokens }) => sum + tokens.length, 0);
-  }
-
-  #keep(entry: CacheEntry): void {
-    // `truncate` first: a cache longer than its tokens would be wrong to continue.
-    this.#executable.truncate(entry.sequence, entry.tokens.length);
-    this.#cache.push(entry);
-    const { cachedTokens } = this.#options;
-    while (this.#cache.length > 0 && (this.#cache.length > MAX_CACHE_ENTRIES || this.#cachedTokens() > cachedTokens)) {
-      this.#executable.freeSequence(this.#cache.shift()!.sequence);
-    }
   }
 }

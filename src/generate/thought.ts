@@ -14,7 +14,7 @@ export class ThoughtReader {
   readonly #open: number;
   readonly #close: number;
   readonly #ending: readonly number[];
-  readonly #budget: number;
+  #budget: number;
   #forced: number[] = [];
   #state: State;
   #answered = false;
@@ -39,6 +39,30 @@ export class ThoughtReader {
     const ending = tokenizer.encode(ENDING, { addSpecial: false });
     const state = isOpen(tokenizer, tokens, open, close) ? 'thinking' : 'answer';
     return new ThoughtReader({ open, close, ending }, state, budget);
+  }
+
+  get openId(): number {
+    return this.#open;
+  }
+
+  get closeId(): number {
+    return this.#close;
+  }
+
+  /** Tokens that it takes to close a thought. */
+  get endingTokens(): number {
+    return this.#ending.length;
+  }
+
+  /** Lowers the budget: a thought may have no more than so many tokens. */
+  limit(tokens: number): void {
+    this.#budget = Math.min(this.#budget, Math.max(0, tokens));
+  }
+
+  /** What follows is answer, white space as well. */
+  beginAnswer(): void {
+    this.#state = 'answer';
+    this.#answered = true;
   }
 
   /** What the model thought, without the space around it. */

@@ -4,17 +4,18 @@
 
 import { createHash, type Hash, randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { copyFile, type FileHandle, open, readFile, rename, rm, stat, statfs, symlink } from 'node:fs/promises';
-import { dirname, join, relative } from 'node:path';
+import { copyFile, type FileHandle, open, readdir, readFile, rm, stat, statfs, symlink } from 'node:fs/promises';
+import { dirname, join, relative, sep } from 'node:path';
 import { ArgumentError, CancelledError } from '../errors.ts';
 import { writeFileAtomically } from '../formats/atomic-file.ts';
 import { refusalOf, WriteError } from '../formats/errors.ts';
 import { isLfsPointer, LFS_POINTER_BYTES } from '../formats/lfs-pointer.ts';
 import { makeFolder } from '../formats/make-folder.ts';
+import { renameOver } from '../formats/rename-over.ts';
 import { lockFile } from './file-lock.ts';
 import { type Environment, hubCacheFolder, isRepoId, isRevision, repoFolder, snapshotFolder } from './hub-cache.ts';
 import { HubClient, ShortBodyError } from './hub-client.ts';
-import { DiskSpaceError, HubConnectionError, HubContentError } from './hub-errors.ts';
+import { DiskSpaceError, HubConnectionError, HubContentError, HubSelectionError } from './hub-errors.ts';
 import { offlineVariable } from './hub-settings.ts';
 import { type RemoteFile, selectFiles } from './select-files.ts';
 
@@ -77,9 +78,7 @@ export async function pull(repo: string, options: PullOptions = {}): Promise<Pul
     });
   }
   const forbidding = offlineVariable(env);
-  if (forbidding !== undefined) {
-    throw new HubConnectionError({ what: `${forbidding} forbids downloads`, fix: 'unset it, or use a cached model' });
-  }
+  if (forbidding !== undefined) return await pullOffline(repo, { ...options, revision, env, forbidding });
   const client = await HubClient.open({
     env,
     ...(signal === undefined ? {} : { signal }),
@@ -137,6 +136,41 @@ export async function pull(repo: string, options: PullOptions = {}): Promise<Pul
     downloadedBytes,
     ...(choice === undefined ? {} : { choice }),
   };
+}
+
+/** What is in the cache, where nothing may be asked. */
+async function pullOffline(
+  repo: string,
+  options: PullOptions & { readonly revision: string; readonly env: Environment; readonly forbidding: string },
+): Promise<PullResult> {
+  const { revision, env, forbidding, onNotice } = options;
+  const missing = (what: string, cause?: unknown) =>
+    new HubConnectionError({ what: `${forbidding} forbids downloads, and ${what}`, fix: 'unset it' }, { cause });
+  const cached = await snapshotFolder(hubCacheFolder(env), repo, revision);
+  if (cached === undefined) throw missing(`the cache has no ${repo} at ${revision}`);
+  const entries = await readdir(cached.path, { recursive: true });
+  const all: RemoteFile[] = [];
+  for (const entry of entries) {
+    // Through links: a blob that is gone is no file.
+    const found = await stat(join(cached.path, entry)).catch(() => undefined);
+    if (found?.isFile()) all.push({ name: entry.split(sep).join('/'), size: found.size, etag: '' });
+  }
+  try {
+    const { files, choice } = selectFiles(repo, all, options.files);
+    if (choice !== undefined) onNotice?.(choice);
+    onNotice?.(`${forbidding} is set: the Hub was not asked for anything newer`);
+    return {
+      repo,
+      commit: cached.commit,
+      path: cached.path,
+      files: files.map(({ name }) => name),
+      downloadedBytes: 0,
+      ...(choice === undefined ? {} : { choice }),
+    };
+  } catch (cause) {
+    if (!(cause instanceof HubSelectionError)) throw cause;
+    throw missing(`in the cache ${cause.text.what}`, cause);
+  }
 }
 
 async function listFiles(
@@ -271,7 +305,7 @@ async function download(client: HubClient, job: FileJob, partial: string): Promi
       fix: 'the bytes were removed: run it again; if it happens again a proxy or mirror changes the file',
     });
   }
-  await rename(partial, blob);
+  await renameOver(partial, blob);
   return count.received;
 }
 
@@ -374,9 +408,9 @@ async function link(blob: string, entry: string): Promise<void> {
     } catch (error) {
       if (!['EPERM', 'EACCES', 'ENOTSUP', 'ENOSYS'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
       // Moved, as Hugging Face's tools do, so that the model is on disk once; copied from another disk.
-      await rename(blob, made).catch(() => copyFile(blob, made));
+      await renameOver(blob, made).catch(() => copyFile(blob, made));
     }
-    await rename(made, entry);
+    await renameOver(made, entry);
   } catch (cause) {
     await rm(made, { force: true });
     const { reason, fix } = refusalOf(cause);

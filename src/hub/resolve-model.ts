@@ -6,6 +6,7 @@ import { dirname, isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { BitnetError } from '../errors.ts';
 import { refuseLfsPointer } from '../formats/lfs-pointer.ts';
 import { ggufModels } from '../formats/model-files.ts';
+import { packageRoot } from '../package/root.ts';
 import {
   cachedRepos,
   type Environment,
@@ -16,7 +17,6 @@ import {
   snapshotFolder,
   snapshotsOf,
 } from './hub-cache.ts';
-import { packageRoot } from './package-root.ts';
 
 export type ModelLocation = {
   readonly kind: 'folder' | 'safetensors' | 'gguf';

@@ -1,7 +1,7 @@
 // The MCP server object. Every connection or stateless request gets a fresh one; they share the tools' services.
 
 import { McpServer } from '@modelcontextprotocol/server';
-import { packageVersion } from '../package-info.ts';
+import { packageVersion } from '../package/version.ts';
 import { ALL_TOOLS } from '../tools/all-tools.ts';
 import { registerApp } from './apps.ts';
 import { INSTRUCTIONS } from './instructions.ts';

@@ -3,8 +3,8 @@
 
 import { join } from 'node:path';
 import { loadSkills } from '@modelcontextprotocol/server/ext/skills/node';
-import { packageRoot } from '../hub/package-root.ts';
 import type { Logger } from '../logger.ts';
+import { packageRoot } from '../package/root.ts';
 
 let catalog: ReturnType<typeof loadSkills> | undefined;
 

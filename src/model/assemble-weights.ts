@@ -1,10 +1,10 @@
 // All weights of a model, by its graph's table of tensors: layer after layer, a few reads at a time.
 
-import type { DenseWeight } from '../engine/program.ts';
+import type { DenseWeight, VectorWeight } from '../engine/program.ts';
 import { ArgumentError } from '../errors.ts';
 import { plainMemory } from '../tensor/allocate.ts';
 import { FewAtOnce } from './few-at-once.ts';
-import { layerName, MODEL_TENSORS } from './graph.ts';
+import { MODEL_TENSORS, type Spelling, tensorsOf, type VectorSpec } from './graph.ts';
 import { graphOf } from './graphs/all.ts';
 import { quantizeHead } from './head.ts';
 import type { ModelConfig } from './model-config.ts';
@@ -14,28 +14,41 @@ import { type LoadWeightsOptions, WeightError, type WeightReader } from './weigh
 /** Every shape compared with the config. `spelling`: the format's names. */
 export async function assembleWeights(
   reader: WeightReader,
-  spelling: 'hf' | 'gguf',
+  spelling: Spelling,
   config: ModelConfig,
   options: LoadWeightsOptions,
 ): Promise<ModelWeights> {
-  const { layer: tensors } = graphOf(config.family);
+  const graph = graphOf(config.family);
   const { hiddenSize, vocabSize, numHiddenLayers } = config;
   const ahead = new FewAtOnce(options.signal);
   const table = (name: string) => ahead.run(() => reader.table(name, vocabSize, hiddenSize));
+  const vector = async (
+    name: string,
+    shapes: readonly (readonly number[])[],
+    convert: VectorSpec['convert'],
+  ): Promise<VectorWeight> => {
+    const weight = await ahead.run(() => reader.vector(name, shapes));
+    if (convert === undefined) return weight;
+    const fail = (what: string, fix: string) => reader.fail(what, name, fix);
+    return { ...weight, values: convert(weight.values, { spelling, config, fail }) };
+  };
   const loadLayer = async (index: number): Promise<LayerWeights> => {
-    const reads = tensors.map((tensor) => {
-      const name = layerName[spelling](index, tensor[spelling]);
-      if (tensor.kind === 'vector') return ahead.run(() => reader.vector(name, tensor.length(config)));
+    const reads = tensorsOf(graph, config, index, spelling).map(async ({ tensor, name }) => {
+      if (tensor.kind === 'vector') {
+        const shapes = tensor.shapes?.(config) ?? [[tensor.length(config)]];
+        return [tensor.role, await vector(name, shapes, tensor.convert)] as const;
+      }
       const [rows, columns] = tensor.shape(config);
-      return ahead.run(() => reader.linear(name, rows, columns, tensor.heads?.(config)));
+      const { floats } = tensor;
+      const options = { heads: tensor.heads?.(config), experts: tensor.experts?.(config), floats };
+      return [tensor.role, await ahead.run(() => reader.linear(name, rows, columns, options))] as const;
     });
-    const weights = await Promise.all(reads);
-    return Object.fromEntries(weights.map((weight, i) => [tensors[i]!.role, weight])) as LayerWeights;
+    return Object.fromEntries(await Promise.all(reads)) as LayerWeights;
   };
 
   const embeddingRead = table(MODEL_TENSORS.embedding[spelling]);
   const headRead = config.tieWordEmbeddings ? embeddingRead : table(MODEL_TENSORS.head[spelling]);
-  const finalNormRead = ahead.run(() => reader.vector(MODEL_TENSORS.finalNorm[spelling], hiddenSize));
+  const finalNormRead = awaitedLater(vector(MODEL_TENSORS.finalNorm[spelling], [[hiddenSize]], graph.finalNorm));
   // Threads of its own round it while the layers are read.
   const headMade = awaitedLater(headRead.then((head) => finishHead(head, options)));
   const layers: LayerWeights[] = [];
@@ -59,9 +72,10 @@ export async function assembleWeights(
 }
 
 /** Of a model that declares nothing, some matrices may be dense, but not all of a layer. */
-function requireTernary(layer: LayerWeights, { floatModules }: ModelConfig): void {
+function requireTernary(layer: LayerWeights, { floatModules, family }: ModelConfig): void {
   const matrices = Object.values(layer).filter((weight) => weight !== undefined && weight.kind !== 'vector');
-  if (floatModules !== undefined || matrices.some(({ kind }) => kind !== 'dense')) return;
+  if (floatModules !== undefined || graphOf(family).floats === true || matrices.some(({ kind }) => kind !== 'dense'))
+    return;
   throw new WeightError({
     what: 'no matrix of the first layer holds trits times scales: an ordinary float model',
     where: `tensor "${matrices[0]!.name}" and its neighbors`,

@@ -4,6 +4,7 @@
 
 import { BitnetError } from '../errors.ts';
 import { JsonError, parseJson } from '../formats/strict-json.ts';
+import { configKeys } from './config-keys.ts';
 import type { Graph } from './graph.ts';
 import { GRAPHS } from './graphs/all.ts';
 import type { LinearStorage, MlxPack, ModelConfig } from './model-config.ts';
@@ -44,6 +45,14 @@ const HARMLESS_KEYS = new Set([
   'transformers_version',
   'unsloth_version',
   'use_cache',
+  'vision_config',
+  'image_token_id',
+  'video_token_id',
+  'vision_start_token_id',
+  'vision_end_token_id',
+  'mtp_num_hidden_layers',
+  'mtp_use_dedicated_embeddings',
+  'mamba_ssm_dtype',
   'layer_types',
   'max_window_layers',
 ]);
@@ -68,7 +77,15 @@ export function parseConfig(text: string | Uint8Array, file: string): ModelConfi
   if (!isObject(json)) {
     throw new ConfigError({ what: 'expected a JSON object', where: file, fix: 'download the file again' });
   }
-  return readConfig(json, file);
+  return readConfig(withTextConfig(json), file);
+}
+
+/** Configs of models with several kinds of input keep those of the text in an object of their own, which wins. */
+function withTextConfig(json: Json): Json {
+  const { text_config: text, ...outer } = json;
+  if (!isObject(text)) return json;
+  const { architectures = text.architectures, model_type = text.model_type } = outer;
+  return { ...outer, ...text, architectures, model_type };
 }
 
 function readConfig(json: Json, file: string): ModelConfig {
@@ -97,12 +114,15 @@ function readConfig(json: Json, file: string): ModelConfig {
     return typeof value === 'boolean' ? value : fail(`${key} is ${shown(value)}, expected true or false`);
   };
 
-  const graph = readGraph(get('architectures'), get('model_type'), fail);
+  const modelType = get('model_type');
+  const graph = readGraph(get('architectures'), modelType, fail);
+  const isRotated = typeof modelType === 'string' && graph.hf.rotatedTypes?.includes(modelType) === true;
   const { family } = graph;
   const quantization = readQuantization(get('quantization_config'), get('quantization'), fail);
   const mlx = quantization === undefined ? undefined : readMlxPack(quantization, fail);
   const linearStorage = mlx === undefined ? readLinearStorage(graph, quantization, fail) : 'mlx';
-  refuseRotated(json, fail);
+  if (isRotated) requireKnownPack(json, mlx, get, fail);
+  else refuseRotated(json, fail);
   if (family === 'onebitllm') {
     const weightBits = get('weight_bits') ?? 1;
     const inputBits = get('input_bits') ?? 8;
@@ -120,6 +140,7 @@ function readConfig(json: Json, file: string): ModelConfig {
   for (const key of ['sliding_window', 'attn_logit_softcapping', 'final_logit_softcapping']) {
     const value = get(key);
     // Written by transformers for every Qwen3, and without meaning where use_sliding_window is false.
+    if (key === 'sliding_window' && graph.hasWindows === true) continue;
     if (key === 'sliding_window' && graph.refusedFlags.includes('use_sliding_window')) continue;
     if (value !== undefined && value !== null) fail(`${key} is ${shown(value)}`, 'only null is supported');
   }
@@ -145,7 +166,14 @@ function readConfig(json: Json, file: string): ModelConfig {
     fail(`hidden_act is ${shown(act)}`, 'supported: "relu2", "silu"');
   }
 
-  const rope = readRope(get('rope_theta'), get('rope_parameters'), get('rope_scaling'), graph, fail);
+  const rope = readRope(
+    get('rope_theta'),
+    get('partial_rotary_factor'),
+    get('rope_parameters'),
+    get('rope_scaling'),
+    graph,
+    fail,
+  );
   const eps = get('rms_norm_eps') ?? graph.defaults.rmsNormEps;
   const idList = (key: string): readonly number[] => {
     const value = get(key);
@@ -156,7 +184,7 @@ function readConfig(json: Json, file: string): ModelConfig {
       : fail(`${key} is ${shown(value)}, expected a token id or a list of them`);
   };
 
-  return {
+  const common: ModelConfig = {
     family,
     hiddenSize,
     intermediateSize: size('intermediate_size'),
@@ -164,6 +192,7 @@ function readConfig(json: Json, file: string): ModelConfig {
     numAttentionHeads,
     numKeyValueHeads,
     headDim,
+    rotaryDim: rotaryDimOf(graph, headDim, rope.share, fail),
     vocabSize: size('vocab_size'),
     maxPositionEmbeddings: size('max_position_embeddings', 2048),
     ropeTheta: positive('rope_theta', rope.theta ?? graph.defaults.ropeTheta),
@@ -176,19 +205,56 @@ function readConfig(json: Json, file: string): ModelConfig {
     floatModules: readFloatModules(quantization, fail),
     bosTokenId: idList('bos_token_id')[0],
     eosTokenIds: idList('eos_token_id'),
-    unknownKeys: Object.keys(json).filter((key) => !used.has(key) && !HARMLESS_KEYS.has(key)),
+    unknownKeys: [],
   };
+  const keys = configKeys('hf', get, (key) => key, fail);
+  const config = { ...common, ...graph.config?.(keys, common), ...(isRotated && { isRotatedPack: true }) };
+  return { ...config, unknownKeys: Object.keys(json).filter((key) => !used.has(key) && !HARMLESS_KEYS.has(key)) };
 }
+
+/** How many elements of a head turn: a share of them where the graph knows that. */
+function rotaryDimOf(graph: Graph, headDim: number, given: unknown, fail: Fail): number {
+  if (graph.rotaryShare === undefined) return headDim;
+  const share = given ?? graph.rotaryShare;
+  const dim = typeof share === 'number' ? Math.trunc(headDim * share) : Number.NaN;
+  if (dim >= 2 && dim <= headDim && dim % 2 === 0) return dim;
+  return fail(`partial_rotary_factor is ${shown(share)}`, `expected a share of ${headDim} that is an even number`);
+}
+
+/** A pack in a rotated basis: what it says of itself beside the keys of every config. */
+function requireKnownPack(json: Json, mlx: MlxPack | undefined, get: (key: string) => unknown, fail: Fail): void {
+  const what = 'this is a rotated MLX pack (Ternary Bonsai 2)';
+  for (const [key, known] of Object.entries(ROTATED_PACK)) {
+    const value = get(key) ?? known[0];
+    if (!known.includes(value as never)) {
+      fail(`${what}, but ${key} is ${shown(value)}`, `known: ${known.join(', ')}; take the GGUF of the model`);
+    }
+  }
+  if (mlx?.bits !== 2) fail(`${what}, but its quantization is not of 2 bits`, 'take the GGUF of the model');
+  // Code of theirs, which nobody runs here, and what is said in hadamard.json.
+  for (const key of ['components', 'modules', 'model_file', 'runtime']) if (key in json) get(key);
+}
+
+/** The first of each is what an absent key means. */
+const ROTATED_PACK: Readonly<Record<string, readonly (string | number)[]>> = {
+  schema_version: [2, 1],
+  base_model_type: ['qwen3_5'],
+  tensor_namespace: ['mlx-vlm-qwen3_5'],
+  gdn_activation_layout: ['grouped'],
+};
 
 type Fail = (what: string, fix?: string) => never;
 
 function readGraph(architectures: unknown, modelType: unknown, fail: Fail): Graph {
   const name = Array.isArray(architectures) ? architectures[0] : undefined;
-  const found = GRAPHS.find(({ hf }) =>
-    name === undefined
-      ? typeof modelType === 'string' && hf.modelTypes.includes(modelType)
-      : hf.architectures.includes(name),
-  );
+  const isPack = ({ hf }: Graph) => typeof modelType === 'string' && hf.rotatedTypes?.includes(modelType) === true;
+  const found =
+    GRAPHS.find((graph) => isPack(graph)) ??
+    GRAPHS.find(({ hf }) =>
+      name === undefined
+        ? typeof modelType === 'string' && hf.modelTypes.includes(modelType)
+        : hf.architectures.includes(name),
+    );
   return (
     found ??
     fail(
@@ -278,7 +344,7 @@ function refuseRotated(json: Json, fail: Fail): void {
   if (key !== undefined) {
     fail(
       `"${key}": the weights are stored in a rotated basis (Hadamard, as in Ternary Bonsai 2)`,
-      'this engine does not run rotated weights yet',
+      'rotated models are run from GGUF, or from an MLX pack of model_type "prism_hadamard_qwen35"',
     );
   }
 }
@@ -287,8 +353,9 @@ function refuseRotated(json: Json, fail: Fail): void {
  * RoPE's theta and scaling. As in transformers, what stands inside `rope_parameters` (or `rope_scaling`) wins over the
  * `rope_theta` beside it.
  */
-function readRope(theta: unknown, parameters: unknown, scaling: unknown, graph: Graph, fail: Fail) {
+function readRope(theta: unknown, partial: unknown, parameters: unknown, scaling: unknown, graph: Graph, fail: Fail) {
   let inner: unknown;
+  let share = partial;
   let found: RopeScaling | undefined;
   // transformers takes rope_scaling where both are there.
   for (const [key, value] of [
@@ -298,9 +365,10 @@ function readRope(theta: unknown, parameters: unknown, scaling: unknown, graph: 
     if (value === undefined || value === null) continue;
     if (!isObject(value)) return fail(`${key} is not an object`);
     inner = value.rope_theta ?? inner;
+    share = value.partial_rotary_factor ?? share;
     found = readRopeScaling(key, value, graph, fail) ?? found;
   }
-  return { theta: inner ?? theta, scaling: found };
+  return { theta: inner ?? theta, share: share ?? undefined, scaling: found };
 }
 
 function readRopeScaling(key: string, value: Json, graph: Graph, fail: Fail): RopeScaling | undefined {

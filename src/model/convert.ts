@@ -1,7 +1,7 @@
 // `convert`: a model we can open, written in another format. Trits are copied, never requantized; a scale that the target
 // would round is kept exact beside the matrix where the format has a place for it, and refused where it has none.
 
-import { copyFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { copyFile, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { DenseWeight, TernaryWeight, VectorWeight } from '../engine/program.ts';
 import { weightPreparation } from '../engine/select.ts';
@@ -9,6 +9,7 @@ import { ArgumentError } from '../errors.ts';
 import type { WriteOptions } from '../formats/atomic-file.ts';
 import { GgufFile } from '../formats/gguf-file.ts';
 import { makeFolder } from '../formats/make-folder.ts';
+import { renameOver } from '../formats/rename-over.ts';
 import { type GgufPair, type GgufTensorToWrite, writeGguf } from '../formats/write-gguf.ts';
 import { type TensorToWrite, writeSafetensors } from '../formats/write-safetensors.ts';
 import { bf16ToF32, f32ToBf16 } from '../quant/bf16.ts';
@@ -28,12 +29,14 @@ import { companionFiles } from '../tokenizer/companion-files.ts';
 import { ggufVocabularyPairs, tokenizerFilesOf } from '../tokenizer/export-vocabulary.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import { type ConvertFormat, type FolderFormat, isFolderFormat } from './convert-formats.ts';
-import { type Graph, layerName, MODEL_TENSORS, type TensorSpec } from './graph.ts';
+import { expertRows, refuseFolders, specialPairs } from './convert-hybrid.ts';
+import { ggufConfig } from './gguf-config.ts';
+import { type Graph, MODEL_TENSORS, type TensorSpec, tensorsOf } from './graph.ts';
 import { graphOf } from './graphs/all.ts';
 import { interleavedHeads, interleavedRow } from './interleaved-heads.ts';
 import type { ModelConfig } from './model-config.ts';
 import type { LinearWeight, ModelWeights, TableWeight } from './model-weights.ts';
-import { type ModelFiles, openWeights } from './open-model.ts';
+import { type ModelFiles, openWeights, readModelConfig } from './open-model.ts';
 
 export type { ConvertFormat } from './convert-formats.ts';
 
@@ -66,6 +69,8 @@ export async function convertModel(
     });
   }
   const { onProgress, signal } = options;
+  const toFolder = options.to === undefined ? !target.toLowerCase().endsWith('.gguf') : isFolderFormat(options.to);
+  refuseFolders(source, toFolder, await readConfig(source));
   const cancellable = signal === undefined ? {} : { signal };
   const { config, weights, warnings } = await openWeights(source, {
     head: 'full',
@@ -86,6 +91,15 @@ export async function convertModel(
   return { format, path: target, sizeBytes: (await stat(file)).size, notes };
 }
 
+/** The config alone. */
+async function readConfig(source: ModelFiles): Promise<ModelConfig> {
+  if (source.kind === 'gguf') {
+    using file = await GgufFile.open(source.path);
+    return ggufConfig(file);
+  }
+  return readModelConfig(folderOf(source));
+}
+
 function defaultFormat(target: string, weights: ModelWeights): ConvertFormat {
   const isGrouped = Object.values(weights.layers[0]!).some((weight) => weight?.kind === 'grouped');
   if (target.toLowerCase().endsWith('.gguf')) return isGrouped ? 'gguf-q2_0' : 'gguf-i2_s';
@@ -100,16 +114,18 @@ function* layerTensors(
   graph = graphOf(config.family),
 ) {
   for (const [index, layer] of weights.layers.entries()) {
-    for (const tensor of graph.layer) {
+    for (const { tensor, name } of tensorsOf(graph, config, index, spelling)) {
       const weight = layer[tensor.role];
-      if (weight !== undefined) yield { tensor, weight, name: layerName[spelling](index, tensor[spelling]) };
+      if (weight !== undefined) yield { tensor, weight, name };
     }
   }
 }
 
 /** Codes and scales of a ternary matrix, one scale a matrix or several. */
 function groupedRowsOf(weight: Exclude<LinearWeight, DenseWeight>): GroupedRows {
-  if (weight.kind === 'grouped') return fromPanel64(weight);
+  if (weight.kind === 'grouped') {
+    return weight.experts === undefined ? fromPanel64(weight) : expertRows(weight, weight.experts);
+  }
   const { rows, columns, scale } = weight;
   const codes = Uint8Array.from(unpackRowquad(weight.bytes, rows, columns), (trit) => trit + 1);
   return {
@@ -143,7 +159,7 @@ async function writeFolder(
     await writeSafetensors(join(building, 'model.safetensors'), tensors, { format: 'pt' }, options);
     await writeJson(join(building, 'config.json'), huggingFaceConfig(config, format, group));
     await copyTokenizer(source, building, notes);
-    await rename(building, target);
+    await renameOver(building, target);
   } catch (error) {
     await rm(building, { recursive: true, force: true });
     throw error;
@@ -360,7 +376,8 @@ async function writeGgufModel(
   }
   const architecture = graph.gguf.architectures[0]!;
   notes.push(...readerNotes(type, architecture, config));
-  const metadata = [...modelPairs(config, architecture), ...(await vocabularyPairs(source, config, notes))];
+  const own = (await specialPairs(source, config, notes)) ?? modelPairs(config, architecture);
+  const metadata = [...own, ...(await vocabularyPairs(source, config, notes))];
   const tensors = [...ggufTensors(config, weights, type, graph, notes)];
   await writeGguf(target, { metadata, tensors }, options);
 }
@@ -456,18 +473,17 @@ function* ggufTensors(
   yield floatVector(finalNorm.gguf, weights.finalNorm);
   if (!config.tieWordEmbeddings && weights.head.kind !== 'int8') yield* ggufMatrix(head.gguf, weights.head, context);
   for (const { tensor, weight, name } of layerTensors(config, weights, 'gguf')) {
-    if (weight.kind === 'vector') yield floatVector(name, weight);
+    if (weight.kind === 'vector') yield floatVector(name, weight, tensor, config);
     else yield* ggufMatrix(name, weight, context, tensor);
   }
   if (rounded > 0) notes.push(`${rounded} scales were rounded to f16 (relative error up to 2^-11)`);
 }
 
-const floatVector = (name: string, { values }: VectorWeight): GgufTensorToWrite => ({
-  name,
-  type: 'F32',
-  shape: [values.length],
-  bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
-});
+function floatVector(name: string, weight: VectorWeight, tensor?: TensorSpec, config?: ModelConfig): GgufTensorToWrite {
+  const stored = tensor?.kind === 'vector' && config !== undefined ? tensor.inGguf?.(weight.values, config) : undefined;
+  const { shape, values } = stored ?? { shape: [weight.values.length], values: weight.values };
+  return { name, type: 'F32', shape, bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength) };
+}
 
 type GgufContext = {
   readonly type: MatrixType;
@@ -495,7 +511,9 @@ function* ggufMatrix(
   }
   requireWholeBlocks(name, weight, type);
   if (weight.kind === 'grouped') {
-    yield { name, type, shape, chunks: () => [groupedBlocks(name, weight, type, heads)] };
+    const { experts } = weight;
+    const whole = experts === undefined ? shape : [experts, ...shape];
+    yield { name, type, shape: whole, chunks: () => [groupedBlocks(name, weight, type, heads)] };
     return;
   }
   const { scale } = weight;

@@ -2,11 +2,14 @@
 
 import type { GgufFile } from '../formats/gguf-file.ts';
 import { ggufKind } from '../formats/gguf-kind.ts';
+import { GgufArray } from '../formats/gguf-values.ts';
 import { ConfigError } from './config.ts';
+import { configKeys } from './config-keys.ts';
 import { type Graph, MODEL_TENSORS } from './graph.ts';
 import { GRAPHS, graphOf } from './graphs/all.ts';
 import type { ModelConfig } from './model-config.ts';
 import type { RopeScaling } from './rope.ts';
+import { foldableInGguf, type Rotation, readRotation, rotationVersion } from './rotation.ts';
 
 const LIMIT = 1 << 24;
 
@@ -23,8 +26,9 @@ export function ggufConfig(file: GgufFile): ModelConfig {
   const graph =
     GRAPHS.find(({ gguf }) => gguf.architectures.includes(architecture)) ??
     fail(`architecture "${architecture}"`, `supported: ${GRAPHS.flatMap(({ gguf }) => gguf.architectures).join(', ')}`);
+  const rotationKeys = rotationKeysOf(file, graph, fail);
   const number = (key: string, fallback?: number): number => {
-    const value = file.number(`${architecture}.${key}`) ?? fallback;
+    const value = oneNumber(file, `${architecture}.${key}`, fail) ?? fallback;
     return value ?? fail(`${architecture}.${key} is missing`, 'the file is incomplete: convert the model again');
   };
   const size = (key: string, fallback?: number): number => {
@@ -62,7 +66,11 @@ export function ggufConfig(file: GgufFile): ModelConfig {
     );
   }
   const rotated = size('rope.dimension_count', headDim);
-  if (rotated !== headDim) fail(`rope.dimension_count is ${rotated}`, `only whole heads (${headDim}) are supported`);
+  if (rotated > headDim || rotated % 2 !== 0) {
+    fail(`rope.dimension_count is ${rotated}`, `expected an even number up to the size of a head (${headDim})`);
+  }
+  if (rotated !== headDim && graph.rotaryShare === undefined)
+    fail(`rope.dimension_count is ${rotated}`, `only whole heads (${headDim}) are supported`);
   const valueLength = size('attention.value_length', headDim);
   if (valueLength !== headDim)
     fail(`attention.value_length is ${valueLength}`, `only key_length (${headDim}) is supported`);
@@ -78,7 +86,7 @@ export function ggufConfig(file: GgufFile): ModelConfig {
     return value !== undefined && Number.isInteger(value) && value >= 0 && value < vocabSize ? value : undefined;
   };
   const eos = tokenId('eos_token_id');
-  return {
+  const common: ModelConfig = {
     family,
     hiddenSize,
     intermediateSize: size('feed_forward_length'),
@@ -86,6 +94,7 @@ export function ggufConfig(file: GgufFile): ModelConfig {
     numAttentionHeads,
     numKeyValueHeads,
     headDim,
+    rotaryDim: rotated,
     vocabSize,
     maxPositionEmbeddings: size('context_length', 2048),
     ropeTheta: positive('rope.freq_base', 10000),
@@ -98,6 +107,70 @@ export function ggufConfig(file: GgufFile): ModelConfig {
     eosTokenIds: eos === undefined ? [] : [eos],
     unknownKeys: [],
   };
+  const keys = configKeys(
+    'gguf',
+    (key) => plainValue(file, `${architecture}.${key}`),
+    (key) => `${architecture}.${key}`,
+    fail,
+  );
+  const config = { ...common, ...graph.config?.(keys, common) };
+  return rotationKeys.size === 0 ? config : { ...config, rotation: rotationOf(file, rotationKeys, config, fail) };
+}
+
+/** A value of the metadata, arrays as arrays. */
+function plainValue(file: GgufFile, key: string): unknown {
+  const value = file.metadata.get(key);
+  return value instanceof GgufArray ? value.values() : value;
+}
+
+/** A number, or the one that all layers have in common in an array of one for each; 0 is of layers without such heads. */
+function oneNumber(file: GgufFile, key: string, fail: Fail): number | undefined {
+  if (!(file.metadata.get(key) instanceof GgufArray)) return file.number(key);
+  const numbers = new Set(file.numbers(key)!.filter((value) => value !== 0));
+  const [first] = numbers;
+  if (numbers.size === 1) return first;
+  return fail(`${key} is an array of several numbers`, 'only one number for all layers is supported');
+}
+
+const ROTATION = 'prism.hadamard.';
+
+/** The keys of a rotation's contract without their prefix; none where the model is not rotated. */
+function rotationKeysOf(file: GgufFile, graph: Graph, fail: Fail): ReadonlyMap<string, unknown> {
+  const names = [...file.metadata.keys()].filter((key) => /hadamard/i.test(key));
+  const stranger = names.find((key) => !key.startsWith(ROTATION));
+  if (stranger !== undefined) {
+    fail(
+      `this is a rotated model, by the key ${stranger}, which nobody here knows`,
+      'take the model from its authors, whose keys are prism.hadamard.*',
+    );
+  }
+  if (names.length > 0 && graph.rotates !== true) {
+    fail(
+      `this is a rotated model (${names[0]}), and the graph of "${file.architecture}" does not rotate`,
+      'the architecture or the keys are wrong: download the model again',
+    );
+  }
+  const keys = new Map(names.map((key) => [key.slice(ROTATION.length), plainValue(file, key)]));
+  // Said before what else may be missing from such a file.
+  if (keys.size > 0) rotationVersion(keys, (key) => `${ROTATION}${key}`, fail);
+  return keys;
+}
+
+function rotationOf(file: GgufFile, keys: ReadonlyMap<string, unknown>, config: ModelConfig, fail: Fail): Rotation {
+  const { embedding, head } = MODEL_TENSORS;
+  return readRotation(
+    keys,
+    (key) => `${ROTATION}${key}`,
+    {
+      columnsOf: (name) => (file.has(name) ? file.info(name).shape.at(-1) : undefined),
+      embedding: embedding.gguf,
+      head: head.gguf,
+      layerOfFoldable: foldableInGguf,
+      layers: config.numHiddenLayers,
+      hasDeltaNet: config.deltaNet !== undefined,
+    },
+    fail,
+  );
 }
 
 function readRopeScaling(

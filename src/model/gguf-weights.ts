@@ -3,6 +3,7 @@
 import type { DenseWeight, GroupedWeight, TernaryWeight, VectorWeight } from '../engine/program.ts';
 import type { WeightPreparation } from '../engine/weight-preparation.ts';
 import type { GgufFile } from '../formats/gguf-file.ts';
+import { f32ToF16 } from '../quant/f16.ts';
 import {
   decodeBlocks,
   decodeGgml,
@@ -26,18 +27,41 @@ import { type Allocate, plainMemory } from '../tensor/allocate.ts';
 import { assembleWeights } from './assemble-weights.ts';
 import type { Graph } from './graph.ts';
 import { graphOf } from './graphs/all.ts';
-import { groupedWeight, prescaledWeight } from './grouped-weight.ts';
+import { expertsWeight, groupedWeight, prescaledWeight } from './grouped-weight.ts';
 import { interleavedRow, rowsMoved } from './interleaved-heads.ts';
 import type { ModelConfig } from './model-config.ts';
 import type { LinearWeight, ModelWeights, TableWeight } from './model-weights.ts';
 import { Scratch } from './scratch.ts';
-import { type LoadWeightsOptions, strangerOf, WeightError, type WeightReader } from './weight-reader.ts';
+import {
+  fittingShape,
+  type LinearOptions,
+  type LoadWeightsOptions,
+  strangerOf,
+  WeightError,
+  type WeightReader,
+} from './weight-reader.ts';
 
 const isPlainFloat = (type: string): type is FloatType => type === 'F32' || type === 'F16' || type === 'BF16';
+
+/** Values of a table that are decoded at once. */
+const WINDOW_VALUES = 1 << 21;
 
 /** How the blocks of a type are laid out, where each has a scale; I2_S has one for all. */
 function layoutOf(type: string): BlockLayoutName | undefined {
   return isBlockLayout(type) ? type : undefined;
+}
+
+/** Bytes of a tensor as a grouped matrix; undefined for types and values that are none. */
+function groupedSource(
+  dtype: string,
+  bytes: Uint8Array,
+  columns: number,
+): Exclude<GroupedBytes, { form: 'mlx' }> | undefined {
+  const layout = layoutOf(dtype);
+  if (layout !== undefined) return { form: 'blocks', layout, bytes };
+  if (!isPlainFloat(dtype)) return undefined;
+  const group = unpackedGroup(bytes, dtype, columns);
+  return group === undefined ? undefined : { form: 'floats', type: dtype, bytes, group };
 }
 
 export function loadGgufWeights(
@@ -48,8 +72,15 @@ export function loadGgufWeights(
   return assembleWeights(new GgufReader(file, config, options), 'gguf', config, options);
 }
 
+/** Blocks behind the last layer that only draft tokens. */
+function isDraft(name: string, { numHiddenLayers: layers, draftBlocks = 0 }: ModelConfig): boolean {
+  const block = Number(/^blk\.(\d+)\./.exec(name)?.[1] ?? -1);
+  return block >= layers && block < layers + draftBlocks;
+}
+
 class GgufReader implements WeightReader {
   readonly #file: GgufFile;
+  readonly #config: ModelConfig;
   readonly #graph: Graph;
   readonly #allocate: Allocate;
   readonly #prepare: WeightPreparation | undefined;
@@ -58,6 +89,7 @@ class GgufReader implements WeightReader {
 
   constructor(file: GgufFile, config: ModelConfig, { allocate = plainMemory, prepare }: LoadWeightsOptions) {
     this.#file = file;
+    this.#config = config;
     this.#graph = graphOf(config.family);
     this.#allocate = allocate;
     this.#prepare = prepare;
@@ -67,10 +99,10 @@ class GgufReader implements WeightReader {
     return this.#file.has(name);
   }
 
-  async vector(name: string, length: number): Promise<VectorWeight> {
-    const values = await this.#floats(name, [length]);
+  async vector(name: string, shapes: readonly (readonly number[])[]): Promise<VectorWeight> {
+    const values = await this.#floats(name, fittingShape(shapes, this.#file, name));
     const bad = values.findIndex((value) => !Number.isFinite(value));
-    if (bad >= 0) this.#fail(`element ${bad} is ${values[bad]}`, name, 'the file is damaged: download it again');
+    if (bad >= 0) this.fail(`element ${bad} is ${values[bad]}`, name, 'the file is damaged: download it again');
     return { kind: 'vector', name, values };
   }
 
@@ -79,7 +111,7 @@ class GgufReader implements WeightReader {
     const layout = layoutOf(dtype);
     if (layout !== undefined) {
       if (this.#graph.oneScale === 'int16') return this.#blocks(name, layout, rows, columns);
-      this.#fail(
+      this.fail(
         `type ${dtype}: an embedding or head in trits`,
         name,
         'the converter packed it by mistake: convert again',
@@ -89,10 +121,39 @@ class GgufReader implements WeightReader {
       return (await this.#trits(name, rows, columns, 'table')) ?? this.#dense(name, rows, columns);
     }
     if (!isGgmlBlockFloat(dtype)) return this.#unreadable(dtype, name);
+    if (dtype === 'Q4_K') return this.#halves(name, rows, columns);
     const bytes = await this.#allocate(4 * rows * columns);
     const values = new Float32Array(bytes.buffer, bytes.byteOffset, rows * columns);
     decodeBlocks(dtype, await this.#file.readBytes(name), { tensor: name, file, offset }, values);
     return { kind: 'dense', name, rows, columns, dtype: 'f32', bytes };
+  }
+
+  /** Q4_K as f16, which rounds its values (of at most 2^-11 their size), and not as f32: Maple's tables are a gigabyte so. */
+  async #halves(name: string, rows: number, columns: number): Promise<DenseWeight> {
+    const { file, offset, byteLength } = this.#expect(name, [rows, columns]);
+    const rowBytes = byteLength / rows;
+    const bytes = await this.#allocate(2 * rows * columns);
+    const window = Math.max(1, Math.floor(WINDOW_VALUES / columns));
+    for (let row = 0; row < rows; row += window) {
+      const end = Math.min(rows, row + window);
+      const stored = await this.#file.readRange(name, row * rowBytes, end * rowBytes);
+      const values = decodeBlocks(
+        'Q4_K',
+        stored,
+        { tensor: name, file, offset: offset + row * rowBytes },
+        new Float32Array((end - row) * columns),
+      );
+      const wrong = values.findIndex((value) => Math.abs(value) > 65_504);
+      if (wrong >= 0) this.fail(`a value of ${values[wrong]}, no f16`, name, 'take the file with an F16 head');
+      bytes.set(f32ToF16(values), 2 * row * columns);
+    }
+    return { kind: 'dense', name, rows, columns, dtype: 'f16', bytes };
+  }
+
+  async #plainFloats(name: string, rows: number, columns: number): Promise<DenseWeight> {
+    const { dtype } = this.#expect(name, [rows, columns]);
+    if (!isPlainFloat(dtype)) this.fail(`type ${dtype}, where floats belong`, name, 'convert the model again');
+    return this.#dense(name, rows, columns);
   }
 
   async #dense(name: string, rows: number, columns: number): Promise<DenseWeight> {
@@ -101,7 +162,14 @@ class GgufReader implements WeightReader {
     return { kind: 'dense', name, rows, columns, dtype: dtype.toLowerCase() as DenseWeight['dtype'], bytes };
   }
 
-  async linear(name: string, rows: number, columns: number, heads?: number): Promise<LinearWeight> {
+  async linear(
+    name: string,
+    rows: number,
+    columns: number,
+    { heads, experts, floats }: LinearOptions = {},
+  ): Promise<LinearWeight> {
+    if (floats === true) return this.#plainFloats(name, rows, columns);
+    if (experts !== undefined) return this.#experts(name, rows, columns, experts);
     const { dtype, file, offset } = this.#expect(name, [rows, columns]);
     const sourceRow =
       heads !== undefined && this.#graph.gguf.interleavedHeads ? interleavedRow(rows / heads) : undefined;
@@ -179,7 +247,7 @@ class GgufReader implements WeightReader {
   ): Promise<GroupedWeight> {
     const { file, offset } = this.#expect(name, [rows, columns]);
     if ((await this.#factor(name)) !== 1) {
-      this.#fail('a scale beside a matrix that has scales of its own', name, 'convert the model again');
+      this.fail('a scale beside a matrix that has scales of its own', name, 'convert the model again');
     }
     return this.#scratch.lend(async (take) => {
       const bytes = await this.#file.readBytes(name, take);
@@ -222,7 +290,7 @@ class GgufReader implements WeightReader {
   #notTernary(name: string, dtype: string, columns: number): never {
     // What llama.cpp falls back to for rows that its ternary blocks of 256 do not divide.
     const fellBack = !isPlainFloat(dtype) && columns % 256 !== 0;
-    return this.#fail(
+    return this.fail(
       fellBack
         ? `type ${dtype}, which cannot hold trits: rows of ${columns} are no multiple of 256, so a quantizer asked for TQ1_0 or TQ2_0 wrote ${dtype} instead`
         : `type ${dtype}, and the values are not trits times one scale`,
@@ -256,16 +324,35 @@ class GgufReader implements WeightReader {
     });
   }
 
+  /** One tensor [experts, rows, columns] as one weight: see `GroupedWeight.experts`. */
+  async #experts(name: string, rows: number, columns: number, experts: number): Promise<GroupedWeight> {
+    const { dtype, file, offset, byteLength } = this.#expect(name, [experts, rows, columns]);
+    const at = { tensor: name, file, offset };
+    return this.#scratch.lend(async (take) => {
+      const bytes = await this.#file.readBytes(name, take);
+      const source = groupedSource(dtype, bytes, columns);
+      if (source === undefined) {
+        this.fail(`type ${dtype}, and the values are no trits under scales`, name, 'take a ternary file of the model');
+      }
+      const each = byteLength / experts;
+      const read = async (expert: number) => {
+        const part = { ...source, bytes: bytes.subarray(expert * each, (expert + 1) * each) };
+        return decodeGrouped(part, rows, columns, { at, firstRow: expert * rows });
+      };
+      return expertsWeight(name, experts, read, { at, allocate: this.#allocate });
+    });
+  }
+
   async requireEqual(): Promise<void> {
     // `tieWordEmbeddings` is defined by the absence of the head: nothing can differ.
   }
 
   requireAllUsed(): void {
-    const unused = this.#file.names().filter((name) => !this.#used.has(name));
+    const unused = this.#file.names().filter((name) => !this.#used.has(name) && !isDraft(name, this.#config));
     if (unused.length > 0) {
       const stranger = strangerOf(unused);
-      if (stranger !== undefined) this.#fail(stranger.what, unused[0]!, stranger.fix);
-      this.#fail(
+      if (stranger !== undefined) this.fail(stranger.what, unused[0]!, stranger.fix);
+      this.fail(
         `${unused.length} tensor${unused.length === 1 ? '' : 's'} that this graph does not use`,
         unused[0]!,
         'the graph is not one we run',
@@ -282,7 +369,7 @@ class GgufReader implements WeightReader {
 
   #positive(value: number, name: string): number {
     if (value > 0 && Number.isFinite(value)) return value;
-    return this.#fail(`scale ${value}, expected a positive number`, name, 'the file is damaged: download it again');
+    return this.fail(`scale ${value}, expected a positive number`, name, 'the file is damaged: download it again');
   }
 
   async #floats(name: string, shape: readonly number[]): Promise<Float32Array> {
@@ -294,10 +381,10 @@ class GgufReader implements WeightReader {
 
   #expect(name: string, shape: readonly number[]) {
     this.#used.add(name);
-    if (!this.#file.has(name)) this.#fail('a tensor is missing', name, 'the file is incomplete: download it again');
+    if (!this.#file.has(name)) this.fail('a tensor is missing', name, 'the file is incomplete: download it again');
     const info = this.#file.info(name);
     if (info.shape.length !== shape.length || info.shape.some((size, axis) => size !== shape[axis])) {
-      this.#fail(
+      this.fail(
         `shape [${info.shape.join(', ')}], the metadata asks for [${shape.join(', ')}]`,
         name,
         'convert the model again',
@@ -307,10 +394,10 @@ class GgufReader implements WeightReader {
   }
 
   #unreadable(type: string, name: string): never {
-    return this.#fail(`type ${type}`, name, 'convert the file to one of the types we read');
+    return this.fail(`type ${type}`, name, 'convert the file to one of the types we read');
   }
 
-  #fail(what: string, tensor: string, fix: string): never {
+  fail(what: string, tensor: string, fix: string): never {
     throw new WeightError({ what, where: `tensor "${tensor}" in ${this.#file.path}`, fix });
   }
 }

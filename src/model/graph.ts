@@ -1,25 +1,61 @@
 // What a graph says of itself, once: which files are its, what its config keys mean, its tensors, and its forward pass. One
 // page per graph lies in graphs/; loading, converting, random models and the parameters of training are loops over it.
 
+import type { ConfigKeys } from './config-keys.ts';
 import type { GraphRecorder } from './graph-recorder.ts';
 import type { ModelConfig, ModelFamily } from './model-config.ts';
 import type { LayerWeights, MatrixRole, VectorRole } from './model-weights.ts';
+
+export type Spelling = 'hf' | 'gguf';
+
+type SizeOf = (config: ModelConfig) => number;
 
 export type TensorSpec = {
   /** Within `model.layers.N.` and `.weight`. */
   readonly hf: string;
   /** Within `blk.N.` and `.weight`. */
   readonly gguf: string;
-} & (
-  | {
-      readonly role: MatrixRole;
-      readonly kind: 'matrix';
-      readonly shape: (config: ModelConfig) => readonly [rows: number, columns: number];
-      /** Rows are heads of this many; formats may order them by head. */
-      readonly heads?: ((config: ModelConfig) => number) | undefined;
-    }
-  | { readonly role: VectorRole; readonly kind: 'vector'; readonly length: (config: ModelConfig) => number }
-);
+  /** Names that do not end in `.weight`. */
+  readonly bare?: boolean | undefined;
+  /** Which layers have it; all where absent. */
+  readonly layers?: ((config: ModelConfig, index: number) => boolean) | undefined;
+} & (MatrixSpec | VectorSpec);
+
+export type MatrixSpec = {
+  readonly role: MatrixRole;
+  readonly kind: 'matrix';
+  readonly shape: (config: ModelConfig) => readonly [rows: number, columns: number];
+  /** Rows are heads of this many; formats may order them by head. */
+  readonly heads?: SizeOf | undefined;
+  /** As many matrices of that shape: one tensor in GGUF, in Hugging Face's names one for each, its number for `*`. */
+  readonly experts?: SizeOf | undefined;
+  /** Stays as it is, whatever its values. */
+  readonly floats?: boolean | undefined;
+};
+
+export type VectorSpec = {
+  readonly role: VectorRole;
+  readonly kind: 'vector';
+  readonly length: SizeOf;
+  /** Shapes that files may give it; (length) where absent. */
+  readonly shapes?: ((config: ModelConfig) => readonly (readonly number[])[]) | undefined;
+  /** What the file's numbers mean, from its format. */
+  readonly convert?: ((values: Float32Array, from: VectorSource) => Float32Array) | undefined;
+  /** As a GGUF has it, where it is not the vector as it is. */
+  readonly inGguf?:
+    | ((
+        values: Float32Array,
+        config: ModelConfig,
+      ) => { readonly shape: readonly number[]; readonly values: Float32Array })
+    | undefined;
+};
+
+export type VectorSource = {
+  readonly spelling: Spelling;
+  readonly config: ModelConfig;
+  /** Refuses the vector. */
+  readonly fail: (what: string, fix: string) => never;
+};
 
 export type Graph = {
   readonly family: ModelFamily;
@@ -30,7 +66,15 @@ export type Graph = {
     readonly architectures: readonly string[];
     /** `model_type`, where a config names no architecture. */
     readonly modelTypes: readonly string[];
+    /** `model_type` of packs in a rotated basis, whatever architecture they name. */
+    readonly rotatedTypes?: readonly string[] | undefined;
+    /** Beginnings of names that some folders have, and what they are here. */
+    readonly prefixes?: readonly (readonly [from: string, to: string])[] | undefined;
+    /** Tensors of other parts of a model: left alone, with a word. */
+    readonly otherParts?: readonly { readonly names: RegExp; readonly word: string }[] | undefined;
   };
+  /** What only this graph's config says, beside the keys of all; throws by `keys.fail` for what we do not run. */
+  readonly config?: ((keys: ConfigKeys, common: ModelConfig) => Partial<ModelConfig>) | undefined;
   readonly gguf: {
     /** `general.architecture`; the first is what `convert` writes. */
     readonly architectures: readonly string[];
@@ -54,7 +98,17 @@ export type Graph = {
   readonly ropeScaling: readonly ('linear' | 'yarn')[];
   /** Flags of config.json that must be false, beside those of every graph. */
   readonly refusedFlags: readonly string[];
-  /** Of one layer, in the order in which checkpoints list them. */
+  /** Models without any ternary matrix are run as well, as the floats they are. */
+  readonly floats?: boolean | undefined;
+  /** Weights may be stored in a rotated basis; see `rotation.ts`. */
+  readonly rotates?: boolean | undefined;
+  /** RoPE may turn only the first elements of a head: the share where a config names none. */
+  readonly rotaryShare?: number | undefined;
+  /** Layers may see a window. */
+  readonly hasWindows?: boolean | undefined;
+  /** What the numbers of the final norm mean; see `VectorSpec`. */
+  readonly finalNorm?: VectorSpec['convert'];
+  /** Of the layers, in the order in which checkpoints list them. */
   readonly layer: readonly TensorSpec[];
   /** The forward pass of one layer, on shared blocks. */
   readonly recordLayer: (recorder: GraphRecorder, layer: LayerWeights, index: number) => void;
@@ -67,20 +121,27 @@ export type Graph = {
 const attentionWidth = (config: ModelConfig) => config.numAttentionHeads * config.headDim;
 const kvWidth = (config: ModelConfig) => config.numKeyValueHeads * config.headDim;
 
-const matrix = (
+export const matrix = (
   role: MatrixRole,
   hf: string,
   gguf: string,
   shape: (config: ModelConfig) => readonly [number, number],
-  heads?: (config: ModelConfig) => number,
-): TensorSpec => ({ role, kind: 'matrix', hf, gguf, shape, heads });
+  heads?: SizeOf,
+): TensorSpec & MatrixSpec => ({ role, kind: 'matrix', hf, gguf, shape, heads });
 
-export const vector = (
-  role: VectorRole,
-  hf: string,
-  gguf: string,
-  length: (config: ModelConfig) => number,
-): TensorSpec => ({ role, kind: 'vector', hf, gguf, length });
+export const vector = (role: VectorRole, hf: string, gguf: string, length: SizeOf): TensorSpec & VectorSpec => ({
+  role,
+  kind: 'vector',
+  hf,
+  gguf,
+  length,
+});
+
+/** Tensors that only some layers have. */
+export const only = (
+  layers: NonNullable<TensorSpec['layers']>,
+  ...tensors: readonly TensorSpec[]
+): readonly TensorSpec[] => tensors.map((tensor) => ({ ...tensor, layers }));
 
 /** What the layers of all graphs here have under the same names. */
 export const TENSORS = {
@@ -122,6 +183,13 @@ export const MODEL_TENSORS = {
 
 /** Whole names of a layer's tensor. */
 export const layerName = {
-  hf: (index: number, name: string) => `model.layers.${index}.${name}.weight`,
-  gguf: (index: number, name: string) => `blk.${index}.${name}.weight`,
+  hf: (index: number, name: string, bare = false) => `model.layers.${index}.${name}${bare ? '' : '.weight'}`,
+  gguf: (index: number, name: string, bare = false) => `blk.${index}.${name}${bare ? '' : '.weight'}`,
 } as const;
+
+/** The tensors of one layer with their names in a format, in the order of the table. */
+export function tensorsOf(graph: Graph, config: ModelConfig, index: number, spelling: Spelling) {
+  return graph.layer
+    .filter(({ layers }) => layers?.(config, index) ?? true)
+    .map((tensor) => ({ tensor, name: layerName[spelling](index, tensor[spelling], tensor.bare) }));
+}

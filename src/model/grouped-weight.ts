@@ -3,6 +3,9 @@
 import type { GroupedWeight, TernaryWeight } from '../engine/program.ts';
 import type { WeightPreparation } from '../engine/weight-preparation.ts';
 import type { PackedPlace } from '../quant/errors.ts';
+import { exactHalves } from '../quant/grouped/codec.ts';
+import { canonicalGroup, type GroupedRows, regroup } from '../quant/grouped/grouped-matrix.ts';
+import { PANEL_ROWS, panel64ByteLength, panel64ScaleCount, quadsToPanel64 } from '../quant/grouped/panel64.ts';
 import { type GroupedBytes, repackToPanel64 } from '../quant/grouped/repack-panel64.ts';
 import { detectPrescaled } from '../quant/prescaled.ts';
 import { packRowquad } from '../quant/rowquad.ts';
@@ -40,6 +43,72 @@ export async function groupedWeight(
   const panels = await repackToPanel64(source, rows, columns, { at, allocate, sourceRow });
   return { kind: 'grouped', name, layout: 'panel64', ...panels };
 }
+
+/**
+ * The matrices of all experts as one weight: each in panels of its own, all with the group that their scales have in
+ * common. `read` gives one, and is asked for each of them in order, again where they turn out to have several groups.
+ */
+export async function expertsWeight(
+  name: string,
+  experts: number,
+  read: (expert: number) => Promise<GroupedRows>,
+  { at, allocate }: { readonly at: PackedPlace; readonly allocate: Allocate },
+): Promise<GroupedWeight> {
+  const first = canonicalGroup(await read(0));
+  const { rows, columns } = first;
+  const panelBytes = panel64ByteLength(rows, columns);
+  const bytes = await allocate(experts * panelBytes);
+  let { group } = first;
+  let scales = new Float32Array(0);
+  for (let expert = 0; expert < experts; expert += 1) {
+    const own = await read(expert);
+    const matrix = regroup(own, group);
+    if (matrix === undefined) {
+      // Groups of all sizes are powers of two, or whole rows, so a smaller one fits those before as well.
+      const { group: smaller } = canonicalGroup(own);
+      if (smaller >= group || group % smaller !== 0) throw groupsDiffer(name, at, group, smaller);
+      group = smaller;
+      expert = -1;
+      continue;
+    }
+    const count = panel64ScaleCount(rows, columns, group);
+    if (expert === 0) scales = new Float32Array(experts * count);
+    const part = bytes.subarray(expert * panelBytes, (expert + 1) * panelBytes);
+    quadsToPanel64(matrix.quads, rows, columns, part, { at });
+    scales.set(panelScales(matrix.scales, rows, columns / group), expert * count);
+  }
+  const halves = exactHalves(scales);
+  const isHalf = halves instanceof Uint16Array;
+  return {
+    kind: 'grouped',
+    name,
+    rows,
+    columns,
+    experts,
+    group,
+    layout: 'panel64',
+    bytes,
+    scaleType: isHalf ? 'f16' : 'f32',
+    scales: new Uint8Array(isHalf ? halves.buffer : scales.buffer),
+  };
+}
+
+/** (rows, perRow) to [panel][group][row of the panel]. */
+function panelScales(scales: Float32Array, rows: number, perRow: number): Float32Array {
+  const out = new Float32Array(Math.ceil(rows / PANEL_ROWS) * perRow * PANEL_ROWS);
+  for (let row = 0; row < rows; row += 1) {
+    const panel = Math.floor(row / PANEL_ROWS) * perRow * PANEL_ROWS + (row % PANEL_ROWS);
+    for (let group = 0; group < perRow; group += 1) out[panel + group * PANEL_ROWS] = scales[row * perRow + group]!;
+  }
+  return out;
+}
+
+const groupsDiffer = (name: string, { file }: PackedPlace, one: number, other: number) =>
+  new WeightError({
+    what: `experts have scales for groups of ${one} columns and of ${other}, which have no group in common`,
+    where: `tensor "${name}" in ${file}`,
+    fix: 'convert the model again',
+  });
 
 /**
  * Floats of a matrix that a file declares ternary without saying how: some exports hold trit * scale. One magnitude in

@@ -6,7 +6,8 @@ import type { WeightPreparation } from '../engine/weight-preparation.ts';
 import type { Checkpoint } from '../formats/checkpoint.ts';
 import { absmean } from '../quant/absmean.ts';
 import type { FloatType } from '../quant/grouped/floats.ts';
-import type { GroupedBytes } from '../quant/grouped/repack-panel64.ts';
+import type { GroupedRows } from '../quant/grouped/grouped-matrix.ts';
+import { decodeGrouped, type GroupedBytes } from '../quant/grouped/repack-panel64.ts';
 import { unpackedGroup } from '../quant/grouped/unpacked.ts';
 import { checkRowquad, packRowquad, rowquadByteLength } from '../quant/rowquad.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
@@ -14,17 +15,26 @@ import { type Allocate, plainMemory } from '../tensor/allocate.ts';
 import type { TensorView } from '../tensor/tensor-view.ts';
 import { assembleWeights } from './assemble-weights.ts';
 import { graphOf } from './graphs/all.ts';
-import { groupedWeight, prescaledWeight } from './grouped-weight.ts';
+import { expertsWeight, groupedWeight, prescaledWeight } from './grouped-weight.ts';
 import type { ModelConfig } from './model-config.ts';
 import type { LinearWeight, ModelWeights, TableWeight } from './model-weights.ts';
 import { Scratch } from './scratch.ts';
-import { type LoadWeightsOptions, strangerOf, WeightError, type WeightReader } from './weight-reader.ts';
+import {
+  fittingShape,
+  type LinearOptions,
+  type LoadWeightsOptions,
+  strangerOf,
+  WeightError,
+  type WeightReader,
+} from './weight-reader.ts';
 
 /** A window of a head that must equal the embedding: the whole of it would be a second embedding in memory. */
 const COMPARED_BYTES = 4 << 20;
 
 /** Tensors that some files carry and no graph of ours reads. */
 const IGNORED = [/\.rotary_emb\.inv_freq$/];
+/** Checked with a rotation's contract. */
+const SIGNS = /\.signs$/;
 
 const FLOATS: readonly string[] = ['F32', 'F16', 'BF16'];
 
@@ -57,13 +67,13 @@ class HuggingFaceReader implements WeightReader {
     return this.#checkpoint.has(name);
   }
 
-  async vector(name: string, length: number): Promise<VectorWeight> {
-    this.#expect(name, [length], FLOATS);
+  async vector(name: string, shapes: readonly (readonly number[])[]): Promise<VectorWeight> {
+    this.#expect(name, fittingShape(shapes, this.#checkpoint, name), FLOATS);
     const values = toFloat32(await this.#checkpoint.read(name));
     // `includes` is quick before any code of ours is.
     const sound = ![Number.NaN, Infinity, -Infinity].some((value) => values.includes(value));
     const bad = sound ? -1 : values.findIndex((value) => !Number.isFinite(value));
-    if (bad >= 0) this.#fail(`element ${bad} is ${values[bad]}`, name, 'the file is damaged: download it again');
+    if (bad >= 0) this.fail(`element ${bad} is ${values[bad]}`, name, 'the file is damaged: download it again');
     return { kind: 'vector', name, values };
   }
 
@@ -80,7 +90,14 @@ class HuggingFaceReader implements WeightReader {
     return { kind: 'dense', name, rows, columns, dtype: dtype.toLowerCase() as DenseWeight['dtype'], bytes };
   }
 
-  async linear(name: string, rows: number, columns: number): Promise<LinearWeight> {
+  async linear(
+    name: string,
+    rows: number,
+    columns: number,
+    { experts, floats }: LinearOptions = {},
+  ): Promise<LinearWeight> {
+    if (floats === true) return this.#dense(name, rows, columns);
+    if (experts !== undefined) return this.#experts(name, rows, columns, experts);
     const { linearStorage, floatModules } = this.#config;
     if (floatModules?.matches(moduleOf(name)) === true) return this.#dense(name, rows, columns);
     if (linearStorage === 'mlx') return this.#mlxOrDense(name, rows, columns);
@@ -101,11 +118,11 @@ class HuggingFaceReader implements WeightReader {
     const module = moduleOf(name);
     if (!this.#checkpoint.has(`${module}.scales`)) return this.#dense(name, rows, columns);
     const { bits, groupSize: group } = this.#config.mlx!;
-    if (columns % group !== 0) this.#fail(`rows of ${columns} are no whole groups of ${group}`, name);
+    if (columns % group !== 0) this.fail(`rows of ${columns} are no whole groups of ${group}`, name);
     this.#expect(name, [rows, (columns * bits) / 32], ['U32']);
     const parts = [`${module}.scales`, `${module}.biases`];
     const [scaleType, biasType] = parts.map((part) => this.#expect(part, [rows, columns / group], FLOATS));
-    if (scaleType !== biasType) this.#fail(`dtype ${biasType}, but the scales are ${scaleType}`, parts[1]!);
+    if (scaleType !== biasType) this.fail(`dtype ${biasType}, but the scales are ${scaleType}`, parts[1]!);
     return this.#scratch.lend(async (take) => {
       const weight = await this.#checkpoint.readBytes(name, take);
       const [scales, biases] = [
@@ -154,7 +171,7 @@ class HuggingFaceReader implements WeightReader {
     for (let i = 0; i < values.length; i += 1) {
       const value = values[i]!;
       if (value !== 0 && value !== 1 && value !== -1) {
-        this.#fail(
+        this.fail(
           `element ${i} is ${value}, expected -1, 0 or 1 beside a weight_scale`,
           name,
           'if they are QAT masters, set quantization_config.quantization_mode to "online" in config.json',
@@ -180,7 +197,7 @@ class HuggingFaceReader implements WeightReader {
 
   async #packed(name: string, rows: number, columns: number): Promise<TernaryWeight> {
     if (this.#config.linearStorage === 'masters') {
-      this.#fail(
+      this.fail(
         'packed trits (U8), but the config says that the weights are QAT masters ("online")',
         name,
         'set quantization_config.quantization_mode to "offline" in config.json',
@@ -189,7 +206,7 @@ class HuggingFaceReader implements WeightReader {
     const packedRows = Math.ceil(rows / 4);
     const { shape } = this.#info(name);
     if (shape.length === 2 && shape[0] === rows && shape[1] === Math.ceil(columns / 4)) {
-      this.#fail(
+      this.fail(
         `packed shape [${shape.join(', ')}] holds four neighbouring inputs in a byte`,
         name,
         `expected Hugging Face's layout [${packedRows}, ${columns}], four rows in a byte`,
@@ -207,14 +224,37 @@ class HuggingFaceReader implements WeightReader {
     const scaleName = `${name}_scale`;
     const stored = this.#info(scaleName);
     const count = stored.shape.reduce((product, size) => product * size, 1);
-    if (count !== 1) this.#fail(`shape [${stored.shape.join(', ')}], expected one element`, scaleName);
+    if (count !== 1) this.fail(`shape [${stored.shape.join(', ')}], expected one element`, scaleName);
     this.#expect(scaleName, stored.shape, FLOATS);
     const value = toFloat32(await this.#checkpoint.read(scaleName))[0]!;
     const scale = this.#config.linearStorage === 'packed-divide' ? Math.fround(1 / value) : value;
     if (!(scale > 0 && Number.isFinite(scale))) {
-      this.#fail(`scale ${value}, expected a positive number`, scaleName, 'the file is damaged: download it again');
+      this.fail(`scale ${value}, expected a positive number`, scaleName, 'the file is damaged: download it again');
     }
     return scale;
+  }
+
+  /** The matrices of all experts, one tensor each, as one weight. */
+  #experts(name: string, rows: number, columns: number, experts: number): Promise<GroupedWeight> {
+    const nameOf = (expert: number) => name.replace('*', `${expert}`);
+    const { file, offset } = this.#info(nameOf(0));
+    const at = { tensor: nameOf(0), file, offset };
+    const read = (expert: number) => this.#expert(nameOf(expert), rows, columns);
+    return expertsWeight(name, experts, read, { at, allocate: this.#allocate });
+  }
+
+  async #expert(name: string, rows: number, columns: number): Promise<GroupedRows> {
+    const type = this.#expect(name, [rows, columns], FLOATS) as FloatType;
+    const { file, offset } = this.#info(name);
+    return this.#scratch.lend(async (take) => {
+      const { bytes } = await this.#checkpoint.read(name, take);
+      const group = unpackedGroup(bytes, type, columns);
+      if (group === undefined) {
+        this.fail('the values are no trits under scales', name, 'this engine runs ternary experts only');
+      }
+      const source: GroupedBytes = { form: 'floats', type, bytes, group };
+      return decodeGrouped(source, rows, columns, { at: { tensor: name, file, offset } });
+    });
   }
 
   async requireEqual(name: string, embedding: TableWeight): Promise<void> {
@@ -229,7 +269,7 @@ class HuggingFaceReader implements WeightReader {
       equal = Buffer.compare(stored, mine) === 0;
     }
     if (!equal) {
-      this.#fail(
+      this.fail(
         'differs from the embedding',
         name,
         'set tie_word_embeddings to false in the config if it is a head of its own',
@@ -245,14 +285,12 @@ class HuggingFaceReader implements WeightReader {
   }
 
   requireAllUsed(): void {
-    const unused = this.#checkpoint
-      .names()
-      .filter((name) => !this.#used.has(name) && !IGNORED.some((pattern) => pattern.test(name)));
+    const unused = this.#checkpoint.names().filter((name) => !this.#used.has(name) && !this.#isKnown(name));
     if (unused.length > 0) {
       const stranger = strangerOf(unused);
-      if (stranger !== undefined) this.#fail(stranger.what, unused[0]!, stranger.fix);
+      if (stranger !== undefined) this.fail(stranger.what, unused[0]!, stranger.fix);
       const shown = unused.slice(0, 3).join(', ');
-      this.#fail(
+      this.fail(
         `${unused.length} tensor${unused.length === 1 ? '' : 's'} that a ${graphOf(this.#config.family).title} model of ${this.#config.numHiddenLayers} layers does not have`,
         shown + (unused.length > 3 ? ', ...' : ''),
         'check architectures and num_hidden_layers in config.json',
@@ -260,19 +298,23 @@ class HuggingFaceReader implements WeightReader {
     }
   }
 
+  #isKnown(name: string): boolean {
+    return IGNORED.some((pattern) => pattern.test(name)) || (this.#config.rotation !== undefined && SIGNS.test(name));
+  }
+
   #info(name: string) {
     this.#used.add(name);
     if (!this.#checkpoint.has(name)) {
-      this.#fail('a tensor is missing', name, 'the download is incomplete or the config is of another model');
+      this.fail('a tensor is missing', name, 'the download is incomplete or the config is of another model');
     }
     return this.#checkpoint.info(name);
   }
 
   #expect(name: string, shape: readonly number[], dtypes: readonly string[]): string {
     const info = this.#info(name);
-    if (!dtypes.includes(info.dtype)) this.#fail(`dtype ${info.dtype}, expected ${dtypes.join(' or ')}`, name);
+    if (!dtypes.includes(info.dtype)) this.fail(`dtype ${info.dtype}, expected ${dtypes.join(' or ')}`, name);
     if (info.shape.length !== shape.length || info.shape.some((size, axis) => size !== shape[axis])) {
-      this.#fail(
+      this.fail(
         `shape [${info.shape.join(', ')}], the config asks for [${shape.join(', ')}]`,
         name,
         'config.json and the weights belong to different models',
@@ -281,7 +323,7 @@ class HuggingFaceReader implements WeightReader {
     return info.dtype;
   }
 
-  #fail(what: string, tensor: string, fix?: string): never {
+  fail(what: string, tensor: string, fix?: string): never {
     const file = this.#checkpoint.has(tensor) ? this.#checkpoint.info(tensor).file : this.#checkpoint.path;
     const where = `tensor "${tensor}" in ${file}`;
     throw new WeightError({ what, where, ...(fix === undefined ? {} : { fix }) });

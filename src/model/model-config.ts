@@ -2,6 +2,7 @@
 
 import type { ModulePatterns } from './module-patterns.ts';
 import type { RopeScaling } from './rope.ts';
+import type { Rotation } from './rotation.ts';
 
 /** Name of a graph: one page each in graphs/. */
 export type ModelFamily = string;
@@ -17,6 +18,27 @@ export type LinearStorage = 'masters' | 'packed-multiply' | 'packed-divide' | 'm
 /** Bits of a code and columns of a group in MLX's packs. */
 export type MlxPack = { readonly bits: 1 | 2; readonly groupSize: number };
 
+/** A gated delta net's heads, and its causal convolution. */
+export type DeltaNetConfig = {
+  readonly keyHeads: number;
+  /** A multiple of keyHeads. */
+  readonly valueHeads: number;
+  /** Of keys and values alike. */
+  readonly headDim: number;
+  readonly convTaps: number;
+  /** Which key head a value head has: h mod keyHeads as GGUF lays them, or h div (valueHeads / keyHeads). */
+  readonly order: 'tiled' | 'grouped';
+};
+
+export type ExpertsConfig = {
+  readonly count: number;
+  /** Chosen for a token. */
+  readonly used: number;
+  readonly intermediateSize: number;
+  /** Per layer: where gate and up are cut off before they are multiplied. */
+  readonly clamps: readonly number[];
+};
+
 export type ModelConfig = {
   readonly family: ModelFamily;
   readonly hiddenSize: number;
@@ -25,6 +47,8 @@ export type ModelConfig = {
   readonly numAttentionHeads: number;
   readonly numKeyValueHeads: number;
   readonly headDim: number;
+  /** Elements of a head that turn, the first ones; all of them where absent. */
+  readonly rotaryDim?: number | undefined;
   readonly vocabSize: number;
   readonly maxPositionEmbeddings: number;
   readonly ropeTheta: number;
@@ -33,6 +57,18 @@ export type ModelConfig = {
   readonly hiddenAct: 'relu2' | 'silu';
   readonly tieWordEmbeddings: boolean;
   readonly linearStorage: LinearStorage;
+  /** Per layer, in graphs of several kinds: attention, or a recurrent state. */
+  readonly layerKinds?: readonly ('attention' | 'recurrent')[] | undefined;
+  readonly deltaNet?: DeltaNetConfig | undefined;
+  readonly experts?: ExpertsConfig | undefined;
+  /** Per layer: positions that attention sees, its own included; 0 for all. */
+  readonly windows?: readonly number[] | undefined;
+  /** Blocks after the last layer that only draft tokens; their tensors are not read. */
+  readonly draftBlocks?: number | undefined;
+  /** A rotation's contract lies in a file beside the config; without it the model is not run. */
+  readonly isRotatedPack?: boolean | undefined;
+  /** In which basis matrices are stored, if not their own. */
+  readonly rotation?: Rotation | undefined;
   readonly mlx?: MlxPack | undefined;
   /** Linear layers that stay floats although the others are ternary. */
   readonly floatModules?: ModulePatterns | undefined;

@@ -7,13 +7,31 @@ export type LinearWeight = TernaryWeight | GroupedWeight | DenseWeight;
 export type TableWeight = DenseWeight | GroupedWeight;
 export type HeadWeight = TableWeight | Int8Weight;
 
-/** Matrices of a layer, and its vectors. */
-export type MatrixRole = 'q' | 'k' | 'v' | 'o' | 'gate' | 'up' | 'down';
-export type VectorRole = 'inputNorm' | 'qNorm' | 'kNorm' | 'attnSubNorm' | 'postAttentionNorm' | 'ffnSubNorm';
+/** Matrices of attention and of a dense FFN. */
+type DenseRole = 'q' | 'k' | 'v' | 'o' | 'gate' | 'up' | 'down';
+/** Of a gated delta net: q, k and v in one, the gate of its output, its two gates of time, and its output. */
+type DeltaRole = 'qkv' | 'z' | 'beta' | 'alpha' | 'deltaOut';
+/** Of a mixture: the router, and matrices with one part for each expert. */
+type ExpertRole = 'router' | 'expertGate' | 'expertUp' | 'expertDown';
+export type MatrixRole = DenseRole | DeltaRole | ExpertRole;
 
-export type LayerWeights = { readonly [Role in MatrixRole]: LinearWeight } & {
-  readonly [Role in 'inputNorm' | 'postAttentionNorm']: VectorWeight;
-} & { readonly [Role in 'qNorm' | 'kNorm' | 'attnSubNorm' | 'ffnSubNorm']?: VectorWeight | undefined };
+export type VectorRole =
+  | 'inputNorm'
+  | 'qNorm'
+  | 'kNorm'
+  | 'attnSubNorm'
+  | 'postAttentionNorm'
+  | 'ffnSubNorm'
+  /** Of a gated delta net: taps of its convolution (tap-major), bias and rate of its decay, norm of its output. */
+  | 'conv'
+  | 'decayBias'
+  | 'decay'
+  | 'deltaNorm';
+
+/** What the layer's graph has: see its table of tensors. */
+export type LayerWeights = { readonly [Role in MatrixRole]?: LinearWeight | undefined } & {
+  readonly [Role in VectorRole]?: VectorWeight | undefined;
+};
 
 export type ModelWeights = {
   readonly embedding: TableWeight;

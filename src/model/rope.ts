@@ -33,9 +33,9 @@ export function ropeTables(
 }
 
 /** As `ropeTables`, computed as far as somebody asks: whoever takes `cos` or `sin` gets all of it. */
-export function growingRope(theta: number, headDim: number, positions: number, scaling?: RopeScaling): RopeSpec {
-  const half = headDim / 2;
-  const { frequencies, factor } = ropeFrequencies(theta, headDim, scaling);
+export function growingRope(theta: number, rotaryDim: number, positions: number, scaling?: RopeScaling): RopeSpec {
+  const half = rotaryDim / 2;
+  const { frequencies, factor } = ropeFrequencies(theta, rotaryDim, scaling);
   const cos = new Float32Array(positions * half);
   const sin = new Float32Array(positions * half);
   let known = 0;
@@ -50,7 +50,7 @@ export function growingRope(theta: number, headDim: number, positions: number, s
     return { cos, sin };
   };
   return {
-    headDim,
+    rotaryDim,
     get cos() {
       return upTo(positions).cos;
     },

@@ -3,6 +3,7 @@
 import type { VectorWeight } from '../engine/program.ts';
 import type { WeightPreparation } from '../engine/weight-preparation.ts';
 import { BitnetError } from '../errors.ts';
+import type { Checkpoint } from '../formats/checkpoint.ts';
 import type { Allocate } from '../tensor/allocate.ts';
 import type { LinearWeight, TableWeight } from './model-weights.ts';
 
@@ -24,18 +25,39 @@ export type LoadWeightsOptions = {
   readonly signal?: AbortSignal | undefined;
 };
 
+export type LinearOptions = {
+  /** Of projections whose rows a format may order by head (q and k). */
+  readonly heads?: number | undefined;
+  /** Matrices of that shape; a format may have one tensor for each (its number for `*` in the name). */
+  readonly experts?: number | undefined;
+  /** Never trits, whatever the values. */
+  readonly floats?: boolean | undefined;
+};
+
 /** Reads and checks single weights by the names of a file format. */
 export interface WeightReader {
   has(name: string): boolean;
-  vector(name: string, length: number): Promise<VectorWeight>;
+  /** In one of these shapes. */
+  vector(name: string, shapes: readonly (readonly number[])[]): Promise<VectorWeight>;
   /** The embedding or an untied head. */
   table(name: string, rows: number, columns: number): Promise<TableWeight>;
-  /** `heads`: for projections whose rows a format may order by head (q and k). */
-  linear(name: string, rows: number, columns: number, heads?: number): Promise<LinearWeight>;
+  linear(name: string, rows: number, columns: number, options?: LinearOptions): Promise<LinearWeight>;
+  /** Refuses the named tensor. */
+  fail(what: string, tensor: string, fix: string): never;
   /** Throws unless the named matrix, which a tied head repeats, is the embedding. */
   requireEqual(name: string, embedding: TableWeight): Promise<void>;
   /** A tensor nobody asked for means that the graph is not the one the config claims. */
   requireAllUsed(): void;
+}
+
+/** Of the shapes that a tensor may have, its own, or else the first, with which it will be refused. */
+export function fittingShape(
+  shapes: readonly (readonly number[])[],
+  file: Pick<Checkpoint, 'has' | 'info'>,
+  name: string,
+): readonly number[] {
+  const own = file.has(name) ? file.info(name).shape : [];
+  return shapes.find((shape) => shape.length === own.length && shape.every((size, i) => size === own[i])) ?? shapes[0]!;
 }
 
 /** What a tensor that no graph here has tells of the model it belongs to. */

@@ -123,6 +123,10 @@ export function failureOf(error: unknown, url: URL, env: Environment): Failure |
   // The system's codes are known by name; those of the library say less than its words.
   const words = message === '' ? 'no reason was given' : message;
   const reason = `${code === undefined || code.startsWith('UND_ERR') ? words : code}${through}`;
+  // Of fetch itself, which refuses these before it connects.
+  if (message === 'bad port') {
+    return { reason: `port ${url.port} is one that fetch refuses`, fix: 'check the address', passing: false };
+  }
   if (proxy !== undefined) return { reason, fix: `check ${proxy.variable} and NO_PROXY`, passing: true };
   if (code !== undefined && UNREACHABLE.has(code)) {
     const fix = 'check the network and the address; where the way out is a proxy, set HTTPS_PROXY to it';

@@ -7,6 +7,7 @@ import { f16ToF32 } from './f16.ts';
 import { type I2sLayout, unpackI2s } from './i2s.ts';
 import { decodeQ2, unpackQ2 } from './q2.ts';
 import { decodeQ4 } from './q4.ts';
+import { decodeQ4k } from './q4k.ts';
 import { decodeQ6k } from './q6k.ts';
 import { decodeQ8 } from './q8.ts';
 import { scaleOfBlocks, type TernaryScale } from './ternary-scale.ts';
@@ -18,7 +19,7 @@ export const GGML_TERNARY_TYPES = ['TQ1_0', 'TQ2_0', 'I2_S', 'Q2_0'] as const;
 export type GgmlTernaryType = (typeof GGML_TERNARY_TYPES)[number];
 
 /** Types that `decodeGgml` turns into float32. */
-export const GGML_FLOAT_TYPES = ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K', 'Q4_0'] as const;
+export const GGML_FLOAT_TYPES = ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K', 'Q4_0', 'Q4_K'] as const;
 export type GgmlFloatType = (typeof GGML_FLOAT_TYPES)[number];
 
 export function isGgmlTernary(type: string): type is GgmlTernaryType {
@@ -62,7 +63,7 @@ export function singleScale(scale: TernaryScale, name: string): number {
 }
 
 /** Types of blocks whose elements `decodeBlocks` writes. */
-const DECODERS = { Q8_0: decodeQ8, Q6_K: decodeQ6k, Q4_0: decodeQ4 } as const;
+const DECODERS = { Q8_0: decodeQ8, Q6_K: decodeQ6k, Q4_0: decodeQ4, Q4_K: decodeQ4k } as const;
 export type GgmlBlockFloatType = keyof typeof DECODERS;
 
 export function isGgmlBlockFloat(type: string): type is GgmlBlockFloatType {
@@ -96,6 +97,7 @@ export function decodeGgml(
     case 'Q8_0':
     case 'Q6_K':
     case 'Q4_0':
+    case 'Q4_K':
       return DECODERS[type](bytes, count, at);
     case 'Q2_0':
       return decodeQ2(bytes, count, at);

@@ -7,11 +7,11 @@
 // The head is JSON; the rest are arrays of int32, the last one of uint16. All of it comes twice.
 
 import { readdirSync, readFileSync, rmSync, type Stats, statSync } from 'node:fs';
-import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { BitnetError } from '../errors.ts';
 import { writeFileAtomically } from '../formats/atomic-file.ts';
 import { makeFolder } from '../formats/make-folder.ts';
+import { cacheFolder } from '../package/cache-folder.ts';
 import { isObject, type JsonObject } from './json-file.ts';
 import { PackedRanks, PackedTokens } from './packed-tokens.ts';
 import type { BpeTables } from './tokenizer-json.ts';
@@ -129,7 +129,7 @@ function tellOnce(error: unknown): void {
 }
 
 function keptFolder(): string {
-  return join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'bitnet-gf3-mcp', 'tokenizers');
+  return cacheFolder(['tokenizers']);
 }
 
 function keptPath(file: string): string {

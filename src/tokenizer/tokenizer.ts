@@ -10,6 +10,7 @@ import {
   type TemplateVariables,
 } from './chat-template.ts';
 import { atOnce, inSlices, type TextEncoding } from './text-encoding.ts';
+import { type TokenBytes, tokenBytes } from './token-bytes.ts';
 import { type DecoderPlan, openStream, type StreamDecoder, type StreamOptions } from './token-decoder.ts';
 import { ChatTemplateError, ChatTemplateMissingError } from './tokenizer-error.ts';
 import type { Vocabulary } from './vocabulary.ts';
@@ -211,6 +212,11 @@ export class Tokenizer {
 
   isSpecial(id: number): boolean {
     return this.#parts.vocabulary.isSpecial(id);
+  }
+
+  /** What each token adds to a text; undefined for a decoder that looks at more than one token. */
+  get bytes(): TokenBytes | undefined {
+    return tokenBytes(this.#parts.decoder, this.#parts.vocabulary);
   }
 
   /**

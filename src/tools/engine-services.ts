@@ -2,6 +2,7 @@
 // answers everything else while one writes, and a crash of native code cannot take the server down.
 
 import type { EngineHost } from '../generate/engine-host.ts';
+import { NOTHING_KEPT, type PrefixCacheCounts } from '../generate/prefix-cache.ts';
 import type { GenerateHooks, GenerateRequest, GenerateResult, ManyRequest, ManyResult } from '../generate/types.ts';
 import type { MorphismHooks } from '../world/morphism.ts';
 import type { WorldHost, WorldService } from '../world/world-host.ts';
@@ -24,6 +25,7 @@ export class EngineServices implements Services {
   readonly #options: EngineServicesOptions;
   readonly #handles = new ShortHandles();
   #host: Promise<EngineHost> | undefined;
+  #running: EngineHost | undefined;
   #worldHost: Promise<WorldHost> | undefined;
   #deskHost: Promise<DeskHost> | undefined;
 
@@ -33,6 +35,11 @@ export class EngineServices implements Services {
 
   get allowedRoots(): readonly string[] | undefined {
     return this.#options.allowedRoots;
+  }
+
+  /** What the engine keeps for later prompts. */
+  get kept(): PrefixCacheCounts {
+    return this.#running?.kept ?? NOTHING_KEPT;
   }
 
   async generate(request: GenerateRequest, hooks: GenerateHooks): Promise<GenerateResult> {
@@ -56,12 +63,13 @@ export class EngineServices implements Services {
       : { ...result, continuation: this.#handles.shorten(result.continuation) };
   }
 
-  #engine(): Promise<EngineHost> {
+  async #engine(): Promise<EngineHost> {
     const { allowedRoots } = this;
     this.#host ??= import('../generate/engine-host.ts').then(
       ({ EngineHost }) => new EngineHost(allowedRoots === undefined ? {} : { allowedRoots }),
     );
-    return this.#host;
+    this.#running = await this.#host;
+    return this.#running;
   }
 
   /** Steps are taken in a process of their own, started by the first. */

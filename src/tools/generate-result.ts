@@ -60,7 +60,7 @@ function textToJson(result: GenerateResult, { trace = true }: ResultOptions) {
 }
 
 function stepToJson(given: GenerateResult['trace'][number]) {
-  const { step, token, tokenId, logprob, merged, tokens, topLogprobs, color, trit, activations } = given;
+  const { step, token, tokenId, logprob, merged, tokens, forced, topLogprobs, color, trit, activations } = given;
   return {
     step,
     token,
@@ -68,6 +68,7 @@ function stepToJson(given: GenerateResult['trace'][number]) {
     ...(logprob !== undefined && { logprob }),
     ...(merged && { merged }),
     ...(tokens !== undefined && { tokens }),
+    ...(forced && { forced }),
     color,
     trit,
     ...(topLogprobs && {

@@ -44,6 +44,8 @@ const input = z.strictObject({
     .describe('By token id or text'),
   sample_seed: uint64('sample_seed').optional().describe('Seed of the sampling'),
   stop: z.array(z.string().min(1).max(1024)).max(64).optional().describe('Ends before the first of these'),
+  response_schema: z.record(z.string(), z.unknown()).optional().describe('JSON Schema that the completion fits'),
+  grammar: z.string().min(1).optional().describe('EBNF (root ::= ...) that it follows'),
   thinking: z
     .union([z.enum(['on', 'off']), z.int().min(0)])
     .optional()
@@ -84,6 +86,7 @@ export const generateWithTraceTool = defineTool({
           logprob: z.number().optional(),
           merged: z.boolean().optional(),
           tokens: z.int().optional(),
+          forced: z.boolean().optional().describe('The structure left no other'),
           color: hex,
           trit,
           top_logprobs: z
@@ -194,6 +197,8 @@ function requestOf(args: Args): GenerateRequest {
     ...(args.top_logprobs !== undefined && { topLogprobs: args.top_logprobs }),
     ...(args.sample_seed !== undefined && { sampleSeed: args.sample_seed }),
     ...(args.stop !== undefined && { stop: args.stop }),
+    ...(args.response_schema !== undefined && { responseSchema: args.response_schema }),
+    ...(args.grammar !== undefined && { grammar: args.grammar }),
     activations: args.activations,
     ...(args.thinking !== undefined && { thinking: args.thinking }),
   };

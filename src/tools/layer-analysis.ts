@@ -5,12 +5,9 @@ import { misreadSign, PlusTwoBands } from '../analysis/misread.ts';
 import { type ScaleSpread, ScaleTally } from '../analysis/scale-tally.ts';
 import { addTritCounts, countRowquad, NO_TRITS, type TritCounts } from '../analysis/trit-counts.ts';
 import { CancelledError } from '../errors.ts';
-import type { Checkpoint } from '../formats/checkpoint.ts';
-import { GgufFile } from '../formats/gguf-file.ts';
-import { ggufKind, ggufWarning } from '../formats/gguf-kind.ts';
 import { openTernaryLayer, readPackedWindows, type TernaryLayer } from '../formats/ternary-layers.ts';
 import type { TernaryScale } from '../quant/ternary-scale.ts';
-import type { TernaryModel } from './ternary-model.ts';
+import { remarksOn, type TernaryModel } from './ternary-model.ts';
 
 export type AnalyzedLayer = LayerStats & {
   readonly name: string;
@@ -44,7 +41,7 @@ export async function analyzeLayers(
   { signal, onLayer }: AnalyzeOptions = {},
 ): Promise<Analysis> {
   const layers: AnalyzedLayer[] = [];
-  const warnings = remarksOn(model.checkpoint);
+  const warnings = remarksOn(model);
   for (const layer of chosen) {
     if (signal?.aborted) throw new CancelledError('the analysis was cancelled');
     const { stats, warning: misread } = await analyzeLayer(model, layer, signal);
@@ -57,13 +54,6 @@ export async function analyzeLayers(
     onLayer?.(layers.length, chosen.length, layer.name);
   }
   return { layers, total: totalOf(layers), warnings };
-}
-
-/** What a file is, where its weights alone do not tell. */
-function remarksOn(checkpoint: Checkpoint): string[] {
-  if (!(checkpoint instanceof GgufFile)) return [];
-  const remarks = [ggufKind(checkpoint)?.what, ggufWarning(checkpoint)];
-  return remarks.filter((remark) => remark !== undefined);
 }
 
 async function analyzeLayer(

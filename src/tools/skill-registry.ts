@@ -2,7 +2,7 @@
 
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { packageRoot } from '../hub/package-root.ts';
+import { packageRoot } from '../package/root.ts';
 import { type Registry, readRegistry } from '../triads/registry.ts';
 
 let registry: Registry | undefined;

@@ -4,7 +4,14 @@ import { dirname, join } from 'node:path';
 import { ArgumentError, BitnetError } from '../errors.ts';
 import type { Checkpoint } from '../formats/checkpoint.ts';
 import { GgufFile } from '../formats/gguf-file.ts';
-import { fallbackType, type GgufKind, ggufKind } from '../formats/gguf-kind.ts';
+import {
+  fallbackType,
+  type GgufKind,
+  ggufKind,
+  ggufWarning,
+  rotatedWeights,
+  rotationRemark,
+} from '../formats/gguf-kind.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { parseJson } from '../formats/strict-json.ts';
 import { listTernaryLayers, type SkippedTensor, type TernaryLayer } from '../formats/ternary-layers.ts';
@@ -55,6 +62,15 @@ export async function openTernaryModel(
     checkpoint[Symbol.dispose]();
     throw error;
   }
+}
+
+/** What a file is, where its weights alone do not tell. */
+export function remarksOn({ checkpoint, config }: TernaryModel): string[] {
+  const type = config?.model_type;
+  if (typeof type === 'string' && /hadamard/i.test(type)) return [rotatedWeights(`model_type ${type}`)];
+  if (!(checkpoint instanceof GgufFile)) return [];
+  const remarks = [ggufKind(checkpoint)?.what, rotationRemark(checkpoint), ggufWarning(checkpoint)];
+  return remarks.filter((remark) => remark !== undefined);
 }
 
 /** What a GGUF file is that has no ternary layers, or why the tensor `skipped` has lost its trits. */

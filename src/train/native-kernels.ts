@@ -1,11 +1,8 @@
-// The training kernels in native code (kernels/train): compiled at first use, the same bits as `ops/`.
+// The training kernels in native code (kernels/train): prebuilt or compiled at first use, the same bits as `ops/`.
 
-import { existsSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
-import { dirname, join } from 'node:path';
-import { fileURLToPath, pathToFileURL } from 'node:url';
 import { BitnetError } from '../errors.ts';
+import { loadAddon } from '../native/load.ts';
 import { JS_KERNELS, type TrainKernels } from './kernels.ts';
 import { quantizeMatrices } from './ops/bit-linear.ts';
 import type { GateFunction } from './ops/gated-activation.ts';
@@ -13,10 +10,6 @@ import type { GateFunction } from './ops/gated-activation.ts';
 type Addon = Readonly<Record<string, (...args: unknown[]) => unknown>> & {
   configure(threads: number, isa: string): { readonly threads: number; readonly isa: string };
   isas(): string[];
-};
-
-type Builder = {
-  buildTrainAddon(): Promise<{ readonly path?: string; readonly reason?: string }>;
 };
 
 /** The native kernels were asked for and cannot be had. */
@@ -32,46 +25,30 @@ export type KernelOptions = {
   readonly threads?: number;
   /** One of the addon's instruction sets (avx512, avx2, neon, scalar); default the best here. */
   readonly isa?: string;
+  /** Whether a compiler is not waited for but begun, and js does it this time. */
+  readonly now?: boolean;
   /** Hears why `auto` settled for js. */
   readonly onFallback?: (reason: string) => void;
 };
 
 const GATES: Readonly<Record<GateFunction, number>> = { relu2: 0, silu: 1 };
 
-/** The folder that holds kernels/ and scripts/: above src/ or dist/. */
-function packageFolder(): string {
-  let folder = dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(join(folder, 'package.json'))) folder = dirname(folder);
-  return folder;
-}
-
-async function findAddon(): Promise<Addon | string> {
-  const builder = join(packageFolder(), 'scripts', 'build-train.mjs');
-  if (!existsSync(builder)) return `${builder} is missing`;
-  const { buildTrainAddon }: Builder = await import(pathToFileURL(builder).href);
-  const { path, reason } = await buildTrainAddon();
-  if (path === undefined) return reason ?? 'the build failed';
-  try {
-    return createRequire(import.meta.url)(path) as Addon;
-  } catch (error) {
-    return `${path} cannot be loaded: ${(error as Error).message}`;
-  }
-}
-
 /** Kernels for a run; the results are the same whichever they are. */
 export async function loadTrainKernels(options: KernelOptions = {}): Promise<TrainKernels> {
   if (options.kernels === 'js') return JS_KERNELS;
-  const addon = await findAddon();
-  if (typeof addon === 'string') {
+  const loaded = await loadAddon<Addon>('train', { now: options.now === true });
+  if ('reason' in loaded) {
+    const { reason } = loaded;
     if (options.kernels === 'native') {
       throw new TrainKernelsError({
-        what: `native training kernels are not there: ${addon}`,
+        what: `native training kernels are not there: ${reason}`,
         fix: 'install a C++ compiler, or train without --backend native (slow)',
       });
     }
-    options.onFallback?.(addon);
+    options.onFallback?.(reason);
     return JS_KERNELS;
   }
+  const { addon } = loaded;
   const isas = addon.isas();
   if (options.isa !== undefined && !isas.includes(options.isa)) {
     throw new TrainKernelsError({

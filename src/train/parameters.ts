@@ -1,7 +1,7 @@
 // The trainable parameters of a model as one flat float32 vector: which tensor lies where. Gradients and optimizer
 // moments share the plan, so a whole state is hashed, stored and compared as a few vectors.
 
-import { layerName, MODEL_TENSORS } from '../model/graph.ts';
+import { MODEL_TENSORS, tensorsOf } from '../model/graph.ts';
 import { graphOf } from '../model/graphs/all.ts';
 import type { ModelConfig } from '../model/model-config.ts';
 
@@ -58,12 +58,11 @@ export function planParameters(config: ModelConfig): ParameterPlan {
     return parameter;
   };
   const { hiddenSize, vocabSize } = config;
-  const { layer: tensors } = graphOf(config.family);
+  const graph = graphOf(config.family);
 
   const embedding = add('embedding', MODEL_TENSORS.embedding.hf, vocabSize, hiddenSize);
   const layers = Array.from({ length: config.numHiddenLayers }, (_, index): LayerParameters => {
-    const added = tensors.map((tensor) => {
-      const name = layerName.hf(index, tensor.hf);
+    const added = tensorsOf(graph, config, index, 'hf').map(({ tensor, name }) => {
       const parameter =
         tensor.kind === 'vector'
           ? add('norm', name, tensor.length(config))

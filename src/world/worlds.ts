@@ -6,8 +6,8 @@ import { setImmediate as otherEvents } from 'node:timers/promises';
 import { ArgumentError, CancelledError } from '../errors.ts';
 import { readTextFile } from '../formats/read-small-file.ts';
 import { hubCacheFolder } from '../hub/hub-cache.ts';
-import { packageRoot } from '../hub/package-root.ts';
 import { isAllowed, PathNotAllowedError, resolveModel } from '../hub/resolve-model.ts';
+import { packageRoot } from '../package/root.ts';
 import { MAX_TOKENIZER_JSON_BYTES } from '../tokenizer/json-file.ts';
 import { leastTokens } from '../tokenizer/least-tokens.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
@@ -19,7 +19,7 @@ import { type KernelOptions, loadTrainKernels } from '../train/native-kernels.ts
 import { Network } from '../train/network.ts';
 import { zeroOptimizerState } from '../train/optimizer.ts';
 import type { Parameter } from '../train/parameters.ts';
-import { hashOf, openTrainableModel, type TrainableModel } from '../train/trainable-model.ts';
+import { hashOf, openTrainableModel, refuseFile, type TrainableModel } from '../train/trainable-model.ts';
 import {
   applyMorphism,
   changeOf,
@@ -73,19 +73,22 @@ export type TritDiff = {
 export const DEFAULT_SNAPSHOT_EVERY = 8;
 /** Tokens of one batch: bounds memory and time of a step. */
 export const MAX_BATCH_TOKENS = 16_384;
+/** So few steps are done in JavaScript before a compiler, which takes half a minute, is done. */
+const STEPS_WITHOUT_COMPILER = 4;
 /** States kept in memory: a world and where it came from. */
 const CACHED_STATES = 2;
 
 type Base = {
   readonly id: string;
   readonly model: TrainableModel;
-  readonly network: Network;
+  /** Another one once faster kernels are there. */
+  network: Network;
   /** The world that the model begins; its moments are zeros that nobody has touched, which take no memory. */
   readonly beginning: WorldState;
   tokenizer: Promise<Tokenizer> | undefined;
 };
 
-/** Tells every second that `work` goes on: the first step on a machine compiles the training kernels, for half a minute. */
+/** Tells every second that `work` goes on: where no kernels came prebuilt, many steps wait half a minute for a compiler. */
 async function tellOfWaiting<T>({ onProgress }: MorphismHooks, work: () => Promise<T>): Promise<T> {
   let seconds = 0;
   const timer = setInterval(() => {
@@ -102,7 +105,7 @@ async function tellOfWaiting<T>({ onProgress }: MorphismHooks, work: () => Promi
 export class Worlds {
   readonly store: WorldStore;
   readonly #options: WorldsOptions;
-  #kernels: Promise<TrainKernels> | undefined;
+  #fallbackTold = false;
   /** The last model that was used, by folder. */
   #base: { readonly folder: string; readonly base: Base } | undefined;
   readonly #states = new Map<string, WorldState>();
@@ -138,10 +141,7 @@ export class Worlds {
     const { allowedRoots } = this.#options;
     const location = await resolveModel(name, allowedRoots === undefined ? {} : { allowedRoots });
     if (location.kind !== 'folder') {
-      throw new ArgumentError({
-        what: `${name} is a ${location.kind} file; a world begins from a folder with config, weights and tokenizer`,
-        fix: 'convert it to a folder in Hugging Face layout first',
-      });
+      await refuseFile(location, 'a world begins');
     }
     const base = await this.#openBase(location.path);
     const state = base.beginning;
@@ -177,7 +177,12 @@ export class Worlds {
           world === undefined
             ? await this.#beginning(model!)
             : await this.store.record(await this.store.resolve(world));
-        return { before, base: await this.#baseOf(before) };
+        const base = await this.#baseOf(before);
+        if (base.network.kernels.name === 'js') {
+          const kernels = await this.#kernels(morphism.steps);
+          if (kernels !== base.network.kernels) base.network = new Network(base.model.config, kernels);
+        }
+        return { before, base };
       });
       const batch = await batchOf(base, morphism, hooks.signal);
       const state = await this.#materialize(before, hooks);
@@ -339,6 +344,18 @@ export class Worlds {
     return (await this.#baseOf(record)).model;
   }
 
+  /** Decided once a process, but for kernels that are still being compiled: these are asked for again each time. */
+  #kernels(steps: number): Promise<TrainKernels> {
+    return loadTrainKernels({
+      ...this.#options,
+      now: steps <= STEPS_WITHOUT_COMPILER,
+      onFallback: (reason) => {
+        if (!this.#fallbackTold) this.#options.onFallback?.(reason);
+        this.#fallbackTold = true;
+      },
+    });
+  }
+
   #remember(id: string, state: WorldState): void {
     this.#states.delete(id);
     this.#states.set(id, state);
@@ -355,12 +372,7 @@ export class Worlds {
     // A tokenizer decides what a text means to a step, so it is part of what a world depends on.
     const tokenizerFile = (await readTextFile(join(folder, 'tokenizer.json'), MAX_TOKENIZER_JSON_BYTES)) ?? '';
     const id = hashOf('bitnet-gf3 base 1', JSON.stringify(model.configJson), tokenizerFile, model.latents);
-    this.#kernels ??= loadTrainKernels(this.#options).catch((error: unknown) => {
-      // The next call tries again.
-      this.#kernels = undefined;
-      throw error;
-    });
-    const network = new Network(model.config, await this.#kernels);
+    const network = new Network(model.config, await this.#kernels(1));
     const beginning = {
       base: id,
       stepCount: 0,

@@ -29,7 +29,7 @@ describe.skipIf('reason' in native)('native kernels', () => {
       // Nobody has asked for more yet.
       expect(
         ours.rope.upTo!(0)
-          .cos.subarray(((at + n) * ours.rope.headDim) / 2)
+          .cos.subarray(((at + n) * ours.rope.rotaryDim) / 2)
           .every((cos) => cos === 0),
       ).toBe(true);
       expectSameBits(logits, (await reference.step(step(sequences[1]!))).logits, `from position ${at}`);

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { selectBackend } from '../../src/engine/select.ts';
-import { packageRoot } from '../../src/hub/package-root.ts';
+import { packageRoot } from '../../src/package/root.ts';
 
 let copy = '';
 beforeAll(async () => {
@@ -19,49 +19,55 @@ beforeAll(async () => {
   await cp(join(packageRoot(), 'dist'), join(copy, 'dist'), { recursive: true, filter });
   await cp(join(packageRoot(), 'kernels', 'wasm'), join(copy, 'kernels', 'wasm'), { recursive: true });
   await cp(join(packageRoot(), 'package.json'), join(copy, 'package.json'));
-  await mkdir(join(copy, 'scripts'));
+  for (const folder of ['include', 'cpu', 'addon', 'windows']) {
+    await cp(join(packageRoot(), 'kernels', folder), join(copy, 'kernels', folder), { recursive: true });
+  }
+  // What would compile.
+  await writeFile(
+    join(copy, 'dist', 'native', 'build.js'),
+    `import { writeFileSync } from 'node:fs'; writeFileSync(${JSON.stringify(mark())}, process.argv[2]);`,
+  );
+  await cp(join(packageRoot(), 'node_modules', 'node-api-headers'), join(copy, 'node_modules', 'node-api-headers'), {
+    recursive: true,
+  });
 });
 afterAll(() => rm(copy, { recursive: true, force: true }));
 
-/** Calls selectBackend in the copy, with a builder that says `why` it cannot build, or marks that it was started. */
-async function select(why: string | undefined): Promise<{ chosen: string; line: string; ms: number }> {
-  const mark = join(copy, 'started');
-  await rm(mark, { force: true });
-  await writeFile(
-    join(copy, 'scripts', 'build-native.mjs'),
-    `import { writeFileSync } from 'node:fs';
-     import { fileURLToPath } from 'node:url';
-     export const findNative = () => undefined;
-     export const whyNotBuilt = () => ${JSON.stringify(why)};
-     export const buildNative = async () => ({ reason: ${JSON.stringify(why ?? 'nobody should have waited')} });
-     if (process.argv[1] === fileURLToPath(import.meta.url)) writeFileSync(${JSON.stringify(mark)}, '');`,
-  );
+/** Calls selectBackend in the copy, with or without a compiler. What stands for the build leaves a mark. */
+async function select(compiler: boolean): Promise<{ chosen: string; line: string }> {
+  await rm(mark(), { force: true });
+  const bin = join(copy, 'bin');
+  await mkdir(bin, { recursive: true });
+  if (compiler) await writeFile(join(bin, 'c++'), '#!/bin/sh\necho stand-in 1\n', { mode: 0o755 });
+  else await rm(join(bin, 'c++'), { force: true });
   const script = `
     const { selectBackend } = await import(${JSON.stringify(pathToFileURL(join(copy, 'dist', 'engine', 'select.js')).href)});
     let line = '';
-    const start = performance.now();
     const { backend } = await selectBackend('auto', { warn: (text) => { line = text; } });
-    console.log(JSON.stringify({ chosen: backend.name, line, ms: performance.now() - start }));`;
-  return JSON.parse(execFileSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8' }));
+    console.log(JSON.stringify({ chosen: backend.name, line }));`;
+  const env = { PATH: bin, XDG_CACHE_HOME: join(copy, 'cache') };
+  return JSON.parse(execFileSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8', env }));
 }
+
+const mark = () => join(copy, 'started');
 
 const appears = async (path: string) => {
   for (let i = 0; i < 1500 && !existsSync(path); i += 1) await new Promise((resolve) => setTimeout(resolve, 20));
   return existsSync(path);
 };
 
-describe.skipIf(process.platform === 'darwin')('a first start', () => {
+describe.skipIf(process.platform !== 'linux')('a first start', () => {
   test('answers with WebAssembly at once, says so, and begins the build', async () => {
-    const { chosen, line } = await select(undefined);
+    const { chosen, line } = await select(true);
     expect(chosen).toBe('wasm');
     expect(line).toMatch(/using the wasm backend: the native kernels are being compiled/);
-    expect(await appears(join(copy, 'started'))).toBe(true);
+    expect(await appears(mark())).toBe(true);
   });
 
   test('says why where nothing can be built', async () => {
-    const { chosen, line } = await select('no C++ compiler was found');
+    const { chosen, line } = await select(false);
     expect(chosen).toBe('wasm');
-    expect(line).toBe('using the wasm backend: no C++ compiler was found');
+    expect(line).toBe('using the wasm backend: no C++ compiler was found (looked for $CXX, c++, g++, clang++)');
   });
 });
 

@@ -42,9 +42,6 @@ test('what is no language model, or none that is run, is told by what it is', as
   expect(await kind({ 'imatrix.chunk_count': 5 })).toMatch(/importance matrix/);
   expect(await kind({ 'general.type': 'adapter', 'general.architecture': 'llama' })).toMatch(/adapter/);
   expect(await kind({ 'general.type': 'vocab' })).toMatch(/vocabulary/);
-  expect(await kind({ 'general.architecture': 'qwen35', 'prism.hadamard.block_size': 128 })).toMatch(
-    /rotated model \(Ternary Bonsai 2: it has the key prism.hadamard.block_size\)/,
-  );
   expect(
     await kind({ 'general.architecture': 'qwen3' }, [tensor('blk.0.ffn_gate_norm_in.weight', 'F16', [8], 16)]),
   ).toMatch(/BitNet-Embedding model .*blk.0.ffn_gate_norm_in.weight/);

@@ -8,8 +8,8 @@ import { GgufFile } from '../../src/formats/gguf-file.ts';
 import { isLfsPointer } from '../../src/formats/lfs-pointer.ts';
 import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
 import { SafetensorsFile } from '../../src/formats/safetensors-file.ts';
-import { packageRoot } from '../../src/hub/package-root.ts';
 import { resolveModel } from '../../src/hub/resolve-model.ts';
+import { packageRoot } from '../../src/package/root.ts';
 import { loadTokenizer } from '../../src/tokenizer/load-tokenizer.ts';
 
 const POINTER =

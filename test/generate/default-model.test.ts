@@ -7,7 +7,7 @@ import { BACKEND_NAMES } from '../../src/engine/backend.ts';
 import { surveyBackends } from '../../src/engine/select.ts';
 import { Engine } from '../../src/generate/engine.ts';
 import { generateWith } from '../../src/generate/generate.ts';
-import { packageRoot } from '../../src/hub/package-root.ts';
+import { packageRoot } from '../../src/package/root.ts';
 import { loadTokenizer } from '../../src/tokenizer/load-tokenizer.ts';
 
 type Row = { prompt: string; input_ids: number[]; greedy: number[]; top2_margin: number[] };

@@ -34,6 +34,19 @@ describe('EngineHost', () => {
     expect(steps).toEqual([0, 1, 2, 3, 4]);
   });
 
+  test('tells what it keeps for later prompts, and a dead engine keeps nothing', async () => {
+    const host = open();
+    expect(host.kept).toEqual({ entries: 0, tokens: 0, stateBytes: 0, hits: 0, prompts: 0 });
+    const prompt = 'Once upon a time there was a king who had three sons';
+    for (let i = 0; i < 2; i += 1) await host.generate({ ...story, prompt, backend: 'js', maxTokens: 2 });
+    // The events of a call come before its result.
+    expect(host.kept).toMatchObject({ entries: 2, stateBytes: 0, hits: 1, prompts: 2 });
+    expect(host.kept.tokens).toBeGreaterThan(10);
+    process.kill(host.pid!, 'SIGKILL');
+    await expect.poll(() => host.pid).toBeUndefined();
+    expect(host.kept.entries).toBe(0);
+  });
+
   test('errors arrive with code, fault and text', async () => {
     const failed = open().generate({ ...story, model: './nowhere' });
     await expect(failed).rejects.toMatchObject({ code: 'MODEL_NOT_FOUND', fault: 'call' });

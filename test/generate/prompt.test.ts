@@ -5,7 +5,7 @@ import { ArgumentError, CancelledError } from '../../src/errors.ts';
 import { EngineHost } from '../../src/generate/engine-host.ts';
 import { promptLength, readPrompt } from '../../src/generate/prompt.ts';
 import { PromptHost, PromptReadError } from '../../src/generate/prompt-host.ts';
-import { packageRoot } from '../../src/hub/package-root.ts';
+import { packageRoot } from '../../src/package/root.ts';
 import { leastTokens } from '../../src/tokenizer/least-tokens.ts';
 import { loadTokenizer } from '../../src/tokenizer/load-tokenizer.ts';
 import type { Tokenizer } from '../../src/tokenizer/tokenizer.ts';

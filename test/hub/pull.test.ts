@@ -282,6 +282,35 @@ test('bad ids, revisions and offline mode are refused before any request', async
   expect(requests).toEqual([]);
 });
 
+test('offline, what was downloaded before is what a pull gives', async () => {
+  const env = { ...environment(), HF_HUB_OFFLINE: '1' };
+  await expect(pullIt({ env })).rejects.toThrow(
+    /HF_HUB_OFFLINE forbids downloads, and the cache has no org\/model at main/,
+  );
+  const before = await pullIt();
+  requests = [];
+  const notices: string[] = [];
+  const again = await pullIt({ env, onNotice: (line) => notices.push(line) });
+  expect(again).toEqual({ ...before, files: expect.arrayContaining([...before.files]), downloadedBytes: 0 });
+  expect(notices).toEqual(['HF_HUB_OFFLINE is set: the Hub was not asked for anything newer']);
+  const lacking = pullIt({ env, files: ['other.gguf'] });
+  await expect(lacking).rejects.toThrow(
+    /HF_HUB_OFFLINE forbids downloads, and in the cache org\/model has no file "other.gguf"/,
+  );
+  await expect(lacking).rejects.toThrow(HubConnectionError);
+  expect(requests).toEqual([]);
+});
+
+test('a port that fetch refuses is not tried again', async () => {
+  const notices: string[] = [];
+  const failed = pullIt({
+    env: { ...environment(), HF_ENDPOINT: 'http://127.0.0.1:1' },
+    onNotice: (line) => notices.push(line),
+  });
+  await expect(failed).rejects.toThrow(/the connection failed: port 1 is one that fetch refuses.*check the address/);
+  expect(notices).toEqual([]);
+});
+
 test.each<[string, string[], string[] | undefined, string[]]>([
   [
     'in onnx/',

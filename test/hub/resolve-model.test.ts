@@ -3,7 +3,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { hubCacheFolder, hubHome, isRepoId, isRevision } from '../../src/hub/hub-cache.ts';
-import { packageRoot } from '../../src/hub/package-root.ts';
 import {
   listModels,
   ModelNotFoundError,
@@ -11,6 +10,7 @@ import {
   PathNotAllowedError,
   resolveModel,
 } from '../../src/hub/resolve-model.ts';
+import { packageRoot } from '../../src/package/root.ts';
 
 const COMMIT = '0123456789abcdef0123456789abcdef01234567';
 let folder: string;

@@ -73,7 +73,7 @@ function ternary(random: Random, name: string, rows: number, columns: number): T
   };
 }
 
-function grouped(
+export function grouped(
   random: Random,
   name: string,
   rows: number,
@@ -104,11 +104,11 @@ function grouped(
   };
 }
 
-function vector(random: Random, name: string, n: number): VectorWeight {
+export function vector(random: Random, name: string, n: number): VectorWeight {
   return { kind: 'vector', name, values: Float32Array.from({ length: n }, () => 1 + 0.5 * random.signed()) };
 }
 
-function dense(
+export function dense(
   random: Random,
   name: string,
   rows: number,

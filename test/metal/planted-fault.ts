@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { buildFake, findTools, KERNELS } from '../../scripts/metal-tools.mjs';
 import { type MetalAddon, MetalUnsupportedError } from '../../src/engine/metal/addon.ts';
 import { createMetalBackend } from '../../src/engine/metal/backend.ts';
-import { groupedSelfTestProgram } from '../../src/engine/metal/self-test.ts';
+import { groupedSelfTestProgram, hybridSelfTestProgram } from '../../src/engine/metal/self-test.ts';
 import { readKernelText } from '../../src/engine/metal/shaders.ts';
 
 /** Where the fake device cannot be built; fake-device.ts says loudly why. */
@@ -30,8 +30,9 @@ export async function refusalWith(fault: { file: string; from: string; to: strin
     });
     const reason = await backend.unavailable();
     if (reason !== undefined) return reason;
-    // What concerns group-scaled programs alone shows when one is loaded.
+    // What concerns group-scaled or hybrid programs alone shows when one is loaded.
     (await backend.load(groupedSelfTestProgram(), {}))[Symbol.dispose]();
+    (await backend.load(hybridSelfTestProgram(), {}))[Symbol.dispose]();
     return undefined;
   } catch (error) {
     if (error instanceof MetalUnsupportedError) return error.message;

@@ -12,12 +12,14 @@ import { createMetalBackend, MetalUnavailableError, metalBackend } from '../../s
 import {
   groupedSelfTest,
   groupedSelfTestProgram,
+  hybridSelfTest,
+  hybridSelfTestProgram,
   SELF_TEST_TOLERANCE,
   selfTest,
   selfTestProgram,
 } from '../../src/engine/metal/self-test.ts';
 import { CANDIDATES, readTuning, tuningFile } from '../../src/engine/metal/tuning.ts';
-import type { Program } from '../../src/engine/program.ts';
+import type { Op, Program } from '../../src/engine/program.ts';
 import { FAKE_MISSING, fakeAddon, figures, loadOnFake, SCHEDULES, withSchedule, withSettings } from './fake-device.ts';
 import { feed, relativeError, someTokens } from './tiny-programs.ts';
 
@@ -112,6 +114,45 @@ test('the group-scaled self-test: a wrong epsilon, RoPE, scale or code fails it'
   }
 });
 
+test('the hybrid self-test: any number of any operation that is off fails it', { timeout: 120_000 }, async () => {
+  const program = hybridSelfTestProgram();
+  const spoil = (change: (program: Program) => Program) =>
+    hybridSelfTest(async () => jsBackend.load(change(program), {}), program);
+  expect(await spoil((p) => p)).toBeUndefined();
+  const differs = /^in its self-test \d+ of 6624 logits of a hybrid model are not the reference's, bit for bit$/;
+  const ops = (change: (op: Op, index: number) => Op) => (p: Program) => ({ ...p, ops: p.ops.map(change) });
+  const of = <K extends Op['op']>(kind: K, change: (op: Op & { op: K }) => object) =>
+    ops((op) => (op.op === kind ? ({ ...op, ...change(op as Op & { op: K }) } as Op) : op));
+  const changes: Record<string, (p: Program) => Program> = {
+    'blocks of a rotation': of('hadamard', ({ block }) => ({ block: block === 8 ? 4 : block })),
+    'heads that move': of('hadamard', () => ({ keyHeads: 0 })),
+    'a length': of('l2NormHeads', ({ scale }) => ({ scale: Math.fround(scale * 1.0001) })),
+    'the order of heads': of('gatedDelta', () => ({ order: 'tiled' })),
+    'a limit': of('gatedActivation', ({ limit }) => ({ limit: limit === undefined ? undefined : 1.4 })),
+    'a gate': of('gatedActivation', ({ fn }) => ({ fn: fn === 'sigmoid' ? 'silu' : fn })),
+    'heads split the other way': of('splitHeads', ({ first, second }) => ({ first: second, second: first })),
+    'elements that turn': (p) => ({ ...p, rope: { ...p.rope, sin: p.rope.sin.map((v) => -v) } }),
+    'a window': (p) => ({ ...p, kv: { ...p.kv, windows: [23, 0] } }),
+    'no window': (p) => ({ ...p, kv: { ...p.kv, windows: undefined } }),
+    'a second state': of('causalConv', () => ({ state: 0 })),
+  };
+  for (const [name, change] of Object.entries(changes)) {
+    expect([name, await spoil(change)]).toEqual([name, expect.stringMatching(differs)]);
+  }
+  const vectors = program.weights.flatMap((w, i) => (w.kind === 'vector' ? [[w.name, i] as const] : []));
+  for (const name of ['signs', 'convolution', 'decay', 'bias', 'head norm']) {
+    for (const [, at] of vectors.filter(([found]) => found === name)) {
+      const changed = (p: Program) => ({
+        ...p,
+        weights: p.weights.map((w, i) =>
+          i === at && w.kind === 'vector' ? { ...w, values: w.values.map((v, j) => (j === 1 ? -v : v)) } : w,
+        ),
+      });
+      expect([name, at, await spoil(changed)]).toEqual([name, at, expect.stringMatching(differs)]);
+    }
+  }
+});
+
 describe.skipIf(FAKE_MISSING !== undefined)('the backend over the fake device', () => {
   test.each(SCHEDULES)('passes its self-test, schedule %i', async (schedule) => {
     expect(await withSchedule(schedule, () => onFake().unavailable())).toBeUndefined();
@@ -120,6 +161,18 @@ describe.skipIf(FAKE_MISSING !== undefined)('the backend over the fake device', 
   test.each(SCHEDULES)('loads group-scaled programs, schedule %i', async (schedule) => {
     await withSchedule(schedule, async () => {
       (await onFake().load(groupedSelfTestProgram(), {}))[Symbol.dispose]();
+    });
+  });
+
+  test.each(SCHEDULES)('loads hybrid programs, schedule %i', { timeout: 60_000 }, async (schedule) => {
+    await withSchedule(schedule, async () => {
+      const backend = onFake();
+      const before = figures().commandBuffers;
+      (await backend.load(hybridSelfTestProgram(), {}))[Symbol.dispose]();
+      // Three steps of each self-test, the hybrid one only now.
+      expect(figures().commandBuffers - before).toBe(9);
+      (await backend.load(hybridSelfTestProgram(), {}))[Symbol.dispose]();
+      expect(figures().commandBuffers - before).toBe(9);
     });
   });
 

@@ -117,6 +117,14 @@ describe.skipIf(clangMissing !== undefined)('address spaces', () => {
     ],
     ['a write to the weights', 'grouped.metal', 'float4 x[TOKENS];', 'float4 x[TOKENS];\n        w[0] = q;'],
     ['int16 codes from floats in silence', 'exact.metal', 'short4 q = short4(0, 0, 0, 0);', 'short4 q = v[k];'],
+    ['a rotation in device memory', 'exact.metal', 'threadgroup float* v, uint count', 'device float* v, uint count'],
+    [
+      'a write to the runs',
+      'hybrid.metal',
+      'uint4 run = runs[group.y];',
+      'uint4 run = runs[group.y];\n    runs[0] = run;',
+    ],
+    ['experts as floats', 'grouped.metal', 'const uint expert = experts[', 'device const float* expert = experts['],
     ['as_type between sizes', 'dense.metal', 'as_type<half2>(a)', 'as_type<half4>(a)'],
     [
       'local memory bound to a device pointer',

@@ -12,6 +12,7 @@ import type {
   KvSpec,
   Op,
   Program,
+  RecurrentSpec,
   TernaryWeight,
   VectorWeight,
   Weight,
@@ -36,8 +37,12 @@ export class ProgramBuilder {
   readonly weights: Weight[] = [];
   readonly ops: Op[] = [];
   readonly random: () => number;
+  readonly recurrent: RecurrentSpec[] = [];
   kv: KvSpec = { layers: 1, kvHeads: 1, headDim: 4 };
   contextLength = 64;
+  /** Elements of a head that turn; all of them where absent. */
+  rotaryDim: number | undefined;
+  choices = 0;
 
   constructor(seed: number) {
     this.random = randomFloats(seed);
@@ -47,7 +52,7 @@ export class ProgramBuilder {
     name: string,
     width: number,
     dtype: BufferSpec['dtype'] = 'f32',
-    rows: 'tokens' | 'outputs' = 'tokens',
+    rows: BufferSpec['rows'] = 'tokens',
     group?: number,
   ): BufferId {
     return this.buffers.push({ name, dtype, rows, width, group }) - 1;
@@ -63,6 +68,16 @@ export class ProgramBuilder {
 
   vector(name: string, length: number): VectorWeight {
     return { kind: 'vector', name, values: this.floats(length).map((v) => 1 + 0.5 * v) };
+  }
+
+  /** Each +1 or -1. */
+  signs(length: number): VectorWeight {
+    return { kind: 'vector', name: 'signs', values: this.floats(length).map((v) => (v < 0 ? -1 : 1)) };
+  }
+
+  /** A recurrent state of `width` floats; its index. */
+  state(width: number): number {
+    return this.recurrent.push({ name: `state ${this.recurrent.length}`, width }) - 1;
   }
 
   ternary(name: string, rows: number, columns: number): TernaryWeight {
@@ -168,6 +183,20 @@ export class ProgramBuilder {
     return x;
   }
 
+  /** Matrices of `experts` experts, as `grouped` makes one. */
+  experts(
+    name: string,
+    experts: number,
+    rows: number,
+    columns: number,
+    group: number,
+    scaleType: GroupedWeight['scaleType'] = 'f16',
+  ): GroupedWeight {
+    const all = Array.from({ length: experts }, () => this.grouped(name, rows, columns, group, scaleType));
+    const joined = (part: 'bytes' | 'scales') => new Uint8Array(Buffer.concat(all.map((one) => one[part])));
+    return { ...all[0]!, experts, bytes: joined('bytes'), scales: joined('scales') };
+  }
+
   /** The program whose logits are `result` (f32), which has token rows or output rows. */
   finish(result: BufferId, tracePoints = 0): Program {
     const { rows, width } = this.buffers[result]!;
@@ -176,14 +205,16 @@ export class ProgramBuilder {
       logits = this.buffer('result', width, 'f32', 'outputs');
       this.ops.push({ op: 'selectOutputs', x: result, out: logits });
     }
-    const { kv, contextLength } = this;
+    const { kv, contextLength, recurrent, choices, rotaryDim = kv.headDim } = this;
     return {
       name: 'tiny',
       buffers: this.buffers,
       weights: this.weights,
       ops: this.ops,
       kv,
-      rope: { headDim: kv.headDim, ...ropeTables(10000, kv.headDim, contextLength) },
+      rope: { rotaryDim, ...ropeTables(10000, rotaryDim, contextLength) },
+      recurrent,
+      choices,
       contextLength,
       vocabSize: width,
       logits,

@@ -6,9 +6,9 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import { GgufFile } from '../../src/formats/gguf-file.ts';
-import { packageRoot } from '../../src/hub/package-root.ts';
 import { type ConvertFormat, convertModel } from '../../src/model/convert.ts';
 import { type ModelFiles, openModel } from '../../src/model/open-model.ts';
+import { packageRoot } from '../../src/package/root.ts';
 import { loadTokenizer } from '../../src/tokenizer/load-tokenizer.ts';
 
 let root = '';

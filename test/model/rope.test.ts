@@ -9,8 +9,8 @@ const open = async () => (await openModel(await resolveModel('default'), { name:
 
 test('rows come as they are asked for, with the bits of the complete table', async () => {
   const { rope, contextLength } = await open();
-  const half = rope.headDim / 2;
-  const whole = ropeTables(10_000, rope.headDim, contextLength);
+  const half = rope.rotaryDim / 2;
+  const whole = ropeTables(10_000, rope.rotaryDim, contextLength);
   for (const end of [0, 1, 7, 5, 300]) {
     const { cos, sin } = rope.upTo!(end);
     expect(cos.length).toBe(contextLength * half);
@@ -34,5 +34,5 @@ test('rows come as they are asked for, with the bits of the complete table', asy
 test('whoever takes the tables gets all of them', async () => {
   const { rope, contextLength } = await open();
   const copy = { ...rope };
-  expect(copy.cos).toEqual(ropeTables(10_000, rope.headDim, contextLength).cos);
+  expect(copy.cos).toEqual(ropeTables(10_000, rope.rotaryDim, contextLength).cos);
 });

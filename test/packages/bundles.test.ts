@@ -1,37 +1,80 @@
-// The plugin for Claude Code and the bundle for Claude Desktop: what is committed is what the sources give, and both
-// run where no dependency is installed.
+// The plugin for Claude Code and the bundle for Claude Desktop: both run where no dependency is installed, with native
+// code where it came prebuilt, and a plugin that is older than it says is found out.
 
-import { cpSync, existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { decode } from 'fast-png';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { bundleProgram } from '../../scripts/package-bundle.mjs';
 import { iconPng } from '../../scripts/package-icon.mjs';
 import { packMcpb, stageMcpb } from '../../scripts/package-mcpb.mjs';
-import { PLUGIN_SERVER, UP } from '../../scripts/package-plugin.mjs';
+import { stagePlugin, UP, whyStale } from '../../scripts/package-plugin.mjs';
+import { whyNotCurrent } from '../../scripts/prebuild.mjs';
+import { targetName } from '../../src/native/machine.ts';
 import { ALL_TOOLS } from '../../src/tools/all-tools.ts';
 import { childrenOf, ROOT } from '../mcp/server-process.ts';
 import { run, temporaryFolder, useAsServer } from './packed-program.ts';
 
 const readJson = (path: string) => JSON.parse(readFileSync(join(ROOT, path), 'utf8'));
 const { name, version, mcpName } = readJson('package.json');
+/** The workflow and .ci/run build them first (npm run prebuilds). */
+const whyNoPrebuilt = whyNotCurrent(targetName());
 
 describe('the plugin', () => {
-  test('holds the bundle of these sources (npm run package:plugin writes it)', async () => {
-    const files = await bundleProgram({ outdir: PLUGIN_SERVER, up: UP, write: false });
-    expect(readdirSync(PLUGIN_SERVER).sort()).toEqual([...files.keys()].sort());
-    const stale = [...files].filter(([file, text]) => readFileSync(join(PLUGIN_SERVER, file), 'utf8') !== text);
-    expect(stale.map(([file]) => file)).toEqual([]);
+  const folder = temporaryFolder();
+  const plugin = join(folder.path, 'plugin');
+  beforeAll(async () => {
+    await stagePlugin(plugin);
+  }, 120_000);
+  afterAll(() => folder[Symbol.dispose]());
+
+  const change = (path: string, from: string | RegExp, to: string) => {
+    const before = readFileSync(join(plugin, path), 'utf8');
+    writeFileSync(join(plugin, path), before.replace(from, to));
+    return () => writeFileSync(join(plugin, path), before);
+  };
+
+  test('made twice it has the same bytes, and is of these sources', async () => {
+    const server = join(plugin, 'plugin', 'server');
+    const files = await bundleProgram({ outdir: server, up: UP, write: false });
+    expect(readdirSync(server).sort()).toEqual([...files.keys()].sort());
+    for (const [file, text] of files) expect(readFileSync(join(server, file), 'utf8') === text, file).toBe(true);
+    expect(await whyStale(plugin)).toBeUndefined();
   });
 
-  test('its manifests agree with the package', () => {
-    const plugin = readJson('.claude-plugin/plugin.json');
+  test('one that is older than the version it claims is told', async () => {
+    const undo = change('plugin/server/bitnet-gf3.js', /$/, '\n');
+    expect(await whyStale(plugin)).toBe(
+      `the plugin is older than the version ${version} that it claims: bitnet-gf3.js`,
+    );
+    undo();
+    const undoVersion = change('.claude-plugin/plugin.json', `"${version}"`, '"0.0.1"');
+    expect(await whyStale(plugin)).toBe(`the plugin is of version 0.0.1, the package of ${version}`);
+    undoVersion();
+    rmSync(join(plugin, 'plugin/server/world-process.js'));
+    expect(await whyStale(plugin)).toContain('that it claims: world-process.js');
+    await stagePlugin(plugin);
+    expect(await whyStale(join(folder.path, 'none'))).toContain('holds no plugin');
+  });
+
+  test('its manifests agree with the package, there and in the package from npm', () => {
+    const published = readJson('.claude-plugin/plugin.json');
+    expect(published.version).toBe(version);
     const marketplace = readJson('.claude-plugin/marketplace.json');
-    expect(plugin.version).toBe(version);
-    expect(marketplace.plugins).toMatchObject([{ name: plugin.name, source: './', description: plugin.description }]);
-    const { args } = plugin.mcpServers['bitnet-gf3'];
-    expect(existsSync(args[0].replace(/^\$\{CLAUDE_PLUGIN_ROOT\}/, ROOT))).toBe(true);
-    expect(existsSync(join(ROOT, plugin.icon))).toBe(true);
+    const { name: id, description } = published;
+    const source = { source: 'npm', package: name, version };
+    expect(marketplace.plugins).toMatchObject([{ name: id, source, description }]);
+    const staged = JSON.parse(readFileSync(join(plugin, '.claude-plugin/plugin.json'), 'utf8'));
+    const stagedMarketplace = JSON.parse(readFileSync(join(plugin, '.claude-plugin/marketplace.json'), 'utf8'));
+    expect(stagedMarketplace.plugins).toMatchObject([{ name: id, source: './', description }]);
+    for (const [manifest, root] of [
+      [published, ROOT],
+      [staged, plugin],
+    ] as const) {
+      const { args } = manifest.mcpServers['bitnet-gf3'];
+      expect(existsSync(args[0].replace(/^\$\{CLAUDE_PLUGIN_ROOT\}/, root)), args[0]).toBe(true);
+      expect(existsSync(join(root, manifest.icon))).toBe(true);
+    }
   });
 
   test('its icon is drawn by our script, square and large enough', () => {
@@ -41,11 +84,8 @@ describe('the plugin', () => {
     expect(Buffer.compare(Buffer.from(decode(iconPng()).data), Buffer.from(data))).toBe(0);
   });
 
-  test('runs from a copy that has no dependencies', async () => {
-    using folder = temporaryFolder();
-    const kept = ['.claude-plugin', 'plugin', 'models', 'skills', 'schemas', 'kernels/wasm', 'package.json'];
-    for (const path of kept) cpSync(join(ROOT, path), join(folder.path, path), { recursive: true });
-    const program = join(folder.path, 'plugin/server/bitnet-gf3.js');
+  test('runs where no dependency is installed', async () => {
+    const program = join(plugin, 'plugin/server/bitnet-gf3.js');
     const used = await useAsServer(process.execPath, [program], '/');
     expect(used).toEqual({ tools: ALL_TOOLS.map((tool) => tool.name), version });
     const args = ['infer', 'Once', '--max-tokens', '2', '--backend', 'wasm', '--threads', '2'];
@@ -53,6 +93,16 @@ describe('the plugin', () => {
     expect(told.stderr + told.stdout).toMatch(/wasm .*2 threads/);
     expect(told.status).toBe(0);
     expect(run(process.execPath, [program, 'nonsense'], '/').status).toBe(2);
+  });
+
+  test.skipIf(whyNoPrebuilt !== undefined)('runs native code where it came prebuilt', () => {
+    const program = join(plugin, 'plugin/server/bitnet-gf3.js');
+    const told = run(process.execPath, [program, 'infer', 'Once', '--max-tokens', '2', '--backend', 'cpu'], '/');
+    expect(told.stderr).toMatch(/\/s \(cpu /);
+  });
+
+  test.runIf(whyNoPrebuilt !== undefined)(`skipped: native code in the plugin (${whyNoPrebuilt})`, () => {
+    expect(whyNoPrebuilt).toBeTypeOf('string');
   });
 });
 
@@ -68,12 +118,11 @@ describe('the bundle for Claude Desktop', () => {
   }, 120_000);
   afterAll(() => folder[Symbol.dispose]());
 
-  test('is small, and holds no training data, sources or native code', () => {
+  test('is small, and holds no training data, sources or native code but what is prebuilt', () => {
     expect(statSync(file).size).toBeLessThan(12e6);
     const paths = readdirSync(installed, { recursive: true, encoding: 'utf8' });
-    expect(paths.filter((path) => /(^|\/)(src|test|node_modules|master)(\/|$)|\.(node|cc|h|ts)$/.test(path))).toEqual(
-      [],
-    );
+    expect(paths.filter((path) => /(^|\/)(src|test|node_modules|master)(\/|$)|\.(cc|h|mm|ts)$/.test(path))).toEqual([]);
+    expect(paths.filter((path) => path.endsWith('.node') && !path.startsWith('prebuilds/'))).toEqual([]);
   });
 
   test('its manifest names the tools that the server has', () => {

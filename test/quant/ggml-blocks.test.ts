@@ -7,6 +7,7 @@ import { decodeGgml, singleScale, unpackGgml } from '../../src/quant/ggml.ts';
 import { packI2s, unpackI2s } from '../../src/quant/i2s.ts';
 import { decodeQ2, unpackQ2 } from '../../src/quant/q2.ts';
 import { decodeQ4 } from '../../src/quant/q4.ts';
+import { decodeQ4k } from '../../src/quant/q4k.ts';
 import { decodeQ6k } from '../../src/quant/q6k.ts';
 import { decodeQ8, encodeQ8 } from '../../src/quant/q8.ts';
 import { packTq1, unpackTq1 } from '../../src/quant/tq1.ts';
@@ -271,5 +272,41 @@ describe('by name', () => {
     for (const type of ['F32', 'F16', 'BF16', 'Q8_0', 'Q6_K', 'Q4_0', 'TQ1_0', 'TQ2_0', 'I2_S', 'Q2_0'] as const) {
       expect(() => decodeGgml(type, new Uint8Array(7), 256), type).toThrow(PackedSizeError);
     }
+  });
+});
+
+describe('Q4_K', () => {
+  /** A block from its parts, put together the other way round: six-bit numbers bit by bit. */
+  function block(d: number, dmin: number, sc: readonly number[], m: readonly number[], nibbles: readonly number[]) {
+    const bytes = new Uint8Array(144);
+    bytes.set(d === 1 ? [0x00, 0x3c] : [0x00, 0x38], 0);
+    bytes.set(dmin === 1 ? [0x00, 0x3c] : [0x00, 0x38], 2);
+    const scales = bytes.subarray(4, 16);
+    for (let j = 0; j < 4; j++) {
+      scales[j] = sc[j]! | ((sc[j + 4]! >> 4) << 6);
+      scales[j + 4] = m[j]! | ((m[j + 4]! >> 4) << 6);
+      scales[j + 8] = (sc[j + 4]! & 15) | ((m[j + 4]! & 15) << 4);
+    }
+    nibbles.forEach((nibble, i) => {
+      bytes[16 + 32 * Math.floor(i / 64) + (i % 32)]! |= nibble << (i % 64 >= 32 ? 4 : 0);
+    });
+    return bytes;
+  }
+
+  test('every scale, minimum and nibble is where it belongs', () => {
+    const sc = [1, 63, 2, 31, 16, 47, 5, 62];
+    const m = [0, 3, 63, 17, 48, 1, 33, 15];
+    const nibbles = Array.from({ length: 256 }, (_, i) => (7 * i + (i >> 5)) % 16);
+    const values = decodeQ4k(block(1, 0.5, sc, m, nibbles), 256);
+    expect([...values]).toEqual(nibbles.map((nibble, i) => sc[i >> 5]! * nibble - 0.5 * m[i >> 5]!));
+    const two = new Uint8Array(288);
+    two.set(block(0.5, 1, sc, m, nibbles), 144);
+    expect(decodeQ4k(two, 512)[256 + 255]).toBe(0.5 * 62 * nibbles[255]! - 15);
+    expect(decodeQ4k(two, 512)[3]).toBe(0);
+  });
+
+  test('a size that is no whole block', () => {
+    expect(() => decodeQ4k(new Uint8Array(143), 256)).toThrow(PackedSizeError);
+    expect(() => decodeQ4k(new Uint8Array(144), 255)).toThrow(PackedSizeError);
   });
 });

@@ -1,7 +1,7 @@
 // The native kernels give the bits of the readable ones, on every instruction set that runs here and any thread count.
 
-import { createRequire } from 'node:module';
 import { expect, test } from 'vitest';
+import { loadAddon } from '../../src/native/load.ts';
 import { makeBatch, nextTokenSequence } from '../../src/train/batch.ts';
 import { JS_KERNELS, type TrainKernels } from '../../src/train/kernels.ts';
 import { loadTrainKernels } from '../../src/train/native-kernels.ts';
@@ -9,16 +9,14 @@ import { Network } from '../../src/train/network.ts';
 import { DEFAULT_OPTIMIZER, optimizerStep, zeroOptimizerState } from '../../src/train/optimizer.ts';
 import { Numbers, randomLatents, tinyConfig } from './tiny.ts';
 
-// @ts-expect-error: a script without types
-const { buildTrainAddon } = await import('../../scripts/build-train.mjs');
-const { path, reason } = (await buildTrainAddon()) as { path?: string; reason?: string };
-const isas: string[] = path === undefined ? [] : createRequire(import.meta.url)(path).isas();
+const loaded = await loadAddon<{ isas(): string[] }>('train');
+const isas = 'addon' in loaded ? loaded.addon.isas() : [];
 
-const NONE = reason ?? 'built';
+const NONE = 'reason' in loaded ? loaded.reason : 'built';
 const variants = isas.flatMap((isa) => [1, 2, 5].map((threads) => ({ isa, threads })));
 
 test.runIf(isas.length === 0)(`skipped: no native kernels (${NONE})`, () => {
-  expect(reason).toBeTypeOf('string');
+  expect(loaded).toHaveProperty('reason');
 });
 
 const same = (actual: ArrayLike<number>, expected: ArrayLike<number>, what: string) => {

@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { packageRoot } from '../../src/hub/package-root.ts';
+import { packageRoot } from '../../src/package/root.ts';
 import { balanceTriadTool } from '../../src/tools/balance-triad.ts';
 import { callTool } from '../../src/tools/call-tool.ts';
 

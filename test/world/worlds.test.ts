@@ -3,7 +3,7 @@ import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
-import { packageRoot } from '../../src/hub/package-root.ts';
+import { packageRoot } from '../../src/package/root.ts';
 import { worldExpectedValue } from '../../src/world/morphism.ts';
 import { morphismColorIndex } from '../../src/world/morphism-color.ts';
 import { worldId } from '../../src/world/world-state.ts';

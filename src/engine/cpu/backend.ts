@@ -1,6 +1,5 @@
 // The native backend: hands the recorded program to the addon once, then one asynchronous call per step.
 
-import { availableParallelism } from 'node:os';
 import { ArgumentError, CancelledError } from '../../errors.ts';
 import {
   type Backend,
@@ -11,11 +10,14 @@ import {
   type SequenceId,
   type Step,
   type StepResult,
+  type ThreadsUsed,
 } from '../backend.ts';
 import type { Program } from '../program.ts';
 import { encodeProgram } from '../recorded/encode.ts';
+import { checkRewind } from '../recorded/rewind.ts';
 import { NativeEngineError, STATUS, stepFailure } from '../recorded/step-status.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
+import { coreLimits } from './cores.ts';
 import { loadNative, type NativeAddon, type NativeHandle, type NativeInfo } from './native.ts';
 import { hugePageMemory } from './weight-memory.ts';
 
@@ -53,6 +55,9 @@ export const cpuBackend = {
   },
 } satisfies Backend;
 
+/** Of the addon. */
+const MOST_THREADS = 256;
+
 /** The instruction set to ask the addon for: '' is its own choice. */
 export function chooseIsa(wanted: string | undefined, usable: readonly string[], built: readonly string[]): string {
   if (wanted === undefined || wanted === '') return '';
@@ -77,11 +82,12 @@ export class CpuExecutable implements Executable {
   constructor(addon: NativeAddon, program: Program, options: CpuLoadOptions) {
     const { usable, built } = addon.isas();
     const isa = chooseIsa(options.isa ?? process.env.BITNET_ISA, usable, built);
-    const threads = options.threads ?? availableParallelism();
+    const threads = options.threads ?? Math.min(coreLimits().usable, MOST_THREADS);
+    const fixed = options.threads !== undefined;
     // Each step sees to the rows that it needs: the kernels read the tables where they are.
     const { words, blobs } = encodeProgram(program, program.rope.upTo?.(0));
     try {
-      this.#handle = addon.load({ words, blobs, isa, threads, prefetch: options.prefetchBytes ?? 0 });
+      this.#handle = addon.load({ words, blobs, isa, threads, fixed, prefetch: options.prefetchBytes ?? 0 });
     } catch (error) {
       throw new NativeEngineError({ what: (error as Error).message, where: program.name }, { cause: error });
     }
@@ -107,15 +113,19 @@ export class CpuExecutable implements Executable {
     return length;
   }
 
+  rewindLimit(sequence: SequenceId): number {
+    const limit = this.#addon.rewindLimit(this.#live(), sequence);
+    if (limit < 0) throw new RangeError(`sequence ${sequence} does not exist`);
+    return limit;
+  }
+
   truncate(sequence: SequenceId, length: number): void {
-    const known = this.sequenceLength(sequence);
-    if (!(length >= 0 && length <= known)) throw new RangeError(`truncate to ${length} of ${known}`);
+    checkRewind(this, 'truncate to', sequence, length);
     this.#addon.truncate(this.#live(), sequence, length);
   }
 
   fork(sequence: SequenceId, length: number): SequenceId {
-    const known = this.sequenceLength(sequence);
-    if (!(length >= 0 && length <= known)) throw new RangeError(`fork at ${length} of ${known}`);
+    checkRewind(this, 'fork at', sequence, length);
     return this.#addon.fork(this.#live(), sequence, length);
   }
 
@@ -135,6 +145,15 @@ export class CpuExecutable implements Executable {
     const result = await this.#addon.step(handle, ...args);
     if (result.status !== STATUS.ok) throw stepFailure(program, result);
     return { logits, tritCounts };
+  }
+
+  useThreads(threads: number): void {
+    this.#addon.useThreads(this.#live(), threads);
+  }
+
+  threadsUsed(): ThreadsUsed {
+    const { one, many } = this.#addon.info(this.#live()).used;
+    return { generation: one, prompt: many };
   }
 
   /** Moves the weights to huge pages where the system has them. */

@@ -97,3 +97,23 @@ export function expF32(x: number): number {
   powerBits[0] = (n - half + 127) << 23;
   return fround(y * power[0]!);
 }
+
+/** 1 / (1 + exp(-x)). */
+export function sigmoidF32(x: number): number {
+  return fround(1 / fround(1 + expF32(-x)));
+}
+
+// log(1 + u) = 2 artanh(s), s = u / (2 + u), for 0 <= u <= 1: s <= 1/3, and 2 s (1 + z/3 + z^2/5 + ...), z = s^2, up to
+// z^8 (next term: 3e-10 of the result), by Horner's rule.
+const ARTANH = [17, 15, 13, 11, 9, 7, 5, 3].map((odd) => fround(1 / odd));
+
+/** log(1 + exp(x)) = max(x, 0) + log(1 + exp(-|x|)). NaN: NaN. */
+export function softplusF32(x: number): number {
+  const u = expF32(-Math.abs(x));
+  const s = fround(u / fround(2 + u));
+  const z = fround(s * s);
+  let p = ARTANH[0]!;
+  for (let i = 1; i < ARTANH.length; i += 1) p = fround(fround(p * z) + ARTANH[i]!);
+  p = fround(fround(p * z) + 1);
+  return fround(Math.max(x, 0) + fround(fround(s + s) * p));
+}

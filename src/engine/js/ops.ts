@@ -2,7 +2,7 @@
 // other backends reproduce them bit for bit. T rows (tokens), R rows / C columns of a matrix, H heads, D headDim.
 // The caller owns all memory; `out` comes last.
 
-import { expF32, laneDot, laneSum, laneSumAbs, rintF32 } from './math.ts';
+import { expF32, laneDot, laneSum, laneSumAbs, rintF32, sigmoidF32 } from './math.ts';
 
 const fround = Math.fround;
 const EPSILON_ABSMAX = fround(1e-5);
@@ -231,7 +231,10 @@ export function groupedMatmul(
   }
 }
 
-/** Rotates x (T, H, D) in place; row t by its position's cos and sin (positions, D/2). Source: arXiv:2104.09864. */
+/**
+ * Rotates the first N elements of each head of x (T, H, D) in place; row t by its position's cos and sin
+ * (positions, N/2). Source: arXiv:2104.09864.
+ */
 export function rope(
   x: Float32Array,
   positions: Int32Array,
@@ -240,8 +243,9 @@ export function rope(
   T: number,
   H: number,
   D: number,
+  N = D,
 ): void {
-  const half = D / 2;
+  const half = N / 2;
   for (let t = 0; t < T; t += 1) {
     const table = positions[t]! * half;
     for (let h = 0; h < H; h += 1) {
@@ -258,21 +262,26 @@ export function rope(
   }
 }
 
+/** Absolute positions whose exponentials and values are summed before they join the rest; see EXACTNESS. */
+export const ATTENTION_BLOCK = 64;
+
 /**
- * One row of causal attention: q (H, D) against keys and values (positions, kvHeads, D) 0..count-1, into out (H, D).
- * `scores` is scratch of at least `count`. Source: arXiv:1706.03762; grouped heads: arXiv:2305.13245.
+ * One row of causal attention: q (H, D) against keys and values (positions, kvHeads, D) first..end-1, into out (H, D).
+ * `scores` is scratch of at least `end - first`, `block` of D. Source: arXiv:1706.03762; grouped heads: arXiv:2305.13245.
  */
 export function attentionRow(
   q: Float32Array,
   qAt: number,
   keys: Float32Array,
   values: Float32Array,
-  count: number,
+  first: number,
+  end: number,
   heads: number,
   kvHeads: number,
   D: number,
   scale: number,
   scores: Float32Array,
+  block: Float32Array,
   out: Float32Array,
   outAt: number,
 ): void {
@@ -281,19 +290,26 @@ export function attentionRow(
   for (let h = 0; h < heads; h += 1) {
     const head = Math.floor(h / group) * D;
     let largest = -Infinity;
-    for (let j = 0; j < count; j += 1) {
+    for (let j = first; j < end; j += 1) {
       const score = fround(laneDot(q, qAt + h * D, keys, j * width + head, D) * scale);
-      scores[j] = score;
+      scores[j - first] = score;
       largest = Math.max(largest, score);
     }
-    for (let j = 0; j < count; j += 1) scores[j] = expF32(fround(scores[j]! - largest));
-    const total = laneSum(scores, 0, count);
+    for (let j = first; j < end; j += 1) scores[j - first] = expF32(fround(scores[j - first]! - largest));
     const to = outAt + h * D;
     out.fill(0, to, to + D);
-    for (let j = 0; j < count; j += 1) {
-      const weight = scores[j]!;
-      const from = j * width + head;
-      for (let d = 0; d < D; d += 1) out[to + d] = out[to + d]! + fround(weight * values[from + d]!);
+    let total = 0;
+    for (let start = first; start < end; ) {
+      const stop = Math.min(end, (Math.floor(start / ATTENTION_BLOCK) + 1) * ATTENTION_BLOCK);
+      total = fround(total + laneSum(scores, start - first, stop - start));
+      block.fill(0, 0, D);
+      for (let j = start; j < stop; j += 1) {
+        const weight = scores[j - first]!;
+        const from = j * width + head;
+        for (let d = 0; d < D; d += 1) block[d] = block[d]! + fround(weight * values[from + d]!);
+      }
+      for (let d = 0; d < D; d += 1) out[to + d] = out[to + d]! + block[d]!;
+      start = stop;
     }
     for (let d = 0; d < D; d += 1) out[to + d] = out[to + d]! / total;
   }
@@ -313,6 +329,25 @@ export function siluGate(gate: Float32Array, up: Float32Array, n: number, out: F
   for (let i = 0; i < n; i += 1) {
     const g = gate[i]!;
     out[i] = fround(g / fround(1 + expF32(-g))) * up[i]!;
+  }
+}
+
+/** out = sigmoid(gate) * up, elementwise: the output gate of Qwen3.5's attention. */
+export function sigmoidGate(gate: Float32Array, up: Float32Array, n: number, out: Float32Array): void {
+  for (let i = 0; i < n; i += 1) out[i] = sigmoidF32(gate[i]!) * up[i]!;
+}
+
+/** out = silu(min(gate, limit)) * clamp(up, -limit, limit), elementwise: Maple's experts. */
+export function clampedSiluGate(
+  gate: Float32Array,
+  up: Float32Array,
+  limit: number,
+  n: number,
+  out: Float32Array,
+): void {
+  for (let i = 0; i < n; i += 1) {
+    const g = Math.min(gate[i]!, limit);
+    out[i] = fround(g / fround(1 + expF32(-g))) * Math.min(Math.max(up[i]!, -limit), limit);
   }
 }
 

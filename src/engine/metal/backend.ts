@@ -7,8 +7,8 @@ import { type MetalAddon, MetalUnsupportedError } from './addon.ts';
 import { MetalExecutable } from './executable.ts';
 import { Gpu } from './gpu.ts';
 import { loadMetalAddon } from './native.ts';
-import { isExact } from './plan.ts';
-import { groupedSelfTest, selfTest } from './self-test.ts';
+import { isExact, isHybrid } from './plan.ts';
+import { groupedSelfTest, hybridSelfTest, selfTest } from './self-test.ts';
 import { readKernelText } from './shaders.ts';
 import { readTuning, tuningFile, writeTuning } from './tuning.ts';
 
@@ -29,6 +29,8 @@ type Ready =
       readonly tuningFile: string;
       /** Why group-scaled programs are not run here, if so: they have the same logits on every backend or none. */
       readonly inexact: string | undefined;
+      /** The same for hybrid programs; found out when the first of them is loaded. */
+      hybrid?: Promise<string | undefined>;
     }
   | { readonly reason: string };
 
@@ -50,6 +52,11 @@ export function createMetalBackend(options: MetalBackendOptions): MetalBackend {
       const state = await open();
       if ('reason' in state) throw new MetalUnavailableError(state.reason);
       if (state.inexact !== undefined && isExact(program)) throw new MetalUnsupportedError(state.inexact, program.name);
+      if (isHybrid(program)) {
+        state.hybrid ??= reasonAgainst(state.gpu, 'hybrid', hybridSelfTest);
+        const reason = await state.hybrid;
+        if (reason !== undefined) throw new MetalUnsupportedError(reason, program.name);
+      }
       const tuning = readTuning(state.tuningFile);
       const executable = new MetalExecutable(state.gpu, program, { ...loadOptions, tuning });
       try {
@@ -71,7 +78,7 @@ async function prepare(options: MetalBackendOptions): Promise<Ready> {
     const gpu = new Gpu(loaded.addon, text);
     const failure = await selfTest(async (program) => new MetalExecutable(gpu, program, {}));
     if (failure !== undefined) return { reason: `Metal on ${gpu.name} is not used: ${failure}` };
-    const inexact = await groupedReason(gpu);
+    const inexact = await reasonAgainst(gpu, 'group-scaled', groupedSelfTest);
     return { gpu, tuningFile: options.tuningFile ?? tuningFile(gpu.name, text), inexact };
   } catch (error) {
     // Whatever a foreign GPU or compiler does, the other backends still work.
@@ -79,11 +86,12 @@ async function prepare(options: MetalBackendOptions): Promise<Ready> {
   }
 }
 
-/** Whatever is wrong with the kernels of group-scaled programs concerns those programs alone. */
-async function groupedReason(gpu: Gpu): Promise<string | undefined> {
+/** Whatever is wrong with the kernels of one kind of programs concerns those programs alone. */
+async function reasonAgainst(gpu: Gpu, kind: string, test: typeof groupedSelfTest): Promise<string | undefined> {
   try {
-    const failure = await groupedSelfTest(async (program) => new MetalExecutable(gpu, program, {}));
-    return failure === undefined ? undefined : `Metal on ${gpu.name} does not run group-scaled models: ${failure}`;
+    // Kernels for long contexts as well, from the start.
+    const failure = await test(async (program) => new MetalExecutable(gpu, program, { shareFrom: 1 }));
+    return failure === undefined ? undefined : `Metal on ${gpu.name} does not run ${kind} models: ${failure}`;
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
   }

@@ -6,6 +6,7 @@ import { type Gpu, type GpuBuffer, padded } from './gpu.ts';
 import { BLOCK_POSITIONS, type KvPool } from './kv-pool.ts';
 import { CHAIN_SOURCES, LIMITS, type Plan, type Run } from './plan.ts';
 import type { KernelName, StructValues } from './signatures.ts';
+import type { StatePool } from './state-pool.ts';
 import { defaultChoice, QUADS_OF, shapeKey, type TernaryChoice, type Tuning } from './tuning.ts';
 import type { PlacedWeight } from './weights.ts';
 
@@ -18,6 +19,15 @@ const PANEL_ROWS = 64;
 const SLICE_BLOCKS = 64;
 /** Panels below which a threadgroup gets more simdgroups, or most of a large GPU would idle. */
 const FEW_PANELS = 64;
+/** Elements of a row that a threadgroup rotates, if blocks are no longer. */
+const ROTATED_TILE = 1024;
+/** Blocks of positions of a split of exact attention, and floats of its statistics: SPLIT_* of exact.metal. */
+const SPLIT_BLOCKS = 4;
+const SPLIT_STATS = 8;
+/** Rows for which exact attention is shared out: more of them fill a GPU with a threadgroup per head each. */
+const SHARED_ROWS = 4;
+/** What that may take: a row of 262,144 positions with 24 heads of 256 takes 122 MiB. */
+const SHARED_BYTES = 128 << 20;
 /** Scores that a threadgroup of exact attention holds. */
 export const HELD_SCORES = 2048;
 /** DENSE_* of dense.metal. */
@@ -31,6 +41,8 @@ const ROW_SLICES = 8;
 export type Shape = {
   readonly tokens: number;
   readonly outputs: number;
+  /** Sequences of which it has rows; 0 where the program has no recurrent states, to which alone it matters. */
+  readonly sequences: number;
   /** Of the longest row; see `splitsAt`. */
   readonly splits: number;
   readonly traced: boolean;
@@ -44,9 +56,12 @@ export type StepMemory = {
   readonly cosine: GpuBuffer;
   readonly sine: GpuBuffer;
   readonly pool: KvPool;
-  /** By buffer id, for `rows` rows. */
+  readonly states: StatePool;
+  /** By buffer id, for `rows` tokens. */
   readonly activations: GpuBuffer[];
   rows: number;
+  /** Status words of an operation: as many as its rows can be. */
+  statusRows: number;
   readonly scratch: Map<string, GpuBuffer & { readonly memory: ArrayBuffer }>;
 };
 
@@ -55,8 +70,26 @@ export function splitsAt(position: number): number {
   return Math.floor(position / ATTENTION_SPLIT) + 1;
 }
 
-export function rowsOf(program: Program, buffer: BufferId, shape: Shape): number {
-  return program.buffers[buffer]!.rows === 'tokens' ? shape.tokens : shape.outputs;
+export function rowsOf(program: Program, buffer: BufferId, { tokens, outputs }: Shape): number {
+  const counts = { tokens, outputs, choices: tokens * (program.choices ?? 0) };
+  return counts[program.buffers[buffer]!.rows];
+}
+
+/**
+ * Bytes that exact attention shares out a step's rows with, by buffer; undefined where a threadgroup takes a row and head:
+ * below `least` splits, for many rows, or where it would take too much.
+ */
+export function sharedAttention(program: Program, { tokens, splits }: Shape, least = 2) {
+  if (splits < least || tokens > SHARED_ROWS) return undefined;
+  let heads = 0;
+  for (const op of program.ops) if (op.op === 'attention') heads = Math.max(heads, op.heads);
+  const floats = tokens * splits * heads * 4;
+  const bytes = {
+    parts: floats * SPLIT_BLOCKS * program.kv.headDim,
+    scores: floats * ATTENTION_SPLIT,
+    stats: floats * SPLIT_STATS,
+  };
+  return bytes.parts + bytes.scores + bytes.stats > SHARED_BYTES ? undefined : bytes;
 }
 
 /** Entries of a sequence's row of the block table. */
@@ -86,19 +119,54 @@ export function checkRows(gpu: Gpu, program: Program, plans: readonly Plan[]): v
   }
 }
 
+/** What a rotation multiplies with, as the reference rounds it. */
+function rotationFactor(block: number): number {
+  return Math.fround(1 / Math.sqrt(block));
+}
+
+/** A group-scaled matrix, or its experts, and where a product with it goes. */
+type GroupedMatrix = {
+  readonly buffer: GpuBuffer;
+  readonly scales: GpuBuffer;
+  readonly rows: number;
+  /** Of one expert. */
+  readonly panels: number;
+  readonly blocks: number;
+  readonly groups: number;
+  readonly groupBlocks: number;
+  readonly half: number;
+  readonly out: BufferId;
+};
+
+/** What no result can show. */
+export type AttentionOptions = {
+  /** Scores that exact attention holds at a time (default 2048): a multiple of 64, no more. */
+  readonly heldScores?: number;
+  /** Splits of 256 positions from which few rows are shared out (default 2); 1 shows those kernels to a self-test. */
+  readonly shareFrom?: number;
+};
+
 export class StepEncoder {
   readonly #gpu: Gpu;
   readonly #program: Program;
   readonly #memory: StepMemory;
   readonly #tuning: Tuning;
   readonly #heldScores: number;
+  readonly #shareFrom: number;
 
-  constructor(gpu: Gpu, program: Program, memory: StepMemory, tuning: Tuning, heldScores = HELD_SCORES) {
+  constructor(
+    gpu: Gpu,
+    program: Program,
+    memory: StepMemory,
+    tuning: Tuning,
+    { heldScores = HELD_SCORES, shareFrom = 2 }: AttentionOptions = {},
+  ) {
     this.#gpu = gpu;
     this.#program = program;
     this.#memory = memory;
     this.#tuning = tuning;
     this.#heldScores = heldScores;
+    this.#shareFrom = shareFrom;
   }
 
   /** All dispatches of a step of this shape, in order. */
@@ -131,6 +199,20 @@ export class StepEncoder {
         return rowsOf(this.#program, run.x, shape) === 0 ? [] : [this.#dense(run, shape)];
       case 'int8':
         return rowsOf(this.#program, run.codes, shape) === 0 ? [] : [this.#int8(run, shape)];
+      case 'hadamard':
+        return rowsOf(this.#program, run.x, shape) === 0 ? [] : [this.#hadamard(run, shape)];
+      case 'split':
+        return rowsOf(this.#program, run.x, shape) === 0 ? [] : [this.#split(run, shape)];
+      case 'lengths':
+        return rowsOf(this.#program, run.x, shape) === 0 ? [] : [this.#lengths(run, shape)];
+      case 'conv':
+        return [this.#conv(run, shape)];
+      case 'delta':
+        return [this.#delta(run, shape)];
+      case 'route':
+        return [this.#route(run, shape)];
+      case 'experts':
+        return [this.#experts(run, shape)];
       case 'count':
         return [this.#count(run, shape)];
     }
@@ -151,7 +233,7 @@ export class StepEncoder {
     });
   }
 
-  #groupedWeight(id: WeightId) {
+  #groupedWeight(id: WeightId): Omit<GroupedMatrix, 'out'> {
     const weight = this.#program.weights[id]!;
     if (weight.kind !== 'grouped') throw wrongKind(weight, 'grouped');
     const { rows, columns, group } = weight;
@@ -209,10 +291,13 @@ export class StepEncoder {
     const x = this.#memory.activations[run.x]!;
     const y = run.y === undefined ? x : this.#memory.activations[run.y]!;
     if (kernel === 'chain_rows') {
+      const { block = 0, keyHeads = 0, headDim = 0 } = run.rotate ?? {};
       return dispatch(kernel, [rows, 1, 1], this.#threads(kernel, stride4), {
         x,
         y,
         // Never touched where their part of the chain is absent, but every argument has to be bound.
+        mix: run.mix === undefined ? x : this.#memory.activations[run.mix]!,
+        signs: run.rotate === undefined ? x : this.#memory.weights[run.rotate.signs]!.buffer,
         weight: run.norm === undefined ? x : this.#memory.weights[run.norm.weight]!.buffer,
         out: run.out === undefined ? x : this.#memory.activations[run.out]!,
         codes: run.quantize === undefined ? x : this.#memory.activations[run.quantize.codes]!,
@@ -223,10 +308,18 @@ export class StepEncoder {
           width: this.#width(run.x),
           eps: run.norm?.eps ?? 0,
           source: CHAIN_SOURCES.indexOf(run.source ?? 'x'),
+          limit: run.limit ?? 0,
+          choices: this.#program.choices ?? 0,
+          mix_stride: run.mix === undefined ? 0 : this.#stride(run.mix),
           norm: run.norm === undefined ? 0 : 1,
           keep: run.out === undefined ? 0 : 1,
+          block,
+          factor: block === 0 ? 0 : rotationFactor(block),
+          head4: keyHeads === 0 ? 0 : headDim / 4,
+          key_heads: keyHeads,
+          repeats: keyHeads === 0 ? 0 : this.#width(run.x) / (keyHeads * headDim),
           quantize: run.quantize === undefined ? 0 : 1,
-          status_at: (run.quantize?.index ?? 0) * this.#memory.rows,
+          status_at: (run.quantize?.index ?? 0) * this.#memory.statusRows,
         },
       });
     }
@@ -235,7 +328,7 @@ export class StepEncoder {
       width: this.#width(run.x),
       eps: run.norm?.eps ?? 0,
       keep: run.out === undefined ? 0 : 1,
-      status_at: (run.quantize?.index ?? 0) * this.#memory.rows,
+      status_at: (run.quantize?.index ?? 0) * this.#memory.statusRows,
     };
     const args = {
       x,
@@ -285,7 +378,6 @@ export class StepEncoder {
   #grouped(run: Run & { run: 'grouped' }, shape: Shape): Dispatch {
     const tokens = rowsOf(this.#program, run.codes, shape);
     const matrices = run.matrices.map(({ weight, out }) => ({ ...this.#groupedWeight(weight), out }));
-    const { blocks, groups, groupBlocks } = matrices[0]!;
     const panels = matrices.reduce((sum, matrix) => sum + matrix.panels, 0);
     let kernel: KernelName & `grouped_g${string}` = 'grouped_gemm';
     let threads = 128;
@@ -304,41 +396,78 @@ export class StepEncoder {
         threads = this.#threads(name, most);
       }
     }
-    // An absent matrix has no panels; its arguments repeat the first one's, because all of them have to be bound.
-    const at = (i: number) => matrices[i] ?? { ...matrices[0]!, rows: 0, panels: 0 };
-    const out = (i: number) => this.#memory.activations[at(i).out]!;
     return dispatch(kernel, [panels, Math.ceil(tokens / tokensPerTile), 1], threads, {
+      ...this.#groupedMemory(matrices),
+      codes: this.#memory.activations[run.codes]!,
+      x_scales: this.#memory.activations[run.scale]!,
+      a: this.#groupedArgs(matrices, run.codes, tokens),
+    });
+  }
+
+  #experts(run: Run & { run: 'experts' }, shape: Shape): Dispatch {
+    const choices = this.#program.choices ?? 0;
+    const matrices = run.matrices.map(({ weight, out }) => ({ ...this.#groupedWeight(weight), out }));
+    const panels = matrices.reduce((sum, matrix) => sum + matrix.panels, 0);
+    // Every choice has threadgroups of its own.
+    const most = panels * choices < FEW_PANELS ? 512 : 256;
+    return dispatch('expert_gemv', [panels, shape.tokens * choices, 1], this.#threads('expert_gemv', most), {
+      ...this.#groupedMemory(matrices),
+      codes: this.#memory.activations[run.codes]!,
+      x_scales: this.#memory.activations[run.scale]!,
+      experts: this.#memory.activations[run.experts]!,
+      a: this.#groupedArgs(matrices, run.codes, rowsOf(this.#program, run.codes, shape)),
+      e: {
+        choices,
+        per_choice: this.#program.buffers[run.codes]!.rows === 'choices' ? 1 : 0,
+        experts_stride: this.#stride(run.experts),
+        panels2: matrices[2]?.panels ?? 0,
+      },
+    });
+  }
+
+  /** Matrix i; an absent one has no panels, and repeats the first one's arguments, because all have to be bound. */
+  #groupedAt(matrices: readonly GroupedMatrix[], i: number): GroupedMatrix {
+    return matrices[i] ?? { ...matrices[0]!, rows: 0, panels: 0 };
+  }
+
+  #groupedMemory(matrices: readonly GroupedMatrix[]) {
+    const at = (i: number) => this.#groupedAt(matrices, i);
+    const out = (i: number) => this.#memory.activations[at(i).out]!;
+    return {
       w0: at(0).buffer,
       w1: at(1).buffer,
       w2: at(2).buffer,
       scales0: at(0).scales,
       scales1: at(1).scales,
       scales2: at(2).scales,
-      codes: this.#memory.activations[run.codes]!,
-      x_scales: this.#memory.activations[run.scale]!,
       out0: out(0),
       out1: out(1),
       out2: out(2),
-      a: {
-        blocks,
-        groups,
-        group_blocks: groupBlocks,
-        slices: Math.ceil(groupBlocks / SLICE_BLOCKS),
-        tokens,
-        x_stride4: this.#stride(run.codes) / 4,
-        out_stride0: this.#stride(at(0).out),
-        out_stride1: this.#stride(at(1).out),
-        out_stride2: this.#stride(at(2).out),
-        rows0: at(0).rows,
-        rows1: at(1).rows,
-        rows2: at(2).rows,
-        panels0: at(0).panels,
-        panels1: at(1).panels,
-        halves0: at(0).half,
-        halves1: at(1).half,
-        halves2: at(2).half,
-      },
-    });
+    };
+  }
+
+  #groupedArgs(matrices: readonly GroupedMatrix[], codes: BufferId, tokens: number): StructValues<'GroupedArgs'> {
+    const at = (i: number) => this.#groupedAt(matrices, i);
+    const { blocks, groups, groupBlocks } = at(0);
+    return {
+      blocks,
+      groups,
+      group_blocks: groupBlocks,
+      slices: Math.ceil(groupBlocks / SLICE_BLOCKS),
+      tokens,
+      x_stride4: this.#stride(codes) / 4,
+      out_stride0: this.#stride(at(0).out),
+      out_stride1: this.#stride(at(1).out),
+      out_stride2: this.#stride(at(2).out),
+      rows0: at(0).rows,
+      rows1: at(1).rows,
+      rows2: at(2).rows,
+      panels0: at(0).panels,
+      panels1: at(1).panels,
+      halves0: at(0).half,
+      halves1: at(1).half,
+      halves2: at(2).half,
+    };
   }
 
   /** Key of the matrices' shape in the tuning. */
@@ -434,7 +563,8 @@ export class StepEncoder {
     const { q, append, headDim } = run;
     const any = this.#memory.activations[(q?.x ?? append?.k)!]!;
     const kvHeads = append === undefined ? 0 : this.#program.kv.kvHeads;
-    const pairs = ((q?.heads ?? 0) + 2 * kvHeads) * (headDim / 2);
+    const { rotaryDim } = this.#program.rope;
+    const pairs = (q?.heads ?? 0) * (rotaryDim / 2) + 2 * kvHeads * (headDim / 2);
     const threads = this.#threads('rope_append', pairs, 256);
     return dispatch('rope_append', [Math.ceil(pairs / threads), tokens, 1], threads, {
       q: q === undefined ? any : this.#memory.activations[q.x]!,
@@ -450,6 +580,8 @@ export class StepEncoder {
         k_heads: append?.rotate ?? 0,
         append: append === undefined ? 0 : 1,
         head_dim: headDim,
+        // Where nothing turns, neighbours are stored together.
+        rotary_dim: q === undefined && !append?.rotate ? 0 : rotaryDim,
         q_stride: q === undefined ? 0 : this.#stride(q.x),
         k_stride: append === undefined ? 0 : this.#stride(append.k),
       },
@@ -457,27 +589,53 @@ export class StepEncoder {
     });
   }
 
-  #attention(run: Run & { run: 'attention' }, { tokens, splits }: Shape): Dispatch[] {
+  #exactAttention(run: Run & { run: 'attention' }, shape: Shape, window: number): Dispatch[] {
+    const { heads, kvHeads, headDim } = run;
+    const { tokens, splits } = shape;
+    const cache = {
+      cache: this.#memory.pool.buffer,
+      places: this.#memory.scratch.get('places')!,
+      table: this.#memory.scratch.get('block table')!,
+    };
+    const { places } = cache;
+    const q = this.#memory.activations[run.q]!;
+    const out = this.#memory.activations[run.out]!;
+    const shared =
+      (window === 0 || window > ATTENTION_SPLIT) &&
+      sharedAttention(this.#program, shape, this.#shareFrom) !== undefined;
+    const a = {
+      group_heads: heads / kvHeads,
+      scale: run.scale,
+      q_stride: this.#stride(run.q),
+      out_stride: this.#stride(run.out),
+      held: this.#heldScores,
+      window,
+      splits: shared ? splits : 1,
+    };
+    const c = this.#cacheArgs(run.layer);
+    if (!shared) {
+      // Blocks of a long context side by side.
+      const threads = this.#threads('attention_exact', Math.min(256 * splits, 1024));
+      return [dispatch('attention_exact', [heads, tokens, 1], threads, { q, ...cache, out, a, c })];
+    }
+    const scores = this.#memory.scratch.get('attention scores')!;
+    const stats = this.#memory.scratch.get('attention statistics')!;
+    const parts = this.#memory.scratch.get('attention partials')!;
+    const grid = [splits, heads, tokens] as const;
+    const [first, second, last] = ['attention_exact_scores', 'attention_exact_blocks', 'attention_exact_join'] as const;
+    return [
+      dispatch(first, grid, this.#threads(first, 256), { q, ...cache, scores, stats, a, c }),
+      dispatch(second, grid, this.#threads(second, 256), { scores, stats, ...cache, parts, a, c }),
+      dispatch(last, [heads, tokens, 1], this.#threads(last, headDim), { parts, stats, places, out, a, c }),
+    ];
+  }
+
+  #attention(run: Run & { run: 'attention' }, shape: Shape): Dispatch[] {
+    const { tokens, splits } = shape;
     const { heads, kvHeads, headDim } = run;
     const groupHeads = heads / kvHeads;
-    if (run.exact) {
-      const exact = dispatch('attention_exact', [heads, tokens, 1], this.#threads('attention_exact', 256), {
-        q: this.#memory.activations[run.q]!,
-        cache: this.#memory.pool.buffer,
-        places: this.#memory.scratch.get('places')!,
-        table: this.#memory.scratch.get('block table')!,
-        out: this.#memory.activations[run.out]!,
-        a: {
-          group_heads: groupHeads,
-          scale: run.scale,
-          q_stride: this.#stride(run.q),
-          out_stride: this.#stride(run.out),
-          held: this.#heldScores,
-        },
-        c: this.#cacheArgs(run.layer),
-      });
-      return [exact];
-    }
+    const window = this.#program.kv.windows?.[run.layer] ?? 0;
+    if (run.exact) return this.#exactAttention(run, shape, window);
     const wide = headDim > 128;
     const tile = wide ? 1 : groupHeads % 4 === 0 ? 4 : groupHeads % 2 === 0 ? 2 : 1;
     const kernel = wide ? 'attention_wide' : (`attention_h${tile}` as 'attention_h1' | 'attention_h2' | 'attention_h4');
@@ -491,6 +649,7 @@ export class StepEncoder {
       scale: run.scale,
       q_stride: this.#stride(run.q),
       out_stride: this.#stride(run.out),
+      window,
     };
     const c = this.#cacheArgs(run.layer);
     const places = this.#memory.scratch.get('places')!;
@@ -596,6 +755,131 @@ export class StepEncoder {
         },
       },
     );
+  }
+
+  #hadamard(run: Run & { run: 'hadamard' }, shape: Shape): Dispatch {
+    const { block, keyHeads, headDim } = run;
+    const width = this.#width(run.x);
+    const tile = Math.max(block, ROTATED_TILE);
+    const grid = [Math.ceil(width / tile), rowsOf(this.#program, run.x, shape), 1] as const;
+    return dispatch('hadamard_rows', grid, this.#threads('hadamard_rows', Math.min(tile, width) / 4, 256), {
+      x: this.#memory.activations[run.x]!,
+      signs: this.#memory.weights[run.signs]!.buffer,
+      out: this.#memory.activations[run.out]!,
+      a: {
+        width,
+        stride: this.#stride(run.x),
+        block,
+        tile,
+        inverse: run.inverse ? 1 : 0,
+        head_dim: keyHeads === 0 ? 0 : headDim,
+        key_heads: keyHeads,
+        repeats: keyHeads === 0 ? 0 : width / (keyHeads * headDim),
+        factor: rotationFactor(block),
+      },
+    });
+  }
+
+  #split(run: Run & { run: 'split' }, shape: Shape): Dispatch {
+    const width = 2 * run.heads * run.headDim;
+    const threads = this.#threads('split_heads', width, 256);
+    return dispatch('split_heads', [Math.ceil(width / threads), rowsOf(this.#program, run.x, shape), 1], threads, {
+      x: this.#memory.activations[run.x]!,
+      first: this.#memory.activations[run.first]!,
+      second: this.#memory.activations[run.second]!,
+      a: {
+        width,
+        head_dim: run.headDim,
+        x_stride: this.#stride(run.x),
+        first_stride: this.#stride(run.first),
+        second_stride: this.#stride(run.second),
+      },
+    });
+  }
+
+  #lengths(run: Run & { run: 'lengths' }, shape: Shape): Dispatch {
+    const first = run.parts[0]!;
+    const second = run.parts[1] ?? { ...first, heads: 0 };
+    const heads = first.heads + second.heads;
+    const threads = this.#threads('l2_norm_heads', heads * 16, 256);
+    const grid = [Math.ceil((heads * 16) / threads), rowsOf(this.#program, run.x, shape), 1] as const;
+    return dispatch('l2_norm_heads', grid, threads, {
+      x: this.#memory.activations[run.x]!,
+      a: {
+        stride: this.#stride(run.x),
+        head_dim: run.headDim,
+        eps: run.eps,
+        heads0: first.heads,
+        heads,
+        offset0: first.offset,
+        offset1: second.offset,
+        scale0: first.scale,
+        scale1: second.scale,
+      },
+    });
+  }
+
+  #conv(run: Run & { run: 'conv' }, { sequences }: Shape): Dispatch {
+    const channels = this.#width(run.x);
+    const threads = this.#threads('causal_conv', channels, 64);
+    return dispatch('causal_conv', [Math.ceil(channels / threads), sequences, 1], threads, {
+      x: this.#memory.activations[run.x]!,
+      weight: this.#memory.weights[run.weight]!.buffer,
+      runs: this.#memory.scratch.get('runs')!,
+      state: this.#memory.states.buffer,
+      out: this.#memory.activations[run.out]!,
+      a: {
+        channels,
+        taps: run.taps,
+        x_stride: this.#stride(run.x),
+        out_stride: this.#stride(run.out),
+        state_at: this.#memory.states.offsets[run.state]!,
+      },
+    });
+  }
+
+  #delta(run: Run & { run: 'delta' }, { sequences }: Shape): Dispatch {
+    const { keyHeads, valueHeads, headDim } = run;
+    // One simdgroup a threadgroup: a token has few heads, and their columns are all the work there is.
+    const threads = this.#threads('gated_delta', 32);
+    return dispatch('gated_delta', [Math.ceil(headDim / threads), valueHeads, sequences], threads, {
+      x: this.#memory.activations[run.x]!,
+      beta: this.#memory.activations[run.beta]!,
+      alpha: this.#memory.activations[run.alpha]!,
+      decay: this.#memory.weights[run.decay]!.buffer,
+      bias: this.#memory.weights[run.bias]!.buffer,
+      runs: this.#memory.scratch.get('runs')!,
+      state: this.#memory.states.buffer,
+      out: this.#memory.activations[run.out]!,
+      a: {
+        key_heads: keyHeads,
+        value_heads: valueHeads,
+        head_dim: headDim,
+        tiled: run.order === 'tiled' ? 1 : 0,
+        x_stride: this.#stride(run.x),
+        gate_stride: this.#stride(run.beta),
+        out_stride: this.#stride(run.out),
+        state_at: this.#memory.states.offsets[run.state]!,
+      },
+    });
+  }
+
+  #route(run: Run & { run: 'route' }, { tokens }: Shape): Dispatch {
+    return dispatch('route_experts', [tokens, 1, 1], 32, {
+      x: this.#memory.activations[run.x]!,
+      experts: this.#memory.activations[run.experts]!,
+      shares: this.#memory.activations[run.weights]!,
+      status: this.#memory.scratch.get('status')!,
+      a: {
+        width: this.#width(run.x),
+        stride: this.#stride(run.x),
+        choices: this.#program.choices ?? 0,
+        experts_stride: this.#stride(run.experts),
+        shares_stride: this.#stride(run.weights),
+        least: run.least,
+        status_at: run.index * this.#memory.statusRows,
+      },
+    });
   }
 
   #count(run: Run & { run: 'count' }, { tokens }: Shape): Dispatch {

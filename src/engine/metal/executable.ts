@@ -14,18 +14,21 @@ import type { BufferId, Program } from '../program.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import type { Dispatch } from './addon.ts';
 import {
+  type AttentionOptions,
   checkRows,
   rowsOf,
   type Shape,
   StepEncoder,
   type StepMemory,
+  sharedAttention,
   splitsAt,
   TOP_CHUNK,
   tableStride,
 } from './encode.ts';
 import { type Gpu, type GpuBuffer, padded } from './gpu.ts';
 import { KvPool } from './kv-pool.ts';
-import { checkProgram, type Plan, planProgram, type Run } from './plan.ts';
+import { checkProgram, isExact, type Plan, planProgram, type Run } from './plan.ts';
+import { StatePool } from './state-pool.ts';
 import { CANDIDATES, type TernaryChoice, type Tuning } from './tuning.ts';
 import { placeWeights } from './weights.ts';
 
@@ -36,7 +39,12 @@ const MAX_SCRATCH_BYTES = 64 << 20;
 export const MAX_TOP = 64;
 const KEPT_TAPES = 16;
 
-type Sequence = { length: number; readonly blocks: number[] };
+type Sequence = {
+  length: number;
+  readonly blocks: number[];
+  /** Of its recurrent states; undefined before its first step, when they are zeros. */
+  slot: number | undefined;
+};
 
 export type TopResult = {
   /** (O, count): the highest logits' ids, best first; among equals the lower id first. */
@@ -47,23 +55,24 @@ export type TopResult = {
   readonly logSums: Float32Array;
 };
 
-export type MetalOptions = LoadOptions & {
-  readonly tuning?: Tuning;
-  /** Rows of one command buffer at most (default 512); longer steps are cut, which no result can show. */
-  readonly maxRows?: number;
-  /** Scores that exact attention holds at a time (default 2048): a multiple of 16, no more. No result can show it. */
-  readonly heldScores?: number;
-};
+export type MetalOptions = LoadOptions &
+  AttentionOptions & {
+    readonly tuning?: Tuning;
+    /** Rows of one command buffer at most (default 512); longer steps are cut, which no result can show. */
+    readonly maxRows?: number;
+  };
 
 export class MetalExecutable implements Executable {
   readonly info: ExecutableInfo;
   readonly #gpu: Gpu;
   readonly #program: Program;
+  readonly #exact: boolean;
   readonly #plans: { readonly plain: Plan; readonly traced: Plan };
   readonly #memory: StepMemory;
   readonly #encoder: StepEncoder;
   readonly #tuning: Tuning;
   readonly #maxRows: number;
+  readonly #shareFrom: number | undefined;
   readonly #sequences = new Map<SequenceId, Sequence>();
   readonly #tapes = new Map<string, Uint32Array>();
   #nextSequence = 0;
@@ -75,32 +84,36 @@ export class MetalExecutable implements Executable {
     checkProgram(program);
     this.#gpu = gpu;
     this.#program = program;
+    this.#exact = isExact(program);
     this.#plans = { plain: planProgram(program, { traced: false }), traced: planProgram(program, { traced: true }) };
     checkRows(gpu, program, Object.values(this.#plans));
     this.#tuning = options.tuning ?? new Map();
     this.#maxRows = options.maxRows ?? MAX_ROWS;
+    this.#shareFrom = options.shareFrom;
     this.#memory = {
       weights: placeWeights(gpu, program),
       cosine: gpu.place(program.rope.cos, 'RoPE cosines'),
       sine: gpu.place(program.rope.sin, 'RoPE sines'),
       pool: new KvPool(gpu, program.kv),
+      states: new StatePool(gpu, program.recurrent ?? []),
       activations: [],
       rows: 0,
+      statusRows: 0,
       scratch: new Map(),
     };
-    this.#encoder = new StepEncoder(gpu, program, this.#memory, this.#tuning, options.heldScores);
+    this.#encoder = new StepEncoder(gpu, program, this.#memory, this.#tuning, options);
     this.info = { backend: 'metal', isa: gpu.name, threads: 1, weightBytes: weightBytesPerToken(program) };
   }
 
   createSequence(): SequenceId {
     const id = this.#nextSequence++;
-    this.#sequences.set(id, { length: 0, blocks: [] });
+    this.#sequences.set(id, { length: 0, blocks: [], slot: undefined });
     return id;
   }
 
   freeSequence(sequence: SequenceId): void {
     const found = this.#sequences.get(sequence);
-    if (found !== undefined) this.#memory.pool.trim(found.blocks, 0);
+    if (found !== undefined) this.#cut(found, 0);
     this.#sequences.delete(sequence);
   }
 
@@ -108,22 +121,43 @@ export class MetalExecutable implements Executable {
     return this.#sequence(sequence).length;
   }
 
+  /** Layers with windows keep all their keys, so only recurrent states limit it. */
+  rewindLimit(sequence: SequenceId): number {
+    const { length } = this.#sequence(sequence);
+    return this.#memory.states.stride === 0 ? 0 : length;
+  }
+
   truncate(sequence: SequenceId, length: number): void {
     const found = this.#sequence(sequence);
-    if (!(length >= 0 && length <= found.length)) throw new RangeError(`truncate to ${length} of ${found.length}`);
-    found.length = length;
-    this.#memory.pool.trim(found.blocks, length);
+    checkRewind('truncate to', length, found.length, this.rewindLimit(sequence));
+    this.#cut(found, length);
   }
 
   fork(sequence: SequenceId, length: number): SequenceId {
     const from = this.#sequence(sequence);
-    if (!(length >= 0 && length <= from.length)) throw new RangeError(`fork at ${length} of ${from.length}`);
-    const blocks: number[] = [];
-    this.#memory.pool.reserve(blocks, length);
-    this.#memory.pool.copy(from.blocks, blocks);
-    const id = this.createSequence();
-    this.#sequences.set(id, { length, blocks });
+    checkRewind('fork at', length, from.length, this.rewindLimit(sequence));
+    const { pool, states } = this.#memory;
+    const to: Sequence = { length, blocks: [], slot: undefined };
+    try {
+      pool.reserve(to.blocks, length);
+      pool.copy(from.blocks, to.blocks);
+      if (length > 0 && from.slot !== undefined) to.slot = states.copy(from.slot);
+    } catch (error) {
+      this.#cut(to, 0);
+      throw error;
+    }
+    const id = this.#nextSequence++;
+    this.#sequences.set(id, to);
     return id;
+  }
+
+  /** Cuts a sequence to a length, at which it keeps its states only if it is its own. */
+  #cut(sequence: Sequence, length: number): void {
+    sequence.length = length;
+    this.#memory.pool.trim(sequence.blocks, length);
+    if (length > 0 || sequence.slot === undefined) return;
+    this.#memory.states.give(sequence.slot);
+    sequence.slot = undefined;
   }
 
   async step(step: Step): Promise<StepResult> {
@@ -171,11 +205,18 @@ export class MetalExecutable implements Executable {
 
   /** The dispatches of one decoded token at `position`: what docs/metal.md counts, and the tests look at. */
   dispatchesAt(position: number): readonly Dispatch[] {
-    const sequence: Sequence = { length: 0, blocks: [] };
-    this.#memory.pool.reserve(sequence.blocks, 1);
-    const shape = { tokens: 1, outputs: 1, splits: splitsAt(position), traced: false, top: 0 };
+    const sequence: Sequence = { length: 0, blocks: [], slot: undefined };
+    this.#reserve(sequence, 1);
+    const shape = {
+      tokens: 1,
+      outputs: 1,
+      sequences: this.#countSequences(1),
+      splits: splitsAt(position),
+      traced: false,
+      top: 0,
+    };
     this.#prepare(shape);
-    this.#memory.pool.trim(sequence.blocks, 0);
+    this.#cut(sequence, 0);
     return this.#encoder.encode(this.#planOf(shape), shape);
   }
 
@@ -192,6 +233,7 @@ export class MetalExecutable implements Executable {
     for (const buffer of [this.#memory.cosine, this.#memory.sine, ...activations, ...this.#memory.scratch.values()])
       this.#gpu.release(buffer);
     this.#memory.pool.dispose();
+    this.#memory.states.dispose();
     this.#sequences.clear();
     this.#tapes.clear();
   }
@@ -201,7 +243,7 @@ export class MetalExecutable implements Executable {
    * what was fastest. Returns whether anything was added.
    */
   async tune(repeats = 3): Promise<boolean> {
-    const shape: Shape = { tokens: 1, outputs: 1, splits: 1, traced: false, top: 0 };
+    const shape: Shape = { tokens: 1, outputs: 1, sequences: 1, splits: 1, traced: false, top: 0 };
     this.#prepare(shape);
     const byShape = new Map<string, (Run & { run: 'ternary' })[]>();
     for (const run of this.#plans.plain.runs) {
@@ -244,31 +286,46 @@ export class MetalExecutable implements Executable {
     step.sequences.forEach((id, t) => {
       lengths.set(this.#sequence(id), step.positions[t]! + 1);
     });
+    let begun = false;
     try {
-      for (const [sequence, length] of lengths) this.#memory.pool.reserve(sequence.blocks, length);
-      for (const part of this.#cut(step)) {
+      for (const [sequence, length] of lengths) this.#reserve(sequence, length);
+      for (const part of this.#parts(step)) {
+        begun = true;
         await this.#runPart(step, part, top);
         finished(part);
       }
       // Only a finished step moves the sequences on.
       for (const [sequence, length] of lengths) sequence.length = length;
     } catch (error) {
-      for (const sequence of lengths.keys()) this.#memory.pool.trim(sequence.blocks, sequence.length);
+      // What a failed step did to recurrent states cannot be undone.
+      const lost = begun && this.#memory.states.stride > 0;
+      for (const sequence of lengths.keys()) this.#cut(sequence, lost ? 0 : sequence.length);
       throw error;
     } finally {
       this.#running = false;
     }
   }
 
+  #reserve(sequence: Sequence, length: number): void {
+    const { pool, states } = this.#memory;
+    pool.reserve(sequence.blocks, length);
+    if (states.stride > 0) sequence.slot ??= states.take();
+  }
+
+  /** As a shape counts them. */
+  #countSequences(count: number): number {
+    return this.#memory.states.stride === 0 ? 0 : count;
+  }
+
   /** Parts small enough for the activations, the logits and the attention's partial sums. */
-  *#cut(step: Step): Generator<Part> {
+  *#parts(step: Step): Generator<Part> {
     const tokens = step.tokens.length;
     const { vocabSize } = this.#program;
     const maxOutputs = Math.max(1, Math.floor(MAX_SCRATCH_BYTES / (padded(vocabSize) * 4)));
     let longest = 0;
     for (const position of step.positions) longest = Math.max(longest, position);
-    const rowPartials = splitsAt(longest) === 1 ? 0 : splitsAt(longest) * this.#partialBytes();
-    const maxRows = Math.min(this.#maxRows, Math.max(1, Math.floor(MAX_SCRATCH_BYTES / Math.max(1, rowPartials))));
+    const rowPartials = Math.max(1, this.#rowPartials(splitsAt(longest)));
+    const maxRows = Math.min(this.#maxRows, Math.max(1, Math.floor(MAX_SCRATCH_BYTES / rowPartials)));
     let firstToken = 0;
     let firstOutput = 0;
     while (firstToken < tokens) {
@@ -289,11 +346,18 @@ export class MetalExecutable implements Executable {
   async #runPart(step: Step, part: Part, top: number): Promise<void> {
     const { firstToken, tokens, outputs } = part;
     let longest = 0;
-    for (let t = firstToken; t < firstToken + tokens; t += 1) longest = Math.max(longest, step.positions[t]!);
-    const shape: Shape = { tokens, outputs, splits: splitsAt(longest), traced: step.trace === true, top };
+    let count = 0;
+    for (let t = firstToken; t < firstToken + tokens; t += 1) {
+      longest = Math.max(longest, step.positions[t]!);
+      if (t === firstToken || step.sequences[t] !== step.sequences[t - 1]) count += 1;
+    }
+    const sequences = this.#countSequences(count);
+    const shape: Shape = { tokens, outputs, sequences, splits: splitsAt(longest), traced: step.trace === true, top };
     this.#prepare(shape);
     this.#writeInputs(step, part);
-    const key = `${tokens} ${outputs} ${shape.splits} ${shape.traced} ${top} ${this.#memory.pool.buffer.id}`;
+    const { pool, states } = this.#memory;
+    const sizes = `${tokens} ${outputs} ${sequences} ${shape.splits} ${shape.traced} ${top}`;
+    const key = `${sizes} ${pool.buffer.id} ${states.id}`;
     let tape = this.#tapes.get(key);
     if (tape === undefined) {
       tape = this.#gpu.tape(this.#encoder.encode(this.#planOf(shape), shape));
@@ -308,14 +372,19 @@ export class MetalExecutable implements Executable {
     new Int32Array(this.#scratchMemory('tokens')).set(step.tokens.subarray(firstToken, firstToken + tokens));
     const places = new Uint32Array(this.#scratchMemory('places'));
     const table = new Uint32Array(this.#scratchMemory('block table'));
+    const runs = new Uint32Array(this.#scratchMemory('runs'));
     const stride = tableStride(this.#program);
+    const { states } = this.#memory;
     let row = -1;
     for (let t = 0; t < tokens; t += 1) {
       const id = step.sequences[firstToken + t]!;
       if (t === 0 || id !== step.sequences[firstToken + t - 1]) {
         row += 1;
-        table.set(this.#sequence(id).blocks, row * stride);
+        const { blocks, slot } = this.#sequence(id);
+        table.set(blocks, row * stride);
+        if (slot !== undefined) runs.set([t, t, slot * states.stride, 0], 4 * row);
       }
+      if (states.stride > 0) runs[4 * row + 1] = t + 1;
       places[2 * t] = step.positions[firstToken + t]!;
       places[2 * t + 1] = row;
     }
@@ -326,10 +395,10 @@ export class MetalExecutable implements Executable {
   #checkFinite(shape: Shape): void {
     const { labels } = this.#planOf(shape);
     const status = new Uint32Array(this.#scratchMemory('status'));
-    const rowsOf = this.#quantizedRows(shape);
+    const rows = this.#checkedRows(shape);
     for (let index = 0; index < labels.length; index += 1) {
-      for (let row = 0; row < rowsOf[index]!; row += 1) {
-        if (status[index * this.#memory.rows + row] === 0) continue;
+      for (let row = 0; row < rows[index]!; row += 1) {
+        if (status[index * this.#memory.statusRows + row] === 0) continue;
         // The NaN may have reached the padding of rows, which has to be zero.
         for (const { memory } of this.#memory.activations) new Uint8Array(memory!).fill(0);
         throw new NonFiniteError(`${this.#program.name}, ${labels[index]!}`);
@@ -337,12 +406,13 @@ export class MetalExecutable implements Executable {
     }
   }
 
-  /** Rows of each quantization of the plan: all tokens, or the outputs. */
-  #quantizedRows(shape: Shape): number[] {
+  /** Rows of each operation of the plan that reports NaN: all tokens, their choices, or the outputs. */
+  #checkedRows(shape: Shape): number[] {
     const rows: number[] = [];
     for (const run of this.#planOf(shape).runs) {
       if (run.run === 'rows' && run.quantize !== undefined)
         rows[run.quantize.index] = rowsOf(this.#program, run.x, shape);
+      else if (run.run === 'route') rows[run.index] = rowsOf(this.#program, run.x, shape);
     }
     return rows;
   }
@@ -354,11 +424,17 @@ export class MetalExecutable implements Executable {
     this.#scratchBuffer('tokens', tokens * 4);
     this.#scratchBuffer('places', tokens * 8);
     this.#scratchBuffer('output rows', Math.max(1, outputs) * 4);
+    this.#scratchBuffer('runs', this.#countSequences(tokens) * 16);
     this.#scratchBuffer('block table', tokens * tableStride(this.#program) * 4);
     this.#scratchBuffer('trit counts', tokens * this.#program.tracePoints * 12);
-    const partials = splits === 1 ? 0 : tokens * splits * this.#partialBytes();
-    this.#scratchBuffer('attention partials', partials);
-    this.#scratchBuffer('attention statistics', partials === 0 ? 0 : tokens * splits * this.#headCount() * 8);
+    const shared = this.#exact
+      ? sharedAttention(this.#program, shape, this.#shareFrom)
+      : splits > 1
+        ? { parts: tokens * this.#rowPartials(splits), scores: 0, stats: tokens * splits * this.#headCount() * 8 }
+        : undefined;
+    this.#scratchBuffer('attention partials', shared?.parts ?? 0);
+    this.#scratchBuffer('attention statistics', shared?.stats ?? 0);
+    this.#scratchBuffer('attention scores', shared?.scores ?? 0);
     if (top > 0) {
       const chunks = Math.ceil(this.#program.vocabSize / TOP_CHUNK);
       this.#scratchBuffer('top candidates', outputs * chunks * top * 8);
@@ -374,20 +450,22 @@ export class MetalExecutable implements Executable {
   }
 
   #allocateActivations(rows: number): void {
-    const { buffers, logits } = this.#program;
+    const { buffers, logits, choices = 0 } = this.#program;
+    const most = rows * Math.max(1, choices);
     this.#memory.activations.forEach((buffer, id) => {
       if (id !== logits) this.#gpu.release(buffer);
     });
     this.#memory.activations.length = 0;
     this.#tapes.clear();
     const { scales } = this.#plans.traced;
-    buffers.forEach(({ name, dtype, width }, id) => {
+    buffers.forEach(({ name, dtype, width, rows: counted }, id) => {
       if (id === logits) return;
-      const bytes = scales.has(id) ? 8 : padded(width) * (dtype === 'f32' ? 4 : 2);
-      this.#memory.activations[id] = this.#gpu.allocate(rows * bytes, name);
+      const bytes = scales.has(id) ? 8 : padded(width) * (dtype === 'f32' || dtype === 'i32' ? 4 : 2);
+      this.#memory.activations[id] = this.#gpu.allocate((counted === 'choices' ? most : rows) * bytes, name);
     });
     this.#memory.rows = rows;
-    this.#scratchBuffer('status', Math.max(1, this.#plans.traced.labels.length) * rows * 4);
+    this.#memory.statusRows = most;
+    this.#scratchBuffer('status', Math.max(1, this.#plans.traced.labels.length) * most * 4);
   }
 
   /** At least `bytes` of scratch; grows by doubling. */
@@ -422,13 +500,21 @@ export class MetalExecutable implements Executable {
     return heads;
   }
 
-  #partialBytes(): number {
-    return this.#headCount() * this.#memory.pool.headStride * 4;
+  /** Bytes of attention's partial sums of a row; exact attention has them for few rows only, see `sharedAttention`. */
+  #rowPartials(splits: number): number {
+    if (splits === 1 || this.#exact) return 0;
+    return splits * this.#headCount() * this.#memory.pool.headStride * 4;
   }
 
   #planOf({ traced }: Shape): Plan {
     return traced ? this.#plans.traced : this.#plans.plain;
   }
+}
+
+function checkRewind(what: string, to: number, length: number, limit: number): void {
+  if (!(to >= 0 && to <= length)) throw new RangeError(`${what} ${to} of ${length}`);
+  if (to !== 0 && to < limit)
+    throw new RangeError(`${what} ${to} of ${length}: recurrent states only exist at ${limit}`);
 }
 
 type Part = {

@@ -143,7 +143,7 @@ function finished(
     ops,
     kv: { layers: LAYERS, kvHeads: KV_HEADS, headDim: HEAD_DIM },
     rope: {
-      headDim: HEAD_DIM,
+      rotaryDim: HEAD_DIM,
       cos: Float32Array.from({ length: CONTEXT * half }, (_, i) => Math.cos(angle(i))),
       sin: Float32Array.from({ length: CONTEXT * half }, (_, i) => Math.sin(angle(i))),
     },
@@ -154,8 +154,8 @@ function finished(
   };
 }
 
-/** The same for group-scaled programs: Qwen3's graph, several groups a row and one, scales of both types, codes +2. */
-export function groupedSelfTestProgram(seed = 7): Program {
+/** Weights, buffers and operations of a group-scaled program in the making. */
+function groupedParts(seed: number) {
   const random = uniforms(seed);
   const next = () => random.next().value;
   const weights: Weight[] = [];
@@ -166,13 +166,14 @@ export function groupedSelfTestProgram(seed = 7): Program {
     values: Float32Array.from({ length }, () => 1 + 0.5 * next()),
   });
   let made = 0;
-  const grouped = (name: string, rows: number, columns: number, group: number): GroupedWeight => {
+  const grouped = (name: string, rows: number, columns: number, group: number, experts = 1): GroupedWeight => {
+    const blocks = Math.ceil(columns / 4);
     const panels = Math.ceil(rows / 64);
-    const bytes = new Uint8Array(panels * Math.ceil(columns / 4) * 64);
+    const bytes = new Uint8Array(experts * panels * blocks * 64);
     // Every code in use, and in what lies past the last row or column zeros.
     for (let i = 0; i < bytes.length; i += 1) {
-      const block = Math.floor(i / 64) % Math.ceil(columns / 4);
-      const panel = Math.floor(i / 64 / Math.ceil(columns / 4));
+      const block = Math.floor(i / 64) % blocks;
+      const panel = Math.floor(i / 64 / blocks) % panels;
       for (let s = 0; s < 4; s += 1) {
         const row = panel * 64 + s * 16 + Math.floor((i % 64) / 4);
         const code = Math.min(3, Math.floor((next() + 1) * 2));
@@ -180,25 +181,32 @@ export function groupedSelfTestProgram(seed = 7): Program {
         bytes[i] = bytes[i]! | ((used ? code : 1) << (2 * s));
       }
     }
-    const scales = Float32Array.from({ length: panels * (columns / group) * 64 }, () => 0.03 + 0.01 * next());
+    const length = experts * panels * (columns / group) * 64;
+    const scales = Float32Array.from({ length }, () => 0.03 + 0.01 * next());
+    const shape = { rows, columns, group, ...(experts === 1 ? {} : { experts }) };
     made += 1;
     if (made % 2 === 0) {
       const of = new Uint8Array(scales.buffer);
-      return { kind: 'grouped', name, rows, columns, group, layout: 'panel64', bytes, scaleType: 'f32', scales: of };
+      return { kind: 'grouped', name, ...shape, layout: 'panel64', bytes, scaleType: 'f32', scales: of };
     }
     // Halves from 2^-6 to 2^-5, by the fraction's upper bits.
     const words = new Uint32Array(scales.buffer);
     const halves = Uint16Array.from(words, (word) => 0x2400 | ((word >>> 13) & 1023));
     const of = new Uint8Array(halves.buffer);
-    return { kind: 'grouped', name, rows, columns, group, layout: 'panel64', bytes, scaleType: 'f16', scales: of };
+    return { kind: 'grouped', name, ...shape, layout: 'panel64', bytes, scaleType: 'f16', scales: of };
   };
-
   const buffers: BufferSpec[] = [];
   const buffer = (name: string, width: number, rows: BufferSpec['rows'] = 'tokens') =>
     buffers.push({ name, dtype: 'f32', rows, width }) - 1;
   const codesOf = (name: string, width: number, group: number, rows: BufferSpec['rows'] = 'tokens') =>
     buffers.push({ name, dtype: 'i16', rows, width, group }) - 1;
   const ops: Op[] = [];
+  return { next, weights, add, vector, grouped, buffers, buffer, codesOf, ops };
+}
+
+/** The same for group-scaled programs: Qwen3's graph, several groups a row and one, scales of both types, codes +2. */
+export function groupedSelfTestProgram(seed = 7): Program {
+  const { weights, add, vector, grouped, buffers, buffer, codesOf, ops } = groupedParts(seed);
   const queries = HEADS * HEAD_DIM;
   const keys = KV_HEADS * HEAD_DIM;
   const [group, attendedGroup, gatedGroup] = [HIDDEN / 3, queries / 2, FEED_FORWARD];
@@ -262,12 +270,182 @@ export function groupedSelfTestProgram(seed = 7): Program {
   return finished(buffers, weights, ops, logits);
 }
 
+/** Experts and how many of them a token has, in the self-test of hybrid programs. */
+const EXPERTS = 5;
+const CHOICES = 2;
+const EXPERT_WIDTH = 40;
+/** Long enough for two blocks of attention and for a window that reaches from one into the other. */
+const HYBRID_CONTEXT = 72;
+const HYBRID_STEPS: readonly (readonly number[])[] = [
+  Array.from({ length: 66 }, (_, i) => (i * 37 + 11) % VOCABULARY),
+  [77, 5],
+  [11],
+];
+
+/**
+ * The same for hybrid programs: rotated weights, the delta rule's layers in both orders of heads, gated attention with partial
+ * rotary positions, one layer of it with a window, feed-forward blocks of experts and without.
+ */
+export function hybridSelfTestProgram(seed = 5): Program {
+  const { next, weights, add, vector, grouped, buffers, buffer, codesOf, ops } = groupedParts(seed);
+  const eps = Math.fround(1e-6);
+  const [keyHeads, valueHeads, size, taps] = [2, 4, 8, 4];
+  const channels = (2 * keyHeads + valueHeads) * size;
+  const mixed = valueHeads * size;
+  const queries = HEADS * HEAD_DIM;
+  const keys = KV_HEADS * HEAD_DIM;
+  const signs = (length: number) =>
+    add({ kind: 'vector', name: 'signs', values: Float32Array.from({ length }, () => (next() < 0 ? -1 : 1)) });
+  const dense = (name: string, rows: number, columns: number): number => {
+    const floats = Float32Array.from({ length: rows * columns }, () => 0.3 * next());
+    return add({ kind: 'dense', name, rows, columns, dtype: 'f32', bytes: new Uint8Array(floats.buffer) });
+  };
+  const norm = (x: number, out: number) =>
+    ops.push({ op: 'rmsNorm', x, weight: add(vector('norm', buffers[x]!.width)), eps, out });
+  const headNorm = (x: number, heads: number, headDim: number) =>
+    ops.push({ op: 'rmsNormHeads', x, weight: add(vector('head norm', headDim)), eps, heads, headDim, out: x });
+  /** Codes of x, or of x rotated with blocks of `block`. */
+  const rounded = (x: number, block = 0, move = { keyHeads: 0, headDim: 0 }) => {
+    const { width, rows } = buffers[x]!;
+    let from = x;
+    if (block > 0) {
+      from = buffer('rotated', width, rows);
+      ops.push({ op: 'hadamard', x, signs: signs(width), block, direction: 'forward', ...move, out: from });
+    }
+    const scale = buffer('scale', 1, rows);
+    const codes = codesOf('codes', width, width, rows);
+    ops.push({ op: 'quantize16', x: from, codes, scale, label: 'a product' });
+    return { codes, scale };
+  };
+  const product = (from: { codes: number; scale: number }, name: string, rows: number) => {
+    const { width, rows: counted } = buffers[from.codes]!;
+    const out = buffer(name, rows, counted);
+    ops.push({ op: 'groupedMatmul', ...from, weight: add(grouped(name, rows, width, width)), out });
+    return out;
+  };
+  const x = buffer('x', HIDDEN);
+  const normed = buffer('normed', HIDDEN);
+  const recurrent: { name: string; width: number }[] = [];
+  const state = (name: string, width: number) => recurrent.push({ name, width }) - 1;
+
+  const deltaLayer = (order: 'tiled' | 'grouped') => {
+    norm(x, normed);
+    const codes = rounded(normed, 8);
+    const [qkv, z] = [product(codes, 'qkv', channels), product(codes, 'z', mixed)];
+    const [beta, alpha] = [buffer('beta', valueHeads), buffer('alpha', valueHeads)];
+    ops.push({ op: 'denseMatmul', x: normed, weight: dense('beta', valueHeads, HIDDEN), out: beta });
+    ops.push({ op: 'denseMatmul', x: normed, weight: dense('alpha', valueHeads, HIDDEN), out: alpha });
+    const convolved = buffer('convolved', channels);
+    const weight = add(vector('convolution', taps * channels));
+    ops.push({ op: 'causalConv', state: state('conv', (taps - 1) * channels), x: qkv, weight, taps, out: convolved });
+    const lengths = { op: 'l2NormHeads', x: convolved, heads: keyHeads, headDim: size, eps } as const;
+    ops.push({ ...lengths, offset: 0, scale: Math.fround(size ** -0.5) });
+    ops.push({ ...lengths, offset: keyHeads * size, scale: 1 });
+    const out = buffer('out', mixed);
+    const values = Float32Array.from({ length: valueHeads }, () => -0.5 + 0.4 * next());
+    ops.push({
+      op: 'gatedDelta',
+      state: state('delta', valueHeads * size * size),
+      x: convolved,
+      beta,
+      alpha,
+      decay: add({ kind: 'vector', name: 'decay', values }),
+      bias: add(vector('bias', valueHeads)),
+      keyHeads,
+      valueHeads,
+      headDim: size,
+      order,
+      out,
+    });
+    headNorm(out, valueHeads, size);
+    ops.push({ op: 'gatedActivation', fn: 'silu', gate: z, up: out, out: z });
+    const update = product(rounded(z, 16, order === 'tiled' ? { keyHeads, headDim: size } : undefined), 'o', HIDDEN);
+    ops.push({ op: 'add', x, y: update });
+  };
+
+  const attentionLayer = (layer: number) => {
+    norm(x, normed);
+    const codes = rounded(normed, 8);
+    const both = product(codes, 'q and gate', 2 * queries);
+    const [k, v] = [product(codes, 'k', keys), product(codes, 'v', keys)];
+    const [q, gate, attended] = [buffer('q', queries), buffer('gate', queries), buffer('attended', queries)];
+    ops.push({ op: 'splitHeads', x: both, first: q, second: gate, heads: HEADS, headDim: HEAD_DIM });
+    headNorm(q, HEADS, HEAD_DIM);
+    headNorm(k, KV_HEADS, HEAD_DIM);
+    ops.push({ op: 'rope', x: q, heads: HEADS, headDim: HEAD_DIM });
+    ops.push({ op: 'rope', x: k, heads: KV_HEADS, headDim: HEAD_DIM });
+    ops.push({ op: 'kvAppend', layer, k, v });
+    const heads = { heads: HEADS, kvHeads: KV_HEADS, headDim: HEAD_DIM };
+    ops.push({ op: 'attention', layer, q, out: attended, ...heads, scale: Math.fround(HEAD_DIM ** -0.5) });
+    ops.push({ op: 'gatedActivation', fn: 'sigmoid', gate, up: attended, out: gate });
+    ops.push({ op: 'add', x, y: product(rounded(gate), 'o', HIDDEN) });
+  };
+
+  const feedForward = () => {
+    norm(x, normed);
+    const codes = rounded(normed, 4);
+    const [gate, up] = [product(codes, 'gate', FEED_FORWARD), product(codes, 'up', FEED_FORWARD)];
+    ops.push({ op: 'gatedActivation', fn: 'silu', gate, up, out: gate });
+    ops.push({ op: 'add', x, y: product(rounded(gate, 2), 'down', HIDDEN) });
+  };
+
+  const mixture = () => {
+    norm(x, normed);
+    const router = buffer('router', EXPERTS);
+    ops.push({ op: 'denseMatmul', x: normed, weight: dense('router', EXPERTS, HIDDEN), out: router });
+    const experts = buffers.push({ name: 'experts', dtype: 'i32', rows: 'tokens', width: CHOICES }) - 1;
+    const shares = buffer('shares', CHOICES);
+    const least = Math.fround(1e-9);
+    ops.push({ op: 'routeExperts', x: router, experts, weights: shares, least, label: 'the router' });
+    const expert = (from: { codes: number; scale: number }, name: string, rows: number) => {
+      const out = buffer(name, rows, 'choices');
+      const weight = add(grouped(name, rows, buffers[from.codes]!.width, buffers[from.codes]!.width, EXPERTS));
+      ops.push({ op: 'expertMatmul', ...from, weight, experts, out });
+      return out;
+    };
+    const codes = rounded(normed);
+    const [gate, up] = [expert(codes, 'gate', EXPERT_WIDTH), expert(codes, 'up', EXPERT_WIDTH)];
+    ops.push({ op: 'gatedActivation', fn: 'clampedSilu', limit: 1.5, gate, up, out: gate });
+    const down = expert(rounded(gate, 8), 'down', HIDDEN);
+    ops.push({ op: 'addExperts', x, y: down, weights: shares });
+  };
+
+  const table = add(grouped('embedding', VOCABULARY, HIDDEN, HIDDEN / 3));
+  ops.push({ op: 'embedGrouped', table, out: x });
+  const back = { op: 'hadamard', direction: 'inverse', keyHeads: 0, headDim: 0 } as const;
+  ops.push({ ...back, x, signs: signs(HIDDEN), block: 8, out: x });
+  deltaLayer('tiled');
+  feedForward();
+  attentionLayer(0);
+  mixture();
+  deltaLayer('grouped');
+  mixture();
+  attentionLayer(1);
+  const last = buffer('last', HIDDEN, 'outputs');
+  ops.push({ op: 'selectOutputs', x, out: last });
+  norm(last, last);
+  const logits = product(rounded(last, 8), 'head', VOCABULARY);
+  const program = finished(buffers, weights, ops, logits);
+  const half = 2;
+  const angle = (i: number) => Math.floor(i / half) * 1e4 ** (-(i % half) / half);
+  const tableOf = (of: (angle: number) => number) =>
+    Float32Array.from({ length: HYBRID_CONTEXT * half }, (_, i) => of(angle(i)));
+  return {
+    ...program,
+    kv: { ...program.kv, windows: [24, 0] },
+    rope: { rotaryDim: 2 * half, cos: tableOf(Math.cos), sin: tableOf(Math.sin) },
+    recurrent,
+    choices: CHOICES,
+    contextLength: HYBRID_CONTEXT,
+  };
+}
+
 /** Logits of every row of the self-test's steps. */
-async function logitsOf(executable: Executable): Promise<Float32Array[]> {
+async function logitsOf(executable: Executable, steps = STEPS): Promise<Float32Array[]> {
   const sequence = executable.createSequence();
   const all: Float32Array[] = [];
   let position = 0;
-  for (const tokens of STEPS) {
+  for (const tokens of steps) {
     const { logits } = await executable.step({
       tokens: Int32Array.from(tokens),
       sequences: new Int32Array(tokens.length).fill(sequence),
@@ -303,14 +481,31 @@ export async function selfTest(
 }
 
 /** Undefined when the executable has the reference's very bits, as a group-scaled program must; else one sentence. */
-export async function groupedSelfTest(
+export function groupedSelfTest(
   load: (program: Program) => Promise<Executable>,
   program: Program = groupedSelfTestProgram(),
 ): Promise<string | undefined> {
+  return sameBits(load, program, STEPS, 'group-scaled');
+}
+
+/** The same for what hybrid programs need beyond that. */
+export function hybridSelfTest(
+  load: (program: Program) => Promise<Executable>,
+  program: Program = hybridSelfTestProgram(),
+): Promise<string | undefined> {
+  return sameBits(load, program, HYBRID_STEPS, 'hybrid');
+}
+
+async function sameBits(
+  load: (program: Program) => Promise<Executable>,
+  program: Program,
+  steps: typeof STEPS,
+  kind: string,
+): Promise<string | undefined> {
   using reference = await jsBackend.load(program, {});
   using executable = await load(program);
-  const expected = await logitsOf(reference);
-  const actual = await logitsOf(executable);
+  const expected = await logitsOf(reference, steps);
+  const actual = await logitsOf(executable, steps);
   let different = 0;
   let all = 0;
   expected.forEach((logits, step) => {
@@ -321,5 +516,5 @@ export async function groupedSelfTest(
     different += wanted.reduce((sum, word, i) => sum + (word === found[i] ? 0 : 1), 0);
   });
   if (different === 0) return undefined;
-  return `in its self-test ${different} of ${all} logits of a group-scaled model are not the reference's, bit for bit`;
+  return `in its self-test ${different} of ${all} logits of a ${kind} model are not the reference's, bit for bit`;
 }

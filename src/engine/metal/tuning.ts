@@ -4,8 +4,8 @@
 
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
-import { homedir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname } from 'node:path';
+import { cacheFolder } from '../../package/cache-folder.ts';
 import type { KernelName } from './signatures.ts';
 
 export type TernaryKernel = KernelName & `ternary_gemv${'' | '_q2' | '_mask' | '_mask_q2' | '_splitk'}`;
@@ -42,11 +42,8 @@ export type Tuning = Map<string, TernaryChoice>;
 
 /** The user's cache folder for this package. */
 export function tuningFile(device: string, kernelText: string, env: NodeJS.ProcessEnv = process.env): string {
-  const cache =
-    env.XDG_CACHE_HOME ||
-    (process.platform === 'darwin' ? join(homedir(), 'Library', 'Caches') : join(homedir(), '.cache'));
   const kernels = createHash('sha256').update(kernelText).digest('hex').slice(0, 12);
-  return join(cache, 'bitnet-gf3-mcp', 'metal', `${device.replace(/[^A-Za-z0-9]+/g, '-')}-${kernels}.json`);
+  return cacheFolder(['metal', `${device.replace(/[^A-Za-z0-9]+/g, '-')}-${kernels}.json`], env);
 }
 
 /** What was measured before; an unreadable or foreign file counts as nothing, because measuring again is cheap. */

@@ -33,7 +33,7 @@ function bitsOf(value: number): number {
 
 /** `tables`: those of RoPE, if not all of them are to be computed now. */
 export function encodeProgram(program: Program, tables: Pick<RopeSpec, 'cos' | 'sin'> = program.rope): EncodedProgram {
-  const { buffers, weights, ops, kv, rope } = program;
+  const { buffers, weights, ops, kv, rope, recurrent = [], choices = 0 } = program;
   const blobs: Blob[] = [];
   const blob = (bytes: Blob) => blobs.push(bytes) - 1;
   const weightWords = weights.flatMap((weight) => wordsOfWeight(weight, blob));
@@ -47,16 +47,20 @@ export function encodeProgram(program: Program, tables: Pick<RopeSpec, 'cos' | '
     kv.layers,
     kv.kvHeads,
     kv.headDim,
-    rope.headDim,
+    rope.rotaryDim,
     program.contextLength,
     program.vocabSize,
     program.logits,
     program.tracePoints,
     blob(tables.cos),
     blob(tables.sin),
+    recurrent.length,
+    choices,
   ];
+  const windows = kv.windows ?? new Array<number>(kv.layers).fill(0);
+  const tail = [...windows, ...recurrent.map(({ width }) => width)];
   const words = new Int32Array(
-    HEADER_WORDS + buffers.length * BUFFER_WORDS + weightWords.length + operationWords.length,
+    HEADER_WORDS + buffers.length * BUFFER_WORDS + weightWords.length + operationWords.length + tail.length,
   );
   words.set(header);
   let at = HEADER_WORDS;
@@ -66,33 +70,34 @@ export function encodeProgram(program: Program, tables: Pick<RopeSpec, 'cos' | '
   }
   words.set(weightWords, at);
   words.set(operationWords, at + weightWords.length);
+  words.set(tail, at + weightWords.length + operationWords.length);
   return { words, blobs };
 }
 
-/** kind, rows, columns, element type, blob, scale bits, blob of scales, group. */
+/** kind, rows, columns, element type, blob, scale bits, blob of scales, group, experts. */
 function wordsOfWeight(weight: Weight, blob: (bytes: Blob) => number): number[] {
   const kind = WEIGHT_CODES[weight.kind];
   switch (weight.kind) {
     case 'ternary':
-      return [kind, weight.rows, weight.columns, 0, blob(weight.bytes), bitsOf(weight.scale), 0, 0];
+      return [kind, weight.rows, weight.columns, 0, blob(weight.bytes), bitsOf(weight.scale), 0, 0, 1];
     case 'dense':
-      return [kind, weight.rows, weight.columns, DENSE_CODES[weight.dtype], blob(weight.bytes), 0, 0, 0];
+      return [kind, weight.rows, weight.columns, DENSE_CODES[weight.dtype], blob(weight.bytes), 0, 0, 0, 1];
     case 'int8':
-      return [kind, weight.rows, weight.columns, 0, blob(weight.codes), 0, blob(weight.rowScale), 0];
+      return [kind, weight.rows, weight.columns, 0, blob(weight.codes), 0, blob(weight.rowScale), 0, 1];
     case 'vector':
-      return [kind, 1, weight.values.length, 0, blob(weight.values), 0, 0, 0];
+      return [kind, 1, weight.values.length, 0, blob(weight.values), 0, 0, 0, 1];
     case 'grouped': {
-      const { rows, columns, bytes, scaleType, scales, group } = weight;
-      return [kind, rows, columns, DENSE_CODES[scaleType], blob(bytes), 0, blob(scales), group];
+      const { rows, columns, bytes, scaleType, scales, group, experts = 1 } = weight;
+      return [kind, rows, columns, DENSE_CODES[scaleType], blob(bytes), 0, blob(scales), group, experts];
     }
   }
 }
 
 function wordsOfOp(op: Op): number[] {
   const fields = Object.entries(OPERATIONS[op.op]) as [string, FieldKind][];
-  const values = op as unknown as Readonly<Record<string, number | string>>;
+  const values = op as unknown as Readonly<Record<string, number | string | undefined>>;
   const word = ([name, kind]: [string, FieldKind]): number => {
-    const value = values[name]!;
+    const value = values[name] ?? 0;
     if (typeof kind === 'object') return kind.indexOf(value as string);
     return kind === 'float' ? bitsOf(value as number) : (value as number);
   };

@@ -31,7 +31,13 @@ export const OPERATIONS = {
     headDim: 'int',
     scale: 'float',
   },
-  gatedActivation: { fn: ['relu2', 'silu'], gate: 'buffer', up: 'buffer', out: 'buffer' },
+  gatedActivation: {
+    fn: ['relu2', 'silu', 'sigmoid', 'clampedSilu'],
+    limit: 'float',
+    gate: 'buffer',
+    up: 'buffer',
+    out: 'buffer',
+  },
   add: { x: 'buffer', y: 'buffer' },
   selectOutputs: { x: 'buffer', out: 'buffer' },
   denseMatmul: { x: 'buffer', weight: 'weight', out: 'buffer' },
@@ -41,6 +47,34 @@ export const OPERATIONS = {
   rmsNormHeads: { x: 'buffer', weight: 'weight', eps: 'float', heads: 'int', headDim: 'int', out: 'buffer' },
   quantize16: { x: 'buffer', codes: 'buffer', scale: 'buffer' },
   groupedMatmul: { codes: 'buffer', scale: 'buffer', weight: 'weight', out: 'buffer' },
+  hadamard: {
+    x: 'buffer',
+    signs: 'weight',
+    block: 'int',
+    direction: ['forward', 'inverse'],
+    keyHeads: 'int',
+    headDim: 'int',
+    out: 'buffer',
+  },
+  splitHeads: { x: 'buffer', first: 'buffer', second: 'buffer', heads: 'int', headDim: 'int' },
+  causalConv: { state: 'int', x: 'buffer', weight: 'weight', taps: 'int', out: 'buffer' },
+  l2NormHeads: { x: 'buffer', offset: 'int', heads: 'int', headDim: 'int', eps: 'float', scale: 'float' },
+  gatedDelta: {
+    state: 'int',
+    x: 'buffer',
+    beta: 'buffer',
+    alpha: 'buffer',
+    decay: 'weight',
+    bias: 'weight',
+    keyHeads: 'int',
+    valueHeads: 'int',
+    headDim: 'int',
+    order: ['tiled', 'grouped'],
+    out: 'buffer',
+  },
+  routeExperts: { x: 'buffer', experts: 'buffer', weights: 'buffer', least: 'float' },
+  expertMatmul: { codes: 'buffer', scale: 'buffer', weight: 'weight', experts: 'buffer', out: 'buffer' },
+  addExperts: { x: 'buffer', y: 'buffer', weights: 'buffer' },
 } as const satisfies OperationTable;
 
 export type OperationName = keyof typeof OPERATIONS;
@@ -49,14 +83,15 @@ export const OPERATION_NAMES = Object.keys(OPERATIONS) as readonly OperationName
 
 /** Kinds of weights, buffers and elements by their numbers in compiled code. */
 export const WEIGHT_CODES = { ternary: 0, dense: 1, int8: 2, vector: 3, grouped: 4 } as const;
-export const BUFFER_CODES = { f32: 0, i8: 1, i16: 2 } as const;
+export const BUFFER_CODES = { f32: 0, i8: 1, i16: 2, i32: 3 } as const;
 export const DENSE_CODES = { f32: 0, f16: 1, bf16: 2 } as const;
-export const ROW_CODES = { tokens: 0, outputs: 1 } as const;
+export const ROW_CODES = { tokens: 0, outputs: 1, choices: 2 } as const;
 /** dtype, rows, width, group. */
 export const BUFFER_WORDS = 4;
-/** kind, rows, columns, element type, blob, scale bits, blob of scales, group. */
-export const WEIGHT_WORDS = 8;
-export const HEADER_WORDS = 15;
+/** kind, rows, columns, element type, blob, scale bits, blob of scales, group, experts. */
+export const WEIGHT_WORDS = 9;
+/** See `encodeProgram`. After the operations: the window of each layer, then the width of each recurrent state. */
+export const HEADER_WORDS = 17;
 
 const snake = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 const pascal = (name: string) => name[0]!.toUpperCase() + name.slice(1);

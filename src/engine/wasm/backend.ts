@@ -4,13 +4,14 @@
 
 import { readFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { BitnetError, CancelledError } from '../../errors.ts';
+import { packageRoot } from '../../package/root.ts';
 import type { Backend, Executable, ExecutableInfo, LoadOptions, SequenceId, Step, StepResult } from '../backend.ts';
 import type { Program } from '../program.ts';
 import { encodeProgram } from '../recorded/encode.ts';
+import { checkRewind } from '../recorded/rewind.ts';
 import { stepFailure } from '../recorded/step-status.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import { WasmThreads } from './threads.ts';
@@ -40,6 +41,7 @@ type Exports = {
   sequence_create(): number;
   sequence_free(id: number): void;
   sequence_length(id: number): number;
+  rewind_limit(id: number): number;
   truncate(id: number, length: number): number;
   fork(id: number, length: number): number;
   begin(
@@ -56,6 +58,7 @@ type Exports = {
   stages(): number;
   run_stage(stage: number): number;
   end(): number;
+  abandon(): number;
   failure_status(): number;
   failure_op(): number;
   failure_text(): number;
@@ -103,7 +106,7 @@ function compiled(build: Build): Promise<WasmModule | undefined> {
 }
 
 async function compile(build: Build): Promise<WasmModule | undefined> {
-  const folder = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..', 'kernels', 'wasm');
+  const folder = join(packageRoot(), 'kernels', 'wasm');
   const bytes = await readFile(join(folder, FILES[build]));
   // Node 20 knows relaxed SIMD behind a flag; later ones have it on.
   if (build !== 'simd128' && !webAssembly.validate(bytes)) setFlagsFromString('--experimental-wasm-relaxed-simd');
@@ -180,12 +183,13 @@ function wantedThreads(program: Program, { isa, threads }: WasmLoadOptions): num
 }
 
 /** Multiply-adds of one token through the program's matrices. */
-function macsPerRow(program: Program): number {
+function macsPerRow({ ops, weights, choices = 0 }: Program): number {
   let macs = 0;
-  for (const op of program.ops) {
-    if (op.op !== 'ternaryMatmul' && op.op !== 'denseMatmul' && op.op !== 'int8Matmul') continue;
-    const weight = program.weights[op.weight];
-    if (weight !== undefined && weight.kind !== 'vector') macs += weight.rows * weight.columns;
+  for (const op of ops) {
+    if (!('weight' in op)) continue;
+    const weight = weights[op.weight];
+    if (weight === undefined || weight.kind === 'vector') continue;
+    macs += weight.rows * weight.columns * (op.op === 'expertMatmul' ? choices : 1);
   }
   return macs;
 }
@@ -282,15 +286,19 @@ export class WasmExecutable implements Executable {
     return length;
   }
 
+  rewindLimit(sequence: SequenceId): number {
+    const limit = this.#live().exports.rewind_limit(sequence);
+    if (limit < 0) throw new RangeError(`sequence ${sequence} does not exist`);
+    return limit;
+  }
+
   truncate(sequence: SequenceId, length: number): void {
-    const known = this.sequenceLength(sequence);
-    if (!(length >= 0 && length <= known)) throw new RangeError(`truncate to ${length} of ${known}`);
+    checkRewind(this, 'truncate to', sequence, length);
     this.#live().exports.truncate(sequence, length);
   }
 
   fork(sequence: SequenceId, length: number): SequenceId {
-    const known = this.sequenceLength(sequence);
-    if (!(length >= 0 && length <= known)) throw new RangeError(`fork at ${length} of ${known}`);
+    checkRewind(this, 'fork at', sequence, length);
     const instance = this.#live();
     const id = instance.exports.fork(sequence, length);
     if (id < 0) throw new WasmEngineError({ what: this.#failureText(instance), where: this.#program.name });
@@ -330,8 +338,16 @@ export class WasmExecutable implements Executable {
     };
     begin();
     const crew = this.#crew;
-    if (crew === undefined) runAlone(exports);
-    else if (!(await this.#runTogether(crew))) {
+    const together = crew === undefined ? 'not begun' : await this.#runTogether(crew);
+    if (together === 'not begun') runAlone(exports);
+    else if (together === 'lost') {
+      if (exports.abandon() !== 0) {
+        throw new WasmEngineError({
+          what: 'the threads were lost in the middle of a step, and with them the states of its sequences',
+          where: program.name,
+          fix: 'begin these sequences again',
+        });
+      }
       // No sequence has moved on: what the lost threads have computed is computed again.
       begin();
       runAlone(exports);
@@ -350,16 +366,20 @@ export class WasmExecutable implements Executable {
     if (!this.#busy) this.#dismiss();
   }
 
-  /** False when the threads were lost. */
-  async #runTogether({ threads, start, onLost }: Crew): Promise<boolean> {
+  /** Whether the threads were lost, before the step began or in it. */
+  async #runTogether({ threads, start, onLost }: Crew): Promise<'done' | 'not begun' | 'lost'> {
     this.#busy = true;
+    let begun = false;
     try {
-      await threads.run(start);
-      return true;
+      await threads.run(() => {
+        begun = true;
+        start();
+      });
+      return 'done';
     } catch (error) {
       this.#dismiss();
       onLost(error as Error);
-      return false;
+      return begun ? 'lost' : 'not begun';
     } finally {
       this.#busy = false;
       if (this.#instance === undefined) this.#dismiss();

@@ -10,6 +10,7 @@ import type { Checkpoint, TensorInfo } from '../checkpoint.ts';
 import {
   checkCancelled,
   keptRanges,
+  matrixShape,
   type OpenTernaryLayer,
   rowRanges,
   type TernaryLayer,
@@ -24,7 +25,7 @@ type ReadRange = (start: number, end: number) => Promise<Uint8Array<ArrayBuffer>
 
 /** Whether the first rows of a float matrix are {-s, 0, s}; `blank` when they are only zeros. */
 export async function beginsPrescaled(checkpoint: Checkpoint, info: TensorInfo): Promise<boolean | 'blank'> {
-  const [first, second] = info.shape as [number, number];
+  const [first, second] = matrixShape(info.shape)!;
   const rows = Math.min(first, Math.max(1, Math.floor(SAMPLE_ELEMENTS / second)));
   const detector = new PrescaledDetector(rows, second);
   detector.push(await floatRows((start, end) => checkpoint.readRange(info.name, start, end), info, 0, rows));
@@ -33,9 +34,10 @@ export async function beginsPrescaled(checkpoint: Checkpoint, info: TensorInfo):
 
 /** Rows [start, end) of a float matrix (plain, or Q8_0), as float32. */
 async function floatRows(read: ReadRange, info: TensorInfo, start: number, end: number): Promise<Float32Array> {
-  const rowBytes = info.byteLength / info.shape[0]!;
+  const [rows, columns] = matrixShape(info.shape)!;
+  const rowBytes = info.byteLength / rows;
   const bytes = await read(start * rowBytes, end * rowBytes);
-  const count = (end - start) * info.shape[1]!;
+  const count = (end - start) * columns;
   if (!isGgmlFloat(info.dtype)) throw new NotTernaryError({ what: `tensor "${info.name}" has the type ${info.dtype}` });
   return decodeGgml(info.dtype, bytes, count, { tensor: info.name, file: info.file, offset: info.offset });
 }
@@ -45,7 +47,7 @@ async function* floatWindows(
   info: TensorInfo,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<{ rowStart: number; rows: number; values: Float32Array }> {
-  const [rows, columns] = info.shape as [number, number];
+  const [rows, columns] = matrixShape(info.shape)!;
   for (const [start, end] of rowRanges(rows, columns * 4)) {
     checkCancelled(signal);
     yield { rowStart: start, rows: end - start, values: await floatRows(read, info, start, end) };

@@ -108,6 +108,17 @@ export type OpenTernaryLayer = TernaryLayer & {
   scale(): TernaryScale | undefined;
 };
 
+/**
+ * Rows and columns of a tensor that is a matrix, or several of one shape, one after the other: the experts of a mixture
+ * are one tensor [experts, rows, columns], read here as one matrix of all their rows. Undefined for others, and for the
+ * taps of a convolution.
+ */
+export function matrixShape(shape: readonly number[]): readonly [rows: number, columns: number] | undefined {
+  const [first, second, third] = shape;
+  if (shape.length === 2) return [first!, second!];
+  return shape.length === 3 && second! > 1 && third! > 1 ? [first! * second!, third!] : undefined;
+}
+
 /** Bytes read at once; a window of one row may exceed it. */
 export const WINDOW_BYTES = 4 * 2 ** 20;
 

@@ -44,6 +44,11 @@ export class OnnxDecoder implements LogitsModel {
     return this.#get(sequence).tokens.length;
   }
 
+  /** A graph's cache is rows of keys and values. */
+  rewindLimit(): number {
+    return 0;
+  }
+
   truncate(sequence: SequenceId, length: number): void {
     const before = this.#get(sequence);
     if (length < before.tokens.length) this.#sequences.set(sequence, this.#shortened(before, length));

@@ -3,10 +3,12 @@
 import type { Graph } from '../graph.ts';
 import { bitnet } from './bitnet.ts';
 import { llama } from './llama.ts';
+import { maple } from './maple.ts';
 import { onebitllm } from './onebitllm.ts';
 import { qwen3 } from './qwen3.ts';
+import { qwen35 } from './qwen35.ts';
 
-const graphs: Graph[] = [bitnet, onebitllm, llama, qwen3];
+const graphs: Graph[] = [bitnet, onebitllm, llama, qwen3, qwen35, maple];
 
 export const GRAPHS: readonly Graph[] = graphs;
 

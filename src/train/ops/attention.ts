@@ -7,7 +7,6 @@
 // Source: arXiv:1706.03762, arXiv:2305.13245; the recomputation: arXiv:2205.14135.
 
 import { expF32, laneDot, laneSum } from '../../engine/js/math.ts';
-import { attentionRow } from '../../engine/js/ops.ts';
 
 const fround = Math.fround;
 
@@ -19,7 +18,10 @@ export type AttentionShape = {
   readonly scale: number;
 };
 
-/** q (T, H, D), k and v (T, G, D) to out (T, H, D), as the engine's attention. */
+/**
+ * q (T, H, D), k and v (T, G, D) to out (T, H, D). The engine's attention, but for the order of sums over more than 64
+ * keys: here they are one laneSum and one run of values.
+ */
 export function attentionForward(
   q: Float32Array,
   k: Float32Array,
@@ -28,7 +30,7 @@ export function attentionForward(
   shape: AttentionShape,
   out: Float32Array,
 ): void {
-  const { heads, kvHeads, headDim: D, scale } = shape;
+  const { heads, kvHeads, headDim: D } = shape;
   const width = heads * D;
   const kvWidth = kvHeads * D;
   for (let i = 0; i + 1 < starts.length; i += 1) {
@@ -38,8 +40,40 @@ export function attentionForward(
     const values = v.subarray(start * kvWidth, end * kvWidth);
     const scores = new Float32Array(end - start);
     for (let t = start; t < end; t += 1) {
-      attentionRow(q, t * width, keys, values, t - start + 1, heads, kvHeads, D, scale, scores, out, t * width);
+      const row = (all: Float32Array) => all.subarray(t * width, (t + 1) * width);
+      attentionRow(row(q), keys, values, t - start + 1, shape, scores, row(out));
     }
+  }
+}
+
+/** One row: q (H, D) against `count` keys and values (count, kvHeads, D), into out (H, D). `scores`: scratch of `count`. */
+function attentionRow(
+  q: Float32Array,
+  keys: Float32Array,
+  values: Float32Array,
+  count: number,
+  { heads, kvHeads, headDim: D, scale }: AttentionShape,
+  scores: Float32Array,
+  out: Float32Array,
+): void {
+  const group = heads / kvHeads;
+  const width = kvHeads * D;
+  out.fill(0);
+  for (let h = 0; h < heads; h += 1) {
+    const head = Math.floor(h / group) * D;
+    let largest = -Infinity;
+    for (let j = 0; j < count; j += 1) {
+      scores[j] = laneDot(q, h * D, keys, j * width + head, D) * scale;
+      largest = Math.max(largest, scores[j]!);
+    }
+    for (let j = 0; j < count; j += 1) scores[j] = expF32(fround(scores[j]! - largest));
+    const total = laneSum(scores, 0, count);
+    for (let j = 0; j < count; j += 1) {
+      const weight = scores[j]!;
+      const from = j * width + head;
+      for (let d = 0; d < D; d += 1) out[h * D + d] = out[h * D + d]! + fround(weight * values[from + d]!);
+    }
+    for (let d = 0; d < D; d += 1) out[h * D + d] = out[h * D + d]! / total;
   }
 }
 

@@ -1,0 +1,83 @@
+// scripts/kernel-sanitize: the choice of a number of threads (thread_choice.h) on made-up machines whose times are known.
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <functional>
+
+#include "../include/thread_choice.h"
+
+using namespace bitnet;
+
+namespace {
+
+struct Noise {
+  uint64_t state = 1;
+  /** Within `part` of 1. */
+  double next(double part) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return 1 + part * (2.0 * (double)(state >> 40) / (double)(1 << 24) - 1);
+  }
+};
+
+using Machine = std::function<double(int threads)>;
+
+/** Runs steps; how much longer they took, on average, than with the best number of threads. */
+double excess(ThreadChoice& choice, const Machine& seconds, int most, int steps, double noise, Noise& random) {
+  double least = 1e9, spent = 0;
+  for (int n = 1; n <= most; n += 1) least = std::min(least, seconds(n));
+  for (int i = 0; i < steps; i += 1) {
+    const double took = seconds(choice.next());
+    spent += took;
+    choice.record(took * random.next(noise));
+  }
+  return spent / (steps * least) - 1;
+}
+
+int failures = 0;
+
+void expect(bool fine, const char* machine, int most, double value) {
+  if (fine) return;
+  printf("choice of threads: %s, at most %d: %.3f\n", machine, most, value);
+  failures += 1;
+}
+
+}  // namespace
+
+int main() {
+  const struct {
+    const char* name;
+    Machine seconds;
+  } machines[] = {
+      {"work that divides", [](int n) { return 1.0 / n + 0.001; }},
+      {"memory full at four", [](int n) { return std::max(1.0 / n, 0.25) + 0.001 * n; }},
+      {"only one helps", [](int n) { return 1 + 0.3 * (n - 1); }},
+      {"half help, three quarters do not", [](int n) { return n <= 8 ? 1.0 / n : n == 16 ? 0.16 : 0.2; }},
+      {"all alike", [](int) { return 1.0; }},
+  };
+  Noise random;
+  for (const auto& m : machines)
+    for (int most : {1, 2, 3, 4, 6, 8, 12, 16, 32, 64}) {
+      ThreadChoice choice(most);
+      excess(choice, m.seconds, most, 60, 0.04, random);
+      const double later = excess(choice, m.seconds, most, 400, 0.04, random);
+      // The counts that are tried lie up to a quarter apart; comparing goes on and costs a little.
+      expect(later < 0.15, m.name, most, later);
+      if (m.seconds(1) != m.seconds(most)) continue;
+      excess(choice, m.seconds, most, 2000, 0.04, random);
+      expect(choice.best() * 2 <= most + 1, "fewer where they do as well", most, choice.best());
+    }
+  {
+    // Another program takes half of the cores, then leaves.
+    const Machine quiet = [](int n) { return 1.0 / n; };
+    const Machine busy = [](int n) { return n <= 8 ? 1.0 / n : 2.0 / n + 0.1; };
+    ThreadChoice choice(16);
+    excess(choice, quiet, 16, 200, 0.03, random);
+    expect(choice.best() == 16, "alone", 16, choice.best());
+    excess(choice, busy, 16, 200, 0.03, random);
+    expect(choice.best() == 8, "beside another program", 16, choice.best());
+    excess(choice, quiet, 16, 600, 0.03, random);
+    expect(choice.best() >= 12, "alone again", 16, choice.best());
+  }
+  if (failures == 0) printf("threads are chosen well on machines of every kind\n");
+  return failures > 0;
+}

@@ -1,0 +1,135 @@
+// What the kernels use of CUDA, under names that the emulator of test/cuda can give too (test/cuda/native/emulator.h): the
+// same text runs on a GPU and, thread after thread, on a CPU. Needs sm_80. Compiled with -fmad=false: one rounding an
+// operation.
+#pragma once
+
+#ifndef BITNET_EMULATOR
+#include <cstdint>
+
+using u32 = uint32_t;
+using u64 = uint64_t;
+using i32 = int32_t;
+
+#define DEVICE __device__ __forceinline__
+#define DEVICE_MEMBER __device__ __forceinline__
+/** Of its own: what is large, or rare. */
+#define APART static __device__ __noinline__
+#define KERNEL extern "C" __global__ void __launch_bounds__(512, 1)
+#define PLAIN_KERNEL extern "C" __global__ void __launch_bounds__(256, 2)
+#define UNROLL _Pragma("unroll")
+#define UNROLL4 _Pragma("unroll 4")
+
+struct alignas(16) Words {
+  u32 x, y, z, w;
+};
+struct alignas(16) Floats {
+  float x, y, z, w;
+};
+
+extern __shared__ __align__(128) char block_memory[];
+DEVICE char* shared_memory() { return block_memory; }
+DEVICE u32 thread() { return threadIdx.x; }
+DEVICE u32 block() { return blockIdx.x; }
+DEVICE u32 block_y() { return blockIdx.y; }
+DEVICE u32 blocks() { return gridDim.x; }
+DEVICE void sync() { __syncthreads(); }
+DEVICE void sync_warp() { __syncwarp(); }
+
+DEVICE u32 bits(float x) { return __float_as_uint(x); }
+DEVICE float from_bits(u32 x) { return __uint_as_float(x); }
+DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
+DEVICE float root(float a) { return __fsqrt_rn(a); }
+DEVICE i32 nearest(float x) { return __float2int_rn(x); }
+DEVICE float half_float(u32 h) {
+  float f;
+  asm("{.reg .b16 h; cvt.u16.u32 h,%1; cvt.f32.f16 %0,h;}" : "=f"(f) : "r"(h));
+  return f;
+}
+
+DEVICE float shuffle_down(float v, u32 by) { return __shfl_down_sync(~0u, v, by, 16); }
+DEVICE i32 shuffle_xor(i32 v, u32 by) { return __shfl_xor_sync(~0u, v, by); }
+DEVICE i32 broadcast16(i32 v) { return __shfl_sync(~0u, v, 0, 16); }
+DEVICE u32 warp_max(u32 v) { return __reduce_max_sync(~0u, v); }
+DEVICE i32 warp_sum(i32 v) { return __reduce_add_sync(~0u, v); }
+
+/** What other blocks wrote: from the L2 cache. */
+template <class T> DEVICE T load(const T* p) { return __ldcg(p); }
+DEVICE Words load(const Words* p) {
+  const uint4 v = __ldcg((const uint4*)p);
+  return {v.x, v.y, v.z, v.w};
+}
+/** Weights: read once, never written. Volatile, so that a load stays before the barrier where it was put. */
+DEVICE Words stream(const void* p) {
+  Words v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3},[%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+  return v;
+}
+DEVICE u64 stream8(const void* p) {
+  u64 v;
+  asm volatile("ld.global.nc.L1::no_allocate.u64 %0,[%1];" : "=l"(v) : "l"(p));
+  return v;
+}
+DEVICE float stream_float(const float* p) {
+  float v;
+  asm volatile("ld.global.nc.f32 %0,[%1];" : "=f"(v) : "l"(p));
+  return v;
+}
+DEVICE void fetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+/** 16 bytes into shared memory without waiting; what was asked for so far is a group, and all but the newest have come. */
+DEVICE void copy_ahead(void* to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from));
+}
+DEVICE void copies_asked() { asm volatile("cp.async.commit_group;"); }
+template <int NEWEST> DEVICE void copies_there() { asm volatile("cp.async.wait_group %0;" ::"n"(NEWEST)); }
+
+DEVICE void add_shared(i32* p, i32 v) { atomicAdd(p, v); }
+DEVICE void max_shared(u32* p, u32 v) { atomicMax(p, v); }
+DEVICE u32 add_global(u32* p, u32 v) { return atomicAdd(p, v); }
+DEVICE void fence() { __threadfence(); }
+
+/** One of the grid's barriers: thread 0 says that its block is there, later waits for the others. */
+DEVICE void arrive(u32* p) {
+  __threadfence();
+  asm volatile("red.release.gpu.global.add.u32 [%0],1;" ::"l"(p) : "memory");
+}
+DEVICE void await(u32* p, u32 target) {
+  u32 v;
+  do asm volatile("ld.acquire.gpu.global.u32 %0,[%1];" : "=r"(v) : "l"(p) : "memory");
+  while ((i32)(v - target) < 0);
+}
+
+/** d (16 x 8) += a (16 x 32, bytes 0..255) b (32 x 8, bytes -128..127). */
+DEVICE void mma_u8(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+               : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+DEVICE void mma_s8(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+               : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+#else
+#include "emulator.h"
+#endif
+
+/** exp as engine/js/math.ts has it. */
+DEVICE float exp_f32(float x) {
+  if (!(x <= 88.72283f)) return x > 88.72283f ? from_bits(0x7f800000) : from_bits(0x7fc00000);
+  if (x < -87.33654f) return 0.0f;
+  const float magic = 12582912.0f;
+  const float n = (x * 1.44269504088896340736f + magic) - magic;
+  const float r = (x - n * 0.693359375f) - n * (float)(0.69314718055994530942 - 0.693359375);
+  float p = (float)(1.0 / 5040);
+  p = p * r + (float)(1.0 / 720);
+  p = p * r + (float)(1.0 / 120);
+  p = p * r + (float)(1.0 / 24);
+  p = p * r + (float)(1.0 / 6);
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const i32 k = (i32)n, half = k >> 1;
+  const float y = p * from_bits((u32)(half + 127) << 23);
+  return y * from_bits((u32)(k - half + 127) << 23);
+}

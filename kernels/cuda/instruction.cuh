@@ -1,0 +1,69 @@
+// A step is a list of instructions; src/engine/cuda/instruction.ts writes them, field by field in this order.
+#pragma once
+
+#include "device.cuh"
+
+enum Operation : u32 {
+  EMBED,
+  ROWS,
+  TERNARY,
+  GROUPED,
+  INT8,
+  DENSE,
+  HEADS,
+  ROPE,
+  ATTEND,
+  SCORES,
+  VALUES,
+  SELECT,
+  COUNT,
+  BEST,
+  BEST_OF_ALL,
+  ATTEND_ONE,
+  ATTEND_ROWS,
+};
+
+/** What a row is made of: x; x + y, stored; f(x) * y. */
+enum Source : u32 { PLAIN, SUM, RELU2, SILU, SIGMOID, CLAMPED };
+
+/** What becomes of a product: stored; added to the output; gate and up joined by the activation `gate`. */
+enum Ending : u32 { STORE, ADD, GATE };
+
+enum Type : u32 { F32, F16, BF16, GROUP };
+
+struct Matrix {
+  u64 w, scales, out;
+  /** `stride`: bytes from row to row, or from quad to quad; `out_stride`: floats. */
+  u32 rows, tiles, stride, out_stride;
+  u32 quads, half;
+  float scale;
+  u32 unused;
+};
+
+struct Instruction {
+  u32 op, rows, width, x_stride;
+  u32 source, norm, keep, quantize;
+  float eps, limit, scale;
+  u32 status;
+  u32 code_stride, group, heads, kv_heads;
+  u32 head_dim, layer, window, parts;
+  u32 ending, fused, gate, y_stride;
+  u32 rotary, splits, out_stride, type;
+  u64 x, y, weight, out;
+  u64 codes, scales, cosine, sine;
+  u64 scratch, failed, weight2, counters;
+  Matrix m[3];
+};
+static_assert(sizeof(Matrix) == 56, "as instruction.ts writes it");
+static_assert(sizeof(Instruction) == 376, "as instruction.ts writes it");
+constexpr u32 INSTRUCTION_BYTES = 384;
+
+/** What changes from step to step. Every array lies behind it in the same memory. */
+struct Input {
+  /** Rows; blocks of the longest row's context. */
+  u32 tokens, outputs, table_stride, longest;
+  u64 ids, positions, table_rows, output_rows, tables;
+};
+
+/** A block of the KV cache, 64 positions: [layer][keys: kv head][dimension][position], [values: kv head][position][dimension]. */
+constexpr u32 POSITIONS = 64;

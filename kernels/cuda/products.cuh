@@ -1,0 +1,602 @@
+// Products of matrices with rows of codes, on int8 tensor cores: mma m16n8k32, 8 columns of which are tokens. A lane is
+// 4 g + t: g counts rows of the matrix (and tokens of the codes), t pieces of columns. The order of columns is free, since
+// integer sums are exact, so weights are used in the layout of the file: a lane takes 16 bytes of it at a time.
+//
+// `rowquad`: a word is 4 columns of 4 rows, two bits each. A field is masked, not shifted: its codes are then 1, 4, 16 or
+// 64 times as large, and so are its sums (below 2^31 for 131,071 columns); the shift comes once, at the end.
+#pragma once
+
+#include "rows.cuh"
+
+DEVICE constexpr u32 mask_of(u32 f) { return 0x03030303u << (2 * f); }
+/** Rows above which products are made tile by tile. */
+constexpr u32 MANY_ROWS = 32;
+/** Vectors of weights that a lane fetches before the grid's barrier. */
+constexpr u32 AHEAD = 8;
+
+/** Which matrix and which of its tiles an item is. */
+DEVICE u32 part_of(const Instruction& I, u32& tile) {
+  u32 p = 0;
+  while (p + 1 < I.parts && tile >= I.m[p].tiles) tile -= I.m[p++].tiles;
+  return p;
+}
+DEVICE u32 items_of(const Instruction& I) {
+  if (I.ending == GATE) return I.m[0].tiles;
+  u32 n = 0;
+  for (u32 p = 0; p < I.parts; p++) n += I.m[p].tiles;
+  return n;
+}
+
+/** A result in its place. `both`: of GATE, the up projection beside the gate. */
+DEVICE void finish(const Instruction& I, const Matrix& m, u32 t, u32 row, float y, float both) {
+  float* out = (float*)m.out + (u64)t * m.out_stride + row;
+  if (I.ending == GATE) y = activated(I.gate, I.limit, y, both);
+  // x + y, as the operation has it.
+  *out = I.ending == ADD ? load(out) + y : y;
+}
+
+/** Codes of one row in shared memory, its scale and sum in `shared()`: of a fused instruction made here, else copied. */
+DEVICE void one_row(const Instruction& I, char* codes, bool apart = false) {
+  Shared& s = shared();
+  if (I.fused) {
+    if (apart) make_row_apart(I, 0, (float*)pool(), codes, block() == 0);
+    else make_row(I, 0, (float*)pool(), codes, block() == 0);
+    return;
+  }
+  const u32 words = (I.quantize == 16 ? 2 * I.code_stride + 4 * (I.width / I.group) + 15 : I.code_stride) / 16;
+  for (u32 i = thread(); i < words; i += THREADS) ((Words*)codes)[i] = load((const Words*)I.codes + i);
+  if (thread() == 0) {
+    s.scale = load((const float*)I.scales);
+    s.code_sum = load((const i32*)I.scales + 1);
+  }
+  sync();
+}
+DEVICE char* codes_place(const Instruction& I) { return pool() + (I.fused ? row_bytes(I.width) : 0); }
+DEVICE char* after_codes(const Instruction& I) {
+  const u32 bytes = I.quantize == 16 ? 2 * I.code_stride + 4 * (I.width / I.group) : I.quantize ? I.code_stride : 0;
+  return codes_place(I) + (bytes + 127) / 128 * 128;
+}
+
+// ---- ternary
+
+struct Walk {
+  u32 chunks, mine, subs, total;
+};
+/** What this warp does for one row of codes: of each of the block's tiles every 16th chunk of 64 columns. */
+DEVICE Walk walk_of(const Instruction& I) {
+  Walk w;
+  const u32 items = items_of(I), warp = thread() / 32, first = block();
+  w.chunks = I.code_stride / 64;
+  w.mine = warp < w.chunks ? (w.chunks - warp + WARPS - 1) / WARPS : 0;
+  const u32 tiles = first >= items ? 0 : items - first <= blocks() ? 1 : (items - first + blocks() - 1) / blocks();
+  w.subs = I.ending == GATE ? 2 * tiles : tiles;
+  w.total = w.subs * w.mine;
+  return w;
+}
+/** The tile of a sub-item: of GATE gate and up in turn. */
+DEVICE const Matrix& tile_of(const Instruction& I, u32 sub, u32& tile) {
+  if (I.ending == GATE) {
+    tile = block() + blocks() * (sub / 2);
+    return I.m[sub & 1];
+  }
+  tile = block() + blocks() * sub;
+  return I.m[part_of(I, tile)];
+}
+/** Where this lane's 16 bytes of the chunk are; null past the last quad. */
+DEVICE const char* quad_at(const Matrix& m, u32 tile, u32 chunk) {
+  const u32 lane = thread() & 31, quad = tile * 8 + lane / 4;
+  return quad < m.quads ? (const char*)m.w + (u64)quad * m.stride + chunk * 64 + (lane & 3) * 16 : nullptr;
+}
+/** The warp's chunks one after the other: where the lane's next bytes are, without a division for each. */
+struct Stream {
+  u32 sub = 0, i = 0;
+  const char* at = nullptr;
+  DEVICE_MEMBER Words next(const Instruction& I, const Walk& w) {
+    if (i == 0) {
+      u32 tile;
+      const Matrix& m = tile_of(I, sub, tile);
+      at = quad_at(m, tile, thread() / 32);
+    }
+    const Words v = at ? stream(at + i * (WARPS * 64)) : Words{0, 0, 0, 0};
+    if (++i == w.mine) i = 0, sub++;
+    return v;
+  }
+};
+
+/** Before the barrier: the first weights of a product with one row. */
+DEVICE void ternary_ahead(const Instruction& I, Words (&ahead)[AHEAD]) {
+  const Walk w = walk_of(I);
+  Stream from;
+  UNROLL for (u32 k = 0; k < AHEAD; k++) {
+    if (k < w.total) ahead[k] = from.next(I, w);
+  }
+}
+
+/** 32 rows x 64 columns x 8 tokens: fields 0 and 1 into low, 2 and 3 into high. */
+DEVICE void ternary_step(i32 (&low)[4], i32 (&high)[4], const Words& a, const Words& b) {
+  mma_u8(low, a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b.x, b.y);
+  mma_u8(high, a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b.x, b.y);
+  mma_u8(low, a.z & mask_of(0), a.z & mask_of(1), a.w & mask_of(0), a.w & mask_of(1), b.z, b.w);
+  mma_u8(high, a.z & mask_of(2), a.z & mask_of(3), a.w & mask_of(2), a.w & mask_of(3), b.z, b.w);
+}
+
+DEVICE float ternary_value(const Matrix& m, i32 sum, u32 field, i32 code_sum, float scale) {
+  return (float)((sum >> (2 * field)) - code_sum) * divide(m.scale, scale);
+}
+
+/** One row of codes. */
+DEVICE void ternary_one(const Instruction& I, Words (&ahead)[AHEAD]) {
+  Shared& s = shared();
+  const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4;
+  const Walk w = walk_of(I);
+  if (w.subs == 0) return;
+  char* codes = codes_place(I);
+  i32* acc = (i32*)after_codes(I);
+  for (u32 i = tid; i < w.subs * 32; i += THREADS) acc[i] = 0;
+  // This thread's result: where it goes, and what is there already, asked for early.
+  const u32 each = I.ending == GATE ? 2 : 1, results = w.subs / each * 32, ending = I.ending, field = tid % 32 / 8;
+  float* to = nullptr;
+  float old = 0.0f, scale = 0.0f, other = 0.0f;
+  if (tid < results) {
+    u32 tile;
+    const Matrix& m = tile_of(I, tid / 32 * each, tile);
+    const u32 quad = tile * 8 + tid % 8, row = quad + field * m.quads;
+    if (quad < m.quads && row < m.rows) {
+      to = (float*)m.out + row;
+      scale = m.scale;
+      other = I.m[1].scale;
+      if (ending == ADD) old = load(to);
+    }
+  }
+  one_row(I, codes);
+  const char* mine = codes + (lane & 3) * 16 + warp * 64;
+  i32 low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
+  i32* place = acc + g;
+  u32 i = 0;
+  const u32 each_warp = w.mine;
+  auto step = [&](const Words& a) {
+    ternary_step(low, high, a, *(const Words*)(mine + i * (WARPS * 64)));
+    if (++i < each_warp) return;
+    if ((lane & 3) == 0) {
+      add_shared(place, low[0]);
+      add_shared(place + 8, low[2]);
+      add_shared(place + 16, high[0]);
+      add_shared(place + 24, high[2]);
+    }
+    UNROLL for (u32 e = 0; e < 4; e++) low[e] = high[e] = 0;
+    i = 0;
+    place += 32;
+  };
+  UNROLL for (u32 k = 0; k < AHEAD; k++) {
+    if (k < w.total) step(ahead[k]);
+  }
+  if (w.total > AHEAD) {
+    Stream from;
+    from.sub = AHEAD / w.mine;
+    from.i = AHEAD % w.mine;
+    if (from.i > 0) {
+      u32 tile;
+      const Matrix& m = tile_of(I, from.sub, tile);
+      from.at = quad_at(m, tile, warp);
+    }
+    for (u32 k0 = AHEAD; k0 < w.total; k0 += 4) {
+      Words next[4];
+      UNROLL for (u32 k = 0; k < 4; k++) {
+        if (k0 + k < w.total) next[k] = from.next(I, w);
+      }
+      UNROLL for (u32 k = 0; k < 4; k++) {
+        if (k0 + k < w.total) step(next[k]);
+      }
+    }
+  }
+  sync();
+  auto value = [&](i32 sum, float of) { return (float)((sum >> (2 * field)) - s.code_sum) * divide(of, s.scale); };
+  if (to != nullptr) {
+    const i32* from = acc + tid / 32 * each * 32 + tid % 32;
+    float y = value(from[0], scale);
+    if (ending == GATE) y = activated(I.gate, I.limit, y, value(from[32], other));
+    *to = ending == ADD ? old + y : y;
+  }
+  // More than a result a thread: on cards with few multiprocessors.
+  for (u32 v = tid + THREADS; v < results; v += THREADS) {
+    u32 tile;
+    const Matrix& m = tile_of(I, v / 32 * each, tile);
+    const u32 quad = tile * 8 + v % 8, row = quad + field * m.quads;
+    if (quad >= m.quads || row >= m.rows) continue;
+    const i32* from = acc + v / 32 * each * 32 + v % 32;
+    finish(I, m, 0, row, value(from[0], m.scale), each == 2 ? value(from[32], I.m[1].scale) : 0.0f);
+  }
+}
+
+/** Codes of 8 N tokens from memory, a tile of 32 rows: the block's warps share its columns. */
+template <u32 N> APART void ternary_many(const Instruction& I) {
+  const u32 lane = thread() & 31, warp = thread() / 32, g = lane / 4, piece = lane & 3;
+  const u32 chunks = I.code_stride / 64, each = I.ending == GATE ? 2 : 1;
+  const u32 tiles = items_of(I), groups = (I.rows + 8 * N - 1) / (8 * N);
+  i32* acc = (i32*)pool();
+  for (u32 item = block(); item < tiles * groups; item += blocks()) {
+    const u32 t0 = item / tiles * 8 * N;
+    for (u32 v = thread(); v < each * 32 * 8 * N; v += THREADS) acc[v] = 0;
+    sync();
+    for (u32 sub = 0; sub < each; sub++) {
+      u32 tile = item % tiles;
+      const Matrix& m = I.m[each == 2 ? sub : part_of(I, tile)];
+      i32 low[N][4], high[N][4];
+      UNROLL for (u32 n = 0; n < N; n++) {
+        UNROLL for (u32 e = 0; e < 4; e++) low[n][e] = high[n][e] = 0;
+      }
+      for (u32 c = warp; c < chunks; c += WARPS) {
+        const char* at = quad_at(m, tile, c);
+        const Words a = at ? stream(at) : Words{0, 0, 0, 0};
+        UNROLL for (u32 n = 0; n < N; n++) {
+          u32 t = t0 + n * 8 + g;
+          t = t < I.rows ? t : I.rows - 1;
+          const Words b = load((const Words*)((const char*)I.codes + (u64)t * I.code_stride + c * 64 + piece * 16));
+          ternary_step(low[n], high[n], a, b);
+        }
+      }
+      UNROLL for (u32 n = 0; n < N; n++) {
+        UNROLL for (u32 e = 0; e < 4; e++) {
+          const u32 token = n * 8 + 2 * piece + (e & 1), row = g + (e >> 1) * 8;
+          add_shared(acc + (sub * 32 + row) * 8 * N + token, low[n][e]);
+          add_shared(acc + (sub * 32 + row + 16) * 8 * N + token, high[n][e]);
+        }
+      }
+    }
+    sync();
+    for (u32 v = thread(); v < 32 * 8 * N; v += THREADS) {
+      const u32 t = t0 + v / 32, field = v % 32 / 8;
+      u32 tile = item % tiles;
+      const Matrix& m = I.m[each == 2 ? 0 : part_of(I, tile)];
+      const u32 quad = tile * 8 + v % 8, row = quad + field * m.quads;
+      if (t >= I.rows || quad >= m.quads || row >= m.rows) continue;
+      const i32* from = acc + (v % 32) * 8 * N + v / 32;
+      const float scale = load((const float*)I.scales + 2 * t);
+      const i32 sum = load((const i32*)I.scales + 2 * t + 1);
+      const float y = ternary_value(m, from[0], field, sum, scale);
+      finish(I, m, t, row, y, each == 2 ? ternary_value(I.m[1], from[32 * 8 * N], field, sum, scale) : 0.0f);
+    }
+    sync();
+  }
+}
+
+/** Tokens and quads of a block's tile of many rows; columns that are staged at once, and the distance of a token's there. */
+constexpr u32 TILE_TOKENS = 128, TILE_QUADS = 32, STAGE = 256, STAGE_STRIDE = STAGE + 64;
+
+/** Tiles of 32 quads, as `part_of` counts tiles of 8. */
+DEVICE u32 large_tiles(const Matrix& m) { return (m.tiles + 3) / 4; }
+
+/**
+ * Many rows of codes: a block has 128 rows of the matrix and 128 tokens, a warp 32 of each. Codes come through shared memory,
+ * weights straight to registers.
+ */
+APART void ternary_large(const Instruction& I) {
+  const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3;
+  const u32 token_warp = warp / 4, chunks = I.code_stride / 64, stages = (I.code_stride + STAGE - 1) / STAGE;
+  u32 tiles = 0;
+  for (u32 p = 0; p < I.parts; p++) tiles += large_tiles(I.m[p]);
+  const u32 groups = (I.rows + TILE_TOKENS - 1) / TILE_TOKENS;
+  for (u32 item = block(); item < tiles * groups; item += blocks()) {
+    const u32 t0 = item / tiles * TILE_TOKENS;
+    u32 large = item % tiles, p = 0;
+    while (large >= large_tiles(I.m[p])) large -= large_tiles(I.m[p++]);
+    const Matrix& m = I.m[p];
+    const u32 tile = large * 4 + warp % 4;
+    auto ask = [&](u32 stage) {
+      char* to = pool() + (stage & 1) * TILE_TOKENS * STAGE_STRIDE;
+      const u32 from = stage * STAGE, bytes = I.code_stride - from < STAGE ? I.code_stride - from : STAGE;
+      for (u32 i = tid; i < TILE_TOKENS * (STAGE / 16); i += THREADS) {
+        const u32 row = i / (STAGE / 16), at = i % (STAGE / 16) * 16;
+        const u32 t = t0 + row < I.rows ? t0 + row : I.rows - 1;
+        if (at < bytes) copy_ahead(to + row * STAGE_STRIDE + at, (const char*)I.codes + (u64)t * I.code_stride + from + at);
+      }
+      copies_asked();
+    };
+    auto weights = [&](u32 c) {
+      const char* at = c < chunks ? quad_at(m, tile, c) : nullptr;
+      return at ? stream(at) : Words{0, 0, 0, 0};
+    };
+    i32 low[4][4], high[4][4];
+    UNROLL for (u32 n = 0; n < 4; n++) {
+      UNROLL for (u32 e = 0; e < 4; e++) low[n][e] = high[n][e] = 0;
+    }
+    Words next[4];
+    UNROLL for (u32 k = 0; k < 4; k++) next[k] = weights(k);
+    ask(0);
+    for (u32 stage = 0; stage < stages; stage++) {
+      if (stage + 1 < stages) {
+        ask(stage + 1);
+        copies_there<1>();
+      } else {
+        copies_there<0>();
+      }
+      sync();
+      const char* codes = pool() + (stage & 1) * TILE_TOKENS * STAGE_STRIDE + (token_warp * 32 + g) * STAGE_STRIDE + piece * 16;
+      UNROLL for (u32 k = 0; k < 4; k++) {
+        const Words a = next[k];
+        next[k] = weights(stage * 4 + 4 + k);
+        if (stage * 4 + k < chunks) {
+          UNROLL for (u32 n = 0; n < 4; n++) ternary_step(low[n], high[n], a, *(const Words*)(codes + n * 8 * STAGE_STRIDE + k * 64));
+        }
+      }
+      sync();
+    }
+    UNROLL for (u32 n = 0; n < 4; n++) {
+      UNROLL for (u32 e = 0; e < 2; e++) {
+        const u32 t = t0 + token_warp * 32 + n * 8 + 2 * piece + e;
+        const u32 quad = tile * 8 + g;
+        if (t >= I.rows || quad >= m.quads) continue;
+        const float scale = load((const float*)I.scales + 2 * t);
+        const i32 sum = load((const i32*)I.scales + 2 * t + 1);
+        UNROLL for (u32 f = 0; f < 4; f++) {
+          const u32 row = quad + f * m.quads;
+          const i32 value = f == 0 ? low[n][e] : f == 1 ? low[n][2 + e] : f == 2 ? high[n][e] : high[n][2 + e];
+          if (row < m.rows) finish(I, m, t, row, ternary_value(m, value, f, sum, scale), 0.0f);
+        }
+      }
+    }
+  }
+}
+
+// ---- int8
+
+/** 16 rows x 64 columns x 8 tokens: a of rows g, c of rows g + 8. */
+DEVICE void int8_step(i32 (&d)[4], const Words& a, const Words& c, const Words& b) {
+  mma_s8(d, a.x, c.x, a.y, c.y, b.x, b.y);
+  mma_s8(d, a.z, c.z, a.w, c.w, b.z, b.w);
+}
+
+/** A warp takes tiles of 16 rows, whole, 128 columns a step; two steps are on their way. `ONE`: codes in shared memory. */
+template <bool ONE, u32 N> DEVICE void int8_rows(const Instruction& I, Words (&ahead)[AHEAD], bool loaded) {
+  Shared& s = shared();
+  const u32 lane = thread() & 31, g = lane / 4, piece = lane & 3;
+  const Matrix& m = I.m[0];
+  const u32 chunks = I.code_stride / 128, first = block() * WARPS + thread() / 32, step = blocks() * WARPS;
+  const u32 mine = first < m.tiles ? (m.tiles - first + step - 1) / step : 0, total = mine * chunks;
+  u32 lt = 0, lc = 0;
+  const u32 rows = m.rows, stride = m.stride;
+  const char* const base = (const char*)m.w + piece * 32;
+  auto fetch_next = [&](Words& a, Words& b, Words& c, Words& d) {
+    if (lt >= mine) return;
+    const u32 row = (first + lt * step) * 16 + g;
+    const char* one = base + (u64)(row < rows ? row : rows - 1) * stride + lc * 128;
+    const char* two = base + (u64)(row + 8 < rows ? row + 8 : rows - 1) * stride + lc * 128;
+    a = stream(one);
+    b = stream(one + 16);
+    c = stream(two);
+    d = stream(two + 16);
+    if (++lc == chunks) lc = 0, lt++;
+  };
+  if (!loaded) {
+    UNROLL for (u32 k = 0; k < 2; k++) fetch_next(ahead[4 * k], ahead[4 * k + 1], ahead[4 * k + 2], ahead[4 * k + 3]);
+    return;
+  }
+  // The first two are here already.
+  for (u32 k = 0; k < 2; k++) {
+    if (lt < mine && ++lc == chunks) lc = 0, lt++;
+  }
+  char* codes = codes_place(I);
+  if (ONE) one_row(I, codes);
+  i32 acc[N][4];
+  UNROLL for (u32 n = 0; n < N; n++) {
+    UNROLL for (u32 e = 0; e < 4; e++) acc[n][e] = 0;
+  }
+  for (u32 t0 = 0; t0 < (ONE ? 1 : I.rows); t0 += 8 * N) {
+    if (t0 > 0) {
+      lt = lc = 0;
+      UNROLL for (u32 k = 0; k < 2; k++) fetch_next(ahead[4 * k], ahead[4 * k + 1], ahead[4 * k + 2], ahead[4 * k + 3]);
+    }
+    u32 tile = first, c = 0;
+    for (u32 from = 0; from < total; from += 2) {
+      UNROLL for (u32 k = 0; k < 2; k++) {
+        if (from + k < total) {
+          UNROLL for (u32 n = 0; n < N; n++) {
+            Words b, b2;
+            if (ONE) {
+              b = *(const Words*)(codes + c * 128 + piece * 32);
+              b2 = *(const Words*)(codes + c * 128 + piece * 32 + 16);
+            } else {
+              u32 t = t0 + n * 8 + g;
+              t = t < I.rows ? t : I.rows - 1;
+              const Words* at = (const Words*)((const char*)I.codes + (u64)t * I.code_stride + c * 128 + piece * 32);
+              b = load(at);
+              b2 = load(at + 1);
+            }
+            int8_step(acc[n], ahead[4 * k], ahead[4 * k + 2], b);
+            int8_step(acc[n], ahead[4 * k + 1], ahead[4 * k + 3], b2);
+          }
+          fetch_next(ahead[4 * k], ahead[4 * k + 1], ahead[4 * k + 2], ahead[4 * k + 3]);
+          if (++c == chunks) {
+            UNROLL for (u32 n = 0; n < N; n++) {
+              UNROLL for (u32 e = 0; e < 4; e++) {
+                const u32 token = t0 + n * 8 + 2 * piece + (e & 1), row = tile * 16 + g + (e >> 1) * 8;
+                if (row < m.rows && (ONE ? token == 0 : token < I.rows)) {
+                  const float scale = ONE ? s.scale : load((const float*)I.scales + 2 * token);
+                  const float factor = divide(((const float*)m.scales)[row], scale);
+                  ((float*)m.out)[(u64)token * m.out_stride + row] = (float)acc[n][e] * factor;
+                }
+                acc[n][e] = 0;
+              }
+            }
+            c = 0;
+            tile += step;
+          }
+        }
+      }
+    }
+  }
+}
+
+// ---- dense: laneSums, 16 threads a row
+
+APART void dense_rows(const Instruction& I) {
+  float* xs = (float*)pool();
+  const Matrix& m = I.m[0];
+  const u32 lane = thread() & 15, stride = lane_stride(I.width), elements = m.stride / (I.type == F32 ? 4 : 2);
+  const u32 whole = I.width / 16, each = THREADS / 16;
+  for (u32 t = 0; t < I.rows; t++) {
+    make_row_apart(I, t, xs, nullptr, block() == 0);
+    for (u32 from = block() * each; from < m.rows; from += blocks() * each) {
+      const u32 row = from + thread() / 16;
+      const u64 at = (u64)(row < m.rows ? row : m.rows - 1) * elements + lane;
+      const float* x = xs + lane * stride;
+      float s = 0.0f;
+      u32 e = 0;
+      for (; e + 16 <= whole; e += 16) {
+        float v[16];
+        UNROLL for (u32 k = 0; k < 16; k++) v[k] = dense_element((const void*)m.w, I.type, at + (e + k) * 16);
+        UNROLL for (u32 k = 0; k < 16; k++) s = s + x[e + k] * v[k];
+      }
+      for (; e < whole; e++) s = s + x[e] * dense_element((const void*)m.w, I.type, at + e * 16);
+      if (whole * 16 + lane < I.width) s = s + x[whole] * dense_element((const void*)m.w, I.type, at + whole * 16);
+      s = fold(s);
+      if (lane == 0 && row < m.rows) finish(I, m, t, row, s, 0.0f);
+    }
+    sync();
+  }
+}
+
+// ---- grouped: panel64 and two planes of codes
+
+/** One group's products of a panel's 64 rows: hi and lo, field by field. Groups of whole 32 columns. */
+template <bool ONE>
+DEVICE void group_step(const Instruction& I, const char* w, const char* codes, u32 group, i32 (&hi)[4][4], i32 (&lo)[4][4]) {
+  const u32 lane = thread() & 31, g = lane / 4, piece = lane & 3, steps = I.group / 32;
+  UNROLL for (u32 f = 0; f < 4; f++) {
+    UNROLL for (u32 e = 0; e < 4; e++) hi[f][e] = lo[f][e] = 0;
+  }
+  const char* from = w + (u64)group * steps * 512 + piece * 64 + g * 8;
+  const char* b = codes + group * I.group + piece * 4;
+  for (u32 first = 0; first < steps; first += 4) {
+    u64 a[4][2];
+    UNROLL for (u32 k = 0; k < 4; k++) {
+      if (first + k < steps) {
+        a[k][0] = stream8(from + (first + k) * 512);
+        a[k][1] = stream8(from + (first + k) * 512 + 256);
+      }
+    }
+    UNROLL for (u32 k = 0; k < 4; k++) {
+      if (first + k < steps) {
+        const char* at = b + (first + k) * 32;
+        u32 h0, h1, l0, l1;
+        if (ONE) {
+          h0 = *(const u32*)at;
+          h1 = *(const u32*)(at + 16);
+          l0 = *(const u32*)(at + I.code_stride);
+          l1 = *(const u32*)(at + I.code_stride + 16);
+        } else {
+          h0 = load((const u32*)at);
+          h1 = load((const u32*)(at + 16));
+          l0 = load((const u32*)(at + I.code_stride));
+          l1 = load((const u32*)(at + I.code_stride + 16));
+        }
+        UNROLL for (u32 f = 0; f < 4; f++) {
+          const u32 a0 = (u32)a[k][0] & mask_of(f), a1 = (u32)(a[k][0] >> 32) & mask_of(f);
+          const u32 a2 = (u32)a[k][1] & mask_of(f), a3 = (u32)(a[k][1] >> 32) & mask_of(f);
+          mma_u8(hi[f], a0, a1, a2, a3, h0, h1);
+          mma_u8(lo[f], a0, a1, a2, a3, l0, l1);
+        }
+      }
+    }
+  }
+}
+
+/** Distance between two rows of planes in memory. */
+DEVICE u64 planes_stride(const Instruction& I) { return I.splits; }
+
+/**
+ * A block has a panel at a time; a warp one group of it, so that 16 groups are multiplied at once. A thread has a row (and a
+ * token) and adds its groups in order.
+ */
+template <bool ONE> APART void grouped_rows(const Instruction& I) {
+  constexpr u32 N = ONE ? 1 : 8;
+  Shared& s = shared();
+  const u32 lane = thread() & 31, warp = thread() / 32, g = lane / 4, piece = lane & 3;
+  const u32 items = items_of(I), each = I.ending == GATE ? 2 : 1, groups = I.width / I.group;
+  const u32 slices = (groups + WARPS - 1) / WARPS, rounds = ONE ? 1 : (I.rows + 7) / 8;
+  if (block() >= items * rounds) return;
+  char* codes = codes_place(I);
+  float* parts = (float*)after_codes(I);
+  if (ONE) one_row(I, codes, true);
+  else parts = (float*)pool();
+  u32 parity = 0;
+  for (u32 item = block(); item < items * rounds; item += blocks()) {
+    const u32 t0 = item / items * 8, mine = t0 + (ONE ? 0 : thread() % 8), row_in_panel = ONE ? thread() : thread() / 8;
+    float total[2] = {0.0f, 0.0f};
+    for (u32 sub = 0; sub < each; sub++) {
+      u32 panel = item % items;
+      const Matrix& m = I.m[each == 2 ? sub : part_of(I, panel)];
+      const char* w = (const char*)m.w + (u64)panel * ((I.width + 3) / 4) * 64;
+      for (u32 slice = 0; slice < slices; slice++) {
+        float* part = parts + parity * WARPS * 64 * N;
+        parity ^= 1;
+        const u32 group = slice * WARPS + warp;
+        if (group < groups) {
+          u32 t = t0 + g;
+          t = t < I.rows ? t : I.rows - 1;
+          const char* from = ONE ? codes : (const char*)I.codes + t * planes_stride(I);
+          i32 hi[4][4], lo[4][4];
+          group_step<ONE>(I, w, from, group, hi, lo);
+          UNROLL for (u32 f = 0; f < 4; f++) {
+            UNROLL for (u32 e = 0; e < 4; e++) {
+              const u32 token = ONE ? 0 : 2 * piece + (e & 1), row = f * 16 + 2 * g + (e >> 1);
+              if (ONE && (piece != 0 || (e & 1))) continue;
+              u32 tt = t0 + token;
+              tt = tt < I.rows ? tt : I.rows - 1;
+              const char* sums = (ONE ? codes : (const char*)I.codes + tt * planes_stride(I)) + 2 * I.code_stride;
+              const i32 of_codes = ONE ? ((const i32*)sums)[group] : load((const i32*)sums + group);
+              const i32 sum = 256 * (hi[f][e] >> (2 * f)) + (lo[f][e] >> (2 * f)) - of_codes;
+              const float scale = group_scale((const void*)m.scales, m.half, ((u64)panel * groups + group) * 64 + row);
+              part[(warp * 64 + row) * N + token] = (float)sum * scale;
+            }
+          }
+        }
+        sync();
+        if (thread() < 64 * N) {
+          const u32 here = groups - slice * WARPS < WARPS ? groups - slice * WARPS : WARPS;
+          float sum = total[sub];
+          for (u32 k = 0; k < here; k++) sum = sum + part[(k * 64) * N + thread()];
+          total[sub] = sum;
+        }
+      }
+    }
+    u32 panel = item % items;
+    const Matrix& m = I.m[each == 2 ? 0 : part_of(I, panel)];
+    const u32 row = panel * 64 + row_in_panel;
+    if (thread() < 64 * N && row < m.rows && mine < I.rows) {
+      const float scale = ONE ? s.scale : load((const float*)I.scales + 2 * mine);
+      finish(I, m, mine, row, total[0] * scale, total[1] * scale);
+    }
+  }
+}
+
+/** Groups of any length, without tensor cores: a thread has a row and a token. */
+APART void grouped_plain(const Instruction& I) {
+  const u32 each = I.ending == GATE ? 2 : 1, groups = I.width / I.group, lines = (I.width + 3) / 4;
+  u32 rows = 0;
+  for (u32 p = 0; p < (each == 2 ? 1 : I.parts); p++) rows += I.m[p].rows;
+  for (u64 item = (u64)block() * THREADS + thread(); item < (u64)rows * I.rows; item += (u64)blocks() * THREADS) {
+    const u32 t = (u32)(item / rows);
+    u32 row = (u32)(item % rows), p = 0;
+    if (each == 1) {
+      while (row >= I.m[p].rows) row -= I.m[p++].rows;
+    }
+    const signed char* hi = (const signed char*)I.codes + t * planes_stride(I);
+    float total[2] = {0.0f, 0.0f};
+    for (u32 sub = 0; sub < each; sub++) {
+      const Matrix& m = I.m[each == 2 ? sub : p];
+      const u32 panel = row / 64, in = row % 64;
+      const unsigned char* w = (const unsigned char*)m.w + (u64)panel * lines * 64 + 4 * (in & 15);
+      for (u32 g = 0; g < groups; g++) {
+        i32 sum = 0;
+        for (u32 c = g * I.group; c < (g + 1) * I.group; c++) {
+          const i32 code = 256 * load(hi + c) + (i32)load((const signed char*)hi + I.code_stride + c);
+          sum += ((i32)(w[(u64)(c / 4) * 64 + (c & 3)] >> (2 * (in >> 4)) & 3) - 1) * code;
+        }
+        total[sub] = total[sub] + (float)sum * group_scale((const void*)m.scales, m.half, ((u64)panel * groups + g) * 64 + in);
+      }
+    }
+    const float scale = load((const float*)I.scales + 2 * t);
+    finish(I, I.m[each == 2 ? 0 : p], t, row, total[0] * scale, total[1] * scale);
+  }
+}

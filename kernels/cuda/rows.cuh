@@ -1,0 +1,411 @@
+// Rows of floats: embedding, norms, codes, activations, residual sums, positions, counts.
+#pragma once
+
+#include "instruction.cuh"
+
+constexpr u32 THREADS = 512, WARPS = THREADS / 32;
+/** Elements of a row that a thread holds in registers: rows up to 7,168 wide. Wider ones go through shared memory. */
+constexpr u32 HELD = 14;
+
+/** The start of a block's shared memory. */
+struct Shared {
+  char ring[3][INSTRUCTION_BYTES];
+  u32 largest[WARPS];
+  float inverse, scale, pad[2];
+  i32 code_sum;
+  u32 last, pad2[2];
+};
+constexpr u32 POOL_AT = (sizeof(Shared) + 127) / 128 * 128;
+
+DEVICE Shared& shared() { return *(Shared*)shared_memory(); }
+DEVICE char* pool() { return shared_memory() + POOL_AT; }
+
+/** Rows lie in shared memory by lane of their sums: element i at [i % 16][i / 16]. */
+DEVICE u32 lane_length(u32 width) { return (width + 127) / 128 * 8; }
+DEVICE u32 lane_stride(u32 width) { return lane_length(width) + 4; }
+DEVICE u32 lane_place(u32 i, u32 stride) { return (i & 15) * stride + (i >> 4); }
+DEVICE u32 row_bytes(u32 width) { return 16 * lane_stride(width) * 4; }
+
+DEVICE float activated(u32 source, float limit, float gate, float up) {
+  if (source == RELU2) {
+    // NaN stays, so that the next rounding reports it.
+    const float g = gate > 0.0f || gate != gate ? gate : 0.0f;
+    return (g * g) * up;
+  }
+  if (source == CLAMPED) {
+    const float g = gate > limit ? limit : gate;
+    const float u = up < -limit ? -limit : up;
+    return divide(g, 1.0f + exp_f32(-g)) * (u > limit ? limit : u);
+  }
+  if (source == SIGMOID) return divide(1.0f, 1.0f + exp_f32(-gate)) * up;
+  return divide(gate, 1.0f + exp_f32(-gate)) * up;
+}
+
+/** The folds of a laneSum whose lanes are 16 neighbouring threads; the result is in the first. */
+DEVICE float fold(float s) {
+  s = s + shuffle_down(s, 8);
+  s = s + shuffle_down(s, 4);
+  s = s + shuffle_down(s, 2);
+  s = s + shuffle_down(s, 1);
+  return s;
+}
+
+/** laneSum of the squares of a row in shared memory, by one warp, both halves alike; in its first thread. */
+DEVICE float sum_of_squares(const float* xs, u32 width) {
+  const u32 n = lane_length(width) / 4;
+  const Floats* p = (const Floats*)(xs + (thread() & 15) * lane_stride(width));
+  float s = 0.0f;
+  auto add = [&](const Floats& v) {
+    s = s + v.x * v.x;
+    s = s + v.y * v.y;
+    s = s + v.z * v.z;
+    s = s + v.w * v.w;
+  };
+  // Two vectors are loaded while the two before are added: a chain of additions, 4 clocks each.
+  Floats a = p[0], b = p[1];
+  for (u32 i = 2; i < n; i += 2) {
+    const Floats c = p[i], d = p[i + 1];
+    add(a);
+    add(b);
+    a = c;
+    b = d;
+  }
+  add(a);
+  add(b);
+  return fold(s);
+}
+
+/** Finishes the codes of a row: hi and lo planes, and each group's sum behind them. */
+DEVICE void sum_groups(char* codes, u32 stride, u32 group, u32 n) {
+  // The codes may lie in global memory: this block wrote them itself, so a barrier was enough.
+  const signed char* hi = (const signed char*)codes;
+  const signed char* lo = hi + stride;
+  i32* sums = (i32*)(codes + 2 * stride);
+  const u32 lane = thread() & 31;
+  for (u32 g = thread() / 32; g * group < n; g += WARPS) {
+    i32 part = 0;
+    for (u32 i = lane; i < group; i += 32) part += 256 * hi[g * group + i] + lo[g * group + i];
+    part = warp_sum(part);
+    if (lane == 0) sums[g] = part;
+  }
+  sync();
+}
+
+DEVICE void write16(char* codes, u32 stride, u32 i, float v, float scale, bool usable) {
+  i32 code = 0;
+  if (usable) {
+    code = nearest(v * scale);
+    code = code > 32639 ? 32639 : code;
+    code = code < -32639 ? -32639 : code;
+  }
+  const i32 hi = (code + 128) >> 8;
+  codes[i] = (char)hi;
+  codes[stride + i] = (char)(code - 256 * hi);
+}
+
+DEVICE i32 write8(char* codes, u32 i, float v, float scale) {
+  i32 code = nearest(v * scale);
+  code = code > 127 ? 127 : code;
+  code = code < -128 ? -128 : code;
+  ((signed char*)codes)[i] = (signed char)code;
+  return code;
+}
+
+/**
+ * Row t of an instruction: made, normed, stored, rounded, as far as the instruction says. Codes go to `codes`: int8, or
+ * the two planes of int16 (hi, lo, each `code_stride` bytes) and the groups' sums behind them. A row that is not rounded is left
+ * in `xs`.
+ */
+DEVICE void make_row(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
+  Shared& s = shared();
+  // Fields in registers: the compiler cannot know that what is stored below is none of them.
+  const u32 tid = thread(), n = I.width, stride = lane_stride(n), source = I.source, norm = I.norm, quantize = I.quantize;
+  const u32 code_stride = I.code_stride, group = I.group, keep = writes ? I.keep : 0;
+  const float* const weight = (const float*)I.weight;
+  const float* const x = (const float*)I.x + (u64)t * I.x_stride;
+  const float* const y = (const float*)I.y + (u64)t * I.y_stride;
+  float* const out = (float*)I.out + (u64)t * I.out_stride;
+  const float eps = I.eps, limit = I.limit;
+  const bool wide = n > HELD * THREADS;
+  float v[HELD], w[HELD];
+  auto element = [&](u32 i) {
+    const float a = load(x + i);
+    if (source == PLAIN) return a;
+    const float b = load(y + i);
+    return source == SUM ? a + b : activated(source, limit, a, b);
+  };
+  if (!wide) {
+    UNROLL for (u32 k = 0; k < HELD; k++) {
+      const u32 i = tid + k * THREADS;
+      v[k] = i < n ? load(x + i) : 0.0f;
+      w[k] = norm && i < n ? stream_float(weight + i) : 1.0f;
+    }
+    if (source != PLAIN) {
+      UNROLL for (u32 k = 0; k < HELD; k++) {
+        const u32 i = tid + k * THREADS;
+        if (i < n) {
+          const float b = load(y + i);
+          v[k] = source == SUM ? v[k] + b : activated(source, limit, v[k], b);
+        }
+      }
+    }
+    UNROLL for (u32 k = 0; k < HELD; k++) {
+      const u32 i = tid + k * THREADS;
+      if (i < n) {
+        if (norm || !quantize) xs[lane_place(i, stride)] = v[k];
+        if (source == SUM && writes) ((float*)x)[i] = v[k];
+      }
+    }
+  } else {
+    for (u32 i = tid; i < n; i += THREADS) {
+      const float a = element(i);
+      xs[lane_place(i, stride)] = a;
+      if (source == SUM && writes) ((float*)x)[i] = a;
+    }
+  }
+  for (u32 i = n + tid; i < 16 * lane_length(n); i += THREADS) xs[lane_place(i, stride)] = 0.0f;
+  if (tid == 0) s.code_sum = 0;
+  sync();
+  float r = 1.0f;
+  if (norm) {
+    if (tid < 32) {
+      const float sum = sum_of_squares(xs, n);
+      if (tid == 0) s.inverse = divide(1.0f, root(divide(sum, (float)n) + eps));
+    }
+    sync();
+    r = s.inverse;
+  }
+  u32 most = 0;
+  auto seen = [&](float a) {
+    const u32 b = bits(a) & 0x7fffffff;
+    most = b > most ? b : most;
+  };
+  if (!wide) {
+    UNROLL for (u32 k = 0; k < HELD; k++) {
+      const u32 i = tid + k * THREADS;
+      if (i < n) {
+        if (norm) v[k] = (v[k] * r) * w[k];
+        if (keep) out[i] = v[k];
+        if (norm && !quantize) xs[lane_place(i, stride)] = v[k];
+        seen(v[k]);
+      }
+    }
+  } else {
+    for (u32 i = tid; i < n; i += THREADS) {
+      float a = xs[lane_place(i, stride)];
+      if (norm) xs[lane_place(i, stride)] = a = (a * r) * stream_float(weight + i);
+      if (keep) out[i] = a;
+      seen(a);
+    }
+  }
+  if (!quantize) {
+    sync();
+    return;
+  }
+  most = warp_max(most);
+  if ((tid & 31) == 0) s.largest[tid / 32] = most;
+  sync();
+  most = warp_max(s.largest[tid & 15]);
+  // Infinity and NaN are the largest of all bit patterns.
+  if (most >= 0x7f800000 && tid == 0 && writes) ((u32*)I.failed)[I.status] = 1;
+  const float largest = from_bits(most);
+  if (quantize == 8) {
+    const float scale = divide(127.0f, largest > 1e-5f ? largest : 1e-5f);
+    i32 sum = 0;
+    if (!wide) {
+      UNROLL for (u32 k = 0; k < HELD; k++) {
+        const u32 i = tid + k * THREADS;
+        if (i < n) sum += write8(codes, i, v[k], scale);
+      }
+    } else {
+      for (u32 i = tid; i < n; i += THREADS) sum += write8(codes, i, xs[lane_place(i, stride)], scale);
+    }
+    for (u32 i = n + tid; i < code_stride; i += THREADS) codes[i] = 0;
+    sum = warp_sum(sum);
+    if ((tid & 31) == 0) add_shared(&s.code_sum, sum);
+    if (tid == 0) s.scale = scale;
+    sync();
+    return;
+  }
+  const float scale = divide(32639.0f, largest);
+  const bool usable = scale < from_bits(0x7f800000);
+  if (tid == 0) s.scale = usable ? divide(largest, 32639.0f) : 0.0f;
+  if (!wide) {
+    UNROLL for (u32 k = 0; k < HELD; k++) {
+      const u32 i = tid + k * THREADS;
+      if (i < n) write16(codes, code_stride, i, v[k], scale, usable);
+    }
+  } else {
+    for (u32 i = tid; i < n; i += THREADS) write16(codes, code_stride, i, xs[lane_place(i, stride)], scale, usable);
+  }
+  for (u32 i = n + tid; i < code_stride; i += THREADS) codes[i] = codes[code_stride + i] = 0;
+  sync();
+  sum_groups(codes, code_stride, group, n);
+}
+
+/** The same, where nothing else is at hand that would have to be saved. */
+APART void make_row_apart(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
+  make_row(I, t, xs, codes, writes);
+}
+
+APART void run_rows(const Instruction& I) {
+  float* xs = (float*)pool();
+  for (u32 t = block(); t < I.rows; t += blocks()) {
+    // `splits` is the distance between rows of codes here.
+    make_row_apart(I, t, xs, (char*)I.codes + (u64)t * I.splits, true);
+    if (I.quantize && thread() == 0) {
+      ((float*)I.scales)[2 * t] = shared().scale;
+      ((i32*)I.scales)[2 * t + 1] = shared().code_sum;
+    }
+    sync();
+  }
+}
+
+DEVICE float dense_element(const void* table, u32 type, u64 i) {
+  if (type == F32) return ((const float*)table)[i];
+  const u32 h = ((const unsigned short*)table)[i];
+  return type == BF16 ? from_bits(h << 16) : half_float(h);
+}
+
+DEVICE float group_scale(const void* scales, u32 half, u64 i) {
+  return half ? half_float(((const unsigned short*)scales)[i]) : ((const float*)scales)[i];
+}
+
+APART void run_embed(const Instruction& I, const Input& in) {
+  const Matrix& m = I.m[0];
+  const u32 parts = (I.width + THREADS - 1) / THREADS;
+  for (u32 item = block(); item < I.rows * parts; item += blocks()) {
+    const u32 t = item / parts, i = item % parts * THREADS + thread();
+    if (i >= I.width) continue;
+    const u32 id = ((const u32*)in.ids)[t];
+    float v;
+    if (I.type == GROUP) {
+      const u32 lines = (I.width + 3) / 4, panel = id / 64, row = id % 64, groups = I.width / I.group;
+      const unsigned char byte =
+          ((const unsigned char*)m.w)[((u64)panel * lines + i / 4) * 64 + 4 * (row & 15) + (i & 3)];
+      const i32 code = (i32)(byte >> (2 * (row >> 4)) & 3) - 1;
+      v = group_scale((const void*)m.scales, m.half, ((u64)panel * groups + i / I.group) * 64 + row) * (float)code;
+    } else {
+      v = dense_element((const void*)m.w, I.type, (u64)id * (m.stride / (I.type == F32 ? 4 : 2)) + i);
+    }
+    ((float*)I.out)[(u64)t * I.out_stride + i] = v;
+  }
+}
+
+APART void run_select(const Instruction& I, const Input& in) {
+  const u32 parts = (I.width + THREADS - 1) / THREADS;
+  for (u32 item = block(); item < I.rows * parts; item += blocks()) {
+    const u32 o = item / parts, i = item % parts * THREADS + thread();
+    if (i >= I.width) continue;
+    const u32 t = ((const u32*)in.output_rows)[o];
+    ((float*)I.out)[(u64)o * I.out_stride + i] = load((const float*)I.x + (u64)t * I.x_stride + i);
+  }
+}
+
+/** rmsNorm of each head, 16 threads a head. */
+APART void run_heads(const Instruction& I) {
+  const u32 lane = thread() & 15, D = I.head_dim, all = I.rows * I.heads;
+  for (u32 from = block() * (THREADS / 16); from < all; from += blocks() * (THREADS / 16)) {
+    const u32 item = from + thread() / 16;
+    const bool there = item < all;
+    const u32 t = (there ? item : 0) / I.heads, h = (there ? item : 0) % I.heads;
+    const float* x = (const float*)I.x + (u64)t * I.x_stride + h * D;
+    float s = 0.0f;
+    for (u32 i = lane; i < D; i += 16) {
+      const float v = load(x + i);
+      s = s + v * v;
+    }
+    s = fold(s);
+    // To all 16: the first one's sum.
+    const float sum = from_bits((u32)broadcast16((i32)bits(s)));
+    const float r = divide(1.0f, root(divide(sum, (float)D) + I.eps));
+    if (!there) continue;
+    float* out = (float*)I.out + (u64)t * I.out_stride + h * D;
+    for (u32 i = lane; i < D; i += 16) out[i] = (load(x + i) * r) * ((const float*)I.weight)[i];
+  }
+}
+
+DEVICE float* key_at(const Instruction& I, const Input& in, u32 table_row, u32 kv_head, u32 position) {
+  const u64 at = ((const u64*)in.tables)[(u64)table_row * in.table_stride + position / POSITIONS];
+  const u64 head = (u64)I.head_dim * POSITIONS;
+  return (float*)at + ((u64)I.layer * 2 * I.kv_heads + kv_head) * head + position % POSITIONS;
+}
+DEVICE float* value_at(const Instruction& I, const Input& in, u32 table_row, u32 kv_head, u32 position) {
+  const u64 at = ((const u64*)in.tables)[(u64)table_row * in.table_stride + position / POSITIONS];
+  const u64 head = (u64)I.head_dim * POSITIONS;
+  return (float*)at + ((u64)I.layer * 2 * I.kv_heads + I.kv_heads + kv_head) * head +
+         (u64)(position % POSITIONS) * I.head_dim;
+}
+
+/** Elements j and j + N/2 of a head, turned. */
+DEVICE void turn(const Instruction& I, u32 position, u32 j, float& a, float& b) {
+  const u32 half = I.rotary / 2;
+  const float c = ((const float*)I.cosine)[(u64)position * half + j], s = ((const float*)I.sine)[(u64)position * half + j];
+  const float u = a, v = b;
+  a = u * c - v * s;
+  b = v * c + u * s;
+}
+
+/** Turns `heads` heads of x in place; where `keep`, stores k (y) and v (weight) in the cache. */
+APART void run_rope(const Instruction& I, const Input& in) {
+  const u32 D = I.head_dim, half = I.rotary / 2;
+  for (u32 t = block(); t < I.rows; t += blocks()) {
+    const u32 position = ((const u32*)in.positions)[t];
+    if (!I.keep) {
+      for (u32 i = thread(); i < I.heads * half; i += THREADS) {
+        const u32 h = i / half, j = i % half;
+        float* x = (float*)I.x + (u64)t * I.x_stride + h * D;
+        float a = load(x + j), b = load(x + j + half);
+        turn(I, position, j, a, b);
+        x[j] = a;
+        x[j + half] = b;
+      }
+      continue;
+    }
+    const u32 table_row = ((const u32*)in.table_rows)[t];
+    for (u32 i = thread(); i < I.kv_heads * D; i += THREADS) {
+      const u32 h = i / D, d = i % D;
+      key_at(I, in, table_row, h, position)[(u64)d * POSITIONS] = load((const float*)I.y + (u64)t * I.y_stride + i);
+      value_at(I, in, table_row, h, position)[d] = load((const float*)I.weight + (u64)t * I.out_stride + i);
+    }
+  }
+}
+
+APART void run_count(const Instruction& I) {
+  Shared& s = shared();
+  for (u32 t = block(); t < I.rows; t += blocks()) {
+    const float* x = (const float*)I.x + (u64)t * I.x_stride;
+    i32* counts = (i32*)I.out + (u64)t * I.out_stride;
+    if (thread() < 32) {
+      float sum = 0.0f;
+      for (u32 i = thread() & 15; i < I.width; i += 16) sum = sum + from_bits(bits(load(x + i)) & 0x7fffffff);
+      sum = fold(sum);
+      if (thread() == 0) {
+        const float mean = divide(sum, (float)I.width);
+        // NaN stays.
+        s.inverse = divide(1.0f, mean > 1e-5f || mean != mean ? mean : 1e-5f);
+        s.largest[0] = s.largest[1] = 0;
+      }
+    }
+    sync();
+    i32 minus = 0, plus = 0;
+    for (u32 i = thread(); i < I.width; i += THREADS) {
+      const float v = load(x + i) * s.inverse;
+      plus += v > 0.5f;
+      minus += v < -0.5f;
+    }
+    minus = warp_sum(minus);
+    plus = warp_sum(plus);
+    if ((thread() & 31) == 0) {
+      add_shared((i32*)&s.largest[0], minus);
+      add_shared((i32*)&s.largest[1], plus);
+    }
+    sync();
+    if (thread() == 0) {
+      counts[0] = (i32)s.largest[0];
+      counts[1] = (i32)(I.width - s.largest[0] - s.largest[1]);
+      counts[2] = (i32)s.largest[1];
+    }
+    sync();
+  }
+}

@@ -1,0 +1,138 @@
+// How many threads help: measured on the steps themselves, so that it costs no time of its own and follows what else the
+// machine does. Pairs of candidates take turns for a few measurements each; the faster median wins, and of two alike the
+// one with fewer threads.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace bitnet {
+
+/** Steps that differ in what limits them: one row, memory; a few rows; many rows, the multiply-add units. */
+enum class StepKind : int { one = 0, few = 1, many = 2 };
+constexpr int kStepKinds = 3;
+constexpr int32_t kManyRows = 16;
+constexpr StepKind step_kind(int32_t rows) {
+  return rows == 1 ? StepKind::one : rows < kManyRows ? StepKind::few : StepKind::many;
+}
+
+/** The choice for one kind of step. Not for use by several threads at once. */
+class ThreadChoice {
+ public:
+  explicit ThreadChoice(int most = 1) {
+    // All, three quarters, half, three eighths, .. and powers of two, as cores often come.
+    for (int n = most; n >= 1; n -= 1) {
+      bool is = (n & (n - 1)) == 0;
+      for (int part = most; part >= n; part /= 2) is = is || part == n || (n > 4 && part * 3 / 4 == n);
+      if (is) counts_.push_back(n);
+    }
+    try_count(1);
+  }
+
+  int best() const { return counts_[(size_t)best_]; }
+  /** Threads of the next measurement. */
+  int next() const { return counts_[(size_t)(trial_ >= 0 && turn_ % 2 ? trial_ : best_)]; }
+  /** Comparisons decided so far. */
+  int decided() const { return decided_; }
+
+  /** Seconds that a unit of work took on next() threads. */
+  void record(double seconds) {
+    if (counts_.size() == 1) return;
+    if (trial_ >= 0) {
+      (turn_ % 2 ? tried_ : kept_).push_back(seconds);
+      turn_ += 1;
+      if (turn_ == 2 * (first_ ? kFirstPairs : kPairs)) decide();
+      return;
+    }
+    recent_.push_back(seconds);
+    if (recent_.size() < kRecent) return;
+    const double now = median(recent_);
+    recent_.clear();
+    waited_ += kRecent;
+    // Another pace than when this choice was made: something else computes, or has stopped to.
+    if (now > 1.25 * pace_ || now < 0.75 * pace_) {
+      hold_ = 0;
+      first_ = true;
+      toward_ = now > pace_ ? -1 : 1;  // turned by begin_round
+    }
+    if (waited_ >= hold_) begin_round();
+  }
+
+  /** Work of another size follows, which is not compared with what was measured so far. */
+  void interrupt() {
+    turn_ = 0;
+    kept_.clear();
+    tried_.clear();
+    recent_.clear();
+  }
+
+ private:
+  static constexpr int kFirstPairs = 3, kPairs = 5;
+  static constexpr size_t kRecent = 8;
+  static constexpr int kLeastHold = 64, kMostHold = 1024;
+
+  static double median(std::vector<double>& v) {
+    std::nth_element(v.begin(), v.begin() + (std::ptrdiff_t)(v.size() / 2), v.end());
+    return v[v.size() / 2];
+  }
+
+  bool try_count(int index) {
+    interrupt();
+    trial_ = index >= 0 && index < (int)counts_.size() ? index : -1;
+    return trial_ >= 0;
+  }
+
+  void decide() {
+    const double kept = median(kept_), tried = median(tried_);
+    // More threads have to earn it; fewer only have to do as well.
+    const bool won = toward_ > 0 ? tried < 1.02 * kept : tried < 0.97 * kept;
+    pace_ = won ? tried : kept;
+    decided_ += 1;
+    if (won) best_ = trial_, moved_ = true;
+    misses_ = won ? 0 : misses_ + 1;
+    // At first, and when the pace has changed, one more is looked at: half may help where three quarters do not.
+    if (misses_ < (first_ ? 2 : 1) && try_count(trial_ + toward_)) return;
+    trial_ = -1;
+    first_ = false;
+    waited_ = 0;
+    hold_ = moved_ ? kLeastHold : std::min(std::max(2 * hold_, kLeastHold), kMostHold);
+    interrupt();
+  }
+
+  void begin_round() {
+    moved_ = false;
+    misses_ = 0;
+    toward_ = -toward_;
+    if (try_count(best_ + toward_)) return;
+    toward_ = -toward_;
+    try_count(best_ + toward_);
+  }
+
+  std::vector<int> counts_;  // falling
+  int best_ = 0;
+  int trial_ = -1;   // or none
+  int toward_ = 1;   // fewer threads
+  int turn_ = 0, misses_ = 0, decided_ = 0, waited_ = 0, hold_ = kLeastHold;
+  bool moved_ = false, first_ = true;
+  double pace_ = 0;
+  std::vector<double> kept_, tried_, recent_;
+};
+
+/** Times stretches of a step: what ran between two marks, and how much work it was. */
+struct SegmentClock {
+  std::chrono::steady_clock::time_point start;
+  double work = 0;
+  bool open = false;
+
+  void begin() {
+    start = std::chrono::steady_clock::now();
+    work = 0;
+    open = true;
+  }
+  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); }
+};
+
+}  // namespace bitnet

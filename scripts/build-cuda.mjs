@@ -1,0 +1,129 @@
+// The addon of the cuda backend, and its kernels.
+//
+//   node scripts/build-cuda.mjs            builds kernels/cuda/addon.cc unless up to date: a C++ compiler, nothing of CUDA
+//   node scripts/build-cuda.mjs --ptx      makes kernels/cuda/kernels.ptx, which is committed; needs nvcc
+//   node scripts/build-cuda.mjs --cubins   makes kernels/cuda/kernels-NN.cubin for packages; needs nvcc
+//
+// The addon's file name holds a hash of all that went into it, as in build-native.mjs.
+import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { homedir, tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const folder = join(root, 'kernels', 'cuda');
+const source = join(folder, 'addon.cc');
+
+const FLAGS = ['-std=c++17', '-O2', '-fPIC', '-shared', '-fvisibility=hidden', '-DNAPI_VERSION=8'];
+const LINK = process.platform === 'linux' ? ['-ldl'] : [];
+
+/** {path} of the addon, or {reason}. */
+export function buildCuda() {
+  const name = `cuda-${createHash('sha256')
+    .update(JSON.stringify([process.platform, process.arch, FLAGS, LINK]))
+    .update(readFileSync(source))
+    .digest('hex')
+    .slice(0, 16)}.node`;
+  const cache = process.env.XDG_CACHE_HOME || join(homedir(), '.cache');
+  const places = [join(root, 'build', 'native'), join(cache, 'bitnet-gf3-mcp', 'native')];
+  const existing = places.map((place) => join(place, name)).find((path) => existsSync(path));
+  if (existing) return { path: existing };
+  let include;
+  try {
+    include = createRequire(import.meta.url)('node-api-headers').include_dir;
+  } catch {
+    return { reason: 'the package node-api-headers is not installed' };
+  }
+  for (const place of places) {
+    let work;
+    try {
+      mkdirSync(place, { recursive: true });
+      work = mkdtempSync(join(place, '.work-'));
+    } catch {
+      continue; // a read-only installation: the user's cache is next
+    }
+    try {
+      const made = join(work, name);
+      const command = process.env.CXX || 'c++';
+      const done = spawnSync(command, [...FLAGS, '-isystem', include, source, '-o', made, ...LINK], {
+        encoding: 'utf8',
+      });
+      if (done.error) return { reason: `no C++ compiler for the CUDA addon (${done.error.message})` };
+      if (done.status !== 0) {
+        const first = done.stderr.trim().split('\n').slice(0, 3).join(' | ');
+        return { reason: `${command} could not compile kernels/cuda/addon.cc: ${first}` };
+      }
+      const path = join(place, name);
+      renameSync(made, path);
+      return { path };
+    } finally {
+      rmSync(work, { recursive: true, force: true });
+    }
+  }
+  return { reason: `no writable folder for the build: ${places.join(', ')}` };
+}
+
+// ---- kernels
+
+/** Without fused multiply-adds: one rounding an operation. */
+const NVCC = ['-O3', '-std=c++17', '-fmad=false', '--expt-relaxed-constexpr'];
+/** nvcc writes its own newest version, which only the newest drivers take; nothing in the kernels is newer than this one. */
+const PTX_VERSION = '7.8';
+const CUBINS = [80, 86, 89, 90, 120];
+
+export const nvcc = () => process.env.NVCC || 'nvcc';
+
+/** Why kernels cannot be built here; undefined where they can. */
+export function whyNoNvcc() {
+  const done = spawnSync(nvcc(), ['--version'], { encoding: 'utf8' });
+  return done.status === 0 ? undefined : `nvcc is not here (${done.error?.message ?? done.stderr})`;
+}
+
+function run(args) {
+  const done = spawnSync(nvcc(), args, { encoding: 'utf8', cwd: folder });
+  if (done.status !== 0) throw new Error(`nvcc ${args.join(' ')}: ${done.error?.message ?? done.stderr}`);
+}
+
+/** The PTX text of kernels.cu, ending in the 0 that the driver looks for. */
+export function makePtx() {
+  const work = mkdtempSync(join(tmpdir(), 'cuda-'));
+  try {
+    const path = join(work, 'kernels.ptx');
+    run([...NVCC, '-arch=compute_80', '-ptx', 'kernels.cu', '-o', path]);
+    const text = readFileSync(path, 'utf8')
+      .replace(/^\.version .*$/m, `.version ${PTX_VERSION}`)
+      // A hint that older versions do not know.
+      .replace(/^\s*\.pragma "used_bytes_mask [^\n]*\n/gm, '')
+      // Names of internal functions hold a hash of the compiler's own.
+      .replace(/_INTERNAL_[0-9a-f]{8}_(\d+)_kernels_cu_[0-9a-f]{8}/g, '_INTERNAL_00000000_$1_kernels_cu_00000000');
+    return `${text.trimEnd()}\n\0`;
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+}
+
+export function makeCubins(to = folder, generations = CUBINS) {
+  const paths = [];
+  for (const generation of generations) {
+    const path = join(to, `kernels-${generation}.cubin`);
+    run([...NVCC, `-arch=sm_${generation}`, '-cubin', 'kernels.cu', '-o', path]);
+    paths.push(path);
+  }
+  return paths;
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  if (process.argv.includes('--ptx')) {
+    writeFileSync(join(folder, 'kernels.ptx'), makePtx());
+    process.stderr.write(`${join(folder, 'kernels.ptx')}\n`);
+  }
+  if (process.argv.includes('--cubins')) process.stderr.write(`${makeCubins().join('\n')}\n`);
+  if (!process.argv.includes('--ptx') && !process.argv.includes('--cubins')) {
+    const built = buildCuda();
+    process.stderr.write(`${built.path ?? `CUDA addon not built: ${built.reason}`}\n`);
+    if (built.path === undefined && process.argv.includes('--strict')) process.exit(1);
+  }
+}

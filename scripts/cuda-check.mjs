@@ -1,0 +1,286 @@
+// On a machine with an NVIDIA card: that the cuda backend computes what the others compute, and how fast.
+//
+//   node scripts/cuda-check.mjs [bits] [long] [speed] [peaks] [profile] [--golden FOLDER] [--kernels FOLDER]
+//
+// bits: every golden case against js, both ways of running; long: against the cpu backend, contexts to 8,192, batches, drafts;
+// speed: tokens and prompts of published shapes; profile: needs kernels built with -DBITNET_PROFILE. Needs `npm run build`.
+import { readdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { buildCuda } from './build-cuda.mjs';
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const dist = (path) => import(join(root, 'dist', path));
+const flag = (name, otherwise) => {
+  const at = process.argv.indexOf(name);
+  return at < 0 ? otherwise : process.argv[at + 1];
+};
+const wants = (what) => process.argv.includes(what);
+const golden = flag('--golden', join(root, 'test', 'golden'));
+const say = (line) => process.stdout.write(`${line}\n`);
+
+const { CudaExecutable } = await dist('engine/cuda/executable.js');
+const { Gpu, BARRIER_BYTES } = await dist('engine/cuda/gpu.js');
+const { readKernels } = await dist('engine/cuda/kernels.js');
+const { OPERATIONS } = await dist('engine/cuda/instruction.js');
+const { jsBackend } = await dist('engine/js/backend.js');
+const { openModel } = await dist('model/open-model.js');
+const { randomModel, BENCH_SHAPES } = await dist('bench/random-model.js');
+
+const built = buildCuda();
+if (built.path === undefined) throw new Error(built.reason);
+const addon = createRequire(import.meta.url)(built.path);
+const info = addon.probe(flag('--library', 'libcuda.so.1'));
+let from = performance.now();
+const image = readKernels(info.capability, flag('--kernels', undefined));
+const gpu = new Gpu(addon, info, image.bytes);
+say(`${info.name}, driver ${info.driver}, ${info.multiprocessors} multiprocessors, ${Math.round(info.memoryBytes / 2 ** 30)} GiB`);
+say(`kernels: ${image.compiled ? 'cubin' : 'PTX'}, loaded in ${(performance.now() - from).toFixed(0)} ms`);
+
+/** What has to go when its part is done. */
+const kept = [];
+const keep = (value) => {
+  kept.push(value);
+  return value;
+};
+const drop = () => {
+  for (const value of kept.splice(0)) value[Symbol.dispose]();
+};
+
+let failures = 0;
+const bits = (values) => Buffer.from(values.buffer, values.byteOffset, values.byteLength);
+function same(what, actual, wanted) {
+  if (Buffer.compare(bits(actual), bits(wanted)) === 0) return;
+  failures += 1;
+  let different = 0;
+  for (let i = 0; i < wanted.length; i += 1) if (actual[i] !== wanted[i]) different += 1;
+  say(`DIFFERENT: ${what}: ${different} of ${wanted.length}, first ${actual[0]} for ${wanted[0]}`);
+}
+
+function stepOf(executable, parts, outputs = 'all') {
+  const tokens = parts.flatMap(([, ids]) => ids);
+  let end = 0;
+  const lasts = parts.map(([, ids]) => (end += ids.length) - 1);
+  return {
+    tokens: Int32Array.from(tokens),
+    sequences: Int32Array.from(parts.flatMap(([sequence, ids]) => ids.map(() => sequence))),
+    positions: Int32Array.from(parts.flatMap(([s, ids]) => ids.map((_, i) => executable.sequenceLength(s) + i))),
+    outputRows: outputs === 'all' ? Int32Array.from(tokens, (_, i) => i) : Int32Array.from(lasts),
+  };
+}
+const run = (executable, parts, outputs) => executable.step(stepOf(executable, parts, outputs)).then(({ logits }) => logits);
+const someTokens = (n, vocab, seed) => Array.from({ length: n }, (_, i) => ((i * 7919 + seed * 104729 + 13) >>> 0) % vocab);
+
+function modelOf(dir) {
+  const names = readdirSync(dir);
+  if (names.includes('config.json')) return [{ kind: 'folder', path: dir }];
+  return names
+    .filter((name) => !name.startsWith('expected'))
+    .map((name) => ({ kind: name.endsWith('.gguf') ? 'gguf' : 'folder', path: join(dir, name) }));
+}
+
+if (wants('bits')) {
+  let models = 0;
+  for (const room of ['model', 'qwen3']) {
+    for (const entry of readdirSync(join(golden, room), { withFileTypes: true })) {
+      if (!entry.isDirectory()) continue;
+      const dir = join(golden, room, entry.name);
+      const { input_ids: ids } = JSON.parse(readFileSync(join(dir, 'expected.json'), 'utf8'));
+      for (const files of modelOf(dir)) {
+        for (const head of room === 'model' ? ['full', 'int8'] : ['full']) {
+          const { program } = await openModel(files, { name: entry.name, head });
+          const js = keep(await jsBackend.load(program, {}));
+          const reference = js.createSequence();
+          const wanted = await run(js, [[reference, ids]]);
+          const next = await run(js, [[reference, [ids[0]]]]);
+          for (const phases of [false, true]) {
+            const executable = keep(new CudaExecutable(gpu, program, { phases }));
+            const what = `${files.path} ${head} ${phases ? 'phases' : 'persistent'}`;
+            const one = executable.createSequence();
+            same(`${what}, prompt`, await run(executable, [[one, ids]]), wanted);
+            same(`${what}, next`, await run(executable, [[one, [ids[0]]]]), next);
+            const two = executable.createSequence();
+            const V = program.vocabSize;
+            for (let t = 0; t < ids.length; t += 1) {
+              same(`${what}, token ${t}`, await run(executable, [[two, [ids[t]]]]), wanted.slice(t * V, (t + 1) * V));
+            }
+            executable.truncate(two, 3);
+            const three = executable.fork(two, 2);
+            const both = await run(executable, [
+              [two, ids.slice(3)],
+              [three, ids.slice(2)],
+            ]);
+            same(`${what}, together`, both.slice(0, (ids.length - 3) * V), wanted.slice(3 * V));
+            same(`${what}, forked`, both.slice((ids.length - 3) * V), wanted.slice(2 * V));
+            models += 1;
+          }
+          drop();
+        }
+      }
+    }
+  }
+  say(`bits: ${models} models, ${failures} differences to js`);
+}
+
+async function native(program) {
+  const { cpuBackend } = await dist('engine/cpu/backend.js');
+  const reason = await cpuBackend.unavailable();
+  if (reason !== undefined) throw new Error(reason);
+  return cpuBackend.load(program, { threads: 16 });
+}
+
+if (wants('long')) {
+  const small = { family: 'bitnet', hidden: 256, ffn: 704, layers: 2, heads: 8, kvHeads: 2, headDim: 32, vocab: 1024, ropeTheta: 500_000, tied: true };
+  for (const [name, shape, context] of [
+    ['small', small, 8300],
+    ['2b4t', BENCH_SHAPES['2b4t'], 1200],
+    ['bonsai-1.7b', BENCH_SHAPES['bonsai-1.7b'], 700],
+  ]) {
+    from = performance.now();
+    const program = randomModel(shape, 'int8', context, name);
+    const cpu = keep(await native(program));
+    const cuda = keep(new CudaExecutable(gpu, program));
+    const both = [cpu, cuda];
+    const V = program.vocabSize;
+    const sequences = both.map((e) => Array.from({ length: 8 }, () => e.createSequence()));
+    const check = async (what, parts, outputs) => {
+      const [wanted, actual] = [
+        await run(cpu, parts.map(([s, ids]) => [sequences[0][s], ids]), outputs),
+        await run(cuda, parts.map(([s, ids]) => [sequences[1][s], ids]), outputs),
+      ];
+      same(`${name}: ${what}`, actual, wanted);
+    };
+    const before = failures;
+    await check('first token', [[0, [5]]]);
+    await check('second token', [[0, [77]]]);
+    await check('draft of 5', [[0, someTokens(5, V, 1)]]);
+    await check('prompt of 40', [[0, someTokens(40, V, 2)]], 'last');
+    for (let i = 0; i < 4; i += 1) await check(`token after 47 (${i})`, [[0, [i]]]);
+    for (let at = 52; at < context - 40; ) {
+      const n = Math.min(500, context - 40 - at);
+      await check(`prompt at ${at}`, [[0, someTokens(n, V, at)]], 'last');
+      at += n;
+      await check(`token at ${at}`, [[0, [3]]]);
+      at += 1;
+    }
+    await check('batch of 8, some with prompts', sequences[0].map((_, s) => [s, someTokens(1 + 3 * (s % 3), V, s)]), 'last');
+    for (let i = 0; i < 3; i += 1) await check(`batch of 8 (${i})`, sequences[0].map((_, s) => [s, [i]]), 'last');
+    for (const [i, e] of both.entries()) {
+      e.truncate(sequences[i][0], 200);
+      sequences[i][1] = e.fork(sequences[i][0], 130);
+    }
+    await check('after truncate', [[0, [9]]]);
+    await check('after fork', [[1, [9]]]);
+    drop();
+    say(`long: ${name}, context ${context}: ${failures - before} differences to cpu (${((performance.now() - from) / 1000).toFixed(1)} s)`);
+  }
+}
+
+const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
+const spread = (values) => `${median(values).toFixed(3)} (${Math.min(...values).toFixed(3)}..${Math.max(...values).toFixed(3)})`;
+function argmax(values) {
+  let best = 0;
+  for (let i = 1; i < values.length; i += 1) if (values[i] > values[best]) best = i;
+  return best;
+}
+
+async function feedTo(executable, sequence, length, vocab) {
+  while (executable.sequenceLength(sequence) < length) {
+    const n = Math.min(512, length - executable.sequenceLength(sequence));
+    await executable.step({ ...stepOf(executable, [[sequence, someTokens(n, vocab, 3)]]), outputRows: new Int32Array(0) });
+  }
+}
+
+if (wants('speed')) {
+  for (const name of (flag('--shapes', '2b4t,bonsai-1.7b') ?? '').split(',')) {
+    const program = randomModel(BENCH_SHAPES[name], 'int8', 8704, name);
+    from = performance.now();
+    const executable = keep(new CudaExecutable(gpu, program));
+    say(`speed: ${name}, weights on the card in ${(performance.now() - from).toFixed(0)} ms`);
+    const V = program.vocabSize;
+    const sequence = executable.createSequence();
+    for (const n of [512, 512, 512]) {
+      executable.truncate(sequence, 0);
+      const step = stepOf(executable, [[sequence, someTokens(n, V, 3)]], 'last');
+      from = performance.now();
+      await executable.step(step);
+      say(`  prompt of ${n}: ${(performance.now() - from).toFixed(2)} ms`);
+    }
+    executable.truncate(sequence, 0);
+    for (const context of [64, 512, 2048, 8192]) {
+      await feedTo(executable, sequence, context, V);
+      const ways = {
+        'best on the device': async () => (await executable.stepBest(stepOf(executable, [[sequence, [7]]]))).ids[0],
+        'logits, argmax here': async () => argmax(await run(executable, [[sequence, [7]]])),
+      };
+      for (const [way, work] of Object.entries(ways)) {
+        const times = [];
+        for (let i = 0; i < 40; i += 1) {
+          from = performance.now();
+          await work();
+          times.push(performance.now() - from);
+        }
+        say(`  context ${context}, ${way}: ${spread(times.slice(8))} ms a token`);
+        executable.truncate(sequence, context);
+      }
+    }
+    for (const count of [8, 32]) {
+      const batch = Array.from({ length: count }, () => executable.fork(sequence, 256));
+      const times = [];
+      for (let i = 0; i < 20; i += 1) {
+        from = performance.now();
+        await executable.stepBest(stepOf(executable, batch.map((s) => [s, [i]])));
+        times.push(performance.now() - from);
+      }
+      const ms = times.slice(5);
+      say(`  batch ${count} at context 256: ${spread(ms)} ms, ${Math.round((1000 * count) / median(ms))} tokens/s`);
+      for (const s of batch) executable.freeSequence(s);
+    }
+    drop();
+  }
+}
+
+if (wants('profile')) {
+  for (const name of (flag('--shapes', '2b4t') ?? '').split(',')) {
+    const program = randomModel(BENCH_SHAPES[name], 'int8', 8704, name);
+    const executable = keep(new CudaExecutable(gpu, program));
+    const V = program.vocabSize;
+    const sequence = executable.createSequence();
+    for (const [tokens, context] of [
+      [1, 64],
+      [1, 512],
+      [1, 8192],
+      [32, 8300],
+      [512, 0],
+    ]) {
+      if (context === 0) executable.truncate(sequence, 0);
+      await feedTo(executable, sequence, context, V);
+      for (let i = 0; i < 3; i += 1) {
+        await executable.step({ ...stepOf(executable, [[sequence, someTokens(tokens, V, 1)]], 'last') });
+        executable.truncate(sequence, context);
+      }
+      const list = executable.instructionsOf(tokens, 1, context + tokens);
+      const clocks = new BigUint64Array(BARRIER_BYTES / 8);
+      gpu.download(gpu.barrier, new Uint8Array(clocks.buffer));
+      const sums = new Map();
+      for (const [i, { op, ending = 0, width }] of list.entries()) {
+        const [began, ended, all] = [0, 1, 2].map((k) => Number(clocks[8 + 3 * i + k]));
+        const key = `${op} ${ending} ${width ?? ''}`;
+        const sum = sums.get(key) ?? { n: 0, own: 0, wait: 0 };
+        sum.n += 1;
+        sum.own += ended - began;
+        if (i + 1 < list.length) sum.wait += all - ended;
+        sums.set(key, sum);
+      }
+      say(`profile: ${name}, ${tokens} tokens at context ${context}, ${list.length} instructions; clocks of block 0 each`);
+      for (const [key, { n, own, wait }] of sums) {
+        say(`  ${key.padEnd(24)} ${String(n).padStart(4)} x ${Math.round(own / n)} + wait ${Math.round(wait / n)}`);
+      }
+    }
+    drop();
+  }
+}
+
+say(failures === 0 ? 'no difference' : `${failures} DIFFERENCES`);
+process.exit(failures === 0 ? 0 : 1);

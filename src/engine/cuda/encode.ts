@@ -1,0 +1,714 @@
+// From the recorded program to instructions for a step of a given shape. Neighbouring operations are joined where an
+// instruction does both: every instruction is a barrier of the whole grid. A BitNet layer of one token becomes 5:
+//   norm + codes + q, k, v · rope + append + attention · norm + codes + o + add · norm + codes + gate, up + activation ·
+//   norm + codes + down + add
+// With more tokens norms and codes are instructions of their own, and so are positions.
+
+import type { BufferId, GroupedWeight, Op, Program, WeightId } from '../program.ts';
+import { CudaUnsupportedError } from './addon.ts';
+import { SHARED_BYTES } from './gpu.ts';
+import {
+  ENDINGS,
+  type Instruction,
+  type MatrixFields,
+  type Operation,
+  SOURCES,
+  type Source,
+  TYPES,
+} from './instruction.ts';
+import { chunked, type PlacedWeight } from './weights.ts';
+
+/** Everything that decides a list but the contents of memory. */
+export type Shape = {
+  readonly tokens: number;
+  readonly outputs: number;
+  readonly attention: AttentionKind;
+  /** Blocks of 64 positions that attention's scratch is for. */
+  readonly splits: number;
+  /** Of the longest row. */
+  readonly positions: number;
+  readonly traced: boolean;
+  /** Find each output row's best logit. */
+  readonly best: boolean;
+};
+
+/** Addresses of everything that instructions name. */
+export type Memory = {
+  readonly weights: readonly PlacedWeight[];
+  readonly cosine: number;
+  readonly sine: number;
+  /** By buffer. */
+  readonly buffers: readonly number[];
+  readonly failed: number;
+  readonly scratch: number;
+  readonly counters: number;
+  readonly counts: number;
+  readonly bests: number;
+  /** Blocks of the grid. */
+  readonly grid: number;
+};
+
+/** Threads of a block, as in rows.cuh; bytes of a block's own fields, at most. */
+const THREADS = 512;
+const OWN_BYTES = 2048;
+const POOL_BYTES = SHARED_BYTES - OWN_BYTES;
+/** Shares of a row of logits whose best are found at once. */
+const SHARES = 64;
+/** Positions up to which one block does a row's attention where its heads are too wide for tiles. */
+const WHOLE_POSITIONS = 256;
+/** TILE_DIM and QUERIES of attention.cuh. */
+const TILE_DIM = 128;
+const QUERIES = 32;
+/** Floats of two tiles. */
+const TILES = 2 * TILE_DIM * 64;
+/** Rows a sequence from which they are worth a tile. */
+const ROWS_OF_RUNS = 4;
+/** Positions that the splits of a list grow by, so that a list serves many steps. */
+const SPLIT_STEP = 8;
+
+/** Rows above which ternary products are made tile by tile, as in products.cuh. */
+const MANY_ROWS = 32;
+
+/** What the kernels can hold. */
+export const LIMITS = { rowWidth: 15_360, ternaryColumns: 131_071, headDim: 256, heads: 512 } as const;
+
+/** A row in shared memory: `row_bytes` of rows.cuh. */
+const rowBytes = (width: number) => 16 * (Math.ceil(width / 128) * 8 + 4) * 4;
+
+/** Distances between rows: codes in bytes; of int16 codes two planes and the sums of the groups. */
+export function codesStride(program: Program, codes: BufferId): number {
+  const { dtype, width, group } = program.buffers[codes]!;
+  if (dtype === 'i8') return chunked(width);
+  return Math.ceil((2 * chunked(width) + 4 * (width / (group ?? width))) / 64) * 64;
+}
+
+type OpOf<K extends Op['op']> = Op & { op: K };
+type Quantize = OpOf<'quantize' | 'quantize16'>;
+
+function uses(op: Op): { reads: readonly BufferId[]; writes: readonly BufferId[] } {
+  switch (op.op) {
+    case 'embed':
+    case 'embedGrouped':
+      return { reads: [], writes: [op.out] };
+    case 'rmsNorm':
+    case 'rmsNormHeads':
+    case 'denseMatmul':
+    case 'selectOutputs':
+      return { reads: [op.x], writes: [op.out] };
+    case 'quantize':
+    case 'quantize16':
+      return { reads: [op.x], writes: [op.codes, op.scale] };
+    case 'groupedMatmul':
+    case 'ternaryMatmul':
+    case 'int8Matmul':
+      return { reads: [op.codes, op.scale], writes: [op.out] };
+    case 'rope':
+    case 'countTrits':
+      return { reads: [op.x], writes: [] };
+    case 'kvAppend':
+      return { reads: [op.k, op.v], writes: [] };
+    case 'attention':
+      return { reads: [op.q], writes: [op.out] };
+    case 'gatedActivation':
+      return { reads: [op.gate, op.up], writes: [op.out] };
+    case 'add':
+      return { reads: [op.x, op.y], writes: [] };
+    default:
+      throw new TypeError(`${op.op} was not refused`);
+  }
+}
+
+/** Labels of the roundings, by the number under which their instructions report. */
+export function labelsOf(program: Program): string[] {
+  return program.ops.flatMap((op) => (op.op === 'quantize' || op.op === 'quantize16' ? [op.label] : []));
+}
+
+/** How a step's attention is done; see attention.cuh. */
+export type AttentionKind = 'one' | 'whole' | 'blocks' | 'rows';
+
+/** `sequences`: of the step, whose rows are the tokens. */
+export function attentionFor(program: Program, tokens: number, sequences: number, positions: number): AttentionKind {
+  const { headDim } = program.kv;
+  const group = groupOf(program);
+  const tiled = headDim <= TILE_DIM && headDim % 4 === 0;
+  if (tiled && tokens === 1 && positions <= 64) return 'one';
+  if (tiled && tokens >= ROWS_OF_RUNS * sequences && group <= QUERIES) return 'rows';
+  return !tiled && positions <= WHOLE_POSITIONS && attendBytes(1, headDim, positions) <= POOL_BYTES ? 'whole' : 'blocks';
+}
+
+const groupOf = (program: Program) =>
+  Math.max(1, ...program.ops.map((op) => (op.op === 'attention' ? Math.ceil(op.heads / op.kvHeads) : 0)));
+
+/** Blocks of 64 positions that scratch is for. */
+export const splitsFor = (positions: number) => Math.ceil(Math.ceil(positions / 64) / SPLIT_STEP) * SPLIT_STEP;
+
+function attendBytes(heads: number, headDim: number, positions: number): number {
+  return 4 * (heads * headDim + headDim + 64 + THREADS + heads * positions);
+}
+
+/** Floats of scratch of a row. */
+export function scratchFloats(program: Program, kind: AttentionKind, splits: number): number {
+  if (kind === 'one' || kind === 'whole') return 0;
+  const heads = Math.max(0, ...program.ops.map((op) => (op.op === 'attention' ? op.heads : 0)));
+  return heads * splits * (kind === 'rows' ? 64 : 66 + program.kv.headDim);
+}
+
+export function encode(program: Program, memory: Memory, shape: Shape): Instruction[] {
+  return new Encoder(program, memory, shape).list();
+}
+
+/** Operations that make one row: their instruction, how many they are, the codes they leave, the row they make. */
+type Chain = {
+  readonly instruction: Instruction;
+  readonly length: number;
+  readonly codes?: BufferId;
+  readonly row: BufferId;
+};
+
+class Encoder {
+  readonly #program: Program;
+  readonly #memory: Memory;
+  readonly #shape: Shape;
+  readonly #ops: readonly Op[];
+  readonly #list: Instruction[] = [];
+  /** Number of each rounding of the program. */
+  readonly #status = new Map<Op, number>();
+  /** Rows that are read in place of a buffer's: the only row of a step is the row that was selected. */
+  readonly #alias = new Map<BufferId, BufferId>();
+
+  constructor(program: Program, memory: Memory, shape: Shape) {
+    this.#program = program;
+    this.#memory = memory;
+    this.#shape = shape;
+    for (const op of program.ops) {
+      if (op.op === 'quantize' || op.op === 'quantize16') this.#status.set(op, this.#status.size);
+    }
+    // What only outputs want is not done without any.
+    this.#ops = program.ops.filter(
+      (op) => (shape.traced || op.op !== 'countTrits') && (shape.outputs > 0 || !this.#ofOutputs(op)),
+    );
+  }
+
+  list(): Instruction[] {
+    for (let i = 0; i < this.#ops.length; ) i += this.#take(i);
+    if (this.#shape.best && this.#shape.outputs > 0) this.#best();
+    return this.#list;
+  }
+
+  #ofOutputs(op: Op): boolean {
+    const { reads, writes } = uses(op);
+    return [...reads, ...writes].some((buffer) => this.#program.buffers[buffer]!.rows === 'outputs');
+  }
+
+  #at<K extends Op['op']>(i: number, kind: K): OpOf<K> | undefined {
+    const op = this.#ops[i];
+    return op?.op === kind ? (op as OpOf<K>) : undefined;
+  }
+
+  #rows(buffer: BufferId): number {
+    return this.#program.buffers[buffer]!.rows === 'outputs' ? this.#shape.outputs : this.#shape.tokens;
+  }
+  #width(buffer: BufferId): number {
+    return this.#program.buffers[buffer]!.width;
+  }
+  #address(buffer: BufferId): number {
+    return this.#memory.buffers[this.#alias.get(buffer) ?? buffer]!;
+  }
+
+  /** Does anything from operation `from` on read what the buffer holds now? */
+  #isLive(buffer: BufferId, from: number): boolean {
+    for (let i = from; i < this.#ops.length; i += 1) {
+      const { reads, writes } = uses(this.#ops[i]!);
+      if (reads.includes(buffer)) return true;
+      if (writes.includes(buffer)) return false;
+    }
+    return buffer === this.#program.logits;
+  }
+
+  /** Encodes what begins at operation i; how many operations that is. */
+  #take(i: number): number {
+    const op = this.#ops[i]!;
+    const chain = this.#chain(i);
+    if (chain !== undefined) {
+      const product = this.#product(i + chain.length, chain);
+      if (product > 0) return chain.length + product;
+      this.#list.push(chain.instruction);
+      return chain.length;
+    }
+    const product = this.#product(i, undefined);
+    if (product > 0) return product;
+    switch (op.op) {
+      case 'embed':
+      case 'embedGrouped': {
+        const weight = this.#program.weights[op.table]!;
+        if (weight.kind !== 'dense' && weight.kind !== 'grouped') throw wrongKind(weight, 'dense or grouped');
+        this.#list.push({
+          op: 'embed',
+          rows: this.#shape.tokens,
+          width: this.#width(op.out),
+          out: this.#address(op.out),
+          outStride: this.#width(op.out),
+          type: TYPES.indexOf(weight.kind === 'dense' ? weight.dtype : 'group'),
+          group: weight.kind === 'grouped' ? weight.group : 0,
+          matrices: [this.#matrix(op.table, op.out)],
+        });
+        return 1;
+      }
+      case 'selectOutputs':
+        // The row itself, where there is but one.
+        if (this.#shape.tokens === 1 && this.#at(i + 1, 'rmsNorm')?.x === op.out) {
+          this.#alias.set(op.out, op.x);
+          return 1;
+        }
+        this.#list.push({
+          op: 'select',
+          rows: this.#rows(op.out),
+          width: this.#width(op.x),
+          x: this.#address(op.x),
+          xStride: this.#width(op.x),
+          out: this.#address(op.out),
+          outStride: this.#width(op.out),
+        });
+        return 1;
+      case 'rmsNormHeads': {
+        const fused = this.#attention(i);
+        if (fused > 0) return fused;
+        this.#list.push({
+          op: 'heads',
+          rows: this.#rows(op.x),
+          heads: op.heads,
+          headDim: op.headDim,
+          eps: op.eps,
+          x: this.#address(op.x),
+          xStride: this.#width(op.x),
+          weight: this.#memory.weights[op.weight]!.address,
+          out: this.#address(op.out),
+          outStride: this.#width(op.out),
+        });
+        return 1;
+      }
+      case 'rope': {
+        const fused = this.#attention(i);
+        if (fused > 0) return fused;
+        this.#list.push({
+          ...this.#positions(),
+          op: 'rope',
+          rows: this.#shape.tokens,
+          heads: op.heads,
+          headDim: op.headDim,
+          x: this.#address(op.x),
+          xStride: this.#width(op.x),
+        });
+        return 1;
+      }
+      case 'kvAppend':
+        this.#list.push({
+          ...this.#positions(),
+          op: 'rope',
+          rows: this.#shape.tokens,
+          keep: 1,
+          layer: op.layer,
+          kvHeads: this.#program.kv.kvHeads,
+          headDim: this.#program.kv.headDim,
+          y: this.#address(op.k),
+          yStride: this.#width(op.k),
+          weight: this.#address(op.v),
+          outStride: this.#width(op.v),
+        });
+        return 1;
+      case 'attention':
+        this.#attend(op, {});
+        return 1;
+      case 'countTrits':
+        this.#list.push({
+          op: 'count',
+          rows: this.#shape.tokens,
+          width: this.#width(op.x),
+          x: this.#address(op.x),
+          xStride: this.#width(op.x),
+          out: this.#memory.counts + 12 * op.index,
+          outStride: 3 * this.#program.tracePoints,
+        });
+        return 1;
+      default:
+        throw new TypeError(`${op.op} was not encoded`);
+    }
+  }
+
+  /** [sum or gate], [norm], [rounding] from operation i on; undefined where none begins there. */
+  #chain(i: number): Chain | undefined {
+    const op = this.#ops[i]!;
+    let source: Source = 'plain';
+    let row: BufferId;
+    let next = i;
+    if (op.op === 'add') [source, row, next] = ['sum', op.x, i + 1];
+    else if (op.op === 'gatedActivation') [source, row, next] = [op.fn, op.out, i + 1];
+    else if (op.op === 'rmsNorm' || op.op === 'quantize' || op.op === 'quantize16') row = op.x;
+    else return undefined;
+    const x = op.op === 'gatedActivation' ? op.gate : op.x;
+    /** Is the row nowhere yet? A sum is stored by the instruction itself. */
+    let hidden = op.op === 'gatedActivation';
+    const norm = this.#at(next, 'rmsNorm');
+    const fits =
+      norm?.x === row &&
+      (source === 'plain' ||
+        (source === 'sum' ? norm.out !== row : norm.out === row || !this.#isLive(row, next + 1)));
+    if (norm !== undefined && fits) {
+      row = norm.out;
+      hidden = true;
+      next += 1;
+    }
+    const rounding = this.#at(next, 'quantize') ?? this.#at(next, 'quantize16');
+    const quantize: Quantize | undefined = rounding?.x === row ? rounding : undefined;
+    if (quantize !== undefined) next += 1;
+    const stored = hidden && (quantize === undefined || this.#isLive(row, next));
+    const instruction: Instruction = {
+      op: 'rows',
+      rows: this.#rows(x),
+      width: this.#width(x),
+      source: SOURCES.indexOf(source),
+      limit: op.op === 'gatedActivation' ? (op.limit ?? Infinity) : 0,
+      x: this.#address(x),
+      xStride: this.#width(x),
+      ...(op.op === 'add' ? { y: this.#address(op.y), yStride: this.#width(op.y) } : {}),
+      ...(op.op === 'gatedActivation' ? { y: this.#address(op.up), yStride: this.#width(op.up) } : {}),
+      ...(norm !== undefined && fits
+        ? { norm: 1, weight: this.#memory.weights[norm.weight]!.address, eps: norm.eps }
+        : {}),
+      // A row in place of an alias goes to its own buffer.
+      ...(stored ? { keep: 1, out: this.#memory.buffers[row]!, outStride: this.#width(row) } : {}),
+      ...(quantize === undefined ? {} : this.#rounding(quantize)),
+    };
+    if (norm !== undefined && fits) this.#alias.delete(norm.out);
+    return { instruction, length: next - i, row, ...(quantize === undefined ? {} : { codes: quantize.codes }) };
+  }
+
+  #rounding(op: Quantize): Partial<Instruction> {
+    return {
+      quantize: op.op === 'quantize' ? 8 : 16,
+      status: this.#status.get(op)!,
+      failed: this.#memory.failed,
+      ...this.#codes(op.codes, op.scale),
+    };
+  }
+
+  #codes(codes: BufferId, scale: BufferId): Partial<Instruction> {
+    const { width, group, dtype } = this.#program.buffers[codes]!;
+    return {
+      codes: this.#memory.buffers[codes]!,
+      scales: this.#memory.buffers[scale]!,
+      codeStride: chunked(width),
+      group: dtype === 'i8' ? width : (group ?? width),
+      splits: codesStride(this.#program, codes),
+    };
+  }
+
+  #matrix(id: WeightId, out: BufferId): MatrixFields {
+    const weight = this.#program.weights[id]!;
+    if (weight.kind === 'vector') throw wrongKind(weight, 'a matrix');
+    const { address, scales, stride } = this.#memory.weights[id]!;
+    const quads = Math.ceil(weight.rows / 4);
+    const tiles = { ternary: Math.ceil(quads / 8), int8: Math.ceil(weight.rows / 16), grouped: Math.ceil(weight.rows / 64) };
+    return {
+      weights: address,
+      scales,
+      out: this.#memory.buffers[out]!,
+      rows: weight.rows,
+      tiles: weight.kind === 'dense' ? 0 : tiles[weight.kind],
+      stride,
+      outStride: this.#width(out),
+      quads,
+      half: weight.kind === 'grouped' && weight.scaleType === 'f16' ? 1 : 0,
+      scale: weight.kind === 'ternary' ? weight.scale : 0,
+    };
+  }
+
+  /**
+   * The products at operation i, of one row of codes; 0 where there are none. `chain`: what was made just before; one row of it
+   * is made by every block for itself, if nothing else wants it.
+   */
+  #product(i: number, chain: Chain | undefined): number {
+    const first = this.#ops[i];
+    if (first === undefined) return 0;
+    const one = (buffer: BufferId) => this.#rows(buffer) === 1;
+    switch (first.op) {
+      case 'ternaryMatmul':
+      case 'groupedMatmul': {
+        const matrices = [{ weight: first.weight, out: first.out }];
+        const groupOf = (id: WeightId) => (this.#program.weights[id] as GroupedWeight).group;
+        let next = i + 1;
+        for (; matrices.length < 3; next += 1) {
+          const other = this.#at(next, first.op);
+          if (other?.codes !== first.codes || other.scale !== first.scale) break;
+          if (matrices.some(({ out }) => out === other.out)) break;
+          if (first.op === 'groupedMatmul' && groupOf(other.weight) !== groupOf(first.weight)) break;
+          matrices.push({ weight: other.weight, out: other.out });
+        }
+        const ending = this.#ending(next, matrices);
+        const end = next + ending.length;
+        const instruction: Instruction = {
+          op: first.op === 'ternaryMatmul' ? 'ternary' : 'grouped',
+          rows: this.#rows(first.codes),
+          width: this.#width(first.codes),
+          quantize: first.op === 'ternaryMatmul' ? 8 : 16,
+          ...this.#codes(first.codes, first.scale),
+          ...ending.fields,
+          parts: matrices.length,
+          matrices: matrices.map(({ weight, out }) => this.#matrix(weight, ending.out ?? out)),
+        };
+        const ahead = this.#ahead(chain, first.codes, next, one(first.codes), instruction);
+        if (chain !== undefined && ahead === undefined) return 0;
+        this.#list.push({ ...instruction, ...ahead });
+        return end - i;
+      }
+      case 'int8Matmul': {
+        const instruction: Instruction = {
+          op: 'int8',
+          rows: this.#rows(first.codes),
+          width: this.#width(first.codes),
+          quantize: 8,
+          ...this.#codes(first.codes, first.scale),
+          parts: 1,
+          matrices: [this.#matrix(first.weight, first.out)],
+        };
+        const ahead = this.#ahead(chain, first.codes, i + 1, one(first.codes), instruction);
+        if (chain !== undefined && ahead === undefined) return 0;
+        this.#list.push({ ...instruction, ...ahead });
+        return 1;
+      }
+      case 'denseMatmul': {
+        const weight = this.#program.weights[first.weight]!;
+        if (weight.kind !== 'dense') throw wrongKind(weight, 'dense');
+        const matrices = [{ weight: first.weight, out: first.out }];
+        const ending = this.#ending(i + 1, matrices);
+        const instruction: Instruction = {
+          op: 'dense',
+          rows: this.#rows(first.x),
+          width: this.#width(first.x),
+          x: this.#address(first.x),
+          xStride: this.#width(first.x),
+          type: TYPES.indexOf(weight.dtype),
+          ...ending.fields,
+          parts: 1,
+          matrices: [this.#matrix(first.weight, ending.out ?? first.out)],
+        };
+        if (chain === undefined) {
+          this.#list.push(instruction);
+          return 1 + ending.length;
+        }
+        const { source, quantize } = chain.instruction;
+        const fits = one(first.x) && chain.row === first.x && source === 0 && (quantize ?? 0) === 0;
+        if (!fits || this.#isLive(first.x, i + 1)) return 0;
+        const { norm, weight: normWeight, eps, x, xStride } = chain.instruction;
+        this.#list.push({ ...instruction, ...defined({ norm, weight: normWeight, eps, x, xStride }) });
+        return 1 + ending.length;
+      }
+      default:
+        return 0;
+    }
+  }
+
+  /** What every block does for itself before the product; undefined where an instruction of its own has to. */
+  #ahead(
+    chain: Chain | undefined,
+    codes: BufferId,
+    next: number,
+    one: boolean,
+    product: Instruction,
+  ): Partial<Instruction> | undefined {
+    if (chain === undefined || !one || chain.codes !== codes) return undefined;
+    const { instruction } = chain;
+    if (instruction.source !== 0 || (instruction.keep ?? 0) !== 0 || this.#isLive(codes, next)) return undefined;
+    if (product.op === 'grouped' && (product.group ?? 0) % 32 !== 0) return undefined;
+    if (rowBytes(product.width!) + this.#productBytes(product) > POOL_BYTES) return undefined;
+    const { norm, weight, eps, x, xStride, status, failed } = instruction;
+    return { fused: 1, ...defined({ norm, weight, eps, x, xStride, status, failed }) };
+  }
+
+  /** Shared memory of a product with one row: its codes and sums. */
+  #productBytes({ op, codeStride = 0, width = 0, group = 1, ending, matrices = [] }: Instruction): number {
+    if (op === 'int8') return codeStride + 128;
+    if (op === 'grouped') return 2 * codeStride + 4 * (width / group) + 128 + 2 * 16 * 64 * 4;
+    const tiles = ending === ENDINGS.indexOf('gate') ? matrices[0]!.tiles : matrices.reduce((n, m) => n + m.tiles, 0);
+    return codeStride + 128 + Math.ceil(tiles / this.#memory.grid) * matrices.length * 128;
+  }
+
+  /** What follows a product and is done with its results. */
+  #ending(
+    next: number,
+    matrices: readonly { weight: WeightId; out: BufferId }[],
+  ): { length: number; fields: Partial<Instruction>; out?: BufferId } {
+    const none = { length: 0, fields: {} };
+    const add = this.#at(next, 'add');
+    if (add !== undefined && matrices.length === 1 && add.y === matrices[0]!.out && add.x !== add.y) {
+      if (this.#isLive(add.y, next + 1)) return none;
+      return { length: 1, fields: { ending: ENDINGS.indexOf('add') }, out: add.x };
+    }
+    const gate = this.#at(next, 'gatedActivation');
+    const [first, second] = matrices;
+    if (gate !== undefined && matrices.length === 2 && gate.gate === first!.out && gate.up === second!.out) {
+      const weightOf = (id: WeightId) => this.#program.weights[id] as { kind: string; rows: number };
+      const rowsOf = (id: WeightId) => weightOf(id).rows;
+      // Tiles of many rows have one matrix each.
+      if (weightOf(first!.weight).kind === 'ternary' && this.#shape.tokens > MANY_ROWS) return none;
+      const hidden = (buffer: BufferId) => buffer === gate.out || !this.#isLive(buffer, next + 1);
+      if (!hidden(gate.gate) || !hidden(gate.up) || rowsOf(first!.weight) !== rowsOf(second!.weight)) return none;
+      const fields = {
+        ending: ENDINGS.indexOf('gate'),
+        gate: SOURCES.indexOf(gate.fn),
+        limit: gate.limit ?? Infinity,
+      };
+      return { length: 1, fields, out: gate.out };
+    }
+    return none;
+  }
+
+  #positions(): Partial<Instruction> {
+    const { cosine, sine } = this.#memory;
+    return { cosine, sine, rotary: this.#program.rope.rotaryDim };
+  }
+
+  /** One row: [norms of heads,] positions, append and attention as one; 0 where the operations are others. */
+  #attention(i: number): number {
+    if (this.#shape.tokens !== 1) return 0;
+    let next = i;
+    const norms: OpOf<'rmsNormHeads'>[] = [];
+    for (let norm = this.#at(next, 'rmsNormHeads'); norm !== undefined; norm = this.#at(next, 'rmsNormHeads')) {
+      if (norm.out !== norm.x) return 0;
+      norms.push(norm);
+      next += 1;
+    }
+    const [first, second] = [this.#at(next, 'rope'), this.#at(next + 1, 'rope')];
+    const append = this.#at(next + 2, 'kvAppend');
+    const attention = this.#at(next + 3, 'attention');
+    if (first === undefined || second === undefined || append === undefined || attention === undefined) return 0;
+    const end = next + 4;
+    const { headDim } = this.#program.kv;
+    if (first.x !== attention.q || second.x !== append.k || append.layer !== attention.layer) return 0;
+    if (first.headDim !== headDim || second.headDim !== headDim || attention.headDim !== headDim) return 0;
+    if (first.heads !== attention.heads || second.heads !== attention.kvHeads) return 0;
+    if (attention.out === append.v || attention.out === append.k || attention.out === attention.q) return 0;
+    if ([attention.q, append.k].some((buffer) => this.#isLive(buffer, end))) return 0;
+    if (norms.length > 0) {
+      const [q, k] = norms;
+      if (norms.length !== 2 || q!.x !== attention.q || k!.x !== append.k || q!.eps !== k!.eps) return 0;
+      if (q!.headDim !== headDim || k!.headDim !== headDim) return 0;
+    }
+    this.#attend(attention, {
+      ...this.#positions(),
+      fused: 1,
+      y: this.#address(append.k),
+      yStride: this.#width(append.k),
+      weight: this.#address(append.v),
+      ...(norms.length === 0
+        ? {}
+        : {
+            eps: norms[0]!.eps,
+            codes: this.#memory.weights[norms[0]!.weight]!.address,
+            weight2: this.#memory.weights[norms[1]!.weight]!.address,
+          }),
+    });
+    return end - i;
+  }
+
+  #attend(op: OpOf<'attention'>, extra: Partial<Instruction>): void {
+    const { tokens, attention, splits, positions } = this.#shape;
+    const group = op.heads / op.kvHeads;
+    const together = tokens > 1 && attendBytes(group, op.headDim, positions) <= POOL_BYTES ? group : 1;
+    const instruction = {
+      ...extra,
+      rows: tokens,
+      heads: op.heads,
+      kvHeads: op.kvHeads,
+      headDim: op.headDim,
+      layer: op.layer,
+      window: this.#program.kv.windows?.[op.layer] ?? 0,
+      scale: op.scale,
+      x: this.#address(op.q),
+      xStride: this.#width(op.q),
+      out: this.#address(op.out),
+      outStride: this.#width(op.out),
+      scratch: this.#memory.scratch,
+      counters: this.#memory.counters,
+      splits,
+    };
+    const push = (kind: Operation, parts: number) => this.#list.push({ ...instruction, op: kind, parts });
+    if (attention === 'one' && extra.fused === 1) push('attendOne', 1);
+    else if (attention === 'rows') push('attendRows', 1);
+    else if (attention === 'blocks') {
+      push('scores', 1);
+      push('values', 1);
+    } else push('attend', together);
+  }
+
+  #best(): void {
+    const { logits, vocabSize } = this.#program;
+    const common = {
+      rows: this.#shape.outputs,
+      width: vocabSize,
+      x: this.#address(logits),
+      xStride: vocabSize,
+      parts: SHARES,
+      scratch: this.#memory.scratch,
+      out: this.#memory.bests,
+    };
+    this.#list.push({ ...common, op: 'best' }, { ...common, op: 'bestOfAll' });
+  }
+}
+
+/** Bytes of scratch of the search for the best. */
+export const bestBytes = (outputs: number) => outputs * SHARES * 8;
+
+function defined<T extends object>(fields: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]: Exclude<T[K], undefined>;
+  };
+}
+
+function wrongKind({ name, kind }: { name: string; kind: string }, wanted: string): TypeError {
+  return new TypeError(`weight "${name}" is ${kind}, the program uses it as ${wanted}`);
+}
+
+const KNOWN: ReadonlySet<Op['op']> = new Set([
+  'embed',
+  'embedGrouped',
+  'rmsNorm',
+  'rmsNormHeads',
+  'quantize',
+  'quantize16',
+  'groupedMatmul',
+  'ternaryMatmul',
+  'rope',
+  'kvAppend',
+  'attention',
+  'gatedActivation',
+  'add',
+  'selectOutputs',
+  'denseMatmul',
+  'int8Matmul',
+  'countTrits',
+]);
+
+/** Throws `CudaUnsupportedError` for a program that the kernels do not run. */
+export function checkProgram(program: Program): void {
+  const refuse = (what: string, where: string): never => {
+    throw new CudaUnsupportedError(what, `${program.name}, ${where}`);
+  };
+  for (const op of program.ops) {
+    if (!KNOWN.has(op.op)) refuse(`the CUDA kernels have no ${op.op}`, 'operations');
+    if (op.op === 'attention' && (op.heads % op.kvHeads !== 0 || op.heads > LIMITS.heads || op.headDim > LIMITS.headDim))
+      refuse(`${op.heads} heads of ${op.headDim} and ${op.kvHeads} kv heads`, 'attention');
+    if (op.op !== 'attention') continue;
+    const group = op.heads / op.kvHeads;
+    if (4 * (TILES + (group + 1) * op.headDim + group * 65) > POOL_BYTES)
+      refuse(`${group} heads of ${op.headDim} for one kv head`, 'attention');
+  }
+  program.buffers.forEach(({ name, width }, id) => {
+    if (id !== program.logits && width > LIMITS.rowWidth) refuse(`rows of ${width}, the limit is ${LIMITS.rowWidth}`, name);
+  });
+  for (const weight of program.weights) {
+    if (weight.kind === 'vector') continue;
+    if (weight.columns > LIMITS.rowWidth) refuse(`${weight.columns} columns, the limit is ${LIMITS.rowWidth}`, weight.name);
+    if (weight.kind === 'grouped' && (weight.experts ?? 1) !== 1) refuse('the CUDA kernels have no experts', weight.name);
+  }
+}

@@ -1,0 +1,143 @@
+// The device side of the addon: memory, lists of work, and a device that is lost stays lost.
+
+import type { BlockMemory } from '../gpu/kv-blocks.ts';
+import { type CudaAddon, CudaError, type DeviceInfo } from './addon.ts';
+
+/** Kernels by their place in the module. */
+export const KERNELS = ['bitnet_step', 'bitnet_phase'] as const;
+export type KernelName = (typeof KERNELS)[number];
+
+/** Shared memory of a block: what every card of sm_80 and later has, less a reserve. */
+export const SHARED_BYTES = 98_304;
+
+/** Copies and launches; `writeWork` turns them into the addon's numbers. */
+export type Work =
+  | { readonly copy: 'in' | 'within'; readonly to: number; readonly from: number; readonly bytes: number }
+  | {
+      readonly kernel: KernelName;
+      readonly grid: number;
+      /** The whole grid at once, or an error. */
+      readonly together: boolean;
+      readonly args: readonly number[];
+    };
+
+export function writeWork(work: readonly Work[]): Float64Array {
+  const numbers: number[] = [];
+  for (const item of work) {
+    if ('copy' in item) numbers.push(item.copy === 'in' ? 0 : 1, item.to, item.from, item.bytes);
+    else {
+      const { kernel, grid, together, args } = item;
+      numbers.push(2, KERNELS.indexOf(kernel), grid, SHARED_BYTES, together ? 1 : 0, args.length, ...args);
+    }
+  }
+  return Float64Array.from(numbers);
+}
+
+/** The barrier's counter; behind it what a profiling build of the kernels writes. */
+export const BARRIER_BYTES = 65_536;
+
+export type HostMemory = { readonly address: number; readonly memory: ArrayBuffer };
+
+const OUT_OF_MEMORY = /OUT_OF_MEMORY/;
+
+export class Gpu implements BlockMemory {
+  readonly info: DeviceInfo;
+  readonly #addon: CudaAddon;
+  /** Why nothing works any more. */
+  #lost: string | undefined;
+  /** Of the grid's barrier, and its count so far: launches continue it. */
+  readonly barrier: number;
+  #count = 0;
+
+  constructor(addon: CudaAddon, info: DeviceInfo, image: Uint8Array) {
+    this.#addon = addon;
+    this.info = info;
+    this.#ours(() => addon.start(image, KERNELS, SHARED_BYTES));
+    this.barrier = this.#ours(() => addon.allocate(BARRIER_BYTES));
+  }
+
+  get name(): string {
+    return this.info.name;
+  }
+
+  get lost(): string | undefined {
+    return this.#lost;
+  }
+
+  /** The barrier's count before a launch of so many instructions; the launch adds to it. */
+  takeBarrier(instructions: number, grid: number): number {
+    const before = this.#count;
+    this.#count = (this.#count + (instructions - 1) * grid) >>> 0;
+    return before;
+  }
+
+  /** Zeroed memory; undefined where there is not so much. */
+  allocate(bytes: number): number | undefined {
+    try {
+      return this.#ours(() => this.#addon.allocate(Math.max(64, bytes)));
+    } catch (error) {
+      if (error instanceof CudaError && OUT_OF_MEMORY.test(error.message)) return undefined;
+      throw error;
+    }
+  }
+
+  release(address: number): void {
+    // What a lost device held is gone.
+    if (this.#lost === undefined) this.#ours(() => this.#addon.free(address));
+  }
+
+  memoryLeft(): number {
+    return this.#ours(() => this.#addon.memoryLeft());
+  }
+
+  host(bytes: number): HostMemory {
+    return this.#ours(() => this.#addon.host(Math.max(64, bytes)));
+  }
+
+  upload(address: number, bytes: Uint8Array): void {
+    if (bytes.byteLength > 0) this.#ours(() => this.#addon.upload(address, bytes));
+  }
+
+  download(address: number, bytes: Uint8Array): void {
+    this.#ours(() => this.#addon.download(address, bytes));
+  }
+
+  /** Does the work. `here`: this thread waits, which costs less than to be told for what takes a millisecond. */
+  async perform(work: readonly Work[], what: string, here: boolean): Promise<void> {
+    this.#check();
+    try {
+      await this.#addon.perform(writeWork(work), here);
+    } catch (cause) {
+      throw this.#error(cause, what);
+    }
+  }
+
+  performNow(work: readonly Work[]): void {
+    this.#ours(() => this.#addon.perform(writeWork(work), true));
+  }
+
+  #check(): void {
+    if (this.#lost === undefined) return;
+    throw new CudaError({
+      what: `the CUDA device is lost since an earlier error (${this.#lost})`,
+      fix: 'restart the server, or use --backend cpu',
+    });
+  }
+
+  #ours<T>(call: () => T): T {
+    this.#check();
+    try {
+      return call();
+    } catch (cause) {
+      throw this.#error(cause);
+    }
+  }
+
+  #error(cause: unknown, where?: string): CudaError {
+    const message = cause instanceof Error ? cause.message : String(cause);
+    // Whatever else a driver reports, its context takes no more work after that.
+    if (!OUT_OF_MEMORY.test(message)) this.#lost = message;
+    const fix = 'use --backend cpu, and report this with the output of `doctor`';
+    return new CudaError({ what: `CUDA: ${message}`, ...(where === undefined ? {} : { where }), fix }, { cause });
+  }
+}

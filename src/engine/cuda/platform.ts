@@ -1,0 +1,21 @@
+import { existsSync } from 'node:fs';
+
+/** Why no machine of this kind has a CUDA driver; undefined where one may. */
+export function whyNoCuda(): string | undefined {
+  const { platform, arch } = process;
+  if ((platform === 'linux' || platform === 'win32') && (arch === 'x64' || arch === 'arm64')) return undefined;
+  return `CUDA needs Linux or Windows, this is ${platform} on ${arch}`;
+}
+
+/** The driver's library. */
+export const driverLibrary = () => (process.platform === 'win32' ? 'nvcuda.dll' : 'libcuda.so.1');
+
+/** Where NVIDIA's kernel driver shows itself: without it the library, if there is one, finds no card. */
+const DRIVER_SIGNS = ['/dev/nvidiactl', '/dev/nvidia0', '/dev/dxg', '/dev/nvhost-ctrl', '/proc/driver/nvidia'];
+
+/** Without looking for the library: undefined where a driver may be. */
+export function whyNoDriver(): string | undefined {
+  const elsewhere = whyNoCuda();
+  if (elsewhere !== undefined || process.platform === 'win32') return elsewhere;
+  return DRIVER_SIGNS.some((path) => existsSync(path)) ? undefined : 'there is no NVIDIA driver on this machine';
+}

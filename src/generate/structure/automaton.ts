@@ -1,0 +1,272 @@
+// A grammar as nodes and edges over bytes: what schemas and EBNF are compiled to, and what the matcher walks. Each rule is a
+// small automaton from `start` to `end`; an edge takes a byte, nothing, or a whole other rule (a call).
+//
+// Bytes, not characters, since tokens are bytes: a token may begin or end within a character.
+
+import { overLimit, StructureError } from './structure-error.ts';
+
+export type NodeId = number;
+export type RuleId = number;
+
+/** Some 100 bytes each. The schema of a tool with 40 fields takes 2,000. */
+const MAX_NODES = 300_000;
+/** Steps of the searches over a whole grammar. */
+const MAX_SEARCH = 20_000_000;
+
+export type Rule = { readonly name: string; readonly start: NodeId; readonly end: NodeId };
+
+export type Automaton = {
+  readonly root: Rule;
+  readonly rules: readonly Rule[];
+  /** Per node: triples lowest byte, highest byte, target. */
+  readonly edges: readonly (readonly number[])[];
+  /** Per node: pairs rule, node behind the call. */
+  readonly calls: readonly (readonly number[])[];
+  /** Per node: targets that take nothing. */
+  readonly empty: readonly (readonly NodeId[])[];
+  /** Per node: whether it is the end of its rule. */
+  readonly isEnd: Uint8Array;
+  /** Per node: whether nothing but the end of its rule can follow. */
+  readonly isTail: Uint8Array;
+  /** Per node: the fewest bytes to the end of its rule; Infinity where there is no way. */
+  readonly least: Float64Array;
+};
+
+export class AutomatonBuilder {
+  readonly #edges: number[][] = [];
+  readonly #calls: number[][] = [];
+  readonly #empty: NodeId[][] = [];
+  readonly #rules: Rule[] = [];
+  /** Nodes within characters, by what follows them. */
+  readonly #suffixes = new Map<string, NodeId>();
+
+  node(): NodeId {
+    if (this.#edges.length === MAX_NODES) throw overLimit('places', MAX_NODES);
+    this.#calls.push([]);
+    this.#empty.push([]);
+    return this.#edges.push([]) - 1;
+  }
+
+  rule(name: string): RuleId {
+    return this.#rules.push({ name, start: this.node(), end: this.node() }) - 1;
+  }
+
+  start(rule: RuleId): NodeId {
+    return this.#rules[rule]!.start;
+  }
+
+  end(rule: RuleId): NodeId {
+    return this.#rules[rule]!.end;
+  }
+
+  bytes(from: NodeId, low: number, high: number, to: NodeId): void {
+    this.#edges[from]!.push(low, high, to);
+  }
+
+  call(from: NodeId, rule: RuleId, to: NodeId): void {
+    this.#calls[from]!.push(rule, to);
+  }
+
+  nothing(from: NodeId, to: NodeId): void {
+    this.#empty[from]!.push(to);
+  }
+
+  /** The bytes of a text, one after the other. */
+  text(from: NodeId, text: string, to: NodeId): void {
+    const bytes = Buffer.from(text);
+    if (bytes.length === 0) return this.nothing(from, to);
+    let at = from;
+    bytes.forEach((byte, i) => {
+      const next = i === bytes.length - 1 ? to : this.node();
+      this.bytes(at, byte, byte, next);
+      at = next;
+    });
+  }
+
+  /** One character of the given code points, as UTF-8. */
+  character(from: NodeId, ranges: CodePoints, to: NodeId): void {
+    for (const [low, high] of ranges) {
+      for (const sequence of utf8Sequences(low, high)) {
+        const [first, ...rest] = sequence;
+        this.bytes(from, first![0], first![1], this.#suffix(rest, to));
+      }
+    }
+  }
+
+  #suffix(sequence: readonly (readonly [number, number])[], to: NodeId): NodeId {
+    if (sequence.length === 0) return to;
+    const key = `${to} ${sequence.join(' ')}`;
+    let node = this.#suffixes.get(key);
+    if (node === undefined) {
+      node = this.node();
+      this.bytes(node, sequence[0]![0], sequence[0]![1], this.#suffix(sequence.slice(1), to));
+      this.#suffixes.set(key, node);
+    }
+    return node;
+  }
+
+  /** Throws StructureError where no text at all fits, or a rule begins with itself. */
+  finish(root: RuleId): Automaton {
+    const count = this.#edges.length;
+    const isEnd = new Uint8Array(count);
+    for (const { end } of this.#rules) isEnd[end] = 1;
+    const least = this.#leastBytes(count);
+    const automaton = {
+      root: this.#rules[root]!,
+      rules: this.#rules,
+      edges: this.#edges,
+      calls: this.#calls,
+      empty: this.#empty,
+      isEnd,
+      isTail: this.#tails(isEnd),
+      least,
+    };
+    if (least[automaton.root.start] === Number.POSITIVE_INFINITY) {
+      throw new StructureError({
+        what: 'no text of finite length fits this structure',
+        fix: 'look for parts that exclude each other, and for rules or $refs that never come to an end',
+      });
+    }
+    this.#refuseLeftRecursion(least);
+    return automaton;
+  }
+
+  /** By relaxation from the ends of the rules: a node's count falls until it is right. */
+  #leastBytes(count: number): Float64Array {
+    const least = new Float64Array(count).fill(Number.POSITIVE_INFINITY);
+    const before: number[][] = Array.from({ length: count }, () => []);
+    const callers: number[][] = this.#rules.map(() => []);
+    const ruleOfStart = new Map(this.#rules.map(({ start }, rule) => [start, rule]));
+    for (let node = 0; node < count; node++) {
+      const edges = this.#edges[node]!;
+      for (let i = 0; i < edges.length; i += 3) before[edges[i + 2]!]!.push(node);
+      const calls = this.#calls[node]!;
+      for (let i = 0; i < calls.length; i += 2) {
+        before[calls[i + 1]!]!.push(node);
+        callers[calls[i]!]!.push(node);
+      }
+      for (const to of this.#empty[node]!) before[to]!.push(node);
+    }
+    let queue: NodeId[] = this.#rules.map(({ end }) => end);
+    for (const end of queue) least[end] = 0;
+    let steps = 0;
+    while (queue.length > 0) {
+      const next: NodeId[] = [];
+      for (const changed of queue) {
+        const rule = ruleOfStart.get(changed);
+        for (const node of rule === undefined ? before[changed]! : [...before[changed]!, ...callers[rule]!]) {
+          if (++steps > MAX_SEARCH) throw overLimit('steps to understand', MAX_SEARCH);
+          const now = this.#leastFrom(node, least);
+          if (now >= least[node]!) continue;
+          least[node] = now;
+          next.push(node);
+        }
+      }
+      queue = [...new Set(next)];
+    }
+    return least;
+  }
+
+  #leastFrom(node: NodeId, least: Float64Array): number {
+    let best = least[node]!;
+    const edges = this.#edges[node]!;
+    for (let i = 2; i < edges.length; i += 3) best = Math.min(best, 1 + least[edges[i]!]!);
+    const calls = this.#calls[node]!;
+    for (let i = 0; i < calls.length; i += 2) {
+      best = Math.min(best, least[this.#rules[calls[i]!]!.start]! + least[calls[i + 1]!]!);
+    }
+    for (const to of this.#empty[node]!) best = Math.min(best, least[to]!);
+    return best;
+  }
+
+  #tails(isEnd: Uint8Array): Uint8Array {
+    const isTail = Uint8Array.from(isEnd);
+    // Chains of nothing are short; what is found late only costs a frame.
+    for (let round = 0; round < 4; round++) {
+      for (let node = 0; node < isTail.length; node++) {
+        if (this.#edges[node]!.length + this.#calls[node]!.length > 0 || this.#empty[node]!.length === 0) continue;
+        if (this.#empty[node]!.every((to) => isTail[to] === 1)) isTail[node] = 1;
+      }
+    }
+    return isTail;
+  }
+
+  /** A rule that can begin with itself would be entered without end. */
+  #refuseLeftRecursion(least: Float64Array): void {
+    const done = new Set<RuleId>();
+    for (let first = 0; first < this.#rules.length; first++) {
+      if (done.has(first)) continue;
+      const open = new Set<RuleId>([first]);
+      const path = [{ rule: first, ahead: this.#beginnings(first, least) }];
+      while (path.length > 0) {
+        const { rule, ahead } = path.at(-1)!;
+        const next = ahead.pop();
+        if (next === undefined) {
+          path.pop();
+          open.delete(rule);
+          done.add(rule);
+        } else if (open.has(next)) {
+          const { name } = this.#rules[next]!;
+          throw new StructureError({
+            what: `the rule "${name}" can begin with itself`,
+            fix: `write the repetition behind it: ${name} ::= first rest*`,
+          });
+        } else if (!done.has(next)) {
+          open.add(next);
+          path.push({ rule: next, ahead: this.#beginnings(next, least) });
+        }
+      }
+    }
+  }
+
+  /** Rules that a rule can call before its first byte. */
+  #beginnings(rule: RuleId, least: Float64Array): RuleId[] {
+    const seen = new Set<NodeId>();
+    const found = new Set<RuleId>();
+    const queue = [this.start(rule)];
+    for (let node = queue.pop(); node !== undefined; node = queue.pop()) {
+      if (seen.has(node)) continue;
+      seen.add(node);
+      queue.push(...this.#empty[node]!);
+      const calls = this.#calls[node]!;
+      for (let i = 0; i < calls.length; i += 2) {
+        found.add(calls[i]!);
+        if (least[this.start(calls[i]!)] === 0) queue.push(calls[i + 1]!);
+      }
+    }
+    return [...found];
+  }
+}
+
+/** Ranges of code points, ascending, without overlap. */
+export type CodePoints = readonly (readonly [low: number, high: number])[];
+
+/** The byte ranges of all UTF-8 sequences of a range of code points; surrogates have none. */
+export function* utf8Sequences(low: number, high: number): Generator<[number, number][]> {
+  if (low > high) return;
+  for (const border of [0x7f, 0x7ff, 0xd7ff, 0xdfff, 0xffff]) {
+    if (low <= border && high > border) {
+      yield* utf8Sequences(low, border);
+      yield* utf8Sequences(border + 1, high);
+      return;
+    }
+  }
+  if (low >= 0xd800 && high <= 0xdfff) return;
+  for (let bits = 6; bits <= 18; bits += 6) {
+    const mask = 2 ** bits - 1;
+    if (low <= 0x7f || (low & ~mask) === (high & ~mask)) continue;
+    if ((low & mask) !== 0) {
+      yield* utf8Sequences(low, low | mask);
+      yield* utf8Sequences((low | mask) + 1, high);
+      return;
+    }
+    if ((high & mask) !== mask) {
+      yield* utf8Sequences(low, (high & ~mask) - 1);
+      yield* utf8Sequences(high & ~mask, high);
+      return;
+    }
+  }
+  const first = Buffer.from(String.fromCodePoint(low));
+  const last = Buffer.from(String.fromCodePoint(high));
+  yield Array.from(first, (byte, i): [number, number] => [byte, last[i]!]);
+}

@@ -1,0 +1,72 @@
+// Sets of code points, as ascending ranges.
+
+import type { CodePoints } from './automaton.ts';
+
+const LAST = 0x10ffff;
+
+/** Every character that a text may hold: all but the halves of pairs. */
+export const ALL: CodePoints = [
+  [0, 0xd7ff],
+  [0xe000, LAST],
+];
+
+/** Ranges in any order, overlapping or not, as a set. */
+export function setOf(ranges: readonly (readonly [number, number])[]): CodePoints {
+  const out: [number, number][] = [];
+  for (const [low, high] of [...ranges].sort(([a], [b]) => a - b)) {
+    const last = out.at(-1);
+    if (last !== undefined && low <= last[1] + 1) last[1] = Math.max(last[1], high);
+    else out.push([low, high]);
+  }
+  return out;
+}
+
+export function common(a: CodePoints, b: CodePoints): CodePoints {
+  const out: [number, number][] = [];
+  for (let i = 0, j = 0; i < a.length && j < b.length; ) {
+    const low = Math.max(a[i]![0], b[j]![0]);
+    const high = Math.min(a[i]![1], b[j]![1]);
+    if (low <= high) out.push([low, high]);
+    if (a[i]![1] < b[j]![1]) i++;
+    else j++;
+  }
+  return out;
+}
+
+/** All characters that are not in the set. */
+export function allBut(set: CodePoints): CodePoints {
+  const out: [number, number][] = [];
+  let from = 0;
+  for (const [low, high] of set) {
+    if (low > from) out.push([from, low - 1]);
+    from = high + 1;
+  }
+  if (from <= LAST) out.push([from, LAST]);
+  return common(out, ALL);
+}
+
+export function has(set: CodePoints, point: number): boolean {
+  return set.some(([low, high]) => point >= low && point <= high);
+}
+
+const known = new Map<string, CodePoints>();
+
+/** What an expression for one character (`\\p{L}`, `\\s`) matches, by trying all: 100 ms, kept. */
+export function matching(expression: string): CodePoints {
+  let set = known.get(expression);
+  if (set === undefined) {
+    const test = new RegExp(`^${expression}$`, 'u');
+    const out: [number, number][] = [];
+    for (const [low, high] of ALL) {
+      for (let point = low; point <= high; point++) {
+        if (!test.test(String.fromCodePoint(point))) continue;
+        const last = out.at(-1);
+        if (last !== undefined && last[1] === point - 1) last[1] = point;
+        else out.push([point, point]);
+      }
+    }
+    set = out;
+    if (known.size < 64) known.set(expression, set);
+  }
+  return set;
+}

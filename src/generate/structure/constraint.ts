@@ -1,0 +1,128 @@
+// Holds one text to its structure, token by token. It knows the shortest way to the end from where the text stands, and
+// never lets it go where that way is longer than the tokens that are left; at the last moment it takes that way.
+
+import type { Matcher, Place } from './matcher.ts';
+import type { Structure, StructureReader } from './structure.ts';
+import { StructureError } from './structure-error.ts';
+import type { TokenMask, TokenTrie } from './token-trie.ts';
+
+export type Allowed = {
+  readonly mask: TokenMask;
+  /** How many tokens the structure leaves. */
+  readonly count: number;
+  /** The text is whole: the model may end it. */
+  readonly mayEnd: boolean;
+};
+
+export class Constraint {
+  readonly #trie: TokenTrie;
+  readonly #matcher: Matcher;
+  readonly #endings = new Map<Place, readonly number[] | undefined>();
+  #place: Place;
+  /** What is left of the shortest ending, once it has begun. */
+  #ending: number[] | undefined;
+  #isFirst = true;
+  /** Tokens of the ending that was forced. */
+  forced = 0;
+
+  constructor(reader: StructureReader, structure: Structure) {
+    this.#trie = reader.trie;
+    this.#matcher = reader.matcher(structure);
+    this.#place = this.#matcher.start;
+  }
+
+  /** Fewest tokens that the rest of the text takes; Infinity where the vocabulary cannot spell it. */
+  get fewest(): number {
+    return this.#endingFrom(this.#place)?.length ?? Number.POSITIVE_INFINITY;
+  }
+
+  /** The text is whole and nothing can follow. */
+  get isOver(): boolean {
+    return this.#place.accepts && (this.#place.ways.length === 0 || this.#ending?.length === 0);
+  }
+
+  /** The text is whole, whatever might follow. */
+  get isWhole(): boolean {
+    return this.#place.accepts;
+  }
+
+  /** Throws StructureError when even the shortest text takes more than `tokens`. */
+  checkFits(tokens: number): void {
+    const { fewest } = this;
+    if (fewest <= tokens) return;
+    if (fewest === Number.POSITIVE_INFINITY) {
+      throw new StructureError({
+        what: 'the tokens of this model cannot spell a text of this structure',
+        fix: 'use other characters, or a model whose vocabulary has all bytes',
+      });
+    }
+    throw new StructureError({
+      what: `the shortest text of this structure has ${fewest} tokens, and ${tokens} are left for it`,
+      fix: `give max_tokens ${fewest} or more${fewest > 1000 ? ', or a smaller structure' : ''}`,
+    });
+  }
+
+  /** The token that must come next, when only the shortest ending still fits into `left` tokens. */
+  mustTake(left: number): number | undefined {
+    if (this.#ending === undefined && this.#place.least > 0 && this.fewest >= left) {
+      this.#ending = [...(this.#endingFrom(this.#place) ?? [])];
+    }
+    const next = this.#ending?.shift();
+    if (next !== undefined) this.forced += 1;
+    return next;
+  }
+
+  /** Begins the shortest ending; undefined where the text is whole. */
+  end(): number | undefined {
+    this.#ending ??= [...(this.#endingFrom(this.#place) ?? [])];
+    return this.mustTake(0);
+  }
+
+  allowed(): Allowed {
+    const { mask, count } = this.#trie.allowed(this.#matcher, this.#place);
+    // The decoder would take such a space away.
+    if (this.#isFirst && this.#trie.stripsStart) return { ...this.#withoutSpaces(mask), mayEnd: this.#place.accepts };
+    return { mask, count, mayEnd: this.#place.accepts };
+  }
+
+  /** Whether the text can still be ended within `left` tokens after this one. */
+  leavesRoom(token: number, left: number): boolean {
+    const next = this.#matcher.walk(this.#place, this.#trie.bytesOf(token));
+    if (next === null) return false;
+    // With a token for every byte, the ending has no more tokens than bytes.
+    if (this.#trie.hasAllBytes && next.least <= left) return true;
+    return (this.#endingFrom(next)?.length ?? Number.POSITIVE_INFINITY) <= left;
+  }
+
+  /** Takes a token that was chosen or had to be. Throws StructureError for one that does not fit. */
+  take(token: number): void {
+    const next = this.#matcher.walk(this.#place, this.#trie.bytesOf(token));
+    if (next === null) {
+      throw new StructureError({
+        what: `token ${token} does not continue a text of this structure`,
+        fix: 'pass the continuation together with the structure it was made with',
+      });
+    }
+    this.#isFirst = false;
+    this.#place = next;
+  }
+
+  #endingFrom(place: Place): readonly number[] | undefined {
+    if (this.#endings.has(place)) return this.#endings.get(place);
+    const ending = this.#trie.spell(this.#matcher.shortestEnding(place));
+    if (this.#endings.size > 256) this.#endings.clear();
+    this.#endings.set(place, ending);
+    return ending;
+  }
+
+  #withoutSpaces(mask: TokenMask): { mask: TokenMask; count: number } {
+    const own = Uint32Array.from(mask);
+    let count = 0;
+    for (let token = 0; token < this.#trie.vocabSize; token++) {
+      if ((own[token >> 5]! & (1 << (token & 31))) === 0) continue;
+      if (this.#trie.bytesOf(token)[0] === 0x20) own[token >> 5]! &= ~(1 << (token & 31));
+      else count++;
+    }
+    return { mask: own, count };
+  }
+}

@@ -1,0 +1,137 @@
+// Sets of texts as automata over characters: what the keywords of a string say, each for itself, joined by intersection and
+// then written as the bytes of a JSON string.
+
+import type { AutomatonBuilder, CodePoints, NodeId } from './automaton.ts';
+import { ALL, allBut, common, has } from './code-points.ts';
+import { overLimit } from './structure-error.ts';
+
+/** Nondeterministic; state 0 is the start. */
+export type TextSet = readonly {
+  readonly edges: readonly (readonly [CodePoints, number])[];
+  readonly accepts: boolean;
+}[];
+
+type State = { edges: [CodePoints, number][]; accepts: boolean };
+
+export const MAX_STATES = 50_000;
+
+export const ANY_TEXT: TextSet = [{ edges: [[ALL, 0]], accepts: true }];
+
+/** Texts of so many characters (code points, as JSON Schema counts). */
+export function ofLength(least: number, most: number): TextSet {
+  const last = most === Number.POSITIVE_INFINITY ? least : most;
+  if (last > MAX_STATES) throw overLimit('characters of a string', MAX_STATES);
+  return Array.from({ length: last + 1 }, (_, i) => ({
+    edges: i < last ? [[ALL, i + 1] as const] : most === last ? [] : [[ALL, i] as const],
+    accepts: i >= least,
+  }));
+}
+
+/** All texts but these. */
+export function otherThan(words: readonly string[]): TextSet {
+  const states: State[] = [{ edges: [], accepts: true }];
+  const next: Map<number, number>[] = [new Map()];
+  const isWord = new Set<number>();
+  for (const word of words) {
+    let at = 0;
+    for (const character of word) {
+      const point = character.codePointAt(0)!;
+      let to = next[at]!.get(point);
+      if (to === undefined) {
+        to = states.push({ edges: [], accepts: true }) - 1;
+        if (to > MAX_STATES) throw overLimit('characters of names', MAX_STATES);
+        next.push(new Map());
+        next[at]!.set(point, to);
+      }
+      at = to;
+    }
+    isWord.add(at);
+  }
+  const rest = states.push({ edges: [], accepts: true }) - 1;
+  states[rest]!.edges.push([ALL, rest]);
+  for (let i = 0; i < rest; i++) {
+    const taken = [...next[i]!].sort(([a], [b]) => a - b);
+    for (const [point, to] of taken) states[i]!.edges.push([[[point, point]], to]);
+    states[i]!.edges.push([allBut(taken.map(([point]) => [point, point] as const)), rest]);
+    states[i]!.accepts = !isWord.has(i);
+  }
+  return states;
+}
+
+export function contains(set: TextSet, text: string): boolean {
+  let at = new Set([0]);
+  for (const character of text) {
+    const point = character.codePointAt(0)!;
+    const next = new Set<number>();
+    for (const state of at) for (const [points, to] of set[state]!.edges) if (has(points, point)) next.add(to);
+    at = next;
+  }
+  return [...at].some((state) => set[state]!.accepts);
+}
+
+/** Texts in both. */
+export function both(a: TextSet, b: TextSet): TextSet {
+  if (a === ANY_TEXT) return b;
+  if (b === ANY_TEXT) return a;
+  const states: State[] = [];
+  const ids = new Map<string, number>();
+  const pairs: [number, number][] = [];
+  const id = (x: number, y: number): number => {
+    const key = `${x},${y}`;
+    let found = ids.get(key);
+    if (found === undefined) {
+      if (states.length === MAX_STATES) throw overLimit('states of a string', MAX_STATES);
+      found = states.push({ edges: [], accepts: a[x]!.accepts && b[y]!.accepts }) - 1;
+      ids.set(key, found);
+      pairs.push([x, y]);
+    }
+    return found;
+  };
+  id(0, 0);
+  for (let i = 0; i < pairs.length; i++) {
+    const [x, y] = pairs[i]!;
+    for (const [left, toLeft] of a[x]!.edges) {
+      for (const [right, toRight] of b[y]!.edges) {
+        const points = common(left, right);
+        if (points.length > 0) states[i]!.edges.push([points, id(toLeft, toRight)]);
+      }
+    }
+  }
+  return states;
+}
+
+/** Characters that stand in a JSON string as they are. */
+const PLAIN = allBut([
+  [0, 0x1f],
+  [0x22, 0x22],
+  [0x5c, 0x5c],
+]);
+
+const ESCAPED: readonly (readonly [number, string])[] = Array.from({ length: 0x20 }, (_, point) => point)
+  .concat(0x22, 0x5c)
+  .map((point) => [point, JSON.stringify(String.fromCodePoint(point)).slice(1, -1)] as const);
+
+/** The texts as they are. */
+export function writeTexts(builder: AutomatonBuilder, set: TextSet, from: NodeId, to: NodeId): void {
+  const nodes = set.map(() => builder.node());
+  builder.nothing(from, nodes[0]!);
+  set.forEach(({ edges, accepts }, i) => {
+    if (accepts) builder.nothing(nodes[i]!, to);
+    for (const [points, target] of edges) builder.character(nodes[i]!, points, nodes[target]!);
+  });
+}
+
+/** The texts as JSON strings with their quotes, every character in the one spelling that JSON.stringify gives it. */
+export function writeStrings(builder: AutomatonBuilder, set: TextSet, from: NodeId, to: NodeId): void {
+  const nodes = set.map(() => builder.node());
+  const close = builder.node();
+  builder.text(from, '"', nodes[0]!);
+  builder.text(close, '"', to);
+  set.forEach(({ edges, accepts }, i) => {
+    if (accepts) builder.nothing(nodes[i]!, close);
+    for (const [points, target] of edges) {
+      builder.character(nodes[i]!, common(points, PLAIN), nodes[target]!);
+      for (const [point, text] of ESCAPED) if (has(points, point)) builder.text(nodes[i]!, text, nodes[target]!);
+    }
+  });
+}

@@ -1,0 +1,121 @@
+// The addon over the driver of test/cuda/native, whose kernels run in the emulator; built once per set of sources.
+
+import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { buildCuda } from '../../scripts/build-cuda.mjs';
+import type { CudaAddon } from '../../src/engine/cuda/addon.ts';
+import { CudaExecutable, type CudaOptions } from '../../src/engine/cuda/executable.ts';
+import { Gpu } from '../../src/engine/cuda/gpu.ts';
+import type { Program } from '../../src/engine/program.ts';
+
+const root = join(import.meta.dirname, '../..');
+export const KERNELS = join(root, 'kernels/cuda');
+const NATIVE = join(import.meta.dirname, 'native');
+
+const FLAGS = ['-std=c++17', '-O1', '-fPIC', '-shared', '-ffp-contract=off', '-fvisibility=hidden', '-DBITNET_EMULATOR'];
+
+/** Why the emulator cannot be built here; undefined where it can. */
+export const FAKE_MISSING =
+  process.platform !== 'linux' || process.arch !== 'x64'
+    ? `the emulator's fibers are for Linux on x86-64, this is ${process.platform} on ${process.arch}`
+    : spawnSync(compiler(), ['--version']).status === 0
+      ? undefined
+      : `there is no C++ compiler (${compiler()})`;
+
+if (FAKE_MISSING !== undefined) {
+  process.stderr.write(`\nSKIPPED: the CUDA kernels are not checked on this machine: ${FAKE_MISSING}\n\n`);
+}
+
+function compiler(): string {
+  return process.env.CXX || 'c++';
+}
+
+/** The driver with these kernels in it. */
+export function buildDriver(kernels = KERNELS): string {
+  const sources = [kernels, NATIVE].flatMap((folder) =>
+    readdirSync(folder)
+      .filter((name) => /\.(cuh?|h|cc)$/.test(name) && name !== 'addon.cc')
+      .map((name) => join(folder, name)),
+  );
+  const hash = createHash('sha256').update(JSON.stringify(FLAGS));
+  for (const path of sources) hash.update(readFileSync(path));
+  const folder = join(root, 'build/native');
+  const path = join(folder, `fake-cuda-${hash.digest('hex').slice(0, 16)}.so`);
+  if (existsSync(path)) return path;
+  mkdirSync(folder, { recursive: true });
+  const work = mkdtempSync(join(folder, '.work-'));
+  try {
+    const made = join(work, 'driver.so');
+    const done = spawnSync(compiler(), [...FLAGS, `-I${NATIVE}`, `-I${kernels}`, join(NATIVE, 'driver.cc'), '-o', made], {
+      encoding: 'utf8',
+    });
+    if (done.status !== 0) throw new Error(done.stderr);
+    renameSync(made, path);
+    return path;
+  } finally {
+    rmSync(work, { recursive: true });
+  }
+}
+
+/** An addon of its own: the addon holds one driver and one device. */
+export function fakeAddon(): CudaAddon {
+  const { path } = buildCuda();
+  if (path === undefined) throw new Error('the addon was not built');
+  // A copy under another name is loaded anew.
+  const folder = mkdtempSync(join(tmpdir(), 'cuda-'));
+  const copy = join(folder, 'addon.node');
+  cpSync(path, copy);
+  const addon = createRequire(import.meta.url)(copy) as CudaAddon;
+  rmSync(folder, { recursive: true });
+  return addon;
+}
+
+export const NO_KERNELS = { bytes: Buffer.from('// compiled into the driver\0'), compiled: false };
+
+let gpu: Gpu | undefined;
+
+export function fakeGpu(): Gpu {
+  if (gpu === undefined) {
+    const addon = fakeAddon();
+    gpu = new Gpu(addon, addon.probe(buildDriver()), NO_KERNELS.bytes);
+  }
+  return gpu;
+}
+
+export const loadOnFake = (program: Program, options: CudaOptions = {}): CudaExecutable =>
+  new CudaExecutable(fakeGpu(), program, options);
+
+/** Kernels with `to` in place of `from`, as a driver. */
+export function driverWith(fault: { file: string; from: string; to: string }): string {
+  const kernels = mkdtempSync(join(tmpdir(), 'cuda-'));
+  try {
+    cpSync(KERNELS, kernels, { recursive: true });
+    const source = readFileSync(join(kernels, fault.file), 'utf8');
+    if (!source.includes(fault.from)) throw new Error(`${fault.file} has no "${fault.from}" any more`);
+    writeFileSync(join(kernels, fault.file), source.replace(fault.from, fault.to));
+    return buildDriver(kernels);
+  } finally {
+    rmSync(kernels, { recursive: true });
+  }
+}
+
+/** Orders in which the emulator runs threads: in order, from the last, shuffled. */
+export const SCHEDULES = [0, 1, 2] as const;
+
+/** Runs `work` with the driver's settings, and puts them back. */
+export async function withSettings<T>(settings: Record<string, string>, work: () => Promise<T> | T): Promise<T> {
+  const before = Object.keys(settings).map((name) => [name, process.env[name]] as const);
+  Object.assign(process.env, settings);
+  try {
+    return await work();
+  } finally {
+    for (const [name, value] of before) {
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+    }
+  }
+}

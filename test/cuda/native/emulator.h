@@ -1,0 +1,189 @@
+// The names of kernels/cuda/device.cuh on a CPU. Every thread of every block of a launch is a fiber; they take turns at
+// barriers and at operations of a warp, in an order that FAKE_CUDA_SCHEDULE changes.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+using u32 = uint32_t;
+using u64 = uint64_t;
+using i32 = int32_t;
+
+#define DEVICE static inline
+#define DEVICE_MEMBER inline
+#define APART static
+#define KERNEL extern "C" void
+#define PLAIN_KERNEL extern "C" void
+#define UNROLL
+#define UNROLL4
+
+struct alignas(16) Words {
+  u32 x, y, z, w;
+};
+struct alignas(16) Floats {
+  float x, y, z, w;
+};
+
+namespace emulator {
+struct Warp {
+  u32 arrived = 0, generation = 0;
+  u32 words[2][32][6];
+};
+struct Block {
+  u32 index = 0, arrived = 0, generation = 0;
+  char* memory = nullptr;
+  Warp warps[16];
+};
+struct Fiber {
+  void* stack_pointer = nullptr;
+  Block* block = nullptr;
+  u32 thread = 0;
+  // Waits while *word == value, or while *count is before target.
+  const volatile u32* word = nullptr;
+  u32 value = 0;
+  const volatile u32* count = nullptr;
+  u32 target = 0;
+  bool done = false;
+};
+extern Fiber* now;
+extern u32 grid;
+void wait();
+
+inline Warp& warp() { return now->block->warps[now->thread / 32]; }
+/** Gives this lane's words to the warp; all lanes' words once all are there. */
+inline u32 (*exchange(const u32* mine, u32 n))[6] {
+  Warp& w = warp();
+  const u32 generation = w.generation;
+  auto all = w.words[generation & 1];
+  std::memcpy(all[now->thread % 32], mine, n * 4);
+  if (++w.arrived == 32) {
+    w.arrived = 0;
+    w.generation++;
+  } else {
+    now->word = &w.generation;
+    now->value = generation;
+    wait();
+  }
+  return all;
+}
+inline u32 of_lane(u32 v, u32 lane) { return exchange(&v, 1)[lane][0]; }
+}  // namespace emulator
+
+inline char* shared_memory() { return emulator::now->block->memory; }
+inline u32 thread() { return emulator::now->thread; }
+inline u32 block() { return emulator::now->block->index; }
+inline u32 blocks() { return emulator::grid; }
+inline void sync() {
+  emulator::Block& b = *emulator::now->block;
+  const u32 generation = b.generation;
+  if (++b.arrived == 512) {
+    b.arrived = 0;
+    b.generation++;
+    return;
+  }
+  emulator::now->word = &b.generation;
+  emulator::now->value = generation;
+  emulator::wait();
+}
+inline void sync_warp() { emulator::of_lane(0, 0); }
+
+inline u32 bits(float x) {
+  u32 v;
+  std::memcpy(&v, &x, 4);
+  return v;
+}
+inline float from_bits(u32 v) {
+  float x;
+  std::memcpy(&x, &v, 4);
+  return x;
+}
+inline float divide(float a, float b) { return a / b; }
+inline float root(float a) { return std::sqrt(a); }
+inline i32 nearest(float x) { return x != x ? 0 : x >= 2147483648.0f ? 0x7fffffff : x < -2147483648.0f ? -0x7fffffff - 1 : (i32)std::nearbyint(x); }
+inline float half_float(u32 h) {
+  const float sign = h & 0x8000 ? -1.0f : 1.0f;
+  const u32 exponent = h >> 10 & 31, fraction = h & 1023;
+  if (exponent == 0) return sign * std::ldexp((float)fraction, -24);
+  if (exponent == 31) return fraction ? NAN : sign * INFINITY;
+  return sign * std::ldexp(1.0f + (float)fraction / 1024.0f, (int)exponent - 15);
+}
+
+inline float shuffle_down(float v, u32 by) {
+  const u32 lane = thread() % 32, from = (lane & 15) + by < 16 ? lane + by : lane;
+  return from_bits(emulator::of_lane(bits(v), from));
+}
+inline i32 shuffle_xor(i32 v, u32 by) { return (i32)emulator::of_lane((u32)v, (thread() % 32) ^ by); }
+inline i32 broadcast16(i32 v) { return (i32)emulator::of_lane((u32)v, thread() % 32 & 16); }
+inline u32 warp_max(u32 v) {
+  auto all = emulator::exchange(&v, 1);
+  u32 most = 0;
+  for (u32 i = 0; i < 32; i++) most = all[i][0] > most ? all[i][0] : most;
+  return most;
+}
+inline i32 warp_sum(i32 v) {
+  const u32 mine = (u32)v;
+  auto all = emulator::exchange(&mine, 1);
+  u32 sum = 0;
+  for (u32 i = 0; i < 32; i++) sum += all[i][0];
+  return (i32)sum;
+}
+
+template <class T> inline T load(const T* p) { return *p; }
+inline Words stream(const void* p) {
+  Words v;
+  std::memcpy(&v, p, 16);
+  return v;
+}
+inline u64 stream8(const void* p) {
+  u64 v;
+  std::memcpy(&v, p, 8);
+  return v;
+}
+inline float stream_float(const float* p) { return *p; }
+inline void fetch(const void* p) {
+  // A line that is asked for has to be there.
+  const volatile char* at = (const volatile char*)p;
+  (void)*at;
+}
+inline void copy_ahead(void* to, const void* from) { std::memcpy(to, from, 16); }
+inline void copies_asked() {}
+template <int NEWEST> inline void copies_there() {}
+inline void add_shared(i32* p, i32 v) { *p += v; }
+inline void max_shared(u32* p, u32 v) { *p = v > *p ? v : *p; }
+inline u32 add_global(u32* p, u32 v) {
+  const u32 old = *p;
+  *p += v;
+  return old;
+}
+inline void fence() {}
+inline void arrive(u32* p) { *p += 1; }
+inline void await(u32* p, u32 target) {
+  if ((i32)(*p - target) >= 0) return;
+  emulator::now->count = p;
+  emulator::now->target = target;
+  emulator::wait();
+}
+
+namespace emulator {
+template <class Byte> inline void mma(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  const u32 mine[6] = {a0, a1, a2, a3, b0, b1};
+  auto all = exchange(mine, 6);
+  const u32 lane = thread() % 32, g = lane / 4, t = lane % 4;
+  auto sum = [&](u32 row, u32 column) {
+    i32 s = 0;
+    for (u32 k = 0; k < 32; k++) {
+      const u32 byte = 8 * (k % 4), piece = k % 16 / 4;
+      const u32 a = all[row % 8 * 4 + piece][(row >= 8) + 2 * (k >= 16)], b = all[column * 4 + piece][4 + (k >= 16)];
+      s += (i32)(Byte)(a >> byte & 255) * (i32)(int8_t)(b >> byte & 255);
+    }
+    return s;
+  };
+  d[0] += sum(g, 2 * t);
+  d[1] += sum(g, 2 * t + 1);
+  d[2] += sum(g + 8, 2 * t);
+  d[3] += sum(g + 8, 2 * t + 1);
+}
+}  // namespace emulator
+inline void mma_u8(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) { emulator::mma<uint8_t>(d, a0, a1, a2, a3, b0, b1); }
+inline void mma_s8(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) { emulator::mma<int8_t>(d, a0, a1, a2, a3, b0, b1); }

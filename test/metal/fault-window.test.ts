@@ -1,0 +1,13 @@
+import { expect, test } from 'vitest';
+import { FAULTS_SKIPPED, refusalWith } from './planted-fault.ts';
+
+test.skipIf(FAULTS_SKIPPED)('a window one position too wide: other bits', { timeout: 300_000 }, async () => {
+  const refusal = await refusalWith({
+    file: 'attention.metal',
+    from: 'count - window;',
+    to: 'count - window - 1u;',
+  });
+  expect(refusal).toMatch(
+    /^Metal on .* does not run hybrid models: in its self-test \d+ of 6624 logits of a hybrid model are not/,
+  );
+});
