@@ -146,7 +146,13 @@ export function stepExtras(steps: readonly TraceStep[], { withTrace, withTokenId
     ...(withTokenIds && { token_ids: steps.map(({ tokenId }) => tokenId ?? null) }),
     ...(withTrace && {
       trace: {
-        steps: steps.map(({ step, token, color, trit, forced }) => ({ step, token, color, trit, ...(forced && { forced }) })),
+        steps: steps.map(({ step, token, color, trit, forced }) => ({
+          step,
+          token,
+          color,
+          trit,
+          ...(forced && { forced }),
+        })),
       },
     }),
   };

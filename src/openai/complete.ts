@@ -113,7 +113,8 @@ function streamWriters(
   head: Head,
   onEvent: (event: object) => void,
 ): (index: number) => Writer {
-  return (index) => (kind === 'chat' ? chatWriter(index, wanted, head, onEvent) : textWriter(index, wanted, head, onEvent));
+  return (index) =>
+    kind === 'chat' ? chatWriter(index, wanted, head, onEvent) : textWriter(index, wanted, head, onEvent);
 }
 
 function chatWriter(index: number, wanted: Wanted, head: Head, onEvent: (event: object) => void): Writer {

@@ -74,10 +74,17 @@ export function readCompletionRequest(body: unknown): Wanted {
   };
 }
 
-function answerOf(given: Loose, prompts = 1): Pick<Wanted, 'n' | 'stream' | 'withUsage' | 'withTrace' | 'withTokenIds'> {
+function answerOf(
+  given: Loose,
+  prompts = 1,
+): Pick<Wanted, 'n' | 'stream' | 'withUsage' | 'withTrace' | 'withTokenIds'> {
   const n = whole(given, 'n', 1, MAX_TEXTS) ?? 1;
   if (n * prompts > MAX_TEXTS) {
-    throw new OpenAiRequestError(`${n * prompts} texts are more than ${MAX_TEXTS}`, 'share them out over several requests', 'n');
+    throw new OpenAiRequestError(
+      `${n * prompts} texts are more than ${MAX_TEXTS}`,
+      'share them out over several requests',
+      'n',
+    );
   }
   const options = asObject(given.stream_options);
   return {
@@ -147,7 +154,8 @@ function readMessages(value: unknown): ChatMessage[] {
       role: role === 'developer' ? 'system' : (role as string),
       content: contentOf(content, where),
       ...(typeof thought === 'string' && { reasoning_content: thought }),
-      ...(Array.isArray(calls) && calls.length > 0 && { tool_calls: calls.map((call, j) => callOf(call, `${where}.tool_calls[${j}]`)) }),
+      ...(Array.isArray(calls) &&
+        calls.length > 0 && { tool_calls: calls.map((call, j) => callOf(call, `${where}.tool_calls[${j}]`)) }),
       ...(typeof id === 'string' && { tool_call_id: id }),
       ...(typeof name === 'string' && { name }),
     };
@@ -165,7 +173,11 @@ function contentOf(content: unknown, where: string): string {
       if ((part?.type === 'text' || part?.type === 'refusal') && typeof (part.text ?? part.refusal) === 'string') {
         return String(part.text ?? part.refusal);
       }
-      throw new OpenAiRequestError(`${where} has a part of type ${show(part?.type)}`, 'send text: these models read nothing else', `${where}.content`);
+      throw new OpenAiRequestError(
+        `${where} has a part of type ${show(part?.type)}`,
+        'send text: these models read nothing else',
+        `${where}.content`,
+      );
     })
     .join('');
 }
@@ -174,7 +186,11 @@ function callOf(entry: unknown, where: string) {
   const call = asObject(entry);
   const called = asObject(call?.function);
   if (typeof called?.name !== 'string') {
-    throw new OpenAiRequestError(`${where} names no function`, 'send {"id", "type": "function", "function": {"name", "arguments"}}', where);
+    throw new OpenAiRequestError(
+      `${where} names no function`,
+      'send {"id", "type": "function", "function": {"name", "arguments"}}',
+      where,
+    );
   }
   return {
     ...(typeof call?.id === 'string' && { id: call.id }),
@@ -188,7 +204,11 @@ function choiceOf(value: unknown): GenerateRequest['toolChoice'] {
   if (value === 'auto' || value === 'none' || value === 'required') return value;
   const { name } = asObject(asObject(value)?.function) ?? asObject(value) ?? {};
   if (typeof name === 'string') return { name };
-  throw new OpenAiRequestError(`tool_choice is ${show(value)}`, 'use auto, none, required or a function by its name', 'tool_choice');
+  throw new OpenAiRequestError(
+    `tool_choice is ${show(value)}`,
+    'use auto, none, required or a function by its name',
+    'tool_choice',
+  );
 }
 
 function schemaOf(value: unknown): unknown {
@@ -218,7 +238,11 @@ function stopsOf(value: unknown): readonly string[] {
   if (value === undefined || value === null) return [];
   const stops = typeof value === 'string' ? [value] : list(value, 'stop');
   if (stops.length > MAX_STOPS || !stops.every((text) => typeof text === 'string' && text !== '')) {
-    throw new OpenAiRequestError('stop is no text or list of texts', `send up to ${MAX_STOPS}, none of them empty`, 'stop');
+    throw new OpenAiRequestError(
+      'stop is no text or list of texts',
+      `send up to ${MAX_STOPS}, none of them empty`,
+      'stop',
+    );
   }
   return stops as string[];
 }
@@ -227,7 +251,11 @@ function biasOf(value: unknown): Record<string, number> | undefined {
   if (value === undefined || value === null) return undefined;
   const bias = asObject(value);
   if (bias === undefined || !Object.values(bias).every((one) => typeof one === 'number' && Math.abs(one) <= 100)) {
-    throw new OpenAiRequestError('logit_bias is no object of numbers from -100 to 100', 'send {"TOKEN ID": number}', 'logit_bias');
+    throw new OpenAiRequestError(
+      'logit_bias is no object of numbers from -100 to 100',
+      'send {"TOKEN ID": number}',
+      'logit_bias',
+    );
   }
   return bias as Record<string, number>;
 }

@@ -90,7 +90,10 @@ function onlyMethod({ method }: IncomingMessage, allowed: string): void {
 
 function sendEvent(res: ServerResponse, event: object): void {
   if (!res.headersSent) {
-    res.writeHead(200, { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache, no-transform' });
+    res.writeHead(200, {
+      'content-type': 'text/event-stream; charset=utf-8',
+      'cache-control': 'no-cache, no-transform',
+    });
   }
   if (!res.destroyed) res.write(`data: ${JSON.stringify(event)}\n\n`);
 }
