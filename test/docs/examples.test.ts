@@ -31,6 +31,7 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'bitnet-gf3 pull deepgrove/maple-preview-GGUF': HUB,
   'bitnet-gf3 infer "Once upon a time" --backend openai --model NAME --trace-gf3':
     'needs a server; test/generate/openai has one of its own',
+  'node examples/extract.mjs "Lily is five. She has a red ball." MODEL': 'test/docs/extract.test.ts runs it with one',
   'bitnet-gf3 chat': 'needs a terminal; test/cli/chat.test.ts has one',
   'bitnet-gf3 chat --model NAME --system "Answer in one sentence." --thinking off':
     'is for a terminal and another model',
@@ -59,6 +60,7 @@ const NOT_RUN: Readonly<Record<string, string>> = {
 
 /** `npm run NAME`: what does it instead. */
 const SCRIPTS: Readonly<Record<string, string>> = {
+  extract: 'test/docs/extract.test.ts runs its client',
   demo: 'test/packages/on-request.test.ts, in a fresh clone, when asked',
   onnx: 'test/packages/on-request.test.ts, when asked',
   check: 'is this, with types and lint',
@@ -94,7 +96,18 @@ beforeAll(() => {
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 /** What a reader of the examples has beside them: texts of theirs, and the clone. */
-const GIVEN = ['data.jsonl', 'story.txt', 'prompt.txt', 'CASE_DIR', 'scripts', 'dist', 'test', 'deploy', 'schemas'];
+const GIVEN = [
+  'data.jsonl',
+  'story.txt',
+  'prompt.txt',
+  'CASE_DIR',
+  'scripts',
+  'dist',
+  'test',
+  'deploy',
+  'examples',
+  'schemas',
+];
 
 function folderWithInputs(name: string): string {
   const folder = join(scratch, name.replace(/\W+/g, '-'));
@@ -108,7 +121,8 @@ function folderWithInputs(name: string): string {
   writeFileSync(join(folder, 'prompt.txt'), 'Once upon a time\n');
   writeFileSync(join(folder, 'data.jsonl'), sentences.map((text) => `${JSON.stringify({ text })}\n`).join(''));
   symlinkSync(join(ROOT, 'test/golden/model/bitnet_packed_a_s111'), join(folder, 'CASE_DIR'));
-  for (const part of ['scripts', 'dist', 'test', 'deploy']) symlinkSync(join(ROOT, part), join(folder, part));
+  for (const part of ['scripts', 'dist', 'test', 'deploy', 'examples'])
+    symlinkSync(join(ROOT, part), join(folder, part));
   // The one command that writes into the repository.
   mkdirSync(join(folder, 'schemas'));
   return folder;
