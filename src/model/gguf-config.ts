@@ -89,7 +89,8 @@ export function ggufConfig(file: GgufFile): ModelConfig {
   const common: ModelConfig = {
     family,
     hiddenSize,
-    intermediateSize: size('feed_forward_length'),
+    // Files of mixtures need not name the size of a dense FFN.
+    intermediateSize: size('feed_forward_length', oneNumber(file, `${architecture}.expert_feed_forward_length`, fail)),
     numHiddenLayers,
     numAttentionHeads,
     numKeyValueHeads,

@@ -96,6 +96,23 @@ describe('transformers’ folder', () => {
   });
 });
 
+test('an MLX pack without rotation', async () => {
+  const name = 'qwen35_q2_a_s2601';
+  const { config, tensors } = await asFolder(join(golden, name, 'model.gguf'), {
+    form: 'mlx',
+    norms: 'plain',
+    groupedColumns: false,
+    rename: (hf) => `language_model.${hf}`,
+  });
+  const json = {
+    architectures: ['Qwen3_5ForConditionalGeneration'],
+    model_type: 'qwen3_5',
+    quantization: { bits: 2, group_size: 64, mode: 'affine' },
+    text_config: textConfig(config),
+  };
+  expect((await errorOf(await writeFolder(tensors, { 'config.json': json }), name)).max).toBeLessThanOrEqual(MAX);
+});
+
 const ROTATED = 'hadamard_pq2_explicit_a_s2611';
 
 async function contract(): Promise<Record<string, unknown>> {
