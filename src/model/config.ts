@@ -187,7 +187,7 @@ function readConfig(json: Json, file: string): ModelConfig {
   const common: ModelConfig = {
     family,
     hiddenSize,
-    intermediateSize: size('intermediate_size'),
+    intermediateSize: size('intermediate_size', expertSize(get('moe_intermediate_size'))),
     numHiddenLayers: size('num_hidden_layers'),
     numAttentionHeads,
     numKeyValueHeads,
@@ -211,6 +211,9 @@ function readConfig(json: Json, file: string): ModelConfig {
   const config = { ...common, ...graph.config?.(keys, common), rotatedPack };
   return { ...config, unknownKeys: Object.keys(json).filter((key) => !used.has(key) && !HARMLESS_KEYS.has(key)) };
 }
+
+/** Configs of mixtures need not name the size of a dense FFN. */
+const expertSize = (value: unknown) => (typeof value === 'number' ? value : undefined);
 
 /** How many elements of a head turn: a share of them where the graph knows that. */
 function rotaryDimOf(graph: Graph, headDim: number, given: unknown, fail: Fail): number {

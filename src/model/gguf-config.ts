@@ -12,6 +12,8 @@ import type { RopeScaling } from './rope.ts';
 import { foldableInGguf, type Rotation, readRotation, rotationVersion } from './rotation.ts';
 
 const LIMIT = 1 << 24;
+/** As for config.json: more than ten times those of any model. */
+const MAX_LAYERS = 1024;
 
 type Fail = (what: string, fix: string) => never;
 
@@ -59,6 +61,8 @@ export function ggufConfig(file: GgufFile): ModelConfig {
   const numKeyValueHeads = size('attention.head_count_kv', numAttentionHeads);
   const headDim = size('attention.key_length', hiddenSize / numAttentionHeads);
   const numHiddenLayers = size('block_count');
+  if (numHiddenLayers > MAX_LAYERS)
+    fail(`${architecture}.block_count is ${numHiddenLayers}`, `at most ${MAX_LAYERS} layers are read`);
   if (numAttentionHeads % numKeyValueHeads !== 0 || headDim % 2 !== 0) {
     fail(
       `${numAttentionHeads} heads of ${headDim} on ${numKeyValueHeads} key/value heads`,
@@ -89,7 +93,8 @@ export function ggufConfig(file: GgufFile): ModelConfig {
   const common: ModelConfig = {
     family,
     hiddenSize,
-    intermediateSize: size('feed_forward_length'),
+    // Files of mixtures need not name the size of a dense FFN.
+    intermediateSize: size('feed_forward_length', oneNumber(file, `${architecture}.expert_feed_forward_length`, fail)),
     numHiddenLayers,
     numAttentionHeads,
     numKeyValueHeads,

@@ -75,7 +75,7 @@ const contextOf = (config: ModelConfig, asked = DEFAULT_CONTEXT_LENGTH) =>
 export async function openWeights(
   location: ModelFiles,
   options: LoadWeightsOptions & RoomOptions,
-): Promise<{ readonly config: ModelConfig; readonly weights: ModelWeights; readonly warnings: readonly string[] }> {
+): Promise<OpenedWeights> {
   if (location.kind === 'gguf') {
     using file = await GgufFile.open(location.path, { readAhead: true });
     const config = ggufConfig(file);
@@ -83,13 +83,27 @@ export async function openWeights(
     const found = [ggufWarning(file), drafts].filter((word) => word !== undefined);
     const warnings = found.map((word) => `${basename(location.path)}: ${word}`);
     requireItsRoom(config, file, 'gguf', options);
-    return { config, weights: await loadGgufWeights(file, config, options), warnings };
+    return withFloatsWarning(location, { config, weights: await loadGgufWeights(file, config, options), warnings });
   }
   const { config, checkpoint, words } = await openFolder(location, { readAhead: true });
   using _ = checkpoint;
   const warnings = words.map((word) => `${basename(location.path)}: it has ${word}`);
   requireItsRoom(config, checkpoint, 'hf', options);
-  return { config, weights: await loadWeights(checkpoint, config, options), warnings };
+  return withFloatsWarning(location, { config, weights: await loadWeights(checkpoint, config, options), warnings });
+}
+
+type OpenedWeights = {
+  readonly config: ModelConfig;
+  readonly weights: ModelWeights;
+  readonly warnings: readonly string[];
+};
+
+/** Of graphs that are run without a ternary matrix, too: somebody may have taken the wrong file. */
+function withFloatsWarning(location: ModelFiles, opened: OpenedWeights): OpenedWeights {
+  const matrices = opened.weights.layers.flatMap((layer) => Object.values(layer));
+  if (matrices.some((weight) => weight?.kind === 'ternary' || weight?.kind === 'grouped')) return opened;
+  const word = `${basename(location.path)}: no matrix is ternary: it runs as the floats it is, in as much memory as they take`;
+  return { ...opened, warnings: [...opened.warnings, word] };
 }
 
 function requireItsRoom(

@@ -45,11 +45,45 @@ const QWEN3 = {
   quantization: { group_size: 128, bits: 2 },
 };
 
+const QWEN35_TEXT = {
+  ...{
+    model_type: 'qwen3_5_text',
+    hidden_size: 64,
+    intermediate_size: 96,
+    num_hidden_layers: 4,
+    num_attention_heads: 4,
+  },
+  ...{ num_key_value_heads: 2, head_dim: 32, vocab_size: 300, max_position_embeddings: 512, attn_output_gate: true },
+  layer_types: ['linear_attention', 'linear_attention', 'linear_attention', 'full_attention'],
+  ...{ linear_num_key_heads: 2, linear_num_value_heads: 4, linear_key_head_dim: 16, linear_value_head_dim: 16 },
+  ...{ linear_conv_kernel_dim: 4, rope_parameters: { rope_theta: 1e7, partial_rotary_factor: 0.25 } },
+};
+const MAPLE = {
+  ...{
+    architectures: ['MapleForCausalLM'],
+    hidden_size: 64,
+    num_hidden_layers: 2,
+    num_attention_heads: 4,
+    head_dim: 32,
+  },
+  ...{ num_key_value_heads: 2, vocab_size: 300, num_experts: 8, num_experts_per_tok: 2, moe_intermediate_size: 32 },
+  ...{ sliding_window: 8, layer_types: ['sliding_attention', 'full_attention'], partial_rotary_factor: 0.5 },
+};
+const ROTATED_PACK = {
+  ...{ model_type: 'prism_hadamard_qwen35', schema_version: 2, base_model_type: 'qwen3_5' },
+  quantization: { bits: 2, group_size: 128, mode: 'affine' },
+  modules: [{ path: 'lm_head', block: 1024, embedding: false, dtype: 'float16' }],
+  text_config: QWEN35_TEXT,
+};
+
 /** Configs of all graphs, for a fuzzer to begin from. */
 export const SEEDS: readonly Uint8Array[] = [
   ...MODELS.map((name) => readFileSync(new URL(`../golden/model/${name}/config.json`, import.meta.url))),
   ...[
     QWEN3,
+    { architectures: ['Qwen3_5ForConditionalGeneration'], text_config: QWEN35_TEXT },
+    MAPLE,
+    ROTATED_PACK,
     {
       ...{ ...QWEN3, architectures: ['LlamaForCausalLM'], rope_scaling: { type: 'linear', factor: 2 } },
       quantization: null,

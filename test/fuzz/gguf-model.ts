@@ -84,11 +84,49 @@ const bytePairs: readonly GgufPair[] = [
   { key: 'tokenizer.chat_template.tool_use', type: 'string', value: TEMPLATE },
 ];
 
-/** A file of pieces and one of byte pairs, for a fuzzer to begin from. */
+const u32 = (key: string, value: number): GgufPair => ({ key, type: 'u32', value });
+
+/** The hybrid graph, its weights in a rotated basis. */
+const rotated: readonly GgufPair[] = [
+  { key: 'general.architecture', type: 'string', value: 'qwen35' },
+  ...SHAPES.map((pair) => ({ ...pair, key: pair.key.replace('qwen3.', 'qwen35.') })),
+  { key: 'qwen35.attention.layer_norm_rms_epsilon', type: 'f32', value: 1e-6 },
+  u32('qwen35.ssm.conv_kernel', 4),
+  u32('qwen35.ssm.state_size', 16),
+  u32('qwen35.ssm.group_count', 2),
+  u32('qwen35.ssm.time_step_rank', 4),
+  u32('qwen35.ssm.inner_size', 64),
+  { key: 'qwen35.attention.recurrent_layers', type: 'array', elementType: 'bool', value: [true, false] },
+  { key: 'qwen35.rope.dimension_sections', type: 'array', elementType: 'i32', value: [3, 3, 2, 0] },
+  u32('prism.hadamard.version', 1),
+  u32('prism.hadamard.block_size', 8),
+  { key: 'prism.hadamard.transform', type: 'string', value: 'normalized-sylvester-walsh-hadamard' },
+  { key: 'prism.hadamard.axis', type: 'string', value: 'input-last-dimension' },
+  { key: 'prism.hadamard.sign_mode', type: 'string', value: 'explicit' },
+  { key: 'prism.hadamard.sign_widths', type: 'array', elementType: 'i32', value: [8] },
+  { key: 'prism.hadamard.sign_values', type: 'array', elementType: 'i32', value: [1, -1, 1, 1, -1, -1, 1, -1] },
+  { key: 'prism.hadamard.weight_names', type: 'array', elementType: 'string', value: ['output.weight'] },
+];
+
+/** The mixture. */
+const mixture: readonly GgufPair[] = [
+  { key: 'general.architecture', type: 'string', value: 'maple' },
+  ...SHAPES.map((pair) => ({ ...pair, key: pair.key.replace('qwen3.', 'maple.') })),
+  { key: 'maple.attention.layer_norm_rms_epsilon', type: 'f32', value: 1e-6 },
+  u32('maple.expert_count', 4),
+  u32('maple.expert_used_count', 2),
+  u32('maple.expert_feed_forward_length', 32),
+  u32('maple.attention.sliding_window', 8),
+  { key: 'maple.attention.sliding_window_pattern', type: 'array', elementType: 'bool', value: [true, false] },
+  { key: 'maple.swiglu_clamp_exp', type: 'array', elementType: 'f32', value: [7, 7] },
+];
+
+/** A file of pieces, one of byte pairs, for a fuzzer to begin from. */
 export const SEEDS: readonly Uint8Array[] = await Promise.all(
-  [pieces, bytePairs].map(async (metadata, i) => {
+  [pieces, bytePairs, rotated, mixture].map(async (metadata, i) => {
     const file = join(folder, `seed-${i}.gguf`);
-    const tensors = [{ name: 'token_embd.weight', type: 'F32', shape: [4, 8], bytes: new Uint8Array(128) }];
+    const table = (name: string) => ({ name, type: 'F32', shape: [4, 8], bytes: new Uint8Array(128) });
+    const tensors = [table('token_embd.weight'), table('output.weight')];
     await writeGguf(file, { metadata, tensors });
     return readFileSync(file);
   }),

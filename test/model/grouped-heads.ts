@@ -72,7 +72,9 @@ export async function asFolder(path: string, options: Options): Promise<FolderMo
     const isPack = options.form === 'mlx' && !(found instanceof Float32Array);
     if (isPack) {
       const module = rename(hf).replace(/\.weight$/, '');
-      const pack = encodeMlx(movedRows(found, source), 2)!;
+      const own = movedRows(found, source);
+      const isTiled = role === 'deltaOut' && !options.groupedColumns;
+      const pack = encodeMlx(isTiled ? movedGroups(own, (at) => moved(at, headDim)) : own, 2)!;
       const perRow = [rows, columns / found.group];
       tensors.push({ name: `${module}.weight`, dtype: 'U32', shape: [rows, columns / 16], bytes: pack.weight });
       tensors.push({ name: `${module}.scales`, dtype: 'F16', shape: perRow, bytes: pack.scales });
@@ -108,6 +110,23 @@ export async function asFolder(path: string, options: Options): Promise<FolderMo
     }
   }
   return { config, tensors };
+}
+
+/** Columns moved, whole groups at a time. */
+function movedGroups(matrix: GroupedRows, source: (column: number) => number): GroupedRows {
+  const { rows, columns, group } = matrix;
+  const [rowBytes, perRow] = [quadRowBytes(columns), columns / group];
+  const quads = new Uint8Array(matrix.quads.length);
+  const scales = new Float32Array(matrix.scales.length);
+  for (let row = 0; row < rows; row += 1) {
+    for (let g = 0; g < perRow; g += 1) {
+      const from = source(g * group);
+      const bytes = matrix.quads.subarray(row * rowBytes + from / 4, row * rowBytes + (from + group) / 4);
+      quads.set(bytes, row * rowBytes + (g * group) / 4);
+      scales[row * perRow + g] = matrix.scales[row * perRow + from / group]!;
+    }
+  }
+  return { ...matrix, quads, scales };
 }
 
 function movedRows(matrix: GroupedRows, source: (row: number) => number): GroupedRows {

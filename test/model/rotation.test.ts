@@ -187,6 +187,17 @@ describe('recording', () => {
     expect(mixed.ops.filter(({ op }) => op === 'hadamard').length).toBe(rotations);
   });
 
+  test('matrices of blocks that only draft tokens are listed, and left alone with them', async () => {
+    const drafts = await edited('hadamard_ptq1_identity_b_s2612', (entries) => {
+      entries.set('qwen35.nextn_predict_layers', { type: 'u32', value: 1 });
+    });
+    const { config, warnings } = await open(drafts);
+    expect(config.numHiddenLayers).toBe(3);
+    expect([...config.rotation!.matrices].some((name) => name.startsWith('blk.3.'))).toBe(false);
+    expect(config.rotation!.matrices.has('blk.2.ffn_up.weight')).toBe(true);
+    expect(warnings).toEqual([expect.stringMatching(/MTP/)]);
+  });
+
   test('a listed matrix that is never reached is a fault', async () => {
     const { config, weights } = await openWeights({ kind: 'gguf', path }, { head: 'full' });
     const matrices = new Set([...config.rotation!.matrices, 'blk.0.made_up.weight']);

@@ -150,6 +150,8 @@ function readWindows(keys: ConfigKeys, layers: number): number[] {
   const words = new Map<unknown, number>([
     [true, size],
     [false, 0],
+    [1, size],
+    [0, 0],
     ['sliding_attention', size],
     ['full_attention', 0],
   ]);

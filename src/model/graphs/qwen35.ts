@@ -212,6 +212,8 @@ function readLayerKinds(keys: ConfigKeys, layers: number, blocks: number): ('att
   const words = new Map<unknown, 'attention' | 'recurrent'>([
     [true, 'recurrent'],
     [false, 'attention'],
+    [1, 'recurrent'],
+    [0, 'attention'],
     ['linear_attention', 'recurrent'],
     ['full_attention', 'attention'],
   ]);

@@ -61,6 +61,11 @@ export const TQ1_0: BlockLayout = {
   },
 };
 
+/** Four bytes of a half, of which byte m holds elements 32n + m: four times four neighbours, across. */
+function across(bytes: Uint8Array, at: number): number {
+  return transposeQuads(bytes[at]! | (bytes[at + 1]! << 8) | (bytes[at + 2]! << 16) | (bytes[at + 3]! << 24));
+}
+
 export const TQ2_0: BlockLayout = {
   name: 'TQ2_0',
   group: TQ2_BLOCK,
@@ -69,19 +74,30 @@ export const TQ2_0: BlockLayout = {
   digitBytes: 0,
   codes: 0b1111,
   unpack(bytes, from, blocks, quads, to) {
-    for (let block = 0, at = from, out = to; block < blocks; block++, at += TQ2_BYTES, out += QUADS) {
-      for (let m = 0; m < 64; m += 4) {
-        // Byte m of a half holds elements 32n + m: four bytes are four times four neighbours, across.
-        const word =
-          bytes[at + m]! | (bytes[at + m + 1]! << 8) | (bytes[at + m + 2]! << 16) | (bytes[at + m + 3]! << 24);
-        const codes = transposeQuads(word);
-        const first = out + (m >> 5) * 32 + (m & 31) / 4;
-        quads[first] = codes;
-        quads[first + 8] = codes >> 8;
-        quads[first + 16] = codes >> 16;
-        quads[first + 24] = codes >> 24;
+    const isAligned = (quads.byteOffset + to) % 4 === 0;
+    const own = isAligned ? quads : new Uint8Array(blocks * QUADS);
+    const words = new Int32Array(own.buffer, own.byteOffset + (isAligned ? to : 0), blocks * (QUADS / 4));
+    for (let block = 0, at = from, out = 0; block < blocks; block++, at += 2) {
+      for (let half = 0; half < 2; half++, at += 32, out += 8) {
+        for (let four = 0; four < 2; four++) {
+          const start = at + 16 * four;
+          const a = across(bytes, start);
+          const b = across(bytes, start + 4);
+          const c = across(bytes, start + 8);
+          const d = across(bytes, start + 12);
+          // The bytes of four words, again across: byte k of each is the k-th word.
+          const even = (a & 0x00ff00ff) | ((b & 0x00ff00ff) << 8);
+          const odd = ((a >>> 8) & 0x00ff00ff) | (b & 0xff00ff00);
+          const even2 = (c & 0x00ff00ff) | ((d & 0x00ff00ff) << 8);
+          const odd2 = ((c >>> 8) & 0x00ff00ff) | (d & 0xff00ff00);
+          words[out + four] = (even & 0xffff) | (even2 << 16);
+          words[out + four + 2] = (odd & 0xffff) | (odd2 << 16);
+          words[out + four + 4] = (even >>> 16) | (even2 & 0xffff0000);
+          words[out + four + 6] = (odd >>> 16) | (odd2 & 0xffff0000);
+        }
       }
     }
+    if (!isAligned) quads.set(own, to);
   },
   pack(quads, from, blocks, bytes, to) {
     for (let block = 0, at = from, out = to; block < blocks; block++, at += QUADS, out += TQ2_BYTES) {
