@@ -6,10 +6,11 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { Executable, SequenceId } from '../../src/engine/backend.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
-import { isExact, isHybrid, planProgram } from '../../src/engine/metal/plan.ts';
+import { checkProgram, isExact, isHybrid, planProgram } from '../../src/engine/metal/plan.ts';
 import { openModel } from '../../src/model/open-model.ts';
+import { HYBRID_SHAPES, randomHybrid } from '../kernels/hybrid-program.ts';
 import { FAKE_MISSING, figures, loadOnFake, SCHEDULES, withSchedule } from './fake-device.ts';
-import { relativeError } from './tiny-programs.ts';
+import { relativeError, someTokens } from './tiny-programs.ts';
 
 const golden = join(import.meta.dirname, '../golden/hybrid');
 const cases = readdirSync(golden).filter((name) => /_s\d+$/.test(name));
@@ -54,6 +55,14 @@ test('rotations of rotated models join the chains before their products, but for
   }
 });
 
+test('a planner for whatever is recorded: the random programs of the differential tests', () => {
+  for (const [name, shape] of Object.entries(HYBRID_SHAPES)) {
+    const program = randomHybrid(shape, 5);
+    expect(() => checkProgram(program), name).not.toThrow();
+    expect(planProgram(program, { traced: true }).runs.length).toBeGreaterThan(0);
+  }
+});
+
 const skip = FAKE_MISSING === undefined ? '' : ` (SKIPPED: ${FAKE_MISSING})`;
 
 describe.skipIf(FAKE_MISSING !== undefined)(`golden hybrid cases in the grid emulator${skip}`, () => {
@@ -92,6 +101,33 @@ describe.skipIf(FAKE_MISSING !== undefined)(`golden hybrid cases in the grid emu
         ]);
         expect(Buffer.compare(both, Buffer.concat([rows(at, at + 1), rows(at, at + 2)]))).toBe(0);
       });
+    },
+  );
+
+  test.each(Object.keys(HYBRID_SHAPES).map((name, i) => [name, SCHEDULES[i % SCHEDULES.length]!] as const))(
+    'random program %s, schedule %i: the bits of js',
+    { timeout: 900_000 },
+    async (name, schedule) => {
+      const program = randomHybrid(HYBRID_SHAPES[name]!, 7);
+      using js = await jsBackend.load(program, {});
+      using executable = loadOnFake(program);
+      for (const each of [js, executable]) for (let i = 0; i < 2; i += 1) each.createSequence();
+      for (const parts of [
+        [[0, 9]],
+        [
+          [1, 2],
+          [0, 1],
+        ],
+        [
+          [0, 2],
+          [1, 12],
+        ],
+      ] as const) {
+        const rows = parts.map(([sequence, count]) => [sequence, someTokens(count, program.vocabSize, count)] as const);
+        const wanted = await together(js, rows);
+        const found = await withSchedule(schedule, () => together(executable, rows));
+        expect([parts, Buffer.compare(found, wanted)]).toEqual([parts, 0]);
+      }
     },
   );
 });
