@@ -120,7 +120,7 @@ function makeTree() {
     cpSync(join(ROOT, path), join(tree, path), { recursive: true });
   }
   mkdirSync(join(tree, 'test/golden'), { recursive: true });
-  for (const room of ['model', 'qwen3']) {
+  for (const room of ['model', 'qwen3', 'hybrid']) {
     cpSync(join(ROOT, 'test/golden', room), join(tree, 'test/golden', room), { recursive: true });
   }
   symlinkSync(join(ROOT, 'node_modules'), join(tree, 'node_modules'));
@@ -140,7 +140,7 @@ const PHASES = [
   { files: ['grouped'] },
   { files: ['hybrid'] },
   { files: ['static', 'sequences', 'plan', 'addon', 'self-test'] },
-  { files: ['grouped-golden', 'golden'] },
+  { files: ['grouped-golden', 'hybrid-golden', 'golden'] },
 ];
 
 /** Runs test files; undefined when they pass, else the first failure. */
