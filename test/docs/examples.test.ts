@@ -44,6 +44,7 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'npm test': 'is this',
   'TEST_INSTALLS=1 npm test': 'is this, with what takes minutes',
   'npm install --ignore-scripts onnxruntime-node': 'test/packages/on-request.test.ts, when asked',
+  'npm audit signatures': 'asks the registry about a published package',
   'npm install --ignore-scripts': 'is told of in prose; scripts/try-package.mjs does it',
   'npm run release -- 0.2.0': 'writes versions; test/packages/release.test.ts checks what it compares',
   'npm install bitnet-gf3-mcp': 'is not on npm yet; test/packages/npm-package.test.ts installs the packed package',
