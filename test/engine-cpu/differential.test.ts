@@ -5,6 +5,7 @@ import { CpuExecutable, cpuBackend } from '../../src/engine/cpu/backend.ts';
 import { loadNative } from '../../src/engine/cpu/native.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import { differentialSuite, expectSameBits } from '../kernels/differential.ts';
+import { HYBRID_SHAPES, randomHybrid } from '../kernels/hybrid-program.ts';
 import { randomProgram, SHAPES } from '../kernels/random-program.ts';
 
 const native = await loadNative();
@@ -35,6 +36,68 @@ describe.skipIf('reason' in native)('native kernels', () => {
       expectSameBits(logits, (await reference.step(step(sequences[1]!))).logits, `from position ${at}`);
       at += n;
     }
+  });
+
+  const feed = (executable: CpuExecutable, sequence: number, rows: number) => {
+    const at = executable.sequenceLength(sequence);
+    return executable.step({
+      tokens: new Int32Array(rows),
+      sequences: new Int32Array(rows).fill(sequence),
+      positions: Int32Array.from({ length: rows }, (_, i) => at + i),
+      outputRows: new Int32Array(0),
+    });
+  };
+
+  test('a cache of windows only is as long as they are, and forks share it', async () => {
+    using executable = await cpuBackend.load(randomHybrid(HYBRID_SHAPES.bounded!, 3, 2048), { threads: 1 });
+    const kv = () => executable.nativeInfo().memory.kv;
+    const sequence = executable.createSequence();
+    await feed(executable, sequence, 64);
+    const block = kv();
+    // A window of 20 lies in two blocks at the most; a step needs those of its rows besides.
+    let most = 0;
+    for (let i = 0; i < 60; i += 1) {
+      await feed(executable, sequence, 32);
+      most = Math.max(most, kv());
+    }
+    expect(executable.sequenceLength(sequence)).toBe(64 + 60 * 32);
+    expect(most).toBeLessThanOrEqual(2 * block);
+    const before = kv();
+    const fork = executable.fork(sequence, executable.sequenceLength(sequence));
+    expect(kv()).toBe(before);
+    executable.freeSequence(sequence);
+    executable.freeSequence(fork);
+    expect(kv()).toBe(0);
+  });
+
+  test('a cache of full layers beside windows keeps only theirs', async () => {
+    const shape = HYBRID_SHAPES.windows!;
+    const kvOf = async (layers: typeof shape.layers) => {
+      using executable = await cpuBackend.load(randomHybrid({ ...shape, layers }, 3, 2048), { threads: 1 });
+      const sequence = executable.createSequence();
+      for (let i = 0; i < 16; i += 1) await feed(executable, sequence, 64);
+      return executable.nativeInfo().memory.kv;
+    };
+    // 16 blocks of 64 positions; of the three windows, the largest of 70, two.
+    const [mixed, full] = [await kvOf(shape.layers), await kvOf(['full'])];
+    expect(mixed / full).toBeCloseTo(1 + (3 * 2) / 16, 1);
+  });
+
+  test('recurrent states take what they hold, from the first step to the end of their sequence', async () => {
+    const program = randomHybrid(HYBRID_SHAPES.rotated!, 3);
+    using executable = await cpuBackend.load(program, { threads: 1 });
+    const bytes = () => executable.nativeInfo().memory.recurrent;
+    const sequence = executable.createSequence();
+    expect(bytes()).toBe(0);
+    await feed(executable, sequence, 3);
+    const one = program.recurrent!.reduce((sum, { width }) => sum + 4 * width, 0);
+    expect(bytes()).toBe(one);
+    const fork = executable.fork(sequence, 3);
+    expect(bytes()).toBe(2 * one);
+    executable.truncate(sequence, 0);
+    executable.freeSequence(fork);
+    expect(bytes()).toBe(0);
+    expect(executable.nativeInfo().counters.delta).toBeGreaterThan(0);
   });
 
   for (const isa of usable) {

@@ -15,6 +15,7 @@ import { type WasmLoadOptions, wasmBackend } from '../../src/engine/wasm/backend
 import { WasmThreads } from '../../src/engine/wasm/threads.ts';
 import { webAssembly } from '../../src/engine/wasm/web-assembly.ts';
 import { expectSameBits } from '../kernels/differential.ts';
+import { HYBRID_SHAPES, randomHybrid } from '../kernels/hybrid-program.ts';
 import { randomProgram, SHAPES } from '../kernels/random-program.ts';
 
 const made = vi.hoisted(() => ({
@@ -148,6 +149,27 @@ for (const [when, source, reason] of [
     expect(executable.info.threads).toBe(1);
     expect(warnings).toEqual([expect.stringMatching(reason)]);
     await ended(made.workers);
+    executable[Symbol.dispose]();
+  });
+}
+
+for (const when of ['before', 'in'] as const) {
+  test(`threads lost ${when} a step with recurrent states: ${when === 'in' ? 'its sequences are empty' : 'it is computed'}`, async () => {
+    const hybrid = randomHybrid(HYBRID_SHAPES.rotated!, 22);
+    made.source = when === 'in' ? LOST : undefined;
+    const warnings: string[] = [];
+    const executable = await wasmBackend.load(hybrid, { threads: 2, warn: (line) => warnings.push(line) });
+    if (when === 'before') await made.workers[0]!.terminate();
+    const [lost, bystander] = [executable.createSequence(), executable.createSequence()];
+    const step = executable.step(prompt(lost));
+    if (when === 'in') await expect(step).rejects.toThrow('the threads were lost in the middle of a step');
+    else await step;
+    expect(executable.sequenceLength(lost)).toBe(when === 'in' ? 0 : ROWS);
+    // From here on by this thread.
+    if (when === 'before') executable.truncate(lost, 0);
+    const again = await executable.step(prompt(lost));
+    expectSameBits((await executable.step(prompt(bystander))).logits, again.logits, 'begun again');
+    expect(warnings.length).toBe(1);
     executable[Symbol.dispose]();
   });
 }
