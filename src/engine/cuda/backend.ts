@@ -1,7 +1,7 @@
 // CUDA: the whole step as one launch on an NVIDIA GPU, with the bits of every other backend.
 
-import { selfTestDifference } from '../gpu/self-test.ts';
 import type { Backend, LoadOptions } from '../backend.ts';
+import { selfTestDifference } from '../gpu/self-test.ts';
 import { groupedSelfTestProgram, selfTestProgram } from '../metal/self-test.ts';
 import type { Program } from '../program.ts';
 import { type CudaAddon, CudaUnavailableError, type DeviceInfo } from './addon.ts';
@@ -25,6 +25,9 @@ export type CudaBackend = Omit<Backend, 'load'> & {
 const LEAST_DRIVER = 11_080;
 const LEAST_CAPABILITY = 80;
 
+/** What a start may wait for the card. */
+const WAIT_MS = 3000;
+
 type Ready = { readonly gpu: Gpu } | { readonly reason: string };
 
 /** A backend over a given addon and driver: the real ones, or those of the tests. */
@@ -39,7 +42,14 @@ export function createCudaBackend(options: CudaBackendOptions): CudaBackend {
     'reason' in state ? state.reason : state.gpu.lost && `the CUDA device is lost: ${state.gpu.lost}`;
   return {
     name: 'cuda',
-    unavailable: async () => reasonOf(await open()),
+    unavailable: async ({ now = false } = {}) => {
+      const opening = open();
+      if (!now) return reasonOf(await opening);
+      // A cubin is there in a moment; who compiles is not waited for.
+      const waited = new Promise<'waited'>((resolve) => setTimeout(resolve, WAIT_MS, 'waited').unref());
+      const state = await Promise.race([opening, waited]);
+      return state === 'waited' ? 'the driver compiles the CUDA kernels; later starts need not wait' : reasonOf(state);
+    },
     load: async (program: Program, loadOptions: LoadOptions) => {
       const state = await open();
       const reason = reasonOf(state);
@@ -56,7 +66,7 @@ async function prepare({ loadAddon, library, kernels = readKernels }: CudaBacken
     const info = loaded.addon.probe(library ?? driverLibrary());
     const refused = whyNot(info);
     if (refused !== undefined) return { reason: refused };
-    const gpu = new Gpu(loaded.addon, info, kernels(info.capability).bytes);
+    const gpu = await Gpu.open(loaded.addon, info, kernels(info.capability).bytes);
     for (const program of [selfTestProgram(), groupedSelfTestProgram()]) {
       const failure = await selfTestDifference(async () => new CudaExecutable(gpu, program), program);
       if (failure !== undefined) return { reason: `CUDA on ${gpu.name} is not used: ${failure}` };
@@ -71,7 +81,8 @@ async function prepare({ loadAddon, library, kernels = readKernels }: CudaBacken
 function whyNot({ name, count, driver, capability, sharedBytes }: DeviceInfo): string | undefined {
   if (count === 0) return 'the NVIDIA driver finds no card';
   const version = (v: number) => `${Math.floor(v / 1000)}.${Math.floor((v % 1000) / 10)}`;
-  if (driver < LEAST_DRIVER) return `the NVIDIA driver is for CUDA ${version(driver)}, ${version(LEAST_DRIVER)} is needed`;
+  if (driver < LEAST_DRIVER)
+    return `the NVIDIA driver is for CUDA ${version(driver)}, ${version(LEAST_DRIVER)} is needed`;
   if (capability < LEAST_CAPABILITY || sharedBytes < SHARED_BYTES) {
     const own = `${Math.floor(capability / 10)}.${capability % 10}`;
     return `${name} has compute capability ${own}, the kernels need 8.0 and ${SHARED_BYTES} bytes of shared memory`;

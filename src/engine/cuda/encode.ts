@@ -136,7 +136,9 @@ export function attentionFor(program: Program, tokens: number, sequences: number
   const tiled = headDim <= TILE_DIM && headDim % 4 === 0;
   if (tiled && tokens === 1 && positions <= 64) return 'one';
   if (tiled && tokens >= ROWS_OF_RUNS * sequences && group <= QUERIES) return 'rows';
-  return !tiled && positions <= WHOLE_POSITIONS && attendBytes(1, headDim, positions) <= POOL_BYTES ? 'whole' : 'blocks';
+  return !tiled && positions <= WHOLE_POSITIONS && attendBytes(1, headDim, positions) <= POOL_BYTES
+    ? 'whole'
+    : 'blocks';
 }
 
 const groupOf = (program: Program) =>
@@ -354,8 +356,7 @@ class Encoder {
     const norm = this.#at(next, 'rmsNorm');
     const fits =
       norm?.x === row &&
-      (source === 'plain' ||
-        (source === 'sum' ? norm.out !== row : norm.out === row || !this.#isLive(row, next + 1)));
+      (source === 'plain' || (source === 'sum' ? norm.out !== row : norm.out === row || !this.#isLive(row, next + 1)));
     if (norm !== undefined && fits) {
       row = norm.out;
       hidden = true;
@@ -411,7 +412,11 @@ class Encoder {
     if (weight.kind === 'vector') throw wrongKind(weight, 'a matrix');
     const { address, scales, stride } = this.#memory.weights[id]!;
     const quads = Math.ceil(weight.rows / 4);
-    const tiles = { ternary: Math.ceil(quads / 8), int8: Math.ceil(weight.rows / 16), grouped: Math.ceil(weight.rows / 64) };
+    const tiles = {
+      ternary: Math.ceil(quads / 8),
+      int8: Math.ceil(weight.rows / 16),
+      grouped: Math.ceil(weight.rows / 64),
+    };
     return {
       weights: address,
       scales,
@@ -707,7 +712,10 @@ export function checkProgram(program: Program): void {
   };
   for (const op of program.ops) {
     if (!KNOWN.has(op.op)) refuse(`the CUDA kernels have no ${op.op}`, 'operations');
-    if (op.op === 'attention' && (op.heads % op.kvHeads !== 0 || op.heads > LIMITS.heads || op.headDim > LIMITS.headDim))
+    if (
+      op.op === 'attention' &&
+      (op.heads % op.kvHeads !== 0 || op.heads > LIMITS.heads || op.headDim > LIMITS.headDim)
+    )
       refuse(`${op.heads} heads of ${op.headDim} and ${op.kvHeads} kv heads`, 'attention');
     if (op.op !== 'attention') continue;
     const group = op.heads / op.kvHeads;
@@ -715,11 +723,14 @@ export function checkProgram(program: Program): void {
       refuse(`${group} heads of ${op.headDim} for one kv head`, 'attention');
   }
   program.buffers.forEach(({ name, width }, id) => {
-    if (id !== program.logits && width > LIMITS.rowWidth) refuse(`rows of ${width}, the limit is ${LIMITS.rowWidth}`, name);
+    if (id !== program.logits && width > LIMITS.rowWidth)
+      refuse(`rows of ${width}, the limit is ${LIMITS.rowWidth}`, name);
   });
   for (const weight of program.weights) {
     if (weight.kind === 'vector') continue;
-    if (weight.columns > LIMITS.rowWidth) refuse(`${weight.columns} columns, the limit is ${LIMITS.rowWidth}`, weight.name);
-    if (weight.kind === 'grouped' && (weight.experts ?? 1) !== 1) refuse('the CUDA kernels have no experts', weight.name);
+    if (weight.columns > LIMITS.rowWidth)
+      refuse(`${weight.columns} columns, the limit is ${LIMITS.rowWidth}`, weight.name);
+    if (weight.kind === 'grouped' && (weight.experts ?? 1) !== 1)
+      refuse('the CUDA kernels have no experts', weight.name);
   }
 }

@@ -361,7 +361,10 @@ export class CudaExecutable implements Executable {
     const { vocabSize, tracePoints, kv } = this.#program;
     this.#place('input', inputBytes);
     this.#host('input', inputBytes);
-    this.#place('scratch', Math.max(tokens * scratchFloats(this.#program, attention, splits) * 4, best ? bestBytes(outputs) : 0));
+    this.#place(
+      'scratch',
+      Math.max(tokens * scratchFloats(this.#program, attention, splits) * 4, best ? bestBytes(outputs) : 0),
+    );
     this.#place('counters', tokens * kv.kvHeads * 4);
     this.#host('counts', tokens * tracePoints * 12);
     if (best) {
