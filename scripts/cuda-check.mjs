@@ -23,7 +23,6 @@ const say = (line) => process.stdout.write(`${line}\n`);
 const { CudaExecutable } = await dist('engine/cuda/executable.js');
 const { Gpu, BARRIER_BYTES } = await dist('engine/cuda/gpu.js');
 const { readKernels } = await dist('engine/cuda/kernels.js');
-const { OPERATIONS } = await dist('engine/cuda/instruction.js');
 const { jsBackend } = await dist('engine/js/backend.js');
 const { openModel } = await dist('model/open-model.js');
 const { randomModel, BENCH_SHAPES } = await dist('bench/random-model.js');
@@ -34,8 +33,10 @@ const addon = createRequire(import.meta.url)(built.path);
 const info = addon.probe(flag('--library', 'libcuda.so.1'));
 let from = performance.now();
 const image = readKernels(info.capability, flag('--kernels', undefined));
-const gpu = new Gpu(addon, info, image.bytes);
-say(`${info.name}, driver ${info.driver}, ${info.multiprocessors} multiprocessors, ${Math.round(info.memoryBytes / 2 ** 30)} GiB`);
+const gpu = await Gpu.open(addon, info, image.bytes);
+say(
+  `${info.name}, driver ${info.driver}, ${info.multiprocessors} multiprocessors, ${Math.round(info.memoryBytes / 2 ** 30)} GiB`,
+);
 say(`kernels: ${image.compiled ? 'cubin' : 'PTX'}, loaded in ${(performance.now() - from).toFixed(0)} ms`);
 
 /** What has to go when its part is done. */
@@ -61,7 +62,11 @@ function same(what, actual, wanted) {
 function stepOf(executable, parts, outputs = 'all') {
   const tokens = parts.flatMap(([, ids]) => ids);
   let end = 0;
-  const lasts = parts.map(([, ids]) => (end += ids.length) - 1);
+  const lasts = [];
+  for (const [, ids] of parts) {
+    end += ids.length;
+    lasts.push(end - 1);
+  }
   return {
     tokens: Int32Array.from(tokens),
     sequences: Int32Array.from(parts.flatMap(([sequence, ids]) => ids.map(() => sequence))),
@@ -69,8 +74,10 @@ function stepOf(executable, parts, outputs = 'all') {
     outputRows: outputs === 'all' ? Int32Array.from(tokens, (_, i) => i) : Int32Array.from(lasts),
   };
 }
-const run = (executable, parts, outputs) => executable.step(stepOf(executable, parts, outputs)).then(({ logits }) => logits);
-const someTokens = (n, vocab, seed) => Array.from({ length: n }, (_, i) => ((i * 7919 + seed * 104729 + 13) >>> 0) % vocab);
+const run = (executable, parts, outputs) =>
+  executable.step(stepOf(executable, parts, outputs)).then(({ logits }) => logits);
+const someTokens = (n, vocab, seed) =>
+  Array.from({ length: n }, (_, i) => ((i * 7919 + seed * 104729 + 13) >>> 0) % vocab);
 
 function modelOf(dir) {
   const names = readdirSync(dir);
@@ -131,7 +138,18 @@ async function native(program) {
 }
 
 if (wants('long')) {
-  const small = { family: 'bitnet', hidden: 256, ffn: 704, layers: 2, heads: 8, kvHeads: 2, headDim: 32, vocab: 1024, ropeTheta: 500_000, tied: true };
+  const small = {
+    family: 'bitnet',
+    hidden: 256,
+    ffn: 704,
+    layers: 2,
+    heads: 8,
+    kvHeads: 2,
+    headDim: 32,
+    vocab: 1024,
+    ropeTheta: 500_000,
+    tied: true,
+  };
   const thin = { ...small, hidden: 64, ffn: 128, layers: 1, heads: 2, kvHeads: 1, headDim: 32, vocab: 256 };
   // js where it takes seconds; the cpu backend for whole shapes, where there is one.
   for (const [name, shape, context, reference] of [
@@ -154,8 +172,16 @@ if (wants('long')) {
     const sequences = both.map((e) => Array.from({ length: 8 }, () => e.createSequence()));
     const check = async (what, parts, outputs) => {
       const [wanted, actual] = [
-        await run(cpu, parts.map(([s, ids]) => [sequences[0][s], ids]), outputs),
-        await run(cuda, parts.map(([s, ids]) => [sequences[1][s], ids]), outputs),
+        await run(
+          cpu,
+          parts.map(([s, ids]) => [sequences[0][s], ids]),
+          outputs,
+        ),
+        await run(
+          cuda,
+          parts.map(([s, ids]) => [sequences[1][s], ids]),
+          outputs,
+        ),
       ];
       same(`${name}: ${what}`, actual, wanted);
     };
@@ -172,8 +198,17 @@ if (wants('long')) {
       await check(`token at ${at}`, [[0, [3]]]);
       at += 1;
     }
-    await check('batch of 8, some with prompts', sequences[0].map((_, s) => [s, someTokens(1 + 3 * (s % 3), V, s)]), 'last');
-    for (let i = 0; i < 3; i += 1) await check(`batch of 8 (${i})`, sequences[0].map((_, s) => [s, [i]]), 'last');
+    await check(
+      'batch of 8, some with prompts',
+      sequences[0].map((_, s) => [s, someTokens(1 + 3 * (s % 3), V, s)]),
+      'last',
+    );
+    for (let i = 0; i < 3; i += 1)
+      await check(
+        `batch of 8 (${i})`,
+        sequences[0].map((_, s) => [s, [i]]),
+        'last',
+      );
     for (const [i, e] of both.entries()) {
       e.truncate(sequences[i][0], 200);
       sequences[i][1] = e.fork(sequences[i][0], 130);
@@ -181,12 +216,15 @@ if (wants('long')) {
     await check('after truncate', [[0, [9]]]);
     await check('after fork', [[1, [9]]]);
     drop();
-    say(`long: ${name}, context ${context}: ${failures - before} differences to ${reference} (${((performance.now() - from) / 1000).toFixed(1)} s)`);
+    say(
+      `long: ${name}, context ${context}: ${failures - before} differences to ${reference} (${((performance.now() - from) / 1000).toFixed(1)} s)`,
+    );
   }
 }
 
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
-const spread = (values) => `${median(values).toFixed(3)} (${Math.min(...values).toFixed(3)}..${Math.max(...values).toFixed(3)})`;
+const spread = (values) =>
+  `${median(values).toFixed(3)} (${Math.min(...values).toFixed(3)}..${Math.max(...values).toFixed(3)})`;
 function argmax(values) {
   let best = 0;
   for (let i = 1; i < values.length; i += 1) if (values[i] > values[best]) best = i;
@@ -196,7 +234,10 @@ function argmax(values) {
 async function feedTo(executable, sequence, length, vocab) {
   while (executable.sequenceLength(sequence) < length) {
     const n = Math.min(512, length - executable.sequenceLength(sequence));
-    await executable.step({ ...stepOf(executable, [[sequence, someTokens(n, vocab, 3)]]), outputRows: new Int32Array(0) });
+    await executable.step({
+      ...stepOf(executable, [[sequence, someTokens(n, vocab, 3)]]),
+      outputRows: new Int32Array(0),
+    });
   }
 }
 
@@ -238,7 +279,12 @@ if (wants('speed')) {
       const times = [];
       for (let i = 0; i < 20; i += 1) {
         from = performance.now();
-        await executable.stepBest(stepOf(executable, batch.map((s) => [s, [i]])));
+        await executable.stepBest(
+          stepOf(
+            executable,
+            batch.map((s) => [s, [i]]),
+          ),
+        );
         times.push(performance.now() - from);
       }
       const ms = times.slice(5);
@@ -281,7 +327,9 @@ if (wants('profile')) {
         if (i + 1 < list.length) sum.wait += all - ended;
         sums.set(key, sum);
       }
-      say(`profile: ${name}, ${tokens} tokens at context ${context}, ${list.length} instructions; clocks of block 0 each`);
+      say(
+        `profile: ${name}, ${tokens} tokens at context ${context}, ${list.length} instructions; clocks of block 0 each`,
+      );
       for (const [key, { n, own, wait }] of sums) {
         say(`  ${key.padEnd(24)} ${String(n).padStart(4)} x ${Math.round(own / n)} + wait ${Math.round(wait / n)}`);
       }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -238,6 +239,42 @@ void set(napi_env env, napi_value object, const char* name, double value) {
   napi_set_named_property(env, object, name, v);
 }
 
+struct Task {
+  napi_async_work handle = nullptr;
+  napi_deferred deferred = nullptr;
+  std::function<std::string()> work;
+  std::string error;
+};
+
+/** Does the work on another thread; a promise of its end. */
+napi_value later(napi_env env, std::function<std::string()> work) {
+  auto* task = new Task;
+  task->work = std::move(work);
+  napi_value promise, name;
+  napi_create_promise(env, &task->deferred, &promise);
+  napi_create_string_utf8(env, "bitnet cuda", NAPI_AUTO_LENGTH, &name);
+  napi_create_async_work(
+      env, nullptr, name, [](napi_env, void* t) { ((Task*)t)->error = ((Task*)t)->work(); },
+      [](napi_env env, napi_status, void* t) {
+        auto* task = (Task*)t;
+        if (task->error.empty()) {
+          napi_value nothing;
+          napi_get_undefined(env, &nothing);
+          napi_resolve_deferred(env, task->deferred, nothing);
+        } else {
+          napi_value message, error;
+          napi_create_string_utf8(env, task->error.c_str(), NAPI_AUTO_LENGTH, &message);
+          napi_create_error(env, nullptr, message, &error);
+          napi_reject_deferred(env, task->deferred, error);
+        }
+        napi_delete_async_work(env, task->handle);
+        delete task;
+      },
+      task, &task->handle);
+  napi_queue_async_work(env, task->handle);
+  return promise;
+}
+
 napi_value probe_(napi_env env, napi_callback_info i) {
   Arguments a(env, i);
   Info info;
@@ -273,8 +310,8 @@ napi_value start_(napi_env env, napi_callback_info i) {
     napi_get_value_string_utf8(env, v, name, sizeof name, &length);
     names.emplace_back(name, length);
   }
-  const std::string error = start(std::string((const char*)data, size), names, (int)a.number(2));
-  return error.empty() ? nullptr : thrown(env, error);
+  // A driver compiles PTX text for half a minute.
+  return later(env, [image = std::string((const char*)data, size), names, shared = (int)a.number(2)] { return start(image, names, shared); });
 }
 
 std::string allocate(size_t bytes, Address& at) {
@@ -372,13 +409,6 @@ napi_value host_(napi_env env, napi_callback_info i) {
   return object;
 }
 
-struct Task {
-  napi_async_work handle = nullptr;
-  napi_deferred deferred = nullptr;
-  std::vector<double> work;
-  std::string error;
-};
-
 napi_value perform_(napi_env env, napi_callback_info i) {
   Arguments a(env, i);
   void* data;
@@ -392,31 +422,7 @@ napi_value perform_(napi_env env, napi_callback_info i) {
     const std::string error = perform(work);
     return error.empty() ? nullptr : thrown(env, error);
   }
-  auto* task = new Task;
-  task->work = std::move(work);
-  napi_value promise, name;
-  napi_create_promise(env, &task->deferred, &promise);
-  napi_create_string_utf8(env, "bitnet cuda", NAPI_AUTO_LENGTH, &name);
-  napi_create_async_work(
-      env, nullptr, name, [](napi_env, void* t) { ((Task*)t)->error = perform(((Task*)t)->work); },
-      [](napi_env env, napi_status, void* t) {
-        auto* task = (Task*)t;
-        if (task->error.empty()) {
-          napi_value nothing;
-          napi_get_undefined(env, &nothing);
-          napi_resolve_deferred(env, task->deferred, nothing);
-        } else {
-          napi_value message, error;
-          napi_create_string_utf8(env, task->error.c_str(), NAPI_AUTO_LENGTH, &message);
-          napi_create_error(env, nullptr, message, &error);
-          napi_reject_deferred(env, task->deferred, error);
-        }
-        napi_delete_async_work(env, task->handle);
-        delete task;
-      },
-      task, &task->handle);
-  napi_queue_async_work(env, task->handle);
-  return promise;
+  return later(env, [work = std::move(work)] { return perform(work); });
 }
 
 napi_value init(napi_env env, napi_value exports) {

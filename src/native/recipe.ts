@@ -108,6 +108,15 @@ export const RECIPES: Readonly<Record<AddonKind, Recipe>> = {
     // MTLCreateSystemDefaultDevice finds no device in a program that does not link Core Graphics.
     link: ['-framework', 'Foundation', '-framework', 'Metal', '-framework', 'CoreGraphics'],
   },
+  // Nothing of CUDA: the driver is opened at run time.
+  cuda: {
+    folders: [],
+    files: ['cuda/addon.cc', 'windows/delay_load.cc'],
+    others: /^$/,
+    flags: () => ['-std=c++17', '-O2', '-fPIC', '-fvisibility=hidden', '-DNAPI_VERSION=8'],
+    units: () => [plain('cuda/addon.cc')],
+    link: process.platform === 'linux' ? ['-ldl'] : [],
+  },
 };
 
 /** Flags of one system, for compiling and for linking an addon. */

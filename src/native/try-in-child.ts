@@ -31,6 +31,7 @@ const TESTS: Readonly<Record<AddonKind, string>> = {
     return odd === undefined ? 'ok' : odd + ' computes something else than ' + isas.at(-1);`,
   // The device is opened, and what it computes compared, where the backend is chosen.
   metal: "return typeof addon === 'object' ? 'ok' : 'it exports nothing';",
+  cuda: "return typeof addon.probe === 'function' ? 'ok' : 'it exports nothing';",
 };
 
 const script = (kind: AddonKind): string => `

@@ -2,10 +2,21 @@
 
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { beforeAll } from 'vitest';
 import { buildCuda } from '../../scripts/build-cuda.mjs';
 import type { CudaAddon } from '../../src/engine/cuda/addon.ts';
 import { CudaExecutable, type CudaOptions } from '../../src/engine/cuda/executable.ts';
@@ -16,7 +27,15 @@ const root = join(import.meta.dirname, '../..');
 export const KERNELS = join(root, 'kernels/cuda');
 const NATIVE = join(import.meta.dirname, 'native');
 
-const FLAGS = ['-std=c++17', '-O1', '-fPIC', '-shared', '-ffp-contract=off', '-fvisibility=hidden', '-DBITNET_EMULATOR'];
+const FLAGS = [
+  '-std=c++17',
+  '-O1',
+  '-fPIC',
+  '-shared',
+  '-ffp-contract=off',
+  '-fvisibility=hidden',
+  '-DBITNET_EMULATOR',
+];
 
 /** Why the emulator cannot be built here; undefined where it can. */
 export const FAKE_MISSING =
@@ -50,9 +69,13 @@ export function buildDriver(kernels = KERNELS): string {
   const work = mkdtempSync(join(folder, '.work-'));
   try {
     const made = join(work, 'driver.so');
-    const done = spawnSync(compiler(), [...FLAGS, `-I${NATIVE}`, `-I${kernels}`, join(NATIVE, 'driver.cc'), '-o', made], {
-      encoding: 'utf8',
-    });
+    const done = spawnSync(
+      compiler(),
+      [...FLAGS, `-I${NATIVE}`, `-I${kernels}`, join(NATIVE, 'driver.cc'), '-o', made],
+      {
+        encoding: 'utf8',
+      },
+    );
     if (done.status !== 0) throw new Error(done.stderr);
     renameSync(made, path);
     return path;
@@ -76,15 +99,21 @@ export function fakeAddon(): CudaAddon {
 
 export const NO_KERNELS = { bytes: Buffer.from('// compiled into the driver\0'), compiled: false };
 
+export async function newGpu(): Promise<Gpu> {
+  const addon = fakeAddon();
+  return Gpu.open(addon, addon.probe(buildDriver()), NO_KERNELS.bytes);
+}
+
 let gpu: Gpu | undefined;
 
-export function fakeGpu(): Gpu {
-  if (gpu === undefined) {
-    const addon = fakeAddon();
-    gpu = new Gpu(addon, addon.probe(buildDriver()), NO_KERNELS.bytes);
-  }
-  return gpu;
+// Before the tests and not in one: the first build takes longer than a test may.
+if (FAKE_MISSING === undefined) {
+  beforeAll(async () => {
+    gpu ??= await newGpu();
+  }, 300_000);
 }
+
+export const fakeGpu = (): Gpu => gpu!;
 
 export const loadOnFake = (program: Program, options: CudaOptions = {}): CudaExecutable =>
   new CudaExecutable(fakeGpu(), program, options);

@@ -6,20 +6,41 @@ import { type Executable, NonFiniteError, type SequenceId } from '../../src/engi
 import { CudaError, CudaUnsupportedError } from '../../src/engine/cuda/addon.ts';
 import { checkProgram } from '../../src/engine/cuda/encode.ts';
 import { CudaExecutable } from '../../src/engine/cuda/executable.ts';
-import { Gpu } from '../../src/engine/cuda/gpu.ts';
 import { KvCacheFullError } from '../../src/engine/gpu/kv-blocks.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import { selfTestProgram } from '../../src/engine/metal/self-test.ts';
 import type { Program } from '../../src/engine/program.ts';
-import { buildDriver, FAKE_MISSING, fakeAddon, fakeGpu, loadOnFake, NO_KERNELS, SCHEDULES, withSettings } from './fake-driver.ts';
+import { FAKE_MISSING, fakeGpu, loadOnFake, newGpu, SCHEDULES, withSettings } from './fake-driver.ts';
 
 const bitnet = randomModel(
-  { family: 'bitnet', hidden: 128, ffn: 192, layers: 1, heads: 4, kvHeads: 2, headDim: 32, vocab: 160, ropeTheta: 500_000, tied: true },
+  {
+    family: 'bitnet',
+    hidden: 128,
+    ffn: 192,
+    layers: 1,
+    heads: 4,
+    kvHeads: 2,
+    headDim: 32,
+    vocab: 160,
+    ropeTheta: 500_000,
+    tied: true,
+  },
   'int8',
   400,
 );
 const bonsai = randomModel(
-  { family: 'qwen3', hidden: 256, ffn: 384, layers: 1, heads: 4, kvHeads: 2, headDim: 64, vocab: 160, ropeTheta: 1e6, tied: true },
+  {
+    family: 'qwen3',
+    hidden: 256,
+    ffn: 384,
+    layers: 1,
+    heads: 4,
+    kvHeads: 2,
+    headDim: 64,
+    vocab: 160,
+    ropeTheta: 1e6,
+    tied: true,
+  },
   'full',
   400,
 );
@@ -167,7 +188,12 @@ describe.skipIf(FAKE_MISSING !== undefined)('steps on the emulator', () => {
     using cuda = loadOnFake(broken);
     const message = async (e: Executable) => {
       const sequence = e.createSequence();
-      const step = { tokens: Int32Array.of(1), sequences: Int32Array.of(sequence), positions: Int32Array.of(0), outputRows: Int32Array.of(0) };
+      const step = {
+        tokens: Int32Array.of(1),
+        sequences: Int32Array.of(sequence),
+        positions: Int32Array.of(0),
+        outputRows: Int32Array.of(0),
+      };
       const error = await e.step(step).then(
         () => undefined,
         (cause: unknown) => cause,
@@ -196,8 +222,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('a device that refuses', () => {
   });
 
   test('lost: this request fails, and so do later ones, with words', async () => {
-    const addon = fakeAddon();
-    const gpu = new Gpu(addon, addon.probe(buildDriver()), NO_KERNELS.bytes);
+    const gpu = await newGpu();
     using executable = new CudaExecutable(gpu, bitnet);
     const sequence = executable.createSequence();
     await withSettings({ FAKE_CUDA_FAIL: 'cuStreamSynchronize' }, async () => {

@@ -22,7 +22,7 @@ export type CudaAddon = {
   /** Opens the driver of this name and looks at the first device. */
   probe(library: string): DeviceInfo;
   /** Loads PTX text (ending in 0) or a cubin, with blocks of up to `shared` bytes of shared memory. */
-  start(image: Uint8Array, kernels: readonly string[], shared: number): void;
+  start(image: Uint8Array, kernels: readonly string[], shared: number): Promise<void>;
   /** Zeroed. */
   allocate(bytes: number): number;
   free(address: number): void;

@@ -25,6 +25,9 @@ export type CudaBackend = Omit<Backend, 'load'> & {
 const LEAST_DRIVER = 11_080;
 const LEAST_CAPABILITY = 80;
 
+/** What a start may wait for the card. */
+const WAIT_MS = 3000;
+
 type Ready = { readonly gpu: Gpu } | { readonly reason: string };
 
 /** A backend over a given addon and driver: the real ones, or those of the tests. */
@@ -39,7 +42,14 @@ export function createCudaBackend(options: CudaBackendOptions): CudaBackend {
     'reason' in state ? state.reason : state.gpu.lost && `the CUDA device is lost: ${state.gpu.lost}`;
   return {
     name: 'cuda',
-    unavailable: async () => reasonOf(await open()),
+    unavailable: async ({ now = false } = {}) => {
+      const opening = open();
+      if (!now) return reasonOf(await opening);
+      // A cubin is there in a moment; who compiles is not waited for.
+      const waited = new Promise<'waited'>((resolve) => setTimeout(resolve, WAIT_MS, 'waited').unref());
+      const state = await Promise.race([opening, waited]);
+      return state === 'waited' ? 'the driver compiles the CUDA kernels; later starts need not wait' : reasonOf(state);
+    },
     load: async (program: Program, loadOptions: LoadOptions) => {
       const state = await open();
       const reason = reasonOf(state);
@@ -56,7 +66,7 @@ async function prepare({ loadAddon, library, kernels = readKernels }: CudaBacken
     const info = loaded.addon.probe(library ?? driverLibrary());
     const refused = whyNot(info);
     if (refused !== undefined) return { reason: refused };
-    const gpu = new Gpu(loaded.addon, info, kernels(info.capability).bytes);
+    const gpu = await Gpu.open(loaded.addon, info, kernels(info.capability).bytes);
     for (const program of [selfTestProgram(), groupedSelfTestProgram()]) {
       const failure = await selfTestDifference(async () => new CudaExecutable(gpu, program), program);
       if (failure !== undefined) return { reason: `CUDA on ${gpu.name} is not used: ${failure}` };

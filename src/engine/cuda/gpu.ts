@@ -53,12 +53,21 @@ export class Gpu implements BlockMemory {
   readonly barrier: number;
   #count = 0;
 
-  constructor(addon: CudaAddon, info: DeviceInfo, image: Uint8Array) {
+  private constructor(addon: CudaAddon, info: DeviceInfo) {
     this.#addon = addon;
     this.info = info;
-    this.sharedBytes = Math.max(SHARED_BYTES, Math.min(MOST_SHARED_BYTES, info.sharedBytes));
-    this.#ours(() => addon.start(image, KERNELS, this.sharedBytes));
+    this.sharedBytes = sharedBytesOf(info);
     this.barrier = this.#ours(() => addon.allocate(BARRIER_BYTES));
+  }
+
+  /** Loads the kernels, which of PTX text takes half a minute the first time. */
+  static async open(addon: CudaAddon, info: DeviceInfo, image: Uint8Array): Promise<Gpu> {
+    try {
+      await addon.start(image, KERNELS, sharedBytesOf(info));
+    } catch (cause) {
+      throw cudaError(cause);
+    }
+    return new Gpu(addon, info);
   }
 
   get name(): string {
@@ -142,7 +151,14 @@ export class Gpu implements BlockMemory {
     const message = cause instanceof Error ? cause.message : String(cause);
     // Whatever else a driver reports, its context takes no more work after that.
     if (!OUT_OF_MEMORY.test(message)) this.#lost = message;
-    const fix = 'use --backend cpu, and report this with the output of `doctor`';
-    return new CudaError({ what: `CUDA: ${message}`, ...(where === undefined ? {} : { where }), fix }, { cause });
+    return cudaError(cause, where);
   }
+}
+
+const sharedBytesOf = (info: DeviceInfo) => Math.max(SHARED_BYTES, Math.min(MOST_SHARED_BYTES, info.sharedBytes));
+
+function cudaError(cause: unknown, where?: string): CudaError {
+  const what = `CUDA: ${cause instanceof Error ? cause.message : String(cause)}`;
+  const fix = 'use --backend cpu, and report this with the output of `doctor`';
+  return new CudaError({ what, ...(where === undefined ? {} : { where }), fix }, { cause });
 }
