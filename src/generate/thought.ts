@@ -49,6 +49,16 @@ export class ThoughtReader {
     return this.#close;
   }
 
+  /** A thought has been closed, and the answer has not begun. */
+  get isClosed(): boolean {
+    return this.#state === 'closing';
+  }
+
+  /** What stands between a thought and its answer. */
+  get spaceIds(): readonly number[] {
+    return this.#ending.slice(this.#ending.indexOf(this.#close) + 1);
+  }
+
   /** Tokens that it takes to close a thought. */
   get endingTokens(): number {
     return this.#ending.length;

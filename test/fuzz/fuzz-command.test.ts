@@ -39,6 +39,7 @@ test('every reader of what others wrote has a target', () => {
     'safetensors',
     'sse',
     'strict-json',
+    'structure',
     'template',
     'tokenizer-json',
     'tokenizer-model',

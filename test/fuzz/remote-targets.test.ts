@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest';
 import * as hubAnswer from './hub-answer.ts';
 import * as sse from './sse.ts';
 import * as strictJson from './strict-json.ts';
+import * as structure from './structure.ts';
 
 type Target = { readonly fuzz: (bytes: Uint8Array) => void | Promise<void>; readonly SEEDS: readonly Uint8Array[] };
 
@@ -12,6 +13,7 @@ const TARGETS: readonly (readonly [string, Target])[] = [
   ['hub-answer', hubAnswer],
   ['sse', sse],
   ['strict-json', strictJson],
+  ['structure', structure],
 ];
 
 describe.each(TARGETS)('%s', (_, { fuzz, SEEDS }) => {

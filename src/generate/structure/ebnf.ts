@@ -16,8 +16,9 @@ export function automatonOfGrammar(grammar: string): Automaton {
 }
 
 const NAME = /[A-Za-z_][\w.-]*/y;
-const SPACE = /(?:\s|#[^\n]*)+/y;
-const DEFINES = /(?:\s|#[^\n]*)*::=/y;
+/** Each comment ends its line: there is one way to read it. */
+const SPACE = /\s*(?:#[^\n]*(?:\n\s*|$))*/y;
+const DEFINES = /::=/y;
 const REPEAT = /\{\s*(\d+)\s*(?:(,)\s*(\d+)?\s*)?\}/y;
 
 class GrammarReader {
@@ -45,6 +46,7 @@ class GrammarReader {
   #rule(): void {
     const from = this.#at;
     const name = this.#match(NAME)?.[0];
+    if (name !== undefined) this.#match(SPACE);
     if (name === undefined || this.#match(DEFINES) === undefined) {
       throw this.#error('a rule was expected', 'write name ::= what it is', from);
     }
@@ -229,7 +231,9 @@ class GrammarReader {
 
   #isRuleNext(): boolean {
     const from = this.#at;
-    const isRule = this.#match(NAME) !== undefined && this.#match(DEFINES) !== undefined;
+    const isName = this.#match(NAME) !== undefined;
+    if (isName) this.#match(SPACE);
+    const isRule = isName && this.#match(DEFINES) !== undefined;
     this.#at = from;
     return isRule;
   }

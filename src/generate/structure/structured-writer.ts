@@ -59,6 +59,7 @@ export class StructuredWriter {
   readonly #thought: ThoughtReader | undefined;
   readonly #masked: Float32Array;
   #mayOpen: number | undefined;
+  #spaces = 0;
 
   /** Throws StructureError when no text of the structure fits into the room there is. */
   constructor(model: LoadedModel, { structure, tokens, promptTokens, room, thought, mayThink }: WriterOptions) {
@@ -105,7 +106,11 @@ export class StructuredWriter {
     const mask = Uint32Array.from(shared);
     const open = this.#mayOpen;
     this.#mayOpen = undefined;
-    const others = [...(mayEnd ? this.#stops : []), ...(open === undefined ? [] : [open])];
+    const others = [
+      ...(mayEnd ? this.#stops : []),
+      ...(open === undefined ? [] : [open]),
+      ...(left > this.#constraint.fewest + 1 ? this.#takeSpace() : []),
+    ];
     for (const id of others) mask[id >> 5]! |= 1 << (id & 31);
     const forced = count === 1 && others.length === 0;
     for (let tries = 0; tries < MAX_TRIES; tries++) {
@@ -119,6 +124,14 @@ export class StructuredWriter {
     if (end !== undefined) return take(end, true);
     // Whole already, and nothing else fits: as a stop token says it.
     return { token: -1, logprob: 0, forced: true };
+  }
+
+  /** What the model may put between its thought and the answer. */
+  #takeSpace(): readonly number[] {
+    const ids = this.#thought?.isClosed === true ? this.#thought.spaceIds : [];
+    if (this.#spaces >= ids.length) return [];
+    this.#spaces += 1;
+    return ids;
   }
 
   /** Whether nothing may follow what was taken. */

@@ -75,21 +75,39 @@ function readJson(text: string): Omit<ParsedCall, 'id'> | undefined {
   return { name: value.name, arguments: JSON.stringify(given) };
 }
 
-const FUNCTION = /^<function=([^>\n]+)>\s*([\s\S]*?)\s*<\/function>$/;
-const PARAMETER = /<parameter=([^>\n]+)>\n?([\s\S]*?)\n?<\/parameter>/g;
+const FUNCTION = '<function=';
+const FUNCTION_END = '</function>';
+const PARAMETER = '<parameter=';
+const PARAMETER_END = '</parameter>';
 
+/** By hand, since the time of an expression grows with the square of what a model may write. */
 function readXml(text: string, tools: readonly Tool[]): Omit<ParsedCall, 'id'> | undefined {
-  const [, called, body = ''] = FUNCTION.exec(text) ?? [];
-  if (called === undefined) return undefined;
-  const name = called.trim();
+  const head = markAt(text, FUNCTION);
+  if (head === undefined || !text.endsWith(FUNCTION_END)) return undefined;
+  const { name } = head;
   const properties = tools.find((tool) => tool.name === name)?.parameters.properties;
   const given = new Map<string, unknown>();
-  for (const [, key = '', value = ''] of body.matchAll(PARAMETER)) {
-    const schema = (properties as Record<string, unknown> | undefined)?.[key.trim()];
-    given.set(key.trim(), valueIn(value, schema));
+  let rest = text.slice(head.end, -FUNCTION_END.length).trim();
+  while (rest !== '') {
+    const parameter = markAt(rest, PARAMETER);
+    const end = rest.indexOf(PARAMETER_END);
+    if (parameter === undefined || end < parameter.end) return undefined;
+    let value = rest.slice(parameter.end, end);
+    // The line breaks are the marks' own.
+    if (value.startsWith('\n')) value = value.slice(1);
+    if (value.endsWith('\n')) value = value.slice(0, -1);
+    const schema = (properties as Record<string, unknown> | undefined)?.[parameter.name];
+    given.set(parameter.name, valueIn(value, schema));
+    rest = rest.slice(end + PARAMETER_END.length).trimStart();
   }
-  if (body.replace(PARAMETER, '').trim() !== '') return undefined;
   return { name, arguments: JSON.stringify(Object.fromEntries(given)) };
+}
+
+/** `<mark=NAME>` at the beginning: its name, and where it ends. */
+function markAt(text: string, mark: string): { readonly name: string; readonly end: number } | undefined {
+  const close = text.startsWith(mark) ? text.indexOf('>') : -1;
+  const name = text.slice(mark.length, Math.max(close, mark.length)).trim();
+  return close < 0 || name === '' || name.includes('\n') ? undefined : { name, end: close + 1 };
 }
 
 /** A text where the schema takes one; else its JSON, if it is any. */

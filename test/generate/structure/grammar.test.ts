@@ -148,6 +148,10 @@ describe('EBNF', () => {
     expect(() => automatonOfGrammar(grammar)).toThrow(StructureLimitError);
   });
 
+  test('a comment of many # is read once', () => {
+    expect(accepts(`root ::= "a" ${'# '.repeat(2000)}\n"b" #${'#x'.repeat(2000)}`, 'ab')).toBe(true);
+  });
+
   test('an ambiguous grammar costs what its size says, not what its readings are', () => {
     const matcher = new Matcher(automatonOfGrammar('root ::= a a a a a a\na ::= "x" a "y" | "x" a "z" | "x"*'));
     expect(matcher.walk(matcher.start, Buffer.from('x'.repeat(300)))?.accepts).toBe(true);
