@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { chooseToken, TokenHistory, topIndices } from '../../src/generate/sampler.ts';
+import { chooseToken, greedyToken, TokenHistory, topIndices } from '../../src/generate/sampler.ts';
 import { referenceDistribution, referenceDraw, referenceScores, referenceUniform } from './sampler-reference.ts';
 
 const greedy = { temperature: 0, topK: 0, topP: 1, sampleSeed: 0n };
@@ -16,6 +16,7 @@ describe('greedy', () => {
 
   test.each([Number.NaN, Number.POSITIVE_INFINITY])('refuses %f', (bad) => {
     expect(() => chooseToken(Float32Array.of(0, bad, 1), 0, greedy)).toThrow(/NaN or infinity/);
+    expect(() => greedyToken(Float32Array.of(0, bad, 1), greedy)).toThrow(/NaN or infinity/);
   });
 });
 
@@ -175,6 +176,7 @@ describe('against a second, slow implementation', () => {
         const asked = { ...greedy, ...options, temperature: 0 };
         const { token } = chooseToken(Float32Array.from(list), 0, asked, history);
         expect(scores[token]).toBeCloseTo(largest, 9);
+        expect(greedyToken(Float32Array.from(list), asked, history)).toBe(token);
       }),
     );
   });

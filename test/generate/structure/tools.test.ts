@@ -23,7 +23,8 @@ const SEARCH = {
   },
 };
 const tools = readTools([{ type: 'function', function: SEARCH }]);
-const argumentsIn = (text: string) => parseToolCalls(text, tools, '').calls.map((call) => JSON.parse(call.arguments) as unknown);
+const argumentsIn = (text: string) =>
+  parseToolCalls(text, tools, '').calls.map((call) => JSON.parse(call.arguments) as unknown);
 
 describe('calls in a text', () => {
   test('JSON style, with text around and several calls', () => {
@@ -50,9 +51,14 @@ describe('calls in a text', () => {
     expect(argumentsIn(call)).toEqual([
       { query: '12\nand "more" <b>', limit: 5, tags: ['a', 'b'], exact: true, order: 1, after: null },
     ]);
-    const one = (value: string) => argumentsIn(`<tool_call>\n<function=search>\n<parameter=query>\n${value}\n</parameter>\n</function>\n</tool_call>`);
-    for (const value of ['12', 'true', 'null', '{"a": 1}', '"quoted"', '', ' x ']) expect(one(value)).toEqual([{ query: value }]);
-    const unknown = '<tool_call>\n<function=nobody>\n<parameter=x>\n[1]\n</parameter>\n<parameter=y>\n7\n</parameter>\n</function>\n</tool_call>';
+    const one = (value: string) =>
+      argumentsIn(
+        `<tool_call>\n<function=search>\n<parameter=query>\n${value}\n</parameter>\n</function>\n</tool_call>`,
+      );
+    for (const value of ['12', 'true', 'null', '{"a": 1}', '"quoted"', '', ' x '])
+      expect(one(value)).toEqual([{ query: value }]);
+    const unknown =
+      '<tool_call>\n<function=nobody>\n<parameter=x>\n[1]\n</parameter>\n<parameter=y>\n7\n</parameter>\n</function>\n</tool_call>';
     expect(argumentsIn(unknown)).toEqual([{ x: [1], y: '7' }]);
     expect(argumentsIn('<tool_call>\n<function=search>\n</function>\n</tool_call>')).toEqual([{}]);
   });
@@ -70,7 +76,9 @@ describe('calls in a text', () => {
   });
 
   test('arguments go to a template as objects, where they are', () => {
-    const call = (given: unknown) => [{ role: 'assistant', tool_calls: [{ id: 'a', function: { name: 'f', arguments: given } }] }];
+    const call = (given: unknown) => [
+      { role: 'assistant', tool_calls: [{ id: 'a', function: { name: 'f', arguments: given } }] },
+    ];
     expect(withParsedArguments(call('{"a":1}'))).toEqual(call({ a: 1 }));
     expect(withParsedArguments(call('no json'))).toEqual(call('no json'));
     const plain = [{ role: 'user', content: 'x' }];
@@ -100,16 +108,21 @@ describe('tools of a request', () => {
 
 describe('what a text with calls may be', () => {
   const fits = (more: Partial<Parameters<typeof automatonOfTools>[0]>) => {
-    const matcher = new Matcher(automatonOfTools({ style: 'json', mustCall: true, many: true, tools: [SEARCH], ...more }));
+    const matcher = new Matcher(
+      automatonOfTools({ style: 'json', mustCall: true, many: true, tools: [SEARCH], ...more }),
+    );
     return (text: string) => matcher.walk(matcher.start, Buffer.from(text))?.accepts ?? false;
   };
-  const json = (given: string, name = 'search') => `<tool_call>\n{"name": "${name}", "arguments": ${given}}\n</tool_call>`;
+  const json = (given: string, name = 'search') =>
+    `<tool_call>\n{"name": "${name}", "arguments": ${given}}\n</tool_call>`;
 
   test('a call that must be, in JSON', () => {
     const ok = fits({});
     const call = json('{"query":"x"}');
     expect([call, `${call}\n${call}`].map(ok)).toEqual([true, true]);
-    expect(['', `Hello ${call}`, json('{"limit":3}'), json('{}', 'other'), call.slice(0, -1)].map(ok)).toEqual(Array(5).fill(false));
+    expect(['', `Hello ${call}`, json('{"limit":3}'), json('{}', 'other'), call.slice(0, -1)].map(ok)).toEqual(
+      Array(5).fill(false),
+    );
     expect(fits({ many: false })(`${call}\n${call}`)).toBe(false);
   });
 
@@ -124,7 +137,9 @@ describe('what a text with calls may be', () => {
   test('in XML, what is written is what is read', () => {
     const ok = fits({ style: 'xml', many: false });
     const call = (parts: Record<string, string>) =>
-      `<tool_call>\n<function=search>${Object.entries(parts).map(([key, value]) => `\n<parameter=${key}>\n${value}\n</parameter>`).join('')}\n</function>\n</tool_call>`;
+      `<tool_call>\n<function=search>${Object.entries(parts)
+        .map(([key, value]) => `\n<parameter=${key}>\n${value}\n</parameter>`)
+        .join('')}\n</function>\n</tool_call>`;
     const good: Record<string, string>[] = [
       { query: 'a < b\nand "c"' },
       { query: '', limit: '3', exact: 'false' },
@@ -139,7 +154,14 @@ describe('what a text with calls may be', () => {
       { query: 'x', tags: ['a'], order: 'new', after: '1999' },
       { query: 'x', order: 1, after: null },
     ]);
-    const bad: Record<string, string>[] = [{}, { limit: '3' }, { query: 'x</parameter>' }, { query: 'x', limit: '0' }, { query: 'x', order: '"new"' }, { query: 'x', after: '"1999"' }];
+    const bad: Record<string, string>[] = [
+      {},
+      { limit: '3' },
+      { query: 'x</parameter>' },
+      { query: 'x', limit: '0' },
+      { query: 'x', order: '"new"' },
+      { query: 'x', after: '"1999"' },
+    ];
     expect(bad.map((parts) => ok(call(parts)))).toEqual(Array(6).fill(false));
   });
 });
@@ -147,7 +169,12 @@ describe('what a text with calls may be', () => {
 test('a stream holds back what may be a call', () => {
   const step = (token: string) => ({ step: 0, token, color: '#000000', trit: 0 as const });
   const text = new StreamedText(true);
-  const sent = ['Hi ', '<to', 'ast', ' <tool', '_call>', '{}'].map((token) => text.push(step(token)).map((one) => one.token).join(''));
+  const sent = ['Hi ', '<to', 'ast', ' <tool', '_call>', '{}'].map((token) =>
+    text
+      .push(step(token))
+      .map((one) => one.token)
+      .join(''),
+  );
   expect(sent).toEqual(['Hi ', '', '<toast', '', '', '']);
   expect(text.beforeCall()).toBe(' ');
   expect(text.end(true)).toEqual([]);
