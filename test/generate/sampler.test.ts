@@ -222,6 +222,12 @@ describe('by hand', () => {
       Array.from({ length: 500 }, (_, step) => chooseToken(six, step, { ...greedy, temperature: 1, minP: 0.3 }).token),
     );
     expect([...drawn].sort()).toEqual([1, 2, 3]);
+    // Just below and just above e^-1, over the whole vocabulary and within top-k.
+    const kept = (minP: number, topK = 0) => {
+      const options = { ...greedy, temperature: 1, minP, topK };
+      return new Set(Array.from({ length: 300 }, (_, step) => chooseToken(six, step, options).token)).has(2);
+    };
+    expect([kept(0.367), kept(0.368), kept(0.367, 4), kept(0.368, 4)]).toEqual([true, false, true, false]);
   });
 
   test('the likeliest are told under the untempered, unbiased distribution', () => {
