@@ -244,6 +244,7 @@ export async function run(
     think,
     thoughtBudget: typeof request.thinking === 'number' ? request.thinking : Infinity,
     mayThink: request.thinking !== 'off',
+    logprobs: request.logprobs ?? true,
     promptRead,
     onPrompt,
     messages: request.messages,

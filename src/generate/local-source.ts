@@ -8,7 +8,7 @@ import type { LoadedModel } from './loaded-model.ts';
 import { biasById } from './logit-bias.ts';
 import { LONG_PROMPT, promptLength, readPrompt, tooLong } from './prompt.ts';
 import type { PromptHost } from './prompt-host.ts';
-import { asksHistory, type Choice, chooseToken, type Likely, TokenHistory } from './sampler.ts';
+import { asksHistory, type Choice, chooseToken, greedyToken, type Likely, TokenHistory } from './sampler.ts';
 import type { StructuredWriter } from './structure/structured-writer.ts';
 import { ThoughtReader } from './thought.ts';
 import type { Answer, Ending, Prompt, Start, Task, TokenSource } from './token-source.ts';
@@ -108,6 +108,7 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
       mayThink: task.mayThink,
     });
   }
+  const isBare = !task.logprobs && start.temperature === 0 && start.topLogprobs === undefined;
   const history = asksHistory(start) ? new TokenHistory(tokens, start.promptTokens) : undefined;
   let ended: FinishReason | undefined;
 
@@ -117,12 +118,14 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
     if (ended !== undefined) return undefined;
     const place = tokens.length - promptTokens;
     const forced = thought?.forced();
-    const choice: Choice & { readonly forced?: boolean } =
+    const choice: Omit<Choice, 'logprob'> & { readonly logprob?: number; readonly forced?: boolean } =
       forced !== undefined
         ? { token: forced, logprob: 0 }
         : structured?.isNext
           ? structured.choose(logits, { step: place, options: start, history, left: room })
-          : chooseToken(logits, place, start, history);
+          : isBare
+            ? { token: greedyToken(logits, start, history) }
+            : chooseToken(logits, place, start, history);
     const { logprob, top } = choice;
     let { token } = choice;
     // There is an answer to come: a thought that ends the text is closed instead.
@@ -144,7 +147,7 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
         : task.write({
             text,
             tokenId: token,
-            logprob,
+            ...(logprob === undefined ? {} : { logprob }),
             ...(choice.forced ? { forced: true as const } : {}),
             ...(top === undefined ? {} : { topLogprobs: alternatives(model, top) }),
             ...(start.activations ? { activations: layerCounts(tritCounts) } : {}),

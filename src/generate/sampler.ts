@@ -101,6 +101,17 @@ export function chooseToken(
   return told(logits, { token, largest, mass, topLogprobs: options.topLogprobs ?? 0 });
 }
 
+/**
+ * The token that `chooseToken` chooses at temperature 0, without its probability, which with a small model takes as long as
+ * a fifth of a step. Throws `NonFiniteError` if a logit is not finite.
+ */
+export function greedyToken(logits: Float32Array, options: SamplingOptions, history?: TokenHistory): number {
+  let zero = 0;
+  for (let i = 0; i < logits.length; i += 1) zero += 0 * logits[i]!;
+  if (zero !== 0) throw new NonFiniteError('output logits');
+  return largestOf(adjusted(logits, options, history));
+}
+
 /** The index of the largest; the lowest such. */
 function largestOf(values: ArrayLike<number>): number {
   let best = 0;

@@ -68,6 +68,8 @@ export type Task = {
   readonly think: (text: string) => 'length' | undefined;
   /** Tokens of a thought at most, where the source can tell; Infinity for no bound. */
   readonly thoughtBudget: number;
+  /** Whether log-probabilities are wanted; a source may tell them all the same. */
+  readonly logprobs: boolean;
   /** Whether the model may think before a text that follows a structure. */
   readonly mayThink: boolean;
   /** To be called when the prompt has been read; later calls do nothing. */

@@ -251,6 +251,7 @@ async function runOne(args: Args, context: ToolContext) {
   // A sampled prompt whose \`n\` is 1 may have been written for several: its text is in \`prompt\` or \`messages\` all the same.
   const request: GenerateRequest = {
     ...requestOf(args),
+    ...(!trace && { logprobs: false }),
     ...(args.prompt !== undefined && { prompt: args.prompt }),
     ...(args.messages !== undefined && { messages: args.messages.map(turnOf) }),
     ...(args.continuation !== undefined && { continuation: args.continuation }),
@@ -274,6 +275,7 @@ async function runMany(args: Args, context: ToolContext) {
   const maxTokens = Math.min(args.max_tokens, fitting(trace));
   const request: ManyRequest = {
     ...requestOf(args),
+    ...(!trace && { logprobs: false }),
     ...(prompts !== undefined && { prompts }),
     ...(args.messages !== undefined && { messages: args.messages.map(turnOf) }),
     ...(n !== undefined && { n }),

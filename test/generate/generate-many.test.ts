@@ -76,6 +76,16 @@ test('prompts after messages are user turns', async () => {
   );
 });
 
+test('without log-probabilities the texts are the same', async () => {
+  const bare = await many({ prompts, logprobs: false, repetitionPenalty: 1.1 });
+  const told = await many({ prompts, repetitionPenalty: 1.1 });
+  for (const [i, { trace }] of bare.results.entries()) {
+    expect(trace).toEqual(told.results[i]!.trace.map(({ logprob: _, ...step }) => step));
+  }
+  const [asked] = (await many({ prompts: ['One'], logprobs: false, topLogprobs: 1 })).results;
+  expect(asked!.trace[0]!.topLogprobs![0]!.logprob).toBe(asked!.trace[0]!.logprob);
+});
+
 test('a handle of one of them goes on with it', async () => {
   const { results } = await many({ prompts, maxTokens: 5 });
   const rest = await one({ continuation: results[2]!.continuation!, maxTokens: 7 });

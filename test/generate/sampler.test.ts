@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { chooseToken, TokenHistory, topIndices } from '../../src/generate/sampler.ts';
+import { chooseToken, greedyToken, TokenHistory, topIndices } from '../../src/generate/sampler.ts';
 import { referenceDistribution, referenceDraw, referenceScores, referenceUniform } from './sampler-reference.ts';
 
 const greedy = { temperature: 0, topK: 0, topP: 1, sampleSeed: 0n };
@@ -16,6 +16,7 @@ describe('greedy', () => {
 
   test.each([Number.NaN, Number.POSITIVE_INFINITY])('refuses %f', (bad) => {
     expect(() => chooseToken(Float32Array.of(0, bad, 1), 0, greedy)).toThrow(/NaN or infinity/);
+    expect(() => greedyToken(Float32Array.of(0, bad, 1), greedy)).toThrow(/NaN or infinity/);
   });
 });
 
@@ -175,6 +176,7 @@ describe('against a second, slow implementation', () => {
         const asked = { ...greedy, ...options, temperature: 0 };
         const { token } = chooseToken(Float32Array.from(list), 0, asked, history);
         expect(scores[token]).toBeCloseTo(largest, 9);
+        expect(greedyToken(Float32Array.from(list), asked, history)).toBe(token);
       }),
     );
   });
@@ -220,6 +222,12 @@ describe('by hand', () => {
       Array.from({ length: 500 }, (_, step) => chooseToken(six, step, { ...greedy, temperature: 1, minP: 0.3 }).token),
     );
     expect([...drawn].sort()).toEqual([1, 2, 3]);
+    // Just below and just above e^-1, over the whole vocabulary and within top-k.
+    const kept = (minP: number, topK = 0) => {
+      const options = { ...greedy, temperature: 1, minP, topK };
+      return new Set(Array.from({ length: 300 }, (_, step) => chooseToken(six, step, options).token)).has(2);
+    };
+    expect([kept(0.367), kept(0.368), kept(0.367, 4), kept(0.368, 4)]).toEqual([true, false, true, false]);
   });
 
   test('the likeliest are told under the untempered, unbiased distribution', () => {
