@@ -1,5 +1,5 @@
-import { BENCH_SHAPES, type BenchShapeName } from '../bench/random-model.ts';
 import type { BenchResult } from '../bench/bench.ts';
+import { BENCH_SHAPES, type BenchShapeName } from '../bench/random-model.ts';
 import type { SweepResult } from '../bench/sweep.ts';
 import type { Executable } from '../engine/backend.ts';
 import type { Program } from '../engine/program.ts';
@@ -36,7 +36,12 @@ export const command = defineCommand({
       description: `${BACKEND_FLAGS.threads.description}; sweep tries 1, 2, 4, .. and prints a table`,
     },
   },
-  examples: ['bench', 'bench --shape 2b4t --threads 2 --json', 'bench --shape large --concurrency 4', 'bench --threads sweep'],
+  examples: [
+    'bench',
+    'bench --shape 2b4t --threads 2 --json',
+    'bench --shape large --concurrency 4',
+    'bench --threads sweep',
+  ],
   notes:
     '512 prompt tokens, then 128 generated ones. A head over 64 MB is int8 unless --head full is given. ' +
     'BITNET_ISA forces an instruction set of the cpu backend.',
@@ -139,7 +144,11 @@ function threadsText({ threads, threadsUsed }: Pick<BenchResult, 'threads' | 'th
 }
 
 /** Markdown, to be pasted. */
-function sweepTable({ backend, isa, rows, auto, promptTokens, generatedTokens }: SweepResult, shape: string, head: string) {
+function sweepTable(
+  { backend, isa, rows, auto, promptTokens, generatedTokens }: SweepResult,
+  shape: string,
+  head: string,
+) {
   const percent = (share: number | undefined) => (share === undefined ? '' : `${(100 * share).toFixed(0)} %`);
   const cells = rows.map(({ threads, ...row }) => [
     threads === 0 ? `auto (${auto.generation}, ${auto.prompt})` : String(threads),
@@ -163,7 +172,11 @@ function sweepTable({ backend, isa, rows, auto, promptTokens, generatedTokens }:
   ];
 }
 
-function sweepJson({ backend, isa, rows, auto, promptTokens, generatedTokens }: SweepResult, shape: string, head: string) {
+function sweepJson(
+  { backend, isa, rows, auto, promptTokens, generatedTokens }: SweepResult,
+  shape: string,
+  head: string,
+) {
   return {
     shape,
     backend,

@@ -24,7 +24,11 @@ export const command = defineCommand({
     const { caseKind, verifyCase } = await import('../generate/verify.ts');
     if ((await caseKind(folder)) === 'qat') {
       const { verifyTraining } = await import('./verify-training.ts');
-      return verifyTraining(folder, { backend: flags.backend, threads: threadCount(flags.threads), json, signal }, output);
+      return verifyTraining(
+        folder,
+        { backend: flags.backend, threads: threadCount(flags.threads), json, signal },
+        output,
+      );
     }
     using bar = openProgressBar({ output, json }, 'verify');
     const report = await verifyCase(folder, { ...backendOptions(flags), signal, onProgress: bar.update });
