@@ -95,6 +95,8 @@ export function makePtx() {
     run([...NVCC, '-arch=compute_80', '-ptx', 'kernels.cu', '-o', path]);
     const text = readFileSync(path, 'utf8')
       .replace(/^\.version .*$/m, `.version ${PTX_VERSION}`)
+      // A hint that older versions do not know.
+      .replace(/^\s*\.pragma "used_bytes_mask [^\n]*\n/gm, '')
       // Names of internal functions hold a hash of the compiler's own.
       .replace(/_INTERNAL_[0-9a-f]{8}_(\d+)_kernels_cu_[0-9a-f]{8}/g, '_INTERNAL_00000000_$1_kernels_cu_00000000');
     return `${text.trimEnd()}\n\0`;

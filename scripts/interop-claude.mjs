@@ -1,13 +1,14 @@
 // Claude Code's own command line against the plugin and the server, without an account and without a model: it validates
-// the plugin as its catalog would, installs it from this repository's marketplace, and checks that every server connects
+// the plugin as its catalog would, installs it from the marketplace that comes with it, and checks that every server connects
 // over each transport. Claude Code is some 300 MB: it is installed into .bitnet-gf3/claude on first use, and its settings
 // live in a folder that ends with the run.
 //   npm run interop:claude
 import { spawn, spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { stagePlugin } from './package-plugin.mjs';
 
 const CLAUDE = '@anthropic-ai/claude-code@2.1.332';
 
@@ -29,7 +30,7 @@ if (!existsSync(bin)) {
 }
 
 const scratch = mkdtempSync(join(tmpdir(), 'bitnet-claude-'));
-const plugin = join(scratch, 'repository');
+const plugin = join(scratch, 'plugin');
 const project = join(scratch, 'project');
 mkdirSync(project);
 const env = {
@@ -40,14 +41,6 @@ const env = {
   DISABLE_ERROR_REPORTING: '1',
   DISABLE_AUTOUPDATER: '1',
 };
-
-/** What a user gets who adds the marketplace: the repository's files, no more. */
-function copyRepository() {
-  const { stdout } = spawnSync('git', ['ls-files', '-z'], { cwd: root, encoding: 'utf8' });
-  for (const file of stdout.split('\0')) {
-    if (file !== '' && existsSync(join(root, file))) cpSync(join(root, file), join(plugin, file));
-  }
-}
 
 function claude(...args) {
   const { status, stdout, stderr } = spawnSync(bin, args, { cwd: project, env, encoding: 'utf8', timeout: 120_000 });
@@ -85,7 +78,7 @@ async function withHttpServer(work) {
 }
 
 try {
-  copyRepository();
+  await stagePlugin(plugin);
   check(
     'plugin validate',
     claude('plugin', 'validate', '--strict', '--profile', 'directory', plugin),

@@ -8,7 +8,7 @@
 //   build/metal/cuda-check --speed                       bandwidth of the ternary kernels
 //
 // A recording is a step as the fake device ran it: buffers before, the tape, buffers after. Its results were compared
-// with the js backend and with the golden logits by the test suite.
+// with the js backend and with the golden logits by the test suite; those that are to be exact are compared here as well.
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -22,7 +22,7 @@ const PROGRAM = join(FOLDER, 'cuda-check');
 /** Allowed difference of floats, as a share of the largest of their buffer: sums in another order, another exp. */
 const TOLERANCE = 2e-5;
 /** Results compared; the rest is scratch. */
-const COMPARED = /^(out\d?|x|q|k|cache|counts|status|out_ids|out_values|log_sums)$/;
+const COMPARED = /^(out\d?|x|q|k|cache|counts|status|out_ids|out_values|log_sums|first|second|state|experts|shares)$/;
 
 /** The addon, with every run written to `folder` as `name-0.mtlr`, `name-1.mtlr`, ... while `name` is set. */
 function recorder(addon) {
@@ -108,6 +108,11 @@ function recorder(addon) {
     return { translated: out, used, written };
   }
   return { addon: addonLike, state };
+}
+
+/** Token ids below 40, the same each time. */
+function ramp(count) {
+  return Array.from({ length: count }, (_, i) => (i * 37 + 11) % 40);
 }
 
 /** Uniform in [-1, 1). */
@@ -227,7 +232,7 @@ function exactProgram() {
     { op: 'quantize', x: last, codes: lastCodes, scale: lastScale, label: 'head' },
     { op: 'int8Matmul', codes: lastCodes, scale: lastScale, weight: head, out: logits },
   );
-  const rope = { headDim: 4, cos: new Float32Array(512), sin: new Float32Array(512) };
+  const rope = { rotaryDim: 4, cos: new Float32Array(512), sin: new Float32Array(512) };
   const kv = { layers: 1, kvHeads: 1, headDim: 4 };
   return {
     name: 'exact',
@@ -243,12 +248,170 @@ function exactProgram() {
   };
 }
 
+/** Buffers, weights and operations of a program in the making, all of it random. */
+function parts(seed) {
+  const next = uniforms(seed);
+  const [buffers, weights, ops, recurrent] = [[], [], [], []];
+  const buffer = (name, width, dtype = 'f32', rows = 'tokens', group = undefined) =>
+    buffers.push({ name, dtype, rows, width, group }) - 1;
+  const floats = (length, scale = 1, around = 0) => Float32Array.from({ length }, () => around + scale * next());
+  const vector = (name, values) => weights.push({ kind: 'vector', name, values }) - 1;
+  const dense = (name, rows, columns, scale = 1) => {
+    const bytes = new Uint8Array(floats(rows * columns, scale).buffer);
+    return weights.push({ kind: 'dense', name, rows, columns, dtype: 'f32', bytes }) - 1;
+  };
+  const grouped = (name, rows, columns, group, experts = 1) => {
+    const panels = experts * Math.ceil(rows / 64);
+    // Rows and columns are whole panels and blocks, so every code is in use.
+    const bytes = Uint8Array.from({ length: panels * (columns / 4) * 64 }, () => Math.floor((next() + 1) * 128));
+    // Halves from 2^-6 to 2^-5.
+    const halves = Uint16Array.from(
+      { length: panels * (columns / group) * 64 },
+      () => 0x2400 | Math.floor((next() + 1) * 512),
+    );
+    const scales = new Uint8Array(halves.buffer);
+    const shape = { rows, columns, group, ...(experts === 1 ? {} : { experts }) };
+    return weights.push({ kind: 'grouped', name, ...shape, layout: 'panel64', bytes, scaleType: 'f16', scales }) - 1;
+  };
+  const data = (name, rows, width, scale) => {
+    const out = buffer(name, width);
+    ops.push({ op: 'embed', table: dense(name, rows, width, scale), out });
+    return out;
+  };
+  const signs = (length) =>
+    vector(
+      'signs',
+      floats(length).map((v) => (v < 0 ? -1 : 1)),
+    );
+  /** Codes of x, rotated where `block` says so. */
+  const rounded = (x, block = 0, move = { keyHeads: 0, headDim: 0 }) => {
+    const { width, rows } = buffers[x];
+    let from = x;
+    if (block > 0) {
+      from = buffer('rotated', width, 'f32', rows);
+      ops.push({ op: 'hadamard', x, signs: signs(width), block, direction: 'forward', ...move, out: from });
+    }
+    const codes = buffer('codes', width, 'i16', rows, 128);
+    const scale = buffer('scale', 1, 'f32', rows);
+    ops.push({ op: 'quantize16', x: from, codes, scale, label: 'a product' });
+    return { codes, scale };
+  };
+  const product = (from, name, rows) => {
+    const { width, rows: counted } = buffers[from.codes];
+    const out = buffer(name, rows, 'f32', counted);
+    ops.push({ op: 'groupedMatmul', ...from, weight: grouped(name, rows, width, 128), out });
+    return out;
+  };
+  const finish = (x, { kv, rotaryDim, choices, contextLength }) => {
+    const { width } = buffers[x];
+    const logits = buffer('logits', width, 'f32', 'outputs');
+    ops.push({ op: 'selectOutputs', x, out: logits });
+    const half = rotaryDim / 2;
+    const angle = (i) => Math.floor(i / half) * 1e4 ** (-(i % half) / half);
+    const table = (of) => Float32Array.from({ length: contextLength * half }, (_, i) => of(angle(i)));
+    const rope = { rotaryDim, cos: table(Math.cos), sin: table(Math.sin) };
+    const program = { name: 'random', buffers, weights, ops, kv, rope, recurrent, choices, contextLength };
+    return { ...program, vocabSize: width, logits, tracePoints: 0 };
+  };
+  return { buffers, ops, recurrent, buffer, floats, vector, dense, grouped, data, rounded, product, finish };
+}
+
+/** Attention at the widths of Qwen3.5: heads of 256 of which 64 elements turn, one layer with a window. */
+function attentionProgram() {
+  const { ops, buffer, data, rounded, finish } = parts(11);
+  const [heads, kvHeads, headDim] = [2, 1, 256];
+  const [q, k, v] = [data('q', 40, heads * headDim, 3), data('k', 40, headDim, 3), data('v', 40, headDim, 1)];
+  const [out, other] = [buffer('out', heads * headDim), buffer('out', heads * headDim)];
+  ops.push({ op: 'rope', x: q, heads, headDim }, { op: 'rope', x: k, heads: kvHeads, headDim });
+  ops.push({ op: 'kvAppend', layer: 0, k, v }, { op: 'kvAppend', layer: 1, k: v, v: k });
+  const shape = { op: 'attention', q, heads, kvHeads, headDim, scale: Math.fround(headDim ** -0.5) };
+  ops.push({ ...shape, layer: 0, out }, { ...shape, layer: 1, out: other }, { op: 'add', x: out, y: other });
+  rounded(out);
+  return finish(out, {
+    kv: { layers: 2, kvHeads, headDim, windows: [100, 0] },
+    rotaryDim: 64,
+    choices: 0,
+    contextLength: 400,
+  });
+}
+
+/** A layer with the delta rule at head size 128, rotated in blocks of 1024, then experts. */
+function deltaProgram() {
+  const { recurrent, ops, buffer, floats, vector, dense, grouped, data, rounded, product, finish } = parts(12);
+  const [hidden, keyHeads, valueHeads, headDim, taps] = [1024, 4, 8, 128, 4];
+  const [channels, mixed, experts, choices, inner] = [2048, 1024, 16, 4, 256];
+  const x = data('x', 40, hidden);
+  const normed = buffer('normed', hidden);
+  const norm = () =>
+    ops.push({ op: 'rmsNorm', x, weight: vector('norm', floats(hidden, 0.3, 1)), eps: Math.fround(1e-6), out: normed });
+  norm();
+  const codes = rounded(normed, 1024);
+  const [qkv, z] = [product(codes, 'qkv', channels), product(codes, 'z', mixed)];
+  const [beta, alpha] = [buffer('beta', valueHeads), buffer('alpha', valueHeads)];
+  for (const out of [beta, alpha]) {
+    ops.push({ op: 'denseMatmul', x: normed, weight: dense('gate', valueHeads, hidden, 0.05), out });
+  }
+  const [convolved, out] = [buffer('convolved', channels), buffer('out', mixed)];
+  const weight = vector('convolution', floats(taps * channels));
+  const state = (name, width) => recurrent.push({ name, width }) - 1;
+  ops.push({ op: 'causalConv', state: state('conv', 3 * channels), x: qkv, weight, taps, out: convolved });
+  const lengths = { op: 'l2NormHeads', x: convolved, heads: keyHeads, headDim, eps: Math.fround(1e-6) };
+  ops.push(
+    { ...lengths, offset: 0, scale: Math.fround(headDim ** -0.5) },
+    { ...lengths, offset: keyHeads * headDim, scale: 1 },
+    {
+      op: 'gatedDelta',
+      state: state('delta', valueHeads * headDim * headDim),
+      x: convolved,
+      beta,
+      alpha,
+      decay: vector('decay', floats(valueHeads, 0.3, -0.5)),
+      bias: vector('bias', floats(valueHeads)),
+      keyHeads,
+      valueHeads,
+      headDim,
+      order: 'tiled',
+      out,
+    },
+    {
+      op: 'rmsNormHeads',
+      x: out,
+      weight: vector('head norm', floats(headDim, 0.3, 1)),
+      eps: Math.fround(1e-6),
+      heads: valueHeads,
+      headDim,
+      out,
+    },
+    { op: 'gatedActivation', fn: 'silu', gate: z, up: out, out: z },
+  );
+  ops.push({ op: 'add', x, y: product(rounded(z, 1024, { keyHeads, headDim }), 'o', hidden) });
+  norm();
+  const [router, shares] = [buffer('router', experts), buffer('shares', choices)];
+  ops.push({ op: 'denseMatmul', x: normed, weight: dense('router', experts, hidden, 0.05), out: router });
+  const chosen = buffer('experts', choices, 'i32');
+  const least = Math.fround(1e-9);
+  ops.push({ op: 'routeExperts', x: router, experts: chosen, weights: shares, least, label: 'the router' });
+  const expert = (from, name, rows, columns) => {
+    const to = buffer(name, rows, 'f32', 'choices');
+    const of = grouped(name, rows, columns, 128, experts);
+    ops.push({ op: 'expertMatmul', ...from, weight: of, experts: chosen, out: to });
+    return to;
+  };
+  const routed = rounded(normed);
+  const [gate, up] = [expert(routed, 'gate', inner, hidden), expert(routed, 'up', inner, hidden)];
+  ops.push({ op: 'gatedActivation', fn: 'clampedSilu', limit: 7, gate, up, out: gate });
+  ops.push({ op: 'addExperts', x, y: expert(rounded(gate, 256), 'down', hidden, inner), weights: shares });
+  return finish(x, { kv: { layers: 1, kvHeads: 1, headDim: 4 }, rotaryDim: 4, choices, contextLength: 64 });
+}
+
 async function record() {
   execFileSync(process.execPath, [join(ROOT, 'scripts', 'ensure-ready.mjs'), '--built'], { stdio: 'inherit' });
   const load = (path) => import(join(ROOT, 'dist', path));
   const { MetalExecutable } = await load('engine/metal/executable.js');
   const { Gpu } = await load('engine/metal/gpu.js');
   const { readKernelText } = await load('engine/metal/shaders.js');
+  const { jsBackend } = await load('engine/js/backend.js');
+  const { hybridSelfTestProgram } = await load('engine/metal/self-test.js');
   const { CANDIDATES, shapeKey } = await load('engine/metal/tuning.js');
   const { recordProgram } = await load('model/record.js');
   const { openModel } = await load('model/open-model.js');
@@ -261,6 +424,8 @@ async function record() {
     if (!name.includes(process.argv[3] ?? '')) return;
     const executable = new MetalExecutable(new Gpu(addon, readKernelText()), program, options);
     const sequence = executable.createSequence();
+    const reference = options.exact ? await jsBackend.load(program, {}) : undefined;
+    reference?.createSequence();
     state.count = 0;
     state.exact = options.exact ?? false;
     for (const { tokens, top, trace, unrecorded } of steps) {
@@ -273,8 +438,13 @@ async function record() {
         outputRows: unrecorded ? new Int32Array() : Int32Array.from(tokens, (_, i) => i),
         trace: trace ?? false,
       };
-      if (top === undefined) await executable.step(step);
-      else await executable.stepTop(step, top);
+      if (top === undefined) {
+        const { logits } = await executable.step(step);
+        const wanted = (await reference?.step(step))?.logits ?? logits;
+        // What is to be replayed has to be right.
+        if (Buffer.compare(Buffer.from(wanted.buffer), Buffer.from(logits.buffer)) !== 0)
+          throw new Error(`${name} differs from the reference`);
+      } else await executable.stepTop(step, top);
     }
     state.name = undefined;
     executable[Symbol.dispose]();
@@ -310,6 +480,17 @@ async function record() {
     );
   }
   const next = uniforms(1);
+  // Hybrid models: recurrent states as well.
+  await run('hybrid', hybridSelfTestProgram(), [{ tokens: ramp(66) }, { tokens: [77, 5] }, { tokens: [11] }], {
+    exact: true,
+  });
+  const filled = [{ tokens: ramp(40), unrecorded: true }, { tokens: ramp(39) }, { tokens: [3] }];
+  await run('hybrid-attention', attentionProgram(), [{ tokens: ramp(256), unrecorded: true }, ...filled], {
+    exact: true,
+  });
+  await run('hybrid-delta', deltaProgram(), [{ tokens: ramp(12) }, { tokens: [7, 8] }, { tokens: [9] }], {
+    exact: true,
+  });
   const tokens = (count, vocab) => Array.from({ length: count }, () => Math.floor(((next() + 1) / 2) * vocab));
   // 2B-4T's own widths but for a quarter of the feed-forward rows, which would only make the file large.
   const layer = { hidden: 2560, ffn: 1728, heads: 20, kvHeads: 5, headDim: 128, vocab: 200, contextLength: 64 };

@@ -25,7 +25,7 @@ const wanted = (name) => FILES === undefined || FILES.includes(name);
 const METAL_FILES = JSON.parse(readFileSync(join(ROOT, 'kernels/metal/order.json'), 'utf8'))
   .map((file) => `kernels/metal/${file}`)
   .filter((file) => wanted(basename(file, '.metal')));
-const HOST_FILES = ['executable', 'encode', 'plan', 'weights', 'kv-pool', 'gpu']
+const HOST_FILES = ['executable', 'encode', 'plan', 'weights', 'kv-pool', 'state-pool', 'gpu']
   .filter(wanted)
   .map((f) => `src/engine/metal/${f}.ts`);
 
@@ -135,9 +135,10 @@ function makeTree() {
 
 /** Cheapest first: most faults do not outlive the self-test. */
 const PHASES = [
-  { files: ['self-test'], only: 'passes its self-test|loads group-scaled programs' },
+  { files: ['self-test'], only: 'passes its self-test|loads group-scaled programs|loads hybrid programs' },
   { files: ['ops'] },
   { files: ['grouped'] },
+  { files: ['hybrid'] },
   { files: ['static', 'sequences', 'plan', 'addon', 'self-test'] },
   { files: ['grouped-golden', 'golden'] },
 ];

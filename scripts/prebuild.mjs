@@ -78,6 +78,8 @@ function zig(target) {
     // Zig checks for undefined behaviour by default, in code that is tested for it elsewhere.
     compile: ['-fno-sanitize=undefined', '-g0'],
     link: ['-shared', '-s'],
+    // It knows an architecture's steps as features of a processor.
+    spell: (flag) => flag.replace(/^-march=armv8\.2-a\+/, '-mcpu=generic+v8_2a+'),
     licenses: ['libcxx', 'libcxxabi', 'libunwind'].map((part) => join(folder, 'lib', part, 'LICENSE.TXT')),
   };
 }
@@ -257,6 +259,7 @@ async function build(name) {
         // Paths of this machine stay out of the binary.
         compile: [...chain.compile, `-ffile-prefix-map=${root}=`, '-isystem', headers],
         link: chain.link,
+        spell: chain.spell,
         extra: chain.extra,
         work,
         output,

@@ -15,12 +15,18 @@ export { Engine, type EngineOptions } from './generate/engine.ts';
 export { EngineHost } from './generate/engine-host.ts';
 export { evaluateIds, evaluateText } from './generate/evaluate.ts';
 export { generate, generateWith } from './generate/generate.ts';
+export { generateMany, generateManyWith } from './generate/generate-many.ts';
 export type {
+  Alternative,
   ChatMessage,
   FinishReason,
   GenerateHooks,
   GenerateRequest,
   GenerateResult,
+  ManyHooks,
+  ManyRequest,
+  ManyResult,
+  Sampling,
   TraceStep,
 } from './generate/types.ts';
 export { type VerifyReport, verifyCase } from './generate/verify.ts';

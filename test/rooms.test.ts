@@ -51,7 +51,9 @@ const ROOMS: Readonly<Record<string, readonly string[] | typeof ANY>> = {
   // A world begins from a model's name (hub), and its batches are text (tokenizer).
   world: ['child', 'train', 'model', 'formats', 'quant', 'gf3', 'color', 'hub', 'package', 'tokenizer'],
   tools: ANY,
-  mcp: ['tools', 'hub', 'world', 'triads', 'image', 'app', 'logger.ts', 'package'],
+  // OpenAI's API over our services: requests and answers, no wire.
+  openai: ['generate', 'tools'],
+  mcp: ['tools', 'openai', 'hub', 'world', 'triads', 'image', 'app', 'logger.ts', 'package'],
   cli: ANY,
   'index.ts': ANY,
 };

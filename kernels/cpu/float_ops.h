@@ -497,16 +497,26 @@ void weighted_values(const AttentionArgs& a, int query, int64_t d, int64_t j, co
   }
   // No sum that began with +0 is -0: adding the first one to +0 would change nothing.
   const bool begins = j <= span.first, ends = j + kBlock >= span.end;
-  for (int g = 0; g < N; g += 1) {
-    for (int i = 0; i < W; i += 1) {
-      const bool whole = rest - i * 16 >= 16;
-      V16 out = sum[g][i];
-      if (!begins) out = (whole ? v_load(out_at(g, i)) : v_load_part(out_at(g, i), rest - i * 16)) + out;
-      if (ends) out = out / v_splat(total[query + g]);
-      if (whole) v_store(out_at(g, i), out);
-      else v_store_part(out_at(g, i), out, rest - i * 16);
-    }
+  if (rest < 16 * W) {
+    for (int g = 0; g < N; g += 1)
+      for (int i = 0; i < W; i += 1) {
+        const int64_t left = rest - i * 16;
+        V16 out = sum[g][i];
+        if (!begins) out = (left >= 16 ? v_load(out_at(g, i)) : v_load_part(out_at(g, i), left)) + out;
+        if (ends) out = out / v_splat(total[query + g]);
+        if (left >= 16) v_store(out_at(g, i), out);
+        else v_store_part(out_at(g, i), out, left);
+      }
+    return;
   }
+  if (!begins)
+    for (int g = 0; g < N; g += 1)
+      for (int i = 0; i < W; i += 1) sum[g][i] = v_load(out_at(g, i)) + sum[g][i];
+  if (ends)
+    for (int g = 0; g < N; g += 1)
+      for (int i = 0; i < W; i += 1) sum[g][i] = sum[g][i] / v_splat(total[query + g]);
+  for (int g = 0; g < N; g += 1)
+    for (int i = 0; i < W; i += 1) v_store(out_at(g, i), sum[g][i]);
 }
 
 /**
@@ -524,7 +534,7 @@ float softmax(float* s, int64_t first, int64_t end, const Span& span) {
   for (int64_t j = from + 16; j < end; j += 16) top = v_max(v_load(s + j), top);
   const V16 largest = v_splat(v_max_lane(top));
   const auto weigh = [&](int64_t j) __attribute__((always_inline)) {
-    const V16 e = v_exp(v_load(s + j) - largest);
+    const V16 e = v_exp_not_above_0(v_load(s + j) - largest);
     v_store(s + j, e);
     return e;
   };

@@ -160,6 +160,28 @@ BITNET_INLINE vf vf_exp(vf x) {
   p = vf_select(over, vf_splat(__builtin_inff()), p);
   return vf_select(number, p, x);
 }
+/** The same for x that is not above 0 (or NaN): no lane overflows, and one power of two is enough. */
+BITNET_INLINE vf vf_exp_not_above_0(vf x) {
+  const vi under = x < vf_splat((float)-87.33654);
+  const vf a = (vf)((vi)x & ~under);
+  const vf magic = vf_splat(12582912.0f);
+  const vf n = (a * vf_splat((float)1.4426950408889634) + magic) - magic;
+  const vf r = (a - n * vf_splat(0.693359375f)) - n * vf_splat((float)(0.6931471805599453 - 0.693359375));
+  vf p = vf_splat((float)(1.0 / 5040));
+  p = p * r + vf_splat((float)(1.0 / 720));
+  p = p * r + vf_splat((float)(1.0 / 120));
+  p = p * r + vf_splat((float)(1.0 / 24));
+  p = p * r + vf_splat((float)(1.0 / 6));
+  p = p * r + vf_splat(0.5f);
+  p = p * r + vf_splat(1.0f);
+  p = p * r + vf_splat(1.0f);
+  const vi power = (__builtin_convertvector(n, vi) + vi_splat(127)) << 23;
+  return (vf)((vi)(p * (vf)power) & ~under);
+}
+BITNET_INLINE V16 v_exp_not_above_0(V16 a) {
+  BITNET_PARTS a.p[i] = vf_exp_not_above_0(a.p[i]);
+  return a;
+}
 BITNET_INLINE V16 v_exp(V16 a) {
   BITNET_PARTS a.p[i] = vf_exp(a.p[i]);
   return a;

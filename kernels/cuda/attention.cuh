@@ -14,26 +14,115 @@ DEVICE float unordered(i32 v) { return from_bits((u32)(v ^ (v >> 31 & 0x7fffffff
 DEVICE u32 lifted(float x) { return (u32)ordered(x) ^ 0x80000000u; }
 DEVICE float lowered(u32 v) { return unordered((i32)(v ^ 0x80000000u)); }
 
-/** laneSum of D products; keys lie 64 floats apart. */
-DEVICE float key_dot(const float* q, const float* k, u32 apart, u32 D) {
-  float lanes[16];
-  UNROLL for (u32 l = 0; l < 16; l++) lanes[l] = 0.0f;
-  u32 d = 0;
-  for (; d + 16 <= D; d += 16) {
-    float kk[16];
-    UNROLL for (u32 l = 0; l < 16; l++) kk[l] = load(k + (u64)(d + l) * apart);
-    UNROLL for (u32 l = 0; l < 16; l++) lanes[l] = lanes[l] + q[d + l] * kk[l];
-  }
-  UNROLL for (u32 l = 0; l < 16; l++) {
-    if (d + l < D) lanes[l] = lanes[l] + q[d + l] * load(k + (u64)(d + l) * apart);
-  }
+/** The folds of 16 lanes that one thread has. */
+DEVICE float fold_lanes(float (&lanes)[16]) {
   UNROLL for (u32 half = 8; half >= 1; half /= 2) {
     UNROLL for (u32 l = 0; l < half; l++) lanes[l] = lanes[l] + lanes[l + half];
   }
   return lanes[0];
 }
 
-/** The same for the row's own key, which lies in shared memory. */
+/** laneSum of D products; a key's elements lie 64 floats apart, in the cache or, STAGED, in shared memory. */
+template <bool STAGED> DEVICE float key_dot(const float* q, const float* k, u32 D) {
+  auto element = [&](u32 d) { return STAGED ? k[d * POSITIONS] : load(k + d * POSITIONS); };
+  float lanes[16];
+  UNROLL for (u32 l = 0; l < 16; l++) lanes[l] = 0.0f;
+  u32 d = 0;
+  for (; d + 16 <= D; d += 16) {
+    float kk[16];
+    UNROLL for (u32 l = 0; l < 16; l++) kk[l] = element(d + l);
+    UNROLL for (u32 l = 0; l < 16; l++) lanes[l] = lanes[l] + q[d + l] * kk[l];
+  }
+  UNROLL for (u32 l = 0; l < 16; l++) {
+    if (d + l < D) lanes[l] = lanes[l] + q[d + l] * element(d + l);
+  }
+  return fold_lanes(lanes);
+}
+
+struct Seen {
+  u32 position, first, end, table_row;
+};
+DEVICE Seen seen_by(const Instruction& I, const Input& in, u32 t) {
+  Seen s;
+  s.position = I.rows == 1 ? shared().position : ((const u32*)in.positions)[t];
+  s.end = s.position + 1;
+  s.first = I.window && s.end > I.window ? s.end - I.window : 0;
+  s.table_row = I.rows == 1 ? shared().table_row : ((const u32*)in.table_rows)[t];
+  return s;
+}
+
+/**
+ * Fields of an attention instruction: x q, y k and weight v of a fused one (one row of the step; `codes` and `weight2` are the
+ * norms of the heads of q and k, or 0), out, scratch; heads of a block in `parts`.
+ *
+ * Heads [head, head + count) of row t, all of one kv head, into shared memory; of a fused instruction normed, turned, and with the
+ * row's own key (`k`, behind q), which with its value goes to the cache where `stores`.
+ */
+DEVICE void ready_row(const Instruction& I, const Input& in, const Seen& s, u32 t, u32 head, u32 count, u32 kv, float* q, float* k, bool stores) {
+  const u32 D = I.head_dim, tid = thread(), half = I.rotary / 2;
+  const float* from = (const float*)I.x + (u64)t * I.x_stride + head * D;
+  if (!I.fused) {
+    for (u32 i = tid; i < count * D; i += THREADS) q[i] = load(from + i);
+    sync();
+    return;
+  }
+  const float* key = (const float*)I.y + (u64)t * I.y_stride + kv * D;
+  // The rotation of this thread's pair, asked for beside the heads.
+  const u32 j0 = half ? tid % half : 0;
+  const float c0 = half ? ((const float*)I.cosine)[(u64)s.position * half + j0] : 0.0f;
+  const float s0 = half ? ((const float*)I.sine)[(u64)s.position * half + j0] : 0.0f;
+  for (u32 i = tid; i < (count + 1) * D; i += THREADS) q[i] = i < count * D ? load(from + i) : load(key + i - count * D);
+  sync();
+  if (I.codes) {
+    const u32 lane = tid & 15;
+    for (u32 base = 0; base < count + 1; base += THREADS / 16) {
+      const u32 h = base + tid / 16;
+      float* x = q + (h <= count ? h : 0) * D;
+      float sum = 0.0f;
+      for (u32 i = lane; i < D; i += 16) sum = sum + x[i] * x[i];
+      sum = fold(sum);
+      const float r = divide(1.0f, root(divide(from_bits((u32)broadcast16((i32)bits(sum))), (float)D) + I.eps));
+      const float* weight = (const float*)(h < count ? I.codes : I.weight2);
+      if (h <= count) {
+        for (u32 i = lane; i < D; i += 16) x[i] = (x[i] * r) * weight[i];
+      }
+    }
+    sync();
+  }
+  for (u32 i = tid; i < (count + 1) * half; i += THREADS) {
+    const u32 j = i % half;
+    float* x = q + i / half * D + j;
+    const bool mine = j == j0;
+    const float c = mine ? c0 : ((const float*)I.cosine)[(u64)s.position * half + j];
+    const float sn = mine ? s0 : ((const float*)I.sine)[(u64)s.position * half + j];
+    const float a = x[0], b = x[half];
+    x[0] = a * c - b * sn;
+    x[half] = b * c + a * sn;
+  }
+  sync();
+  if (!stores) return;
+  const float* value = (const float*)I.weight + (u64)t * I.y_stride + kv * D;
+  for (u32 d = tid; d < D; d += THREADS) {
+    key_at(I, in, s.table_row, kv, s.position)[(u64)d * POSITIONS] = k[d];
+    value_at(I, in, s.table_row, kv, s.position)[d] = load(value + d);
+  }
+}
+
+// ---- tiles: a block of the cache, one kv head's keys or values, in shared memory
+
+/** Heads up to here have tiles. */
+constexpr u32 TILE_DIM = 128, TILE_FLOATS = TILE_DIM * POSITIONS;
+DEVICE bool tiled(const Instruction& I) { return I.head_dim <= TILE_DIM && I.head_dim % 4 == 0; }
+
+DEVICE void ask_tile(const Instruction& I, const float* from, float* to) {
+  for (u32 i = thread(); i < I.head_dim * POSITIONS / 4; i += THREADS) copy_ahead(to + 4 * i, from + 4 * i);
+}
+DEVICE float* key_tile() { return (float*)pool(); }
+DEVICE float* value_tile() { return (float*)pool() + TILE_FLOATS; }
+/** Behind two tiles. */
+DEVICE float* behind_tiles() { return (float*)pool() + 2 * TILE_FLOATS; }
+
+/** The same for the row's own key, which lies in shared memory in one piece. */
 DEVICE float own_dot(const float* q, const float* k, u32 D) {
   float lanes[16];
   UNROLL for (u32 l = 0; l < 16; l++) lanes[l] = 0.0f;
@@ -42,81 +131,7 @@ DEVICE float own_dot(const float* q, const float* k, u32 D) {
       if (d + l < D) lanes[l] = lanes[l] + q[d + l] * k[d + l];
     }
   }
-  UNROLL for (u32 half = 8; half >= 1; half /= 2) {
-    UNROLL for (u32 l = 0; l < half; l++) lanes[l] = lanes[l] + lanes[l + half];
-  }
-  return lanes[0];
-}
-
-/**
- * Fields of an attention instruction: x q, y k and weight v of a fused one (one row of the step; `codes` and `weight2` are the
- * norms of the heads of q and k, or 0), out, scratch; heads of a block in `parts`.
- */
-
-/** A head of q or k into shared memory: normed by `weight` where there is one, then turned. By 16 threads a head. */
-DEVICE void ready_head(const Instruction& I, const float* from, float* to, u64 weight, u32 position, bool there) {
-  const u32 lane = thread() & 15, D = I.head_dim, half = I.rotary / 2;
-  float r = 1.0f;
-  if (weight) {
-    float s = 0.0f;
-    for (u32 i = lane; i < D; i += 16) {
-      const float v = there ? load(from + i) : 0.0f;
-      s = s + v * v;
-    }
-    s = fold(s);
-    r = divide(1.0f, root(divide(from_bits((u32)broadcast16((i32)bits(s))), (float)D) + I.eps));
-  }
-  if (!there) return;
-  auto element = [&](u32 i) {
-    const float v = load(from + i);
-    return weight ? (v * r) * ((const float*)weight)[i] : v;
-  };
-  for (u32 j = lane; j < half; j += 16) {
-    float a = element(j), b = element(j + half);
-    turn(I, position, j, a, b);
-    to[j] = a;
-    to[j + half] = b;
-  }
-  for (u32 i = I.rotary + lane; i < D; i += 16) to[i] = element(i);
-}
-
-struct Seen {
-  u32 position, first, end, table_row;
-};
-DEVICE Seen seen_by(const Instruction& I, const Input& in, u32 t) {
-  Seen s;
-  s.position = ((const u32*)in.positions)[t];
-  s.end = s.position + 1;
-  s.first = I.window && s.end > I.window ? s.end - I.window : 0;
-  s.table_row = ((const u32*)in.table_rows)[t];
-  return s;
-}
-
-/**
- * Heads [head, head + count) of row t, all of one kv head, into shared memory; of a fused instruction the row's own key too,
- * which with its value goes to the cache where `stores`.
- */
-DEVICE void ready_row(const Instruction& I, const Input& in, const Seen& s, u32 t, u32 head, u32 count, u32 kv, float* q, float* k, bool stores) {
-  const u32 D = I.head_dim;
-  const float* from = (const float*)I.x + (u64)t * I.x_stride + head * D;
-  if (!I.fused) {
-    for (u32 i = thread(); i < count * D; i += THREADS) q[i] = load(from + i);
-    sync();
-    return;
-  }
-  const float* key = (const float*)I.y + (u64)t * I.y_stride + kv * D;
-  for (u32 base = 0; base < count + 1; base += THREADS / 16) {
-    const u32 h = base + thread() / 16;
-    const bool of_key = h == count;
-    ready_head(I, of_key ? key : from + (h < count ? h : 0) * D, of_key ? k : q + h * D, of_key ? I.weight2 : I.codes, s.position, h <= count);
-  }
-  sync();
-  if (!stores) return;
-  const float* value = (const float*)I.weight + (u64)t * I.y_stride + kv * D;
-  for (u32 d = thread(); d < D; d += THREADS) {
-    key_at(I, in, s.table_row, kv, s.position)[(u64)d * POSITIONS] = k[d];
-    value_at(I, in, s.table_row, kv, s.position)[d] = load(value + d);
-  }
+  return fold_lanes(lanes);
 }
 
 /** Largest of a value of every thread. */
@@ -154,7 +169,7 @@ APART void attend(const Instruction& I, const Input& in) {
     for (u32 i = thread(); i < count * n; i += THREADS) {
       const u32 h = i / n, j = s.first + i % n;
       const bool mine = I.fused && j == s.position;
-      e[i] = (mine ? own_dot(q + h * D, own, D) : key_dot(q + h * D, key_at(I, in, s.table_row, kv, j), POSITIONS, D)) * I.scale;
+      e[i] = (mine ? own_dot(q + h * D, own, D) : key_dot<false>(q + h * D, key_at(I, in, s.table_row, kv, j), D)) * I.scale;
     }
     sync();
     for (u32 h = 0; h < count; h++) {
@@ -223,9 +238,98 @@ DEVICE Scratch scratch_of(const Instruction& I, u32 t, u32 head) {
   return {p + at * POSITIONS, p + n * POSITIONS + at, p + n * (POSITIONS + 1) + at, p + n * (POSITIONS + 2) + at * I.head_dim};
 }
 
+/** What of an item's tiles is there before the row is: all but the row's own position. */
+APART void attend_ahead(const Instruction& I, const Input& in) {
+  if (!I.fused || !tiled(I)) return;
+  const Seen s = seen_by(I, in, 0);
+  if (I.op == ATTEND_ONE) {
+    if (block() >= I.heads) return;
+    const u32 kv = block() / (I.heads / I.kv_heads);
+    ask_tile(I, key_at(I, in, s.table_row, kv, 0), key_tile());
+    ask_tile(I, value_at(I, in, s.table_row, kv, 0), value_tile());
+    copies_asked();
+    if (thread() < 2 && I.rotary) fetch((const float*)(thread() ? I.cosine : I.sine) + (u64)s.position * (I.rotary / 2));
+    return;
+  }
+  const u32 item = block();
+  if (item >= I.kv_heads * I.splits) return;
+  const u32 kv = item / I.splits, b = item % I.splits;
+  if (b * POSITIONS >= s.end || (b + 1) * POSITIONS <= s.first) return;
+  if (I.op == SCORES) ask_tile(I, key_at(I, in, s.table_row, kv, b * POSITIONS), key_tile());
+  else ask_tile(I, value_at(I, in, s.table_row, kv, b * POSITIONS), key_tile());
+  copies_asked();
+}
+
+/** One row, all of whose positions are in the first block of the cache: a head by one block, from tiles. */
+APART void attend_one(const Instruction& I, const Input& in) {
+  const u32 D = I.head_dim, group = I.heads / I.kv_heads, tid = thread();
+  float* q = behind_tiles();
+  float* own = q + D;
+  float* e = own + D;
+  float* lanes = e + POSITIONS;
+  for (u32 head = block(); head < I.heads; head += blocks()) {
+    const u32 kv = head / group;
+    const Seen s = seen_by(I, in, 0);
+    if (head != block()) {
+      ask_tile(I, key_at(I, in, s.table_row, kv, 0), key_tile());
+      ask_tile(I, value_at(I, in, s.table_row, kv, 0), value_tile());
+      copies_asked();
+    }
+    // The row's own value, asked for early.
+    const float value = tid < D ? load((const float*)I.weight + kv * D + tid) : 0.0f;
+    ready_row(I, in, s, 0, head, 1, kv, q, own, false);
+    copies_there<0>();
+    sync();
+    if (tid < D) {
+      key_tile()[tid * POSITIONS + s.position] = own[tid];
+      value_tile()[s.position * D + tid] = value;
+      if (head % group == 0) {
+        key_at(I, in, s.table_row, kv, s.position)[(u64)tid * POSITIONS] = own[tid];
+        value_at(I, in, s.table_row, kv, s.position)[tid] = value;
+      }
+    }
+    sync();
+    // A key by four threads of different warps, each with four of the 16 lanes.
+    if (tid < 4 * POSITIONS) {
+      const u32 j = tid % POSITIONS, part = tid / POSITIONS * 4;
+      const float* k = key_tile() + j;
+      float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+      for (u32 d = part; d < D; d += 16) {
+        UNROLL for (u32 l = 0; l < 4; l++) {
+          if (d + l < D) sum[l] = sum[l] + q[d + l] * k[(d + l) * POSITIONS];
+        }
+      }
+      UNROLL for (u32 l = 0; l < 4; l++) lanes[(part + l) * POSITIONS + j] = sum[l];
+    }
+    sync();
+    float score = -from_bits(0x7f800000);
+    if (tid < POSITIONS && tid >= s.first && tid < s.end) {
+      float all[16];
+      UNROLL for (u32 l = 0; l < 16; l++) all[l] = lanes[l * POSITIONS + tid];
+      score = fold_lanes(all) * I.scale;
+    }
+    const float most = block_max(score);
+    if (tid < POSITIONS) e[tid] = tid >= s.first && tid < s.end ? exp_f32(score - most) : 0.0f;
+    sync();
+    if (tid < 32) {
+      const float sum = sum_block(e + s.first, s.end - s.first);
+      if (tid == 0) shared().inverse = sum;
+    }
+    float v = 0.0f;
+    if (tid < D) {
+      for (u32 j = s.first; j < s.end; j++) v = v + e[j] * value_tile()[j * D + tid];
+    }
+    sync();
+    // From +0, as blocks are added.
+    if (tid < D) ((float*)I.out)[head * D + tid] = divide(0.0f + v, 0.0f + shared().inverse);
+    sync();
+  }
+}
+
 APART void scores(const Instruction& I, const Input& in) {
-  const u32 D = I.head_dim, group = I.heads / I.kv_heads, each = I.kv_heads * I.splits;
-  float* q = (float*)pool();
+  const u32 D = I.head_dim, group = I.heads / I.kv_heads, each = I.kv_heads * I.splits, tid = thread();
+  const bool tiles = tiled(I);
+  float* q = behind_tiles();
   float* own = q + group * D;
   u32* most = (u32*)(own + D);
   for (u32 item = block(); item < I.rows * each; item += blocks()) {
@@ -234,73 +338,99 @@ APART void scores(const Instruction& I, const Input& in) {
     const u32 low = b * POSITIONS > s.first ? b * POSITIONS : s.first;
     const u32 high = (b + 1) * POSITIONS < s.end ? (b + 1) * POSITIONS : s.end;
     if (low >= high) continue;
+    if (tiles && (item != block() || !I.fused)) {
+      ask_tile(I, key_at(I, in, s.table_row, kv, b * POSITIONS), key_tile());
+      copies_asked();
+    }
     ready_row(I, in, s, t, kv * group, group, kv, q, own, high == s.end);
-    for (u32 i = thread(); i < group; i += THREADS) most[i] = 0;
+    if (tiles) {
+      copies_there<0>();
+      sync();
+      if (I.fused && high == s.end) {
+        for (u32 d = tid; d < D; d += THREADS) key_tile()[d * POSITIONS + s.position % POSITIONS] = own[d];
+      }
+    }
+    for (u32 i = tid; i < group; i += THREADS) most[i] = 0;
     sync();
     for (u32 base = 0; base < group * POSITIONS; base += THREADS) {
-      const u32 i = base + thread(), h = i / POSITIONS, j = b * POSITIONS + i % POSITIONS;
+      const u32 i = base + tid, h = i / POSITIONS, j = b * POSITIONS + i % POSITIONS;
       u32 found = 0;
       if (i < group * POSITIONS && j >= low && j < high) {
-        const bool mine = I.fused && j == s.position;
-        const float score =
-            (mine ? own_dot(q + h * D, own, D) : key_dot(q + h * D, key_at(I, in, s.table_row, kv, j), POSITIONS, D)) * I.scale;
+        const bool mine = !tiles && I.fused && j == s.position;
+        const float dot = tiles  ? key_dot<true>(q + h * D, key_tile() + i % POSITIONS, D)
+                          : mine ? own_dot(q + h * D, own, D)
+                                 : key_dot<false>(q + h * D, key_at(I, in, s.table_row, kv, j), D);
+        const float score = dot * I.scale;
         scratch_of(I, t, kv * group + h).scores[(u64)b * POSITIONS + i % POSITIONS] = score;
         found = lifted(score);
       }
       // 64 positions are two warps.
       found = warp_max(found);
-      if ((thread() & 31) == 0 && i < group * POSITIONS) max_shared(most + h, found);
+      if ((tid & 31) == 0 && i < group * POSITIONS) max_shared(most + h, found);
     }
     sync();
-    for (u32 h = thread(); h < group; h += THREADS) scratch_of(I, t, kv * group + h).largest[b] = lowered(most[h]);
+    for (u32 h = tid; h < group; h += THREADS) scratch_of(I, t, kv * group + h).largest[b] = lowered(most[h]);
     sync();
   }
 }
 
 APART void values(const Instruction& I, const Input& in) {
   Shared& shared_ = shared();
-  const u32 D = I.head_dim, group = I.heads / I.kv_heads, each = I.kv_heads * I.splits;
-  float* e = (float*)pool();
+  const u32 D = I.head_dim, group = I.heads / I.kv_heads, each = I.kv_heads * I.splits, tid = thread();
+  const bool tiles = tiled(I);
+  float* e = behind_tiles();
   for (u32 item = block(); item < I.rows * each; item += blocks()) {
     const u32 t = item / each, kv = item % each / I.splits, b = item % I.splits;
     const Seen s = seen_by(I, in, t);
     const u32 low = b * POSITIONS > s.first ? b * POSITIONS : s.first;
     const u32 high = (b + 1) * POSITIONS < s.end ? (b + 1) * POSITIONS : s.end;
     if (low >= high) continue;
+    if (tiles && (item != block() || !I.fused)) {
+      ask_tile(I, value_at(I, in, s.table_row, kv, b * POSITIONS), key_tile());
+      copies_asked();
+    }
     const u32 first = s.first / POSITIONS, last = (s.end - 1) / POSITIONS, n = high - low;
     // A warp a head: the largest of all blocks, then the exponentials of this one.
-    for (u32 h = thread() / 32; h < group; h += WARPS) {
+    for (u32 h = tid / 32; h < group; h += WARPS) {
       const Scratch mine = scratch_of(I, t, kv * group + h);
       u32 most = 0;
-      for (u32 c = first + (thread() & 31); c <= last; c += 32) {
+      for (u32 c = first + (tid & 31); c <= last; c += 32) {
         const u32 v = lifted(load(mine.largest + c));
         most = v > most ? v : most;
       }
       const float largest = lowered(warp_max(most));
-      for (u32 i = thread() & 31; i < n; i += 32)
-        e[h * POSITIONS + i] = exp_f32(load(mine.scores + low + i) - largest);
+      for (u32 i = tid & 31; i < n; i += 32) e[h * POSITIONS + i] = exp_f32(load(mine.scores + low + i) - largest);
       sync_warp();
       const float sum = sum_block(e + h * POSITIONS, n);
-      if ((thread() & 31) == 0) mine.sums[b] = sum;
+      if ((tid & 31) == 0) mine.sums[b] = sum;
     }
+    if (tiles) copies_there<0>();
     sync();
-    for (u32 i = thread(); i < group * D; i += THREADS) {
+    if (tiles && I.fused && high == s.end) {
+      for (u32 d = tid; d < D; d += THREADS)
+        key_tile()[s.position % POSITIONS * D + d] = load((const float*)I.weight + (u64)t * I.y_stride + kv * D + d);
+      sync();
+    }
+    for (u32 i = tid; i < group * D; i += THREADS) {
       const u32 h = i / D, d = i % D;
-      const float* at = value_at(I, in, s.table_row, kv, low) + d;
       const float* weight = e + h * POSITIONS;
       float v = 0.0f;
-      u32 j = 0;
-      for (; j + 16 <= n; j += 16) {
-        float x[16];
-        UNROLL for (u32 k = 0; k < 16; k++) x[k] = load(at + (u64)(j + k) * D);
-        UNROLL for (u32 k = 0; k < 16; k++) v = v + weight[j + k] * x[k];
+      if (tiles) {
+        const float* at = key_tile() + low % POSITIONS * D + d;
+        u32 j = 0;
+        for (; j + 8 <= n; j += 8) {
+          UNROLL for (u32 k = 0; k < 8; k++) v = v + weight[j + k] * at[(j + k) * D];
+        }
+        for (; j < n; j++) v = v + weight[j] * at[j * D];
+      } else {
+        const float* at = value_at(I, in, s.table_row, kv, low) + d;
+        for (u32 j = 0; j < n; j++) v = v + weight[j] * load(at + (u64)j * D);
       }
-      for (; j < n; j++) v = v + weight[j] * load(at + (u64)j * D);
       scratch_of(I, t, kv * group + h).values[(u64)b * D + d] = v;
     }
     fence();
     sync();
-    if (thread() == 0) {
+    if (tid == 0) {
       u32* counter = (u32*)I.counters + (u64)t * I.kv_heads + kv;
       shared_.last = add_global(counter, 1) == last - first;
       if (shared_.last) *counter = 0;
@@ -308,7 +438,7 @@ APART void values(const Instruction& I, const Input& in) {
     }
     sync();
     if (!shared_.last) continue;
-    for (u32 i = thread(); i < group * D; i += THREADS) {
+    for (u32 i = tid; i < group * D; i += THREADS) {
       const u32 h = i / D, d = i % D;
       const Scratch mine = scratch_of(I, t, kv * group + h);
       float total = 0.0f, out = 0.0f;
@@ -331,5 +461,170 @@ APART void values(const Instruction& I, const Input& in) {
       ((float*)I.out)[(u64)t * I.out_stride + (kv * group + h) * D + d] = divide(out, total);
     }
     sync();
+  }
+}
+
+// ---- many rows of a sequence
+
+/** Queries (rows times heads of a kv head) of a block. */
+constexpr u32 QUERIES = 32;
+/** Of exponentials, from position to position: few of a warp's writes meet in a bank. */
+constexpr u32 EXP_STRIDE = QUERIES + 4;
+
+/**
+ * Rows in tiles: a block has as many rows as make 32 queries with one kv head. First all scores, which go to scratch, and each
+ * query's largest; then block after block of values, added up as they come.
+ */
+APART void attend_rows(const Instruction& I, const Input& in) {
+  const u32 D = I.head_dim, group = I.heads / I.kv_heads, each = QUERIES / group, tid = thread();
+  const u32 tiles = (I.rows + each - 1) / each;
+  float* q = behind_tiles();                 // [query][D]
+  float* e = q + QUERIES * TILE_DIM;         // [position][query]
+  u32* most = (u32*)(e + POSITIONS * EXP_STRIDE);
+  float* sums = (float*)(most + QUERIES);
+  const u32* positions = (const u32*)in.positions;
+  const u32* table_rows = (const u32*)in.table_rows;
+  for (u32 item = block(); item < tiles * I.kv_heads; item += blocks()) {
+    // The last rows, which see the most, first.
+    const u32 kv = item % I.kv_heads, from = (tiles - 1 - item / I.kv_heads) * each;
+    const u32 to = from + each < I.rows ? from + each : I.rows;
+    for (u32 t0 = from; t0 < to;) {
+      // Rows of one sequence.
+      u32 t1 = t0 + 1;
+      while (t1 < to && table_rows[t1] == table_rows[t0]) t1++;
+      const u32 rows = t1 - t0, queries = rows * group, table_row = table_rows[t0], p0 = positions[t0];
+      const u32 end = p0 + rows, first = I.window && p0 + 1 > I.window ? p0 + 1 - I.window : 0;
+      for (u32 i = tid; i < queries * D; i += THREADS) {
+        const u32 query = i / D, d = i % D;
+        q[query * D + d] = load((const float*)I.x + (u64)(t0 + query / group) * I.x_stride + (kv * group + query % group) * D + d);
+      }
+      for (u32 i = tid; i < QUERIES; i += THREADS) most[i] = 0;
+      const u32 b0 = first / POSITIONS, b1 = (end + POSITIONS - 1) / POSITIONS;
+      auto scores_of = [&](u32 query) {
+        return (float*)I.scratch + ((u64)(t0 + query / group) * I.heads + kv * group + query % group) * I.splits * POSITIONS;
+      };
+      auto sees = [&](u32 query, u32 j) {
+        const u32 p = p0 + query / group;
+        return j <= p && (!I.window || j + I.window > p);
+      };
+      ask_tile(I, key_at(I, in, table_row, kv, b0 * POSITIONS), key_tile());
+      copies_asked();
+      for (u32 b = b0; b < b1; b++) {
+        const float* keys = (const float*)pool() + ((b - b0) & 1) * TILE_FLOATS;
+        if (b + 1 < b1) {
+          ask_tile(I, key_at(I, in, table_row, kv, (b + 1) * POSITIONS), (float*)pool() + ((b + 1 - b0) & 1) * TILE_FLOATS);
+          copies_asked();
+          copies_there<1>();
+        } else {
+          copies_there<0>();
+        }
+        sync();
+        const u32 j = tid % POSITIONS, at = b * POSITIONS + j;
+        // Four queries of a thread: eight apart.
+        const u32 q0 = tid / POSITIONS;
+        if (q0 < queries) {
+          float lanes[4][16];
+          const float* x[4];
+          UNROLL for (u32 n = 0; n < 4; n++) {
+            x[n] = q + (q0 + 8 * n < queries ? q0 + 8 * n : q0) * D;
+            UNROLL for (u32 l = 0; l < 16; l++) lanes[n][l] = 0.0f;
+          }
+          for (u32 d = 0; d < D; d += 16) {
+            UNROLL for (u32 l = 0; l < 16; l += 4) {
+              if (d + l < D) {
+                Floats xs[4];
+                UNROLL for (u32 n = 0; n < 4; n++) xs[n] = *(const Floats*)(x[n] + d + l);
+                const float k0 = keys[(d + l) * POSITIONS + j], k1 = keys[(d + l + 1) * POSITIONS + j];
+                const float k2 = keys[(d + l + 2) * POSITIONS + j], k3 = keys[(d + l + 3) * POSITIONS + j];
+                UNROLL for (u32 n = 0; n < 4; n++) {
+                  lanes[n][l] = lanes[n][l] + xs[n].x * k0;
+                  lanes[n][l + 1] = lanes[n][l + 1] + xs[n].y * k1;
+                  lanes[n][l + 2] = lanes[n][l + 2] + xs[n].z * k2;
+                  lanes[n][l + 3] = lanes[n][l + 3] + xs[n].w * k3;
+                }
+              }
+            }
+          }
+          UNROLL for (u32 n = 0; n < 4; n++) {
+            const u32 query = q0 + 8 * n;
+            const float score = fold_lanes(lanes[n]) * I.scale;
+            const bool counts = query < queries && sees(query < queries ? query : 0, at);
+            if (counts) scores_of(query)[at] = score;
+            const u32 found = warp_max(counts ? lifted(score) : 0);
+            if ((tid & 31) == 0 && query < queries) max_shared(most + query, found);
+          }
+        }
+        sync();
+      }
+      // Values. A thread has a dimension and eight queries.
+      const u32 d = tid % TILE_DIM, v0 = tid / TILE_DIM * 8;
+      float out[8], total[8];
+      UNROLL for (u32 n = 0; n < 8; n++) out[n] = total[n] = 0.0f;
+      ask_tile(I, value_at(I, in, table_row, kv, b0 * POSITIONS), key_tile());
+      copies_asked();
+      for (u32 b = b0; b < b1; b++) {
+        const float* values = (const float*)pool() + ((b - b0) & 1) * TILE_FLOATS;
+        if (b + 1 < b1) {
+          ask_tile(I, value_at(I, in, table_row, kv, (b + 1) * POSITIONS), (float*)pool() + ((b + 1 - b0) & 1) * TILE_FLOATS);
+          copies_asked();
+        }
+        for (u32 i = tid; i < POSITIONS * QUERIES; i += THREADS) {
+          const u32 query = i / POSITIONS, j = i % POSITIONS, at = b * POSITIONS + j;
+          float x = 0.0f;
+          if (query < queries && sees(query, at)) x = exp_f32(load(scores_of(query) + at) - lowered(most[query]));
+          e[j * EXP_STRIDE + query] = x;
+        }
+        if (b + 1 < b1) copies_there<1>();
+        else copies_there<0>();
+        sync();
+        // Sums of exponentials, counted from the first position that the query sees in this block.
+        for (u32 base = 0; base < QUERIES; base += THREADS / 16) {
+          const u32 query = base + tid / 16, lane = tid & 15;
+          const u32 p = p0 + (query < queries ? query : 0) / group;
+          const u32 begin = I.window && p + 1 > I.window ? p + 1 - I.window : 0;
+          const u32 low = begin > b * POSITIONS ? begin - b * POSITIONS : 0;
+          const u32 high = p + 1 < (b + 1) * POSITIONS ? (p + 1 > b * POSITIONS ? p + 1 - b * POSITIONS : 0) : POSITIONS;
+          float s = 0.0f;
+          for (u32 i = low + lane; i < high; i += 16) s = s + e[i * EXP_STRIDE + query];
+          s = fold(s);
+          if (lane == 0) sums[query] = s;
+        }
+        float x[8];
+        UNROLL for (u32 n = 0; n < 8; n++) x[n] = 0.0f;
+        // A position that not all queries see has the weight 0 for the others, but its value may be anything at all.
+        const bool all = !I.window && (b + 1) * POSITIONS <= p0 + 1;
+        if (d < D && all) {
+          UNROLL4 for (u32 j = 0; j < POSITIONS; j++) {
+            const float value = values[j * D + d];
+            const Floats w0 = *(const Floats*)(e + j * EXP_STRIDE + v0), w1 = *(const Floats*)(e + j * EXP_STRIDE + v0 + 4);
+            x[0] = x[0] + w0.x * value;
+            x[1] = x[1] + w0.y * value;
+            x[2] = x[2] + w0.z * value;
+            x[3] = x[3] + w0.w * value;
+            x[4] = x[4] + w1.x * value;
+            x[5] = x[5] + w1.y * value;
+            x[6] = x[6] + w1.z * value;
+            x[7] = x[7] + w1.w * value;
+          }
+        } else if (d < D) {
+          for (u32 j = 0; j < POSITIONS && b * POSITIONS + j < end; j++) {
+            const float value = values[j * D + d];
+            UNROLL for (u32 n = 0; n < 8; n++) x[n] = sees(v0 + n, b * POSITIONS + j) ? x[n] + e[j * EXP_STRIDE + v0 + n] * value : x[n];
+          }
+        }
+        sync();
+        UNROLL for (u32 n = 0; n < 8; n++) {
+          out[n] = out[n] + x[n];
+          total[n] = total[n] + sums[v0 + n];
+        }
+        sync();
+      }
+      UNROLL for (u32 n = 0; n < 8; n++) {
+        const u32 query = v0 + n;
+        if (query < queries && d < D)
+          ((float*)I.out)[(u64)(t0 + query / group) * I.out_stride + (kv * group + query % group) * D + d] = divide(out[n], total[n]);
+      }
+      t0 = t1;
+    }
   }
 }

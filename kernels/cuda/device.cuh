@@ -11,11 +11,13 @@ using u64 = uint64_t;
 using i32 = int32_t;
 
 #define DEVICE __device__ __forceinline__
+#define DEVICE_MEMBER __device__ __forceinline__
 /** Of its own: what is large, or rare. */
 #define APART static __device__ __noinline__
 #define KERNEL extern "C" __global__ void __launch_bounds__(512, 1)
 #define PLAIN_KERNEL extern "C" __global__ void __launch_bounds__(256, 2)
 #define UNROLL _Pragma("unroll")
+#define UNROLL4 _Pragma("unroll 4")
 
 struct alignas(16) Words {
   u32 x, y, z, w;
@@ -26,6 +28,11 @@ struct alignas(16) Floats {
 
 extern __shared__ __align__(128) char block_memory[];
 DEVICE char* shared_memory() { return block_memory; }
+DEVICE u32 shared_size() {
+  u32 v;
+  asm("mov.u32 %0,%%dynamic_smem_size;" : "=r"(v));
+  return v;
+}
 DEVICE u32 thread() { return threadIdx.x; }
 DEVICE u32 block() { return blockIdx.x; }
 DEVICE u32 block_y() { return blockIdx.y; }
@@ -73,6 +80,13 @@ DEVICE float stream_float(const float* p) {
   return v;
 }
 DEVICE void fetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+/** 16 bytes into shared memory without waiting; what was asked for so far is a group, and all but the newest have come. */
+DEVICE void copy_ahead(void* to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
+}
+DEVICE void copies_asked() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int NEWEST> DEVICE void copies_there() { asm volatile("cp.async.wait_group %0;" ::"n"(NEWEST) : "memory"); }
 
 DEVICE void add_shared(i32* p, i32 v) { atomicAdd(p, v); }
 DEVICE void max_shared(u32* p, u32 v) { atomicMax(p, v); }

@@ -19,6 +19,8 @@ enum Operation : u32 {
   COUNT,
   BEST,
   BEST_OF_ALL,
+  ATTEND_ONE,
+  ATTEND_ROWS,
 };
 
 /** What a row is made of: x; x + y, stored; f(x) * y. */

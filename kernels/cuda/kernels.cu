@@ -53,41 +53,29 @@ APART void run_best_of_all(const Instruction& I) {
   }
 }
 
-/** What of an instruction can be had before the instructions ahead of it are done: its weights. */
-DEVICE void go_ahead(const Instruction& I, Words (&ahead)[AHEAD]) {
-  // Without this the values of the last time would be kept through every other instruction.
-  UNROLL for (u32 k = 0; k < AHEAD; k++) ahead[k] = {0, 0, 0, 0};
-  if (I.op == TERNARY && I.rows == 1) ternary_ahead(I, ahead);
-  if (I.op == INT8 && I.rows == 1) int8_rows<true, 1>(I, ahead, false);
+/** What of an instruction can be had before the instructions ahead of it are done: its weights, what is in the cache. */
+DEVICE void go_ahead(const Instruction& I, const Input& in) {
+  if (I.op == TERNARY && I.rows == 1) ternary_ahead(I);
+  if (I.op == ATTEND_ONE || I.op == SCORES || I.op == VALUES) attend_ahead(I, in);
 }
 
-/** Lines of the block's weights into L2. */
-DEVICE void fetch_weights(const Instruction& I) {
-  if (I.op != TERNARY && I.op != GROUPED) return;
-  const u32 items = items_of(I), each = I.ending == GATE ? 2 : 1;
-  const bool ternary = I.op == TERNARY;
+/** What of the instruction after the next one comes into L2 meanwhile: group-scaled weights, the weights of norms. */
+APART void fetch_weights(const Instruction& I) {
+  if (I.fused && I.norm) {
+    for (u32 i = thread() * 32; i < I.width; i += THREADS * 32) fetch((const float*)I.weight + i);
+  }
+  if (I.op != GROUPED) return;
+  const u32 items = items_of(I), each = I.ending == GATE ? 2 : 1, bytes = (I.width + 3) / 4 * 64;
   for (u32 item = block(); item < items; item += blocks()) {
     for (u32 sub = 0; sub < each; sub++) {
       u32 tile = item;
       const Matrix& m = I.m[each == 2 ? sub : part_of(I, tile)];
-      const u64 bytes = ternary ? (u64)8 * m.stride : (u64)(I.width + 3) / 4 * 64;
-      const u64 end = ternary ? (u64)m.quads * m.stride : ~(u64)0;
-      const u64 from = tile * bytes;
-      for (u64 i = (u64)thread() * 128; i < bytes && from + i < end; i += THREADS * 128) fetch((const char*)m.w + from + i);
+      for (u32 i = thread() * 128; i < bytes; i += THREADS * 128) fetch((const char*)m.w + (u64)tile * bytes + i);
     }
   }
-  if (I.fused && I.norm) {
-    for (u32 i = thread() * 32; i < I.width; i += THREADS * 32) fetch((const float*)I.weight + i);
-  }
 }
 
-APART void int8_many(const Instruction& I) {
-  Words ahead[AHEAD];
-  int8_rows<false, 4>(I, ahead, false);
-  int8_rows<false, 4>(I, ahead, true);
-}
-
-DEVICE void run(const Instruction& I, const Input& in, Words (&ahead)[AHEAD]) {
+DEVICE void run(const Instruction& I, const Input& in) {
   switch (I.op) {
     case EMBED:
       run_embed(I, in);
@@ -96,8 +84,9 @@ DEVICE void run(const Instruction& I, const Input& in, Words (&ahead)[AHEAD]) {
       run_rows(I);
       break;
     case TERNARY:
-      if (I.rows == 1) ternary_one(I, ahead);
+      if (I.rows == 1) ternary_one(I);
       else if (I.rows <= 8) ternary_many<1>(I);
+      else if (I.rows > MANY_ROWS && I.ending != GATE) ternary_large(I);
       else ternary_many<4>(I);
       break;
     case GROUPED:
@@ -106,8 +95,8 @@ DEVICE void run(const Instruction& I, const Input& in, Words (&ahead)[AHEAD]) {
       else grouped_rows<false>(I);
       break;
     case INT8:
-      if (I.rows == 1) int8_rows<true, 1>(I, ahead, true);
-      else int8_many(I);
+      if (I.rows == 1) int8_rows<true, 1>(I);
+      else int8_rows<false, 4>(I);
       break;
     case DENSE:
       dense_rows(I);
@@ -120,6 +109,12 @@ DEVICE void run(const Instruction& I, const Input& in, Words (&ahead)[AHEAD]) {
       break;
     case ATTEND:
       attend(I, in);
+      break;
+    case ATTEND_ONE:
+      attend_one(I, in);
+      break;
+    case ATTEND_ROWS:
+      attend_rows(I, in);
       break;
     case SCORES:
       scores(I, in);
@@ -144,6 +139,12 @@ DEVICE void run(const Instruction& I, const Input& in, Words (&ahead)[AHEAD]) {
 
 DEVICE const Instruction& held(u32 i) { return *(const Instruction*)shared().ring[i % 3]; }
 
+DEVICE void know_row(const Input& in) {
+  if (thread() != 0) return;
+  shared().position = *(const u32*)in.positions;
+  shared().table_row = *(const u32*)in.table_rows;
+}
+
 DEVICE Words part_at(u64 list, u32 n, u32 i) {
   if (i >= n || thread() >= INSTRUCTION_BYTES / 16) return {0, 0, 0, 0};
   return stream((const Words*)list + (u64)i * (INSTRUCTION_BYTES / 16) + thread());
@@ -165,23 +166,23 @@ DEVICE void note(u64, u32, u32) {}
 KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
   const Input& in = *(const Input*)input;
   u32* const count = (u32*)barrier;
-  Words ahead[AHEAD];
+  know_row(in);
   hold(0, part_at(list, n, 0));
   hold(1, part_at(list, n, 1));
   sync();
-  go_ahead(held(0), ahead);
+  go_ahead(held(0), in);
   for (u32 i = 0; i < n; i++) {
     // On its way while this one runs; into the place of the one before.
     const Words part = part_at(list, n, i + 2);
     note(barrier, i, 0);
-    run(held(i), in, ahead);
+    run(held(i), in);
     hold(i + 2, part);
     sync();
     note(barrier, i, 1);
     if (i + 1 == n) break;
     if (thread() == 0) arrive(count);
-    go_ahead(held(i + 1), ahead);
-    if (i + 2 < n) fetch_weights(held(i + 2));
+    go_ahead(held(i + 1), in);
+    if (i + 2 < n && (held(i + 2).op == GROUPED || held(i + 2).fused)) fetch_weights(held(i + 2));
     if (thread() == 0) await(count, base + (i + 1) * blocks());
     sync();
     note(barrier, i, 2);
@@ -190,9 +191,9 @@ KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
 
 KERNEL bitnet_phase(u64 list, u32 n, u32 index, u64 input) {
   const Input& in = *(const Input*)input;
-  Words ahead[AHEAD];
+  know_row(in);
   hold(index, part_at(list, n, index));
   sync();
-  go_ahead(held(index), ahead);
-  run(held(index), in, ahead);
+  go_ahead(held(index), in);
+  run(held(index), in);
 }

@@ -9,8 +9,14 @@
 #include "rows.cuh"
 
 DEVICE constexpr u32 mask_of(u32 f) { return 0x03030303u << (2 * f); }
-/** Vectors of weights that a lane fetches before the grid's barrier. */
-constexpr u32 AHEAD = 8;
+/** Rows above which products are made tile by tile. */
+constexpr u32 MANY_ROWS = 32;
+/**
+ * Weights that are fetched before the grid's barrier lie at the end of shared memory, each lane's 16 bytes where the same lane
+ * finds them; `splits` of a product with one row says how many of them a lane has.
+ */
+constexpr u32 STAGED_BYTES = THREADS * 16;
+DEVICE Words* staged(const Instruction& I) { return (Words*)(shared_memory() + shared_size() - I.splits * STAGED_BYTES) + thread(); }
 
 /** Which matrix and which of its tiles an item is. */
 DEVICE u32 part_of(const Instruction& I, u32& tile) {
@@ -34,11 +40,10 @@ DEVICE void finish(const Instruction& I, const Matrix& m, u32 t, u32 row, float 
 }
 
 /** Codes of one row in shared memory, its scale and sum in `shared()`: of a fused instruction made here, else copied. */
-DEVICE void one_row(const Instruction& I, char* codes, bool apart = false) {
+DEVICE void one_row(const Instruction& I, char* codes) {
   Shared& s = shared();
   if (I.fused) {
-    if (apart) make_row_apart(I, 0, (float*)pool(), codes, block() == 0);
-    else make_row(I, 0, (float*)pool(), codes, block() == 0);
+    make_row(I, 0, (float*)pool(), codes, block() == 0);
     return;
   }
   const u32 words = (I.quantize == 16 ? 2 * I.code_stride + 4 * (I.width / I.group) + 15 : I.code_stride) / 16;
@@ -63,10 +68,10 @@ struct Walk {
 /** What this warp does for one row of codes: of each of the block's tiles every 16th chunk of 64 columns. */
 DEVICE Walk walk_of(const Instruction& I) {
   Walk w;
-  const u32 items = items_of(I), warp = thread() / 32;
+  const u32 items = items_of(I), warp = thread() / 32, first = block();
   w.chunks = I.code_stride / 64;
   w.mine = warp < w.chunks ? (w.chunks - warp + WARPS - 1) / WARPS : 0;
-  const u32 tiles = block() < items ? (items - block() + blocks() - 1) / blocks() : 0;
+  const u32 tiles = first >= items ? 0 : items - first <= blocks() ? 1 : (items - first + blocks() - 1) / blocks();
   w.subs = I.ending == GATE ? 2 * tiles : tiles;
   w.total = w.subs * w.mine;
   return w;
@@ -85,20 +90,33 @@ DEVICE const char* quad_at(const Matrix& m, u32 tile, u32 chunk) {
   const u32 lane = thread() & 31, quad = tile * 8 + lane / 4;
   return quad < m.quads ? (const char*)m.w + (u64)quad * m.stride + chunk * 64 + (lane & 3) * 16 : nullptr;
 }
-DEVICE Words quad_words(const Instruction& I, const Walk& w, u32 k) {
-  const u32 sub = k / w.mine;
-  u32 tile;
-  const Matrix& m = tile_of(I, sub, tile);
-  const char* at = quad_at(m, tile, thread() / 32 + (k - sub * w.mine) * WARPS);
-  return at ? stream(at) : Words{0, 0, 0, 0};
-}
+/** The warp's chunks one after the other: where the lane's next bytes are, without a division for each. */
+struct Stream {
+  u32 sub = 0, i = 0;
+  const char* at = nullptr;
+  DEVICE_MEMBER const char* next(const Instruction& I, const Walk& w) {
+    if (i == 0) {
+      u32 tile;
+      const Matrix& m = tile_of(I, sub, tile);
+      at = quad_at(m, tile, thread() / 32);
+    }
+    const char* v = at ? at + i * (WARPS * 64) : nullptr;
+    if (++i == w.mine) i = 0, sub++;
+    return v;
+  }
+};
 
 /** Before the barrier: the first weights of a product with one row. */
-DEVICE void ternary_ahead(const Instruction& I, Words (&ahead)[AHEAD]) {
+APART void ternary_ahead(const Instruction& I) {
   const Walk w = walk_of(I);
-  UNROLL for (u32 k = 0; k < AHEAD; k++) {
-    if (k < w.total) ahead[k] = quad_words(I, w, k);
+  Stream from;
+  Words* to = staged(I);
+  const u32 n = w.total < I.splits ? w.total : I.splits;
+  for (u32 k = 0; k < n; k++) {
+    const char* at = from.next(I, w);
+    if (at) copy_ahead(to + k * THREADS, at);
   }
+  copies_asked();
 }
 
 /** 32 rows x 64 columns x 8 tokens: fields 0 and 1 into low, 2 and 3 into high. */
@@ -114,55 +132,89 @@ DEVICE float ternary_value(const Matrix& m, i32 sum, u32 field, i32 code_sum, fl
 }
 
 /** One row of codes. */
-DEVICE void ternary_one(const Instruction& I, Words (&ahead)[AHEAD]) {
+APART void ternary_one(const Instruction& I) {
   Shared& s = shared();
-  const u32 lane = thread() & 31, warp = thread() / 32, g = lane / 4;
+  const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4;
   const Walk w = walk_of(I);
   if (w.subs == 0) return;
   char* codes = codes_place(I);
   i32* acc = (i32*)after_codes(I);
-  for (u32 i = thread(); i < w.subs * 32; i += THREADS) acc[i] = 0;
+  for (u32 i = tid; i < w.subs * 32; i += THREADS) acc[i] = 0;
+  // This thread's result: where it goes, and what is there already, asked for early.
+  const u32 each = I.ending == GATE ? 2 : 1, results = w.subs / each * 32, ending = I.ending, field = tid % 32 / 8;
+  float* to = nullptr;
+  float old = 0.0f, scale = 0.0f, other = 0.0f;
+  if (tid < results) {
+    u32 tile;
+    const Matrix& m = tile_of(I, tid / 32 * each, tile);
+    const u32 quad = tile * 8 + tid % 8, row = quad + field * m.quads;
+    if (quad < m.quads && row < m.rows) {
+      to = (float*)m.out + row;
+      scale = m.scale;
+      other = I.m[1].scale;
+      if (ending == ADD) old = load(to);
+    }
+  }
   one_row(I, codes);
-  const char* mine = codes + (lane & 3) * 16;
+  const char* mine = codes + (lane & 3) * 16 + warp * 64;
   i32 low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
-  u32 sub = 0, i = 0;
+  i32* place = acc + g;
+  u32 i = 0;
+  const u32 each_warp = w.mine;
   auto step = [&](const Words& a) {
-    ternary_step(low, high, a, *(const Words*)(mine + (warp + i * WARPS) * 64));
-    if (++i < w.mine) return;
+    ternary_step(low, high, a, *(const Words*)(mine + i * (WARPS * 64)));
+    if (++i < each_warp) return;
     if ((lane & 3) == 0) {
-      i32* to = acc + sub * 32 + g;
-      add_shared(to, low[0]);
-      add_shared(to + 8, low[2]);
-      add_shared(to + 16, high[0]);
-      add_shared(to + 24, high[2]);
+      add_shared(place, low[0]);
+      add_shared(place + 8, low[2]);
+      add_shared(place + 16, high[0]);
+      add_shared(place + 24, high[2]);
     }
     UNROLL for (u32 e = 0; e < 4; e++) low[e] = high[e] = 0;
     i = 0;
-    sub++;
+    place += 32;
   };
-  UNROLL for (u32 k = 0; k < AHEAD; k++) {
-    if (k < w.total) step(ahead[k]);
-  }
-  for (u32 from = AHEAD; from < w.total; from += 4) {
-    Words next[4];
-    UNROLL for (u32 k = 0; k < 4; k++) {
-      if (from + k < w.total) next[k] = quad_words(I, w, from + k);
+  const u32 n = w.total < I.splits ? w.total : I.splits;
+  copies_there<0>();
+  const Words* from_stage = staged(I);
+  // Past the last quad nothing was fetched, and its rows are nobody's.
+  for (u32 k = 0; k < n; k++) step(from_stage[k * THREADS]);
+  if (w.total > n) {
+    Stream from;
+    from.sub = n / w.mine;
+    from.i = n % w.mine;
+    if (from.i > 0) {
+      u32 tile;
+      const Matrix& m = tile_of(I, from.sub, tile);
+      from.at = quad_at(m, tile, warp);
     }
-    UNROLL for (u32 k = 0; k < 4; k++) {
-      if (from + k < w.total) step(next[k]);
+    for (u32 k0 = n; k0 < w.total; k0 += 4) {
+      Words next[4];
+      UNROLL for (u32 k = 0; k < 4; k++) {
+        const char* at = k0 + k < w.total ? from.next(I, w) : nullptr;
+        next[k] = at ? stream(at) : Words{0, 0, 0, 0};
+      }
+      UNROLL for (u32 k = 0; k < 4; k++) {
+        if (k0 + k < w.total) step(next[k]);
+      }
     }
   }
   sync();
-  const u32 each = I.ending == GATE ? 2 : 1;
-  for (u32 v = thread(); v < w.subs / each * 32; v += THREADS) {
-    const u32 at = v / 32, field = v % 32 / 8;
+  auto value = [&](i32 sum, float of) { return (float)((sum >> (2 * field)) - s.code_sum) * divide(of, s.scale); };
+  if (to != nullptr) {
+    const i32* from = acc + tid / 32 * each * 32 + tid % 32;
+    float y = value(from[0], scale);
+    if (ending == GATE) y = activated(I.gate, I.limit, y, value(from[32], other));
+    *to = ending == ADD ? old + y : y;
+  }
+  // More than a result a thread: on cards with few multiprocessors.
+  for (u32 v = tid + THREADS; v < results; v += THREADS) {
     u32 tile;
-    const Matrix& m = tile_of(I, at * each, tile);
+    const Matrix& m = tile_of(I, v / 32 * each, tile);
     const u32 quad = tile * 8 + v % 8, row = quad + field * m.quads;
     if (quad >= m.quads || row >= m.rows) continue;
-    const i32* from = acc + at * each * 32 + v % 32;
-    const float y = ternary_value(m, from[0], field, s.code_sum, s.scale);
-    finish(I, m, 0, row, y, each == 2 ? ternary_value(I.m[1], from[32], field, s.code_sum, s.scale) : 0.0f);
+    const i32* from = acc + v / 32 * each * 32 + v % 32;
+    finish(I, m, 0, row, value(from[0], m.scale), each == 2 ? value(from[32], I.m[1].scale) : 0.0f);
   }
 }
 
@@ -218,38 +270,116 @@ template <u32 N> APART void ternary_many(const Instruction& I) {
   }
 }
 
+/** Tokens and quads of a block's tile of many rows; columns that are staged at once, and the distance of a token's there. */
+constexpr u32 TILE_TOKENS = 128, TILE_QUADS = 32, STAGE = 256, STAGE_STRIDE = STAGE + 64;
+
+/** Tiles of 32 quads, as `part_of` counts tiles of 8. */
+DEVICE u32 large_tiles(const Matrix& m) { return (m.tiles + 3) / 4; }
+
+/**
+ * Many rows of codes: a block has 128 rows of the matrix and 128 tokens, a warp 32 of each. Codes come through shared memory,
+ * weights straight to registers.
+ */
+APART void ternary_large(const Instruction& I) {
+  const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3;
+  const u32 token_warp = warp / 4, chunks = I.code_stride / 64, stages = (I.code_stride + STAGE - 1) / STAGE;
+  u32 tiles = 0;
+  for (u32 p = 0; p < I.parts; p++) tiles += large_tiles(I.m[p]);
+  const u32 groups = (I.rows + TILE_TOKENS - 1) / TILE_TOKENS;
+  for (u32 item = block(); item < tiles * groups; item += blocks()) {
+    const u32 t0 = item / tiles * TILE_TOKENS;
+    u32 large = item % tiles, p = 0;
+    while (large >= large_tiles(I.m[p])) large -= large_tiles(I.m[p++]);
+    const Matrix& m = I.m[p];
+    const u32 tile = large * 4 + warp % 4;
+    auto ask = [&](u32 stage) {
+      char* to = pool() + (stage & 1) * TILE_TOKENS * STAGE_STRIDE;
+      const u32 from = stage * STAGE, bytes = I.code_stride - from < STAGE ? I.code_stride - from : STAGE;
+      for (u32 i = tid; i < TILE_TOKENS * (STAGE / 16); i += THREADS) {
+        const u32 row = i / (STAGE / 16), at = i % (STAGE / 16) * 16;
+        const u32 t = t0 + row < I.rows ? t0 + row : I.rows - 1;
+        if (at < bytes) copy_ahead(to + row * STAGE_STRIDE + at, (const char*)I.codes + (u64)t * I.code_stride + from + at);
+      }
+      copies_asked();
+    };
+    auto weights = [&](u32 c) {
+      const char* at = c < chunks ? quad_at(m, tile, c) : nullptr;
+      return at ? stream(at) : Words{0, 0, 0, 0};
+    };
+    i32 low[4][4], high[4][4];
+    UNROLL for (u32 n = 0; n < 4; n++) {
+      UNROLL for (u32 e = 0; e < 4; e++) low[n][e] = high[n][e] = 0;
+    }
+    Words next[4];
+    UNROLL for (u32 k = 0; k < 4; k++) next[k] = weights(k);
+    ask(0);
+    for (u32 stage = 0; stage < stages; stage++) {
+      if (stage + 1 < stages) {
+        ask(stage + 1);
+        copies_there<1>();
+      } else {
+        copies_there<0>();
+      }
+      sync();
+      const char* codes = pool() + (stage & 1) * TILE_TOKENS * STAGE_STRIDE + (token_warp * 32 + g) * STAGE_STRIDE + piece * 16;
+      UNROLL for (u32 k = 0; k < 4; k++) {
+        const Words a = next[k];
+        next[k] = weights(stage * 4 + 4 + k);
+        if (stage * 4 + k < chunks) {
+          UNROLL for (u32 n = 0; n < 4; n++) ternary_step(low[n], high[n], a, *(const Words*)(codes + n * 8 * STAGE_STRIDE + k * 64));
+        }
+      }
+      sync();
+    }
+    UNROLL for (u32 n = 0; n < 4; n++) {
+      UNROLL for (u32 e = 0; e < 2; e++) {
+        const u32 t = t0 + token_warp * 32 + n * 8 + 2 * piece + e;
+        const u32 quad = tile * 8 + g;
+        if (t >= I.rows || quad >= m.quads) continue;
+        const float scale = load((const float*)I.scales + 2 * t);
+        const i32 sum = load((const i32*)I.scales + 2 * t + 1);
+        UNROLL for (u32 f = 0; f < 4; f++) {
+          const u32 row = quad + f * m.quads;
+          const i32 value = f == 0 ? low[n][e] : f == 1 ? low[n][2 + e] : f == 2 ? high[n][e] : high[n][2 + e];
+          if (row < m.rows) finish(I, m, t, row, ternary_value(m, value, f, sum, scale), 0.0f);
+        }
+      }
+    }
+  }
+}
+
 // ---- int8
 
-/** 16 rows x 64 columns x 8 tokens. */
+/** 16 rows x 64 columns x 8 tokens: a of rows g, c of rows g + 8. */
 DEVICE void int8_step(i32 (&d)[4], const Words& a, const Words& c, const Words& b) {
   mma_s8(d, a.x, c.x, a.y, c.y, b.x, b.y);
   mma_s8(d, a.z, c.z, a.w, c.w, b.z, b.w);
 }
 
-/** A warp takes tiles of 16 rows, whole; four pairs of vectors are on their way. `ONE`: codes in shared memory. */
-template <bool ONE, u32 N> DEVICE void int8_rows(const Instruction& I, Words (&ahead)[AHEAD], bool loaded) {
+/** A warp takes tiles of 16 rows, whole, 128 columns a step; two steps are on their way. `ONE`: codes in shared memory. */
+template <bool ONE, u32 N> APART void int8_rows(const Instruction& I) {
   Shared& s = shared();
   const u32 lane = thread() & 31, g = lane / 4, piece = lane & 3;
   const Matrix& m = I.m[0];
-  const u32 chunks = I.code_stride / 64, first = block() * WARPS + thread() / 32, step = blocks() * WARPS;
+  const u32 chunks = I.code_stride / 128, first = block() * WARPS + thread() / 32, step = blocks() * WARPS;
   const u32 mine = first < m.tiles ? (m.tiles - first + step - 1) / step : 0, total = mine * chunks;
   u32 lt = 0, lc = 0;
-  auto fetch_next = [&](Words& a, Words& c) {
+  const u32 rows = m.rows, stride = m.stride;
+  const char* const base = (const char*)m.w + piece * 32;
+  auto fetch_next = [&](Words& a, Words& b, Words& c, Words& d) {
     if (lt >= mine) return;
     const u32 row = (first + lt * step) * 16 + g;
-    const char* at = (const char*)m.w + lc * 64 + piece * 16;
-    a = stream(at + (u64)(row < m.rows ? row : m.rows - 1) * m.stride);
-    c = stream(at + (u64)(row + 8 < m.rows ? row + 8 : m.rows - 1) * m.stride);
+    const char* one = base + (u64)(row < rows ? row : rows - 1) * stride + lc * 128;
+    const char* two = base + (u64)(row + 8 < rows ? row + 8 : rows - 1) * stride + lc * 128;
+    a = stream(one);
+    b = stream(one + 16);
+    c = stream(two);
+    d = stream(two + 16);
     if (++lc == chunks) lc = 0, lt++;
   };
-  if (!loaded) {
-    UNROLL for (u32 k = 0; k < 4; k++) fetch_next(ahead[2 * k], ahead[2 * k + 1]);
-    return;
-  }
-  // The first four are here already.
-  for (u32 k = 0; k < 4; k++) {
-    if (lt < mine && ++lc == chunks) lc = 0, lt++;
-  }
+  // On their way while the row is made.
+  Words ahead[8];
+  UNROLL for (u32 k = 0; k < 2; k++) fetch_next(ahead[4 * k], ahead[4 * k + 1], ahead[4 * k + 2], ahead[4 * k + 3]);
   char* codes = codes_place(I);
   if (ONE) one_row(I, codes);
   i32 acc[N][4];
@@ -259,24 +389,28 @@ template <bool ONE, u32 N> DEVICE void int8_rows(const Instruction& I, Words (&a
   for (u32 t0 = 0; t0 < (ONE ? 1 : I.rows); t0 += 8 * N) {
     if (t0 > 0) {
       lt = lc = 0;
-      UNROLL for (u32 k = 0; k < 4; k++) fetch_next(ahead[2 * k], ahead[2 * k + 1]);
+      UNROLL for (u32 k = 0; k < 2; k++) fetch_next(ahead[4 * k], ahead[4 * k + 1], ahead[4 * k + 2], ahead[4 * k + 3]);
     }
     u32 tile = first, c = 0;
-    for (u32 from = 0; from < total; from += 4) {
-      UNROLL for (u32 k = 0; k < 4; k++) {
+    for (u32 from = 0; from < total; from += 2) {
+      UNROLL for (u32 k = 0; k < 2; k++) {
         if (from + k < total) {
           UNROLL for (u32 n = 0; n < N; n++) {
-            Words b;
+            Words b, b2;
             if (ONE) {
-              b = *(const Words*)(codes + c * 64 + piece * 16);
+              b = *(const Words*)(codes + c * 128 + piece * 32);
+              b2 = *(const Words*)(codes + c * 128 + piece * 32 + 16);
             } else {
               u32 t = t0 + n * 8 + g;
               t = t < I.rows ? t : I.rows - 1;
-              b = load((const Words*)((const char*)I.codes + (u64)t * I.code_stride + c * 64 + piece * 16));
+              const Words* at = (const Words*)((const char*)I.codes + (u64)t * I.code_stride + c * 128 + piece * 32);
+              b = load(at);
+              b2 = load(at + 1);
             }
-            int8_step(acc[n], ahead[2 * k], ahead[2 * k + 1], b);
+            int8_step(acc[n], ahead[4 * k], ahead[4 * k + 2], b);
+            int8_step(acc[n], ahead[4 * k + 1], ahead[4 * k + 3], b2);
           }
-          fetch_next(ahead[2 * k], ahead[2 * k + 1]);
+          fetch_next(ahead[4 * k], ahead[4 * k + 1], ahead[4 * k + 2], ahead[4 * k + 3]);
           if (++c == chunks) {
             UNROLL for (u32 n = 0; n < N; n++) {
               UNROLL for (u32 e = 0; e < 4; e++) {
@@ -306,7 +440,7 @@ APART void dense_rows(const Instruction& I) {
   const u32 lane = thread() & 15, stride = lane_stride(I.width), elements = m.stride / (I.type == F32 ? 4 : 2);
   const u32 whole = I.width / 16, each = THREADS / 16;
   for (u32 t = 0; t < I.rows; t++) {
-    make_row_apart(I, t, xs, nullptr, block() == 0);
+    make_row(I, t, xs, nullptr, block() == 0);
     for (u32 from = block() * each; from < m.rows; from += blocks() * each) {
       const u32 row = from + thread() / 16;
       const u64 at = (u64)(row < m.rows ? row : m.rows - 1) * elements + lane;
@@ -388,7 +522,7 @@ template <bool ONE> APART void grouped_rows(const Instruction& I) {
   if (block() >= items * rounds) return;
   char* codes = codes_place(I);
   float* parts = (float*)after_codes(I);
-  if (ONE) one_row(I, codes, true);
+  if (ONE) one_row(I, codes);
   else parts = (float*)pool();
   u32 parity = 0;
   for (u32 item = block(); item < items * rounds; item += blocks()) {

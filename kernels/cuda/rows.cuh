@@ -4,8 +4,8 @@
 #include "instruction.cuh"
 
 constexpr u32 THREADS = 512, WARPS = THREADS / 32;
-/** Rows up to here have their norm's weights in shared memory beside them; of wider ones they are read when they are used. */
-constexpr u32 HELD_WIDTH = 7168;
+/** Elements of a row that a thread holds in registers: rows up to 7,168 wide. Wider ones go through shared memory. */
+constexpr u32 HELD = 14;
 
 /** The start of a block's shared memory. */
 struct Shared {
@@ -13,7 +13,9 @@ struct Shared {
   u32 largest[WARPS];
   float inverse, scale, pad[2];
   i32 code_sum;
-  u32 last, pad2[2];
+  u32 last;
+  /** Of the step's first row, so that a step of one token need not ask for it again and again. */
+  u32 position, table_row;
 };
 constexpr u32 POOL_AT = (sizeof(Shared) + 127) / 128 * 128;
 
@@ -21,13 +23,13 @@ DEVICE Shared& shared() { return *(Shared*)shared_memory(); }
 DEVICE char* pool() { return shared_memory() + POOL_AT; }
 
 /** Rows lie in shared memory by lane of their sums: element i at [i % 16][i / 16]. */
-DEVICE u32 lane_length(u32 width) { return (width + 63) / 64 * 4; }
+DEVICE u32 lane_length(u32 width) { return (width + 127) / 128 * 8; }
 DEVICE u32 lane_stride(u32 width) { return lane_length(width) + 4; }
 DEVICE u32 lane_place(u32 i, u32 stride) { return (i & 15) * stride + (i >> 4); }
-/** Bytes of a row, and of its norm's weights. */
-DEVICE u32 row_bytes(u32 width) { return 16 * lane_stride(width) * 4 + (width <= HELD_WIDTH ? (width + 3) / 4 * 16 : 0); }
+DEVICE u32 row_bytes(u32 width) { return 16 * lane_stride(width) * 4; }
 
-DEVICE float activated(u32 source, float limit, float gate, float up) {
+/** Of its own, or the code of its divisions would be everywhere. */
+APART float activated(u32 source, float limit, float gate, float up) {
   if (source == RELU2) {
     // NaN stays, so that the next rounding reports it.
     const float g = gate > 0.0f || gate != gate ? gate : 0.0f;
@@ -56,148 +58,246 @@ DEVICE float sum_of_squares(const float* xs, u32 width) {
   const u32 n = lane_length(width) / 4;
   const Floats* p = (const Floats*)(xs + (thread() & 15) * lane_stride(width));
   float s = 0.0f;
+  auto add = [&](const Floats& v) {
+    s = s + v.x * v.x;
+    s = s + v.y * v.y;
+    s = s + v.z * v.z;
+    s = s + v.w * v.w;
+  };
   // Two vectors are loaded while the two before are added: a chain of additions, 4 clocks each.
-  Floats a[2];
-  UNROLL for (u32 k = 0; k < 2; k++) a[k] = p[k < n ? k : 0];
-  for (u32 i = 0; i < n; i += 2) {
-    Floats b[2];
-    UNROLL for (u32 k = 0; k < 2; k++) b[k] = p[i + 2 + k < n ? i + 2 + k : 0];
-    UNROLL for (u32 k = 0; k < 2; k++) {
-      if (i + k < n) {
-        s = s + a[k].x * a[k].x;
-        s = s + a[k].y * a[k].y;
-        s = s + a[k].z * a[k].z;
-        s = s + a[k].w * a[k].w;
-      }
-    }
-    UNROLL for (u32 k = 0; k < 2; k++) a[k] = b[k];
+  Floats a = p[0], b = p[1];
+  for (u32 i = 2; i < n; i += 2) {
+    const Floats c = p[i], d = p[i + 1];
+    add(a);
+    add(b);
+    a = c;
+    b = d;
   }
+  add(a);
+  add(b);
   return fold(s);
 }
 
-DEVICE float source_element(const Instruction& I, u32 t, u32 i) {
-  const float x = load((const float*)I.x + (u64)t * I.x_stride + i);
-  if (I.source == PLAIN) return x;
-  const float y = load((const float*)I.y + (u64)t * I.y_stride + i);
-  return I.source == SUM ? x + y : activated(I.source, I.limit, x, y);
+/** Finishes the codes of a row: hi and lo planes, and each group's sum behind them. */
+DEVICE void sum_groups(char* codes, u32 stride, u32 group, u32 n) {
+  // The codes may lie in global memory: this block wrote them itself, so a barrier was enough.
+  const signed char* hi = (const signed char*)codes;
+  const signed char* lo = hi + stride;
+  i32* sums = (i32*)(codes + 2 * stride);
+  const u32 lane = thread() & 31;
+  for (u32 g = thread() / 32; g * group < n; g += WARPS) {
+    i32 part = 0;
+    for (u32 i = lane; i < group; i += 32) part += 256 * hi[g * group + i] + lo[g * group + i];
+    part = warp_sum(part);
+    if (lane == 0) sums[g] = part;
+  }
+  sync();
 }
 
-/**
- * Row t of an instruction: made, normed, stored, rounded, as far as the instruction says. Codes go to `codes`: int8, or
- * the two planes of int16 (hi, lo, each `code_stride` bytes) and the groups' sums behind them. The row stays in `xs`.
- */
-DEVICE void make_row(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
+DEVICE void write16(char* codes, u32 stride, u32 i, float v, float scale, bool usable) {
+  i32 code = 0;
+  if (usable) {
+    code = nearest(v * scale);
+    code = code > 32639 ? 32639 : code;
+    code = code < -32639 ? -32639 : code;
+  }
+  const i32 hi = (code + 128) >> 8;
+  codes[i] = (char)hi;
+  codes[stride + i] = (char)(code - 256 * hi);
+}
+
+DEVICE i32 write8(char* codes, u32 i, float v, float scale) {
+  i32 code = nearest(v * scale);
+  code = code > 127 ? 127 : code;
+  code = code < -128 ? -128 : code;
+  ((signed char*)codes)[i] = (signed char)code;
+  return code;
+}
+
+/** The rounding of a row's largest element; false where that is NaN or infinity, the largest of all bit patterns. */
+DEVICE float largest_of(const Instruction& I, u32 most, bool writes) {
   Shared& s = shared();
-  const u32 tid = thread(), n = I.width, stride = lane_stride(n);
-  float* const ws = xs + 16 * stride;
-  const bool held = I.norm && n <= HELD_WIDTH;
-  for (u32 from = 0; from < n; from += 7 * THREADS) {
-    float v[7], w[7];
-    UNROLL for (u32 k = 0; k < 7; k++) {
-      const u32 i = from + tid + k * THREADS;
-      v[k] = i < n ? source_element(I, t, i) : 0.0f;
-      w[k] = held && i < n ? stream_float((const float*)I.weight + i) : 0.0f;
+  most = warp_max(most);
+  if ((thread() & 31) == 0) s.largest[thread() / 32] = most;
+  sync();
+  most = warp_max(s.largest[thread() & 15]);
+  if (most >= 0x7f800000 && thread() == 0 && writes) ((u32*)I.failed)[I.status] = 1;
+  return from_bits(most);
+}
+
+DEVICE float scale8(float largest) { return divide(127.0f, largest > 1e-5f ? largest : 1e-5f); }
+DEVICE void keep8(i32 sum, float scale) {
+  Shared& s = shared();
+  sum = warp_sum(sum);
+  if ((thread() & 31) == 0) add_shared(&s.code_sum, sum);
+  if (thread() == 0) s.scale = scale;
+  sync();
+}
+
+/** 1 / sqrt of the mean square, to all threads. */
+DEVICE float inverse_rms(const float* xs, u32 n, float eps) {
+  Shared& s = shared();
+  if (thread() < 32) {
+    const float sum = sum_of_squares(xs, n);
+    if (thread() == 0) s.inverse = divide(1.0f, root(divide(sum, (float)n) + eps));
+  }
+  sync();
+  return s.inverse;
+}
+
+/** A row of which a thread holds H elements. BARE: x itself, which is not stored again. */
+template <u32 H, bool BARE> APART void make_held(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
+  // Fields in registers: the compiler cannot know that what is stored below is none of them.
+  const u32 tid = thread(), n = I.width, stride = lane_stride(n), source = I.source, norm = I.norm, quantize = I.quantize;
+  const u32 code_stride = I.code_stride, keep = writes ? I.keep : 0;
+  const float* const x = (const float*)I.x + (u64)t * I.x_stride;
+  float v[H], w[H];
+  {
+    const float* const weight = (const float*)I.weight;
+    UNROLL for (u32 k = 0; k < H; k++) {
+      const u32 i = tid + k * THREADS;
+      v[k] = i < n ? load(x + i) : 0.0f;
+      w[k] = norm && i < n ? stream_float(weight + i) : 1.0f;
     }
-    UNROLL for (u32 k = 0; k < 7; k++) {
-      const u32 i = from + tid + k * THREADS;
-      if (i < n) {
-        xs[lane_place(i, stride)] = v[k];
-        if (held) ws[i] = w[k];
-        if (I.source == SUM && writes) ((float*)I.x)[(u64)t * I.x_stride + i] = v[k];
+  }
+  if (!BARE && source != PLAIN) {
+    const float* const y = (const float*)I.y + (u64)t * I.y_stride;
+    float b[H];
+    UNROLL for (u32 k = 0; k < H; k++) b[k] = tid + k * THREADS < n ? load(y + tid + k * THREADS) : 0.0f;
+    if (source == SUM) {
+      UNROLL for (u32 k = 0; k < H; k++) {
+        v[k] = v[k] + b[k];
+        if (writes && tid + k * THREADS < n) ((float*)x)[tid + k * THREADS] = v[k];
+      }
+    } else {
+      const float limit = I.limit;
+      UNROLL for (u32 k = 0; k < H; k++) {
+        if (source == RELU2) {
+          const float g = v[k] > 0.0f || v[k] != v[k] ? v[k] : 0.0f;
+          v[k] = (g * g) * b[k];
+        } else {
+          v[k] = activated(source, limit, v[k], b[k]);
+        }
       }
     }
   }
-  for (u32 i = n + tid; i < 16 * lane_length(n); i += THREADS) xs[lane_place(i, stride)] = 0.0f;
-  if (tid == 0) s.code_sum = 0;
-  sync();
-  float r = 1.0f;
-  if (I.norm) {
-    if (tid < 32) {
-      const float sum = sum_of_squares(xs, n);
-      if (tid == 0) s.inverse = divide(1.0f, root(divide(sum, (float)n) + I.eps));
+  if (norm || !quantize) {
+    UNROLL for (u32 k = 0; k < H; k++) {
+      const u32 i = tid + k * THREADS;
+      if (i < n) xs[lane_place(i, stride)] = v[k];
     }
-    sync();
-    r = s.inverse;
+    for (u32 i = n + tid; i < 16 * lane_length(n); i += THREADS) xs[lane_place(i, stride)] = 0.0f;
+  }
+  if (tid == 0) shared().code_sum = 0;
+  sync();
+  if (norm) {
+    const float r = inverse_rms(xs, n, I.eps);
+    UNROLL for (u32 k = 0; k < H; k++) v[k] = (v[k] * r) * w[k];
   }
   u32 most = 0;
-  for (u32 i = tid; i < n; i += THREADS) {
-    float v = xs[lane_place(i, stride)];
-    if (I.norm) {
-      v = (v * r) * (held ? ws[i] : stream_float((const float*)I.weight + i));
-      xs[lane_place(i, stride)] = v;
+  UNROLL for (u32 k = 0; k < H; k++) {
+    const u32 i = tid + k * THREADS;
+    if (i < n) {
+      const u32 b = bits(v[k]) & 0x7fffffff;
+      most = b > most ? b : most;
+      if (!BARE && keep) ((float*)I.out)[(u64)t * I.out_stride + i] = v[k];
+      if (norm && !quantize) xs[lane_place(i, stride)] = v[k];
     }
-    if (I.keep && writes) ((float*)I.out)[(u64)t * I.out_stride + i] = v;
-    const u32 a = bits(v) & 0x7fffffff;
-    most = a > most ? a : most;
+  }
+  if (!quantize) {
+    sync();
+    return;
+  }
+  const float largest = largest_of(I, most, writes);
+  if (quantize == 8) {
+    const float scale = scale8(largest);
+    i32 sum = 0;
+    UNROLL for (u32 k = 0; k < H; k++) {
+      const u32 i = tid + k * THREADS;
+      if (i < n) sum += write8(codes, i, v[k], scale);
+    }
+    for (u32 i = n + tid; i < code_stride; i += THREADS) codes[i] = 0;
+    keep8(sum, scale);
+    return;
+  }
+  const float scale = divide(32639.0f, largest);
+  const bool usable = scale < from_bits(0x7f800000);
+  if (tid == 0) shared().scale = usable ? divide(largest, 32639.0f) : 0.0f;
+  UNROLL for (u32 k = 0; k < H; k++) {
+    const u32 i = tid + k * THREADS;
+    if (i < n) write16(codes, code_stride, i, v[k], scale, usable);
+  }
+  for (u32 i = n + tid; i < code_stride; i += THREADS) codes[i] = codes[code_stride + i] = 0;
+  sync();
+  sum_groups(codes, code_stride, I.group, n);
+}
+
+/** A row wider than threads hold. */
+APART void make_wide(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
+  const u32 tid = thread(), n = I.width, stride = lane_stride(n), source = I.source;
+  float* const x = (float*)I.x + (u64)t * I.x_stride;
+  const float* const y = (const float*)I.y + (u64)t * I.y_stride;
+  for (u32 i = tid; i < n; i += THREADS) {
+    float a = load((const float*)x + i);
+    if (source != PLAIN) {
+      const float b = load(y + i);
+      a = source == SUM ? a + b : activated(source, I.limit, a, b);
+    }
+    xs[lane_place(i, stride)] = a;
+    if (source == SUM && writes) x[i] = a;
+  }
+  for (u32 i = n + tid; i < 16 * lane_length(n); i += THREADS) xs[lane_place(i, stride)] = 0.0f;
+  if (tid == 0) shared().code_sum = 0;
+  sync();
+  const float r = I.norm ? inverse_rms(xs, n, I.eps) : 1.0f;
+  u32 most = 0;
+  for (u32 i = tid; i < n; i += THREADS) {
+    float a = xs[lane_place(i, stride)];
+    if (I.norm) xs[lane_place(i, stride)] = a = (a * r) * stream_float((const float*)I.weight + i);
+    if (I.keep && writes) ((float*)I.out)[(u64)t * I.out_stride + i] = a;
+    const u32 b = bits(a) & 0x7fffffff;
+    most = b > most ? b : most;
   }
   if (!I.quantize) {
     sync();
     return;
   }
-  most = warp_max(most);
-  if ((tid & 31) == 0) s.largest[tid / 32] = most;
-  sync();
-  most = warp_max(s.largest[tid & 15]);
-  // Infinity and NaN are the largest of all bit patterns.
-  if (most >= 0x7f800000 && tid == 0 && writes) ((u32*)I.failed)[I.status] = 1;
-  const float largest = from_bits(most);
-  i32 sum = 0;
+  const float largest = largest_of(I, most, writes);
+  const u32 code_stride = I.code_stride;
   if (I.quantize == 8) {
-    const float scale = divide(127.0f, largest > 1e-5f ? largest : 1e-5f);
-    for (u32 i = tid; i < I.code_stride; i += THREADS) {
-      i32 code = 0;
-      if (i < n) {
-        code = nearest(xs[lane_place(i, stride)] * scale);
-        code = code > 127 ? 127 : code;
-        code = code < -128 ? -128 : code;
-      }
-      ((signed char*)codes)[i] = (signed char)code;
-      sum += code;
-    }
-    sum = warp_sum(sum);
-    if ((tid & 31) == 0) add_shared(&s.code_sum, sum);
-    if (tid == 0) s.scale = scale;
-    sync();
+    const float scale = scale8(largest);
+    i32 sum = 0;
+    for (u32 i = tid; i < n; i += THREADS) sum += write8(codes, i, xs[lane_place(i, stride)], scale);
+    for (u32 i = n + tid; i < code_stride; i += THREADS) codes[i] = 0;
+    keep8(sum, scale);
     return;
   }
   const float scale = divide(32639.0f, largest);
   const bool usable = scale < from_bits(0x7f800000);
-  if (tid == 0) s.scale = usable ? divide(largest, 32639.0f) : 0.0f;
-  for (u32 i = tid; i < I.code_stride; i += THREADS) {
-    i32 code = 0;
-    if (i < n && usable) {
-      code = nearest(xs[lane_place(i, stride)] * scale);
-      code = code > 32639 ? 32639 : code;
-      code = code < -32639 ? -32639 : code;
-    }
-    const i32 hi = (code + 128) >> 8;
-    codes[i] = (char)hi;
-    codes[I.code_stride + i] = (char)(code - 256 * hi);
-  }
+  if (tid == 0) shared().scale = usable ? divide(largest, 32639.0f) : 0.0f;
+  for (u32 i = tid; i < n; i += THREADS) write16(codes, code_stride, i, xs[lane_place(i, stride)], scale, usable);
+  for (u32 i = n + tid; i < code_stride; i += THREADS) codes[i] = codes[code_stride + i] = 0;
   sync();
-  // The codes may lie in global memory: this block wrote them itself, so the barrier is enough.
-  const signed char* hi = (const signed char*)codes;
-  const signed char* lo = hi + I.code_stride;
-  i32* sums = (i32*)(codes + 2 * I.code_stride);
-  for (u32 g = tid / 32; g * I.group < n; g += WARPS) {
-    i32 part = 0;
-    for (u32 i = tid & 31; i < I.group; i += 32) part += 256 * hi[g * I.group + i] + lo[g * I.group + i];
-    part = warp_sum(part);
-    if ((tid & 31) == 0) sums[g] = part;
-  }
-  sync();
+  sum_groups(codes, code_stride, I.group, n);
 }
 
-/** The same, where nothing else is at hand that would have to be saved. */
-APART void make_row_apart(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
-  make_row(I, t, xs, codes, writes);
+/**
+ * Row t of an instruction: made, normed, stored, rounded, as far as the instruction says. Codes go to `codes`: int8, or
+ * the two planes of int16 (hi, lo, each `code_stride` bytes) and the groups' sums behind them. A row that is not rounded is left
+ * in `xs`.
+ */
+DEVICE void make_row(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
+  if (I.width > HELD * THREADS) make_wide(I, t, xs, codes, writes);
+  else if (I.source != PLAIN || I.keep) make_held<HELD, false>(I, t, xs, codes, writes);
+  else if (I.width <= 5 * THREADS) make_held<5, true>(I, t, xs, codes, writes);
+  else make_held<HELD, true>(I, t, xs, codes, writes);
 }
 
 APART void run_rows(const Instruction& I) {
   float* xs = (float*)pool();
   for (u32 t = block(); t < I.rows; t += blocks()) {
     // `splits` is the distance between rows of codes here.
-    make_row_apart(I, t, xs, (char*)I.codes + (u64)t * I.splits, true);
+    make_row(I, t, xs, (char*)I.codes + (u64)t * I.splits, true);
     if (I.quantize && thread() == 0) {
       ((float*)I.scales)[2 * t] = shared().scale;
       ((i32*)I.scales)[2 * t + 1] = shared().code_sum;

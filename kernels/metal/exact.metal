@@ -362,6 +362,7 @@ struct ExactAttentionArgs {
     uint out_stride;
     uint held;          // positions whose scores are held at a time: 2048 at most, whole blocks
     uint window;        // positions that a row sees, its own included; 0: all of them
+    uint splits;        // of the longest row of the step, SPLIT_POSITIONS each; 1 in attention_exact
 };
 
 // Positions whose exponentials and values are summed before they join the rest: absolute ones, 0 .. 63, 64 .. 127, ...
@@ -369,6 +370,12 @@ struct ExactAttentionArgs {
 // Elements of q per lane: 256 / 16.
 #define EXACT_SLICES 16u
 #define MINUS_INFINITY as_type<float>(0xff800000u)
+
+// Positions of a threadgroup where a row is shared out: attention_exact_scores, _blocks, _join.
+#define SPLIT_POSITIONS 256u
+#define SPLIT_BLOCKS 4u
+// Floats of a split in `stats`: its largest score, then the sums of its blocks' exponentials.
+#define SPLIT_STATS 8u
 
 /** Scores of positions first .. end - 1 into scores[position - base]; returns the largest that this thread's 16 lanes saw. */
 METAL_FUNC float exact_scores(
@@ -515,6 +522,163 @@ kernel void attention_exact(
         }
     }
     if (slot == 0u) { out[token * a.out_stride + head * c.head_dim + d] = values / total; }
+}
+
+// The same in three dispatches, for a few rows over a long context, in which a threadgroup per head would leave most of a GPU
+// idle: scores and their largest, split by split; the blocks of each split; the blocks in order. A row takes part in the
+// splits that it sees.
+
+// grid: (splits, heads, tokens).
+kernel void attention_exact_scores(
+    device const float*  q       [[buffer(0)]],
+    device const float*  cache   [[buffer(1)]],
+    device const uint2*  places  [[buffer(2)]],
+    device const uint*   table   [[buffer(3)]],
+    device float*        scores  [[buffer(4)]],
+    device float*        stats   [[buffer(5)]],
+    constant ExactAttentionArgs& a [[buffer(6)]],
+    constant CacheArgs&  c       [[buffer(7)]],
+    uint3 group [[threadgroup_position_in_grid]],
+    uint thread_index [[thread_index_in_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]],
+    uint simdgroup_index [[simdgroup_index_in_threadgroup]],
+    uint simdgroups [[simdgroups_per_threadgroup]])
+{
+    THREADGROUP_ARRAY(float, found, 256);
+    THREADGROUP_ARRAY(float, maxima, 32);
+    const Place p = place_of(thread_index, lane, simdgroup_index, simdgroups);
+    const uint head = group.y;
+    const uint2 place = places[group.z];
+    const uint base = group.x * SPLIT_POSITIONS;
+    const uint first = max(base, first_seen(place.x + 1u, a.window));
+    const uint end = min(base + SPLIT_POSITIONS, place.x + 1u);
+    if (first >= end) { return; }
+    const uint heads = c.kv_heads * a.group_heads;
+    const uint split = (group.z * heads + head) * a.splits + group.x;
+    float mine[EXACT_SLICES];
+    MSL_UNROLL for (uint n = 0u; n < EXACT_SLICES; ++n) {
+        const uint e = lane % FOLD_LANES + n * FOLD_LANES;
+        mine[n] = 0.0f;
+        if (e < c.head_dim) { mine[n] = q[group.z * a.q_stride + head * c.head_dim + e]; }
+    }
+    float largest =
+        exact_scores(mine, cache, table, place, head / a.group_heads, base, first, end, a, c, found, p);
+    largest = simd_max(largest);
+    if (lane == 0u) { maxima[simdgroup_index] = largest; }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    for (uint position = first + thread_index; position < end; position += p.threads) {
+        const float score = found[position - base];
+        scores[split * SPLIT_POSITIONS + position - base] = score;
+    }
+    float part = MINUS_INFINITY;
+    if (lane < simdgroups) { part = maxima[lane]; }
+    largest = simd_max(part);
+    if (thread_index == 0u) { stats[split * SPLIT_STATS] = largest; }
+}
+
+// grid: (splits, heads, tokens).
+kernel void attention_exact_blocks(
+    device const float*  scores  [[buffer(0)]],
+    device float*        stats   [[buffer(1)]],
+    device const float*  cache   [[buffer(2)]],
+    device const uint2*  places  [[buffer(3)]],
+    device const uint*   table   [[buffer(4)]],
+    device float*        parts   [[buffer(5)]],
+    constant ExactAttentionArgs& a [[buffer(6)]],
+    constant CacheArgs&  c       [[buffer(7)]],
+    uint3 group [[threadgroup_position_in_grid]],
+    uint thread_index [[thread_index_in_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]],
+    uint simdgroup_index [[simdgroup_index_in_threadgroup]],
+    uint simdgroups [[simdgroups_per_threadgroup]])
+{
+    THREADGROUP_ARRAY(float, exponentials, 256);
+    const uint threads = simdgroups * 32u;
+    const uint head = group.y;
+    const uint kv_head = head / a.group_heads;
+    const uint2 place = places[group.z];
+    const uint count = place.x + 1u;
+    const uint seen = first_seen(count, a.window);
+    const uint base = group.x * SPLIT_POSITIONS;
+    const uint first = max(base, seen);
+    const uint end = min(base + SPLIT_POSITIONS, count);
+    if (first >= end) { return; }
+    const uint heads = c.kv_heads * a.group_heads;
+    const uint row = (group.z * heads + head) * a.splits;
+    const uint split = row + group.x;
+    // Every simdgroup finds the largest of all on its own.
+    float largest = MINUS_INFINITY;
+    for (uint s = seen / SPLIT_POSITIONS + lane; s * SPLIT_POSITIONS < count; s += 32u) {
+        const float of_split = stats[(row + s) * SPLIT_STATS];
+        largest = max(largest, of_split);
+    }
+    largest = simd_max(largest);
+    for (uint position = first + thread_index; position < end; position += threads) {
+        const float score = scores[split * SPLIT_POSITIONS + position - base];
+        exponentials[position - base] = exp_f32(score - largest);
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    const uint blocks = (end - base + ATTENTION_BLOCK - 1u) / ATTENTION_BLOCK;
+    for (uint pair = 2u * simdgroup_index; pair < blocks; pair += 2u * simdgroups) {
+        const uint block = pair + lane / FOLD_LANES;
+        float sum = 0.0f;
+        if (block < blocks) {
+            const uint start = max(base + block * ATTENTION_BLOCK, first);
+            const uint stop = min(base + (block + 1u) * ATTENTION_BLOCK, end);
+            for (uint position = start + lane % FOLD_LANES; position < stop; position += FOLD_LANES) {
+                const float e = exponentials[position - base];
+                sum += e;
+            }
+        }
+        sum = fold_lanes(sum);
+        if (block < blocks && lane % FOLD_LANES == 0u) { stats[split * SPLIT_STATS + 1u + block] = sum; }
+    }
+    const uint v_at = c.kv_heads * KV_BLOCK * c.head_stride;
+    for (uint i = thread_index; i < blocks * c.head_dim; i += threads) {
+        const uint block = i / c.head_dim;
+        const uint d = i % c.head_dim;
+        const uint start = max(base + block * ATTENTION_BLOCK, first);
+        const uint stop = min(base + (block + 1u) * ATTENTION_BLOCK, end);
+        float weighted = 0.0f;
+        for (uint position = start; position < stop; ++position) {
+            const float value = cache[cache_at(table, place, position, kv_head, c) + v_at + d];
+            const float e = exponentials[position - base];
+            weighted += e * value;
+        }
+        parts[split * SPLIT_BLOCKS * c.head_dim + i] = weighted;
+    }
+}
+
+// A thread per dimension. grid: (heads, tokens).
+kernel void attention_exact_join(
+    device const float*  parts   [[buffer(0)]],
+    device const float*  stats   [[buffer(1)]],
+    device const uint2*  places  [[buffer(2)]],
+    device float*        out     [[buffer(3)]],
+    constant ExactAttentionArgs& a [[buffer(4)]],
+    constant CacheArgs&  c       [[buffer(5)]],
+    uint3 group [[threadgroup_position_in_grid]],
+    uint thread_index [[thread_index_in_threadgroup]],
+    uint simdgroups [[simdgroups_per_threadgroup]])
+{
+    const uint head = group.x;
+    const uint heads = c.kv_heads * a.group_heads;
+    const uint row = (group.y * heads + head) * a.splits;
+    const uint2 place = places[group.y];
+    const uint count = place.x + 1u;
+    const uint from = first_seen(count, a.window) / ATTENTION_BLOCK;
+    for (uint d = thread_index; d < c.head_dim; d += simdgroups * 32u) {
+        float total = 0.0f;
+        float values = 0.0f;
+        // Block b is the one of this number in the row's parts: splits have whole blocks.
+        for (uint b = from; b * ATTENTION_BLOCK < count; ++b) {
+            const float of_block = parts[(row * SPLIT_BLOCKS + b) * c.head_dim + d];
+            const float exponentials = stats[(row + b / SPLIT_BLOCKS) * SPLIT_STATS + 1u + b % SPLIT_BLOCKS];
+            values += of_block;
+            total += exponentials;
+        }
+        out[group.y * a.out_stride + head * c.head_dim + d] = values / total;
+    }
 }
 
 // ---- a dense head

@@ -202,6 +202,9 @@ struct DeltaArgs {
     uint state_at;
 };
 
+// Elements that a thread loads before it uses the first: a simdgroup is alone on its core more often than not.
+#define DELTA_STEP 8u
+
 /** The reference's log(1 + exp(x)): log(1 + u) = 2 artanh(u / (2 + u)) as a polynomial. */
 METAL_FUNC float softplus_f32(float x) {
     const float u = exp_f32(-fabs(x));
@@ -251,22 +254,38 @@ kernel void gated_delta(
         const float raw_alpha = alpha[t * a.gate_stride + head];
         const float b = sigmoid_f32(raw_beta);
         const float g = exp_f32(head_decay * softplus_f32(raw_alpha + head_bias));
+        float s[DELTA_STEP];
+        float key[DELTA_STEP];
+        float query[DELTA_STEP];
         float known = 0.0f;
-        for (uint i = 0u; i < a.head_dim; ++i) {
-            const float s = state[state_at + i * a.head_dim];
-            const float key = x[k + i];
-            known += (g * s) * key;
+        for (uint first = 0u; first < a.head_dim; first += DELTA_STEP) {
+            MSL_UNROLL for (uint u = 0u; u < DELTA_STEP; ++u) {
+                // One past the last repeats it, and is not used.
+                const uint i = min(first + u, a.head_dim - 1u);
+                s[u] = state[state_at + i * a.head_dim];
+                key[u] = x[k + i];
+            }
+            MSL_UNROLL for (uint u = 0u; u < DELTA_STEP; ++u) {
+                if (first + u < a.head_dim) { known += (g * s[u]) * key[u]; }
+            }
         }
         const float delta = b * (value - known);
         float result = 0.0f;
-        for (uint i = 0u; i < a.head_dim; ++i) {
-            // g * s again rather than stored: the same product has the same bits.
-            const float s = state[state_at + i * a.head_dim];
-            const float key = x[k + i];
-            const float query = x[q + i];
-            const float updated = g * s + key * delta;
-            state[state_at + i * a.head_dim] = updated;
-            result += updated * query;
+        for (uint first = 0u; first < a.head_dim; first += DELTA_STEP) {
+            MSL_UNROLL for (uint u = 0u; u < DELTA_STEP; ++u) {
+                const uint i = min(first + u, a.head_dim - 1u);
+                s[u] = state[state_at + i * a.head_dim];
+                key[u] = x[k + i];
+                query[u] = x[q + i];
+            }
+            MSL_UNROLL for (uint u = 0u; u < DELTA_STEP; ++u) {
+                if (first + u < a.head_dim) {
+                    // g * s again rather than stored: the same product has the same bits.
+                    const float updated = g * s[u] + key[u] * delta;
+                    state[state_at + (first + u) * a.head_dim] = updated;
+                    result += updated * query[u];
+                }
+            }
         }
         out[t * a.out_stride + head * a.head_dim + j] = result;
     }

@@ -47,10 +47,13 @@ export const CHUNK_ROWS = 256;
 // Well above any cache.
 const BANDWIDTH_BYTES = 512 << 20;
 
-/** Bytes of K and V that one more token reads at a given length; float32. */
-export function kvBytes(program: Program, length: number): number {
-  const { layers, kvHeads, headDim } = program.kv;
-  return 2 * 4 * layers * kvHeads * headDim * length;
+/** Bytes of K and V that one more token reads at a given length, and of recurrent states, read and written; float32. */
+export function kvBytes({ kv, recurrent = [] }: Program, length: number): number {
+  const { layers, kvHeads, headDim, windows } = kv;
+  const seen = Array.from({ length: layers }, (_, i) => Math.min(length, windows?.[i] || length));
+  const positions = seen.reduce((sum, count) => sum + count, 0);
+  const states = recurrent.reduce((sum, { width }) => sum + width, 0);
+  return 2 * 4 * (kvHeads * headDim * positions + states);
 }
 
 export async function readBandwidth(threads: number, isa: string | undefined): Promise<number | undefined> {

@@ -204,10 +204,10 @@ async function openProgram(
 ): Promise<{ program: Program; head: 'full' | 'int8' }> {
   if (shape !== undefined) {
     if (model !== 'default') throw new ArgumentError({ what: 'bench takes --model or --shape, not both' });
-    const { randomModel } = await import('../bench/random-model.ts');
+    const { hasTernaryTables, randomModel } = await import('../bench/random-model.ts');
     const { INT8_HEAD_BYTES } = await import('../generate/engine.ts');
-    const { vocab, hidden, family } = BENCH_SHAPES[shape];
-    const isTernary = family === 'qwen3';
+    const { vocab, hidden } = BENCH_SHAPES[shape];
+    const isTernary = hasTernaryTables(BENCH_SHAPES[shape]);
     if (isTernary && head === 'int8') {
       throw new ArgumentError({ what: 'the output head of this shape is ternary', fix: 'use --head full' });
     }

@@ -13,6 +13,7 @@ export type CommandEntry = {
 export const COMMANDS: readonly CommandEntry[] = [
   { name: 'serve', summary: 'Serve MCP on stdio, or over HTTP', load: () => import('./serve.ts') },
   { name: 'infer', summary: 'Write text with a model, with a GF(3) trace if asked', load: () => import('./infer.ts') },
+  { name: 'chat', summary: 'Talk with a model in the terminal', load: () => import('./chat.ts') },
   {
     name: 'analyze',
     summary: 'How the trits of every ternary layer are distributed',

@@ -83,17 +83,20 @@ export const command = defineCommand({
     const print = json ? undefined : flags['trace-gf3'] ? tracePrinter(output) : printText;
     const thoughts = new ThoughtLine(output);
     const structure = await structureOf(input);
-    const result = await generate({ ...requestOf(input, prompt), ...structure }, {
-      signal,
-      continuable: json,
-      ...(!json && { onThought: () => thoughts.push() }),
-      ...(print && {
-        onStep: (step) => {
-          thoughts.end();
-          print(step);
-        },
-      }),
-    });
+    const result = await generate(
+      { ...requestOf(input, prompt), ...structure },
+      {
+        signal,
+        continuable: json,
+        ...(!json && { onThought: () => thoughts.push() }),
+        ...(print && {
+          onStep: (step) => {
+            thoughts.end();
+            print(step);
+          },
+        }),
+      },
+    );
     thoughts.end();
     if (json) output.json(generateResultToJson(result));
     else if (flags['trace-gf3']) output.line(conservationLine(result.tritSum, result.gf3Residue));
@@ -110,8 +113,10 @@ export const command = defineCommand({
 /** Loading less is over before anyone has read how much it takes. */
 const WORTH_SAYING_BYTES = 300e6;
 
+type MemoryInput = { readonly flags: { readonly model: string; readonly backend: string }; readonly output: Output };
+
 /** What a large model takes, before it is loaded. */
-async function sayMemory({ flags, output }: CommandInput<typeof FLAGS>): Promise<void> {
+export async function sayMemory({ flags, output }: MemoryInput): Promise<void> {
   if (flags.model === 'default' || flags.backend === 'openai' || flags.backend === 'onnx') return;
   const { resolveModel } = await import('../hub/resolve-model.ts');
   const { memoryLine, memoryOf } = await import('../model/memory.ts');
@@ -158,7 +163,8 @@ async function structureOf({ flags }: CommandInput<typeof FLAGS>): Promise<Parti
     if (text !== undefined) return text;
     throw new ArgumentError({ what: `--${flag} ${path}: there is no such file`, fix: 'give the path of a file' });
   };
-  const text = schema === undefined || /^\s*(\{|true$|false$)/.test(schema) ? schema : await read('response-schema', schema);
+  const text =
+    schema === undefined || /^\s*(\{|true$|false$)/.test(schema) ? schema : await read('response-schema', schema);
   return {
     ...(text !== undefined && { responseSchema: schemaIn(text) }),
     ...(grammar !== undefined && { grammar: await read('grammar', grammar) }),
@@ -174,7 +180,7 @@ function schemaIn(text: string): unknown {
   }
 }
 
-function thinkingOf(text: string): 'on' | 'off' | number {
+export function thinkingOf(text: string): 'on' | 'off' | number {
   if (text === 'on' || text === 'off') return text;
   if (/^\d+$/.test(text)) return Number(text);
   throw new ArgumentError({ what: `--thinking ${text}`, fix: 'give on, off, or the tokens of a thought at most' });
@@ -213,7 +219,8 @@ function tracePrinter(output: Output): (step: TraceStep) => void {
   };
 }
 
-function footer({ model, usage, timings, engine, finishReason }: GenerateResult): string {
+/** One line on what a generation took and why it ended. */
+export function footer({ model, usage, timings, engine, finishReason }: GenerateResult): string {
   const { backend, isa, threads, head, endpoint } = engine;
   const ended = { stop: 'end of text', length: 'token limit', time: 'time limit', cancelled: 'stopped' }[finishReason];
   const { completionTokens: tokens } = usage;

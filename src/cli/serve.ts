@@ -4,6 +4,7 @@ import { type CommandInput, defineCommand } from './command.ts';
 
 const FLAGS = {
   http: { type: 'boolean', description: 'Serve over HTTP instead of stdio' },
+  openai: { type: 'boolean', description: "With --http: OpenAI's API as well, at /v1" },
   host: { type: 'string', default: '127.0.0.1', placeholder: 'H', description: 'Address to bind' },
   port: {
     type: 'integer',
@@ -58,11 +59,16 @@ export const command = defineCommand({
   summary: 'Serve MCP on stdio, or over HTTP',
   positionals: [],
   flags: FLAGS,
-  examples: ['serve', 'serve --http', 'serve --http --host 0.0.0.0 --allow-host mcp.example.com   # and BITNET_TOKEN'],
+  examples: [
+    'serve',
+    'serve --http',
+    'serve --http --openai',
+    'serve --http --host 0.0.0.0 --allow-host mcp.example.com   # and BITNET_TOKEN',
+  ],
   notes:
     'On stdio, this is what `bitnet-gf3` alone does, too. An MCP client starts it and talks to it over stdin and stdout; ' +
     'it ends when the client closes stdin. Logs go to stderr.\n' +
-    'Over HTTP: MCP at /mcp, the old SSE transport at /sse, /healthz, /metrics. docs/serving.md tells the rest.\n' +
+    'Over HTTP: MCP at /mcp, the old SSE transport at /sse, /healthz, /metrics; with --openai, /v1/models, /v1/chat/completions and /v1/completions. docs/serving.md tells the rest.\n' +
     'BITNET_LOG: debug, info, warn, error or silent. BITNET_MODEL_ROOTS: folders that model paths may lie in (several as ' +
     'in PATH; empty: names only). BITNET_BACKEND: what computes, as --backend of infer (with openai, see infer --help).',
   run: async (input) => {
@@ -130,12 +136,13 @@ async function serveHttp(
       requestsPerSecond: flags['rate-limit'] ?? (local ? 10_000 : 100),
       maxSessions: flags['max-sessions'],
       maxRunning: flags['max-running'],
+      openai: flags.openai,
       drainMs: 1000 * flags['drain-seconds'],
       onListening: ({ url, port: bound }) => {
         if (json) output.json({ url: `${url}/mcp`, host, port: bound, pid: process.pid });
         else
           output.note(
-            `MCP at ${url}/mcp (SSE at /sse; /healthz, /metrics)${tokens.length > 0 ? ', token required' : ''}` +
+            `MCP at ${url}/mcp (SSE at /sse; /healthz, /metrics)${flags.openai ? `, OpenAI's API at ${url}/v1` : ''}${tokens.length > 0 ? ', token required' : ''}` +
               (isSeen ? '. Ctrl-C ends it.' : ''),
           );
       },

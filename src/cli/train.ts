@@ -330,13 +330,10 @@ async function openModel(
 ): Promise<TrainableModel> {
   if (flags.preset === undefined && flags.config === undefined) {
     const { resolveModel } = await import('../hub/resolve-model.ts');
-    const { openTrainableModel } = await import('../train/trainable-model.ts');
+    const { openTrainableModel, refuseFile } = await import('../train/trainable-model.ts');
     const location = await resolveModel(flags.model ?? 'default');
     if (location.kind !== 'folder') {
-      throw new ArgumentError({
-        what: `${location.name} is a ${location.kind} file; training starts from a folder with config, weights and tokenizer`,
-        fix: 'convert it to a folder in Hugging Face layout first',
-      });
+      return refuseFile(location, 'training starts');
     }
     const { refuseOwnFolder } = await import('../train/export-model.ts');
     await refuseOwnFolder(location.path, out);

@@ -3,7 +3,7 @@
 
 import { randomBytes } from 'node:crypto';
 import { type FileHandle, open, stat, unlink } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, join, win32 } from 'node:path';
 import { CancelledError } from '../errors.ts';
 import { refusalOf, WriteError } from './errors.ts';
 import { isInUse, renameOver } from './rename-over.ts';
@@ -27,6 +27,10 @@ export async function writeFileAtomically(
   produce: (sink: AtomicSink) => Promise<void>,
   signal?: AbortSignal,
 ): Promise<void> {
+  if (isDeviceName(path)) {
+    const fix = 'choose another name';
+    throw new WriteError({ file: path, what: 'cannot write here: Windows keeps this name for a device', fix });
+  }
   // A folder is refused by the rename; a device or a pipe would be gone by it, and whoever else uses it with it.
   const there = await stat(path).catch(() => undefined);
   if (there !== undefined && !there.isFile() && !there.isDirectory()) {
@@ -65,6 +69,16 @@ export async function writeFileAtomically(
     throw error;
   }
   await syncFolder(folder);
+}
+
+/** NUL, CON, COM1 and others are devices on Windows in every folder, with any ending. */
+export function isDeviceName(path: string, platform: NodeJS.Platform = process.platform): boolean {
+  return (
+    platform === 'win32' &&
+    /^(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[1-9\u00b9\u00b2\u00b3])[ .]*(?:\..*)?$/i.test(
+      win32.basename(path),
+    )
+  );
 }
 
 class HandleSink implements AtomicSink {

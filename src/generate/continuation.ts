@@ -143,7 +143,7 @@ function stateOf(value: unknown): ContinuationState | undefined {
 function isStructure(value: unknown): boolean {
   if (typeof value !== 'object' || value === null) return false;
   const { kind, text } = value as Fields;
-  return (kind === 'schema' || kind === 'grammar') && typeof text === 'string';
+  return (kind === 'schema' || kind === 'grammar' || kind === 'tools') && typeof text === 'string';
 }
 
 type Fields = Readonly<Record<string, unknown>>;

@@ -18,6 +18,7 @@ import type {
 /** What the child tells while it works. */
 export type GenerateEvent =
   | { readonly kind: 'step'; readonly step: TraceStep }
+  | { readonly kind: 'thought'; readonly text: string }
   | { readonly kind: 'prompt'; readonly done: number; readonly total: number }
   | { readonly kind: 'kept'; readonly kept: PrefixCacheCounts }
   | { readonly kind: 'tokens'; readonly done: number };
@@ -81,14 +82,18 @@ export class EngineHost {
     return this.pid === undefined ? NOTHING_KEPT : this.#kept;
   }
 
-  async generate(request: GenerateRequest, { signal, onStep, onPrompt }: GenerateHooks = {}): Promise<GenerateResult> {
+  async generate(
+    request: GenerateRequest,
+    { signal, onStep, onThought, onPrompt }: GenerateHooks = {},
+  ): Promise<GenerateResult> {
     const onEvent = (event: unknown) => {
       const told = event as GenerateEvent;
       if (told.kind === 'step') onStep?.(told.step);
+      else if (told.kind === 'thought') onThought?.(told.text);
       else if (told.kind === 'prompt') onPrompt?.(told.done, told.total);
       else if (told.kind === 'kept') this.#kept = told.kept;
     };
-    const call: GenerateCall = { request, listens: onStep !== undefined || onPrompt !== undefined };
+    const call: GenerateCall = { request, listens: [onStep, onThought, onPrompt].some((hook) => hook !== undefined) };
     const result = await this.#host.call('generate', call, { onEvent, ...limits(request.maxSeconds, signal) });
     return result as GenerateResult;
   }

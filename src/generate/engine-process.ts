@@ -32,6 +32,7 @@ serveParent({
       signal: call.signal,
       ...(listens && {
         onStep: (step) => tell({ kind: 'step', step }),
+        onThought: (text) => tell({ kind: 'thought', text }),
         onPrompt: (done, total) => tell({ kind: 'prompt', done, total }),
       }),
     });

@@ -12,6 +12,8 @@ import { checkSampling, samplingState, toldSampling } from './sampling-request.t
 import { StopScanner } from './stop-scanner.ts';
 import type { Structure, StructureRequest } from './structure/structure.ts';
 import type { Answer, BackendChoice, Piece, Start, TokenSource } from './token-source.ts';
+import { parseToolCalls } from './tools/tool-calls.ts';
+import { type Tool, toolsOf } from './tools/tool-request.ts';
 import type { GenerateHooks, GenerateRequest, GenerateResult, TraceStep } from './types.ts';
 
 export const DEFAULT_MAX_TOKENS = 100;
@@ -94,9 +96,46 @@ export async function structureIn(request: StructureRequest): Promise<Structure 
   return structureOf(request);
 }
 
+/** Throws ArgumentError for tools that this source cannot tell its model of. */
+function checkTools({ toolStyle, model }: TokenSource, request: GenerateRequest): Tool[] {
+  const tools = toolsOf(request);
+  if (tools.length === 0) return tools;
+  if (request.messages === undefined) {
+    throw new ArgumentError({ what: 'tools without messages', fix: 'give messages: tools are part of a chat' });
+  }
+  if (toolStyle === undefined) {
+    throw new ArgumentError({
+      what: `the chat template of the model "${model}" knows no tools`,
+      fix: 'use a model that was made for tools, or ask for JSON with response_schema',
+    });
+  }
+  return tools;
+}
+
+/** What holds a model to a call, or to the schemas of calls it makes of its own will. */
+async function toolStructure(
+  { toolStyle }: TokenSource,
+  { toolChoice = 'auto', parallelToolCalls = true, stop = [] }: GenerateRequest,
+  tools: readonly Tool[],
+): Promise<Structure | undefined> {
+  const mustCall = toolChoice === 'required' || typeof toolChoice === 'object';
+  if (tools.length === 0 || toolStyle === undefined || toolStyle === 'server') return undefined;
+  if (!mustCall && !tools.some(({ strict }) => strict)) return undefined;
+  const called = tools
+    .filter(({ name }) => typeof toolChoice !== 'object' || name === toolChoice.name)
+    .map(({ name, parameters, strict }) => ({
+      name,
+      // A tool that asks for no more gets an object.
+      parameters: mustCall || strict ? parameters : { type: 'object' },
+    }));
+  const { structureOfTools } = await import('./structure/structure.ts');
+  return structureOfTools({ style: toolStyle, mustCall, many: parallelToolCalls, tools: called }, stop);
+}
+
 /** Reads the prompt of a request that was checked. Throws ArgumentError for one that cannot be read. */
 export async function begin(source: TokenSource, request: GenerateRequest, signal?: AbortSignal): Promise<Start> {
-  const structure = await structureIn(request);
+  const tools = checkTools(source, request);
+  const structure = (await structureIn(request)) ?? (await toolStructure(source, request, tools));
   const { text, tokens } = await source.prompt(request, signal);
   const backend = foreignName(source.info.backend);
   const bias = request.logitBias === undefined ? undefined : source.biasOf(request.logitBias);
@@ -208,6 +247,7 @@ export async function run(
     promptRead,
     onPrompt,
     messages: request.messages,
+    tools: request.tools === undefined ? undefined : { list: request.tools, choice: request.toolChoice ?? 'auto' },
   });
   const endedAt = now();
   const { trace: steps, completion } = scanner.end(rest);
@@ -221,6 +261,14 @@ export async function run(
   if (start.backend === 'openai' && start.structure !== undefined && finishReason === 'stop' && !isJson(completion)) {
     warnings.push('the server did not hold to the schema: its answer is not JSON');
   }
+  // A server that tells calls apart need not be asked for them.
+  const tools = toolsOf(request);
+  const parsed =
+    answer?.toolCalls !== undefined
+      ? { content: completion, calls: answer.toolCalls }
+      : tools.length > 0
+        ? parseToolCalls(completion, tools, output)
+        : undefined;
   const decodeMs = endedAt - startedAt - firstTokenMs;
   const isNew = request.continuation === undefined;
   const sampling = toldSampling(start, isNew ? { request, defaults: source.sampling } : undefined);
@@ -229,6 +277,7 @@ export async function run(
     output,
     completion,
     ...(answer?.reasoning === undefined ? {} : { reasoning: answer.reasoning }),
+    ...(parsed === undefined || parsed.calls.length === 0 ? {} : { toolCalls: parsed.calls, content: parsed.content }),
     finishReason,
     ...(continuation === undefined ? {} : { continuation }),
     trace,

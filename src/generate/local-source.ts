@@ -12,6 +12,7 @@ import { asksHistory, type Choice, chooseToken, type Likely, TokenHistory } from
 import type { StructuredWriter } from './structure/structured-writer.ts';
 import { ThoughtReader } from './thought.ts';
 import type { Answer, Ending, Prompt, Start, Task, TokenSource } from './token-source.ts';
+import { styleOf } from './tools/tool-request.ts';
 import type { Alternative, FinishReason, GenerateRequest, TritCounts } from './types.ts';
 
 type Asked = GenerateRequest & { readonly signal?: AbortSignal | undefined };
@@ -29,6 +30,10 @@ export function localSource(model: LoadedModel, prompts?: PromptHost): TokenSour
     warnings: warningsOf(model),
     room: { texts: TEXTS_AT_ONCE, positions: Math.max(POSITIONS_AT_ONCE, model.contextLength) },
     sampling: model.sampling,
+    get toolStyle() {
+      const { chatTemplates } = model.tokenizer;
+      return styleOf(chatTemplates.get('tool_use') ?? chatTemplates.get('default'));
+    },
     biasOf: (bias) => biasById(bias, model),
     prompt: (request, signal) => promptOf(model, prompts, { ...request, signal }),
     checkContinuation: (state) => checkFits(model, state),
@@ -50,12 +55,14 @@ async function promptOf(model: LoadedModel, prompts: PromptHost | undefined, ask
       fix: 'leave activations out, or convert the model and use a backend of our own',
     });
   }
-  const { model: name, prompt, messages, thinking } = request;
+  const { model: name, prompt, messages, thinking, tools, toolChoice } = request;
   const wanted = {
     model: name,
     ...(prompt === undefined ? {} : { prompt }),
     ...(messages === undefined ? {} : { messages }),
     ...(thinking === undefined ? {} : { thinking }),
+    ...(tools === undefined ? {} : { tools }),
+    ...(toolChoice === undefined ? {} : { toolChoice }),
   };
   if (prompts === undefined || promptLength(wanted) <= LONG_PROMPT) {
     return readPrompt(tokenizer, wanted, { contextLength });

@@ -64,7 +64,8 @@ export function addCounts(a: PrefixCacheCounts, b: PrefixCacheCounts): PrefixCac
 export const MIN_SHARED = 8;
 /** Tokens that another sequence is about to read: with fewer, reading them again takes less than a step's wait. */
 const MIN_WAITED_FOR = 16;
-const MAX_ENTRIES = 16;
+/** As many as texts are written at once: the next ones take over their memory. */
+const MAX_ENTRIES = 64;
 /**
  * Tokens before a prompt's end at which a snapshot is taken. The next turn of a chat is that prompt but for its last few
  * tokens (the template opens an answer, or drops a thought), and the same prompt needs its last token computed again.
@@ -131,7 +132,10 @@ export class PrefixCache {
     }
     this.#prompts += 1;
     const branch = longest > held && longest >= MIN_SHARED ? longest : undefined;
-    if (held < MIN_SHARED) return { sequence: this.#executable.createSequence(), length: 0, branch };
+    if (held < MIN_SHARED) {
+      const { sequence, length } = this.#recycled(prompt) ?? { sequence: this.#executable.createSequence(), length: 0 };
+      return { sequence, length, branch };
+    }
     this.#hits += 1;
     if (runs !== undefined) return { sequence: this.#executable.fork(runs.sequence, held), length: held, branch };
     const entry = best!;
@@ -141,6 +145,21 @@ export class PrefixCache {
     const sequence = this.#executable.fork(entry.sequence, held);
     this.#entries.push(entry);
     return { sequence, length: held, branch };
+  }
+
+  /**
+   * Where a kept sequence would have to go soon, the oldest that begins as the prompt does is cut down to that: most prompts
+   * begin with the same token. Its memory is taken over with it; fresh memory of a sequence takes as long as ten tokens.
+   */
+  #recycled(prompt: readonly number[]): { readonly sequence: SequenceId; readonly length: number } | undefined {
+    if (this.#stateBytes > 0) return undefined;
+    if (this.#entries.length < MAX_ENTRIES && this.counts.tokens < this.#options.cachedTokens / 2) return undefined;
+    const at = this.#entries.findIndex(({ tokens }) => sameTokens(tokens, prompt) > 0);
+    if (at < 0) return undefined;
+    const [{ sequence, tokens }] = this.#entries.splice(at, 1) as [Entry];
+    const length = sameTokens(tokens, prompt);
+    this.#executable.truncate(sequence, length);
+    return { sequence, length };
   }
 
   /** Lengths, rising, at which a prompt that starts there is to be kept while it is read. */

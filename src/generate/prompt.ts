@@ -5,12 +5,17 @@ import type { ChatMessage } from '../tokenizer/chat-template.ts';
 import { leastTokens } from '../tokenizer/least-tokens.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import type { Prompt } from './token-source.ts';
+import { withParsedArguments } from './tools/tool-calls.ts';
+import { toolsOf, toTemplate } from './tools/tool-request.ts';
 import type { GenerateRequest } from './types.ts';
 
 /** Characters; shorter prompts are read in place: some 20 ms. */
 export const LONG_PROMPT = 16_384;
 
-export type PromptRequest = Pick<GenerateRequest, 'model' | 'prompt' | 'messages' | 'thinking'>;
+export type PromptRequest = Pick<
+  GenerateRequest,
+  'model' | 'prompt' | 'messages' | 'thinking' | 'tools' | 'toolChoice'
+>;
 
 export type PromptOptions = {
   /** Positions of the model; prompt and at least one token must fit. */
@@ -22,8 +27,13 @@ export type PromptOptions = {
  * a chat template refuses throws as it does.
  */
 export function readPrompt(tokenizer: Tokenizer, request: PromptRequest, { contextLength }: PromptOptions): Prompt {
-  const { model, prompt = '', messages, thinking } = request;
-  const chat = thinking === undefined ? {} : { enableThinking: thinking !== 'off' };
+  const { model, prompt = '', thinking } = request;
+  const messages = request.messages === undefined ? undefined : withParsedArguments(request.messages);
+  const tools = toolsOf(request).map(toTemplate);
+  const chat = {
+    ...(thinking === undefined ? {} : { enableThinking: thinking !== 'off' }),
+    ...(tools.length === 0 ? {} : { tools }),
+  };
   const text = messages === undefined ? prompt : tokenizer.renderChat(messages, chat);
   // No id has less than a byte. For a short prompt, the look at the whole vocabulary would be most of the work.
   const mayBeTooLong = Buffer.byteLength(text) > contextLength;
@@ -44,10 +54,11 @@ export function readPrompt(tokenizer: Tokenizer, request: PromptRequest, { conte
 const MESSAGE_CHARACTERS = 64;
 
 /** Characters of a request's prompt or messages, with what is around them. */
-export function promptLength({ prompt = '', messages = [] }: PromptRequest): number {
+export function promptLength({ prompt = '', messages = [], tools = [] }: PromptRequest): number {
   const lengthOf = ({ content, tool_calls }: ChatMessage) =>
     (typeof content === 'string' ? content.length : lengthOfJson(content)) + lengthOfJson(tool_calls);
-  return messages.reduce((sum, message) => sum + lengthOf(message) + MESSAGE_CHARACTERS, prompt.length);
+  const before = prompt.length + lengthOfJson(tools);
+  return messages.reduce((sum, message) => sum + lengthOf(message) + MESSAGE_CHARACTERS, before);
 }
 
 function lengthOfJson(value: unknown): number {

@@ -103,7 +103,10 @@ export class Scheduler {
   run(prompt: readonly number[], handlers: GenerationHandlers): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#arrivals.push({ prompt, handlers, resolve, reject });
-      if (!this.#running) void this.#pump();
+      if (this.#running) return;
+      this.#running = true;
+      // Whoever asks in the same moment shares the first step.
+      queueMicrotask(() => void this.#pump());
     });
   }
 
@@ -147,7 +150,6 @@ export class Scheduler {
   }
 
   async #pump(): Promise<void> {
-    this.#running = true;
     try {
       while (this.active > 0) {
         this.#admit();

@@ -6,6 +6,8 @@ import { BACKEND_NAMES, type BackendName } from '../engine/backend.ts';
 import { ArgumentError } from '../errors.ts';
 import type { ContinuationState } from './continuation.ts';
 import type { BackendChoice } from './source-names.ts';
+import type { ParsedCall } from './tools/tool-calls.ts';
+import type { ToolChoice, ToolStyle } from './tools/tool-request.ts';
 import type {
   Alternative,
   ChatMessage,
@@ -73,6 +75,8 @@ export type Task = {
   readonly onPrompt?: ((done: number, total: number) => void) | undefined;
   /** The turns of a chat, for a source that leaves the template to a server. */
   readonly messages?: readonly ChatMessage[] | undefined;
+  /** Tools and what is to be done with them, for such a source. */
+  readonly tools?: { readonly list: readonly unknown[]; readonly choice: ToolChoice } | undefined;
 };
 
 export type Ending = {
@@ -93,6 +97,8 @@ export type Answer = {
   /** Tokens that the model thought before, in no step of the trace. */
   readonly reasoningTokens?: number;
   readonly reasoning?: string;
+  /** Calls that a server told apart from its text. */
+  readonly toolCalls?: readonly ParsedCall[];
   /** The model that answered. */
   readonly model?: string;
   /** Steps that stand for several tokens, counted from the first one written here; with how many, where that can be told. */
@@ -104,6 +110,8 @@ export type Answer = {
 };
 
 export interface TokenSource {
+  /** How the model's template has tools called; undefined where it knows none, 'server' where a server sees to it. */
+  readonly toolStyle: ToolStyle | 'server' | undefined;
   /** The model as it was asked for. */
   readonly model: string;
   readonly info: EngineInfo;

@@ -4,6 +4,8 @@ import type { Scheme } from '../color/scheme.ts';
 import type { Trit } from '../gf3/trit.ts';
 import type { ChatMessage } from '../tokenizer/chat-template.ts';
 import type { BackendChoice, SourceName } from './source-names.ts';
+import type { ParsedCall } from './tools/tool-calls.ts';
+import type { ToolChoice } from './tools/tool-request.ts';
 
 export type { ChatMessage };
 
@@ -47,6 +49,12 @@ export type GenerateRequest = {
   readonly responseSchema?: unknown;
   /** EBNF whose rule `root` the completion follows. */
   readonly grammar?: string;
+  /** Functions that the model may call, as chat APIs have them: for `messages` and a template that knows tools. */
+  readonly tools?: readonly unknown[];
+  /** Default `auto`. */
+  readonly toolChoice?: ToolChoice;
+  /** Whether one answer may have several calls; default true. */
+  readonly parallelToolCalls?: boolean;
   /** Count the trits of every layer's output for each token. */
   readonly activations?: boolean;
   /** Ends with finishReason `time` and a continuation handle. Default: no limit. */
@@ -115,6 +123,9 @@ export type GenerateResult = {
   readonly completion: string;
   /** What the model thought before its answer; in no step of the trace. A thought that the token limit cut is here, too. */
   readonly reasoning?: string;
+  /** Calls of tools that the completion has, and the text beside them. */
+  readonly toolCalls?: readonly ParsedCall[];
+  readonly content?: string;
   readonly finishReason: FinishReason;
   readonly continuation?: string;
   readonly trace: readonly TraceStep[];

@@ -1,6 +1,8 @@
 // `verify`: a checkpoint against what other people's code computed from it. A case folder holds config.json and
-// model.safetensors, which the engine loads, and expected.json and expected.safetensors, which it must reproduce.
+// model.safetensors, or model.gguf, which the engine loads, and expected.json and expected.safetensors, which it must
+// reproduce.
 
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { BackendName, Executable } from '../engine/backend.ts';
 import { loadOn, weightMemory, weightPreparation } from '../engine/select.ts';
@@ -8,7 +10,7 @@ import { BitnetError, CancelledError } from '../errors.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { readTextFile } from '../formats/read-small-file.ts';
 import { parseJson } from '../formats/strict-json.ts';
-import { openModel } from '../model/open-model.ts';
+import { type ModelFiles, openModel } from '../model/open-model.ts';
 import { toFloat32 } from '../quant/to-float32.ts';
 import { allLogits, type ForwardOptions, negativeLogLikelihood } from './forward.ts';
 import { chooseToken } from './sampler.ts';
@@ -73,6 +75,9 @@ type Expected = {
   readonly chunked_prefill?: { readonly chunks: readonly number[] };
 };
 
+/** What rounding activations to int16 may cost, where a case's own tolerance is that of float32 activations. */
+const INT16_TOLERANCE = 0.02;
+
 /** What kind of case a folder holds: one of inference, or one training step (which `train/` verifies). */
 export async function caseKind(dir: string): Promise<'inference' | 'qat'> {
   const expected = await readExpected(dir);
@@ -97,7 +102,7 @@ export async function verifyCase(dir: string, options: VerifyOptions = {}): Prom
     onLayer: (layer: number, layers: number) => onProgress?.(0, total, `loading layer ${layer} of ${layers}`),
     ...cancelled,
   };
-  const { program } = await openModel({ kind: 'folder', path: dir }, model);
+  const { program } = await openModel(modelOf(dir), model);
   using executable = await loadOn(choice, program, options.threads === undefined ? {} : { threads: options.threads });
   const { vocabSize } = program;
   const whole = { chunk: ids.length, onChunk: counting(0, 'logits'), ...cancelled };
@@ -155,12 +160,19 @@ export async function verifyCase(dir: string, options: VerifyOptions = {}): Prom
   };
 }
 
+function modelOf(dir: string): ModelFiles {
+  const gguf = join(dir, 'model.gguf');
+  const isGguf = existsSync(gguf) && !existsSync(join(dir, 'config.json'));
+  return isGguf ? { kind: 'gguf', path: gguf } : { kind: 'folder', path: dir };
+}
+
 /** Largest expected.json read: some numbers for each token of a prompt. */
 const MAX_EXPECTED_BYTES = 16 * 2 ** 20;
 
 async function readExpected(dir: string): Promise<unknown> {
   const refuse = (what: string, cause?: unknown) => {
-    const fix = 'a case holds config.json, model.safetensors, expected.json and expected.safetensors';
+    const fix =
+      'a case holds config.json and model.safetensors (or model.gguf), expected.json and expected.safetensors';
     return new CaseError({ what, where: dir, fix }, { cause });
   };
   try {
@@ -176,7 +188,7 @@ async function readExpected(dir: string): Promise<unknown> {
 function checkExpected(json: unknown, dir: string): Expected {
   const numbers = (value: unknown): value is number[] =>
     Array.isArray(value) && value.length > 0 && value.every((item) => typeof item === 'number');
-  const found = json as Partial<Expected> | null;
+  const found = usualForm(json) as Partial<Expected> | null;
   const sound =
     typeof found === 'object' &&
     found !== null &&
@@ -197,6 +209,23 @@ function checkExpected(json: unknown, dir: string): Expected {
   }
   const expected = found as Expected;
   return { ...expected, greedy_certain: expected.greedy_certain ?? expected.greedy.length };
+}
+
+/** Cases of newer sets spell two things in other ways: the tolerance by what is done to activations, pieces as a list. */
+function usualForm(json: unknown): unknown {
+  if (typeof json !== 'object' || json === null) return json;
+  const { tolerance, chunked_prefill: chunks } = json as {
+    tolerance?: Record<string, unknown>;
+    chunked_prefill?: unknown;
+  };
+  const int16 = (tolerance?.int16_token as { max?: unknown } | undefined)?.max;
+  const isFloat32 = typeof tolerance?.logits_f32_activations === 'number';
+  return {
+    ...json,
+    ...(tolerance?.logits_max_abs === undefined &&
+      (int16 !== undefined || isFloat32) && { tolerance: { ...tolerance, logits_max_abs: int16 ?? INT16_TOLERANCE } }),
+    ...(Array.isArray(chunks) && { chunked_prefill: { chunks } }),
+  };
 }
 
 type TokenHooks = { readonly signal?: AbortSignal; readonly onToken: (done: number) => void };

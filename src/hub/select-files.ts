@@ -19,7 +19,7 @@ export type Selection = {
 const MAX_NAMES = 12;
 
 const COMPANIONS =
-  /^(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|chat_template)\.(json|txt)$|^(tokenizer\.model|merges\.txt|chat_template\.jinja|README\.md|LICENSE.*|NOTICE.*)$/i;
+  /^(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|chat_template|hadamard)\.(json|txt)$|^(tokenizer\.model|merges\.txt|chat_template\.jinja|README\.md|LICENSE.*|NOTICE.*)$/i;
 /** Named templates (for tools, for a search) that transformers keeps in a folder of their own. */
 const NAMED_TEMPLATE = /^additional_chat_templates\/[^/]+\.jinja$/;
 

@@ -3,7 +3,7 @@
 export const INSTRUCTIONS = `bitnet-gf3 runs a small ternary (BitNet b1.58) language model on this machine and reads it through GF(3): every trit is -1, 0 or +1, and a set of trits is conserved when its sum is 0 mod 3.
 
 When to call what:
-- generate_with_trace: write text. Each token gets a color and a trit of a seeded stream, and a log-probability. The embedded model ("default") writes simple stories: no source of facts.
+- generate_with_trace: write text. Each token gets a color and a trit of a seeded stream, and a log-probability. The embedded model ("default") writes simple stories: no source of facts. Many short jobs go into one call (prompts).
 - color_at: one color of a stream. palette: a run of them (image: true adds a PNG).
 - analyze_layer: how a model's ternary weights are distributed, per layer; image: true adds a picture of their trits.
 - morphism_step: train a copy of a model ("world") by one step on texts and see the loss and the trits that flipped. morphism_invert: take a step back, exactly.

@@ -7,7 +7,7 @@ import { JsonError, parseJson } from '../formats/strict-json.ts';
 import { configKeys } from './config-keys.ts';
 import type { Graph } from './graph.ts';
 import { GRAPHS } from './graphs/all.ts';
-import type { LinearStorage, MlxPack, ModelConfig } from './model-config.ts';
+import type { LinearStorage, MlxPack, ModelConfig, PackModule } from './model-config.ts';
 import { ModulePatterns } from './module-patterns.ts';
 import type { RopeScaling } from './rope.ts';
 
@@ -121,8 +121,8 @@ function readConfig(json: Json, file: string): ModelConfig {
   const quantization = readQuantization(get('quantization_config'), get('quantization'), fail);
   const mlx = quantization === undefined ? undefined : readMlxPack(quantization, fail);
   const linearStorage = mlx === undefined ? readLinearStorage(graph, quantization, fail) : 'mlx';
-  if (isRotated) requireKnownPack(json, mlx, get, fail);
-  else refuseRotated(json, fail);
+  const rotatedPack = isRotated ? readRotatedPack(json, mlx, get, fail) : undefined;
+  if (!isRotated) refuseRotated(json, fail);
   if (family === 'onebitllm') {
     const weightBits = get('weight_bits') ?? 1;
     const inputBits = get('input_bits') ?? 8;
@@ -208,7 +208,7 @@ function readConfig(json: Json, file: string): ModelConfig {
     unknownKeys: [],
   };
   const keys = configKeys('hf', get, (key) => key, fail);
-  const config = { ...common, ...graph.config?.(keys, common), ...(isRotated && { isRotatedPack: true }) };
+  const config = { ...common, ...graph.config?.(keys, common), rotatedPack };
   return { ...config, unknownKeys: Object.keys(json).filter((key) => !used.has(key) && !HARMLESS_KEYS.has(key)) };
 }
 
@@ -222,7 +222,12 @@ function rotaryDimOf(graph: Graph, headDim: number, given: unknown, fail: Fail):
 }
 
 /** A pack in a rotated basis: what it says of itself beside the keys of every config. */
-function requireKnownPack(json: Json, mlx: MlxPack | undefined, get: (key: string) => unknown, fail: Fail): void {
+function readRotatedPack(
+  json: Json,
+  mlx: MlxPack | undefined,
+  get: (key: string) => unknown,
+  fail: Fail,
+): { readonly modules: readonly PackModule[] } {
   const what = 'this is a rotated MLX pack (Ternary Bonsai 2)';
   for (const [key, known] of Object.entries(ROTATED_PACK)) {
     const value = get(key) ?? known[0];
@@ -231,8 +236,16 @@ function requireKnownPack(json: Json, mlx: MlxPack | undefined, get: (key: strin
     }
   }
   if (mlx?.bits !== 2) fail(`${what}, but its quantization is not of 2 bits`, 'take the GGUF of the model');
-  // Code of theirs, which nobody runs here, and what is said in hadamard.json.
-  for (const key of ['components', 'modules', 'model_file', 'runtime']) if (key in json) get(key);
+  // Code of theirs, which nobody runs here.
+  for (const key of ['components', 'model_file', 'requires_runtime', 'runtime']) if (key in json) get(key);
+  const modules = get('modules') ?? [];
+  const isModule = (module: unknown) =>
+    isObject(module) &&
+    typeof module.path === 'string' &&
+    Number.isInteger(module.block) &&
+    (module.block as number) >= 0;
+  if (Array.isArray(modules) && modules.every(isModule)) return { modules };
+  return fail(`${what}, but modules is no list of paths and blocks`, 'download the file again');
 }
 
 /** The first of each is what an absent key means. */
@@ -241,6 +254,7 @@ const ROTATED_PACK: Readonly<Record<string, readonly (string | number)[]>> = {
   base_model_type: ['qwen3_5'],
   tensor_namespace: ['mlx-vlm-qwen3_5'],
   gdn_activation_layout: ['grouped'],
+  hadamard_config: ['hadamard.json'],
 };
 
 type Fail = (what: string, fix?: string) => never;

@@ -29,12 +29,14 @@ import { companionFiles } from '../tokenizer/companion-files.ts';
 import { ggufVocabularyPairs, tokenizerFilesOf } from '../tokenizer/export-vocabulary.ts';
 import { loadTokenizer } from '../tokenizer/load-tokenizer.ts';
 import { type ConvertFormat, type FolderFormat, isFolderFormat } from './convert-formats.ts';
+import { expertRows, refuseFolders, specialPairs } from './convert-hybrid.ts';
+import { ggufConfig } from './gguf-config.ts';
 import { type Graph, MODEL_TENSORS, type TensorSpec, tensorsOf } from './graph.ts';
 import { graphOf } from './graphs/all.ts';
 import { interleavedHeads, interleavedRow } from './interleaved-heads.ts';
 import type { ModelConfig } from './model-config.ts';
 import type { LinearWeight, ModelWeights, TableWeight } from './model-weights.ts';
-import { type ModelFiles, openWeights } from './open-model.ts';
+import { type ModelFiles, openWeights, readModelConfig } from './open-model.ts';
 
 export type { ConvertFormat } from './convert-formats.ts';
 
@@ -67,6 +69,8 @@ export async function convertModel(
     });
   }
   const { onProgress, signal } = options;
+  const toFolder = options.to === undefined ? !target.toLowerCase().endsWith('.gguf') : isFolderFormat(options.to);
+  refuseFolders(source, toFolder, await readConfig(source));
   const cancellable = signal === undefined ? {} : { signal };
   const { config, weights, warnings } = await openWeights(source, {
     head: 'full',
@@ -85,6 +89,15 @@ export async function convertModel(
   else await writeGgufModel(source, target, format, config, weights, notes, write);
   const file = isFolderFormat(format) ? join(target, 'model.safetensors') : target;
   return { format, path: target, sizeBytes: (await stat(file)).size, notes };
+}
+
+/** The config alone. */
+async function readConfig(source: ModelFiles): Promise<ModelConfig> {
+  if (source.kind === 'gguf') {
+    using file = await GgufFile.open(source.path);
+    return ggufConfig(file);
+  }
+  return readModelConfig(folderOf(source));
 }
 
 function defaultFormat(target: string, weights: ModelWeights): ConvertFormat {
@@ -110,7 +123,9 @@ function* layerTensors(
 
 /** Codes and scales of a ternary matrix, one scale a matrix or several. */
 function groupedRowsOf(weight: Exclude<LinearWeight, DenseWeight>): GroupedRows {
-  if (weight.kind === 'grouped') return fromPanel64(weight);
+  if (weight.kind === 'grouped') {
+    return weight.experts === undefined ? fromPanel64(weight) : expertRows(weight, weight.experts);
+  }
   const { rows, columns, scale } = weight;
   const codes = Uint8Array.from(unpackRowquad(weight.bytes, rows, columns), (trit) => trit + 1);
   return {
@@ -361,7 +376,8 @@ async function writeGgufModel(
   }
   const architecture = graph.gguf.architectures[0]!;
   notes.push(...readerNotes(type, architecture, config));
-  const metadata = [...modelPairs(config, architecture), ...(await vocabularyPairs(source, config, notes))];
+  const own = (await specialPairs(source, config, notes)) ?? modelPairs(config, architecture);
+  const metadata = [...own, ...(await vocabularyPairs(source, config, notes))];
   const tensors = [...ggufTensors(config, weights, type, graph, notes)];
   await writeGguf(target, { metadata, tensors }, options);
 }
@@ -457,18 +473,17 @@ function* ggufTensors(
   yield floatVector(finalNorm.gguf, weights.finalNorm);
   if (!config.tieWordEmbeddings && weights.head.kind !== 'int8') yield* ggufMatrix(head.gguf, weights.head, context);
   for (const { tensor, weight, name } of layerTensors(config, weights, 'gguf')) {
-    if (weight.kind === 'vector') yield floatVector(name, weight);
+    if (weight.kind === 'vector') yield floatVector(name, weight, tensor, config);
     else yield* ggufMatrix(name, weight, context, tensor);
   }
   if (rounded > 0) notes.push(`${rounded} scales were rounded to f16 (relative error up to 2^-11)`);
 }
 
-const floatVector = (name: string, { values }: VectorWeight): GgufTensorToWrite => ({
-  name,
-  type: 'F32',
-  shape: [values.length],
-  bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
-});
+function floatVector(name: string, weight: VectorWeight, tensor?: TensorSpec, config?: ModelConfig): GgufTensorToWrite {
+  const stored = tensor?.kind === 'vector' && config !== undefined ? tensor.inGguf?.(weight.values, config) : undefined;
+  const { shape, values } = stored ?? { shape: [weight.values.length], values: weight.values };
+  return { name, type: 'F32', shape, bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength) };
+}
 
 type GgufContext = {
   readonly type: MatrixType;
@@ -496,7 +511,9 @@ function* ggufMatrix(
   }
   requireWholeBlocks(name, weight, type);
   if (weight.kind === 'grouped') {
-    yield { name, type, shape, chunks: () => [groupedBlocks(name, weight, type, heads)] };
+    const { experts } = weight;
+    const whole = experts === undefined ? shape : [experts, ...shape];
+    yield { name, type, shape: whole, chunks: () => [groupedBlocks(name, weight, type, heads)] };
     return;
   }
   const { scale } = weight;

@@ -65,7 +65,7 @@ export function ggufConfig(file: GgufFile): ModelConfig {
       'head counts must divide, head size be even',
     );
   }
-  const rotated = size('rope.dimension_count', headDim);
+  const rotated = rotaryDimOf(graph, size, number, headDim);
   if (rotated > headDim || rotated % 2 !== 0) {
     fail(`rope.dimension_count is ${rotated}`, `expected an even number up to the size of a head (${headDim})`);
   }
@@ -115,6 +115,21 @@ export function ggufConfig(file: GgufFile): ModelConfig {
   );
   const config = { ...common, ...graph.config?.(keys, common) };
   return rotationKeys.size === 0 ? config : { ...config, rotation: rotationOf(file, rotationKeys, config, fail) };
+}
+
+/**
+ * Elements of a head that turn. Where layers have windows, files may say it of those alone, and of the others that none
+ * turn.
+ */
+function rotaryDimOf(
+  { hasWindows }: Graph,
+  size: (key: string, fallback?: number) => number,
+  number: (key: string, fallback?: number) => number,
+  headDim: number,
+): number {
+  const ofAll = number('rope.dimension_count', headDim);
+  if (hasWindows !== true) return size('rope.dimension_count', headDim);
+  return ofAll === 0 ? size('rope.dimension_count_swa') : size('rope.dimension_count_swa', ofAll);
 }
 
 /** A value of the metadata, arrays as arrays. */

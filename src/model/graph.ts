@@ -41,6 +41,13 @@ export type VectorSpec = {
   readonly shapes?: ((config: ModelConfig) => readonly (readonly number[])[]) | undefined;
   /** What the file's numbers mean, from its format. */
   readonly convert?: ((values: Float32Array, from: VectorSource) => Float32Array) | undefined;
+  /** As a GGUF has it, where it is not the vector as it is. */
+  readonly inGguf?:
+    | ((
+        values: Float32Array,
+        config: ModelConfig,
+      ) => { readonly shape: readonly number[]; readonly values: Float32Array })
+    | undefined;
 };
 
 export type VectorSource = {

@@ -235,12 +235,37 @@ class HuggingFaceReader implements WeightReader {
   }
 
   /** The matrices of all experts, one tensor each, as one weight. */
-  #experts(name: string, rows: number, columns: number, experts: number): Promise<GroupedWeight> {
+  async #experts(name: string, rows: number, columns: number, experts: number): Promise<GroupedWeight> {
+    const stacked = [name.replace('.*', ''), moduleOf(name.replace('.*', ''))].find((one) => this.#checkpoint.has(one));
+    if (stacked !== undefined) return this.#stackedExperts(stacked, rows, columns, experts);
     const nameOf = (expert: number) => name.replace('*', `${expert}`);
     const { file, offset } = this.#info(nameOf(0));
     const at = { tensor: nameOf(0), file, offset };
     const read = (expert: number) => this.#expert(nameOf(expert), rows, columns);
     return expertsWeight(name, experts, read, { at, allocate: this.#allocate });
+  }
+
+  /** One tensor [experts, rows, columns]. */
+  async #stackedExperts(name: string, rows: number, columns: number, experts: number): Promise<GroupedWeight> {
+    const type = this.#expect(name, [experts, rows, columns], FLOATS) as FloatType;
+    const { file, offset, byteLength } = this.#info(name);
+    const at = { tensor: name, file, offset };
+    return this.#scratch.lend(async (take) => {
+      const { bytes } = await this.#checkpoint.read(name, take);
+      const group = unpackedGroup(bytes, type, columns);
+      if (group === undefined) {
+        this.fail('the values are no trits under scales', name, 'this engine runs ternary experts only');
+      }
+      const each = byteLength / experts;
+      const read = async (expert: number) => {
+        const part = bytes.subarray(expert * each, (expert + 1) * each);
+        return decodeGrouped({ form: 'floats', type, bytes: part, group }, rows, columns, {
+          at,
+          firstRow: expert * rows,
+        });
+      };
+      return expertsWeight(name, experts, read, { at, allocate: this.#allocate });
+    });
   }
 
   async #expert(name: string, rows: number, columns: number): Promise<GroupedRows> {

@@ -30,6 +30,9 @@ export type DeltaNetConfig = {
   readonly order: 'tiled' | 'grouped';
 };
 
+/** A matrix of a pack, and the columns of its rotation's blocks; 0 for none. */
+export type PackModule = { readonly path: string; readonly block: number };
+
 export type ExpertsConfig = {
   readonly count: number;
   /** Chosen for a token. */
@@ -65,8 +68,8 @@ export type ModelConfig = {
   readonly windows?: readonly number[] | undefined;
   /** Blocks after the last layer that only draft tokens; their tensors are not read. */
   readonly draftBlocks?: number | undefined;
-  /** A rotation's contract lies in a file beside the config; without it the model is not run. */
-  readonly isRotatedPack?: boolean | undefined;
+  /** Of a pack in a rotated basis, whose contract lies in a file beside the config: what the config says of matrices. */
+  readonly rotatedPack?: { readonly modules: readonly PackModule[] } | undefined;
   /** In which basis matrices are stored, if not their own. */
   readonly rotation?: Rotation | undefined;
   readonly mlx?: MlxPack | undefined;

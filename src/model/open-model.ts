@@ -118,7 +118,7 @@ export async function openFolder(
   try {
     const checkpoint = new RenamedCheckpoint(inner, graphOf(config.family).hf);
     const { words } = checkpoint;
-    if (config.isRotatedPack !== true) return { config, checkpoint, words };
+    if (config.rotatedPack === undefined) return { config, checkpoint, words };
     return { config: await withPackRotation(config, checkpoint, folder), checkpoint, words };
   } catch (error) {
     inner[Symbol.dispose]();

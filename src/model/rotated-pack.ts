@@ -53,7 +53,7 @@ export async function withPackRotation(
   }
   const rotation = readRotation(
     keys,
-    (key) => key,
+    (key) => (`${PREFIX}${key}` in json ? `${PREFIX}${key}` : key),
     {
       columnsOf: (name) => columnsOf(checkpoint, name, config),
       embedding: MODEL_TENSORS.embedding.hf,
@@ -64,8 +64,27 @@ export async function withPackRotation(
     },
     fail,
   );
+  requireSameModules(rotation, config, fail);
   await requireSameSigns(checkpoint, rotation, config);
   return { ...config, rotation: { ...rotation, groupedColumns: false } };
+}
+
+/** The config says of each matrix whether it is rotated, and must say the same. */
+function requireSameModules(
+  rotation: Rotation,
+  { rotatedPack }: ModelConfig,
+  fail: (what: string, fix: string) => never,
+): void {
+  for (const { path, block } of rotatedPack?.modules ?? []) {
+    const name = weightName(path) as string;
+    const isRotated = rotation.matrices.has(name) || (rotation.embedding && name === MODEL_TENSORS.embedding.hf);
+    const wanted = isRotated ? rotation.block : 0;
+    if (block === wanted) continue;
+    fail(
+      `this is a rotated MLX pack (Ternary Bonsai 2) that says two things of "${path}": blocks of ${block} in config.json, ${wanted} here`,
+      'download the whole folder again',
+    );
+  }
 }
 
 function readJson(path: string, fail: (what: string, fix: string) => never): Readonly<Record<string, unknown>> {

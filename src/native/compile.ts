@@ -104,6 +104,8 @@ export type CompileOptions = {
   readonly compiler: readonly string[];
   readonly compile: readonly string[];
   readonly link: readonly string[];
+  /** How this compiler spells a unit's flag, where it has another word for it. */
+  readonly spell?: ((flag: string) => string) | undefined;
   /** Sources beside the recipe's, by their whole paths. */
   readonly extra?: readonly string[];
   readonly work: string;
@@ -113,7 +115,7 @@ export type CompileOptions = {
 /** Compiles and links; says which instruction sets the compiler does not know, or what it could not do. */
 export async function compileUnits(
   kind: AddonKind,
-  { root, arch, compiler, compile, link, extra = [], work, output }: CompileOptions,
+  { root, arch, compiler, compile, link, spell = (flag) => flag, extra = [], work, output }: CompileOptions,
 ): Promise<{ readonly without: readonly string[] } | { readonly reason: string }> {
   const recipe = RECIPES[kind];
   const [command, ...first] = compiler;
@@ -121,7 +123,10 @@ export async function compileUnits(
   const compileOne = async (unit: Unit) => {
     const path = join(kernelsFolder(root), unit.source);
     const object = join(work, `${unit.source.replaceAll('/', '_')}.o`);
-    return { object, ...(await run([...recipe.flags(arch), ...compile, ...unit.flags, '-c', path, '-o', object])) };
+    return {
+      object,
+      ...(await run([...recipe.flags(arch), ...compile, ...unit.flags.map(spell), '-c', path, '-o', object])),
+    };
   };
   const queue = [...recipe.units(root, arch)];
   const results = new Map<Unit, Awaited<ReturnType<typeof compileOne>>>();

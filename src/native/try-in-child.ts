@@ -139,10 +139,13 @@ function exitText(code: unknown): string {
 }
 
 /** A plain Node. Inside Electron (Claude Desktop) `process.execPath` is the application, which would open another window. */
-export function nodeProgram(): string | undefined {
-  if (process.versions.electron === undefined) return process.execPath;
+export function nodeProgram(
+  { electron }: Readonly<Record<string, string | undefined>> = process.versions,
+  env: NodeJS.ProcessEnv = process.env,
+): string | undefined {
+  if (electron === undefined) return process.execPath;
   const name = process.platform === 'win32' ? 'node.exe' : 'node';
-  return (process.env.PATH ?? process.env.Path ?? '')
+  return (env.PATH ?? env.Path ?? '')
     .split(delimiter)
     .filter((folder) => folder !== '')
     .map((folder) => join(folder, name))

@@ -50,6 +50,7 @@ function textToJson(result: GenerateResult, { trace = true }: ResultOptions) {
   return {
     completion: result.completion,
     ...(result.reasoning !== undefined && { reasoning: result.reasoning }),
+    ...(result.toolCalls !== undefined && { tool_calls: result.toolCalls.map((call) => ({ ...call })) }),
     finish_reason: result.finishReason,
     ...(result.continuation !== undefined && { continuation: result.continuation }),
     ...(trace && { trace: result.trace.map(stepToJson) }),

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { ArgumentError } from '../errors.ts';
 import { LOGIT_BIAS, MAX_TEXTS, MAX_TOP_LOGPROBS, PENALTY } from '../generate/sampling-limits.ts';
-import type { GenerateHooks, GenerateRequest, ManyRequest } from '../generate/types.ts';
+import type { ChatMessage, GenerateHooks, GenerateRequest, ManyRequest } from '../generate/types.ts';
 import { defineTool, type ToolContext } from './define-tool.ts';
 import { hex, modelField, residue, schemeField, seedField, trit, tritCounts, uint64 } from './fields.ts';
 import { generateResultToJson, manyResultToJson } from './generate-result.ts';
@@ -13,7 +13,15 @@ const DEFAULT_MAX_SECONDS = 45;
 /** What is left of a call's time after a long wait: enough for some tokens and a handle to go on with. */
 const LEAST_SECONDS = 1;
 
-const message = z.strictObject({ role: z.enum(['system', 'user', 'assistant']), content: z.string() });
+const message = z.strictObject({
+  role: z.enum(['system', 'user', 'assistant', 'tool']),
+  content: z.string(),
+  tool_calls: z
+    .array(z.strictObject({ id: z.string().optional(), name: z.string(), arguments: z.string() }))
+    .optional()
+    .describe('Of an earlier result'),
+  tool_call_id: z.string().optional(),
+});
 
 const penalty = z.number().min(PENALTY[0]).max(PENALTY[1]).optional();
 
@@ -46,6 +54,12 @@ const input = z.strictObject({
   stop: z.array(z.string().min(1).max(1024)).max(64).optional().describe('Ends before the first of these'),
   response_schema: z.record(z.string(), z.unknown()).optional().describe('JSON Schema that the completion fits'),
   grammar: z.string().min(1).optional().describe('EBNF (root ::= ...) that it follows'),
+  tools: z
+    .array(z.record(z.string(), z.unknown()))
+    .max(128)
+    .optional()
+    .describe('Functions for messages: name, description, parameters (JSON Schema), strict'),
+  tool_choice: z.string().min(1).optional().describe('auto, none, required or a name; default auto'),
   thinking: z
     .union([z.enum(['on', 'off']), z.int().min(0)])
     .optional()
@@ -75,6 +89,9 @@ export const generateWithTraceTool = defineTool({
     output: z.string().optional().describe('Prompt + completion'),
     completion: z.string().optional(),
     reasoning: z.string().optional().describe('Thought before; not in the trace'),
+    tool_calls: z
+      .array(z.strictObject({ id: z.string(), name: z.string(), arguments: z.string().describe('JSON') }))
+      .optional(),
     finish_reason: z.enum(['stop', 'length', 'time', 'cancelled']).optional(),
     continuation: z.string().optional(),
     trace: z
@@ -180,6 +197,26 @@ function checkBeginning(args: Args): void {
   }
 }
 
+function choiceOf(name: string): NonNullable<GenerateRequest['toolChoice']> {
+  return name === 'auto' || name === 'none' || name === 'required' ? name : { name };
+}
+
+/** A turn as chat templates have it. */
+function turnOf({ role, content, tool_calls: calls, tool_call_id: id }: z.output<typeof message>): ChatMessage {
+  return {
+    role,
+    content,
+    ...(calls !== undefined && {
+      tool_calls: calls.map(({ id: call, name, arguments: given }) => ({
+        id: call,
+        type: 'function',
+        function: { name, arguments: given },
+      })),
+    }),
+    ...(id !== undefined && { tool_call_id: id }),
+  };
+}
+
 /** What is asked for beside where to begin and for how long. */
 function requestOf(args: Args): GenerateRequest {
   return {
@@ -199,6 +236,8 @@ function requestOf(args: Args): GenerateRequest {
     ...(args.stop !== undefined && { stop: args.stop }),
     ...(args.response_schema !== undefined && { responseSchema: args.response_schema }),
     ...(args.grammar !== undefined && { grammar: args.grammar }),
+    ...(args.tools !== undefined && { tools: args.tools }),
+    ...(args.tool_choice !== undefined && { toolChoice: choiceOf(args.tool_choice) }),
     activations: args.activations,
     ...(args.thinking !== undefined && { thinking: args.thinking }),
   };
@@ -213,7 +252,7 @@ async function runOne(args: Args, context: ToolContext) {
   const request: GenerateRequest = {
     ...requestOf(args),
     ...(args.prompt !== undefined && { prompt: args.prompt }),
-    ...(args.messages !== undefined && { messages: args.messages }),
+    ...(args.messages !== undefined && { messages: args.messages.map(turnOf) }),
     ...(args.continuation !== undefined && { continuation: args.continuation }),
     maxTokens,
   };
@@ -236,7 +275,7 @@ async function runMany(args: Args, context: ToolContext) {
   const request: ManyRequest = {
     ...requestOf(args),
     ...(prompts !== undefined && { prompts }),
-    ...(args.messages !== undefined && { messages: args.messages }),
+    ...(args.messages !== undefined && { messages: args.messages.map(turnOf) }),
     ...(n !== undefined && { n }),
     maxTokens,
   };

@@ -5,9 +5,11 @@ import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ArgumentError } from '../errors.ts';
+import { GgufFile } from '../formats/gguf-file.ts';
 import { openCheckpoint } from '../formats/open-checkpoint.ts';
 import { parseJson } from '../formats/strict-json.ts';
 import { parseConfig } from '../model/config.ts';
+import { ggufConfig } from '../model/gguf-config.ts';
 import { graphOf } from '../model/graphs/all.ts';
 import type { ModelConfig } from '../model/model-config.ts';
 import { readModelConfig } from '../model/open-model.ts';
@@ -52,6 +54,25 @@ export async function openTrainableModel(folder: string): Promise<TrainableModel
   const configJson = await readConfigJson(source);
   const from = config.linearStorage === 'masters' ? 'masters' : 'trits';
   return { folder, config, configJson, plan, latents, from };
+}
+
+/**
+ * Refuses a model that is one file: by its graph, where training does not know that, since no folder of it would do either.
+ * `what`: what begins from a folder, for the message.
+ */
+export async function refuseFile(
+  location: { readonly kind: string; readonly path: string; readonly name: string },
+  what: string,
+): Promise<never> {
+  const { kind, path, name } = location;
+  if (kind === 'gguf') {
+    using file = await GgufFile.open(path);
+    requireTrainable(ggufConfig(file), name);
+  }
+  throw new ArgumentError({
+    what: `${name} is a ${kind} file; ${what} from a folder with config, weights and tokenizer`,
+    fix: 'convert it to a folder in Hugging Face layout first',
+  });
 }
 
 async function readConfigJson(folder: string): Promise<Record<string, unknown>> {

@@ -19,7 +19,7 @@ import { type KernelOptions, loadTrainKernels } from '../train/native-kernels.ts
 import { Network } from '../train/network.ts';
 import { zeroOptimizerState } from '../train/optimizer.ts';
 import type { Parameter } from '../train/parameters.ts';
-import { hashOf, openTrainableModel, type TrainableModel } from '../train/trainable-model.ts';
+import { hashOf, openTrainableModel, refuseFile, type TrainableModel } from '../train/trainable-model.ts';
 import {
   applyMorphism,
   changeOf,
@@ -141,10 +141,7 @@ export class Worlds {
     const { allowedRoots } = this.#options;
     const location = await resolveModel(name, allowedRoots === undefined ? {} : { allowedRoots });
     if (location.kind !== 'folder') {
-      throw new ArgumentError({
-        what: `${name} is a ${location.kind} file; a world begins from a folder with config, weights and tokenizer`,
-        fix: 'convert it to a folder in Hugging Face layout first',
-      });
+      await refuseFile(location, 'a world begins');
     }
     const base = await this.#openBase(location.path);
     const state = base.beginning;

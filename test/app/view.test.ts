@@ -260,6 +260,33 @@ describe.skipIf(chromiumPath === undefined)('in Chromium', () => {
     await shot('trace-long-dark');
   });
 
+  test('several texts: each opens to its trace, and comes without one where it has none', async () => {
+    const args = { prompts: ['Once upon a time', '<b>Lily</b> found', 'One'], max_tokens: 8, top_logprobs: 3 };
+    const view = await open();
+    await send('sendToolInput', { arguments: args });
+    await view.getByText('3 prompts ...').waitFor();
+    const { structured, message } = await resultOf('generate_with_trace', args);
+    await send('sendToolResult', message);
+    await view.getByText(/^3 texts by default, \d+ tokens\/s together$/).waitFor();
+    expect(await view.locator('.token').count()).toBe(0);
+    await view.locator('summary').nth(1).click();
+    await view.locator('.token').first().waitFor();
+    const { trace } = (structured.results as { trace: { color: string }[] }[])[1]!;
+    expect(await view.locator('.token').count()).toBe(trace.length);
+    await view.getByText('Likeliest here').waitFor();
+    await shot('texts');
+
+    const plain = await resultOf('generate_with_trace', { ...args, trace: false });
+    await send('sendToolResult', plain.message);
+    await view.locator('summary').first().click();
+    await view.getByText('ended by length, without its trace').waitFor();
+    expect(await view.locator('.token').count()).toBe(0);
+
+    const one = await resultOf('generate_with_trace', { prompt: 'Once upon a time', max_tokens: 8, trace: false });
+    await send('sendToolResult', one.message);
+    await view.getByText(`${one.structured.output}`).waitFor();
+  });
+
   test('a palette: swatches, details, all of 4096', async () => {
     const view = await open({ system: 'dark' });
     const { message } = await resultOf('palette', { n: 24, scheme: 'gay-mcp' });

@@ -1,7 +1,11 @@
 import { expect, test } from 'vitest';
 import { runBench } from '../../src/bench/bench.ts';
 import { BENCH_SHAPES, type BenchShape, randomModel } from '../../src/bench/random-model.ts';
+import { jsBackend } from '../../src/engine/js/backend.ts';
 import { wasmBackend } from '../../src/engine/wasm/backend.ts';
+import { tensorsOf } from '../../src/model/graph.ts';
+import { graphOf } from '../../src/model/graphs/all.ts';
+import type { ModelConfig } from '../../src/model/model-config.ts';
 
 const SMALL: BenchShape = {
   hidden: 64,
@@ -36,6 +40,70 @@ test('shapes hold as many ternary weights as the models they are named for', () 
   expect(count(BENCH_SHAPES['2b4t'])).toBe(2_084_044_800);
   expect(count(BENCH_SHAPES.large)).toBe(679_477_248);
   expect(count(BENCH_SHAPES['3b'])).toBe(3_221_504_000);
+});
+
+test('hybrid and mixture shapes have the sizes of their models, and run small', async () => {
+  const parameters = (shape: BenchShape) => {
+    const config = { ...configOf(shape), ...shape.own?.(shape.layers) };
+    const graph = graphOf(shape.family);
+    let count = 2 * shape.vocab * shape.hidden;
+    for (let index = 0; index < shape.layers; index += 1) {
+      for (const { tensor } of tensorsOf(graph, config, index, 'gguf')) {
+        if (tensor.kind === 'vector') continue;
+        const [rows, columns] = tensor.shape(config);
+        count += rows * columns * (tensor.experts?.(config) ?? 1);
+      }
+    }
+    return count;
+  };
+  expect(parameters(BENCH_SHAPES['bonsai-27b']) / 1e9).toBeCloseTo(26.9, 1);
+  expect(parameters(BENCH_SHAPES['maple-20b']) / 1e9).toBeCloseTo(20.2, 1);
+
+  const small = { hidden: 128, ffn: 256, layers: 4, heads: 2, kvHeads: 1, headDim: 64, vocab: 96 };
+  const deltaNet = { keyHeads: 1, valueHeads: 2, headDim: 64, convTaps: 4, order: 'tiled' } as const;
+  const hybrid: BenchShape = {
+    ...BENCH_SHAPES['bonsai-2-27b'],
+    ...small,
+    own: (layers) => ({ ...BENCH_SHAPES['bonsai-2-27b'].own!(layers), rotaryDim: 16, deltaNet }),
+    rotationBlock: 64,
+  };
+  const mixture: BenchShape = {
+    ...BENCH_SHAPES['maple-20b'],
+    ...small,
+    own: (layers) => ({
+      ...BENCH_SHAPES['maple-20b'].own(layers),
+      rotaryDim: 32,
+      experts: { count: 4, used: 2, intermediateSize: 128, clamps: [7, 7, 7, 7] },
+    }),
+  };
+  for (const shape of [hybrid, mixture]) {
+    const program = randomModel(shape, 'full', 128);
+    using executable = await jsBackend.load(program, {});
+    const result = await runBench(executable, program, { promptTokens: 8, generatedTokens: 4 });
+    expect(result.generatedTokens).toBe(4);
+    expect(result.generationTokensPerSecond).toBeGreaterThan(0);
+  }
+  expect(randomModel(hybrid, 'full', 16).ops.filter(({ op }) => op === 'hadamard').length).toBe(1 + 4 * 4 + 1);
+});
+
+const configOf = (shape: BenchShape): ModelConfig => ({
+  family: shape.family,
+  hiddenSize: shape.hidden,
+  intermediateSize: shape.ffn,
+  numHiddenLayers: shape.layers,
+  numAttentionHeads: shape.heads,
+  numKeyValueHeads: shape.kvHeads,
+  headDim: shape.headDim,
+  vocabSize: shape.vocab,
+  maxPositionEmbeddings: 16,
+  ropeTheta: shape.ropeTheta,
+  rmsNormEps: 1e-6,
+  hiddenAct: 'silu',
+  tieWordEmbeddings: false,
+  linearStorage: 'gguf',
+  bosTokenId: undefined,
+  eosTokenIds: [],
+  unknownKeys: [],
 });
 
 test('a bench reports rates and bytes that fit together', async () => {

@@ -53,13 +53,14 @@ describe.skipIf(FAKE_MISSING !== undefined)('golden cases on the emulator', () =
       const expected = JSON.parse(readFileSync(join(dir, 'expected.json'), 'utf8')) as { input_ids: number[] };
       const prompt = expected.input_ids.slice(0, 12);
       await withSettings({ FAKE_CUDA_SCHEDULE: String(schedule) }, async () => {
-        for (const head of ['full', 'int8'] as const) {
+        // A group-scaled head stays what it is.
+        for (const head of name.startsWith('qwen3') ? (['full'] as const) : (['full', 'int8'] as const)) {
           const { program } = await openModel(modelOf(dir), { name, head });
           using reference = await jsBackend.load(program, {});
           const wanted = await logitsOf(reference, prompt, prompt.length);
           using executable = loadOnFake(program, { phases: schedule === 1 });
           expect(await logitsOf(executable, prompt, prompt.length)).toEqual(wanted);
-          if (head === 'full') continue;
+          if (head === 'full' && !name.startsWith('qwen3')) continue;
           const chunks = await logitsOf(executable, prompt, 5);
           const rows = chunks.slice(0, Math.ceil(prompt.length / 5)).map((part) => [...part]);
           expect(Uint32Array.from(rows.flat())).toEqual(wanted[0]);

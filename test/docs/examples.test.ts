@@ -26,8 +26,15 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'bitnet-gf3 pull prism-ml/Ternary-Bonsai-1.7B-gguf': HUB,
   'bitnet-gf3 pull prism-ml/Ternary-Bonsai-4B-gguf': HUB,
   'bitnet-gf3 pull prism-ml/Ternary-Bonsai-8B-gguf': HUB,
+  'bitnet-gf3 pull prism-ml/Ternary-Bonsai-27B-gguf': HUB,
+  'bitnet-gf3 pull prism-ml/Ternary-Bonsai-2-27B-gguf': HUB,
+  'bitnet-gf3 pull deepgrove/maple-preview-GGUF': HUB,
   'bitnet-gf3 infer "Once upon a time" --backend openai --model NAME --trace-gf3':
     'needs a server; test/generate/openai has one of its own',
+  'node examples/extract.mjs "Lily is five. She has a red ball." MODEL': 'test/docs/extract.test.ts runs it with one',
+  'bitnet-gf3 chat': 'needs a terminal; test/cli/chat.test.ts has one',
+  'bitnet-gf3 chat --model NAME --system "Answer in one sentence." --thinking off':
+    'is for a terminal and another model',
   'bitnet-gf3 bench --shape 2b4t': GIGABYTES,
   'bitnet-gf3 bench --shape 2b4t --threads 2': GIGABYTES,
   'bitnet-gf3 bench --shape 2b4t --threads 2 --json': GIGABYTES,
@@ -38,6 +45,8 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'npm test': 'is this',
   'TEST_INSTALLS=1 npm test': 'is this, with what takes minutes',
   'npm install --ignore-scripts onnxruntime-node': 'test/packages/on-request.test.ts, when asked',
+  'npm install --ignore-scripts': 'is told of in prose; scripts/try-package.mjs does it',
+  'npm run release -- 0.2.0': 'writes versions; test/packages/release.test.ts checks what it compares',
   'npm install bitnet-gf3-mcp': 'is not on npm yet; test/packages/npm-package.test.ts installs the packed package',
   'npx vitest run test/color': 'is this',
   'npx @modelcontextprotocol/inspector node REPO/dist/cli/main.js': 'npm run interop runs the inspector',
@@ -52,6 +61,7 @@ const NOT_RUN: Readonly<Record<string, string>> = {
 
 /** `npm run NAME`: what does it instead. */
 const SCRIPTS: Readonly<Record<string, string>> = {
+  extract: 'test/docs/extract.test.ts runs its client',
   demo: 'test/packages/on-request.test.ts, in a fresh clone, when asked',
   onnx: 'test/packages/on-request.test.ts, when asked',
   check: 'is this, with types and lint',
@@ -59,8 +69,11 @@ const SCRIPTS: Readonly<Record<string, string>> = {
   fuzz: 'test/fuzz/fuzz-command.test.ts, for a short while',
   'package:mcpb': 'test/packages/bundles.test.ts',
   'package:plugin': 'test/packages/bundles.test.ts',
+  prebuilds: 'compiles for minutes; .ci/run and the workflow release do',
+  'interop:windows': 'wants Wine; .ci/run does',
   interop: 'fetches the inspector',
   'interop:claude': 'needs Claude Code',
+  'interop:openai': 'builds llama.cpp',
   'bench:calls': 'measures a quiet machine',
   'bench:hostile': 'measures a quiet machine',
   'bench:peers': 'fetches llama.cpp',
@@ -84,7 +97,18 @@ beforeAll(() => {
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 /** What a reader of the examples has beside them: texts of theirs, and the clone. */
-const GIVEN = ['data.jsonl', 'story.txt', 'prompt.txt', 'CASE_DIR', 'scripts', 'dist', 'test', 'deploy', 'schemas'];
+const GIVEN = [
+  'data.jsonl',
+  'story.txt',
+  'prompt.txt',
+  'CASE_DIR',
+  'scripts',
+  'dist',
+  'test',
+  'deploy',
+  'examples',
+  'schemas',
+];
 
 function folderWithInputs(name: string): string {
   const folder = join(scratch, name.replace(/\W+/g, '-'));
@@ -98,7 +122,8 @@ function folderWithInputs(name: string): string {
   writeFileSync(join(folder, 'prompt.txt'), 'Once upon a time\n');
   writeFileSync(join(folder, 'data.jsonl'), sentences.map((text) => `${JSON.stringify({ text })}\n`).join(''));
   symlinkSync(join(ROOT, 'test/golden/model/bitnet_packed_a_s111'), join(folder, 'CASE_DIR'));
-  for (const part of ['scripts', 'dist', 'test', 'deploy']) symlinkSync(join(ROOT, part), join(folder, part));
+  for (const part of ['scripts', 'dist', 'test', 'deploy', 'examples'])
+    symlinkSync(join(ROOT, part), join(folder, part));
   // The one command that writes into the repository.
   mkdirSync(join(folder, 'schemas'));
   return folder;

@@ -312,8 +312,7 @@ describe('a prompt that begins as another one', () => {
     const short = tails.map((tail) => [...prefix.slice(0, 12), ...tail]);
     const writers = short.map(() => writer(3));
     await Promise.all(short.map((prompt, i) => scheduler.run(prompt, { next: writers[i]!.next, trace: false })));
-    // The first was begun when it came.
-    expect(new Set(steps[1]!.sequences).size).toBe(4);
+    expect(new Set(steps[0]!.sequences).size).toBe(4);
     for (const [i, prompt] of short.entries()) expect(writers[i]!.tokens).toEqual(await alone(prompt, 3));
   });
 
@@ -352,4 +351,27 @@ describe('a prompt that begins as another one', () => {
     expect(other.tokens).toEqual(await alone([...prefix, 11, 12], 4));
     expect(long.tokens).toEqual(await alone(prefix, 20));
   });
+});
+
+test('when much is kept, a new prompt takes over the oldest sequence that begins with the same token', async () => {
+  const { executable } = await watched();
+  let created = 0;
+  const create = executable.createSequence.bind(executable);
+  executable.createSequence = () => {
+    created += 1;
+    return create();
+  };
+  const scheduler = new Scheduler(executable, { ...plain, cachedTokens: 40 });
+  const run = async (prompt: number[]) => {
+    const { tokens, next } = writer(6);
+    await scheduler.run(prompt, { next, trace: false });
+    expect(tokens).toEqual(await alone(prompt, 6));
+  };
+  for (const prompt of prompts) await run(prompt);
+  const before = created;
+  for (const prompt of prompts) await run([...prompt.slice(0, 1), 50, ...prompt.slice(1)]);
+  expect(created).toBe(before);
+  // None begins with 33.
+  await run([33, 2]);
+  expect(created).toBe(before + 1);
 });

@@ -47,6 +47,7 @@ function writes(text: string): { engine: Engine; forced: number[] } {
         }
       },
     },
+    sampling: {},
   } as unknown as LoadedModel;
   const engine = {
     backendOf: () => 'js',

@@ -28,6 +28,14 @@ test.each(cases)('%s', async (name) => {
   expect(report.greedyMatch).toBe(report.greedyTotal);
 });
 
+const hybrid = join(import.meta.dirname, '../golden/hybrid');
+
+test.each((await readdir(hybrid)).filter((name) => /_s\d+$/.test(name)))('%s, a case with model.gguf', async (name) => {
+  const report = await verifyCase(join(hybrid, name), { backend: 'js' });
+  expect(report).toMatchObject({ ok: true, chunkedEqual: true, tolerance: 0.02 });
+  expect(report.greedyMatch).toBe(report.greedyTotal);
+});
+
 describe('a spoiled case fails', () => {
   let dir = '';
   beforeAll(async () => {

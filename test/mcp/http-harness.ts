@@ -26,7 +26,9 @@ export type TestServer = RunningServer & {
 
 const NO_SERVICES: Services = { generate: () => Promise.reject(new Error('not called')) };
 
-export type TestServerOptions = Partial<HttpServerOptions> & {
+export type TestServerOptions = Partial<Omit<HttpServerOptions, 'openai'>> & {
+  /** Serves OpenAI's API as well. */
+  readonly openai?: boolean;
   readonly services?: Services;
   readonly slots?: number;
   readonly maxWaiting?: number;
@@ -35,7 +37,7 @@ export type TestServerOptions = Partial<HttpServerOptions> & {
 };
 
 /** Our stack in this process, with all of our tools; `services` stands for the engine. */
-export async function startServer(options: TestServerOptions = {}): Promise<TestServer> {
+export async function startServer({ openai = false, ...options }: TestServerOptions = {}): Promise<TestServer> {
   const metrics = new Metrics();
   const logger = new Logger();
   const queued = new QueuedServices(options.services ?? NO_SERVICES, {
@@ -68,6 +70,7 @@ export async function startServer(options: TestServerOptions = {}): Promise<Test
       return createMcpServer(environmentOf(owner), only);
     },
     ...(options.instantly !== false && { instant: new InstantCalls(environmentOf) }),
+    ...(openai && { openai: { environmentOf } }),
     metrics,
     gauges: () => ({ bitnet_generations_waiting: { help: 'Waiting.', value: queued.queues.engine.waiting } }),
     onError: (error) => process.stderr.write(`${error instanceof Error ? error.stack : String(error)}\n`),

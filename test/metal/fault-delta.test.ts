@@ -7,8 +7,8 @@ test.skipIf(FAULTS_SKIPPED)(
   async () => {
     const refusal = await refusalWith({
       file: 'hybrid.metal',
-      from: 'const float updated = g * s + key * delta;',
-      to: 'const float updated = __builtin_fmaf(key, delta, g * s);',
+      from: 'const float updated = g * s[u] + key[u] * delta;',
+      to: 'const float updated = __builtin_fmaf(key[u], delta, g * s[u]);',
     });
     expect(refusal).toMatch(
       /^Metal on .* does not run hybrid models: in its self-test \d+ of 6624 logits of a hybrid model are not/,

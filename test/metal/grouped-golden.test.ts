@@ -42,7 +42,7 @@ describe.skipIf(FAKE_MISSING !== undefined)(`golden group-scaled cases in the gr
 
   test.each(cases.map((name, i) => [name, SCHEDULES[i % SCHEDULES.length]!] as const))(
     '%s, schedule %i: the bits of js',
-    { timeout: 300_000 },
+    { timeout: 900_000 },
     async (name, schedule) => {
       const dir = join(golden, name);
       const { input_ids: ids, greedy } = JSON.parse(readFileSync(join(dir, 'expected.json'), 'utf8')) as {

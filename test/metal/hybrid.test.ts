@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { type Executable, NonFiniteError, type SequenceId } from '../../src/engine/backend.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import { MetalError, MetalUnsupportedError } from '../../src/engine/metal/addon.ts';
+import { sharedAttention } from '../../src/engine/metal/encode.ts';
 import type { MetalOptions } from '../../src/engine/metal/executable.ts';
 import { KvCacheFullError } from '../../src/engine/metal/kv-pool.ts';
 import { checkProgram, isHybrid, planProgram } from '../../src/engine/metal/plan.ts';
@@ -103,7 +104,7 @@ const runsOf = (program: Program) =>
 describe.skipIf(FAKE_MISSING !== undefined)(`operations of hybrid programs in the grid emulator${skip}`, () => {
   const forms = ['alone', 'quantized', 'summed', 'normed', 'gated', 'read again', 'in place'] as const;
 
-  test('hadamard: any block, row and direction, alone and in every chain', { timeout: 240_000 }, async () => {
+  test('hadamard: any block, row and direction, alone and in every chain', async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.record({
@@ -148,9 +149,7 @@ describe.skipIf(FAKE_MISSING !== undefined)(`operations of hybrid programs in th
     );
   });
 
-  test('hadamard over more than a tile, the largest block, pipelines of 256 threads', {
-    timeout: 120_000,
-  }, async () => {
+  test('hadamard over more than a tile, the largest block, pipelines of 256 threads', async () => {
     for (const [width, block, threads] of [
       [8192, 4096, 1024],
       [8192, 1024, 256],
@@ -317,7 +316,7 @@ describe.skipIf(FAKE_MISSING !== undefined)(`operations of hybrid programs in th
     expect(Number.isNaN(actual[3]!)).toBe(true);
   });
 
-  test('causalConv: taps, channels, and every way to cut a sequence', { timeout: 120_000 }, async () => {
+  test('causalConv: taps, channels, and every way to cut a sequence', async () => {
     for (const [channels, taps] of [
       [5, 4],
       [70, 4],
@@ -376,16 +375,12 @@ describe.skipIf(FAKE_MISSING !== undefined)(`operations of hybrid programs in th
     [2, 2, 64, 'tiled'],
     [2, 6, 32, 'tiled'],
     [3, 6, 12, 'grouped'],
-  ] as const)(
-    'gatedDelta: %i key heads, %i value heads of %i, %s',
-    { timeout: 120_000 },
-    async (keyHeads, valueHeads, headDim, order) => {
-      const shape = [keyHeads, valueHeads, headDim, order];
-      const program = deltaProgram(keyHeads, valueHeads, headDim, order);
-      for (const schedule of SCHEDULES) await withSchedule(schedule, () => expectSame(program, shape));
-      await expectSame(program, [shape, 'parts'], [7, 1, 5], { maxRows: 3 });
-    },
-  );
+  ] as const)('gatedDelta: %i key heads, %i value heads of %i, %s', async (keyHeads, valueHeads, headDim, order) => {
+    const shape = [keyHeads, valueHeads, headDim, order];
+    const program = deltaProgram(keyHeads, valueHeads, headDim, order);
+    for (const schedule of SCHEDULES) await withSchedule(schedule, () => expectSame(program, shape));
+    await expectSame(program, [shape, 'parts'], [7, 1, 5], { maxRows: 3 });
+  });
 
   /** Router logits of the data, `choices` of `experts`, products of both kinds of rows, their sum. */
   function mixture(
@@ -453,9 +448,7 @@ describe.skipIf(FAKE_MISSING !== undefined)(`operations of hybrid programs in th
     return p.finish(result);
   }
 
-  test('routeExperts, expertMatmul and addExperts: any number of experts, ties and chains', {
-    timeout: 240_000,
-  }, async () => {
+  test('routeExperts, expertMatmul and addExperts: any number of experts, ties and chains', async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.record({
@@ -569,35 +562,49 @@ describe.skipIf(FAKE_MISSING !== undefined)(`operations of hybrid programs in th
     [[3, 1, 18], 12, [63, 65]],
     [[2, 2, 10], 6, undefined],
     [[2, 1, 130], 64, [30, 128]],
-  ] as const)(
-    'attention, %j, %i elements turn, windows %j',
-    { timeout: 240_000 },
-    async (heads, rotaryDim, windows) => {
-      for (const [joined, schedule] of [
-        [true, 1],
-        [false, 2],
-      ] as const) {
-        const options = { context: 200, exact: true, joined };
-        const program = attentionProgram(heads, rotaryDim, windows, options);
-        await withSchedule(schedule, () => expectSame(program, [heads, windows, joined], [60, 3, 1, 1, 66, 1]));
-        await withSchedule(schedule, () => expectSame(program, 'held', [130, 1], { heldScores: 64 }));
-      }
-    },
-  );
+  ] as const)('attention, %j, %i elements turn, windows %j', async (heads, rotaryDim, windows) => {
+    for (const [joined, schedule] of [
+      [true, 1],
+      [false, 2],
+    ] as const) {
+      const options = { context: 200, exact: true, joined };
+      const program = attentionProgram(heads, rotaryDim, windows, options);
+      await withSchedule(schedule, () => expectSame(program, [heads, windows, joined], [60, 3, 1, 1, 66, 1]));
+      await withSchedule(schedule, () => expectSame(program, 'held', [130, 1], { heldScores: 64, shareFrom: 1 }));
+    }
+  });
 
-  test('attention with threads for more blocks from position 256 on: the same bits', { timeout: 120_000 }, async () => {
-    const program = attentionProgram([1, 1, 2], 2, [700, 0], { context: 800, exact: true, joined: true });
-    using reference = await jsBackend.load(program, {});
-    using executable = loadOnFake(program);
-    const [a, b] = [reference.createSequence(), executable.createSequence()];
-    const threads = (position: number) =>
-      executable.dispatchesAt(position).find(({ kernel }) => kernel === 'attention_exact')!.threads;
-    expect([0, 255, 256, 767, 768, 799].map(threads)).toEqual([256, 256, 512, 768, 1024, 1024]);
-    for (const count of [512, 256, 1, 2]) {
-      const tokens = someTokens(count, 2, count);
-      const rows = { outputRows: [count - 1] };
-      const expected = await feed(reference, a, tokens, rows);
-      sameBits(expected.logits, (await feed(executable, b, tokens, rows)).logits, count);
+  test('exact attention from position 256 on: more threads for many rows, few rows shared out; the same bits', async () => {
+    for (const [heads, windows] of [
+      [
+        [2, 1, 2],
+        [700, 0],
+      ],
+      [
+        [1, 1, 130],
+        [0, 300],
+      ],
+    ] as const) {
+      const program = attentionProgram(heads, 2, windows, { context: 800, exact: true, joined: true });
+      using reference = await jsBackend.load(program, {});
+      using executable = loadOnFake(program);
+      const [a, b] = [reference.createSequence(), executable.createSequence()];
+      const exact = (position: number) =>
+        executable.dispatchesAt(position).flatMap(({ kernel }) => (kernel.startsWith('attention') ? [kernel] : []));
+      expect(exact(255)).toEqual(['attention_exact', 'attention_exact']);
+      const three = ['attention_exact_scores', 'attention_exact_blocks', 'attention_exact_join'];
+      expect(exact(256)).toEqual([...three, ...three]);
+      for (const [i, count] of [250, 40, 1, 3, 230, 1, 4].entries()) {
+        const tokens = someTokens(count, program.vocabSize, i);
+        const rows = { outputRows: tokens.map((_, row) => row).slice(-4) };
+        const expected = await feed(reference, a, tokens, rows);
+        const actual = await withSchedule(i % 4, () => feed(executable, b, tokens, rows));
+        sameBits(expected.logits, actual.logits, [heads, windows, count]);
+      }
+      // Another sequence in the step, of other length.
+      const [c, d] = [reference.createSequence(), executable.createSequence()];
+      const parts = (of: SequenceId, other: SequenceId) => [[other, [1, 0]] as const, [of, [1]] as const];
+      sameBits(await together(reference, parts(a, c)), await together(executable, parts(b, d)), 'two sequences');
     }
   });
 
@@ -628,7 +635,7 @@ describe.skipIf(FAKE_MISSING !== undefined)(`operations of hybrid programs in th
 describe.skipIf(FAKE_MISSING !== undefined)('sequences with recurrent states on the fake device', () => {
   const program = hybridSelfTestProgram();
 
-  test('forks, cuts and beginning again follow the js backend', { timeout: 120_000 }, async () => {
+  test('forks, cuts and beginning again follow the js backend', async () => {
     using reference = await jsBackend.load(program, {});
     using executable = loadOnFake(program);
     const same = async (parts: readonly (readonly [SequenceId, readonly number[]])[]) =>
@@ -749,9 +756,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('sequences with recurrent states on 
     });
   });
 
-  test('a long step in parts, sequences ending and beginning in them: the same bits', {
-    timeout: 120_000,
-  }, async () => {
+  test('a long step in parts, sequences ending and beginning in them: the same bits', async () => {
     using whole = loadOnFake(program);
     using cut = loadOnFake(program, { maxRows: 4 });
     for (const each of [whole, cut]) for (let i = 0; i < 3; i += 1) each.createSequence();
@@ -761,6 +766,20 @@ describe.skipIf(FAKE_MISSING !== undefined)('sequences with recurrent states on 
       sameBits(await together(whole, parts), await together(cut, parts), parts);
     }
   });
+});
+
+test('rows are shared out while what that takes is bounded', () => {
+  const p = new ProgramBuilder(1);
+  p.kv = { layers: 1, kvHeads: 4, headDim: 256 };
+  const x = p.data(4);
+  p.ops.push({ op: 'attention', layer: 0, q: x, out: x, heads: 24, kvHeads: 4, headDim: 256, scale: 1 });
+  const program = p.finish(x);
+  const shape = { tokens: 1, outputs: 1, sequences: 0, splits: 1024, traced: false, top: 0 };
+  const floats = 1024 * 24 * 4;
+  expect(sharedAttention(program, shape)).toEqual({ parts: floats * 4 * 256, scores: floats * 256, stats: floats * 8 });
+  expect(sharedAttention(program, { ...shape, tokens: 2 })).toBeUndefined();
+  expect(sharedAttention(program, { ...shape, tokens: 5, splits: 2 })).toBeUndefined();
+  expect(sharedAttention(program, { ...shape, splits: 1 })).toBeUndefined();
 });
 
 test('what each kind of program needs is known', () => {

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import { metalBackend } from '../../src/engine/metal/backend.ts';
+import { hybridSelfTestProgram } from '../../src/engine/metal/self-test.ts';
 import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
 import { openModel } from '../../src/model/open-model.ts';
 import { toFloat32 } from '../../src/quant/to-float32.ts';
@@ -48,6 +49,10 @@ describe.skipIf(reason !== undefined)('golden model cases on the GPU', () => {
 });
 
 const grouped = join(import.meta.dirname, '../golden/qwen3');
+
+test.skipIf(reason !== undefined)('hybrid programs are not refused: their self-test has the bits of js', async () => {
+  (await metalBackend.load(hybridSelfTestProgram(), {}))[Symbol.dispose]();
+});
 
 describe.skipIf(reason !== undefined)('golden group-scaled cases on the GPU: the bits of js', () => {
   test.each(readdirSync(grouped).filter((name) => name.startsWith('qwen3_')))('%s', async (name) => {

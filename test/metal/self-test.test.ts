@@ -114,7 +114,7 @@ test('the group-scaled self-test: a wrong epsilon, RoPE, scale or code fails it'
   }
 });
 
-test('the hybrid self-test: any number of any operation that is off fails it', { timeout: 120_000 }, async () => {
+test('the hybrid self-test: any number of any operation that is off fails it', async () => {
   const program = hybridSelfTestProgram();
   const spoil = (change: (program: Program) => Program) =>
     hybridSelfTest(async () => jsBackend.load(change(program), {}), program);
@@ -164,7 +164,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('the backend over the fake device', 
     });
   });
 
-  test.each(SCHEDULES)('loads hybrid programs, schedule %i', { timeout: 60_000 }, async (schedule) => {
+  test.each(SCHEDULES)('loads hybrid programs, schedule %i', async (schedule) => {
     await withSchedule(schedule, async () => {
       const backend = onFake();
       const before = figures().commandBuffers;

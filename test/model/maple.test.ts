@@ -65,13 +65,34 @@ describe('containers', () => {
     expect(await logitsOf(path)).toEqual(await logitsOf(source));
   });
 
-  test('a folder gives them too, its zeros -0', async () => {
-    expect(await logitsOf(await folder())).toEqual(await logitsOf(source));
+  test.each(['apart', 'stacked'] as const)('a folder with experts %s gives them too, its zeros -0', async (experts) => {
+    expect(await logitsOf(await folder({}, experts))).toEqual(await logitsOf(source));
+  });
+
+  test('elements that turn, said of window layers alone', async () => {
+    const path = await edited('swa.gguf', (entries) => {
+      entries.set('maple.rope.dimension_count', { type: 'u32', value: 0 });
+      entries.set('maple.rope.dimension_count_swa', { type: 'u32', value: 32 });
+      entries.set('maple.expert_gating_func', { type: 'u32', value: 1 });
+      entries.set('maple.expert_weights_norm', { type: 'bool', value: true });
+    });
+    expect(await logitsOf(path)).toEqual(await logitsOf(source));
+  });
+
+  test('a folder that names no clamp has the one of the model', async () => {
+    const { config } = await openModel(
+      { kind: 'folder', path: await folder({ swiglu_limit: undefined }) },
+      { name: 'test', head: 'full' },
+    );
+    expect(config.experts?.clamps).toEqual([7, 7, 7, 7]);
   });
 });
 
 /** The model in Hugging Face's names, F32. */
-async function folder(change: Readonly<Record<string, unknown>> = {}): Promise<string> {
+async function folder(
+  change: Readonly<Record<string, unknown>> = {},
+  form: 'apart' | 'stacked' = 'apart',
+): Promise<string> {
   using file = await GgufFile.open(source);
   const tensors: TensorToWrite[] = [];
   const put = (name: string, shape: readonly number[], values: Float32Array) =>
@@ -112,6 +133,8 @@ async function folder(change: Readonly<Record<string, unknown>> = {}): Promise<s
         'output.weight': 'lm_head',
       };
       put(`${names[name] ?? 'model.norm'}.weight`, shape, values);
+    } else if (shape.length === 3 && form === 'stacked') {
+      put(`model.layers.${layer}.mlp.experts.${HF[part!]}`, shape, values);
     } else if (shape.length === 3) {
       const [experts, rows, columns] = shape as [number, number, number];
       for (let e = 0; e < experts; e += 1) {
@@ -198,6 +221,9 @@ describe('refusals', () => {
     ],
     ['no clamp', 'swiglu_clamp_exp', [1, 1, 0, 1], 'f32', /swiglu_clamp_exp is missing, or not a positive number/],
     ['shared experts', 'expert_shared_count', 1, 'u32', /expert_shared_count is not 0/],
+    ['another gate', 'expert_gating_func', 2, 'u32', /expert_gating_func is 2/],
+    ['shares of all', 'expert_weights_norm', false, 'bool', /expert_weights_norm is not true/],
+    ['nothing that turns', 'rope.dimension_count', 0, 'u32', /dimension_count_swa is missing/],
     ['a window of none', 'attention.sliding_window', 0, 'u32', /sliding_window is 0/],
   ])('%s', async (_, key, value, type, wanted) => {
     const path = await edited('bad.gguf', (entries) => void entries.set(`maple.${key}`, { type, value }));
@@ -216,6 +242,11 @@ describe('refusals', () => {
         ),
     );
     await expect(open(path)).rejects.toThrow(/no trits under scales.*blk\.1\.ffn_up_exps/);
+  });
+
+  test('an MLX pack', async () => {
+    const path = await folder({ quantization: { bits: 2, group_size: 128 } });
+    await expect(open(path)).rejects.toThrow(/MLX pack of Maple, whose embedding and head are rounded to 4 bits.*GGUF/);
   });
 
   test('a folder without a window', async () => {

@@ -106,17 +106,19 @@ async function contract(): Promise<Record<string, unknown>> {
       .replace(/^output\.weight$/, 'lm_head')
       .replace('token_embd.weight', 'model.embed_tokens')
       .replace(/^blk\.(\d+)\.(\w+)\.weight$/, (_, layer, part) => `model.layers.${layer}.${MODULES[part as string]}`);
+  const named = (key: string) =>
+    file.strings(`prism.hadamard.${key}`)!.map((name) => `language_model.${hfName(name)}.weight`);
   return {
-    version: 1,
-    block_size: value('block_size'),
-    transform: value('transform'),
-    axis: value('axis'),
-    sign_mode: value('sign_mode'),
-    sign_widths: file.numbers('prism.hadamard.sign_widths'),
-    sign_values: file.numbers('prism.hadamard.sign_values'),
-    weight_names: file.strings('prism.hadamard.weight_names')!.map(hfName),
-    inverse_weight_names: file.strings('prism.hadamard.inverse_weight_names')!.map(hfName),
-    gdn_v_grouped: true,
+    'prism.hadamard.version': 1,
+    'prism.hadamard.block_size': value('block_size'),
+    'prism.hadamard.transform': value('transform'),
+    'prism.hadamard.axis': value('axis'),
+    'prism.hadamard.sign_mode': value('sign_mode'),
+    'prism.hadamard.sign_widths': file.numbers('prism.hadamard.sign_widths'),
+    'prism.hadamard.sign_values': file.numbers('prism.hadamard.sign_values'),
+    'prism.hadamard.weight_names': named('weight_names'),
+    'prism.hadamard.inverse_weight_names': named('inverse_weight_names'),
+    'prism.hadamard.gdn_v_grouped': true,
   };
 }
 
@@ -143,7 +145,10 @@ describe('rotated MLX pack', () => {
     edit: (tensors: TensorToWrite[]) => TensorToWrite[] = (tensors) => tensors,
   ) => {
     const keys = { ...(await contract()), ...change.contract };
-    const [widths, values] = [keys.sign_widths as number[], keys.sign_values as number[]];
+    const [widths, values] = [
+      keys['prism.hadamard.sign_widths'] as number[],
+      keys['prism.hadamard.sign_values'] as number[],
+    ];
     const signs = (_: string, columns: number) => {
       const at = widths.indexOf(columns);
       const start = widths.slice(0, at).reduce((sum, width) => sum + width, 0);
@@ -164,8 +169,17 @@ describe('rotated MLX pack', () => {
       gdn_activation_layout: 'grouped',
       quantization: { bits: 2, group_size: 128, mode: 'affine' },
       components: { text: true, vision: true, mtp: false },
-      model_file: 'runtime/model.py',
-      modules: [],
+      requires_runtime: 'runtime/artifact.py',
+      hadamard_config: 'hadamard.json',
+      modules: [
+        ...(keys['prism.hadamard.weight_names'] as string[]),
+        ...(keys['prism.hadamard.inverse_weight_names'] as string[]),
+      ].map((name) => ({
+        path: name.replace(/^language_model\.|\.weight$/g, ''),
+        block: 128,
+        embedding: name.includes('embed_tokens'),
+        dtype: 'float16',
+      })),
       text_config: textConfig(config),
       ...change.config,
     };
@@ -205,9 +219,22 @@ describe('rotated MLX pack', () => {
     await expect(open(await pack({ config: { gdn_activation_layout: 'tiled' } }))).rejects.toThrow(
       /rotated MLX pack.*gdn_activation_layout is "tiled"/,
     );
-    await expect(open(await pack({ contract: { version: 3 } }))).rejects.toThrow(/rotated model.*version is 3/);
-    await expect(open(await pack({ contract: { weight_names: ['model.norm'] } }))).rejects.toThrow(
-      /"model\.norm\.weight", whose input is never rotated/,
+    await expect(open(await pack({ contract: { 'prism.hadamard.version': 3 } }))).rejects.toThrow(
+      /rotated model.*prism\.hadamard\.version is 3/,
+    );
+    await expect(
+      open(await pack({ contract: { 'prism.hadamard.weight_names': ['language_model.model.norm'] } })),
+    ).rejects.toThrow(/"model\.norm\.weight", whose input is never rotated/);
+  });
+
+  test('a config that says another thing of a matrix is refused', async () => {
+    const modules = [{ path: 'model.layers.0.mlp.up_proj', block: 0, embedding: false, dtype: 'float16' }];
+    await expect(open(await pack({ config: { modules } }))).rejects.toThrow(
+      /says two things of "model\.layers\.0\.mlp\.up_proj": blocks of 0 in config\.json, 128 here/,
+    );
+    await expect(open(await pack({ config: { modules: 'all' } }))).rejects.toThrow(/modules is no list/);
+    await expect(open(await pack({ config: { hadamard_config: 'x.json' } }))).rejects.toThrow(
+      /hadamard_config is "x\.json"/,
     );
   });
 

@@ -1,11 +1,11 @@
 // The package as npm users get it: packed, installed into an empty folder, started by npx.
 
+import { spawnSync } from 'node:child_process';
 import {
   chmodSync,
   cpSync,
   existsSync,
   mkdirSync,
-  readdirSync,
   readFileSync,
   renameSync,
   statSync,
@@ -14,6 +14,8 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { whyNotCurrent } from '../../scripts/prebuild.mjs';
+import { targetName } from '../../src/native/machine.ts';
 import { ALL_TOOLS } from '../../src/tools/all-tools.ts';
 import { ROOT } from '../mcp/server-process.ts';
 import { FIRST_COLORS, run, temporaryFolder, useAsServer } from './packed-program.ts';
@@ -92,15 +94,20 @@ test('holds what it needs and nothing else', () => {
     'models/default/model.safetensors',
     'models/default/tokenizer.json',
     'schemas/color_at.json',
-    'scripts/build-native.mjs',
+    'dist/native/build.js',
+    'kernels/cpu/engine.cc',
+    '.claude-plugin/plugin.json',
     'skills/mlx-bitnet-gf3/SKILL.md',
     'skills/triads.json',
   ]) {
     expect(paths, path).toContain(path);
   }
   const rooms = new Set(paths.map((path) => path.split('/')[0]));
+  // There once `npm run prebuilds` has run.
+  rooms.delete('prebuilds');
   expect([...rooms].sort()).toEqual(
     [
+      '.claude-plugin',
       'CHANGELOG.md',
       'CONTRIBUTING.md',
       'LICENSE',
@@ -112,24 +119,16 @@ test('holds what it needs and nothing else', () => {
       'mcp.json',
       'models',
       'package.json',
+      'plugin',
       'schemas',
-      'scripts',
       'skills',
     ].sort(),
   );
-  expect(paths.filter((path) => /(^|\/)(test|src|golden|master|node_modules)\/|\.(node|tgz|log)$/.test(path))).toEqual(
-    [],
-  );
+  const odd = /(^|\/)(test|src|scripts|golden|master|node_modules)\/|\.(tgz|log)$|^(?!prebuilds\/).*\.node$/;
+  expect(paths.filter((path) => odd.test(path))).toEqual([]);
   // Code that V8 made here is of no use elsewhere.
   expect(paths.filter((path) => path.startsWith('dist/bundle/'))).not.toEqual([]);
   expect(paths.filter((path) => path.startsWith('dist/bundle/code'))).toEqual([]);
-  // Every script that the program runs by name is there.
-  for (const path of readdirSync(join(ROOT, 'dist'), { recursive: true, encoding: 'utf8' })) {
-    if (!path.endsWith('.js')) continue;
-    for (const [, script] of readFileSync(join(ROOT, 'dist', path), 'utf8').matchAll(/'scripts', '([\w-]+\.mjs)'/g)) {
-      expect(paths, `dist/${path} runs it`).toContain(`scripts/${script}`);
-    }
-  }
   expect(packed.size, 'bytes to download').toBeLessThan(12e6);
 });
 
@@ -159,6 +158,29 @@ test('npx serves MCP on stdio', async () => {
     BITNET_BACKEND: 'wasm',
   });
   expect(used).toEqual({ tools: ALL_TOOLS.map((tool) => tool.name), version });
+});
+
+const whyNoPrebuilt = whyNotCurrent(targetName());
+
+test.skipIf(whyNoPrebuilt !== undefined)(
+  'native code runs and trains where no compiler is',
+  () => {
+    const main = join(folder.path, 'node_modules/bitnet-gf3-mcp/dist/cli/main.js');
+    const env = { PATH: join(folder.path, 'none'), XDG_CACHE_HOME: join(folder.path, 'cache'), HOME: folder.path };
+    const start = (...args: string[]) => spawnSync(process.execPath, [main, ...args], { env, encoding: 'utf8' });
+    const native = start('infer', 'Once upon a time', '--max-tokens', '6');
+    expect(native.stderr).toMatch(/\/s \(cpu /);
+    expect(native.stderr).not.toMatch(/using the/);
+    expect(native.stdout).toBe(start('infer', 'Once upon a time', '--max-tokens', '6', '--backend', 'wasm').stdout);
+    const step = start('world', 'step', '--text', 'The little fox ran home.', '--json');
+    expect(step.status, step.stderr).toBe(0);
+    expect(step.stderr).not.toContain('JavaScript');
+  },
+  120_000,
+);
+
+test.runIf(whyNoPrebuilt !== undefined)(`skipped: native code without a compiler (${whyNoPrebuilt})`, () => {
+  expect(whyNoPrebuilt).toBeTypeOf('string');
 });
 
 test('the library has its names and types', () => {

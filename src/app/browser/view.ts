@@ -1,12 +1,11 @@
 // The page's entry: takes what the host hands over and shows the view that fits it.
 
-import type { Trace } from '../trace.ts';
 import { h } from './dom.ts';
 import { Host, type HostContext, type ToolResult } from './host.ts';
 import { type Layers, layerView } from './layer-view.ts';
 import { type Morphism, morphismView } from './morphism-view.ts';
 import { type Palette, paletteView } from './palette-view.ts';
-import { traceView } from './trace-view.ts';
+import { oneText, type Texts, textsView } from './texts-view.ts';
 
 const main = document.querySelector('main')!;
 const expand = h('button', { type: 'button', class: 'expand', hidden: true }, '⤢ expand');
@@ -14,7 +13,8 @@ const expand = h('button', { type: 'button', class: 'expand', hidden: true }, '�
 const host = new Host(window.parent, {
   onContext: applyContext,
   onToolInput: (args) => {
-    const what = typeof args.prompt === 'string' ? `“${args.prompt}” ...` : 'working ...';
+    const texts = Array.isArray(args.prompts) ? `${args.prompts.length} prompts ...` : 'working ...';
+    const what = typeof args.prompt === 'string' ? `“${args.prompt}” ...` : texts;
     show(h('p', { class: 'waiting' }, what));
   },
   onToolResult: (result) => {
@@ -38,13 +38,14 @@ function viewOf({ structuredContent, content, isError }: ToolResult): HTMLElemen
     return h('p', { class: 'error', role: 'alert' }, text);
   }
   const result = structuredContent ?? jsonIn(content);
-  if (Array.isArray(result?.trace)) return traceView(result as unknown as Trace, host);
+  if (Array.isArray(result?.results)) return textsView(result as unknown as Texts, host);
+  if (typeof result?.completion === 'string') return oneText(result as Parameters<typeof oneText>[0], host);
   if (Array.isArray(result?.layers) && typeof result.world_after === 'string') {
     return morphismView(result as unknown as Morphism, host);
   }
   if (Array.isArray(result?.layers)) return layerView(result as unknown as Layers, host, content);
   if (Array.isArray(result?.colors)) return paletteView(result as unknown as Palette, host);
-  throw new Error('it holds no trace, palette, layers or step');
+  throw new Error('it holds no text, palette, layers or step');
 }
 
 /** Hosts that pass no structured content pass the same as JSON text. */

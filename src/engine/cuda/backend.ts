@@ -1,7 +1,7 @@
 // CUDA: the whole step as one launch on an NVIDIA GPU, with the bits of every other backend.
 
-import { selfTestDifference } from '../gpu/self-test.ts';
 import type { Backend, LoadOptions } from '../backend.ts';
+import { selfTestDifference } from '../gpu/self-test.ts';
 import { groupedSelfTestProgram, selfTestProgram } from '../metal/self-test.ts';
 import type { Program } from '../program.ts';
 import { type CudaAddon, CudaUnavailableError, type DeviceInfo } from './addon.ts';
@@ -71,7 +71,8 @@ async function prepare({ loadAddon, library, kernels = readKernels }: CudaBacken
 function whyNot({ name, count, driver, capability, sharedBytes }: DeviceInfo): string | undefined {
   if (count === 0) return 'the NVIDIA driver finds no card';
   const version = (v: number) => `${Math.floor(v / 1000)}.${Math.floor((v % 1000) / 10)}`;
-  if (driver < LEAST_DRIVER) return `the NVIDIA driver is for CUDA ${version(driver)}, ${version(LEAST_DRIVER)} is needed`;
+  if (driver < LEAST_DRIVER)
+    return `the NVIDIA driver is for CUDA ${version(driver)}, ${version(LEAST_DRIVER)} is needed`;
   if (capability < LEAST_CAPABILITY || sharedBytes < SHARED_BYTES) {
     const own = `${Math.floor(capability / 10)}.${capability % 10}`;
     return `${name} has compute capability ${own}, the kernels need 8.0 and ${SHARED_BYTES} bytes of shared memory`;

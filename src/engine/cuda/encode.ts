@@ -22,7 +22,8 @@ import { chunked, type PlacedWeight } from './weights.ts';
 export type Shape = {
   readonly tokens: number;
   readonly outputs: number;
-  /** Blocks of 64 positions that a long row's attention is cut into; 0 for attention by whole rows. */
+  readonly attention: AttentionKind;
+  /** Blocks of 64 positions that attention's scratch is for. */
   readonly splits: number;
   /** Of the longest row. */
   readonly positions: number;
@@ -43,27 +44,39 @@ export type Memory = {
   readonly counters: number;
   readonly counts: number;
   readonly bests: number;
-  /** Blocks of the grid. */
+  /** Blocks of the grid, and their shared memory. */
   readonly grid: number;
+  readonly sharedBytes: number;
 };
 
 /** Threads of a block, as in rows.cuh; bytes of a block's own fields, at most. */
 const THREADS = 512;
 const OWN_BYTES = 2048;
 const POOL_BYTES = SHARED_BYTES - OWN_BYTES;
+/** Vectors of weights that a lane fetches ahead, at most. */
+const MOST_STAGED = 16;
 /** Shares of a row of logits whose best are found at once. */
 const SHARES = 64;
-/** Positions up to which one block does a row's attention although others have nothing to do. */
+/** Positions up to which one block does a row's attention where its heads are too wide for tiles. */
 const WHOLE_POSITIONS = 256;
+/** TILE_DIM and QUERIES of attention.cuh. */
+const TILE_DIM = 128;
+const QUERIES = 32;
+/** Floats of two tiles. */
+const TILES = 2 * TILE_DIM * 64;
+/** Rows a sequence from which they are worth a tile. */
+const ROWS_OF_RUNS = 4;
 /** Positions that the splits of a list grow by, so that a list serves many steps. */
 const SPLIT_STEP = 8;
+
+/** Rows above which ternary products are made tile by tile, as in products.cuh. */
+const MANY_ROWS = 32;
 
 /** What the kernels can hold. */
 export const LIMITS = { rowWidth: 15_360, ternaryColumns: 131_071, headDim: 256, heads: 512 } as const;
 
-/** A row in shared memory and its norm's weights: `row_bytes` of rows.cuh. */
-const rowBytes = (width: number) =>
-  16 * (Math.ceil(width / 64) * 4 + 4) * 4 + (width <= 7168 ? Math.ceil(width / 4) * 16 : 0);
+/** A row in shared memory: `row_bytes` of rows.cuh. */
+const rowBytes = (width: number) => 16 * (Math.ceil(width / 128) * 8 + 4) * 4;
 
 /** Distances between rows: codes in bytes; of int16 codes two planes and the sums of the groups. */
 export function codesStride(program: Program, codes: BufferId): number {
@@ -113,25 +126,36 @@ export function labelsOf(program: Program): string[] {
   return program.ops.flatMap((op) => (op.op === 'quantize' || op.op === 'quantize16' ? [op.label] : []));
 }
 
-/** How a step's attention is cut; see `Shape.splits`. */
-export function splitsFor(program: Program, tokens: number, positions: number, grid: number): number {
-  const { kvHeads, headDim } = program.kv;
-  const group = Math.max(1, ...program.ops.map((op) => (op.op === 'attention' ? op.heads / op.kvHeads : 0)));
-  const busy = tokens * kvHeads * (tokens === 1 ? group : 1);
-  const fits = attendBytes(tokens === 1 ? 1 : group, headDim, positions) <= POOL_BYTES;
-  const alone = attendBytes(1, headDim, positions) <= POOL_BYTES;
-  if (alone && (positions <= WHOLE_POSITIONS || (busy >= grid && fits))) return 0;
-  return Math.ceil(Math.ceil(positions / 64) / SPLIT_STEP) * SPLIT_STEP;
+/** How a step's attention is done; see attention.cuh. */
+export type AttentionKind = 'one' | 'whole' | 'blocks' | 'rows';
+
+/** `sequences`: of the step, whose rows are the tokens. */
+export function attentionFor(program: Program, tokens: number, sequences: number, positions: number): AttentionKind {
+  const { headDim } = program.kv;
+  const group = groupOf(program);
+  const tiled = headDim <= TILE_DIM && headDim % 4 === 0;
+  if (tiled && tokens === 1 && positions <= 64) return 'one';
+  if (tiled && tokens >= ROWS_OF_RUNS * sequences && group <= QUERIES) return 'rows';
+  return !tiled && positions <= WHOLE_POSITIONS && attendBytes(1, headDim, positions) <= POOL_BYTES
+    ? 'whole'
+    : 'blocks';
 }
+
+const groupOf = (program: Program) =>
+  Math.max(1, ...program.ops.map((op) => (op.op === 'attention' ? Math.ceil(op.heads / op.kvHeads) : 0)));
+
+/** Blocks of 64 positions that scratch is for. */
+export const splitsFor = (positions: number) => Math.ceil(Math.ceil(positions / 64) / SPLIT_STEP) * SPLIT_STEP;
 
 function attendBytes(heads: number, headDim: number, positions: number): number {
   return 4 * (heads * headDim + headDim + 64 + THREADS + heads * positions);
 }
 
-/** Floats of scratch of a step with splits, of a row. */
-export function scratchFloats(program: Program, splits: number): number {
+/** Floats of scratch of a row. */
+export function scratchFloats(program: Program, kind: AttentionKind, splits: number): number {
+  if (kind === 'one' || kind === 'whole') return 0;
   const heads = Math.max(0, ...program.ops.map((op) => (op.op === 'attention' ? op.heads : 0)));
-  return heads * splits * (66 + program.kv.headDim);
+  return heads * splits * (kind === 'rows' ? 64 : 66 + program.kv.headDim);
 }
 
 export function encode(program: Program, memory: Memory, shape: Shape): Instruction[] {
@@ -332,8 +356,7 @@ class Encoder {
     const norm = this.#at(next, 'rmsNorm');
     const fits =
       norm?.x === row &&
-      (source === 'plain' ||
-        (source === 'sum' ? norm.out !== row : norm.out === row || !this.#isLive(row, next + 1)));
+      (source === 'plain' || (source === 'sum' ? norm.out !== row : norm.out === row || !this.#isLive(row, next + 1)));
     if (norm !== undefined && fits) {
       row = norm.out;
       hidden = true;
@@ -389,7 +412,11 @@ class Encoder {
     if (weight.kind === 'vector') throw wrongKind(weight, 'a matrix');
     const { address, scales, stride } = this.#memory.weights[id]!;
     const quads = Math.ceil(weight.rows / 4);
-    const tiles = { ternary: Math.ceil(quads / 8), int8: Math.ceil(weight.rows / 16), grouped: Math.ceil(weight.rows / 64) };
+    const tiles = {
+      ternary: Math.ceil(quads / 8),
+      int8: Math.ceil(weight.rows / 16),
+      grouped: Math.ceil(weight.rows / 64),
+    };
     return {
       weights: address,
       scales,
@@ -439,7 +466,7 @@ class Encoder {
         };
         const ahead = this.#ahead(chain, first.codes, next, one(first.codes), instruction);
         if (chain !== undefined && ahead === undefined) return 0;
-        this.#list.push({ ...instruction, ...ahead });
+        this.#list.push({ ...instruction, ...ahead, ...this.#staged(instruction, ahead !== undefined) });
         return end - i;
       }
       case 'int8Matmul': {
@@ -506,6 +533,14 @@ class Encoder {
     return { fused: 1, ...defined({ norm, weight, eps, x, xStride, status, failed }) };
   }
 
+  /** How many vectors of weights a lane can fetch before it has the row: `staged` of products.cuh. */
+  #staged(product: Instruction, fused: boolean): Partial<Instruction> {
+    if (product.op !== 'ternary' || product.rows !== 1) return {};
+    const used = OWN_BYTES + (fused ? rowBytes(product.width!) : 0) + this.#productBytes(product);
+    const left = Math.floor((this.#memory.sharedBytes - used) / (THREADS * 16));
+    return { splits: Math.max(0, Math.min(MOST_STAGED, left)) };
+  }
+
   /** Shared memory of a product with one row: its codes and sums. */
   #productBytes({ op, codeStride = 0, width = 0, group = 1, ending, matrices = [] }: Instruction): number {
     if (op === 'int8') return codeStride + 128;
@@ -528,7 +563,10 @@ class Encoder {
     const gate = this.#at(next, 'gatedActivation');
     const [first, second] = matrices;
     if (gate !== undefined && matrices.length === 2 && gate.gate === first!.out && gate.up === second!.out) {
-      const rowsOf = (id: WeightId) => (this.#program.weights[id] as { rows: number }).rows;
+      const weightOf = (id: WeightId) => this.#program.weights[id] as { kind: string; rows: number };
+      const rowsOf = (id: WeightId) => weightOf(id).rows;
+      // Tiles of many rows have one matrix each.
+      if (weightOf(first!.weight).kind === 'ternary' && this.#shape.tokens > MANY_ROWS) return none;
       const hidden = (buffer: BufferId) => buffer === gate.out || !this.#isLive(buffer, next + 1);
       if (!hidden(gate.gate) || !hidden(gate.up) || rowsOf(first!.weight) !== rowsOf(second!.weight)) return none;
       const fields = {
@@ -590,7 +628,7 @@ class Encoder {
   }
 
   #attend(op: OpOf<'attention'>, extra: Partial<Instruction>): void {
-    const { tokens, splits, positions } = this.#shape;
+    const { tokens, attention, splits, positions } = this.#shape;
     const group = op.heads / op.kvHeads;
     const together = tokens > 1 && attendBytes(group, op.headDim, positions) <= POOL_BYTES ? group : 1;
     const instruction = {
@@ -611,11 +649,12 @@ class Encoder {
       splits,
     };
     const push = (kind: Operation, parts: number) => this.#list.push({ ...instruction, op: kind, parts });
-    if (splits === 0) push('attend', together);
-    else {
+    if (attention === 'one' && extra.fused === 1) push('attendOne', 1);
+    else if (attention === 'rows') push('attendRows', 1);
+    else if (attention === 'blocks') {
       push('scores', 1);
       push('values', 1);
-    }
+    } else push('attend', together);
   }
 
   #best(): void {
@@ -673,15 +712,25 @@ export function checkProgram(program: Program): void {
   };
   for (const op of program.ops) {
     if (!KNOWN.has(op.op)) refuse(`the CUDA kernels have no ${op.op}`, 'operations');
-    if (op.op === 'attention' && (op.heads % op.kvHeads !== 0 || op.heads > LIMITS.heads || op.headDim > LIMITS.headDim))
+    if (
+      op.op === 'attention' &&
+      (op.heads % op.kvHeads !== 0 || op.heads > LIMITS.heads || op.headDim > LIMITS.headDim)
+    )
       refuse(`${op.heads} heads of ${op.headDim} and ${op.kvHeads} kv heads`, 'attention');
+    if (op.op !== 'attention') continue;
+    const group = op.heads / op.kvHeads;
+    if (4 * (TILES + (group + 1) * op.headDim + group * 65) > POOL_BYTES)
+      refuse(`${group} heads of ${op.headDim} for one kv head`, 'attention');
   }
   program.buffers.forEach(({ name, width }, id) => {
-    if (id !== program.logits && width > LIMITS.rowWidth) refuse(`rows of ${width}, the limit is ${LIMITS.rowWidth}`, name);
+    if (id !== program.logits && width > LIMITS.rowWidth)
+      refuse(`rows of ${width}, the limit is ${LIMITS.rowWidth}`, name);
   });
   for (const weight of program.weights) {
     if (weight.kind === 'vector') continue;
-    if (weight.columns > LIMITS.rowWidth) refuse(`${weight.columns} columns, the limit is ${LIMITS.rowWidth}`, weight.name);
-    if (weight.kind === 'grouped' && (weight.experts ?? 1) !== 1) refuse('the CUDA kernels have no experts', weight.name);
+    if (weight.columns > LIMITS.rowWidth)
+      refuse(`${weight.columns} columns, the limit is ${LIMITS.rowWidth}`, weight.name);
+    if (weight.kind === 'grouped' && (weight.experts ?? 1) !== 1)
+      refuse('the CUDA kernels have no experts', weight.name);
   }
 }

@@ -15,6 +15,7 @@ import type { Program } from '../program.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import { CudaError, CudaUnsupportedError } from './addon.ts';
 import {
+  attentionFor,
   bestBytes,
   checkProgram,
   codesStride,
@@ -182,7 +183,7 @@ export class CudaExecutable implements Executable {
 
   /** The instructions of a step of these rows: what docs/cuda.md counts, and the tests look at. */
   instructionsOf(tokens: number, outputs: number, positions: number): ReturnType<typeof encode> {
-    const shape = this.#shape(tokens, outputs, positions, false, false);
+    const shape = this.#shape(tokens, outputs, 1, positions, false, false);
     this.#prepare(shape, 1);
     return encode(this.#program, this.#memory(shape), shape);
   }
@@ -233,8 +234,8 @@ export class CudaExecutable implements Executable {
     const maxOutputs = Math.max(1, Math.floor(MAX_LOGITS_BYTES / (this.#program.vocabSize * 4 * (best ? 0.25 : 1))));
     let positions = 0;
     for (const position of step.positions) positions = Math.max(positions, position + 1);
-    const splits = splitsFor(this.#program, Math.min(tokens, this.#maxRows), positions, this.#gpu.info.multiprocessors);
-    const rowBytes = Math.max(1, scratchFloats(this.#program, splits) * 4);
+    const kind = attentionFor(this.#program, tokens, new Set(step.sequences).size, positions);
+    const rowBytes = Math.max(1, scratchFloats(this.#program, kind, splitsFor(positions)) * 4);
     const maxRows = Math.max(1, Math.min(this.#maxRows, Math.floor(MAX_SCRATCH_BYTES / rowBytes)));
     let firstToken = 0;
     let firstOutput = 0;
@@ -253,18 +254,19 @@ export class CudaExecutable implements Executable {
     }
   }
 
-  #shape(tokens: number, outputs: number, positions: number, traced: boolean, best: boolean): Shape {
+  #shape(tokens: number, outputs: number, sequences: number, positions: number, traced: boolean, best: boolean): Shape {
     // Lists are kept: what they depend on is rounded.
     const rounded = Math.ceil(positions / BLOCK_POSITIONS) * BLOCK_POSITIONS;
-    const splits = splitsFor(this.#program, tokens, rounded, this.#gpu.info.multiprocessors);
-    return { tokens, outputs, splits, positions: rounded, traced, best };
+    const attention = attentionFor(this.#program, tokens, sequences, rounded);
+    return { tokens, outputs, attention, splits: splitsFor(rounded), positions: rounded, traced, best };
   }
 
   async #runPart(step: Step, part: Part, best: boolean): Promise<void> {
     const { firstToken, tokens, outputs } = part;
     let positions = 0;
     for (let t = firstToken; t < firstToken + tokens; t += 1) positions = Math.max(positions, step.positions[t]! + 1);
-    const shape = this.#shape(tokens, outputs, positions, step.trace === true, best);
+    const { sequences } = this.#inputLayout(step, part);
+    const shape = this.#shape(tokens, outputs, sequences, positions, step.trace === true, best);
     this.#turnsUpTo(positions);
     const inputBytes = this.#inputBytes(step, part);
     this.#prepare(shape, inputBytes);
@@ -355,11 +357,14 @@ export class CudaExecutable implements Executable {
     this.#turns = end;
   }
 
-  #prepare({ tokens, outputs, splits, best }: Shape, inputBytes: number): void {
+  #prepare({ tokens, outputs, attention, splits, best }: Shape, inputBytes: number): void {
     const { vocabSize, tracePoints, kv } = this.#program;
     this.#place('input', inputBytes);
     this.#host('input', inputBytes);
-    this.#place('scratch', Math.max(tokens * scratchFloats(this.#program, splits) * 4, best ? bestBytes(outputs) : 0));
+    this.#place(
+      'scratch',
+      Math.max(tokens * scratchFloats(this.#program, attention, splits) * 4, best ? bestBytes(outputs) : 0),
+    );
     this.#place('counters', tokens * kv.kvHeads * 4);
     this.#host('counts', tokens * tracePoints * 12);
     if (best) {
@@ -401,13 +406,14 @@ export class CudaExecutable implements Executable {
       counts: this.#hosts.get('counts')!.address,
       bests: shape.best ? this.#hosts.get('bests')!.address : 0,
       grid: this.#gpu.info.multiprocessors,
+      sharedBytes: this.#gpu.sharedBytes,
     };
   }
 
   #list(shape: Shape): List {
-    const { tokens, outputs, splits, positions, traced, best } = shape;
+    const { tokens, outputs, attention, splits, positions, traced, best } = shape;
     // The positions count only where they decide how many heads a block takes.
-    const key = `${tokens} ${outputs} ${splits} ${tokens === 1 ? 0 : positions} ${traced} ${best}`;
+    const key = `${tokens} ${outputs} ${attention} ${splits} ${attention === 'whole' ? positions : 0} ${traced} ${best}`;
     const known = this.#lists.get(key);
     if (known !== undefined) return known;
     const instructions = encode(this.#program, this.#memory(shape), shape);

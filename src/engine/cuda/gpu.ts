@@ -7,8 +7,10 @@ import { type CudaAddon, CudaError, type DeviceInfo } from './addon.ts';
 export const KERNELS = ['bitnet_step', 'bitnet_phase'] as const;
 export type KernelName = (typeof KERNELS)[number];
 
-/** Shared memory of a block: what every card of sm_80 and later has, less a reserve. */
+/** Shared memory of a block, at least: what every card of sm_80 and later has, less a reserve. */
 export const SHARED_BYTES = 98_304;
+/** The rest of a multiprocessor's memory is its cache, through which the output head streams: with 196,608 it took twice as long. */
+const MOST_SHARED_BYTES = 131_072;
 
 /** Copies and launches; `writeWork` turns them into the addon's numbers. */
 export type Work =
@@ -21,13 +23,13 @@ export type Work =
       readonly args: readonly number[];
     };
 
-export function writeWork(work: readonly Work[]): Float64Array {
+export function writeWork(work: readonly Work[], sharedBytes: number): Float64Array {
   const numbers: number[] = [];
   for (const item of work) {
     if ('copy' in item) numbers.push(item.copy === 'in' ? 0 : 1, item.to, item.from, item.bytes);
     else {
       const { kernel, grid, together, args } = item;
-      numbers.push(2, KERNELS.indexOf(kernel), grid, SHARED_BYTES, together ? 1 : 0, args.length, ...args);
+      numbers.push(2, KERNELS.indexOf(kernel), grid, sharedBytes, together ? 1 : 0, args.length, ...args);
     }
   }
   return Float64Array.from(numbers);
@@ -42,6 +44,8 @@ const OUT_OF_MEMORY = /OUT_OF_MEMORY/;
 
 export class Gpu implements BlockMemory {
   readonly info: DeviceInfo;
+  /** Of every block. */
+  readonly sharedBytes: number;
   readonly #addon: CudaAddon;
   /** Why nothing works any more. */
   #lost: string | undefined;
@@ -52,7 +56,8 @@ export class Gpu implements BlockMemory {
   constructor(addon: CudaAddon, info: DeviceInfo, image: Uint8Array) {
     this.#addon = addon;
     this.info = info;
-    this.#ours(() => addon.start(image, KERNELS, SHARED_BYTES));
+    this.sharedBytes = Math.max(SHARED_BYTES, Math.min(MOST_SHARED_BYTES, info.sharedBytes));
+    this.#ours(() => addon.start(image, KERNELS, this.sharedBytes));
     this.barrier = this.#ours(() => addon.allocate(BARRIER_BYTES));
   }
 
@@ -106,14 +111,14 @@ export class Gpu implements BlockMemory {
   async perform(work: readonly Work[], what: string, here: boolean): Promise<void> {
     this.#check();
     try {
-      await this.#addon.perform(writeWork(work), here);
+      await this.#addon.perform(writeWork(work, this.sharedBytes), here);
     } catch (cause) {
       throw this.#error(cause, what);
     }
   }
 
   performNow(work: readonly Work[]): void {
-    this.#ours(() => this.#addon.perform(writeWork(work), true));
+    this.#ours(() => this.#addon.perform(writeWork(work, this.sharedBytes), true));
   }
 
   #check(): void {

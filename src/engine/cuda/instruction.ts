@@ -16,6 +16,8 @@ export const OPERATIONS = [
   'count',
   'best',
   'bestOfAll',
+  'attendOne',
+  'attendRows',
 ] as const;
 export type Operation = (typeof OPERATIONS)[number];
 

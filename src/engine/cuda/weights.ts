@@ -1,12 +1,12 @@
 // Weights on the device, in one piece of memory and in the layout of the file; rows (of a ternary matrix: quads) are padded
-// to whole chunks of 64 columns where they are not.
+// to whole chunks of 128 columns where they are not.
 
 import type { Program, Weight } from '../program.ts';
 import { CudaUnsupportedError } from './addon.ts';
 import type { Gpu } from './gpu.ts';
 
-/** Columns that a step of a product takes. */
-export const CHUNK = 64;
+/** Columns that a step of a product takes: 64, or 128 of an int8 matrix. */
+export const CHUNK = 128;
 /** Four trits 0: codes 1. */
 const ZERO_TRITS = 0x55;
 const ALIGN = 256;

@@ -89,7 +89,8 @@ async function prepare(options: MetalBackendOptions): Promise<Ready> {
 /** Whatever is wrong with the kernels of one kind of programs concerns those programs alone. */
 async function reasonAgainst(gpu: Gpu, kind: string, test: typeof groupedSelfTest): Promise<string | undefined> {
   try {
-    const failure = await test(async (program) => new MetalExecutable(gpu, program, {}));
+    // Kernels for long contexts as well, from the start.
+    const failure = await test(async (program) => new MetalExecutable(gpu, program, { shareFrom: 1 }));
     return failure === undefined ? undefined : `Metal on ${gpu.name} does not run ${kind} models: ${failure}`;
   } catch (error) {
     return error instanceof Error ? error.message : String(error);

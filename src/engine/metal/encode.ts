@@ -21,6 +21,13 @@ const SLICE_BLOCKS = 64;
 const FEW_PANELS = 64;
 /** Elements of a row that a threadgroup rotates, if blocks are no longer. */
 const ROTATED_TILE = 1024;
+/** Blocks of positions of a split of exact attention, and floats of its statistics: SPLIT_* of exact.metal. */
+const SPLIT_BLOCKS = 4;
+const SPLIT_STATS = 8;
+/** Rows for which exact attention is shared out: more of them fill a GPU with a threadgroup per head each. */
+const SHARED_ROWS = 4;
+/** What that may take: a row of 262,144 positions with 24 heads of 256 takes 122 MiB. */
+const SHARED_BYTES = 128 << 20;
 /** Scores that a threadgroup of exact attention holds. */
 export const HELD_SCORES = 2048;
 /** DENSE_* of dense.metal. */
@@ -66,6 +73,23 @@ export function splitsAt(position: number): number {
 export function rowsOf(program: Program, buffer: BufferId, { tokens, outputs }: Shape): number {
   const counts = { tokens, outputs, choices: tokens * (program.choices ?? 0) };
   return counts[program.buffers[buffer]!.rows];
+}
+
+/**
+ * Bytes that exact attention shares out a step's rows with, by buffer; undefined where a threadgroup takes a row and head:
+ * below `least` splits, for many rows, or where it would take too much.
+ */
+export function sharedAttention(program: Program, { tokens, splits }: Shape, least = 2) {
+  if (splits < least || tokens > SHARED_ROWS) return undefined;
+  let heads = 0;
+  for (const op of program.ops) if (op.op === 'attention') heads = Math.max(heads, op.heads);
+  const floats = tokens * splits * heads * 4;
+  const bytes = {
+    parts: floats * SPLIT_BLOCKS * program.kv.headDim,
+    scores: floats * ATTENTION_SPLIT,
+    stats: floats * SPLIT_STATS,
+  };
+  return bytes.parts + bytes.scores + bytes.stats > SHARED_BYTES ? undefined : bytes;
 }
 
 /** Entries of a sequence's row of the block table. */
@@ -114,19 +138,35 @@ type GroupedMatrix = {
   readonly out: BufferId;
 };
 
+/** What no result can show. */
+export type AttentionOptions = {
+  /** Scores that exact attention holds at a time (default 2048): a multiple of 64, no more. */
+  readonly heldScores?: number;
+  /** Splits of 256 positions from which few rows are shared out (default 2); 1 shows those kernels to a self-test. */
+  readonly shareFrom?: number;
+};
+
 export class StepEncoder {
   readonly #gpu: Gpu;
   readonly #program: Program;
   readonly #memory: StepMemory;
   readonly #tuning: Tuning;
   readonly #heldScores: number;
+  readonly #shareFrom: number;
 
-  constructor(gpu: Gpu, program: Program, memory: StepMemory, tuning: Tuning, heldScores = HELD_SCORES) {
+  constructor(
+    gpu: Gpu,
+    program: Program,
+    memory: StepMemory,
+    tuning: Tuning,
+    { heldScores = HELD_SCORES, shareFrom = 2 }: AttentionOptions = {},
+  ) {
     this.#gpu = gpu;
     this.#program = program;
     this.#memory = memory;
     this.#tuning = tuning;
     this.#heldScores = heldScores;
+    this.#shareFrom = shareFrom;
   }
 
   /** All dispatches of a step of this shape, in order. */
@@ -549,31 +589,53 @@ export class StepEncoder {
     });
   }
 
-  #attention(run: Run & { run: 'attention' }, { tokens, splits }: Shape): Dispatch[] {
+  #exactAttention(run: Run & { run: 'attention' }, shape: Shape, window: number): Dispatch[] {
+    const { heads, kvHeads, headDim } = run;
+    const { tokens, splits } = shape;
+    const cache = {
+      cache: this.#memory.pool.buffer,
+      places: this.#memory.scratch.get('places')!,
+      table: this.#memory.scratch.get('block table')!,
+    };
+    const { places } = cache;
+    const q = this.#memory.activations[run.q]!;
+    const out = this.#memory.activations[run.out]!;
+    const shared =
+      (window === 0 || window > ATTENTION_SPLIT) &&
+      sharedAttention(this.#program, shape, this.#shareFrom) !== undefined;
+    const a = {
+      group_heads: heads / kvHeads,
+      scale: run.scale,
+      q_stride: this.#stride(run.q),
+      out_stride: this.#stride(run.out),
+      held: this.#heldScores,
+      window,
+      splits: shared ? splits : 1,
+    };
+    const c = this.#cacheArgs(run.layer);
+    if (!shared) {
+      // Blocks of a long context side by side.
+      const threads = this.#threads('attention_exact', Math.min(256 * splits, 1024));
+      return [dispatch('attention_exact', [heads, tokens, 1], threads, { q, ...cache, out, a, c })];
+    }
+    const scores = this.#memory.scratch.get('attention scores')!;
+    const stats = this.#memory.scratch.get('attention statistics')!;
+    const parts = this.#memory.scratch.get('attention partials')!;
+    const grid = [splits, heads, tokens] as const;
+    const [first, second, last] = ['attention_exact_scores', 'attention_exact_blocks', 'attention_exact_join'] as const;
+    return [
+      dispatch(first, grid, this.#threads(first, 256), { q, ...cache, scores, stats, a, c }),
+      dispatch(second, grid, this.#threads(second, 256), { scores, stats, ...cache, parts, a, c }),
+      dispatch(last, [heads, tokens, 1], this.#threads(last, headDim), { parts, stats, places, out, a, c }),
+    ];
+  }
+
+  #attention(run: Run & { run: 'attention' }, shape: Shape): Dispatch[] {
+    const { tokens, splits } = shape;
     const { heads, kvHeads, headDim } = run;
     const groupHeads = heads / kvHeads;
     const window = this.#program.kv.windows?.[run.layer] ?? 0;
-    if (run.exact) {
-      // Blocks of a long context side by side.
-      const threads = this.#threads('attention_exact', Math.min(256 * splits, 1024));
-      const exact = dispatch('attention_exact', [heads, tokens, 1], threads, {
-        q: this.#memory.activations[run.q]!,
-        cache: this.#memory.pool.buffer,
-        places: this.#memory.scratch.get('places')!,
-        table: this.#memory.scratch.get('block table')!,
-        out: this.#memory.activations[run.out]!,
-        a: {
-          group_heads: groupHeads,
-          scale: run.scale,
-          q_stride: this.#stride(run.q),
-          out_stride: this.#stride(run.out),
-          held: this.#heldScores,
-          window,
-        },
-        c: this.#cacheArgs(run.layer),
-      });
-      return [exact];
-    }
+    if (run.exact) return this.#exactAttention(run, shape, window);
     const wide = headDim > 128;
     const tile = wide ? 1 : groupHeads % 4 === 0 ? 4 : groupHeads % 2 === 0 ? 2 : 1;
     const kernel = wide ? 'attention_wide' : (`attention_h${tile}` as 'attention_h1' | 'attention_h2' | 'attention_h4');

@@ -14,18 +14,20 @@ import type { BufferId, Program } from '../program.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import type { Dispatch } from './addon.ts';
 import {
+  type AttentionOptions,
   checkRows,
   rowsOf,
   type Shape,
   StepEncoder,
   type StepMemory,
+  sharedAttention,
   splitsAt,
   TOP_CHUNK,
   tableStride,
 } from './encode.ts';
 import { type Gpu, type GpuBuffer, padded } from './gpu.ts';
 import { KvPool } from './kv-pool.ts';
-import { checkProgram, type Plan, planProgram, type Run } from './plan.ts';
+import { checkProgram, isExact, type Plan, planProgram, type Run } from './plan.ts';
 import { StatePool } from './state-pool.ts';
 import { CANDIDATES, type TernaryChoice, type Tuning } from './tuning.ts';
 import { placeWeights } from './weights.ts';
@@ -53,23 +55,24 @@ export type TopResult = {
   readonly logSums: Float32Array;
 };
 
-export type MetalOptions = LoadOptions & {
-  readonly tuning?: Tuning;
-  /** Rows of one command buffer at most (default 512); longer steps are cut, which no result can show. */
-  readonly maxRows?: number;
-  /** Scores that exact attention holds at a time (default 2048): a multiple of 64, no more. No result can show it. */
-  readonly heldScores?: number;
-};
+export type MetalOptions = LoadOptions &
+  AttentionOptions & {
+    readonly tuning?: Tuning;
+    /** Rows of one command buffer at most (default 512); longer steps are cut, which no result can show. */
+    readonly maxRows?: number;
+  };
 
 export class MetalExecutable implements Executable {
   readonly info: ExecutableInfo;
   readonly #gpu: Gpu;
   readonly #program: Program;
+  readonly #exact: boolean;
   readonly #plans: { readonly plain: Plan; readonly traced: Plan };
   readonly #memory: StepMemory;
   readonly #encoder: StepEncoder;
   readonly #tuning: Tuning;
   readonly #maxRows: number;
+  readonly #shareFrom: number | undefined;
   readonly #sequences = new Map<SequenceId, Sequence>();
   readonly #tapes = new Map<string, Uint32Array>();
   #nextSequence = 0;
@@ -81,10 +84,12 @@ export class MetalExecutable implements Executable {
     checkProgram(program);
     this.#gpu = gpu;
     this.#program = program;
+    this.#exact = isExact(program);
     this.#plans = { plain: planProgram(program, { traced: false }), traced: planProgram(program, { traced: true }) };
     checkRows(gpu, program, Object.values(this.#plans));
     this.#tuning = options.tuning ?? new Map();
     this.#maxRows = options.maxRows ?? MAX_ROWS;
+    this.#shareFrom = options.shareFrom;
     this.#memory = {
       weights: placeWeights(gpu, program),
       cosine: gpu.place(program.rope.cos, 'RoPE cosines'),
@@ -96,7 +101,7 @@ export class MetalExecutable implements Executable {
       statusRows: 0,
       scratch: new Map(),
     };
-    this.#encoder = new StepEncoder(gpu, program, this.#memory, this.#tuning, options.heldScores);
+    this.#encoder = new StepEncoder(gpu, program, this.#memory, this.#tuning, options);
     this.info = { backend: 'metal', isa: gpu.name, threads: 1, weightBytes: weightBytesPerToken(program) };
   }
 
@@ -319,8 +324,8 @@ export class MetalExecutable implements Executable {
     const maxOutputs = Math.max(1, Math.floor(MAX_SCRATCH_BYTES / (padded(vocabSize) * 4)));
     let longest = 0;
     for (const position of step.positions) longest = Math.max(longest, position);
-    const rowPartials = splitsAt(longest) === 1 ? 0 : splitsAt(longest) * this.#partialBytes();
-    const maxRows = Math.min(this.#maxRows, Math.max(1, Math.floor(MAX_SCRATCH_BYTES / Math.max(1, rowPartials))));
+    const rowPartials = Math.max(1, this.#rowPartials(splitsAt(longest)));
+    const maxRows = Math.min(this.#maxRows, Math.max(1, Math.floor(MAX_SCRATCH_BYTES / rowPartials)));
     let firstToken = 0;
     let firstOutput = 0;
     while (firstToken < tokens) {
@@ -422,9 +427,14 @@ export class MetalExecutable implements Executable {
     this.#scratchBuffer('runs', this.#countSequences(tokens) * 16);
     this.#scratchBuffer('block table', tokens * tableStride(this.#program) * 4);
     this.#scratchBuffer('trit counts', tokens * this.#program.tracePoints * 12);
-    const partials = splits === 1 ? 0 : tokens * splits * this.#partialBytes();
-    this.#scratchBuffer('attention partials', partials);
-    this.#scratchBuffer('attention statistics', partials === 0 ? 0 : tokens * splits * this.#headCount() * 8);
+    const shared = this.#exact
+      ? sharedAttention(this.#program, shape, this.#shareFrom)
+      : splits > 1
+        ? { parts: tokens * this.#rowPartials(splits), scores: 0, stats: tokens * splits * this.#headCount() * 8 }
+        : undefined;
+    this.#scratchBuffer('attention partials', shared?.parts ?? 0);
+    this.#scratchBuffer('attention statistics', shared?.stats ?? 0);
+    this.#scratchBuffer('attention scores', shared?.scores ?? 0);
     if (top > 0) {
       const chunks = Math.ceil(this.#program.vocabSize / TOP_CHUNK);
       this.#scratchBuffer('top candidates', outputs * chunks * top * 8);
@@ -490,8 +500,10 @@ export class MetalExecutable implements Executable {
     return heads;
   }
 
-  #partialBytes(): number {
-    return this.#headCount() * this.#memory.pool.headStride * 4;
+  /** Bytes of attention's partial sums of a row; exact attention has them for few rows only, see `sharedAttention`. */
+  #rowPartials(splits: number): number {
+    if (splits === 1 || this.#exact) return 0;
+    return splits * this.#headCount() * this.#memory.pool.headStride * 4;
   }
 
   #planOf({ traced }: Shape): Plan {

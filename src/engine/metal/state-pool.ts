@@ -8,6 +8,9 @@ import { KvCacheFullError } from './kv-pool.ts';
 /** Floats that a state's place is rounded up to: 16 bytes. */
 const ALIGN = 4;
 
+/** Slots grow by doubling, but by no more than this or one: a large model's states take 150 MB a sequence. */
+const GROWTH_BYTES = 256 << 20;
+
 export class StatePool {
   /** Floats of a slot; 0 where the program has no states. */
   readonly stride: number;
@@ -78,7 +81,8 @@ export class StatePool {
         fix: 'run fewer sequences at once',
       });
     }
-    const slots = Math.min(most, Math.max(wanted, 2 * this.#slots));
+    const more = Math.min(this.#slots, Math.floor(GROWTH_BYTES / bytes));
+    const slots = Math.min(most, Math.max(wanted, this.#slots + more));
     const buffer = this.#gpu.allocate(slots * bytes, 'recurrent states');
     if (this.#buffer !== undefined) {
       new Float32Array(buffer.memory).set(new Float32Array(this.#buffer.memory, 0, this.#slots * this.stride));

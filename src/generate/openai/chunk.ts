@@ -14,6 +14,8 @@ export type AnswerPart = {
   readonly pieces: readonly Piece[];
   /** What the model thought, which is no part of its answer. */
   readonly reasoning?: string;
+  /** Parts of calls of tools. */
+  readonly toolCalls?: readonly CallPart[];
   /** Set in the last part that has a choice. */
   readonly finish?: 'stop' | 'length';
   /** Why it ended, where that is neither its end nor the limit: `tool_calls`, `content_filter`. */
@@ -25,6 +27,14 @@ export type AnswerPart = {
   readonly completionTokens?: number;
   /** Of these, what it thought. */
   readonly reasoningTokens?: number;
+};
+
+export type CallPart = {
+  readonly index: number;
+  readonly id?: string;
+  readonly name?: string;
+  /** The next piece of the arguments, as JSON text. */
+  readonly text?: string;
 };
 
 type Token = {
@@ -50,9 +60,11 @@ export function readAnswerPart(object: unknown): AnswerPart {
   const said = sources.map(({ text, content, refusal }) => firstText(text, content, refusal)).join('');
   const thought = sources.map(thoughtIn).join('');
   const finish = finishOf(choice.finish_reason);
+  const calls = sources.flatMap(({ tool_calls }) => callsIn(tool_calls));
   return {
     pieces: piecesOf(said, tokensOf(choice), { finish, thought }),
     ...(thought === '' ? {} : { reasoning: thought }),
+    ...(calls.length === 0 ? {} : { toolCalls: calls }),
     ...(finish === undefined ? {} : { finish }),
     ...(finish === undefined || ['stop', 'length'].includes(String(choice.finish_reason))
       ? {}
@@ -106,6 +118,28 @@ function thoughtIn({ reasoning_content, reasoning, reasoning_text, thinking, con
         .map((part) => textOf(part, THOUGHT))
         .join('')
     : '';
+}
+
+/** Calls at once that are kept of one answer. */
+const MAX_CALLS = 128;
+
+function callsIn(value: unknown): CallPart[] {
+  if (!Array.isArray(value)) return [];
+  return value.slice(0, MAX_CALLS).flatMap((entry: unknown, place): CallPart[] => {
+    const { index, id, function: called } = asObject(entry) ?? {};
+    const { name, arguments: given } = asObject(called) ?? {};
+    const at = tokenId(index) ?? place;
+    if (at >= MAX_CALLS) return [];
+    const text = typeof given === 'string' ? given : asObject(given) === undefined ? undefined : JSON.stringify(given);
+    return [
+      {
+        index: at,
+        ...(typeof id === 'string' && { id: id.slice(0, MAX_NAME) }),
+        ...(typeof name === 'string' && { name: name.slice(0, MAX_NAME) }),
+        ...(text !== undefined && { text }),
+      },
+    ];
+  });
 }
 
 function finishOf(reason: unknown): AnswerPart['finish'] {

@@ -6,9 +6,11 @@ import { now } from '../clock.ts';
 import type { LoadRequest } from '../engine.ts';
 import type { Structure } from '../structure/structure.ts';
 import type { Answer, Ending, Prompt, Start, Task, TokenSource } from '../token-source.ts';
+import type { ParsedCall } from '../tools/tool-calls.ts';
+import type { ToolChoice } from '../tools/tool-request.ts';
 import type { ChatMessage, FinishReason, GenerateRequest } from '../types.ts';
 import { END_OF_ANSWER } from './answer-body.ts';
-import { type AnswerPart, readAnswerPart } from './chunk.ts';
+import { type AnswerPart, type CallPart, readAnswerPart } from './chunk.ts';
 import { OpenAiClient, openAiEndpoint, shortList } from './client.ts';
 import { OpenAiConnectionError, OpenAiResponseError } from './errors.ts';
 import { TokenAccount } from './token-account.ts';
@@ -40,6 +42,7 @@ export async function openAiSource(request: LoadRequest, env: Environment): Prom
   const model = request.model === 'default' ? await onlyModel(client, request.signal) : request.model;
   return {
     model,
+    toolStyle: 'server',
     info: { backend: 'openai', endpoint: client.endpoint.baseUrl },
     room: { texts: REQUESTS_AT_ONCE, positions: Number.POSITIVE_INFINITY },
     // A server has its own.
@@ -184,6 +187,26 @@ async function write(client: OpenAiClient, job: Job): Promise<Ending> {
   };
 }
 
+/** Calls as servers stream them: the name with the first part, the arguments piece by piece. */
+class CallParts {
+  readonly #calls = new Map<number, { id: string; name: string; arguments: string }>();
+
+  add({ index, id, name, text }: CallPart): void {
+    const call = this.#calls.get(index) ?? { id: '', name: '', arguments: '' };
+    call.id ||= id ?? '';
+    // Some repeat it with every part.
+    call.name ||= name ?? '';
+    call.arguments += text ?? '';
+    this.#calls.set(index, call);
+  }
+
+  whole(): ParsedCall[] {
+    return [...this.#calls.values()]
+      .filter(({ name }) => name !== '')
+      .map((call, i) => ({ ...call, id: call.id || `call_${i}`, arguments: call.arguments || '{}' }));
+  }
+}
+
 /** What a server tells beside its text. */
 class Heard {
   readonly account = new TokenAccount();
@@ -194,6 +217,7 @@ class Heard {
   #model: string | undefined;
   #unusual: string | undefined;
   #hasText = false;
+  readonly #calls = new CallParts();
 
   take(part: AnswerPart): void {
     this.promptTokens = part.promptTokens ?? this.promptTokens;
@@ -201,6 +225,7 @@ class Heard {
     this.#reasoningTokens = part.reasoningTokens ?? this.#reasoningTokens;
     this.#reasoning += part.reasoning ?? '';
     this.#model = part.model ?? this.#model;
+    for (const call of part.toolCalls ?? []) this.#calls.add(call);
     this.#unusual = part.unusual ?? this.#unusual;
     this.#hasText ||= part.pieces.some(({ text }) => text !== '');
   }
@@ -219,10 +244,12 @@ class Heard {
     if (this.#model !== undefined && this.#model !== asked) {
       warnings.push(`the model "${oneLine(asked, 200)}" was asked for, the server answered with "${this.#model}"`);
     }
-    if (!this.#hasText && this.#reasoning !== '') {
+    const toolCalls = this.#calls.whole();
+    const isSilent = !this.#hasText && toolCalls.length === 0;
+    if (isSilent && this.#reasoning !== '') {
       const limit = finishReason === 'length' ? '; give it more tokens' : '';
       warnings.push(`there is no answer: all that the model wrote is thought (see reasoning)${limit}`);
-    } else if (!this.#hasText && this.#unusual !== undefined) {
+    } else if (isSilent && this.#unusual !== undefined) {
       warnings.push(`there is no answer: the server ended it with "${this.#unusual}"`);
     } else if (this.#unusual === 'content_filter') {
       warnings.push('a filter of the server ended the answer');
@@ -240,6 +267,7 @@ class Heard {
         : { reasoningTokens: this.#reasoningTokens }),
       ...(this.#reasoning === '' ? {} : { reasoning: mended(this.#reasoning) }),
       ...(this.#model === undefined ? {} : { model: this.#model }),
+      ...(toolCalls.length === 0 ? {} : { toolCalls }),
       merged,
       unsure,
       warnings,
@@ -250,7 +278,7 @@ class Heard {
 /** Sends the request; a server that refuses its extras is asked again without them. */
 async function ask(client: OpenAiClient, job: Job, signal: AbortSignal): Promise<AsyncGenerator<unknown>> {
   const { model, start, task } = job;
-  const { messages } = task;
+  const { messages, tools } = task;
   const { temperature, topK, topP, sampleSeed, stop, structure } = start;
   const { minP, repetitionPenalty, presencePenalty, frequencyPenalty, logitBias, topLogprobs = 1 } = start;
   const body = {
@@ -273,6 +301,9 @@ async function ask(client: OpenAiClient, job: Job, signal: AbortSignal): Promise
     ...(temperature > 0 ? { seed: Number(BigInt.asUintN(31, sampleSeed)) } : {}),
     ...(stop.length > 0 && stop.length <= MAX_SERVER_STOPS ? { stop } : {}),
     ...(structure === undefined ? {} : { response_format: formatOf(structure) }),
+    ...(tools === undefined || tools.list.length === 0
+      ? {}
+      : { tools: tools.list, tool_choice: choiceOf(tools.choice) }),
   };
   const path = messages === undefined ? '/completions' : '/chat/completions';
   const logprobs = messages === undefined ? { logprobs: topLogprobs } : { logprobs: true, top_logprobs: topLogprobs };
@@ -283,6 +314,10 @@ async function ask(client: OpenAiClient, job: Job, signal: AbortSignal): Promise
     if (!refused) throw error;
     return client.post(path, body, signal);
   }
+}
+
+function choiceOf(choice: ToolChoice): unknown {
+  return typeof choice === 'string' ? choice : { type: 'function', function: { name: choice.name } };
 }
 
 /** As the API asks for JSON of a schema; whether it is, is the server's to see to. */

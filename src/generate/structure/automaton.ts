@@ -74,7 +74,7 @@ export class AutomatonBuilder {
   /** The bytes of a text, one after the other. */
   text(from: NodeId, text: string, to: NodeId): void {
     const bytes = Buffer.from(text);
-    if (bytes.length === 0) return this.nothing(from, to);
+    if (bytes.length === 0) this.nothing(from, to);
     let at = from;
     bytes.forEach((byte, i) => {
       const next = i === bytes.length - 1 ? to : this.node();

@@ -150,20 +150,20 @@ class GrammarReader {
 
   #element(from: NodeId, to: NodeId, depth: number): void {
     const quote = this.#text[this.#at];
-    if (quote === '"' || quote === "'") return this.#builder.text(from, this.#quoted(quote), to);
-    if (this.#take('[')) return this.#builder.character(from, this.#class(), to);
-    if (this.#take('.')) return this.#builder.character(from, ALL, to);
-    if (this.#take('(')) {
+    if (quote === '"' || quote === "'") this.#builder.text(from, this.#quoted(quote), to);
+    else if (this.#take('[')) this.#builder.character(from, this.#class(), to);
+    else if (this.#take('.')) this.#builder.character(from, ALL, to);
+    else if (this.#take('(')) {
       const begin = this.#at - 1;
       this.#either(from, to, depth + 1);
       this.#match(SPACE);
       if (!this.#take(')')) throw this.#error('a ( is not closed', 'write )', begin);
-      return;
+    } else {
+      const at = this.#at;
+      const name = this.#match(NAME)?.[0];
+      if (name === undefined) throw this.#unexpected();
+      this.#builder.call(from, this.#ruleOf(name, at).id, to);
     }
-    const at = this.#at;
-    const name = this.#match(NAME)?.[0];
-    if (name === undefined) throw this.#unexpected();
-    this.#builder.call(from, this.#ruleOf(name, at).id, to);
   }
 
   #quoted(quote: string): string {

@@ -8,7 +8,7 @@ import { type Bounds, writeIntegers, writeNumbers } from './numbers.ts';
 import { textsMatching } from './pattern.ts';
 import { isOpen, type Plain, type Schema, SchemaReader, type Type } from './schema-keywords.ts';
 import { overLimit, StructureError } from './structure-error.ts';
-import { ANY_TEXT, both, contains, ofLength, otherThan, type TextSet, writeStrings } from './text-set.ts';
+import { ANY_TEXT, both, contains, ofLength, otherThan, type TextSet, writeStrings, writeTexts } from './text-set.ts';
 
 /** No text that a model writes has more: what may be longer is written up to here. */
 const MOST_ITEMS = 1000;
@@ -38,23 +38,40 @@ const FORMATS: Readonly<Record<string, string>> = {
   uri: '^https?://([a-z0-9]{1,24}[.]){1,3}[a-z]{2,12}(/[A-Za-z0-9_~-]{1,48}){0,8}/?(\\?[a-z0-9_]{1,24}=[A-Za-z0-9_-]{1,48})?$',
 };
 
-class SchemaWriter {
+/** Writes the rules of one schema, or of several, each with a root of its own, into one automaton. */
+export class SchemaWriter {
   readonly #builder = new AutomatonBuilder();
-  readonly #reader: SchemaReader;
+  #reader: SchemaReader;
   readonly #root: Schema;
   /** By schema, so that schemas may refer to each other in circles. */
   readonly #rules = new Map<Schema, RuleId>();
   readonly #waiting: [Schema, RuleId][] = [];
   readonly #shared = new Map<string, RuleId>();
+  #schemas = 0;
 
   constructor(schema: Schema) {
     this.#root = schema;
     this.#reader = new SchemaReader(schema);
   }
 
+  get builder(): AutomatonBuilder {
+    return this.#builder;
+  }
+
   automaton(): Automaton {
-    const root = this.#ruleOf(this.#root);
+    return this.finish(this.ruleFor(this.#root));
+  }
+
+  /** The rule of another schema, whose $refs are its own. */
+  ruleFor(schema: Schema): RuleId {
+    this.#reader = new SchemaReader(schema);
+    this.#schemas += 1;
+    const rule = this.#ruleOf(schema);
     for (let next = this.#waiting.pop(); next !== undefined; next = this.#waiting.pop()) this.#writeRule(...next);
+    return rule;
+  }
+
+  finish(root: RuleId): Automaton {
     return this.#builder.finish(root);
   }
 
@@ -75,6 +92,29 @@ class SchemaWriter {
       this.#builder.nothing(this.#builder.start(rule), from);
       this.#plain(plain, from, this.#builder.end(rule));
     }
+  }
+
+  /** Values as JSON, but for strings, which stand as they are and belong to `bare`. */
+  writeBare(schema: Schema, bare: TextSet, from: NodeId, to: NodeId): void {
+    this.#reader = new SchemaReader(schema);
+    this.#schemas += 1;
+    for (const plain of this.#reader.alternatives(schema)) {
+      const { values, types } = plain;
+      for (const value of values ?? []) {
+        if (!this.#reader.fitsPlain(plain, value)) continue;
+        if (typeof value !== 'string') this.#builder.text(from, JSON.stringify(value), to);
+        else if (contains(bare, value)) this.#builder.text(from, value, to);
+      }
+      if (values !== undefined) continue;
+      if (types?.has('string') !== true) {
+        this.#plain(plain, from, to);
+        continue;
+      }
+      writeTexts(this.#builder, both(bare, this.#textsOf(plain)), from, to);
+      const others = new Set([...types].filter((type) => type !== 'string'));
+      if (others.size > 0) this.#plain({ ...plain, types: others }, from, to);
+    }
+    for (let next = this.#waiting.pop(); next !== undefined; next = this.#waiting.pop()) this.#writeRule(...next);
   }
 
   /** A part that occurs in many places. */
@@ -360,7 +400,7 @@ class SchemaWriter {
     for (const [i, texts] of called.entries()) {
       let set = both(texts, listed.length === 0 ? ANY_TEXT : otherThan(listed));
       if (pattern !== undefined) set = both(set, textsMatching(pattern[0], where));
-      loops.push([{ key: set === ANY_TEXT ? 'any' : `${where} ${i}`, set }, schema]);
+      loops.push([{ key: set === ANY_TEXT ? 'any' : `${this.#schemas} ${where} ${i}`, set }, schema]);
     }
     return loops;
   }
@@ -370,7 +410,10 @@ class SchemaWriter {
     const { prefix, items = true, leastItems: least } = plain;
     const most = items === false ? Math.min(plain.mostItems, prefix.length) : plain.mostItems;
     if (least > MOST_ITEMS) throw overLimit('items of an array', MOST_ITEMS);
-    if (plain.unique && most > 1) return this.#uniqueArray(plain, from, to);
+    if (plain.unique && most > 1) {
+      this.#uniqueArray(plain, from, to);
+      return;
+    }
     const [open, close] = [builder.node(), builder.node()];
     builder.text(from, '[', open);
     if (least === 0) builder.text(open, ']', to);
@@ -408,10 +451,9 @@ class SchemaWriter {
       const some = plain.values ?? (plain.types?.size === 1 && plain.types.has('boolean') ? [false, true] : undefined);
       return some?.filter((value) => this.#reader.fitsPlain(plain, value)).map((value) => JSON.stringify(value)) ?? [];
     });
-    const isFinite =
-      alternatives.length > 0 && alternatives.every((plain) => plain.values ?? plain.types?.has('boolean'));
+    const isFew = alternatives.length > 0 && alternatives.every((plain) => plain.values ?? plain.types?.has('boolean'));
     const texts = [...new Set(values)];
-    if (!isFinite || texts.length > MOST_UNIQUE) {
+    if (!isFew || texts.length > MOST_UNIQUE) {
       throw new StructureError({
         what: `response_schema: uniqueItems can be enforced for items of an enum of up to ${MOST_UNIQUE} values only`,
         where,

@@ -36,7 +36,10 @@ export function writeIntegers(
 /** Numbers with or without a fraction within the bounds. */
 export function writeNumbers(builder: AutomatonBuilder, bounds: Bounds, from: NodeId, to: NodeId): void {
   const { least, most } = bounds;
-  if (least === Number.NEGATIVE_INFINITY && most === Number.POSITIVE_INFINITY) return writeFree(builder, from, to);
+  if (least === Number.NEGATIVE_INFINITY && most === Number.POSITIVE_INFINITY) {
+    writeFree(builder, from, to);
+    return;
+  }
   const [low, high] = wholeBounds(bounds);
   writeWhole(builder, { low, high, divisor: 1, decimals: 0 }, from, to);
   // n.fff lies between n and n + 1, -n.fff between -n - 1 and -n.

@@ -9,9 +9,10 @@ import { Matcher } from './matcher.ts';
 import type { Schema } from './schema-keywords.ts';
 import { overLimit, StructureError } from './structure-error.ts';
 import { TokenTrie } from './token-trie.ts';
+import { automatonOfTools, type ToolsStructure } from './tool-automaton.ts';
 
 /** As JSON text or as EBNF: what crosses to other processes and into continuation handles. */
-export type Structure = { readonly kind: 'schema' | 'grammar'; readonly text: string };
+export type Structure = { readonly kind: 'schema' | 'grammar' | 'tools'; readonly text: string };
 
 /** Characters of a schema. The tools of a large server have 100,000 together. */
 const MAX_SCHEMA = 1 << 18;
@@ -31,7 +32,9 @@ export function structureOf(request: StructureRequest): Structure | undefined {
         ? 'continuation'
         : stop !== undefined && stop.length > 0
           ? 'stop'
-          : undefined;
+          : request.tools !== undefined && request.tools.length > 0 && request.toolChoice !== 'none'
+            ? 'tools'
+            : undefined;
   if (other !== undefined) {
     const why =
       other === 'continuation' ? 'a text goes on with the structure it began with' : 'each says where the text ends';
@@ -45,11 +48,26 @@ export function structureOf(request: StructureRequest): Structure | undefined {
   return structure;
 }
 
+/** Throws StructureError for schemas that cannot be followed. */
+export function structureOfTools(tools: ToolsStructure, stop: readonly string[]): Structure {
+  if (stop.length > 0) {
+    throw new StructureError({
+      what: 'stop and a call of a tool together: each says where the text ends',
+      fix: 'leave stop out',
+    });
+  }
+  const structure: Structure = { kind: 'tools', text: JSON.stringify(tools) };
+  automatonOf(structure);
+  return structure;
+}
+
 export type StructureRequest = {
   readonly responseSchema?: unknown;
   readonly grammar?: string;
   readonly stop?: readonly string[];
   readonly continuation?: string;
+  readonly tools?: readonly unknown[];
+  readonly toolChoice?: unknown;
 };
 
 /** Throws StructureError for what cannot be followed. */
@@ -57,7 +75,12 @@ export function automatonOf({ kind, text }: Structure): Automaton {
   const key = `${kind} ${text}`;
   let automaton = automata.get(key);
   if (automaton === undefined) {
-    automaton = kind === 'grammar' ? automatonOfGrammar(text) : automatonOfSchema(schemaIn(text));
+    automaton =
+      kind === 'grammar'
+        ? automatonOfGrammar(text)
+        : kind === 'tools'
+          ? automatonOfTools(JSON.parse(text) as ToolsStructure)
+          : automatonOfSchema(schemaIn(text));
     if (automata.size >= MAX_KEPT) automata.delete(automata.keys().next().value!);
     automata.set(key, automaton);
   }

@@ -111,6 +111,16 @@ const ESCAPED: readonly (readonly [number, string])[] = Array.from({ length: 0x2
   .concat(0x22, 0x5c)
   .map((point) => [point, JSON.stringify(String.fromCodePoint(point)).slice(1, -1)] as const);
 
+/** The texts as they are. */
+export function writeTexts(builder: AutomatonBuilder, set: TextSet, from: NodeId, to: NodeId): void {
+  const nodes = set.map(() => builder.node());
+  builder.nothing(from, nodes[0]!);
+  set.forEach(({ edges, accepts }, i) => {
+    if (accepts) builder.nothing(nodes[i]!, to);
+    for (const [points, target] of edges) builder.character(nodes[i]!, points, nodes[target]!);
+  });
+}
+
 /** The texts as JSON strings with their quotes, every character in the one spelling that JSON.stringify gives it. */
 export function writeStrings(builder: AutomatonBuilder, set: TextSet, from: NodeId, to: NodeId): void {
   const nodes = set.map(() => builder.node());

@@ -77,7 +77,11 @@ export function corsHeaders({ headers }: IncomingMessage): Headers {
 export const PREFLIGHT_HEADERS: Headers = {
   'access-control-allow-methods': 'GET, POST, DELETE',
   'access-control-allow-headers':
-    'authorization, content-type, last-event-id, mcp-method, mcp-name, mcp-protocol-version, mcp-session-id',
+    'authorization, content-type, last-event-id, mcp-method, mcp-name, mcp-protocol-version, mcp-session-id, ' +
+    // What OpenAI's own client sends from a page.
+    'openai-organization, openai-project, x-stainless-arch, x-stainless-helper-method, x-stainless-lang, x-stainless-os, ' +
+    'x-stainless-package-version, x-stainless-poll-helper, x-stainless-retry-count, x-stainless-runtime, ' +
+    'x-stainless-runtime-version, x-stainless-timeout',
   'access-control-max-age': '600',
 };
 

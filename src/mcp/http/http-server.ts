@@ -20,6 +20,7 @@ import {
 } from './guards.ts';
 import type { InstantCalls } from './instant-calls.ts';
 import type { Gauges, Metrics } from './metrics.ts';
+import { OPENAI_PREFIX, OpenAiEndpoint, type OpenAiOptions, sendOpenAiRefusal } from './openai-endpoint.ts';
 import { RateLimit } from './rate-limit.ts';
 import { type SessionOwner, SessionTable } from './sessions.ts';
 import { SseEndpoint } from './sse.ts';
@@ -49,6 +50,8 @@ export type HttpServerOptions = {
   readonly instant?: InstantCalls;
   /** What subscribers of the 2026 protocol hear. */
   readonly bus?: ServerEventBus;
+  /** Serves OpenAI's API as well. */
+  readonly openai?: OpenAiOptions;
   readonly metrics: Metrics;
   /** Told beside the counters. */
   readonly gauges?: () => Gauges;
@@ -85,6 +88,7 @@ export class HttpServer {
   readonly #events = new EventLog();
   readonly #streamable: StreamableEndpoint;
   readonly #sse: SseEndpoint;
+  readonly #openai: OpenAiEndpoint | undefined;
   readonly #server: Server;
   readonly #unread = new UnreadLimit();
   readonly #numbers = new WeakMap<Socket, number>();
@@ -123,6 +127,7 @@ export class HttpServer {
       onError: () => {},
     });
     this.#sse = new SseEndpoint({ ...shared, messagesPath: MESSAGES_PATH });
+    this.#openai = options.openai && new OpenAiEndpoint(options.openai, shared.bodies);
     const line = new RequestLine((req, res) => void this.#answer(req, res));
     this.#server = createNodeServer(
       {
@@ -170,7 +175,7 @@ export class HttpServer {
 
   async #answer(req: IncomingMessage, res: ServerResponse): Promise<void> {
     const path = pathOf(req);
-    const route = this.#routes[path];
+    const route = this.#routes[path] ?? this.#openAiRoute(path);
     if (req.method === 'POST') this.#running += 1;
     res.once('close', () => {
       if (req.method === 'POST') this.#running -= 1;
@@ -188,12 +193,13 @@ export class HttpServer {
       if (this.#draining) throw new Refusal(503, 'the server is ending', { headers: { 'retry-after': '5' } });
       await route.handle(req, res, this.#identify(req));
     } catch (error) {
+      const send = this.#openai !== undefined && path.startsWith(OPENAI_PREFIX) ? sendOpenAiRefusal : sendRefusal;
       if (error instanceof Refusal) {
-        sendRefusal(res, error);
+        send(res, error);
         return;
       }
       this.#options.onError(error);
-      sendRefusal(res, new Refusal(500, 'Internal server error', { code: -32_603 }));
+      send(res, new Refusal(500, 'Internal server error', { code: -32_603 }));
     }
   }
 
@@ -243,6 +249,23 @@ export class HttpServer {
     '/healthz': { name: '/healthz', handle: () => {} },
   } satisfies Record<string, Route>);
 
+  #openAiRoute(path: string): Route | undefined {
+    const openai = this.#openai;
+    if (openai === undefined || !path.startsWith(OPENAI_PREFIX)) return undefined;
+    const name = path.slice(OPENAI_PREFIX.length);
+    if (name === 'models') return { name: path, handle: (req, res) => openai.models(req, res) };
+    if (name === 'chat/completions') {
+      return { name: path, handle: (req, res, owner) => openai.complete('chat', req, res, owner) };
+    }
+    if (name === 'completions') {
+      return { name: path, handle: (req, res, owner) => openai.complete('completions', req, res, owner) };
+    }
+    if (!name.startsWith('models/')) return undefined;
+    // What was asked for names no series of the metrics.
+    const model = decoded(name.slice('models/'.length));
+    return { name: '/v1/models/NAME', handle: (req, res) => openai.model(req, res, model) };
+  }
+
   #health(res: ServerResponse): void {
     if (this.#draining) sendJson(res, 503, { status: 'draining' });
     else sendJson(res, 200, { status: 'ok' });
@@ -285,6 +308,14 @@ const LOOPBACK_ORIGINS = ['localhost', '127.0.0.1', '[::1]'];
 function pathOf({ url = '/' }: IncomingMessage): string {
   const query = url.indexOf('?');
   return query < 0 ? url : url.slice(0, query);
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 function queryOf({ url = '/' }: IncomingMessage): URLSearchParams {

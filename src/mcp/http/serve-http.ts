@@ -29,6 +29,8 @@ export type ServeHttpOptions = Pick<
   readonly allowedRoots: readonly string[] | undefined;
   /** Generations that run at once; the engine computes them together. */
   readonly maxRunning: number;
+  /** Serves OpenAI's API as well. */
+  readonly openai: boolean;
   readonly onListening: (server: { url: string; port: number }) => void;
 };
 
@@ -39,6 +41,7 @@ const SESSION_IDLE_MS = 30 * 60_000;
 
 /** Throws what binding the address throws. */
 export async function serveOnHttp(options: ServeHttpOptions): Promise<void> {
+  const { openai, ...serverOptions } = options;
   const { signal, host, maxRunning, onListening } = options;
   const logger = new Logger();
   const metrics = new Metrics();
@@ -61,7 +64,7 @@ export async function serveOnHttp(options: ServeHttpOptions): Promise<void> {
   });
   const { engine: engineQueue, worlds: worldQueue, server: serverQueue } = queued.queues;
   const server = new HttpServer({
-    ...options,
+    ...serverOptions,
     sessionIdleMs: SESSION_IDLE_MS,
     maxSessionsPerClient: Math.ceil(options.maxSessions / 4),
     metrics,
@@ -85,6 +88,7 @@ export async function serveOnHttp(options: ServeHttpOptions): Promise<void> {
     }),
     createServer: ({ only, ...owner }) => createMcpServer(environmentOf(owner), only),
     instant: new InstantCalls(environmentOf),
+    ...(openai && { openai: { environmentOf } }),
     onError: (error) => logger.error('request failed', { err: error }),
   });
   try {

@@ -21,10 +21,15 @@ const KEYS = {
   window: { gguf: 'attention.sliding_window', hf: 'sliding_window' },
   pattern: { gguf: 'attention.sliding_window_pattern', hf: 'layer_types' },
   windowTheta: { gguf: 'rope.freq_base_swa' },
+  gating: { gguf: 'expert_gating_func' },
+  sharesOfChosen: { gguf: 'expert_weights_norm', hf: 'norm_topk_prob' },
 } as const;
 
 /** The smallest normal f16, which the sum of the chosen shares is at least taken for. */
 const LEAST_SHARE = 6.103515625e-5;
+
+/** Where Maple's own code cuts gates off. */
+const PUBLISHED_CLAMP = 7;
 
 /** Of a mixture: each expert is a gated FFN of this size. */
 const experts = (config: ModelConfig): ExpertsConfig => config.experts!;
@@ -86,6 +91,12 @@ export const maple: Graph = {
 
 function readConfig(keys: ConfigKeys, common: ModelConfig): Partial<ModelConfig> {
   const layers = common.numHiddenLayers;
+  if (common.linearStorage === 'mlx') {
+    keys.fail(
+      'this is an MLX pack of Maple, whose embedding and head are rounded to 4 bits',
+      'take a GGUF of the model',
+    );
+  }
   const expertCount = keys.size(KEYS.experts);
   const used = keys.size(KEYS.used);
   if (used > expertCount) {
@@ -93,6 +104,19 @@ function readConfig(keys: ConfigKeys, common: ModelConfig): Partial<ModelConfig>
   }
   if ((keys.value(KEYS.shared) ?? 0) !== 0) {
     keys.fail(`${keys.nameOf(KEYS.shared)} is not 0`, 'shared experts are not supported in this graph');
+  }
+  // 1 is the softmax in llama.cpp's list of gates.
+  if ((keys.value(KEYS.gating) ?? 1) !== 1) {
+    keys.fail(
+      `${keys.nameOf(KEYS.gating)} is ${keys.value(KEYS.gating)}`,
+      'only the softmax (1) is known in this graph',
+    );
+  }
+  if ((keys.value(KEYS.sharesOfChosen) ?? true) !== true) {
+    keys.fail(
+      `${keys.nameOf(KEYS.sharesOfChosen)} is not true`,
+      'shares of the chosen experts always add up to 1 in this graph',
+    );
   }
   const windowTheta = keys.value(KEYS.windowTheta);
   return {
@@ -109,7 +133,8 @@ function readConfig(keys: ConfigKeys, common: ModelConfig): Partial<ModelConfig>
 }
 
 function readClamps(keys: ConfigKeys, layers: number): number[] {
-  const value = keys.value(KEYS.clamps);
+  // No config.json names it: the model's code has it.
+  const value = keys.value(KEYS.clamps) ?? (keys.spelling === 'hf' ? PUBLISHED_CLAMP : undefined);
   const clamps = Array.isArray(value) ? value : new Array<unknown>(layers).fill(value);
   const isLimit = (clamp: unknown) => typeof clamp === 'number' && clamp > 0 && Number.isFinite(clamp);
   if (clamps.length === layers && clamps.every(isLimit)) return clamps as number[];

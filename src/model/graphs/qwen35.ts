@@ -83,6 +83,13 @@ const recurrentTensors = only(
       ];
     },
     convert: tapMajor,
+    inGguf: (values, c) => {
+      const [channels, taps] = [convWidth(c), delta(c).convTaps];
+      return {
+        shape: [channels, taps],
+        values: values.map((_, i) => values[(i % taps) * channels + Math.floor(i / taps)]!),
+      };
+    },
   },
   { ...vector('decayBias', 'linear_attn.dt_bias', 'ssm_dt.bias', valueHeads), bare: true },
   {

@@ -43,7 +43,7 @@ fiber_switch:
 
 namespace emulator {
 Fiber* now = nullptr;
-u32 grid = 1;
+u32 grid = 1, shared_bytes = 0;
 static void* scheduler = nullptr;
 
 void wait() { fiber_switch(&now->stack_pointer, scheduler); }
@@ -150,6 +150,7 @@ Result launch(void* function, u32 blocks, u32 shared, void** arguments) {
   emulator::entry = (void (*)(void**))function;
   emulator::arguments = arguments;
   emulator::grid = blocks;
+  emulator::shared_bytes = shared;
   if (function == (void*)call_step) {
     std::vector<emulator::Block> all(blocks);
     for (u32 b = 0; b < blocks; b++) all[b].index = b;

@@ -11,10 +11,12 @@ using u64 = uint64_t;
 using i32 = int32_t;
 
 #define DEVICE static inline
+#define DEVICE_MEMBER inline
 #define APART static
 #define KERNEL extern "C" void
 #define PLAIN_KERNEL extern "C" void
 #define UNROLL
+#define UNROLL4
 
 struct alignas(16) Words {
   u32 x, y, z, w;
@@ -45,7 +47,7 @@ struct Fiber {
   bool done = false;
 };
 extern Fiber* now;
-extern u32 grid;
+extern u32 grid, shared_bytes;
 void wait();
 
 inline Warp& warp() { return now->block->warps[now->thread / 32]; }
@@ -69,6 +71,7 @@ inline u32 of_lane(u32 v, u32 lane) { return exchange(&v, 1)[lane][0]; }
 }  // namespace emulator
 
 inline char* shared_memory() { return emulator::now->block->memory; }
+inline u32 shared_size() { return emulator::shared_bytes; }
 inline u32 thread() { return emulator::now->thread; }
 inline u32 block() { return emulator::now->block->index; }
 inline u32 blocks() { return emulator::grid; }
@@ -144,6 +147,9 @@ inline void fetch(const void* p) {
   const volatile char* at = (const volatile char*)p;
   (void)*at;
 }
+inline void copy_ahead(void* to, const void* from) { std::memcpy(to, from, 16); }
+inline void copies_asked() {}
+template <int NEWEST> inline void copies_there() {}
 inline void add_shared(i32* p, i32 v) { *p += v; }
 inline void max_shared(u32* p, u32 v) { *p = v > *p ? v : *p; }
 inline u32 add_global(u32* p, u32 v) {

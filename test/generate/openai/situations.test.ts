@@ -386,10 +386,12 @@ describe('the end', () => {
     expect((await run()).finishReason).toBe(expected);
   });
 
-  test('by a call of a tool says why there is no answer', async () => {
+  test('by a call of a tool has the call as its answer', async () => {
     const call = { tool_calls: [{ index: 0, id: 'x', function: { name: 'f', arguments: '{}' } }] };
     server.answer = stream([delta({ content: null, ...call }), ended('tool_calls'), DONE]);
-    expect((await run({ messages })).warnings).toEqual(['there is no answer: the server ended it with "tool_calls"']);
+    const { toolCalls, content, warnings } = await run({ messages });
+    expect(toolCalls).toEqual([{ id: 'x', name: 'f', arguments: '{}' }]);
+    expect([content, warnings]).toEqual(['', undefined]);
   });
 
   test('in a null that is text is none', async () => {

@@ -1,0 +1,184 @@
+// Calls of tools: what a model wrote as data, and what holds it to write them.
+
+import { describe, expect, test } from 'vitest';
+import { Matcher } from '../../../src/generate/structure/matcher.ts';
+import { automatonOfTools } from '../../../src/generate/structure/tool-automaton.ts';
+import { parseToolCalls, withParsedArguments } from '../../../src/generate/tools/tool-calls.ts';
+import { readTools, styleOf, toolsOf } from '../../../src/generate/tools/tool-request.ts';
+import { StreamedText } from '../../../src/openai/streamed-text.ts';
+
+const SEARCH = {
+  name: 'search',
+  parameters: {
+    type: 'object',
+    properties: {
+      query: { type: 'string' },
+      limit: { type: 'integer', minimum: 1 },
+      tags: { type: 'array', items: { type: 'string' } },
+      exact: { type: 'boolean' },
+      order: { enum: ['new', 'old', 1] },
+      after: { anyOf: [{ type: 'string', pattern: '^\\d{4}$' }, { type: 'null' }] },
+    },
+    required: ['query'],
+  },
+};
+const tools = readTools([{ type: 'function', function: SEARCH }]);
+const argumentsIn = (text: string) =>
+  parseToolCalls(text, tools, '').calls.map((call) => JSON.parse(call.arguments) as unknown);
+
+describe('calls in a text', () => {
+  test('JSON style, with text around and several calls', () => {
+    const text =
+      'I look.\n<tool_call>\n{"name": "search", "arguments": {"query": "a </tool_call> b"}}\n</tool_call>\n' +
+      '<tool_call>{"name":"other","arguments":"{\\"x\\":1}"}</tool_call>';
+    const { content, calls } = parseToolCalls(text, tools, 'salt');
+    expect(content).toBe('I look.');
+    expect(calls.map(({ name, arguments: given }) => [name, given])).toEqual([
+      ['search', '{"query":"a </tool_call> b"}'],
+      ['other', '{"x":1}'],
+    ]);
+    expect(calls[0]!.id).toMatch(/^call_[A-Za-z0-9]{20,24}$/);
+    expect(new Set(calls.map(({ id }) => id)).size).toBe(2);
+    expect(parseToolCalls(text, tools, 'salt').calls).toEqual(calls);
+    expect(parseToolCalls(text, tools, 'other').calls[0]!.id).not.toBe(calls[0]!.id);
+  });
+
+  test('XML style: values by their schema', () => {
+    const call =
+      '<tool_call>\n<function=search>\n<parameter=query>\n12\nand "more" <b>\n</parameter>\n<parameter=limit>\n5\n</parameter>\n' +
+      '<parameter=tags>\n["a", "b"]\n</parameter>\n<parameter=exact>\ntrue\n</parameter>\n<parameter=order>\n1\n</parameter>\n' +
+      '<parameter=after>\nnull\n</parameter>\n</function>\n</tool_call>';
+    expect(argumentsIn(call)).toEqual([
+      { query: '12\nand "more" <b>', limit: 5, tags: ['a', 'b'], exact: true, order: 1, after: null },
+    ]);
+    const one = (value: string) =>
+      argumentsIn(
+        `<tool_call>\n<function=search>\n<parameter=query>\n${value}\n</parameter>\n</function>\n</tool_call>`,
+      );
+    for (const value of ['12', 'true', 'null', '{"a": 1}', '"quoted"', '', ' x '])
+      expect(one(value)).toEqual([{ query: value }]);
+    const unknown =
+      '<tool_call>\n<function=nobody>\n<parameter=x>\n[1]\n</parameter>\n<parameter=y>\n7\n</parameter>\n</function>\n</tool_call>';
+    expect(argumentsIn(unknown)).toEqual([{ x: [1], y: '7' }]);
+    expect(argumentsIn('<tool_call>\n<function=search>\n</function>\n</tool_call>')).toEqual([{}]);
+  });
+
+  test.each([
+    'no call at all',
+    '<tool_call>\n{"name": "search", "arguments": {"que',
+    '<tool_call>\n{"name": 5}\n</tool_call>',
+    '<tool_call>\n{"name": "search", "arguments": [1]}\n</tool_call>',
+    '<tool_call>\nsearch(query)\n</tool_call>',
+    '<tool_call>\n<function=search>\n<parameter=query>\nx\n</function>\n</tool_call>',
+    '</tool_call> <tool_call>',
+  ])('what is no whole call stays text: %j', (text) => {
+    expect(parseToolCalls(text, tools, '')).toEqual({ content: text, calls: [] });
+  });
+
+  test('arguments go to a template as objects, where they are', () => {
+    const call = (given: unknown) => [
+      { role: 'assistant', tool_calls: [{ id: 'a', function: { name: 'f', arguments: given } }] },
+    ];
+    expect(withParsedArguments(call('{"a":1}'))).toEqual(call({ a: 1 }));
+    expect(withParsedArguments(call('no json'))).toEqual(call('no json'));
+    const plain: { role: string; content: string; tool_calls?: unknown }[] = [{ role: 'user', content: 'x' }];
+    expect(withParsedArguments(plain)).toBe(plain);
+  });
+});
+
+describe('tools of a request', () => {
+  test('in the shapes that clients send', () => {
+    expect(readTools([SEARCH])).toEqual(tools);
+    expect(readTools([{ name: 'search', inputSchema: SEARCH.parameters }])).toEqual(tools);
+    expect(toolsOf({ tools: [SEARCH], toolChoice: 'none' })).toEqual([]);
+    expect(() => toolsOf({ tools: [SEARCH], toolChoice: { name: 'x' } })).toThrow('tool_choice names "x"');
+    expect(() => toolsOf({ toolChoice: 'required' })).toThrow('a tool must be called');
+    expect(() => readTools([SEARCH, SEARCH])).toThrow('the same name');
+    expect(() => readTools([{ name: 'a b' }])).toThrow('tools[0] has no name');
+    expect(() => readTools([{ name: 'a', parameters: 3 }])).toThrow('parameters of tool "a"');
+  });
+
+  test('the style of a template', () => {
+    expect(styleOf('{% if tools %}<tool_call>{% endif %}')).toBe('json');
+    expect(styleOf('{% for t in tools %}{% endfor %}<function=')).toBe('xml');
+    expect(styleOf('{{ messages }}')).toBeUndefined();
+    expect(styleOf(undefined)).toBeUndefined();
+  });
+});
+
+describe('what a text with calls may be', () => {
+  const fits = (more: Partial<Parameters<typeof automatonOfTools>[0]>) => {
+    const matcher = new Matcher(
+      automatonOfTools({ style: 'json', mustCall: true, many: true, tools: [SEARCH], ...more }),
+    );
+    return (text: string) => matcher.walk(matcher.start, Buffer.from(text))?.accepts ?? false;
+  };
+  const json = (given: string, name = 'search') =>
+    `<tool_call>\n{"name": "${name}", "arguments": ${given}}\n</tool_call>`;
+
+  test('a call that must be, in JSON', () => {
+    const ok = fits({});
+    const call = json('{"query":"x"}');
+    expect([call, `${call}\n${call}`].map(ok)).toEqual([true, true]);
+    expect(['', `Hello ${call}`, json('{"limit":3}'), json('{}', 'other'), call.slice(0, -1)].map(ok)).toEqual(
+      Array(5).fill(false),
+    );
+    expect(fits({ many: false })(`${call}\n${call}`)).toBe(false);
+  });
+
+  test('text first, and a call if the model likes', () => {
+    const ok = fits({ mustCall: false });
+    const call = json('{"query":"x"}');
+    const texts = ['', 'Hello', 'a < b <tool <<tool_call', `Hello\n${call}`, `<${call}`];
+    expect(texts.map(ok)).toEqual(Array(5).fill(true));
+    expect([`Hello <tool_call>`, `x${json('{"limit":0}')}`, `${call} and more`].map(ok)).toEqual([false, false, false]);
+  });
+
+  test('in XML, what is written is what is read', () => {
+    const ok = fits({ style: 'xml', many: false });
+    const call = (parts: Record<string, string>) =>
+      `<tool_call>\n<function=search>${Object.entries(parts)
+        .map(([key, value]) => `\n<parameter=${key}>\n${value}\n</parameter>`)
+        .join('')}\n</function>\n</tool_call>`;
+    const good: Record<string, string>[] = [
+      { query: 'a < b\nand "c"' },
+      { query: '', limit: '3', exact: 'false' },
+      { query: 'x', tags: '["a"]', order: 'new', after: '1999' },
+      { query: 'x', order: '1', after: 'null' },
+    ];
+    expect(good.map((parts) => ok(call(parts)))).toEqual([true, true, true, true]);
+    const read = good.map((parts) => argumentsIn(call(parts))[0]);
+    expect(read).toEqual([
+      { query: 'a < b\nand "c"' },
+      { query: '', limit: 3, exact: false },
+      { query: 'x', tags: ['a'], order: 'new', after: '1999' },
+      { query: 'x', order: 1, after: null },
+    ]);
+    const bad: Record<string, string>[] = [
+      {},
+      { limit: '3' },
+      { query: 'x</parameter>' },
+      { query: 'x', limit: '0' },
+      { query: 'x', order: '"new"' },
+      { query: 'x', after: '"1999"' },
+    ];
+    expect(bad.map((parts) => ok(call(parts)))).toEqual(Array(6).fill(false));
+  });
+});
+
+test('a stream holds back what may be a call', () => {
+  const step = (token: string) => ({ step: 0, token, color: '#000000', trit: 0 as const });
+  const text = new StreamedText(true);
+  const sent = ['Hi ', '<to', 'ast', ' <tool', '_call>', '{}'].map((token) =>
+    text
+      .push(step(token))
+      .map((one) => one.token)
+      .join(''),
+  );
+  expect(sent).toEqual(['Hi ', '', '<toast', '', '', '']);
+  expect(text.beforeCall()).toBe(' ');
+  expect(text.end(true)).toEqual([]);
+  const other = new StreamedText(true);
+  other.push(step('a<'));
+  expect(other.end(false).map(({ token }) => token)).toEqual(['a<']);
+});
