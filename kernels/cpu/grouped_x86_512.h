@@ -79,17 +79,13 @@ BITNET_INLINE void grouped_token_512(const GroupedArgs& a, const GroupedShape& s
 constexpr int64_t kGroupedColumns512 = 256;
 #if defined(__AMX_INT8__)
 constexpr int64_t kGroupedTokens512 = 256;
-/** Columns decoded at once for the tiles. */
-constexpr int64_t kGroupedSlabAmx = 64 * kSliceSteps;
-constexpr int64_t kGroupedScratchTile = kGroupedSlabAmx * 64 + kGroupedSlabAmx / 64 * 256;
 #else
 // 24 KB of float sums, beside the tile in L1.
 constexpr int64_t kGroupedTokens512 = 96;
-constexpr int64_t kGroupedScratchTile = kGroupedColumns512 * 64 + 256;
 #endif
 
-/** Tile, scales of its groups, then of each token 64 float sums and 64 int32 sums of a group longer than the tile. */
-int64_t grouped_scratch_512(int64_t, int64_t) { return kGroupedScratchTile + kGroupedTokens512 * 512; }
+/** Tile, scales of a group, then of each token 64 float sums and 64 int32 sums of a group longer than the tile. */
+int64_t grouped_scratch_512(int64_t, int64_t) { return kGroupedColumns512 * 64 + 256 + kGroupedTokens512 * 512; }
 
 BITNET_INLINE void decode_lines_512(const uint8_t* w, int64_t lines, uint8_t* tile, int64_t ahead) {
   const __m512i low = _mm512_set1_epi8(3);
@@ -161,6 +157,50 @@ BITNET_INLINE void grouped_cell_512(const GroupedArgs& a, const GroupedShape& s,
   }
 }
 
+#if defined(__AMX_INT8__)
+
+/** Fewer tokens leave the tiles too empty. */
+constexpr int64_t kGroupedTileTokens = 5;
+
+/**
+ * A piece with n <= 16 tokens, the configured rows: two fields at a time, their sums of both planes in tiles 0..3. acc and
+ * sums are those of token t.
+ */
+BITNET_INLINE void grouped_cell_amx(const GroupedArgs& a, const GroupedShape& s, const Piece& piece, const uint8_t* tile,
+                                    int64_t lines, int64_t t, int64_t n, const int8_t* x, float* acc, int32_t* sums) {
+  alignas(64) int32_t raw[4 * 256];  // [hi, hi, lo, lo][token][16 rows]
+  for (int64_t f = 0; f < 64; f += 32) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t j = 0; j < lines; j += 16) {
+      const uint8_t* w = tile + 256 * j + 4 * f;
+      const int8_t* y = x + 4 * j;
+      _tile_loadd(6, y, s.stride);
+      _tile_loadd(4, w, 256);
+      _tile_dpbsud(0, 6, 4);
+      _tile_loadd(5, w + 64, 256);
+      _tile_dpbsud(1, 6, 5);
+      _tile_loadd(7, y + s.plane, s.stride);
+      _tile_dpbsud(2, 7, 4);
+      _tile_dpbsud(3, 7, 5);
+    }
+    _tile_stored(0, raw, 64);
+    _tile_stored(1, raw + 256, 64);
+    _tile_stored(2, raw + 512, 64);
+    _tile_stored(3, raw + 768, 64);
+    compiler_barrier(raw);
+    for (int64_t k = 0; k < n; k += 1) {
+      const __m512i off = piece_sum(a, s, piece, t + k);
+      for (int64_t row = f, from = 16 * k; row < f + 32; row += 16, from += 256)
+        finish_sums_512(piece, raw + from, raw + 512 + from, off, row, acc + 64 * k + row, sums + 64 * k + row);
+    }
+  }
+}
+
+#endif
+
 /**
  * Asks for what the next n <= 3 tokens of a piece are multiplied with: rows lie too far apart for the
  * CPU to foresee (C = 6144, 256 tokens: 160 to 180 GMAC/s).
@@ -179,6 +219,11 @@ BITNET_INLINE void grouped_tokens_512(const GroupedArgs& a, const GroupedShape& 
   float* scales = (float*)(a.scratch + kGroupedColumns512 * 64);
   float* acc = scales + 64;
   int32_t* sums = (int32_t*)(acc + 64 * kGroupedTokens512);
+#if defined(__AMX_INT8__)
+  // A tile is 64 columns of a group.
+  const bool tiles = n >= kGroupedTileTokens && a.G % 64 == 0;
+  if (tiles) tiles_begin(n < 16 ? n : 16);
+#endif
   for (int64_t p = a.begin; p < a.end; p += 1) {
     const uint8_t* w = a.w + p * s.lines * 64;
     __builtin_memset(acc, 0, (size_t)(n * 256));
@@ -191,7 +236,17 @@ BITNET_INLINE void grouped_tokens_512(const GroupedArgs& a, const GroupedShape& 
         decode_lines_512(w, lines, tile, a.prefetch);
         w += lines * 64;
         const int8_t* x = (const int8_t*)a.x + t * s.stride + (g * s.each + from) * 4;
-        for (int64_t k = 0; k < n; k += 3) {
+        int64_t k = 0;
+#if defined(__AMX_INT8__)
+        compiler_barrier(tile);
+        for (; tiles && k < n; k += 16) {
+          const int64_t m = n - k < 16 ? n - k : 16;
+          if (m < 16 && n > 16) tiles_begin(m);
+          grouped_cell_amx(a, s, piece, tile, lines, t + k, m, x + k * s.stride, acc + 64 * k, sums + 64 * k);
+          if (m < 16 && n > 16) tiles_begin(16);
+        }
+#endif
+        for (; k < n; k += 3) {
           expect_activations(s, x + (k + 3) * s.stride, n - k - 3, lines);
           grouped_cell_512(a, s, piece, tile, lines, t + k, n - k < 3 ? n - k : 3, x + k * s.stride, acc + 64 * k, sums + 64 * k);
         }
@@ -199,114 +254,10 @@ BITNET_INLINE void grouped_tokens_512(const GroupedArgs& a, const GroupedShape& 
     }
     for (int64_t k = 0; k < n; k += 1) store_panel(a, p, t + k, acc + 64 * k);
   }
-}
-
 #if defined(__AMX_INT8__)
-
-/** Fewer tokens leave the tiles too empty. */
-constexpr int64_t kGroupedTileTokens = 5;
-
-/** Pieces of a slab, each of one group; a slab is a few tiles of columns, and a tile 64 columns of one group. */
-constexpr int64_t kSlabPieces = kGroupedSlabAmx / 64;
-
-/** Sums of raw codes of 16 tokens and two fields, [hi, hi, lo, lo][token][16 rows], that still have to be scaled. */
-struct RawSums {
-  const Piece* piece;
-  int32_t* raw;
-  int64_t t, n, f;
-  float* acc;
-  int32_t* sums;
-
-  BITNET_INLINE void finish(const GroupedArgs& a, const GroupedShape& s) const {
-    for (int64_t k = 0; k < n; k += 1) {
-      const __m512i off = piece_sum(a, s, *piece, t + k);
-      for (int64_t row = f, from = 16 * k; row < f + 32; row += 16, from += 256)
-        finish_sums_512(*piece, raw + from, raw + 512 + from, off, row, acc + 64 * k + row, sums + 64 * k + row);
-    }
-  }
-};
-
-/**
- * Panels with tokens t..t+n-1, n <= kGroupedTokens512. Both planes meet each tile of weights; sums are scaled while the
- * tiles already multiply the next piece.
- */
-BITNET_INLINE void grouped_tokens_amx(const GroupedArgs& a, const GroupedShape& s, int64_t t, int64_t n) {
-  uint8_t* tile = a.scratch;
-  float* scales = (float*)(a.scratch + kGroupedSlabAmx * 64);
-  float* acc = scales + 64 * kSlabPieces;
-  int32_t* sums = (int32_t*)(acc + 64 * kGroupedTokens512);
-  alignas(64) int32_t raw[2][4 * 256];
-  Piece pieces[kSlabPieces];
-  tiles_begin(n < 16 ? n : 16);
-  for (int64_t p = a.begin; p < a.end; p += 1) {
-    const uint8_t* w = a.w + p * s.lines * 64;
-    __builtin_memset(acc, 0, (size_t)(n * 256));
-    for (int64_t from = 0; from < s.lines;) {
-      // Whole groups, or a part of one.
-      const int64_t slab = kGroupedSlabAmx / 4, inside = from % s.each;
-      const int64_t each = s.each <= slab ? s.each : s.each - inside < slab ? s.each - inside : slab;
-      const int64_t most = s.each <= slab ? slab / s.each : 1, left = (s.lines - from) / each;
-      const int64_t count = left < most ? left : most, lines = count * each;
-      decode_lines_512(w, lines, tile, a.prefetch);
-      for (int64_t i = 0; i < count; i += 1) {
-        const int64_t g = from / s.each + i;
-        for (int64_t r = 0; r < 64; r += 16)
-          v_store(scales + 64 * i + r, grouped_scales(a.scales, a.scale_f16, (p * s.groups + g) * 64 + r));
-        pieces[i] = Piece{scales + 64 * i, g, inside == 0, inside + each == s.each};
-      }
-      compiler_barrier(tile);
-      RawSums waiting{};
-      const int8_t* x = (const int8_t*)a.x + t * s.stride + from * 4;
-      for (int64_t k = 0; k < n; k += 16, x += 16 * s.stride) {
-        const int64_t m = n - k < 16 ? n - k : 16;
-        if (m < 16 && n > 16) tiles_begin(m);
-        const int8_t* ahead = x + 16 * s.stride;
-        int64_t asked = 0;
-        for (int64_t i = 0; i < count; i += 1) {
-          for (int64_t f = 0; f < 64; f += 32) {
-            int32_t* to = raw[f / 32];
-            _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-            _tile_zero(3);
-            for (int64_t j = i * each; j < (i + 1) * each; j += 16, asked += 1) {
-              const uint8_t* at = tile + 256 * j + 4 * f;
-              const int8_t* y = x + 4 * j;
-              _tile_loadd(6, y, s.stride);
-              _tile_loadd(4, at, 256);
-              _tile_dpbsud(0, 6, 4);
-              _tile_loadd(5, at + 64, 256);
-              _tile_dpbsud(1, 6, 5);
-              _tile_loadd(7, y + s.plane, s.stride);
-              _tile_dpbsud(2, 7, 4);
-              _tile_dpbsud(3, 7, 5);
-              // Of the next tokens one line of eight rows' planes each time.
-              const int8_t* line = ahead + asked % 2 * 8 * s.stride + asked / 2 * 64;
-              for (int64_t r = 0; r < 8; r += 1, line += s.stride) {
-                _mm_prefetch((const char*)line, _MM_HINT_T0);
-                _mm_prefetch((const char*)line + s.plane, _MM_HINT_T0);
-              }
-            }
-            _tile_stored(0, to, 64);
-            _tile_stored(1, to + 256, 64);
-            _tile_stored(2, to + 512, 64);
-            _tile_stored(3, to + 768, 64);
-            if (waiting.piece) waiting.finish(a, s);
-            waiting = RawSums{pieces + i, to, t + k, m, f, acc + 64 * k, sums + 64 * k};
-          }
-        }
-        if (m < 16 && n > 16) tiles_begin(16);
-      }
-      waiting.finish(a, s);
-      w += lines * 64;
-      from += lines;
-    }
-    for (int64_t k = 0; k < n; k += 1) store_panel(a, p, t + k, acc + 64 * k);
-  }
-  _tile_release();
-}
-
+  if (tiles) _tile_release();
 #endif
+}
 
 void grouped_512(const GroupedArgs& a) {
   const GroupedShape s(a);
@@ -314,16 +265,8 @@ void grouped_512(const GroupedArgs& a) {
     for (int64_t p = a.begin; p < a.end; p += 1) grouped_token_512(a, s, p);
     return;
   }
-  for (int64_t t = 0; t < a.T; t += kGroupedTokens512) {
-    const int64_t n = a.T - t < kGroupedTokens512 ? a.T - t : kGroupedTokens512;
-#if defined(__AMX_INT8__)
-    if (n >= kGroupedTileTokens && a.G % 64 == 0) {
-      grouped_tokens_amx(a, s, t, n);
-      continue;
-    }
-#endif
-    grouped_tokens_512(a, s, t, n);
-  }
+  for (int64_t t = 0; t < a.T; t += kGroupedTokens512)
+    grouped_tokens_512(a, s, t, a.T - t < kGroupedTokens512 ? a.T - t : kGroupedTokens512);
 }
 
 }  // namespace

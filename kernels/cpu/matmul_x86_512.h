@@ -176,19 +176,13 @@ constexpr int64_t kFewTokens = 4;
 // One step of columns of a panel: tiles 0..3 of 1 KB.
 constexpr int64_t kStepBytes = 4096;
 constexpr int64_t kRingSteps = 4;
-// Steps that are decoded together: they stay in L1 and meet all tokens, whose activations come from L2 and whose sums go
-// there in between. Two products for each line from L2, where whole rows would need one line for each.
-#if defined(BITNET_AMX_STEPS)
-constexpr int64_t kSliceSteps = BITNET_AMX_STEPS;
-#else
-constexpr int64_t kSliceSteps = 6;
-#endif
 
-// Activations of a block, beside the sums in 2 MB of L2.
+// Activations of a block, beside a decoded panel in 2 MB of L2.
 constexpr int64_t kTokenBytes = 1 << 20;
 
-/** The decoded steps, then the sums of a block of tokens, [16 tokens][field][16 x 16]. */
-int64_t ternary_scratch_512(int64_t) { return kSliceSteps * kStepBytes + kTokenBlock512 * 256; }
+// Sums stay in tile registers over all of C, so the whole panel is decoded: 64 C bytes, which stay in L2. Behind it
+// the sums of 32 tokens x 32 rows.
+int64_t ternary_scratch_512(int64_t C) { return bitnet::round_up(C, 64) * 64 + 4096; }
 
 struct __attribute__((packed)) TileConfig {
   uint8_t palette, start_row;
@@ -222,190 +216,146 @@ struct Stream {
   }
 };
 
-/** Steps of a panel's columns, decoded, and the sums so far of the tokens of a block. */
-struct Slice {
-  const uint8_t* tiles;  // [step][field][1 KB]
-  int64_t from, steps;   // first column
-  bool first, last;      // of the panel
-  int32_t* sums;
-};
-
-/** Writes fields f and f + 1 of up to 16 tokens from their two tiles of sums. */
-BITNET_INLINE void finish_tokens(const Panel& p, int64_t t, int64_t n, int64_t f, const int32_t* sums) {
-  for (int64_t k = 0; k < n; k += 1, sums += 16) {
-    const __m512i off = p.code_sum(t + k);
-    const __m512 factor = _mm512_set1_ps(p.a.factor[t + k]);
-    p.store(t + k, f, load512(sums), off, factor);
-    p.store(t + k, f + 1, load512(sums + 256), off, factor);
-  }
-}
-
 /**
- * 32 tokens with fields f and f + 1 of a slice: two tiles of activations meet two of weights in four accumulators.
- * beside(i) has its work done beside the multiplications of step i.
+ * 32 tokens with fields f and f + 1: two tiles of activations meet two of weights in four accumulators. before(c) has
+ * its work done beside the multiplications of column c.
  */
-template <class Beside>
-BITNET_INLINE void amx_32_tokens(const Panel& p, const Slice& s, int64_t t, int64_t f, Beside beside) {
-  const int8_t* x = p.a.x + t * p.stride + s.from;
+template <class Before>
+BITNET_INLINE void amx_32_tokens(const Panel& p, const uint8_t* tiles, int64_t f, int64_t t, int64_t columns, int32_t* sums,
+                                 Before before) {
+  const int8_t* x = p.a.x + t * p.stride;
   const int8_t* y = x + 16 * p.stride;
-  const uint8_t* tiles = s.tiles + 1024 * f;
-  int32_t* sums = s.sums + 64 * t + 256 * f;
-  if (s.first) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-  } else {
-    _tile_loadd(0, sums, 64);
-    _tile_loadd(1, sums + 256, 64);
-    _tile_loadd(2, sums + 1024, 64);
-    _tile_loadd(3, sums + 1280, 64);
-  }
-  for (int64_t i = 0; i < s.steps; i += 1, x += 64, y += 64, tiles += kStepBytes) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  int64_t line = 0;
+  for (int64_t c = 0; c < columns; c += 64, tiles += kStepBytes / 2) {
+    before(c);
     _tile_loadd(4, tiles, 64);
-    _tile_loadd(6, x, p.stride);
+    _tile_loadd(6, x + c, p.stride);
     _tile_dpbsud(0, 6, 4);
     _tile_loadd(5, tiles + 1024, 64);
     _tile_dpbsud(1, 6, 5);
-    _tile_loadd(7, y, p.stride);
+    _tile_loadd(7, y + c, p.stride);
     _tile_dpbsud(2, 7, 4);
     _tile_dpbsud(3, 7, 5);
-    beside(i);
+    if (line < 32) {
+      p.expect(t + line, f);
+      p.expect(t + line, f + 1);
+      line += 1;
+    }
   }
   _tile_stored(0, sums, 64);
   _tile_stored(1, sums + 256, 64);
-  _tile_stored(2, sums + 1024, 64);
-  _tile_stored(3, sums + 1280, 64);
-  if (!s.last) return;
-  finish_tokens(p, t, 16, f, sums);
-  finish_tokens(p, t + 16, 16, f, sums + 1024);
+  _tile_stored(2, sums + 512, 64);
+  _tile_stored(3, sums + 768, 64);
+  for (int64_t k = 0; k < 32; k += 1) {
+    const int32_t* at = sums + (k / 16) * 512 + (k % 16) * 16;
+    const __m512i off = p.code_sum(t + k);
+    const __m512 factor = _mm512_set1_ps(p.a.factor[t + k]);
+    p.store(t + k, f, load512(at), off, factor);
+    p.store(t + k, f + 1, load512(at + 256), off, factor);
+  }
 }
 
-/**
- * Up to 16 tokens (the configured rows) with all four fields of a slice; tile(i) is where step i lies, and has its own
- * work done.
- */
-template <class Tile>
-BITNET_INLINE void amx_16_tokens(const Panel& p, const Slice& s, int64_t t, int64_t n, Tile tile) {
-  const int8_t* x = p.a.x + t * p.stride + s.from;
-  int32_t* sums = s.sums + 64 * t;
-  if (s.first) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-  } else {
-    _tile_loadd(0, sums, 64);
-    _tile_loadd(1, sums + 256, 64);
-    _tile_loadd(2, sums + 512, 64);
-    _tile_loadd(3, sums + 768, 64);
-  }
-  for (int64_t i = 0; i < s.steps; i += 1, x += 64) {
-    const uint8_t* at = tile(i);
-    _tile_loadd(6, x, p.stride);
-    _tile_loadd(4, at, 64);
+/** Up to 16 tokens (the configured rows) with all four fields; step(c) tells where fields 0 and 2 of column c lie. */
+template <class Step>
+BITNET_INLINE void amx_16_tokens(const Panel& p, int64_t t, int64_t n, int64_t columns, int32_t* sums, Step step) {
+  const int8_t* x = p.a.x + t * p.stride;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int64_t c = 0; c < columns; c += 64) {
+    const uint8_t* const* tile = step(c);
+    _tile_loadd(6, x + c, p.stride);
+    _tile_loadd(4, tile[0], 64);
     _tile_dpbsud(0, 6, 4);
-    _tile_loadd(5, at + 1024, 64);
+    _tile_loadd(5, tile[0] + 1024, 64);
     _tile_dpbsud(1, 6, 5);
-    _tile_loadd(4, at + 2048, 64);
+    _tile_loadd(4, tile[1], 64);
     _tile_dpbsud(2, 6, 4);
-    _tile_loadd(5, at + 3072, 64);
+    _tile_loadd(5, tile[1] + 1024, 64);
     _tile_dpbsud(3, 6, 5);
   }
   _tile_stored(0, sums, 64);
   _tile_stored(1, sums + 256, 64);
   _tile_stored(2, sums + 512, 64);
   _tile_stored(3, sums + 768, 64);
-  if (!s.last) return;
-  finish_tokens(p, t, n, 0, sums);
-  finish_tokens(p, t, n, 2, sums + 512);
+  for (int64_t k = 0; k < n; k += 1) {
+    const __m512i off = p.code_sum(t + k);
+    const __m512 factor = _mm512_set1_ps(p.a.factor[t + k]);
+    for (int64_t f = 0; f < 4; f += 1) p.store(t + k, f, load512(sums + f * 256 + k * 16), off, factor);
+  }
 }
 
 /** At most 16 tokens: each step is decoded just before it is multiplied, while the next panel's bytes arrive. */
 BITNET_INLINE void small_panel(const Panel& p, int64_t columns) {
   const TernaryArgs& a = p.a;
   uint8_t* ring = a.scratch;
+  int32_t* sums = (int32_t*)(a.scratch + columns * 64);
   const int64_t ahead = a.prefetch ? kPanelRows * a.C : 0;
-  const auto decode = [&](int64_t i) __attribute__((always_inline)) {
-    uint8_t* to = ring + i % kRingSteps * kStepBytes;
-    expect_rows(p.w, 64 * i + ahead);
-    decode_64(p.w, 64 * i, to, 1024, 2048, 64);
+  const uint8_t* tile[2];
+  const auto decode = [&](int64_t c) __attribute__((always_inline)) {
+    uint8_t* to = ring + c / 64 % kRingSteps * kStepBytes;
+    expect_rows(p.w, c + ahead);
+    decode_64(p.w, c, to, 1024, 2048, 64);
     compiler_barrier(to);
   };
-  const Slice s{ring, 0, columns / 64, true, true, (int32_t*)(a.scratch + kSliceSteps * kStepBytes)};
   // One step early, so that the stores have left for the cache when the tiles are loaded.
   decode(0);
-  amx_16_tokens(p, s, 0, a.T, [&](int64_t i) __attribute__((always_inline)) {
-    if (i + 1 < s.steps) decode(i + 1);
-    return ring + i % kRingSteps * kStepBytes;
+  amx_16_tokens(p, 0, a.T, columns, sums, [&](int64_t c) __attribute__((always_inline)) {
+    if (c + 64 < columns) decode(c + 64);
+    tile[0] = ring + c / 64 % kRingSteps * kStepBytes;
+    tile[1] = tile[0] + 2048;
+    return tile;
   });
 }
 
-/** More than 16 tokens: a slice is decoded once, beside the first 32 tokens, then meets the others. */
+/**
+ * More than 16 tokens: the panel is decoded once, beside the first 32 tokens; its fields 0 and 1 interleaved by step,
+ * then 2 and 3.
+ */
 BITNET_INLINE void large_panel(const Panel& p, int64_t columns) {
   const TernaryArgs& a = p.a;
-  const int64_t steps = columns / 64, slices = (steps + kSliceSteps - 1) / kSliceSteps, whole = a.T / 32 * 32;
-  const int64_t asks = whole / 32 * 2 * steps, lines = kPanelRows * a.C / 64;
-  Stream stream{(const char*)p.w[0] + kPanelRows * a.C, a.prefetch && asks ? (lines + asks - 1) / asks : 0};
-  for (int64_t n = 0; n < slices; n += 1) {
-    const int64_t begin = steps * n / slices, end = steps * (n + 1) / slices;
-    const bool last = n + 1 == slices;
-    const Slice s{a.scratch, 64 * begin, end - begin, n == 0, last, (int32_t*)(a.scratch + kSliceSteps * kStepBytes)};
-    const auto decode = [&](int64_t i) __attribute__((always_inline)) {
-      decode_64(p.w, s.from + 64 * i, a.scratch + i * kStepBytes, 1024, 2048, 64);
-      compiler_barrier(a.scratch);
-    };
-    for (int64_t i = 0; i < (whole ? 1 : s.steps); i += 1) decode(i);
-    // Where the next slice, or panel, begins.
-    const int64_t next = last ? 0 : 64 * end;
-    for (int64_t t = 0; t < whole; t += 32) {
-      // Rows of activations lie too far apart for the CPU to foresee: those of the next 32 tokens are asked for.
-      const int8_t* x = t + 32 < whole ? a.x + (t + 32) * p.stride + s.from : a.x + next;
-      const auto ask = [&](int64_t i) __attribute__((always_inline)) {
-        for (int64_t k = 0; k < 16; k += 1) _mm_prefetch((const char*)x + k * p.stride + 64 * i, _MM_HINT_T0);
-        stream.step();
-      };
-      // The outputs of the pass behind this one.
-      const auto expect = [&](int64_t i, int64_t token, int64_t f) __attribute__((always_inline)) {
-        if (!last || token >= whole) return;
-        const int64_t to = 32 * (i + 1) / s.steps;
-        for (int64_t k = 32 * i / s.steps; k < to; k += 1) {
-          p.expect(token + k, f);
-          p.expect(token + k, f + 1);
-        }
-      };
-      if (t == 0) {
-        amx_32_tokens(p, s, t, 0, [&](int64_t i) __attribute__((always_inline)) {
-          if (i + 1 < s.steps) decode(i + 1);
-          ask(i);
-          expect(i, t, 2);
-        });
-      } else {
-        amx_32_tokens(p, s, t, 0, [&](int64_t i) __attribute__((always_inline)) {
-          ask(i);
-          expect(i, t, 2);
-        });
-      }
-      x += 16 * p.stride;
-      const bool leaving = t + 32 >= whole && !last;
-      amx_32_tokens(p, s, t, 2, [&](int64_t i) __attribute__((always_inline)) {
-        ask(i);
-        expect(i, t + 32, 0);
-        if (leaving)
-          for (int64_t k = 0; k < kPanelRows; k += 1) _mm_prefetch((const char*)p.w[k] + next + 64 * i, _MM_HINT_T0);
-      });
-    }
-    const auto tile = [&](int64_t i) __attribute__((always_inline)) { return s.tiles + i * kStepBytes; };
-    int64_t t = whole;
-    if (t + 16 <= a.T) {
-      amx_16_tokens(p, s, t, 16, tile);
-      t += 16;
-    }
-    if (t < a.T) {
-      tiles_begin(a.T - t);
-      amx_16_tokens(p, s, t, a.T - t, tile);
-      tiles_begin(16);
-    }
+  const int64_t pair = columns * 32;
+  int32_t* sums = (int32_t*)(a.scratch + columns * 64);
+  const auto decode = [&](int64_t c) __attribute__((always_inline)) {
+    decode_64(p.w, c, a.scratch + c * 32, 1024, pair, 64);
+    compiler_barrier(a.scratch);
+  };
+  const bool beside = a.T >= 32;
+  for (int64_t c = 0; c < (beside ? 64 : columns); c += 64) decode(c);
+  const int64_t steps = a.T / 32 * 2 * (columns / 64), lines = kPanelRows * a.C / 64;
+  Stream stream{(const char*)p.w[0] + kPanelRows * a.C, a.prefetch && steps ? (lines + steps - 1) / steps : 0};
+  const auto ask = [&](int64_t) __attribute__((always_inline)) { stream.step(); };
+  int64_t t = 0;
+  if (beside) {
+    amx_32_tokens(p, a.scratch, 0, t, columns, sums, [&](int64_t c) __attribute__((always_inline)) {
+      if (c + 64 < columns) decode(c + 64);
+    });
+    amx_32_tokens(p, a.scratch + pair, 2, t, columns, sums, ask);
+    t = 32;
+  }
+  for (; t + 32 <= a.T; t += 32) {
+    amx_32_tokens(p, a.scratch, 0, t, columns, sums, ask);
+    amx_32_tokens(p, a.scratch + pair, 2, t, columns, sums, ask);
+  }
+  const uint8_t* tile[2];
+  const auto step = [&](int64_t c) __attribute__((always_inline)) {
+    tile[0] = a.scratch + c * 32;
+    tile[1] = tile[0] + pair;
+    return tile;
+  };
+  if (t + 16 <= a.T) {
+    amx_16_tokens(p, t, 16, columns, sums, step);
+    t += 16;
+  }
+  if (t < a.T) {
+    tiles_begin(a.T - t);
+    amx_16_tokens(p, t, a.T - t, columns, sums, step);
+    tiles_begin(16);
   }
 }
 
