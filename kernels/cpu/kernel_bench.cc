@@ -193,9 +193,10 @@ int main(int argc, char** argv) {
                (double)(2 * R * C) / t / 1e9, 100 * (double)(2 * R * C) / t / bandwidth);
       }
     }
-    {
-      const int64_t D = 128, keys = 512, blocks = keys / kBlock, each = k_head_floats(D) + v_head_floats(D);
-      std::vector<float> kv((size_t)(blocks * each), 0.25f), q((size_t)(kQueries * D), 0.5f), scores(kQueries * 1024);
+    for (int64_t keys : {512, 4096, 32768}) {
+      if (slow && keys > 512) continue;
+      const int64_t D = 128, blocks = keys / kBlock, each = k_head_floats(D) + v_head_floats(D), stride = keys + 16;
+      std::vector<float> kv((size_t)(blocks * each), 0.25f), q((size_t)(kQueries * D), 0.5f), scores((size_t)(kQueries * stride));
       std::vector<float*> table;
       for (int64_t b = 0; b < blocks; b += 1) table.push_back(kv.data() + b * each);
       for (int queries : {4, kQueries}) {
@@ -204,7 +205,7 @@ int main(int argc, char** argv) {
         a.D = D;
         a.scale = 0.1f;
         a.scores = scores.data();
-        a.score_stride = 528;
+        a.score_stride = stride;
         a.v_at = k_head_floats(D);
         a.blocks = table.data();
         for (int g = 0; g < queries; g += 1) {
@@ -213,12 +214,41 @@ int main(int argc, char** argv) {
           a.first[g] = 0;
           a.end[g] = keys;
         }
+        const int rounds = keys > 512 ? 2 : 20;
         const double t = best(5, [&] {
-          for (int r = 0; r < 20; r += 1) k.attention(a);
+          for (int r = 0; r < rounds; r += 1) k.attention(a);
         });
-        printf("          attention, 512 keys, %2d queries: %5.1f GMAC/s (float)\n", queries,
-               20.0 * queries * keys * D * 2 / t / 1e9);
+        printf("          attention, %5ld keys, %2d queries: %5.1f GMAC/s (float)\n", (long)keys, queries,
+               (double)rounds * queries * (double)keys * D * 2 / t / 1e9);
       }
+    }
+    {
+      const int64_t n = 5120, block = 1024;
+      std::vector<float> signs((size_t)n, -1.0f);
+      const double t = best(20, [&] { k.hybrid.hadamard(bench.out, signs.data(), nullptr, n, block, bench.out + n); });
+      printf("          rotation of %ld in blocks of %ld: %5.2f us\n", (long)n, (long)block, 1e6 * t);
+    }
+    {
+      // One layer of Qwen3.5 27B: a token from memory, then many with the state in cache.
+      const int64_t D = 128, heads = 48, key_heads = 16, stride = (2 * key_heads + heads) * D, layers = 24;
+      float* state = (float*)host_alloc((uint64_t)(layers * heads * delta_floats(D) * 4));
+      if (!state) abort();
+      std::vector<float> x((size_t)(128 * stride), 0.01f), gates((size_t)(128 * heads), 0.1f);
+      const auto layer = [&](int64_t l, int64_t rows) {
+        for (int64_t h = 0; h < heads; h += 1) {
+          const float* q = x.data() + h % key_heads * D;
+          k.hybrid.delta(DeltaArgs{q, q + key_heads * D, x.data() + (2 * key_heads + h) * D, stride, gates.data() + h, gates.data() + h,
+                                   heads, -0.5f, 0.1f, rows, D, D, state + (l * heads + h) * delta_floats(D), bench.out + h * D, heads * D});
+        }
+      };
+      const double token = best(3, [&] {
+        for (int64_t l = 0; l < layers; l += 1) layer(l, 1);
+      });
+      const double bytes = (double)(layers * heads * delta_floats(D)) * 4;
+      printf("          delta rule, 1 token: %5.1f GB/s read and as much written = %3.0f %% of read bandwidth\n", bytes / token / 1e9,
+             100 * 2 * bytes / token / bandwidth);
+      printf("          delta rule, 128 tokens: %5.1f us a token and layer\n", 1e6 * best(slow ? 1 : 3, [&] { layer(0, 128); }) / 128);
+      host_free(state, (uint64_t)(layers * heads * delta_floats(D) * 4));
     }
     fflush(stdout);
   }
