@@ -711,7 +711,8 @@ void repack_complete(napi_env env, napi_status, void* data) {
 
 /**
  * Resolves to the columns of a canonical group, whose scales then begin `scales` as [panel][group][64]; -1: a scale is not
- * finite; -2: this matrix is for the slow way. Sources of GroupedSource with groups of 64 or 128, or `packed` (0 scales).
+ * finite; -2: this matrix is for the slow way. Sources of GroupedSource with groups of 64, 128 or
+ * 256 (whose groups stay 256), or `packed` (0 scales).
  */
 napi_value RepackGrouped(napi_env env, napi_callback_info info) {
   napi_value argv[6];
@@ -722,7 +723,7 @@ napi_value RepackGrouped(napi_env env, napi_callback_info info) {
       napi_get_value_int64(env, argv[3], &job->columns) != napi_ok || !typed_array(env, argv[4], napi_uint8_array, &panels) ||
       !typed_array(env, argv[5], napi_uint16_array, &scales))
     return throw_type(env, "repackGrouped takes (Uint8Array, source, rows, columns, Uint8Array, Uint16Array)");
-  if (job->source < 0 || (job->source > (int32_t)GroupedSource::q1 && job->source != (int32_t)GroupedSource::packed) ||
+  if (job->source < 0 || job->source > (int32_t)GroupedSource::packed ||
       job->rows < 1 || job->rows > kMostSide || job->columns < 1 || job->columns > kMostSide)
     return throw_type(env, "repackGrouped: bad argument");
   const int64_t row_bytes = grouped_source_row_bytes(job->source, job->columns), group = grouped_source_group(job->source);

@@ -5,7 +5,8 @@
 // B sequences, T rows (tokens) of a step, R rows / C columns of a matrix, H heads, D head dimension, V vocabulary, E experts,
 // K of them chosen for a token.
 //
-// EXACTNESS. All floats are float32 with one rounding per operation (no fused multiply-add).
+// EXACTNESS. All floats are float32 with one rounding per operation (no fused multiply-add); numbers of an operation (eps,
+// scale, limit, least) are rounded to float32 first.
 // - Integer sums (ternary x int8, int8 x int8, codes x int16 within a group) are exact, so their order is free.
 // - A group-scaled product adds its groups in order, from column 0 upward, starting from +0: each group's integer sum
 //   becomes a float (half to even), is multiplied by the group's scale, then added; the row's activation scale comes last.

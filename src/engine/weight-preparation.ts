@@ -7,7 +7,7 @@ import type { DenseWeight, Int8Weight } from './program.ts';
 
 /** A grouped matrix as blocks of a GGUF file. */
 export type GroupedSource = {
-  readonly layout: 'Q2_0' | 'Q2_0_G128' | 'PQ2_0' | 'PTQ1_0' | 'Q1_0';
+  readonly layout: 'Q2_0' | 'Q2_0_G128' | 'PQ2_0' | 'PTQ1_0' | 'Q1_0' | 'TQ2_0' | 'TQ1_0';
   readonly bytes: Uint8Array;
   readonly rows: number;
   readonly columns: number;

@@ -27,7 +27,7 @@ import { type Allocate, plainMemory } from '../tensor/allocate.ts';
 import { assembleWeights } from './assemble-weights.ts';
 import type { Graph } from './graph.ts';
 import { graphOf } from './graphs/all.ts';
-import { expertsWeight, groupedWeight, prescaledWeight } from './grouped-weight.ts';
+import { expertsWeight, groupedWeight, prescaledWeight, stackedExpertsWeight } from './grouped-weight.ts';
 import { interleavedRow, rowsMoved } from './interleaved-heads.ts';
 import type { ModelConfig } from './model-config.ts';
 import type { LinearWeight, ModelWeights, TableWeight } from './model-weights.ts';
@@ -334,6 +334,9 @@ class GgufReader implements WeightReader {
       if (source === undefined) {
         this.fail(`type ${dtype}, and the values are no trits under scales`, name, 'take a ternary file of the model');
       }
+      const how = { prepare: this.#prepare, allocate: this.#allocate };
+      const stacked = await stackedExpertsWeight(name, source, experts, rows, columns, how);
+      if (stacked !== undefined) return stacked;
       const each = byteLength / experts;
       const read = async (expert: number) => {
         const part = { ...source, bytes: bytes.subarray(expert * each, (expert + 1) * each) };

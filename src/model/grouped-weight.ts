@@ -34,14 +34,29 @@ export async function groupedWeight(
   const { prepare, allocate, sourceRow, at } = options;
   if (prepare !== undefined && sourceRow === undefined && source.form === 'blocks' && rows * columns >= WORTH_NATIVE) {
     const { layout, bytes } = source;
-    const prepared =
-      layout === 'TQ1_0' || layout === 'TQ2_0'
-        ? undefined
-        : await prepare.repackGrouped({ layout, bytes, rows, columns }, allocate);
+    const prepared = await prepare.repackGrouped({ layout, bytes, rows, columns }, allocate);
     if (prepared !== undefined) return { kind: 'grouped', name, rows, columns, layout: 'panel64', ...prepared };
   }
   const panels = await repackToPanel64(source, rows, columns, { at, allocate, sourceRow });
   return { kind: 'grouped', name, layout: 'panel64', ...panels };
+}
+
+/**
+ * All experts of one tensor of blocks as one weight, by native code: whole panels follow one another as rows do. Undefined
+ * where that cannot be.
+ */
+export async function stackedExpertsWeight(
+  name: string,
+  source: GroupedBytes,
+  experts: number,
+  rows: number,
+  columns: number,
+  { prepare, allocate }: { readonly prepare?: WeightPreparation | undefined; readonly allocate: Allocate },
+): Promise<GroupedWeight | undefined> {
+  if (prepare === undefined || source.form !== 'blocks' || rows % PANEL_ROWS !== 0) return undefined;
+  const { layout, bytes } = source;
+  const prepared = await prepare.repackGrouped({ layout, bytes, rows: experts * rows, columns }, allocate);
+  return prepared && { kind: 'grouped', name, rows, columns, experts, layout: 'panel64', ...prepared };
 }
 
 /**

@@ -4,7 +4,10 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
+import { loadNative } from '../../src/engine/cpu/native.ts';
+import { nativePreparation } from '../../src/engine/cpu/preparation.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
+import type { WeightPreparation } from '../../src/engine/weight-preparation.ts';
 import { GgufFile } from '../../src/formats/gguf-file.ts';
 import type { GgufTensorToWrite } from '../../src/formats/write-gguf.ts';
 import { type TensorToWrite, writeSafetensors } from '../../src/formats/write-safetensors.ts';
@@ -251,5 +254,26 @@ describe('refusals', () => {
 
   test('a folder without a window', async () => {
     await expect(open(await folder({ sliding_window: null }))).rejects.toThrow(/sliding_window is missing/);
+  });
+});
+
+const native = await loadNative();
+
+describe.skipIf('reason' in native)('experts by native code', () => {
+  test.each(['TQ2_0', 'TQ1_0', 'Q2_0', 'PQ2_0'] as const)('%s: the panels and scales of JavaScript', async (type) => {
+    const path = type === 'TQ2_0' ? source : await edited('model.gguf', () => {}, retyped(type));
+    let calls = 0;
+    const prepare: WeightPreparation = {
+      ...nativePreparation,
+      repackGrouped: async (...args) => {
+        const done = await nativePreparation.repackGrouped(...args);
+        if (done !== undefined) calls += 1;
+        return done;
+      },
+    };
+    const open = (options: object) => openModel({ kind: 'gguf', path }, { name: 'test', head: 'full', ...options });
+    const [fast, slow] = [(await open({ prepare })).program, (await open({})).program];
+    expect(calls).toBeGreaterThan(0);
+    for (const [i, weight] of slow.weights.entries()) expect(fast.weights[i]).toEqual(weight);
   });
 });

@@ -14,8 +14,8 @@ import {
 } from '../backend.ts';
 import type { Program } from '../program.ts';
 import { encodeProgram } from '../recorded/encode.ts';
-import { checkRewind } from '../recorded/rewind.ts';
 import { NativeEngineError, STATUS, stepFailure } from '../recorded/step-status.ts';
+import { checkRewind } from '../rewind.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import { coreLimits } from './cores.ts';
 import { loadNative, type NativeAddon, type NativeHandle, type NativeInfo } from './native.ts';

@@ -13,6 +13,7 @@ import {
   type StepResult,
 } from '../backend.ts';
 import type { DenseWeight, GroupedWeight, Op, Program, Weight } from '../program.ts';
+import { checkRewind } from '../rewind.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import * as hybrid from './hybrid-ops.ts';
 import * as ops from './ops.ts';
@@ -89,14 +90,14 @@ class JsExecutable implements Executable {
 
   truncate(sequence: SequenceId, length: number): void {
     const found = this.#sequence(sequence);
-    checkRewind('truncate to', length, found.length, this.rewindLimit(sequence));
+    checkRewind(this, 'truncate to', sequence, length);
     found.length = length;
     if (length === 0) found.recurrent = this.#zeroStates();
   }
 
   fork(sequence: SequenceId, length: number): SequenceId {
     const from = this.#sequence(sequence);
-    checkRewind('fork at', length, from.length, this.rewindLimit(sequence));
+    checkRewind(this, 'fork at', sequence, length);
     const id = this.createSequence();
     const to = this.#sequence(id);
     this.#reserve(to, length);
@@ -233,7 +234,7 @@ class JsExecutable implements Executable {
       case 'gatedActivation': {
         const n = rowsOf(op.out) * widthOf(op.out);
         const [gate, up, out] = [this.#f32(op.gate), this.#f32(op.up), this.#f32(op.out)];
-        if (op.fn === 'clampedSilu') ops.clampedSiluGate(gate, up, op.limit ?? Infinity, n, out);
+        if (op.fn === 'clampedSilu') ops.clampedSiluGate(gate, up, Math.fround(op.limit ?? Infinity), n, out);
         else GATES[op.fn](gate, up, n, out);
         break;
       }
@@ -290,7 +291,8 @@ class JsExecutable implements Executable {
         break;
       }
       case 'l2NormHeads': {
-        const { offset, heads, headDim, eps, scale } = op;
+        const { offset, heads, headDim } = op;
+        const [eps, scale] = [Math.fround(op.eps), Math.fround(op.scale)];
         hybrid.l2NormHeads(this.#f32(op.x), rowsOf(op.x), widthOf(op.x), offset, heads, headDim, eps, scale);
         break;
       }
@@ -304,7 +306,15 @@ class JsExecutable implements Executable {
       }
       case 'routeExperts': {
         const [x, experts, weights] = [this.#f32(op.x), this.#i32(op.experts), this.#f32(op.weights)];
-        const bad = hybrid.routeExperts(x, tokens, widthOf(op.x), program.choices ?? 0, op.least, experts, weights);
+        const bad = hybrid.routeExperts(
+          x,
+          tokens,
+          widthOf(op.x),
+          program.choices ?? 0,
+          Math.fround(op.least),
+          experts,
+          weights,
+        );
         if (bad >= 0) throw new NonFiniteError(`${program.name}, ${op.label}`);
         break;
       }
@@ -458,12 +468,6 @@ function expertsOf({ bytes, columns, group, scaleType, scales, experts = 1 }: Gr
       scales: scaleType === 'f32' ? { type: 'f32', values: floatsOf(own) } : { type: 'f16', values: halvesOf(own) },
     };
   });
-}
-
-function checkRewind(what: string, to: number, length: number, limit: number): void {
-  if (!(to >= 0 && to <= length)) throw new RangeError(`${what} ${to} of ${length}`);
-  if (to !== 0 && to < limit)
-    throw new RangeError(`${what} ${to} of ${length}: recurrent states only exist at ${limit}`);
 }
 
 /** Views the bytes as elements; copies only when they are not aligned. */

@@ -11,6 +11,7 @@ import {
   type StepResult,
 } from '../backend.ts';
 import type { BufferId, Program } from '../program.ts';
+import { checkRewind } from '../rewind.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import type { Dispatch } from './addon.ts';
 import {
@@ -129,13 +130,13 @@ export class MetalExecutable implements Executable {
 
   truncate(sequence: SequenceId, length: number): void {
     const found = this.#sequence(sequence);
-    checkRewind('truncate to', length, found.length, this.rewindLimit(sequence));
+    checkRewind(this, 'truncate to', sequence, length);
     this.#cut(found, length);
   }
 
   fork(sequence: SequenceId, length: number): SequenceId {
     const from = this.#sequence(sequence);
-    checkRewind('fork at', length, from.length, this.rewindLimit(sequence));
+    checkRewind(this, 'fork at', sequence, length);
     const { pool, states } = this.#memory;
     const to: Sequence = { length, blocks: [], slot: undefined };
     try {
@@ -509,12 +510,6 @@ export class MetalExecutable implements Executable {
   #planOf({ traced }: Shape): Plan {
     return traced ? this.#plans.traced : this.#plans.plain;
   }
-}
-
-function checkRewind(what: string, to: number, length: number, limit: number): void {
-  if (!(to >= 0 && to <= length)) throw new RangeError(`${what} ${to} of ${length}`);
-  if (to !== 0 && to < limit)
-    throw new RangeError(`${what} ${to} of ${length}: recurrent states only exist at ${limit}`);
 }
 
 type Part = {

@@ -1,6 +1,6 @@
-// Cutting and forking sequences of a compiled engine.
+// Cutting and forking sequences, as every backend checks it.
 
-import type { Executable, SequenceId } from '../backend.ts';
+import type { Executable, SequenceId } from './backend.ts';
 
 /** Throws RangeError for a length that the sequence does not have, or cannot go back to. */
 export function checkRewind(executable: Executable, what: string, sequence: SequenceId, to: number): void {
