@@ -155,7 +155,17 @@ test.each([
 describe('the flags are the tool’s fields', () => {
   // `infer` declares its flags by hand, to start without loading the schemas.
   const fields = jsonSchemaOf(generateWithTraceTool.input, 'input').properties!;
-  const elsewhere = ['prompt', 'messages', 'prompts', 'n', 'trace', 'max_seconds', 'continuation'];
+  const elsewhere = [
+    'prompt',
+    'messages',
+    'prompts',
+    'n',
+    'trace',
+    'max_seconds',
+    'continuation',
+    'tools',
+    'tool_choice',
+  ];
 
   test.each(Object.keys(fields).filter((name) => !elsewhere.includes(name)))('%s', (name) => {
     const flag = (command.flags as Record<string, { default?: unknown }>)[name.replaceAll('_', '-')];
