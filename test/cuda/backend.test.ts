@@ -44,31 +44,11 @@ describe.skipIf(FAKE_MISSING !== undefined)('on the emulated driver', () => {
       'return 0x03030303u << (2 * f);',
       'return 0x03030303u << (2 * (f ^ 1));',
     ],
-    ['a sum in another order', 'rows.cuh', 's = s + a[k].x * a[k].x;', 's = a[k].x * a[k].x + s + 0.0000001f;'],
-    [
-      'a missing barrier',
-      'products.cuh',
-      '  sync();\n  const u32 each = I.ending == GATE ? 2 : 1;',
-      '  const u32 each = I.ending == GATE ? 2 : 1;',
-    ],
-    [
-      'blocks added from the highest',
-      'attention.cuh',
-      'out = out + parts[c * slot + d];',
-      'out = out + parts[(at_once - 1 - c) * slot + d];',
-    ],
-    [
-      'the code sum forgotten',
-      'products.cuh',
-      '(float)((sum >> (2 * field)) - code_sum)',
-      '(float)(sum >> (2 * field))',
-    ],
-    [
-      'a group added before another',
-      'products.cuh',
-      'sum = sum + part[(k * 64) * N + thread()];',
-      'sum = sum + part[((here - 1 - k) * 64) * N + thread()];',
-    ],
+    ['a sum of something else', 'rows.cuh', 's = s + v.x * v.x;', 's = s + v.x * v.y;'],
+    ['a missing barrier', 'products.cuh', '  sync();\n  auto value = [&]', '  auto value = [&]'],
+    ['a maximum for each score', 'attention.cuh', '= block_max(score);', '= score + 0.0f * block_max(score);'],
+    ['the code sum forgotten', 'products.cuh', ' - s.code_sum) * divide(of, s.scale)', ') * divide(of, s.scale)'],
+    ['codes that begin at 0', 'products.cuh', '(2 * (in >> 4)) & 3) - 1) * code;', '(2 * (in >> 4)) & 3)) * code;'],
   ])('a planted fault is found: %s', { timeout: 300_000 }, async (_, file, from, to) => {
     const reason = await over(driverWith({ file, from, to })).unavailable();
     expect(reason).toMatch(/in its self-test \d+ of \d+ logits are not the reference's/);

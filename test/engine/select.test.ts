@@ -72,5 +72,7 @@ describe.skipIf(process.platform !== 'linux')('a first start', () => {
 });
 
 test('an unknown backend is an argument error that lists the known ones', async () => {
-  await expect(selectBackend('gpu' as never)).rejects.toThrow(/unknown backend "gpu".*auto, metal, cpu, wasm, js/);
+  await expect(selectBackend('gpu' as never)).rejects.toThrow(
+    /unknown backend "gpu".*auto, metal, cuda, cpu, wasm, js/,
+  );
 });
