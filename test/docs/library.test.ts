@@ -53,7 +53,7 @@ describe('examples of the library', () => {
     'new EngineHost()': /\S/,
     'tokenizer.encode': /^\[\s*0,\s*1645,\s*690,\s*261,\s*516\s*\] /,
     'openCheckpoint(': /model\.\S+ \w+ \d+/,
-    'generateMany(': /^( .*\n)[^]*\d+ tokens\/s\n$/,
+    'generateMany(': /^( .*\n)[\s\S]*\d+ tokens\/s\n$/,
     'swatchPng(': /^#6404C3 .*\n0\n1\n$/,
     'callTool(': /layers/,
     'instanceof BitnetError': /^[A-Z_]+ (call|job) /,
