@@ -46,7 +46,7 @@ export const command = defineCommand({
     '512 prompt tokens, then 128 generated ones. A head over 64 MB is int8 unless --head full is given. ' +
     'BITNET_ISA forces an instruction set of the cpu backend.',
   run: async ({ flags, json, output, signal }) => {
-    const { selectBackend, weightMemory } = await import('../engine/select.ts');
+    const { loadOn, weightMemory } = await import('../engine/select.ts');
     const { runBench } = await import('../bench/bench.ts');
     using bar = openProgressBar({ output, json }, 'bench');
     bar.wait(flags.shape === undefined ? `loading ${flags.model}` : 'making random weights');
@@ -55,19 +55,19 @@ export const command = defineCommand({
     if (isSweep && flags.concurrency !== undefined) {
       throw new ArgumentError({ what: 'bench takes --threads sweep or --concurrency, not both' });
     }
-    const { backend } = await selectBackend(ownBackend(flags.backend as BackendChoice, 'be timed by bench'));
+    const choice = ownBackend(flags.backend as BackendChoice, 'be timed by bench');
     const started = performance.now();
     const { program, head } = await openProgram(
       flags.model,
       flags.shape as BenchShapeName | undefined,
       flags.head,
-      weightMemory(backend.name),
+      weightMemory(choice),
       signal,
     );
     // Weights of a shape are made, not read: what a model costs to load is the rest.
     const loadStarted = flags.shape === undefined ? started : performance.now();
     bar.wait('loading the weights');
-    using executable: Executable = await backend.load(program, {
+    using executable: Executable = await loadOn(choice, program, {
       signal,
       ...(threads !== undefined && { threads }),
     });
