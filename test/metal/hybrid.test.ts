@@ -658,8 +658,8 @@ describe.skipIf(FAKE_MISSING !== undefined)('sequences with recurrent states on 
         expect(() => work(e)).toThrow(message);
       }
     };
-    refused((e) => e.truncate(a, 3), 'truncate to 3 of 4: recurrent states only exist at 4');
-    refused((e) => e.fork(a, 1), 'fork at 1 of 4: recurrent states only exist at 4');
+    refused((e) => e.truncate(a, 3), 'truncate to 3 of 4: what is needed there exists from 4 on');
+    refused((e) => e.fork(a, 1), 'fork at 1 of 4: what is needed there exists from 4 on');
     refused((e) => e.truncate(a, 5), 'truncate to 5 of 4');
     each((e) => e.truncate(a, 4));
     const c = each((e) => e.fork(a, 4));

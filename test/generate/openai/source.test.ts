@@ -437,7 +437,7 @@ describe('the engine of a server takes its backend from BITNET_BACKEND', () => {
   });
 
   test('and says what may stand there', async () => {
-    await expect(generate('cuda')).rejects.toThrow(/BITNET_BACKEND is "cuda"; set it to one of auto, metal/);
+    await expect(generate('vulkan')).rejects.toThrow(/BITNET_BACKEND is "vulkan"; set it to one of auto, metal/);
   });
 
   test('and errors cross the border whole', async () => {
