@@ -111,7 +111,8 @@ describe.skipIf(!hasPty)('at a terminal', () => {
   test('Ctrl-C stops a reply and keeps the chat, with what was said', async () => {
     const file = join(folder, 'stopped.json');
     const { code, screen } = await talkAtTerminal(
-      ['chat', '--backend', 'js', '--max-tokens', '600'],
+      // Without an end of text: the story must not be over when Ctrl-C comes.
+      ['chat', '--backend', 'js', '--max-tokens', '600', '--logit-bias', '1=-100', '--logit-bias', '2=-100'],
       [
         { after: PROMPT, type: 'Tell me a long story.\r' },
         { after: ' the', type: '\x03' },

@@ -45,7 +45,7 @@ test.each([
   ],
   [balanceTriadTool, { trits: '1,0' }, 'trits must be a list of 1 to 4096, each one of -1, 0, 1, got the string "1,0"'],
   [balanceTriadTool, { trits: Array(100_000).fill('x') }, 'trits must be a list of 1 to 4096'],
-  [generateWithTraceTool, { prompt: null }, 'give exactly one of prompt, messages, continuation'],
+  [generateWithTraceTool, { prompt: null }, 'give exactly one of prompt, messages, prompts, continuation'],
   [
     generateWithTraceTool,
     { prompt: 'a', activations: 'yes' },
@@ -81,7 +81,7 @@ test.each([
   [generateWithTraceTool, { prompt: 'a', top_p: 2 }, 'top_p must be a number > 0 and <= 1, got 2'],
   [generateWithTraceTool, { messages: [{ role: 'boss', content: '' }] }, 'messages.0.role must be one of system'],
   [generateWithTraceTool, { messages: [{ role: 'user', content: 'a', x: 1 }] }, 'unknown argument messages.0.x'],
-  [generateWithTraceTool, {}, 'give exactly one of prompt, messages, continuation'],
+  [generateWithTraceTool, {}, 'give exactly one of prompt, messages, prompts, continuation'],
   [generateWithTraceTool, { prompt: 'a', continuation: 'b' }, 'prompt and continuation together'],
 ])('%# says what is wrong', async (tool, args, message) => {
   expect(await refusal(tool, args)).toContain(message);
