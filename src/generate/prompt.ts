@@ -54,7 +54,7 @@ export function readPrompt(tokenizer: Tokenizer, request: PromptRequest, { conte
 const MESSAGE_CHARACTERS = 64;
 
 /** Characters of a request's prompt or messages, with what is around them. */
-export function promptLength({ prompt = '', messages = [], tools = [] }: PromptRequest): number {
+export function promptLength({ prompt = '', messages = [], tools }: PromptRequest): number {
   const lengthOf = ({ content, tool_calls }: ChatMessage) =>
     (typeof content === 'string' ? content.length : lengthOfJson(content)) + lengthOfJson(tool_calls);
   const before = prompt.length + lengthOfJson(tools);

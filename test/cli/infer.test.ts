@@ -143,7 +143,7 @@ test.each([
   [['infer', 'a', '--max-tokens', '0'], 2, '--max-tokens must be an integer >= 1'],
   [['infer', 'a', '--temperature', 'hot'], 2, '--temperature must be a number >= 0, got "hot"'],
   [['infer', 'a', '--top-p', '0'], 2, 'top_p'],
-  [['infer', 'a', '--backend', 'cuda'], 2, '--backend must be one of auto'],
+  [['infer', 'a', '--backend', 'vulkan'], 2, '--backend must be one of auto'],
   [['infer', 'a', '--scheme', 'trac'], 2, 'did you mean trace?'],
 ])('%j fails with one clear line', async (args, expected, message) => {
   const { code, stdout, stderr } = await runCli(args);
