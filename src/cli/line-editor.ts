@@ -54,6 +54,8 @@ export class LineEditor {
     } finally {
       output.write(PASTE_OFF);
       reader.close();
+      // Closing makes the terminal ordinary, where Ctrl-C before the next line would end the program.
+      this.#holdKeys();
     }
   }
 
@@ -119,7 +121,7 @@ export class LineEditor {
       // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is left out
       this.#typedAhead += text.replace(/\x1b(\[[0-9;?]*[A-Za-z~]|.)?|[\x00-\x1f\x7f]/g, '');
     };
-    input.setRawMode?.(true);
+    this.#holdKeys();
     input.on('data', onData);
     input.resume();
     try {
@@ -127,12 +129,18 @@ export class LineEditor {
     } finally {
       input.off('data', onData);
       input.pause();
-      input.setRawMode?.(false);
     }
   }
 
+  /** From now on a key is one whoever reads next gets, Ctrl-C among them. */
+  #holdKeys(): void {
+    this.#terminal.input.setRawMode?.(true);
+  }
+
   close(): void {
+    const { input } = this.#terminal;
     process.off('exit', this.#onExit);
-    this.#terminal.input.pause();
+    input.pause();
+    input.setRawMode?.(false);
   }
 }
