@@ -115,6 +115,7 @@ test('holds what it needs and nothing else', () => {
       'SECURITY.md',
       'dist',
       'docs',
+      'examples',
       'kernels',
       'mcp.json',
       'models',
