@@ -50,7 +50,7 @@ if (values.help) {
 }
 
 const dist = (path) => import(join(root, 'dist', path));
-const { HYBRID_SHAPES, writeRandomGguf } = await import('./random-gguf.mjs');
+const { writeRandomGguf } = await import('./random-gguf.mjs');
 
 async function measureOurs({ file, threads, head }) {
   const { openModel } = await dist('model/open-model.js');
@@ -166,7 +166,10 @@ function promptTokens() {
 
 async function main() {
   const { BENCH_SHAPES } = await dist('bench/random-model.js');
-  const shapes = { ...BENCH_SHAPES, ...HYBRID_SHAPES };
+  // llama.cpp knows no rotated weights.
+  const shapes = Object.fromEntries(
+    Object.entries(BENCH_SHAPES).filter(([, { rotationBlock }]) => rotationBlock === undefined),
+  );
   const whole = shapes[values.shape];
   if (whole === undefined || !['tq2_0', 'tq1_0'].includes(values.format)) {
     throw new Error(`--shape is one of ${Object.keys(shapes).join(', ')}, --format tq2_0 or tq1_0`);

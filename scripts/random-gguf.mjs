@@ -118,7 +118,7 @@ function layerTensors(shape, i, make) {
   ];
   const first = norm(name('attn_norm'), hidden);
   if (family === 'maple') {
-    const { experts } = shape;
+    const { count: experts } = shape.own(shape.layers).experts;
     return [
       first,
       ...headNorms,
@@ -133,7 +133,7 @@ function layerTensors(shape, i, make) {
   if (family === 'qwen35') {
     const second = norm(name('post_attention_norm'), hidden);
     if ((i + 1) % 4 === 0) return [first, second, ...headNorms, ...attention(2 * heads * headDim), ...gatedFfn()];
-    const { keyHeads, valueHeads, stateDim } = shape;
+    const { keyHeads, valueHeads, headDim: stateDim } = shape.own(shape.layers).deltaNet;
     const [inner, channels] = [valueHeads * stateDim, (2 * keyHeads + valueHeads) * stateDim];
     return [
       first,
@@ -167,23 +167,28 @@ function metadataOf(shape, vocab, layers) {
   // ggml's token types: 1 normal, 2 unknown, 3 control, 6 byte.
   const types = words.map((_, id) => (id === 0 ? 2 : id < 3 ? 3 : id < 259 ? 6 : 1));
   const tokenizer = (key, value) => ({ key: `tokenizer.ggml.${key}_token_id`, type: 'u32', value });
+  const { rotaryDim = headDim, deltaNet, experts, windows } = shape.own?.(layers) ?? {};
   const own = {
     qwen35: () => [
       list(`${architecture}.rope.dimension_sections`, 'i32', [11, 11, 10, 0]),
       u32('full_attention_interval', 4),
       u32('ssm.conv_kernel', 4),
-      u32('ssm.state_size', shape.stateDim),
-      u32('ssm.group_count', shape.keyHeads),
-      u32('ssm.time_step_rank', shape.valueHeads),
-      u32('ssm.inner_size', shape.valueHeads * shape.stateDim),
+      u32('ssm.state_size', deltaNet.headDim),
+      u32('ssm.group_count', deltaNet.keyHeads),
+      u32('ssm.time_step_rank', deltaNet.valueHeads),
+      u32('ssm.inner_size', deltaNet.valueHeads * deltaNet.headDim),
     ],
     maple: () => [
-      u32('attention.sliding_window', shape.window),
-      list(`${architecture}.attention.sliding_window_pattern`, 'bool', pattern(layers)),
-      u32('expert_count', shape.experts),
-      u32('expert_used_count', shape.choices),
+      u32('attention.sliding_window', Math.max(...windows)),
+      list(
+        `${architecture}.attention.sliding_window_pattern`,
+        'bool',
+        windows.map((window) => window > 0),
+      ),
+      u32('expert_count', experts.count),
+      u32('expert_used_count', experts.used),
       u32('expert_feed_forward_length', ffn),
-      list(`${architecture}.swiglu_clamp_exp`, 'f32', new Array(layers).fill(7)),
+      list(`${architecture}.swiglu_clamp_exp`, 'f32', experts.clamps),
     ],
   };
   const isHybrid = family in own;
@@ -199,7 +204,7 @@ function metadataOf(shape, vocab, layers) {
     u32('attention.head_count_kv', kvHeads),
     u32('attention.key_length', headDim),
     u32('attention.value_length', headDim),
-    u32('rope.dimension_count', shape.rotaryDim ?? headDim),
+    u32('rope.dimension_count', rotaryDim),
     f32('attention.layer_norm_rms_epsilon', isHybrid ? 1e-6 : 1e-5),
     f32('rope.freq_base', ropeTheta),
     ...(own[family]?.() ?? []),
@@ -216,45 +221,3 @@ function metadataOf(shape, vocab, layers) {
     tokenizer('unknown', 0),
   ];
 }
-
-/**
- * Ternary Bonsai 27B (Qwen3.5's graph, without rotation) and deepgrove's maple-preview, from their files' metadata. Vocabulary
- * and tables as published.
- */
-export const HYBRID_SHAPES = {
-  'bonsai-27b': {
-    family: 'qwen35',
-    hidden: 5120,
-    ffn: 17_408,
-    layers: 64,
-    heads: 24,
-    kvHeads: 4,
-    headDim: 256,
-    rotaryDim: 64,
-    keyHeads: 16,
-    valueHeads: 48,
-    stateDim: 128,
-    vocab: 248_320,
-    ropeTheta: 1e7,
-    tied: false,
-  },
-  'maple-20b': {
-    family: 'maple',
-    hidden: 2048,
-    ffn: 512,
-    layers: 24,
-    heads: 16,
-    kvHeads: 4,
-    headDim: 128,
-    rotaryDim: 64,
-    experts: 256,
-    choices: 8,
-    window: 512,
-    vocab: 151_936,
-    ropeTheta: 1e4,
-    tied: false,
-  },
-};
-
-/** Three layers with a window, one without. */
-const pattern = (layers) => Array.from({ length: layers }, (_, i) => (i + 1) % 4 !== 0);

@@ -5,6 +5,7 @@ import type { Executable, SequenceId, ThreadsUsed } from '../engine/backend.ts';
 import { coreLimits } from '../engine/cpu/cores.ts';
 import { loadNative } from '../engine/cpu/native.ts';
 import type { Program } from '../engine/program.ts';
+import { recurrentBytes } from '../engine/state-bytes.ts';
 
 export type BenchOptions = {
   readonly promptTokens?: number;
@@ -48,12 +49,11 @@ export const CHUNK_ROWS = 256;
 const BANDWIDTH_BYTES = 512 << 20;
 
 /** Bytes of K and V that one more token reads at a given length, and of recurrent states, read and written; float32. */
-export function kvBytes({ kv, recurrent = [] }: Program, length: number): number {
-  const { layers, kvHeads, headDim, windows } = kv;
+export function kvBytes(program: Program, length: number): number {
+  const { layers, kvHeads, headDim, windows } = program.kv;
   const seen = Array.from({ length: layers }, (_, i) => Math.min(length, windows?.[i] || length));
   const positions = seen.reduce((sum, count) => sum + count, 0);
-  const states = recurrent.reduce((sum, { width }) => sum + width, 0);
-  return 2 * 4 * (kvHeads * headDim * positions + states);
+  return 2 * (4 * kvHeads * headDim * positions + recurrentBytes(program));
 }
 
 export async function readBandwidth(threads: number, isa: string | undefined): Promise<number | undefined> {

@@ -7,14 +7,8 @@ export function recurrentBytes({ recurrent = [] }: Pick<Program, 'recurrent'>): 
   return recurrent.reduce((sum, { width }) => sum + 4 * width, 0);
 }
 
-/** Bytes of keys and values for one more token, of the layers that see all positions. */
-export function kvBytesPerToken({ kv }: Pick<Program, 'kv'>): number {
-  const windowed = (kv.windows ?? []).filter((window) => window > 0).length;
-  return 2 * 4 * (kv.layers - windowed) * kv.kvHeads * kv.headDim;
-}
-
 /** Bytes of keys and values that layers with a window hold at most. */
-export function windowBytes({ kv, contextLength }: Pick<Program, 'kv' | 'contextLength'>): number {
+function windowBytes({ kv, contextLength }: Pick<Program, 'kv' | 'contextLength'>): number {
   const positions = (kv.windows ?? []).reduce((sum, window) => sum + Math.min(window, contextLength), 0);
   return 2 * 4 * positions * kv.kvHeads * kv.headDim;
 }

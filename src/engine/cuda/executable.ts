@@ -12,6 +12,7 @@ import {
 } from '../backend.ts';
 import { BLOCK_POSITIONS, KvBlocks } from '../gpu/kv-blocks.ts';
 import type { Program } from '../program.ts';
+import { checkRewind } from '../rewind.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import { CudaError, CudaUnsupportedError } from './addon.ts';
 import {
@@ -124,14 +125,14 @@ export class CudaExecutable implements Executable {
 
   truncate(sequence: SequenceId, length: number): void {
     const found = this.#sequence(sequence);
-    if (!(length >= 0 && length <= found.length)) throw new RangeError(`truncate to ${length} of ${found.length}`);
+    checkRewind(this, 'truncate to', sequence, length);
     found.length = length;
     this.#kv.trim(found.blocks, length);
   }
 
   fork(sequence: SequenceId, length: number): SequenceId {
     const from = this.#sequence(sequence);
-    if (!(length >= 0 && length <= from.length)) throw new RangeError(`fork at ${length} of ${from.length}`);
+    checkRewind(this, 'fork at', sequence, length);
     const blocks: number[] = [];
     this.#kv.reserve(blocks, length);
     const bytes = this.#kv.blockBytes;
