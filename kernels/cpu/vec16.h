@@ -133,16 +133,13 @@ BITNET_INLINE float v_max_lane(V16 a) {
   return m;
 }
 
-/** expF32 of engine/js/math.ts, lane by lane. */
-BITNET_INLINE vf vf_exp(vf x) {
-  // Decimal to double to float, as Math.fround of the same literals does.
-  const float top = (float)88.72283, bottom = (float)-87.33654;
+/**
+ * exp(a) = 2^n times what is returned, n whole; see expF32 of engine/js/math.ts. Literals go from decimal to double to
+ * float, as Math.fround makes them.
+ */
+BITNET_INLINE vf vf_exp_fraction(vf a, vf& n) {
   const vf magic = vf_splat(12582912.0f);
-  const vi over = x > vf_splat(top), under = x < vf_splat(bottom), number = x == x;
-  // Clamped so that the integers below stay in range; the clamped lanes are replaced at the end.
-  vf a = vf_select(over | ~number, vf_splat(0.0f), x);
-  a = vf_select(under, vf_splat(0.0f), a);
-  const vf n = (a * vf_splat((float)1.4426950408889634) + magic) - magic;
+  n = (a * vf_splat((float)1.4426950408889634) + magic) - magic;
   const vf r = (a - n * vf_splat(0.693359375f)) - n * vf_splat((float)(0.6931471805599453 - 0.693359375));
   vf p = vf_splat((float)(1.0 / 5040));
   p = p * r + vf_splat((float)(1.0 / 720));
@@ -151,7 +148,17 @@ BITNET_INLINE vf vf_exp(vf x) {
   p = p * r + vf_splat((float)(1.0 / 6));
   p = p * r + vf_splat(0.5f);
   p = p * r + vf_splat(1.0f);
-  p = p * r + vf_splat(1.0f);
+  return p * r + vf_splat(1.0f);
+}
+/** expF32, lane by lane. */
+BITNET_INLINE vf vf_exp(vf x) {
+  const float top = (float)88.72283, bottom = (float)-87.33654;
+  const vi over = x > vf_splat(top), under = x < vf_splat(bottom), number = x == x;
+  // Clamped so that the integers below stay in range; the clamped lanes are replaced at the end.
+  vf a = vf_select(over | ~number, vf_splat(0.0f), x);
+  a = vf_select(under, vf_splat(0.0f), a);
+  vf n;
+  vf p = vf_exp_fraction(a, n);
   const vi whole = __builtin_convertvector(n, vi);
   const vi half = whole >> 1;
   p = p * (vf)((half + vi_splat(127)) << 23);
@@ -164,17 +171,8 @@ BITNET_INLINE vf vf_exp(vf x) {
 BITNET_INLINE vf vf_exp_not_above_0(vf x) {
   const vi under = x < vf_splat((float)-87.33654);
   const vf a = (vf)((vi)x & ~under);
-  const vf magic = vf_splat(12582912.0f);
-  const vf n = (a * vf_splat((float)1.4426950408889634) + magic) - magic;
-  const vf r = (a - n * vf_splat(0.693359375f)) - n * vf_splat((float)(0.6931471805599453 - 0.693359375));
-  vf p = vf_splat((float)(1.0 / 5040));
-  p = p * r + vf_splat((float)(1.0 / 720));
-  p = p * r + vf_splat((float)(1.0 / 120));
-  p = p * r + vf_splat((float)(1.0 / 24));
-  p = p * r + vf_splat((float)(1.0 / 6));
-  p = p * r + vf_splat(0.5f);
-  p = p * r + vf_splat(1.0f);
-  p = p * r + vf_splat(1.0f);
+  vf n;
+  const vf p = vf_exp_fraction(a, n);
   const vi power = (__builtin_convertvector(n, vi) + vi_splat(127)) << 23;
   return (vf)((vi)(p * (vf)power) & ~under);
 }
