@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -69,13 +69,14 @@ function start(name, args) {
   return child;
 }
 
-async function serve(model) {
+async function serve(model, more = []) {
   const ports = [await freePort(), await freePort()];
   const workers = ports.map((port) => start('ggml-rpc-server', ['-H', '127.0.0.1', '-p', String(port)]));
   const port = await freePort();
   const server = start('llama-server', [
-    ...['-m', model, '--host', '127.0.0.1', '--port', String(port), '-c', '512', '-ngl', '99', '--no-webui'],
+    ...['-m', model, '--host', '127.0.0.1', '--port', String(port), '-c', '4096', '-ngl', '99', '--no-webui'],
     ...['--rpc', ports.map((one) => `127.0.0.1:${one}`).join(',')],
+    ...more,
   ]);
   const url = `http://127.0.0.1:${port}`;
   const deadline = Date.now() + START_MS;
@@ -93,11 +94,65 @@ async function serve(model) {
 }
 
 build();
-const model = join(folder, 'default.gguf');
-if (!existsSync(model))
-  run(process.execPath, [join(root, 'dist/cli/main.js'), 'convert', 'default', model, '--to', 'gguf-tq2_0'], root);
+/** The embedded model under the architecture's name that llama.cpp knows, with which both compute SiLU. */
+const model = join(folder, 'silu.gguf');
+async function convert() {
+  const exact = join(folder, 'default.gguf');
+  for (const made of [model, exact]) rmSync(made, { force: true });
+  run(process.execPath, [join(root, 'dist/cli/main.js'), 'convert', 'default', exact, '--to', 'gguf-tq2_0'], root);
+  const [{ GgufFile }, { writeGguf }] = await Promise.all([
+    dist('formats/gguf-file.js'),
+    dist('formats/write-gguf.js'),
+  ]);
+  const gguf = await GgufFile.open(exact);
+  const ours = gguf.architecture;
+  const metadata = [...gguf.entries].map(([key, { raw }]) =>
+    key === 'general.architecture'
+      ? { key, type: 'string', value: 'bitnet' }
+      : { key: key.startsWith(`${ours}.`) ? `bitnet${key.slice(ours.length)}` : key, raw },
+  );
+  const tensors = [];
+  for (const { name, dtype, shape } of gguf.tensors.values())
+    tensors.push({ name, type: dtype, shape, bytes: await gguf.readBytes(name) });
+  gguf[Symbol.dispose]();
+  await writeGguf(model, { metadata, tensors });
+}
 
-const { Engine, generateWith } = await import(pathToFileURL(join(root, 'dist/index.js')).href);
+/** Of a model that thinks and calls tools; llama-server finds out from it how thoughts and calls are written. */
+const TEMPLATE = `{%- if tools %}
+{{- '<|im_start|>system\\n# Tools\\n' }}
+{%- for tool in tools %}{{- tool | tojson + '\\n' }}{%- endfor %}
+{{- 'A call: <tool_call>\\n{"name": NAME, "arguments": ARGUMENTS}\\n</tool_call><|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+{{- '<|im_start|>' + ('user' if message.role == 'tool' else message.role) + '\\n' }}
+{%- if message.role == 'tool' %}{{- '<tool_response>\\n' + message.content + '\\n</tool_response>' }}
+{%- else %}
+{%- if message.reasoning_content %}{{- '<think>\\n' + message.reasoning_content + '\\n</think>\\n\\n' }}{%- endif %}
+{{- message.content or '' }}
+{%- for call in message.tool_calls or [] %}
+{{- '\\n<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
+{{- call.function.arguments | tojson }}
+{{- '}\\n</tool_call>' }}
+{%- endfor %}
+{%- endif %}
+{{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' }}
+{%- if enable_thinking is defined and not enable_thinking %}{{- '<think>\\n\\n</think>\\n\\n' }}
+{%- else %}{{- '<think>\\n' }}
+{%- endif %}
+{%- endif %}`;
+const template = join(folder, 'template.jinja');
+const THOUGHT_TOKENS = 12;
+const dist = (path) => import(pathToFileURL(join(root, 'dist', path)).href);
+
+await convert();
+
+writeFileSync(template, TEMPLATE);
+
+const { Engine, generateWith } = await dist('index.js');
 const PROMPT = 'Once upon a time';
 let passed = 0;
 async function check(label, work) {
@@ -106,7 +161,7 @@ async function check(label, work) {
   process.stdout.write(`ok   ${label}\n`);
 }
 
-let cluster = await serve(model);
+let cluster = await serve(model, ['--chat-template-file', template]);
 try {
   const engine = new Engine({ env: { BITNET_OPENAI_BASE_URL: `${cluster.url}/v1` } });
   const far = (request, hooks) =>
@@ -132,14 +187,49 @@ try {
     assert.ok(Math.abs(first.logprob - local.trace[0].logprob) < 0.5, `${first.logprob} and ${local.trace[0].logprob}`);
   });
   await check('a chat, with alternatives', async () => {
-    const told = await far({ messages: chat, topLogprobs: 3 });
+    const told = await far({ messages: chat, thinking: 'off', topLogprobs: 3 });
     assert.ok(told.completion.length > 0);
     assert.ok(told.trace.some(({ topLogprobs = [] }) => topLogprobs.length === 3));
     assert.ok(told.usage.promptTokens > 0);
   });
+  await check('a bounded thought comes as reasoning, and the answer after it', async () => {
+    const thoughts = [];
+    const told = await far(
+      { messages: chat, thinking: THOUGHT_TOKENS, maxTokens: 40 },
+      { onThought: (text) => thoughts.push(text) },
+    );
+    assert.ok(told.reasoning.length > 0);
+    assert.ok(!/<.?think>/.test(told.reasoning + told.completion), told.completion);
+    assert.ok(told.completion.length > 0);
+    assert.equal(told.warnings, undefined);
+  });
+  await check('no thought where none is asked for', async () => {
+    const told = await far({ messages: chat, thinking: 'off' });
+    assert.equal(told.reasoning, undefined);
+    assert.ok(told.completion.length > 0);
+  });
+  await check('a call of a tool, and what comes back of it', async () => {
+    const parameters = { type: 'object', properties: { animal: { enum: ['fox', 'owl'] } }, required: ['animal'] };
+    const tools = [{ type: 'function', function: { name: 'feed', description: 'Feeds an animal.', parameters } }];
+    // "required" lets a model write what it likes before the call; this one would do so for ever, so its turn is begun.
+    const begun = [...chat, { role: 'assistant', content: '<tool_call>\n' }];
+    const asked = { tools, parallelToolCalls: false, thinking: 'off', maxTokens: 120 };
+    const told = await far({ ...asked, messages: begun, toolChoice: 'required' });
+    assert.equal(told.toolCalls.length, 1);
+    assert.equal(told.toolCalls[0].name, 'feed');
+    assert.ok(['fox', 'owl'].includes(JSON.parse(told.toolCalls[0].arguments).animal));
+    const call = { id: 'call_0', type: 'function', function: { name: 'feed', arguments: told.toolCalls[0].arguments } };
+    const messages = [
+      ...chat,
+      { role: 'assistant', content: '', tool_calls: [call] },
+      { role: 'tool', tool_call_id: 'call_0', content: 'It ate two eggs.' },
+    ];
+    const after = await far({ ...asked, messages });
+    assert.ok(after.usage.promptTokens > told.usage.promptTokens);
+  });
   await check('JSON of a schema', async () => {
     const schema = { type: 'object', properties: { pet: { enum: ['cat', 'dog'] } }, required: ['pet'] };
-    const told = await far({ messages: chat, responseSchema: schema, maxTokens: 60 });
+    const told = await far({ messages: chat, thinking: 'off', responseSchema: schema, maxTokens: 60 });
     assert.ok(['cat', 'dog'].includes(JSON.parse(told.completion).pet));
   });
   await check('a text that is cancelled ends, and the server takes the next', async () => {
@@ -167,7 +257,7 @@ try {
   await check('and a new one is served again', async () => {
     for (const child of children) child.kill('SIGKILL');
     await sleep(500);
-    cluster = await serve(model);
+    cluster = await serve(model, ['--chat-template-file', template]);
     const again = new Engine({ env: { BITNET_OPENAI_BASE_URL: `${cluster.url}/v1` } });
     assert.ok(
       (await generateWith(again, { model: 'default', backend: 'openai', prompt: PROMPT, maxTokens: 8 })).completion
@@ -177,5 +267,4 @@ try {
   process.stdout.write(`${passed} checks passed against llama.cpp with two RPC workers\n`);
 } finally {
   for (const child of children) child.kill('SIGKILL');
-  rmSync(join(folder, 'default.gguf'), { force: true });
 }

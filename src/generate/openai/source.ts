@@ -28,8 +28,6 @@ const USAGE_MS = 1000;
 const MAX_DELAY_MS = 2 ** 31 - 1;
 
 /** What a server may do without: an answer of 400 or the like is asked again without these. */
-const EXTRAS = { stream_options: { include_usage: true }, return_token_ids: true };
-
 export async function openAiSource(request: LoadRequest, env: Environment): Promise<TokenSource> {
   for (const name of ['threads', 'head'] as const) {
     if (request[name] === undefined) continue;
@@ -136,7 +134,7 @@ async function write(client: OpenAiClient, job: Job): Promise<Ending> {
   const wanted = job.start.topLogprobs ?? 0;
   const text = new WholeCharacters();
   try {
-    answer: for await (const object of await ask(client, job, abort.signal)) {
+    answer: for await (const object of await ask(client, job, heard, abort.signal)) {
       if (object === END_OF_ANSWER) {
         reason ??= 'stop';
         break;
@@ -200,16 +198,30 @@ class CallParts {
     this.#calls.set(index, call);
   }
 
-  whole(): ParsedCall[] {
-    return [...this.#calls.values()]
+  /** Calls that can be made, and the names of those whose arguments are no JSON object: of a text that was cut. */
+  all(): { whole: ParsedCall[]; broken: string[] } {
+    const named = [...this.#calls.values()]
       .filter(({ name }) => name !== '')
       .map((call, i) => ({ ...call, id: call.id || `call_${i}`, arguments: call.arguments || '{}' }));
+    const isWhole = (call: ParsedCall) => isJsonObject(call.arguments);
+    return { whole: named.filter(isWhole), broken: named.filter((call) => !isWhole(call)).map(({ name }) => name) };
+  }
+}
+
+function isJsonObject(text: string): boolean {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === 'object' && value !== null && !Array.isArray(value);
+  } catch {
+    return false;
   }
 }
 
 /** What a server tells beside its text. */
 class Heard {
   readonly account = new TokenAccount();
+  /** Sentences for the user, beside those that the answer gives rise to. */
+  readonly warnings: string[] = [];
   promptTokens: number | undefined;
   #completionTokens: number | undefined;
   #reasoningTokens: number | undefined;
@@ -240,12 +252,16 @@ class Heard {
         ? undefined
         : this.#completionTokens - thought;
     const { tokens, merged, unsure, hidden } = this.account.settle({ counted, withEnd: finishReason === 'stop' });
-    const warnings: string[] = [];
+    const warnings = [...this.warnings];
     if (this.#model !== undefined && this.#model !== asked) {
       warnings.push(`the model "${oneLine(asked, 200)}" was asked for, the server answered with "${this.#model}"`);
     }
-    const toolCalls = this.#calls.whole();
-    const isSilent = !this.#hasText && toolCalls.length === 0;
+    const { whole: toolCalls, broken } = this.#calls.all();
+    for (const name of broken) {
+      const fix = finishReason === 'length' ? '; give it more tokens' : '';
+      warnings.push(`the call of "${oneLine(name, 60)}" is left out: its arguments are no JSON object${fix}`);
+    }
+    const isSilent = !this.#hasText && toolCalls.length === 0 && broken.length === 0;
     if (isSilent && this.#reasoning !== '') {
       const limit = finishReason === 'length' ? '; give it more tokens' : '';
       warnings.push(`there is no answer: all that the model wrote is thought (see reasoning)${limit}`);
@@ -276,7 +292,12 @@ class Heard {
 }
 
 /** Sends the request; a server that refuses its extras is asked again without them. */
-async function ask(client: OpenAiClient, job: Job, signal: AbortSignal): Promise<AsyncGenerator<unknown>> {
+async function ask(
+  client: OpenAiClient,
+  job: Job,
+  heard: Heard,
+  signal: AbortSignal,
+): Promise<AsyncGenerator<unknown>> {
   const { model, start, task } = job;
   const { messages, tools } = task;
   const { temperature, topK, topP, sampleSeed, stop, structure } = start;
@@ -303,17 +324,52 @@ async function ask(client: OpenAiClient, job: Job, signal: AbortSignal): Promise
     ...(structure === undefined ? {} : { response_format: formatOf(structure) }),
     ...(tools === undefined || tools.list.length === 0
       ? {}
-      : { tools: tools.list, tool_choice: choiceOf(tools.choice) }),
+      : {
+          tools: tools.list,
+          tool_choice: choiceOf(tools.choice),
+          ...(tools.parallel ? {} : { parallel_tool_calls: false }),
+        }),
   };
   const path = messages === undefined ? '/completions' : '/chat/completions';
-  const logprobs = messages === undefined ? { logprobs: topLogprobs } : { logprobs: true, top_logprobs: topLogprobs };
-  try {
-    return await client.post(path, { ...body, ...EXTRAS, ...logprobs }, signal);
-  } catch (error) {
-    const refused = error instanceof OpenAiResponseError && [400, 422, 501].includes(error.status);
-    if (!refused) throw error;
-    return client.post(path, body, signal);
+  const usage = { stream_options: { include_usage: true } };
+  const numbers = {
+    return_token_ids: true,
+    ...(messages === undefined ? { logprobs: topLogprobs } : { logprobs: true, top_logprobs: topLogprobs }),
+  };
+  const thinking = thinkingOf(task);
+  // llama-server, say, refuses logprobs of a stream with tools, and OpenAI what it does not know.
+  const attempts = [
+    { ...body, ...usage, ...numbers, ...thinking },
+    { ...body, ...usage, ...thinking },
+    ...(thinking === undefined ? [] : [{ ...body, ...usage, ...numbers }]),
+  ];
+  const tell = (attempt: object) => {
+    if (thinking === undefined || 'thinking' in attempt) return;
+    heard.warnings.push('the server does not take `thinking`: it thinks as it is set up to');
+  };
+  for (const attempt of attempts) {
+    try {
+      const answer = await client.post(path, attempt, signal);
+      tell(attempt);
+      return answer;
+    } catch (error) {
+      const refused = error instanceof OpenAiResponseError && [400, 422, 501].includes(error.status);
+      if (!refused) throw error;
+    }
   }
+  const answer = await client.post(path, body, signal);
+  tell(body);
+  return answer;
+}
+
+/** How servers are told whether to think: the template's word (llama-server, vLLM, SGLang), llama-server's bound, our own. */
+function thinkingOf({ thinking, messages }: Task): object | undefined {
+  if (thinking === undefined || messages === undefined) return undefined;
+  return {
+    chat_template_kwargs: { enable_thinking: thinking !== 'off' && thinking !== 0 },
+    ...(typeof thinking === 'number' && { reasoning_budget_tokens: thinking }),
+    thinking,
+  };
 }
 
 function choiceOf(choice: ToolChoice): unknown {

@@ -198,8 +198,73 @@ describe('a request', () => {
     };
     expect((await run()).completion).toBe('plain');
     expect(server.asked).toHaveLength(2);
-    for (const name of ['logprobs', 'stream_options', 'return_token_ids'])
-      expect(server.asked[1]!.body).not.toHaveProperty(name);
+    for (const name of ['logprobs', 'return_token_ids']) expect(server.asked[1]!.body).not.toHaveProperty(name);
+  });
+
+  test('refused for all of them is sent bare', async () => {
+    server.answer = (response, asked) => {
+      if ('stream_options' in asked.body) response.writeHead(422).end('{"detail":"extra fields"}');
+      else void stream([piece('plain'), finish('stop'), DONE])(response, asked);
+    };
+    expect((await run()).completion).toBe('plain');
+  });
+
+  test('that takes no logprobs beside tools still hears whether to think', async () => {
+    server.answer = (response, asked) => {
+      if ('logprobs' in asked.body) response.writeHead(400).end('{"error":{"message":"no logprobs with tools"}}');
+      else void stream([piece('x'), finish('stop'), DONE])(response, asked);
+    };
+    const told = await run({ messages: [{ role: 'user', content: 'Hi' }], thinking: 'off' });
+    expect(told).not.toHaveProperty('warnings');
+    expect(server.asked.at(-1)!.body).toMatchObject({ thinking: 'off', stream_options: { include_usage: true } });
+  });
+
+  test('asks for one call at a time where that is wanted', async () => {
+    server.answer = stream([piece('x'), finish('stop'), DONE]);
+    const tools = [{ type: 'function', function: { name: 'dice', parameters: { type: 'object' } } }];
+    const chat = { messages: [{ role: 'user', content: 'Hi' }], tools };
+    await run(chat);
+    await run({ ...chat, parallelToolCalls: false });
+    expect(server.asked[0]!.body).not.toHaveProperty('parallel_tool_calls');
+    expect(server.asked[1]!.body).toMatchObject({ parallel_tool_calls: false });
+  });
+
+  test.each(['{"sides": 6', '[6]', 'six', '"six"'])(
+    'leaves out a call with the arguments %s, and says so',
+    async (text) => {
+      const call = (index: number, args: string) => ({
+        index,
+        id: `c${index}`,
+        function: { name: 'dice', arguments: args },
+      });
+      const calls = { choices: [{ delta: { tool_calls: [call(0, '{"sides":6}'), call(1, text)] } }] };
+      server.answer = stream([calls, finish('length'), DONE]);
+      const told = await run({ messages: [{ role: 'user', content: 'Roll' }], maxTokens: 9 });
+      expect(told.toolCalls).toEqual([{ id: 'c0', name: 'dice', arguments: '{"sides":6}' }]);
+      expect(told.warnings).toEqual([expect.stringMatching(/the call of "dice" is left out.*more tokens/)]);
+    },
+  );
+
+  test.each([
+    ['on', { chat_template_kwargs: { enable_thinking: true } }],
+    ['off', { chat_template_kwargs: { enable_thinking: false } }],
+    [0, { chat_template_kwargs: { enable_thinking: false }, reasoning_budget_tokens: 0 }],
+    [40, { chat_template_kwargs: { enable_thinking: true }, reasoning_budget_tokens: 40 }],
+  ] as const)('says whether to think: %s', async (thinking, sent) => {
+    server.answer = stream([piece('x'), finish('stop'), DONE]);
+    const chat = { messages: [{ role: 'user', content: 'Hi' }], thinking };
+    expect(await run(chat)).not.toHaveProperty('warnings');
+    expect(server.asked[0]!.body).toMatchObject({ ...sent, thinking });
+  });
+
+  test('that cannot say so warns', async () => {
+    server.answer = (response, asked) => {
+      if ('chat_template_kwargs' in asked.body)
+        response.writeHead(400).end('{"error":{"message":"unknown parameter"}}');
+      else void stream([piece('x'), finish('stop'), DONE])(response, asked);
+    };
+    const told = await run({ messages: [{ role: 'user', content: 'Hi' }], thinking: 'off' });
+    expect(told.warnings).toEqual([expect.stringMatching(/does not take `thinking`/)]);
   });
 
   test('for "default" takes the only model there is, or lists them', async () => {
