@@ -8,7 +8,7 @@
 //   settle(h) -> Promise<number>       moves the matrices to huge pages, in place; bytes that are there. Then finds the
 //                                      prefetch distances at which this machine streams them fastest
 //   createSequence(h) / freeSequence(h, id) / sequenceLength(h, id) / rewindLimit(h, id) / truncate(h, id, n) / fork(h, id, n)
-//   step(h, tokens, sequences, positions, outputRows, trace, logits, tritCounts) -> Promise<{status, op, text}>
+//   step(h, tokens, sequences, positions, outputRows, trace, logits, tritCounts, topIds, topLogits, masses) -> Promise<{status, op, text}>
 //   useThreads(h, n)                   steps run on n threads from now on; 0: as many as help
 //   info(h) -> {isa, threads, used, prefetch, counters, memory}
 //   dispose(h)
@@ -441,21 +441,27 @@ void step_complete(napi_env env, napi_status status, void* data) {
 }
 
 napi_value RunStep(napi_env env, napi_callback_info info) {
-  napi_value argv[8];
-  if (!arguments(env, info, argv)) return throw_type(env, "step takes 8 arguments");
+  napi_value argv[11];
+  if (!arguments(env, info, argv)) return throw_type(env, "step takes 11 arguments");
   Handle* h = ready(env, argv[0]);
   if (!h) return nullptr;
-  Bytes tokens, sequences, positions, rows, logits, trits;
+  Bytes tokens, sequences, positions, rows, logits, trits, top_ids, top_logits, masses;
   bool trace;
   if (!typed_array(env, argv[1], napi_int32_array, &tokens) || !typed_array(env, argv[2], napi_int32_array, &sequences) ||
       !typed_array(env, argv[3], napi_int32_array, &positions) || !typed_array(env, argv[4], napi_int32_array, &rows) ||
       napi_get_value_bool(env, argv[5], &trace) != napi_ok || !typed_array(env, argv[6], napi_float32_array, &logits) ||
-      !typed_array(env, argv[7], napi_int32_array, &trits))
-    return throw_type(env, "step takes (handle, Int32Array x 4, boolean, Float32Array, Int32Array)");
+      !typed_array(env, argv[7], napi_int32_array, &trits) || !typed_array(env, argv[8], napi_int32_array, &top_ids) ||
+      !typed_array(env, argv[9], napi_float32_array, &top_logits) || !typed_array(env, argv[10], napi_float64_array, &masses))
+    return throw_type(env, "step takes (handle, Int32Array x 4, boolean, Float32Array, Int32Array x 2, Float32Array, Float64Array)");
   if (sequences.length != tokens.length || positions.length != tokens.length || tokens.length > INT32_MAX || rows.length > tokens.length)
     return throw_type(env, "step: tokens, sequences and positions must be equally long");
   const EngineSizes sizes = engine_sizes(h->engine);
-  if (logits.length != rows.length * (size_t)sizes.vocab) return throw_type(env, "step: logits must hold outputs * vocab floats");
+  const bool bare = logits.length == 0, tops = masses.length > 0;
+  if (!bare && logits.length != rows.length * (size_t)sizes.vocab)
+    return throw_type(env, "step: logits must hold outputs * vocab floats, or none");
+  if ((tops && masses.length != rows.length) || top_ids.length != top_logits.length || (!tops && top_ids.length > 0) ||
+      (tops && (top_ids.length % rows.length != 0 || top_ids.length / rows.length > INT32_MAX)))
+    return throw_type(env, "step: topIds and topLogits must hold equally many for each of the outputs, masses one");
   if (trits.length != (trace ? tokens.length * (size_t)sizes.trace_points * 3 : 0)) return throw_type(env, "step: tritCounts has the wrong size");
 
   std::unique_ptr<StepJob> job(new StepJob);
@@ -469,8 +475,11 @@ napi_value RunStep(napi_env env, napi_callback_info info) {
   job->positions = copy(positions);
   job->output_rows = copy(rows);
   job->step = Step{(int32_t)tokens.length, job->tokens.data(), job->sequences.data(), job->positions.data(),
-                   (int32_t)rows.length, job->output_rows.data(), trace, (float*)logits.data, (int32_t*)trits.data};
-  const napi_value promise = queue(env, std::move(job), "bitnet:step", step_execute, step_complete, {argv[0], argv[6], argv[7]});
+                   (int32_t)rows.length, job->output_rows.data(), trace, bare ? nullptr : (float*)logits.data, (int32_t*)trits.data,
+                   tops ? (int32_t)(top_ids.length / rows.length) : 0, (int32_t*)top_ids.data, (float*)top_logits.data,
+                   (double*)masses.data};
+  const napi_value promise =
+      queue(env, std::move(job), "bitnet:step", step_execute, step_complete, {argv[0], argv[6], argv[7], argv[8], argv[9], argv[10]});
   h->busy = promise != nullptr;
   return promise;
 }

@@ -98,6 +98,7 @@ constexpr int32_t kMaxHeadDim = 4096;       // 256
 constexpr int32_t kMaxContext = 1 << 24;    // 131072
 constexpr int32_t kMaxRows = 1 << 15;       // rows of one step: prompt chunks of 512
 constexpr int32_t kMaxSequences = 1 << 16;
+constexpr int32_t kMaxTop = 64;
 constexpr int32_t kMaxStates = 1 << 13;     // 96: two in each layer with a delta rule
 constexpr int32_t kMaxChoices = 1 << 7;     // 10
 constexpr int32_t kMaxExperts = 1 << 14;    // 512
@@ -208,7 +209,7 @@ Product product_of(const Op& o) {
   return Product{f.codes, f.scale, f.weight, f.out};
 }
 
-enum class StageKind : int32_t { rows, matmul, attention, conv, delta, group, experts };
+enum class StageKind : int32_t { rows, matmul, attention, conv, delta, group, experts, top };
 
 struct Stage {
   StageKind kind;
@@ -287,6 +288,7 @@ struct Engine {
   Array<Weight> weights;
   Array<Op> ops;
   Array<Stage> stages;
+  Array<float> own_logits;
   int32_t stage_count = 0;
   Array<Split> splits;     // per operation
   Array<uint8_t> tails;
@@ -802,7 +804,7 @@ struct Decoder {
   }
 
   bool decode_ops(const int32_t* at, int32_t n, int32_t n_words) {
-    if (!e.ops.allocate(n) || !e.splits.allocate(n) || !e.stages.allocate(2 * (uint64_t)n)) return memory();
+    if (!e.ops.allocate(n) || !e.splits.allocate(n) || !e.stages.allocate(2 * (uint64_t)n + 1)) return memory();
     const int32_t* end = at + n_words;
     for (int32_t i = 0; i < n; i += 1) {
       op = -1;
@@ -819,6 +821,7 @@ struct Decoder {
       stage(i);
     }
     op = -1;
+    e.stages[e.stage_count++] = Stage{StageKind::top, RowKind::outputs, n, n, 0};
     return at == end ? true : bad((int64_t)(end - at), " words behind the last operation");
   }
 
@@ -1003,6 +1006,7 @@ bool check_step(Engine* e, const Step& s, Failure* f) {
   const auto bad = [&](auto... args) { return fail(f, Status::bad_step, -1, args...); };
   if (s.rows < 1 || s.rows > kMaxRows) return bad("a step has ", s.rows, " rows, must have 1..", kMaxRows);
   if (s.outputs < 0 || s.outputs > s.rows) return bad(s.outputs, " output rows of ", s.rows);
+  if (s.top < 0 || s.top > kMaxTop || s.top > e->vocab) return bad("the ", s.top, " largest logits of ", e->vocab);
   if (!e->runs.grow(s.rows) || !e->group_first.grow((uint64_t)s.rows + 1))
     return fail(f, Status::out_of_memory, -1, "not enough memory for ", s.rows, " rows");
   e->run_count = 0;
@@ -1030,7 +1034,7 @@ bool check_step(Engine* e, const Step& s, Failure* f) {
   return true;
 }
 
-/** Activation buffers for the rows of this step; logits go straight to the caller. */
+/** Activation buffers for the rows of this step; logits go straight to the caller who wants them. */
 bool reserve_buffers(Engine* e, const Step& s) {
   if (s.rows > e->row_capacity || s.outputs > e->output_capacity) {
     const int32_t rows = s.rows > e->row_capacity ? s.rows : e->row_capacity;
@@ -1057,7 +1061,9 @@ bool reserve_buffers(Engine* e, const Step& s) {
       used += round_up(b.row_bytes * count_of(b) + 64, 64);
     }
   }
-  e->buffers[e->logits].data = (uint8_t*)s.logits;
+  const uint64_t own = s.logits ? 0 : (uint64_t)s.outputs * (uint64_t)e->vocab;
+  if (own > e->own_logits.size && !e->own_logits.allocate(own)) return false;
+  e->buffers[e->logits].data = (uint8_t*)(s.logits ? s.logits : e->own_logits.data);
   return true;
 }
 
@@ -1479,6 +1485,12 @@ void run_expert(Engine* e, int32_t index, int32_t item, int32_t thread) {
     copy_bytes(e->f32(f.out, order[i]) + from, out + i * w.rows + from, (uint64_t)(to - from) * 4);
 }
 
+void run_top(Engine* e, int32_t item) {
+  const Step& s = e->step;
+  const int64_t at = (int64_t)item * s.top;
+  s.masses[item] = e->k->top_logits(e->f32(e->logits, item), e->vocab, s.top, s.top_ids + at, s.top_logits + at);
+}
+
 /** A failed step has written over the recurrent states, which cannot be had back. */
 void empty_recurrent(Engine* e) {
   if (e->states.size == 0) return;
@@ -1530,6 +1542,7 @@ void engine_free(Engine* e) {
   e->weights.release();
   e->ops.release();
   e->stages.release();
+  e->own_logits.release();
   e->splits.release();
   e->tails.release();
   e->sequences.release();
@@ -1654,6 +1667,7 @@ bool engine_begin(Engine* e, const Step& step, Failure* f) {
       case StageKind::rows: s.items = (int32_t)e->rows_of(s.rows); break;
       case StageKind::attention: s.items = groups * e->kv_heads; break;
       case StageKind::group: s.items = 1; break;
+      case StageKind::top: s.items = step.top > 0 ? step.outputs : 0; break;
       case StageKind::experts: break;  // group_choices says
       case StageKind::conv:
       case StageKind::delta:
@@ -1713,6 +1727,7 @@ void engine_run_item(Engine* e, int32_t stage, int32_t item, int32_t thread) {
     case StageKind::conv: run_conv(e, s.first, item); break;
     case StageKind::delta: run_delta(e, s.first, item, thread); break;
     case StageKind::group: group_choices(e, stage); break;
+    case StageKind::top: run_top(e, item); break;
     case StageKind::matmul:
     case StageKind::experts: {
       int32_t op = s.first;
@@ -1750,7 +1765,7 @@ Counters engine_counters(const Engine* e) {
     for (uint64_t i = 0; i < sizeof sum / 8; i += 1) ((uint64_t*)&sum)[i] += ((const uint64_t*)(const Counters*)&e->counters[t])[i];
   return sum;
 }
-Memory engine_memory(const Engine* e) { return Memory{e->arena.size, e->kv_bytes, e->scratch.size, e->state_bytes}; }
+Memory engine_memory(const Engine* e) { return Memory{e->arena.size + e->own_logits.size * 4, e->kv_bytes, e->scratch.size, e->state_bytes}; }
 EngineSizes engine_sizes(const Engine* e) { return EngineSizes{e->k->isa, e->vocab, e->trace_points}; }
 bool engine_matrix(const Engine* e, uint32_t i, Blob* out) {
   for (uint64_t op = 0; op < e->ops.size; op += 1) {

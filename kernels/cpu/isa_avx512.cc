@@ -4,6 +4,7 @@
 #include "grouped_x86_512.h"
 #include "hybrid_ops.h"
 #include "matmul_x86_512.h"
+#include "top_logits.h"
 
 namespace bitnet {
 
@@ -11,7 +12,7 @@ extern const Kernels kAvx512Kernels;
 const Kernels kAvx512Kernels = {
     "avx512", kTokenBlock512, ternary_scratch_512, ternary_512, int8_512, dense, attention,   embed,      rms_norm,
     quantize, rope,           kv_append,           relu2,       silu,     add,   count_trits, read_bytes, peak_macs_512,
-    grouped_scratch_512, grouped_512, quantize16, embed_grouped, kHybrid,
+    grouped_scratch_512, grouped_512, quantize16, embed_grouped, top_logits, kHybrid,
     kPanelRows, kTokenBytes,
 };
 

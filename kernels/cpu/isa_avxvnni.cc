@@ -4,6 +4,7 @@
 #include "grouped_x86_256.h"
 #include "hybrid_ops.h"
 #include "matmul_x86_256.h"
+#include "top_logits.h"
 
 namespace bitnet {
 
@@ -11,7 +12,7 @@ extern const Kernels kAvxVnniKernels;
 const Kernels kAvxVnniKernels = {
     "avxvnni", kTokenBlock256, ternary_scratch_256, ternary_256, int8_256, dense, attention,   embed,      rms_norm,
     quantize,  rope,           kv_append,           relu2,       silu,     add,   count_trits, read_bytes, peak_macs_256,
-    grouped_scratch_256, grouped_256, quantize16, embed_grouped, kHybrid,
+    grouped_scratch_256, grouped_256, quantize16, embed_grouped, top_logits, kHybrid,
 };
 
 }  // namespace bitnet

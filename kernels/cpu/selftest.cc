@@ -273,6 +273,18 @@ const char* check_rows(const Kernels& k, Random& r, int64_t n) {
   kScalarKernels.count_trits(x.data(), n, c);
   k.count_trits(x.data(), n, d);
   if (memcmp(c, d, sizeof c)) return differs(k, "count_trits", n, 0, 0);
+  // Equals among them; some weigh nothing.
+  for (float& v : a) v = (float)(int)(v * 8) * (r.below(4) ? 1.0f : 40.0f);
+  const int32_t top = (int32_t)(n < 64 ? n : 64);
+  int32_t ids[64], others[64];
+  float values[64], other_values[64];
+  const double mass = kScalarKernels.top_logits(a.data(), n, top, ids, values);
+  const double other = k.top_logits(a.data(), n, top, others, other_values);
+  if (memcmp(&mass, &other, sizeof mass) || memcmp(ids, others, (size_t)top * 4) || memcmp(values, other_values, (size_t)top * 4))
+    return differs(k, "top_logits", n, 0, 0);
+  a[(size_t)(n - 1)] = __builtin_nanf("");
+  const double none = k.top_logits(a.data(), n, 1, ids, values);
+  if (none == none) return differs(k, "top_logits of NaN", n, 0, 0);
   return nullptr;
 }
 

@@ -44,8 +44,13 @@ struct Step {
   int32_t outputs;
   const int32_t* output_rows;
   bool trace;
-  float* logits;         // (outputs, vocab)
+  float* logits;         // (outputs, vocab); null: they stay in here
   int32_t* trit_counts;  // (rows, tracePoints, 3); only read when trace
+  /** So many of the largest logits of each output row are told, and the sum of their weights; 0: none. */
+  int32_t top = 0;
+  int32_t* top_ids = nullptr;   // (outputs, top)
+  float* top_logits = nullptr;  // (outputs, top)
+  double* masses = nullptr;     // (outputs,)
 };
 
 /** Calls of each kind of kernel since the engine was created. */

@@ -185,6 +185,11 @@ struct Kernels {
   bool (*quantize16)(const float* x, int64_t n, int64_t group, uint8_t* planes, float* scale);
   /** One row of a panel64 matrix as floats: scale * float(code - 1). */
   void (*embed_grouped)(const uint8_t* w, const uint8_t* scales, bool scale_f16, int64_t C, int64_t G, int64_t row, float* out);
+  /**
+   * Ids and values (k,) of the largest of n logits, 1 <= k <= n, the largest first, lower ids first among equals. Returns the
+   * sum of e^(logit - largest), in multiples of 2^-32; NaN where a logit is NaN or positive infinity.
+   */
+  double (*top_logits)(const float* x, int64_t n, int32_t k, int32_t* ids, float* values);
   HybridKernels hybrid;
   /** Byte rows that the matrix-matrix kernel of this set decodes together; smaller chunks waste some of them. */
   int64_t tile_rows = 4;

@@ -7,6 +7,7 @@
 #include "../cpu/grouped_wasm.h"
 #include "../cpu/hybrid_ops.h"
 #include "../cpu/matmul_wasm.h"
+#include "../cpu/top_logits.h"
 #include "../include/engine.h"
 #if defined(__wasm_atomics__)
 #include "pool.h"
@@ -23,7 +24,7 @@ constexpr Kernels kWasmKernels = {
 #endif
     64,        ternary_scratch_none, ternary_wasm, int8_wasm, dense, attention, embed,       rms_norm,   quantize,
     rope,      kv_append,            relu2,        silu,      add,   count_trits, read_bytes, peak_macs_scalar,
-    grouped_scratch_wasm, grouped_wasm, quantize16, embed_grouped, kHybrid,
+    grouped_scratch_wasm, grouped_wasm, quantize16, embed_grouped, top_logits, kHybrid,
 };
 
 // Heap: blocks in address order, each with a header; free neighbours are joined when searched.
@@ -140,10 +141,12 @@ EXPORT(fork) int32_t wasm_fork(int32_t id, int32_t length) { return engine_fork(
 /** 1 when the step can run; then run_stage 0 .. stages - 1, then end. */
 EXPORT(begin)
 int32_t wasm_begin(int32_t rows, const int32_t* tokens, const int32_t* sequences, const int32_t* positions, int32_t outputs,
-                   const int32_t* output_rows, int32_t trace, float* logits, int32_t* trit_counts) {
+                   const int32_t* output_rows, int32_t trace, float* logits, int32_t* trit_counts, int32_t top, int32_t* top_ids,
+                   float* top_logits, double* masses) {
   failure = Failure{};
-  return engine_begin(engine, Step{rows, tokens, sequences, positions, outputs, output_rows, trace != 0, logits, trit_counts},
-                      &failure);
+  const Step step{rows, tokens, sequences, positions, outputs, output_rows, trace != 0, logits, trit_counts,
+                  top,  top_ids, top_logits, masses};
+  return engine_begin(engine, step, &failure);
 }
 EXPORT(stages) int32_t wasm_stages() { return engine_stages(engine); }
 /** 0 when a NaN was met. */

@@ -22,11 +22,30 @@ export type Step = {
   readonly outputRows: Int32Array;
   /** Run the `countTrits` operations. */
   readonly trace?: boolean;
+  /** Find so many of the largest logits of each output row, at most `MAX_TOP`; 0 (default): none. */
+  readonly top?: number;
+  /** The logits themselves are not wanted. */
+  readonly withoutLogits?: boolean;
 };
 
-export type StepResult = {
-  /** (O, vocabSize) row-major float32, the caller's to keep. */
+/** The largest logits of each of O rows; see `Step.top`. */
+export type TopLogits = {
+  /** (O, top) ids, those of the largest first; among equals the lower id first. */
+  readonly ids: Int32Array;
+  /** (O, top) their logits. */
   readonly logits: Float32Array;
+  /** (O,) sum over the vocabulary of e^(logit - largest), at least 1; not finite where a logit is NaN or +infinity, or none is finite. */
+  readonly mass: Float64Array;
+};
+
+/** Most logits that are told of a row. */
+export const MAX_TOP = 64;
+
+export type StepResult = {
+  /** (O, vocabSize) row-major float32, the caller's to keep; empty with `withoutLogits`. */
+  readonly logits: Float32Array;
+  /** Empty where `top` was not asked for. */
+  readonly top: TopLogits;
   /** (T, tracePoints, 3) minus, ergodic, plus; empty when the step was not traced. */
   readonly tritCounts: Int32Array;
 };

@@ -1,6 +1,6 @@
 // Checks that every backend makes before it touches memory: a step against the program and the sequences.
 
-import { type SequenceId, type Step, StepError } from './backend.ts';
+import { MAX_TOP, type SequenceId, type Step, StepError } from './backend.ts';
 import type { Program } from './program.ts';
 
 /**
@@ -50,6 +50,11 @@ export function checkStep(program: Program, step: Step, lengthOf: (sequence: Seq
         fix: 'shorten the prompt or ask for fewer tokens',
       });
     }
+  }
+  const { top = 0 } = step;
+  const most = Math.min(MAX_TOP, program.vocabSize);
+  if (!Number.isInteger(top) || top < 0 || top > most) {
+    throw new StepError({ what: `the ${top} largest logits`, where: program.name, fix: `ask for 0 to ${most}` });
   }
   for (let i = 0; i < outputRows.length; i += 1) {
     const row = outputRows[i]!;

@@ -242,13 +242,19 @@ export async function run(
     interrupted,
     write,
     think,
-    thoughtBudget: typeof request.thinking === 'number' ? request.thinking : Infinity,
-    mayThink: request.thinking !== 'off',
+    thinking: request.thinking,
     logprobs: request.logprobs ?? true,
     promptRead,
     onPrompt,
     messages: request.messages,
-    tools: request.tools === undefined ? undefined : { list: request.tools, choice: request.toolChoice ?? 'auto' },
+    tools:
+      request.tools === undefined
+        ? undefined
+        : {
+            list: request.tools,
+            choice: request.toolChoice ?? 'auto',
+            parallel: request.parallelToolCalls ?? true,
+          },
   });
   const endedAt = now();
   const { trace: steps, completion } = scanner.end(rest);

@@ -8,7 +8,16 @@ import type { LoadedModel } from './loaded-model.ts';
 import { biasById } from './logit-bias.ts';
 import { LONG_PROMPT, promptLength, readPrompt, tooLong } from './prompt.ts';
 import type { PromptHost } from './prompt-host.ts';
-import { asksHistory, type Choice, chooseToken, greedyToken, type Likely, TokenHistory } from './sampler.ts';
+import {
+  asksHistory,
+  type Choice,
+  chooseFromTop,
+  chooseToken,
+  type Likely,
+  type LogitRow,
+  TokenHistory,
+  topNeeded,
+} from './sampler.ts';
 import type { StructuredWriter } from './structure/structured-writer.ts';
 import { ThoughtReader } from './thought.ts';
 import type { Answer, Ending, Prompt, Start, Task, TokenSource } from './token-source.ts';
@@ -93,7 +102,7 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
     throw tooLong(model.name, { tokens: tokens.length, contextLength });
   }
   const decoder = tokenizer.streamDecoder({ after: tokens, skipSpecial: true });
-  const thought = ThoughtReader.for(tokenizer, tokens, task.thoughtBudget);
+  const thought = ThoughtReader.for(tokenizer, tokens, typeof task.thinking === 'number' ? task.thinking : Infinity);
   const { promptTokens, structure } = start;
   let room = Math.min(task.maxTokens, contextLength - tokens.length);
   let structured: StructuredWriter | undefined;
@@ -105,27 +114,28 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
       promptTokens,
       room,
       thought,
-      mayThink: task.mayThink,
+      mayThink: task.thinking !== 'off',
     });
   }
-  const isBare = !task.logprobs && start.temperature === 0 && start.topLogprobs === undefined;
+  // A structure allows tokens that may be far from the largest.
+  const needed = structured === undefined ? topNeeded(start, model.vocabSize) : undefined;
   const history = asksHistory(start) ? new TokenHistory(tokens, start.promptTokens) : undefined;
   let ended: FinishReason | undefined;
 
-  const next = (logits: Float32Array, tritCounts: Int32Array): number | undefined => {
+  const next = (row: LogitRow, tritCounts: Int32Array): number | undefined => {
     task.promptRead();
     ended = task.interrupted();
     if (ended !== undefined) return undefined;
     const place = tokens.length - promptTokens;
     const forced = thought?.forced();
-    const choice: Omit<Choice, 'logprob'> & { readonly logprob?: number; readonly forced?: boolean } =
+    const choice: Choice & { readonly forced?: boolean } =
       forced !== undefined
         ? { token: forced, logprob: 0 }
         : structured?.isNext
-          ? structured.choose(logits, { step: place, options: start, history, left: room })
-          : isBare
-            ? { token: greedyToken(logits, start, history) }
-            : chooseToken(logits, place, start, history);
+          ? structured.choose(row, { step: place, options: start, history, left: room })
+          : needed !== undefined
+            ? chooseFromTop(row.top, place, start)
+            : chooseToken(row.logits, place, start, history, row.top.mass);
     const { logprob, top } = choice;
     let { token } = choice;
     // There is an answer to come: a thought that ends the text is closed instead.
@@ -147,7 +157,7 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
         : task.write({
             text,
             tokenId: token,
-            ...(logprob === undefined ? {} : { logprob }),
+            ...(task.logprobs || start.topLogprobs !== undefined ? { logprob } : {}),
             ...(choice.forced ? { forced: true as const } : {}),
             ...(top === undefined ? {} : { topLogprobs: alternatives(model, top) }),
             ...(start.activations ? { activations: layerCounts(tritCounts) } : {}),
@@ -161,6 +171,8 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
   try {
     await scheduler.run([...tokens], {
       next,
+      top: needed ?? 1,
+      withoutLogits: needed !== undefined,
       trace: start.activations,
       ...(task.onPrompt === undefined ? {} : { onPrompt: task.onPrompt }),
       ...(task.signal === undefined ? {} : { signal: task.signal }),

@@ -11,9 +11,11 @@
 //   7. top-p             of those, the fewest likeliest that hold this share of their mass
 //   8. min-p             of those, the tokens with at least this share of the likeliest one's weight
 //   9. the draw.
-// The probabilities that are told are the model's own: of the logits before step 1.
+// The probabilities that are told are the model's own: of the logits before step 1. Where the largest logits are enough to
+// choose from, no others are needed (`topNeeded`, `chooseFromTop`): the same token and the same numbers.
 
-import { NonFiniteError } from '../engine/backend.ts';
+import { MAX_TOP, NonFiniteError } from '../engine/backend.ts';
+import { massOf } from '../engine/top-logits.ts';
 import { GAMMA, splitmix64 } from '../random/splitmix64.ts';
 import { expOfNegative } from './exp.ts';
 
@@ -79,37 +81,78 @@ export function asksHistory({ repetitionPenalty = 1, frequencyPenalty = 0, prese
   return repetitionPenalty !== 1 || frequencyPenalty !== 0 || presencePenalty !== 0;
 }
 
+/** What a step gives of one row. */
+export type LogitRow = {
+  /** (V,) a view, valid during the call; empty where nobody asked for it. */
+  readonly logits: Float32Array;
+  readonly top: Top;
+};
+
+/** The largest logits of a row; see `TopLogits` of the engine. */
+export type Top = {
+  readonly ids: ArrayLike<number>;
+  readonly logits: ArrayLike<number>;
+  readonly mass: number;
+};
+
+/** How many of the largest logits (V,) `chooseFromTop` needs; undefined where it takes all logits to choose. */
+export function topNeeded(options: SamplingOptions, vocabSize: number): number | undefined {
+  const { temperature, topK, topLogprobs = 0, logitBias = [] } = options;
+  if (logitBias.length > 0 || asksHistory(options)) return undefined;
+  if (temperature > 0 && (topK === 0 || topK >= vocabSize)) return undefined;
+  const needed = Math.min(Math.max(1, temperature > 0 ? topK : 1, topLogprobs), vocabSize);
+  return needed <= MAX_TOP ? needed : undefined;
+}
+
+/** As `chooseToken`, from at least `topNeeded` of the largest logits. */
+export function chooseFromTop(top: Top, step: number, options: SamplingOptions): Choice {
+  const { temperature, topK, topLogprobs = 0 } = options;
+  const largest = top.logits[0]!;
+  checkFinite(top.mass, largest);
+  const candidates = Array.from({ length: topK }, (_, i) => i);
+  const at = temperature === 0 ? 0 : drawFront(candidates, top.logits, largest, options, step);
+  const logOfMass = Math.log(top.mass);
+  const logprobAt = (i: number) => top.logits[i]! - largest - logOfMass;
+  return {
+    token: top.ids[at]!,
+    logprob: logprobAt(at),
+    ...(topLogprobs > 0 && {
+      top: Array.from({ length: Math.min(topLogprobs, top.ids.length) }, (_, i) => ({
+        token: top.ids[i]!,
+        logprob: logprobAt(i),
+      })),
+    }),
+  };
+}
+
 /**
- * Chooses the token of place `step` (from 0) from logits (V,). `history`: what penalties count. Throws `NonFiniteError` if
- * a logit is not finite.
+ * Chooses the token of place `step` (from 0) from logits (V,). `history`: what penalties count; `mass`: where it is known.
+ * Throws `NonFiniteError` if a logit is NaN or infinity.
  */
 export function chooseToken(
   logits: Float32Array,
   step: number,
   options: SamplingOptions,
   history?: TokenHistory,
+  mass?: number,
 ): Choice {
-  const best = largestOf(logits);
-  const largest = logits[best]!;
-  const all = weigh(logits, largest, 1);
-  if (!Number.isFinite(all.mass) || !Number.isFinite(largest)) throw new NonFiniteError('output logits');
-
-  const { mass } = all;
-  const scores = adjusted(logits, options, history);
-  const favorite = scores === logits ? best : largestOf(scores);
-  const token = options.temperature === 0 ? favorite : sample(scores, scores[favorite]!, all, step, options);
-  return told(logits, { token, largest, mass, topLogprobs: options.topLogprobs ?? 0 });
+  const largest = logits[largestOf(logits)]!;
+  const known = mass ?? massOf(logits, largest);
+  checkFinite(known, largest);
+  const token = pickToken(logits, step, options, history);
+  return told(logits, { token, largest, mass: known, topLogprobs: options.topLogprobs ?? 0 });
 }
 
-/**
- * The token that `chooseToken` chooses at temperature 0, without its probability, which with a small model takes as long as
- * a fifth of a step. Throws `NonFiniteError` if a logit is not finite.
- */
-export function greedyToken(logits: Float32Array, options: SamplingOptions, history?: TokenHistory): number {
-  let zero = 0;
-  for (let i = 0; i < logits.length; i += 1) zero += 0 * logits[i]!;
-  if (zero !== 0) throw new NonFiniteError('output logits');
-  return largestOf(adjusted(logits, options, history));
+/** The token that `chooseToken` chooses, of logits (V,) that are sound. */
+export function pickToken(
+  logits: Float32Array,
+  step: number,
+  options: SamplingOptions,
+  history?: TokenHistory,
+): number {
+  const scores = adjusted(logits, options, history);
+  const favorite = largestOf(scores);
+  return options.temperature === 0 ? favorite : sample(scores, scores[favorite]!, step, options);
 }
 
 /** The index of the largest; the lowest such. */
@@ -156,18 +199,11 @@ function weigh(logits: Scores, largest: number, temperature: number): Weights {
   return { of, mass };
 }
 
-/** `all`: the weights at temperature 1 of the model's own logits, which `scores` are where nothing was adjusted. */
-function sample(scores: Scores, largest: number, all: Weights, step: number, options: SamplingOptions): number {
+function sample(scores: Scores, largest: number, step: number, options: SamplingOptions): number {
   const { temperature, topK, topP, minP = 0 } = options;
+  if (topK > 0 && topK < scores.length) return drawFront(topIndices(scores, topK), scores, largest, options, step);
   const u = uniform(options.sampleSeed, step);
-  if (topK > 0 && topK < scores.length) {
-    const candidates = topIndices(scores, topK);
-    const weights = candidates.map((id) => expOfNegative((scores[id]! - largest) / temperature));
-    const sum = weights.reduce((a, b) => a + b);
-    return candidates[pickInFront(weights, topP < 1 ? topP * sum : Infinity, minP, u)]!;
-  }
-  const isOwn = temperature === 1 && scores instanceof Float32Array;
-  const weights = isOwn ? all : weigh(scores, largest, temperature);
+  const weights = weigh(scores, largest, temperature);
   if (minP > 0) {
     const candidates: number[] = [];
     for (let id = 0; id < scores.length; id += 1) if (weights.of[id]! >= minP) candidates.push(id);
@@ -177,6 +213,19 @@ function sample(scores: Scores, largest: number, all: Weights, step: number, opt
   }
   if (topP >= 1) return pick(weights.of, scores.length, u * weights.mass);
   return pickFromNucleus(scores, largest, weights, options, u);
+}
+
+/** Draws one of `candidates`, places of `scores`, the largest first: steps 5 to 9 with top-k. */
+function drawFront(
+  candidates: readonly number[],
+  scores: ArrayLike<number>,
+  largest: number,
+  { temperature, topP, minP = 0, sampleSeed }: SamplingOptions,
+  step: number,
+): number {
+  const weights = candidates.map((at) => expOfNegative((scores[at]! - largest) / temperature));
+  const sum = weights.reduce((a, b) => a + b);
+  return candidates[pickInFront(weights, topP < 1 ? topP * sum : Infinity, minP, uniform(sampleSeed, step))]!;
 }
 
 /** Draws from the first weights, largest first, that hold `enough` and are at least `minP` of the first, which is 1. */
@@ -232,15 +281,20 @@ function pickFromNucleus(
 }
 
 /** What is told of a token that was chosen in another way than from these logits (V,). Throws as `chooseToken`. */
-export function tellToken(logits: Float32Array, token: number, topLogprobs = 0): Choice {
+export function tellToken(logits: Float32Array, token: number, topLogprobs = 0, mass?: number): Choice {
   const largest = logits[largestOf(logits)]!;
-  return told(logits, { token, largest, mass: weigh(logits, largest, 1).mass, topLogprobs });
+  const known = mass ?? massOf(logits, largest);
+  checkFinite(known, largest);
+  return told(logits, { token, largest, mass: known, topLogprobs });
+}
+
+function checkFinite(mass: number, largest: number): void {
+  if (!Number.isFinite(mass) || !Number.isFinite(largest)) throw new NonFiniteError('output logits');
 }
 
 type Told = { readonly token: number; readonly largest: number; readonly mass: number; readonly topLogprobs: number };
 
 function told(logits: Float32Array, { token, largest, mass, topLogprobs }: Told): Choice {
-  if (!Number.isFinite(mass) || !Number.isFinite(largest)) throw new NonFiniteError('output logits');
   const logprobOf = (id: number) => logits[id]! - largest - Math.log(mass);
   const top = () => topIndices(logits, Math.min(topLogprobs, logits.length));
   return {
@@ -279,7 +333,7 @@ function pick(weights: ArrayLike<number>, count: number, target: number): number
 }
 
 /** Ids of the `count` largest logits, largest first, lower id first on ties. A binary heap keeps the smallest on top. */
-export function topIndices(logits: Float32Array | Float64Array, count: number): number[] {
+export function topIndices(logits: Scores, count: number): number[] {
   const heap: number[] = [];
   /** True if a should leave the heap before b. */
   const worse = (a: number, b: number) => logits[a]! < logits[b]! || (logits[a] === logits[b] && a > b);

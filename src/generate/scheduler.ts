@@ -13,6 +13,7 @@ import type { SequenceId } from '../engine/backend.ts';
 import { CancelledError } from '../errors.ts';
 import type { LogitsModel } from './logits-model.ts';
 import { PrefixCache, type PrefixCacheCounts, type PrefixCacheOptions, type PrefixStart } from './prefix-cache.ts';
+import type { LogitRow } from './sampler.ts';
 
 export type SchedulerOptions = PrefixCacheOptions & {
   /** Rows of a step at most; bounds how long a step, and so a cancellation, takes. */
@@ -25,10 +26,14 @@ export type SchedulerOptions = PrefixCacheOptions & {
 
 export type GenerationHandlers = {
   /**
-   * Called with the logits (V,) that follow the tokens so far (a view, valid during the call) and the trit counts of
-   * the row that gave them; returns the next token, or undefined to end.
+   * Called with what was asked for of the logits that follow the tokens so far and the trit counts of the row that gave
+   * them; returns the next token, or undefined to end.
    */
-  readonly next: (logits: Float32Array, tritCounts: Int32Array) => number | undefined;
+  readonly next: (row: LogitRow, tritCounts: Int32Array) => number | undefined;
+  /** Wanted of the largest logits of each row: so many. Others in the step may bring more. */
+  readonly top: number;
+  /** The other logits are not wanted. */
+  readonly withoutLogits: boolean;
   readonly trace: boolean;
   /** Prompt tokens read, of all. */
   readonly onPrompt?: (done: number, total: number) => void;
@@ -60,6 +65,9 @@ type Job = GenerationHandlers & {
   readonly resolve: () => void;
   readonly reject: (error: unknown) => void;
 };
+
+/** A row of a step whose logits were asked for. */
+type Output = LogitRow & { readonly counts: Int32Array };
 
 /** Rows of prompts in a step that others wait for: as many as weights that are read once are worth. */
 const MAX_READ_BESIDE_WRITERS = 64;
@@ -255,24 +263,35 @@ export class Scheduler {
       const isCuttable = this.#executable.rewindLimit(job.sequence) <= job.cached && !this.#cache.needsSnapshots;
       if (job.drafts.length > 0 && !isCuttable) job.saved = this.#executable.fork(job.sequence, job.cached);
     }
-    const { logits, tritCounts } = await this.#executable.step({
+    const writers = parts.filter(({ job, rows }) => job.cached + rows >= job.tokens.length).map(({ job }) => job);
+    const top = writers.reduce((most, job) => Math.max(most, job.top), 0);
+    const withoutLogits = writers.every((job) => job.withoutLogits);
+    const result = await this.#executable.step({
       tokens: Int32Array.from(tokens),
       sequences: Int32Array.from(sequences),
       positions: Int32Array.from(positions),
       outputRows: Int32Array.from(outputRows),
       trace,
+      top,
+      withoutLogits,
     });
 
+    const { logits, tritCounts } = result;
     const vocabSize = outputRows.length === 0 ? 0 : logits.length / outputRows.length;
     const countsWidth = tritCounts.length / tokens.length;
     let firstRow = 0;
     let output = 0;
     for (const { job, rows } of parts) {
-      const outputs: { logits: Float32Array; counts: Int32Array }[] = [];
+      const outputs: Output[] = [];
       while (output < outputRows.length && outputRows[output]! < firstRow + rows) {
         const row = outputRows[output]!;
         outputs.push({
           logits: logits.subarray(output * vocabSize, (output + 1) * vocabSize),
+          top: {
+            ids: result.top.ids.subarray(output * top, (output + 1) * top),
+            logits: result.top.logits.subarray(output * top, (output + 1) * top),
+            mass: result.top.mass[output]!,
+          },
           counts: tritCounts.subarray(row * countsWidth, (row + 1) * countsWidth),
         });
         output += 1;
@@ -283,7 +302,7 @@ export class Scheduler {
   }
 
   /** Takes the results of a job's rows: more of its prompt is read, or one or more tokens are chosen. */
-  #advance(job: Job, rows: number, outputs: readonly { logits: Float32Array; counts: Int32Array }[]): void {
+  #advance(job: Job, rows: number, outputs: readonly Output[]): void {
     const { drafts } = job;
     const isReading = job.cached < job.promptLength;
     job.cached += rows - drafts.length;
@@ -296,8 +315,8 @@ export class Scheduler {
     if (isReading) job.onPrompt?.(Math.min(job.cached, job.promptLength), job.promptLength);
     let accepted = 0;
     try {
-      for (const { logits, counts } of outputs) {
-        const token = job.next(logits, counts);
+      for (const output of outputs) {
+        const token = job.next(output, output.counts);
         if (token === undefined) {
           this.#finish(job);
           return;

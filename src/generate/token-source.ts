@@ -66,19 +66,19 @@ export type Task = {
   readonly write: (piece: Piece) => 'stop' | 'length' | undefined;
   /** Takes the text of a token that belongs to a thought and to no step; answers why it was the last one, if so. */
   readonly think: (text: string) => 'length' | undefined;
-  /** Tokens of a thought at most, where the source can tell; Infinity for no bound. */
-  readonly thoughtBudget: number;
   /** Whether log-probabilities are wanted; a source may tell them all the same. */
   readonly logprobs: boolean;
-  /** Whether the model may think before a text that follows a structure. */
-  readonly mayThink: boolean;
+  /** Whether the model is to think before it answers, or with how many tokens at most. */
+  readonly thinking: GenerateRequest['thinking'];
   /** To be called when the prompt has been read; later calls do nothing. */
   readonly promptRead: () => void;
   readonly onPrompt?: ((done: number, total: number) => void) | undefined;
   /** The turns of a chat, for a source that leaves the template to a server. */
   readonly messages?: readonly ChatMessage[] | undefined;
   /** Tools and what is to be done with them, for such a source. */
-  readonly tools?: { readonly list: readonly unknown[]; readonly choice: ToolChoice } | undefined;
+  readonly tools?:
+    | { readonly list: readonly unknown[]; readonly choice: ToolChoice; readonly parallel: boolean }
+    | undefined;
 };
 
 export type Ending = {

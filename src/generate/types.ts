@@ -39,7 +39,7 @@ export type GenerateRequest = {
   readonly frequencyPenalty?: number;
   /** Added to logits; a key is a token's id in digits, or else the text of one or several tokens of the vocabulary. */
   readonly logitBias?: Readonly<Record<string, number>>;
-  /** False: they are not wanted. A greedy text is then written without them, and faster with a small model. Default true. */
+  /** False: they are not told, but with `topLogprobs`. Default true. */
   readonly logprobs?: boolean;
   /** Tell so many of the likeliest tokens at each step, up to 20. */
   readonly topLogprobs?: number;

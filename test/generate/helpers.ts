@@ -78,3 +78,6 @@ export function randomProgram(config: ModelConfig = TINY, seed = 7n) {
   const weights: ModelWeights = { embedding, layers, finalNorm: vector('norm', hiddenSize), head: embedding };
   return recordProgram(config, weights, { name: 'tiny', contextLength: config.maxPositionEmbeddings });
 }
+
+/** Of a job that looks at all logits. */
+export const whole = { top: 1, withoutLogits: false };

@@ -1,22 +1,29 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { chooseToken, greedyToken, TokenHistory, topIndices } from '../../src/generate/sampler.ts';
+import { topLogits } from '../../src/engine/top-logits.ts';
+import { chooseFromTop, chooseToken, TokenHistory, topIndices, topNeeded } from '../../src/generate/sampler.ts';
 import { referenceDistribution, referenceDraw, referenceScores, referenceUniform } from './sampler-reference.ts';
 
 const greedy = { temperature: 0, topK: 0, topP: 1, sampleSeed: 0n };
 const logits = Float32Array.of(1, 3, 2, 3, -5, 0);
+
+/** What a step gives of one row. */
+function topOf(row: Float32Array, top: number) {
+  const { ids, logits, mass } = topLogits(row, 1, top);
+  return { ids, logits, mass: mass[0]! };
+}
 
 describe('greedy', () => {
   test('takes the largest, the lower id on a tie', () => expect(chooseToken(logits, 0, greedy).token).toBe(1));
 
   test('logprob is the log softmax', () => {
     const total = [...logits].reduce((sum, value) => sum + Math.exp(value), 0);
-    expect(chooseToken(logits, 0, greedy).logprob).toBeCloseTo(3 - Math.log(total), 12);
+    expect(chooseToken(logits, 0, greedy).logprob).toBeCloseTo(3 - Math.log(total), 6);
   });
 
   test.each([Number.NaN, Number.POSITIVE_INFINITY])('refuses %f', (bad) => {
     expect(() => chooseToken(Float32Array.of(0, bad, 1), 0, greedy)).toThrow(/NaN or infinity/);
-    expect(() => greedyToken(Float32Array.of(0, bad, 1), greedy)).toThrow(/NaN or infinity/);
+    expect(() => chooseFromTop(topOf(Float32Array.of(0, bad, 1), 1), 0, greedy)).toThrow(/NaN or infinity/);
   });
 });
 
@@ -158,7 +165,7 @@ describe('against a second, slow implementation', () => {
               expect(token).toBe(wanted);
               compared += 1;
             }
-            expect(logprob).toBeCloseTo(list[token]! - Math.log(total), 9);
+            expect(logprob).toBeCloseTo(list[token]! - Math.log(total), 6);
           }
         },
       ),
@@ -176,10 +183,48 @@ describe('against a second, slow implementation', () => {
         const asked = { ...greedy, ...options, temperature: 0 };
         const { token } = chooseToken(Float32Array.from(list), 0, asked, history);
         expect(scores[token]).toBeCloseTo(largest, 9);
-        expect(greedyToken(Float32Array.from(list), asked, history)).toBe(token);
       }),
     );
   });
+});
+
+describe('from the largest logits alone', () => {
+  test('the same token and numbers as from all of them', () => {
+    const row = fc
+      .array(fc.oneof(fc.integer({ min: -3, max: 3 }), fc.double({ min: -30, max: 30, noNaN: true })), {
+        minLength: 70,
+        maxLength: 90,
+      })
+      .map((list) => Float32Array.from(list));
+    const asked = fc.record({
+      temperature: fc.constantFrom(0, 0.25, 1, 3),
+      topK: fc.integer({ min: 1, max: 64 }),
+      topP: fc.oneof(fc.constant(1), fc.double({ min: 0.01, max: 1, noNaN: true })),
+      minP: fc.oneof(fc.constant(0), fc.double({ min: 0, max: 1, noNaN: true })),
+      topLogprobs: fc.nat(20),
+      sampleSeed: fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
+    });
+    fc.assert(
+      fc.property(row, asked, fc.nat(40), fc.nat(5), (list, options, step, more) => {
+        const needed = topNeeded(options, list.length)!;
+        const top = topOf(list, Math.min(64, needed + more));
+        expect(chooseFromTop(top, step, options)).toEqual(chooseToken(list, step, options));
+      }),
+    );
+  });
+
+  test.each<[string, Parameters<typeof topNeeded>[0], number, number | undefined]>([
+    ['greedy', greedy, 50, 1],
+    ['greedy with alternatives', { ...greedy, topLogprobs: 7 }, 50, 7],
+    ['more alternatives than tokens', { ...greedy, topLogprobs: 20 }, 6, 6],
+    ['top-k', { ...greedy, temperature: 1, topK: 40 }, 50, 40],
+    ['top-k, of greedy no matter', { ...greedy, topK: 40 }, 50, 1],
+    ['top-k of all tokens', { ...greedy, temperature: 1, topK: 50 }, 50, undefined],
+    ['a large top-k', { ...greedy, temperature: 1, topK: 65 }, 500, undefined],
+    ['a draw from all', { ...greedy, temperature: 1 }, 50, undefined],
+    ['a bias', { ...greedy, logitBias: [[3, 1]] }, 50, undefined],
+    ['a penalty', { ...greedy, repetitionPenalty: 1.1 }, 50, undefined],
+  ])('%s', (_, options, vocabSize, needed) => expect(topNeeded(options, vocabSize)).toBe(needed));
 });
 
 describe('by hand', () => {
@@ -235,7 +280,7 @@ describe('by hand', () => {
     expect(token).toBe(4);
     const total = Math.log([...six].reduce((sum, value) => sum + Math.exp(value), 0));
     expect(top!.map((one) => one.token)).toEqual([1, 3, 2]);
-    expect(top!.map((one) => one.logprob)[2]).toBeCloseTo(2 - total, 12);
+    expect(top!.map((one) => one.logprob)[2]).toBeCloseTo(2 - total, 6);
     expect(chooseToken(six, 0, { ...greedy, topLogprobs: 20 }).top).toHaveLength(6);
     expect(chooseToken(six, 0, greedy)).not.toHaveProperty('top');
   });

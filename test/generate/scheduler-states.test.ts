@@ -6,9 +6,10 @@ import { type Executable, NonFiniteError, type Step } from '../../src/engine/bac
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { Program } from '../../src/engine/program.ts';
 import { recurrentBytes, stateBytes } from '../../src/engine/state-bytes.ts';
-import { chooseToken } from '../../src/generate/sampler.ts';
+import { chooseToken, type LogitRow } from '../../src/generate/sampler.ts';
 import { Scheduler, type SchedulerOptions } from '../../src/generate/scheduler.ts';
 import { SplitMix64 } from '../../src/random/splitmix64.ts';
+import { whole } from './helpers.ts';
 import { hybridProgram } from './hybrid-program.ts';
 
 const program = hybridProgram();
@@ -50,7 +51,7 @@ async function watched(
 function writer(count: number, temperature = 0) {
   const tokens: number[] = [];
   const seen: Float32Array[] = [];
-  const next = (logits: Float32Array) => {
+  const next = ({ logits }: LogitRow) => {
     seen.push(logits.slice());
     tokens.push(chooseToken(logits, tokens.length, { temperature, topK: 0, topP: 1, sampleSeed: 5n }).token);
     return tokens.length === count ? undefined : tokens.at(-1);
@@ -61,7 +62,11 @@ function writer(count: number, temperature = 0) {
 async function alone(prompt: readonly number[], count: number, of: Program = program, temperature = 0) {
   const executable = await jsBackend.load(of, {});
   const one = writer(count, temperature);
-  await new Scheduler(executable, { ...plain, cachedTokens: 0 }).run(prompt, { next: one.next, trace: false });
+  await new Scheduler(executable, { ...plain, cachedTokens: 0 }).run(prompt, {
+    next: one.next,
+    ...whole,
+    trace: false,
+  });
   return one;
 }
 
@@ -81,7 +86,9 @@ describe.each([0, 16])('window %d', (window) => {
     const scheduler = new Scheduler(executable, own);
     const prompts = [counting(4), counting(40), counting(2, 9), counting(30, 3)];
     const writers = prompts.map(() => writer(12));
-    await Promise.all(prompts.map((prompt, i) => scheduler.run(prompt, { next: writers[i]!.next, trace: false })));
+    await Promise.all(
+      prompts.map((prompt, i) => scheduler.run(prompt, { next: writers[i]!.next, ...whole, trace: false })),
+    );
     expect(steps.some(({ sequences }) => new Set(sequences).size === 4)).toBe(true);
     for (const [i, prompt] of prompts.entries()) {
       const wanted = await alone(prompt, 12, program);
@@ -96,7 +103,7 @@ describe.each([0, 16])('window %d', (window) => {
     const rowsOf = async (prompt: readonly number[], count = 5) => {
       const before = steps.length;
       const one = writer(count);
-      await scheduler.run(prompt, { next: one.next, trace: false });
+      await scheduler.run(prompt, { next: one.next, ...whole, trace: false });
       expect(one.seen).toEqual((await alone(prompt, count, program)).seen);
       const rows = steps.slice(before).reduce((sum, { tokens }) => sum + tokens.length, 0);
       return { rows: rows - (count - 1), tokens: one.tokens };
@@ -122,7 +129,7 @@ describe.each([0, 16])('window %d', (window) => {
       const { executable, steps, sequences } = await watched(program);
       const scheduler = new Scheduler(executable, { ...own, maxDrafts });
       const one = writer(40);
-      await scheduler.run(prompt, { next: one.next, trace: false });
+      await scheduler.run(prompt, { next: one.next, ...whole, trace: false });
       expect(one.tokens).toEqual(wanted.tokens);
       expect(one.seen).toEqual(wanted.seen);
       expect(steps.some(({ outputRows }) => outputRows.length > 1)).toBe(true);
@@ -138,7 +145,9 @@ test('prompts that begin alike and come together are read once, up to where they
   const begin = counting(70);
   const prompts = [begin, begin, begin, [...begin.slice(0, 50), 1, 2, 3]];
   const writers = prompts.map((_, i) => writer(4, i === 0 ? 0 : 1));
-  await Promise.all(prompts.map((prompt, i) => scheduler.run(prompt, { next: writers[i]!.next, trace: false })));
+  await Promise.all(
+    prompts.map((prompt, i) => scheduler.run(prompt, { next: writers[i]!.next, ...whole, trace: false })),
+  );
   for (const [i, prompt] of prompts.entries()) {
     expect(writers[i]!.seen).toEqual((await alone(prompt, 4, program, i === 0 ? 0 : 1)).seen);
   }
@@ -163,11 +172,11 @@ test('a step that fails for one of several is taken again, each by itself, from 
   const poisoned = [...counting(20).map((token) => token % 50), 60];
   const prompts = [counting(40).map((token) => token % 59), counting(12, 2).map((token) => token % 59)];
   const writers = prompts.map(() => writer(10));
-  const run = (i: number) => scheduler.run(prompts[i]!, { next: writers[i]!.next, trace: false });
+  const run = (i: number) => scheduler.run(prompts[i]!, { next: writers[i]!.next, ...whole, trace: false });
   // The first is being written when the others come.
   const [first, bad, second] = await Promise.allSettled([
     run(0),
-    scheduler.run(poisoned, { next: writer(3).next, trace: false }),
+    scheduler.run(poisoned, { next: writer(3).next, ...whole, trace: false }),
     run(1),
   ]);
   expect(bad.status).toBe('rejected');
@@ -191,7 +200,7 @@ test('the budget holds at every moment, and one state is kept whatever its size'
     const { executable, sequences } = await watched();
     const scheduler = new Scheduler(executable, { ...plain, snapshotBytes: budget });
     for (let i = 0; i < 8; i += 1) {
-      await scheduler.run(counting(30, i), { next: writer(3).next, trace: false });
+      await scheduler.run(counting(30, i), { next: writer(3).next, ...whole, trace: false });
       expect(scheduler.cacheCounts.entries).toBeLessThanOrEqual(most);
       expect(scheduler.cacheCounts.stateBytes).toBeLessThanOrEqual(Math.max(budget, STATE));
       expect(sequences.size).toBe(scheduler.cacheCounts.entries);
@@ -222,8 +231,8 @@ test.each([0, 16])(
       const count = 1 + below(6);
       const one = writer(count);
       const other = kind === 3 ? writer(2) : undefined;
-      const beside = other && scheduler.run(texts[0]!, { next: other.next, trace: false });
-      await scheduler.run(prompt, { next: one.next, trace: false });
+      const beside = other && scheduler.run(texts[0]!, { next: other.next, ...whole, trace: false });
+      await scheduler.run(prompt, { next: one.next, ...whole, trace: false });
       await beside;
       const key = `${count}: ${prompt}`;
       const wanted = known.get(key) ?? (await alone(prompt, count, program)).seen;

@@ -6,9 +6,9 @@ import type { Executable, Step } from '../../src/engine/backend.ts';
 import { NonFiniteError } from '../../src/engine/backend.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import { CancelledError } from '../../src/errors.ts';
-import { chooseToken } from '../../src/generate/sampler.ts';
+import { chooseToken, type LogitRow } from '../../src/generate/sampler.ts';
 import { Scheduler, type SchedulerOptions } from '../../src/generate/scheduler.ts';
-import { randomProgram } from './helpers.ts';
+import { randomProgram, whole } from './helpers.ts';
 
 const program = randomProgram();
 const plain: SchedulerOptions = { maxRows: 64, maxDrafts: 0, cachedTokens: 0, contextLength: 128 };
@@ -27,7 +27,7 @@ async function watched(): Promise<{ executable: Executable; steps: Step[] }> {
 
 function writer(count: number, temperature = 0) {
   const tokens: number[] = [];
-  const next = (logits: Float32Array) => {
+  const next = ({ logits }: LogitRow) => {
     const options = { temperature, topK: 0, topP: 1, sampleSeed: 5n };
     tokens.push(chooseToken(logits, tokens.length, options).token);
     return tokens.length === count ? undefined : tokens.at(-1);
@@ -38,7 +38,7 @@ function writer(count: number, temperature = 0) {
 async function alone(prompt: number[], count: number, temperature = 0): Promise<number[]> {
   const { executable } = await watched();
   const { tokens, next } = writer(count, temperature);
-  await new Scheduler(executable, plain).run(prompt, { next, trace: false });
+  await new Scheduler(executable, plain).run(prompt, { next, ...whole, trace: false });
   return tokens;
 }
 
@@ -53,7 +53,9 @@ test('four generations at once write what each writes alone', async () => {
   const { executable, steps } = await watched();
   const scheduler = new Scheduler(executable, plain);
   const writers = prompts.map(() => writer(12));
-  await Promise.all(prompts.map((prompt, i) => scheduler.run(prompt, { next: writers[i]!.next, trace: false })));
+  await Promise.all(
+    prompts.map((prompt, i) => scheduler.run(prompt, { next: writers[i]!.next, ...whole, trace: false })),
+  );
   expect(steps.some(({ sequences }) => new Set(sequences).size === 4)).toBe(true);
   for (const [i, prompt] of prompts.entries()) expect(writers[i]!.tokens).toEqual(await alone(prompt, 12));
 });
@@ -83,7 +85,7 @@ test('a generation asked for while a step runs waits for its end: an executable 
   await Promise.all(
     prompts.map(async (prompt, i) => {
       await new Promise((resolve) => setTimeout(resolve, 3 * i));
-      await scheduler.run(prompt, { next: writers[i]!.next, trace: false });
+      await scheduler.run(prompt, { next: writers[i]!.next, ...whole, trace: false });
     }),
   );
   for (const [i, prompt] of prompts.entries()) expect(writers[i]!.tokens).toEqual(await alone(prompt, 12));
@@ -95,6 +97,7 @@ test('reading a prompt is reported until it is read, and not after', async () =>
   const scheduler = new Scheduler(executable, { ...plain, maxRows: 5 });
   await scheduler.run(prompts[1]!, {
     next: writer(6).next,
+    ...whole,
     trace: false,
     onPrompt: (done, total) => {
       expect(total).toBe(12);
@@ -108,7 +111,9 @@ test('a step never has more rows than allowed, however many prompts wait', async
   const { executable, steps } = await watched();
   const scheduler = new Scheduler(executable, { ...plain, maxRows: 3 });
   const writers = prompts.map(() => writer(4));
-  await Promise.all(prompts.map((prompt, i) => scheduler.run(prompt, { next: writers[i]!.next, trace: false })));
+  await Promise.all(
+    prompts.map((prompt, i) => scheduler.run(prompt, { next: writers[i]!.next, ...whole, trace: false })),
+  );
   expect(Math.max(...steps.map(({ tokens }) => tokens.length))).toBeLessThanOrEqual(3);
   for (const [i, prompt] of prompts.entries()) expect(writers[i]!.tokens).toEqual(await alone(prompt, 4));
 });
@@ -125,13 +130,16 @@ test('beside those that write, a step reads little; a short prompt is read at on
       if (first.tokens.length === 0) {
         more = Promise.all([
           ...[5, 7, 11, 13, 17].map((n) =>
-            scheduler.run(long(n), { next: writer(1).next, trace: false }).then(() => order.push(`long ${n}`)),
+            scheduler
+              .run(long(n), { next: writer(1).next, ...whole, trace: false })
+              .then(() => order.push(`long ${n}`)),
           ),
-          scheduler.run([0, 9, 9, 9], { next: writer(1).next, trace: false }).then(() => order.push('short')),
+          scheduler.run([0, 9, 9, 9], { next: writer(1).next, ...whole, trace: false }).then(() => order.push('short')),
         ]);
       }
       return first.next(logits);
     },
+    ...whole,
     trace: false,
   });
   await more;
@@ -149,7 +157,7 @@ test('short prompts without end do not keep a long one waiting', async () => {
   const reading = scheduler
     .run(
       Array.from({ length: 100 }, (_, i) => (i * 7) % 61),
-      { next: long.next, trace: false },
+      { next: long.next, ...whole, trace: false },
     )
     .then(() => {
       isDone = true;
@@ -159,7 +167,11 @@ test('short prompts without end do not keep a long one waiting', async () => {
     while (!isDone) {
       shorts += 1;
       expect(shorts, 'the long one is read').toBeLessThan(500);
-      await scheduler.run([0, shorts % 61, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], { next: writer(1).next, trace: false });
+      await scheduler.run([0, shorts % 61, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], {
+        next: writer(1).next,
+        ...whole,
+        trace: false,
+      });
     }
   };
   await Promise.all([reading, ask(), ask(), ask(), ask()]);
@@ -171,7 +183,7 @@ describe('drafts', () => {
     const prompt = prompts[3]!;
     const { executable, steps } = await watched();
     const { tokens, next } = writer(80, temperature);
-    await new Scheduler(executable, { ...plain, maxDrafts: 5 }).run(prompt, { next, trace: false });
+    await new Scheduler(executable, { ...plain, maxDrafts: 5 }).run(prompt, { next, ...whole, trace: false });
     expect(tokens).toEqual(await alone(prompt, 80, temperature));
     expect(steps.slice(1).some(({ tokens: rows }) => rows.length > 1)).toBe(true);
     // A greedy random model falls into a loop, where guesses hit: fewer steps than tokens.
@@ -181,7 +193,7 @@ describe('drafts', () => {
   test('stay inside the context', async () => {
     const { executable, steps } = await watched();
     const { tokens, next } = writer(128 - 11);
-    await new Scheduler(executable, { ...plain, maxDrafts: 9 }).run(prompts[3]!, { next, trace: false });
+    await new Scheduler(executable, { ...plain, maxDrafts: 9 }).run(prompts[3]!, { next, ...whole, trace: false });
     expect(tokens.length).toBe(117);
     expect(Math.max(...steps.flatMap(({ positions }) => [...positions]))).toBeLessThan(128);
   });
@@ -194,9 +206,9 @@ describe('prefix cache', () => {
     const { executable, steps } = await watched();
     const scheduler = new Scheduler(executable, { ...plain, cachedTokens: 200 });
     const [first, second] = [writer(6), writer(6)];
-    await scheduler.run(long, { next: first.next, trace: false });
+    await scheduler.run(long, { next: first.next, ...whole, trace: false });
     const before = steps.length;
-    await scheduler.run(long, { next: second.next, trace: false });
+    await scheduler.run(long, { next: second.next, ...whole, trace: false });
     expect(steps[before]!.tokens.length).toBe(1);
     expect(second.tokens).toEqual(first.tokens);
   });
@@ -204,14 +216,14 @@ describe('prefix cache', () => {
   test('two prompts that branch share the stem', async () => {
     const { executable, steps } = await watched();
     const scheduler = new Scheduler(executable, { ...plain, cachedTokens: 400 });
-    await scheduler.run(long, { next: writer(3).next, trace: false });
+    await scheduler.run(long, { next: writer(3).next, ...whole, trace: false });
     for (const branch of [
       [...long.slice(0, 30), 3, 3],
       [...long.slice(0, 30), 4, 4],
     ]) {
       const before = steps.length;
       const { tokens, next } = writer(5);
-      await scheduler.run(branch, { next, trace: false });
+      await scheduler.run(branch, { next, ...whole, trace: false });
       expect(steps[before]!.tokens.length).toBe(2);
       expect(tokens).toEqual(await alone(branch, 5));
     }
@@ -232,7 +244,7 @@ describe('prefix cache', () => {
     };
     const scheduler = new Scheduler(executable, { ...plain, cachedTokens: 50 });
     for (let i = 0; i < 6; i += 1)
-      await scheduler.run([i, ...long.slice(0, 20)], { next: writer(2).next, trace: false });
+      await scheduler.run([i, ...long.slice(0, 20)], { next: writer(2).next, ...whole, trace: false });
     const total = [...live].reduce((sum, id) => sum + executable.sequenceLength(id), 0);
     expect(total).toBeLessThanOrEqual(50);
     expect(live.size).toBeGreaterThan(0);
@@ -249,7 +261,12 @@ describe('ends', () => {
       if (written === 5) controller.abort();
       return 3;
     };
-    const run = new Scheduler(executable, plain).run([0, 1], { next, trace: false, signal: controller.signal });
+    const run = new Scheduler(executable, plain).run([0, 1], {
+      next,
+      ...whole,
+      trace: false,
+      signal: controller.signal,
+    });
     await expect(run).rejects.toBeInstanceOf(CancelledError);
     expect(written).toBe(5);
   });
@@ -264,8 +281,8 @@ describe('ends', () => {
     const scheduler = new Scheduler(executable, plain);
     const good = writer(6);
     const [bad, fine] = await Promise.allSettled([
-      scheduler.run([0, 60], { next: writer(6).next, trace: false }),
-      scheduler.run(prompts[0]!, { next: good.next, trace: false }),
+      scheduler.run([0, 60], { next: writer(6).next, ...whole, trace: false }),
+      scheduler.run(prompts[0]!, { next: good.next, ...whole, trace: false }),
     ]);
     expect(bad).toMatchObject({ status: 'rejected', reason: { code: 'NON_FINITE' } });
     expect(fine.status).toBe('fulfilled');
@@ -279,6 +296,7 @@ describe('ends', () => {
       next: () => {
         throw new Error('mine');
       },
+      ...whole,
       trace: false,
     });
     await expect(run).rejects.toThrow('mine');
@@ -295,7 +313,7 @@ describe('a prompt that begins as another one', () => {
     const scheduler = new Scheduler(executable, { ...plain, maxRows: 16 });
     const writers = tails.map(() => writer(6));
     await Promise.all(
-      tails.map((tail, i) => scheduler.run([...prefix, ...tail], { next: writers[i]!.next, trace: false })),
+      tails.map((tail, i) => scheduler.run([...prefix, ...tail], { next: writers[i]!.next, ...whole, trace: false })),
     );
     const rows = steps.reduce((sum, { tokens }) => sum + tokens.length, 0);
     // The prefix once, but for the 8 of it that are left after two steps, which the others do not wait for; the tails, and
@@ -311,7 +329,9 @@ describe('a prompt that begins as another one', () => {
     const scheduler = new Scheduler(executable, plain);
     const short = tails.map((tail) => [...prefix.slice(0, 12), ...tail]);
     const writers = short.map(() => writer(3));
-    await Promise.all(short.map((prompt, i) => scheduler.run(prompt, { next: writers[i]!.next, trace: false })));
+    await Promise.all(
+      short.map((prompt, i) => scheduler.run(prompt, { next: writers[i]!.next, ...whole, trace: false })),
+    );
     expect(new Set(steps[0]!.sequences).size).toBe(4);
     for (const [i, prompt] of short.entries()) expect(writers[i]!.tokens).toEqual(await alone(prompt, 3));
   });
@@ -322,12 +342,13 @@ describe('a prompt that begins as another one', () => {
     const controller = new AbortController();
     const first = scheduler.run([...prefix, 1], {
       next: writer(3).next,
+      ...whole,
       trace: false,
       signal: controller.signal,
       onPrompt: () => controller.abort(),
     });
     const { tokens, next } = writer(5);
-    const second = scheduler.run([...prefix, 2], { next, trace: false });
+    const second = scheduler.run([...prefix, 2], { next, ...whole, trace: false });
     await expect(first).rejects.toBeInstanceOf(CancelledError);
     await second;
     expect(tokens).toEqual(await alone([...prefix, 2], 5));
@@ -340,9 +361,10 @@ describe('a prompt that begins as another one', () => {
     let second: Promise<void> | undefined;
     const other = writer(4);
     await scheduler.run(prefix, {
+      ...whole,
       trace: false,
       next: (logits) => {
-        second ??= scheduler.run([...prefix, 11, 12], { next: other.next, trace: false });
+        second ??= scheduler.run([...prefix, 11, 12], { next: other.next, ...whole, trace: false });
         return long.next(logits);
       },
     });
@@ -364,7 +386,7 @@ test('when much is kept, a new prompt takes over the oldest sequence that begins
   const scheduler = new Scheduler(executable, { ...plain, cachedTokens: 40 });
   const run = async (prompt: number[]) => {
     const { tokens, next } = writer(6);
-    await scheduler.run(prompt, { next, trace: false });
+    await scheduler.run(prompt, { next, ...whole, trace: false });
     expect(tokens).toEqual(await alone(prompt, 6));
   };
   for (const prompt of prompts) await run(prompt);

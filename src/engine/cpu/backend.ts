@@ -16,6 +16,7 @@ import type { Program } from '../program.ts';
 import { encodeProgram } from '../recorded/encode.ts';
 import { NativeEngineError, STATUS, stepFailure } from '../recorded/step-status.ts';
 import { checkRewind } from '../rewind.ts';
+import { emptyTop } from '../top-logits.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import { coreLimits } from './cores.ts';
 import { loadNative, type NativeAddon, type NativeHandle, type NativeInfo } from './native.ts';
@@ -138,13 +139,16 @@ export class CpuExecutable implements Executable {
     });
     program.rope.upTo?.(step.positions.reduce((most, position) => Math.max(most, position), 0) + 1);
     const trace = step.trace === true;
-    const logits = new Float32Array(step.outputRows.length * program.vocabSize);
+    const outputs = step.outputRows.length;
+    const logits = new Float32Array(step.withoutLogits === true ? 0 : outputs * program.vocabSize);
+    const top = emptyTop(outputs, step.top ?? 0);
     const tritCounts = new Int32Array(trace ? step.tokens.length * program.tracePoints * 3 : 0);
     const { tokens, sequences, positions, outputRows } = step;
     const args = [tokens, sequences, positions, outputRows, trace, logits, tritCounts] as const;
-    const result = await this.#addon.step(handle, ...args);
+    const tops = [top.ids, top.logits, top.mass] as const;
+    const result = await this.#addon.step(handle, ...args, ...tops);
     if (result.status !== STATUS.ok) throw stepFailure(program, result);
-    return { logits, tritCounts };
+    return { logits, top, tritCounts };
   }
 
   useThreads(threads: number): void {

@@ -72,8 +72,13 @@ export type NativeAddon = {
     positions: Int32Array,
     outputRows: Int32Array,
     trace: boolean,
+    /** Empty: not wanted. */
     logits: Float32Array,
     tritCounts: Int32Array,
+    /** As `TopLogits`; empty: not wanted. */
+    topIds: Int32Array,
+    topLogits: Float32Array,
+    masses: Float64Array,
   ): Promise<StepStatus>;
   /** Steps run on so many threads from now on; 0: on as many as help. */
   useThreads(handle: NativeHandle, threads: number): void;

@@ -13,6 +13,7 @@ import {
 import { BLOCK_POSITIONS, KvBlocks } from '../gpu/kv-blocks.ts';
 import type { Program } from '../program.ts';
 import { checkRewind } from '../rewind.ts';
+import { asAsked } from '../top-logits.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import { CudaError, CudaUnsupportedError } from './addon.ts';
 import {
@@ -163,7 +164,7 @@ export class CudaExecutable implements Executable {
         tritCounts.set(counts, part.firstToken * tracePoints * 3);
       }
     });
-    return { logits: logits ?? only ?? new Float32Array(0), tritCounts };
+    return { ...asAsked(step, logits ?? only ?? new Float32Array(0)), tritCounts };
   }
 
   /** As `step`, but finds the largest logit of each output row on the device, so that a greedy step brings back two numbers. */

@@ -14,6 +14,7 @@ import {
 } from '../backend.ts';
 import type { DenseWeight, GroupedWeight, Op, Program, Weight } from '../program.ts';
 import { checkRewind } from '../rewind.ts';
+import { asAsked } from '../top-logits.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import * as hybrid from './hybrid-ops.ts';
 import * as ops from './ops.ts';
@@ -132,7 +133,7 @@ class JsExecutable implements Executable {
     // Only a finished step moves the sequences on: rows written past a length do not exist.
     for (const { sequence, from, to } of this.#runs) sequence.length += to - from;
     const logits = this.#f32(program.logits).slice(0, step.outputRows.length * program.vocabSize);
-    return { logits, tritCounts };
+    return { ...asAsked(step, logits), tritCounts };
   }
 
   [Symbol.dispose](): void {

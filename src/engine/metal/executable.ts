@@ -12,6 +12,7 @@ import {
 } from '../backend.ts';
 import type { BufferId, Program } from '../program.ts';
 import { checkRewind } from '../rewind.ts';
+import { asAsked } from '../top-logits.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import type { Dispatch } from './addon.ts';
 import {
@@ -177,7 +178,7 @@ export class MetalExecutable implements Executable {
         tritCounts.set(counts, part.firstToken * tracePoints * 3);
       }
     });
-    return { logits, tritCounts };
+    return { ...asAsked(step, logits), tritCounts };
   }
 
   /**

@@ -54,6 +54,10 @@ type Exports = {
     trace: number,
     logits: number,
     tritCounts: number,
+    top: number,
+    topIds: number,
+    topLogits: number,
+    masses: number,
   ): number;
   stages(): number;
   run_stage(stage: number): number;
@@ -315,26 +319,30 @@ export class WasmExecutable implements Executable {
     });
     const { tokens, sequences, positions, outputRows } = step;
     const trace = step.trace === true;
-    const logitCount = outputRows.length * program.vocabSize;
+    const { top = 0 } = step;
+    const outputCount = outputRows.length;
+    const logitCount = step.withoutLogits === true ? 0 : outputCount * program.vocabSize;
     const countCount = trace ? tokens.length * program.tracePoints * 3 : 0;
-    const sizes = [tokens.length, tokens.length, tokens.length, outputRows.length, logitCount, countCount];
-    const [tokensAt, sequencesAt, positionsAt, outputsAt, logitsAt, countsAt] = this.#layOut(sizes) as [
-      number,
-      number,
-      number,
-      number,
-      number,
-      number,
-    ];
+    const topCount = outputCount * top;
+    const massCount = top > 0 ? outputCount : 0;
+    // Doubles first, where they are aligned.
+    const [massesAt, tokensAt, sequencesAt, positionsAt, outputsAt, logitsAt, countsAt, idsAt, valuesAt] = this.#layOut(
+      [
+        2 * massCount,
+        ...[tokens.length, tokens.length, tokens.length, outputCount],
+        ...[logitCount, countCount, topCount, topCount],
+      ],
+    ) as [number, number, number, number, number, number, number, number, number];
     const words = new Int32Array(memory.buffer);
     words.set(tokens, tokensAt / 4);
     words.set(sequences, sequencesAt / 4);
     words.set(positions, positionsAt / 4);
     words.set(outputRows, outputsAt / 4);
     const rows = [tokens.length, tokensAt, sequencesAt, positionsAt] as const;
-    const outputs = [outputRows.length, outputsAt, trace ? 1 : 0, logitsAt, countsAt] as const;
+    const outputs = [outputCount, outputsAt, trace ? 1 : 0, logitCount === 0 ? 0 : logitsAt, countsAt] as const;
+    const tops = [top, idsAt, valuesAt, massesAt] as const;
     const begin = () => {
-      if (exports.begin(...rows, ...outputs) === 0) throw this.#failure(instance);
+      if (exports.begin(...rows, ...outputs, ...tops) === 0) throw this.#failure(instance);
     };
     begin();
     const crew = this.#crew;
@@ -357,6 +365,11 @@ export class WasmExecutable implements Executable {
     return {
       logits: new Float32Array(memory.buffer, logitsAt, logitCount).slice(),
       tritCounts: new Int32Array(memory.buffer, countsAt, countCount).slice(),
+      top: {
+        ids: new Int32Array(memory.buffer, idsAt, topCount).slice(),
+        logits: new Float32Array(memory.buffer, valuesAt, topCount).slice(),
+        mass: new Float64Array(memory.buffer, massesAt, massCount).slice(),
+      },
     };
   }
 

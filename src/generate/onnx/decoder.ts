@@ -2,6 +2,7 @@
 // the other, since graphs with a past take rows of equal length only.
 
 import { type SequenceId, type Step, StepError, type StepResult } from '../../engine/backend.ts';
+import { asAsked } from '../../engine/top-logits.ts';
 import { f16ToF32 } from '../../quant/f16.ts';
 import type { LogitsModel } from '../engine.ts';
 import { OnnxModelError } from './errors.ts';
@@ -58,7 +59,8 @@ export class OnnxDecoder implements LogitsModel {
     return this.#add(this.#shortened(this.#get(sequence), length));
   }
 
-  async step({ tokens, sequences, outputRows }: Step): Promise<StepResult> {
+  async step(step: Step): Promise<StepResult> {
+    const { tokens, sequences, outputRows } = step;
     const after = new Map<SequenceId, Sequence>();
     const pieces: Float32Array[] = [];
     let from = 0;
@@ -79,7 +81,7 @@ export class OnnxDecoder implements LogitsModel {
     const width = pieces[0]?.length ?? 0;
     const all = new Float32Array(pieces.length * width);
     for (const [i, piece] of pieces.entries()) all.set(piece, i * width);
-    return { logits: all, tritCounts: new Int32Array(0) };
+    return { ...asAsked(step, all), tritCounts: new Int32Array(0) };
   }
 
   [Symbol.dispose](): void {

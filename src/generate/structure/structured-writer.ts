@@ -3,7 +3,14 @@
 // left out: what the structure added to a token is that number, and its color is that of its place as ever.
 
 import type { LoadedModel } from '../loaded-model.ts';
-import { type Choice, chooseToken, type SamplingOptions, type TokenHistory, tellToken } from '../sampler.ts';
+import {
+  type Choice,
+  type LogitRow,
+  pickToken,
+  type SamplingOptions,
+  type TokenHistory,
+  tellToken,
+} from '../sampler.ts';
 import type { ThoughtReader } from '../thought.ts';
 import { Constraint } from './constraint.ts';
 import { type Structure, StructureReader } from './structure.ts';
@@ -93,12 +100,12 @@ export class StructuredWriter {
   }
 
   /** The next token. A stop token is not taken. */
-  choose(logits: Float32Array, { step, options, history, left }: ChoiceOptions): Written {
+  choose({ logits, top: { mass } }: LogitRow, { step, options, history, left }: ChoiceOptions): Written {
     const { topLogprobs } = options;
     const take = (token: number, forced: boolean): Written => {
       this.#thought?.beginAnswer();
       this.#constraint.take(token);
-      return { ...tellToken(logits, token, topLogprobs), forced };
+      return { ...tellToken(logits, token, topLogprobs, mass), forced };
     };
     const must = this.#constraint.mustTake(left);
     if (must !== undefined) return take(must, true);
@@ -115,8 +122,8 @@ export class StructuredWriter {
     const forced = count === 1 && others.length === 0;
     for (let tries = 0; tries < MAX_TRIES; tries++) {
       if (!this.#maskLogits(logits, mask)) break;
-      const { token } = chooseToken(this.#masked, step, { ...options, topLogprobs: 0 }, history);
-      if (others.includes(token)) return { ...tellToken(logits, token), forced: false };
+      const token = pickToken(this.#masked, step, options, history);
+      if (others.includes(token)) return { ...tellToken(logits, token, 0, mass), forced: false };
       if (this.#constraint.leavesRoom(token, left - 1)) return take(token, forced);
       mask[token >> 5]! &= ~(1 << (token & 31));
     }
