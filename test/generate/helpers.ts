@@ -1,6 +1,8 @@
 // Small random models for tests of the engine and the generation loop, without files.
 
 import type { TernaryWeight, VectorWeight } from '../../src/engine/program.ts';
+import { topLogits } from '../../src/engine/top-logits.ts';
+import type { LogitRow } from '../../src/generate/sampler.ts';
 import type { ModelConfig } from '../../src/model/model-config.ts';
 import type { LayerWeights, ModelWeights } from '../../src/model/model-weights.ts';
 import { recordProgram } from '../../src/model/record.ts';
@@ -81,3 +83,9 @@ export function randomProgram(config: ModelConfig = TINY, seed = 7n) {
 
 /** Of a job that looks at all logits. */
 export const whole = { top: 1, withoutLogits: false };
+
+/** A row of logits as a step gives it, with so many of the largest. */
+export function logitRow(logits: Float32Array, count = 1): LogitRow {
+  const { mass, ...top } = topLogits(logits, 1, count);
+  return { logits, top: { ...top, mass: mass[0]! } };
+}

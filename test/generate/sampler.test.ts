@@ -1,17 +1,11 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { topLogits } from '../../src/engine/top-logits.ts';
 import { chooseFromTop, chooseToken, TokenHistory, topIndices, topNeeded } from '../../src/generate/sampler.ts';
+import { logitRow } from './helpers.ts';
 import { referenceDistribution, referenceDraw, referenceScores, referenceUniform } from './sampler-reference.ts';
 
 const greedy = { temperature: 0, topK: 0, topP: 1, sampleSeed: 0n };
 const logits = Float32Array.of(1, 3, 2, 3, -5, 0);
-
-/** What a step gives of one row. */
-function topOf(row: Float32Array, top: number) {
-  const { ids, logits, mass } = topLogits(row, 1, top);
-  return { ids, logits, mass: mass[0]! };
-}
 
 describe('greedy', () => {
   test('takes the largest, the lower id on a tie', () => expect(chooseToken(logits, 0, greedy).token).toBe(1));
@@ -23,7 +17,7 @@ describe('greedy', () => {
 
   test.each([Number.NaN, Number.POSITIVE_INFINITY])('refuses %f', (bad) => {
     expect(() => chooseToken(Float32Array.of(0, bad, 1), 0, greedy)).toThrow(/NaN or infinity/);
-    expect(() => chooseFromTop(topOf(Float32Array.of(0, bad, 1), 1), 0, greedy)).toThrow(/NaN or infinity/);
+    expect(() => chooseFromTop(logitRow(Float32Array.of(0, bad, 1)).top, 0, greedy)).toThrow(/NaN or infinity/);
   });
 });
 
@@ -207,7 +201,7 @@ describe('from the largest logits alone', () => {
     fc.assert(
       fc.property(row, asked, fc.nat(40), fc.nat(5), (list, options, step, more) => {
         const needed = topNeeded(options, list.length)!;
-        const top = topOf(list, Math.min(64, needed + more));
+        const { top } = logitRow(list, Math.min(64, needed + more));
         expect(chooseFromTop(top, step, options)).toEqual(chooseToken(list, step, options));
       }),
     );

@@ -6,9 +6,11 @@ import type { Engine } from '../../src/generate/engine.ts';
 import { generateWith } from '../../src/generate/generate.ts';
 import type { LoadedModel } from '../../src/generate/loaded-model.ts';
 import { localSource } from '../../src/generate/local-source.ts';
+import type { LogitRow } from '../../src/generate/sampler.ts';
 import { ThoughtReader } from '../../src/generate/thought.ts';
 import type { GenerateRequest } from '../../src/generate/types.ts';
 import { loadTokenizer } from '../../src/tokenizer/load-tokenizer.ts';
+import { logitRow } from './helpers.ts';
 
 const tokenizer = await loadTokenizer(join(import.meta.dirname, '../golden/tokenizer-2026/qwen3'));
 const ids = (text: string) => tokenizer.encode(text, { addSpecial: false });
@@ -28,15 +30,12 @@ function writes(text: string): { engine: Engine; forced: number[] } {
     isStop: (id: number) => id === tokenizer.tokenId('<|im_end|>'),
     warnings: [],
     scheduler: {
-      run: async (
-        _: number[],
-        { next }: { next: (logits: Float32Array, counts: Int32Array) => number | undefined },
-      ) => {
+      run: async (_: number[], { next }: { next: (row: LogitRow, counts: Int32Array) => number | undefined }) => {
         for (let i = 0; ; ) {
           const wanted = script[Math.min(i, script.length - 1)]!;
           const logits = new Float32Array(vocabSize);
           logits[wanted] = 20;
-          const token = next(logits, new Int32Array(0));
+          const token = next(logitRow(logits), new Int32Array(0));
           if (token === undefined) return;
           if (token === wanted) i += 1;
           else {

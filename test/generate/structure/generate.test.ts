@@ -6,10 +6,11 @@ import { Engine } from '../../../src/generate/engine.ts';
 import { generateWith } from '../../../src/generate/generate.ts';
 import type { LoadedModel } from '../../../src/generate/loaded-model.ts';
 import { localSource } from '../../../src/generate/local-source.ts';
-import { tellToken } from '../../../src/generate/sampler.ts';
+import { type LogitRow, tellToken } from '../../../src/generate/sampler.ts';
 import type { GenerateRequest } from '../../../src/generate/types.ts';
 import { loadTokenizer } from '../../../src/tokenizer/load-tokenizer.ts';
 import { runCli } from '../../cli/run-cli.ts';
+import { logitRow } from '../helpers.ts';
 
 const PET = {
   type: 'object',
@@ -127,15 +128,12 @@ describe('a model that thinks first', async () => {
       isStop: (id: number) => id === end,
       warnings: [],
       scheduler: {
-        run: async (
-          _: number[],
-          { next }: { next: (logits: Float32Array, counts: Int32Array) => number | undefined },
-        ) => {
+        run: async (_: number[], { next }: { next: (row: LogitRow, counts: Int32Array) => number | undefined }) => {
           for (let i = 0; ; ) {
             const wanted = script[Math.min(i, script.length - 1)]!;
             const logits = new Float32Array(vocabSize);
             logits[wanted] = 20;
-            const token = next(logits, new Int32Array(0));
+            const token = next(logitRow(logits), new Int32Array(0));
             if (token === undefined) return;
             if (token === wanted) i += 1;
           }
