@@ -98,6 +98,8 @@ constexpr int32_t kMaxHeadDim = 4096;       // 256
 constexpr int32_t kMaxContext = 1 << 24;    // 131072
 constexpr int32_t kMaxRows = 1 << 15;       // rows of one step: prompt chunks of 512
 constexpr int32_t kMaxSequences = 1 << 16;
+/** Of each kind of block, kept for the next sequence: getting and clearing pages takes a short text longer than writing them. */
+constexpr uint64_t kSpareBytes = 64 << 20;
 constexpr int32_t kMaxTop = 64;
 constexpr int32_t kMaxStates = 1 << 13;     // 96: two in each layer with a delta rule
 constexpr int32_t kMaxChoices = 1 << 7;     // 10
@@ -289,6 +291,8 @@ struct Engine {
   Array<Op> ops;
   Array<Stage> stages;
   Array<float> own_logits;
+  Array<float*> spare[kCaches];  // blocks that no sequence has
+  int32_t spare_count[kCaches] = {};
   int32_t stage_count = 0;
   Array<Split> splits;     // per operation
   Array<uint8_t> tails;
@@ -917,8 +921,10 @@ Sequence* find(const Engine* e, int32_t id) {
 
 uint64_t block_bytes(const Engine* e, int kind) { return sizeof(KvBlock) + (uint64_t)e->caches[kind].block_floats * 4; }
 
+/** With what an earlier sequence left in it, or zeros: what lies past a sequence's length is never read for its value. */
 float* new_block(Engine* e, int kind) {
-  KvBlock* block = (KvBlock*)host_alloc(block_bytes(e, kind));
+  int32_t& spare = e->spare_count[kind];
+  KvBlock* block = spare > 0 ? block_of(e->spare[kind][--spare]) : (KvBlock*)host_alloc(block_bytes(e, kind));
   if (!block) return nullptr;
   block->owners = 1;
   e->kv_bytes += block_bytes(e, kind);
@@ -931,8 +937,13 @@ void drop_block(Engine* e, int kind, float*& floats) {
   if (!block) return;
   block->owners -= 1;
   if (block->owners > 0) return;
-  e->kv_bytes -= block_bytes(e, kind);
-  host_free(block, block_bytes(e, kind));
+  const uint64_t bytes = block_bytes(e, kind);
+  e->kv_bytes -= bytes;
+  int32_t& spare = e->spare_count[kind];
+  if ((uint64_t)(spare + 1) * bytes <= kSpareBytes && e->spare[kind].grow(kSpareBytes / bytes))
+    e->spare[kind][spare++] = block->floats();
+  else
+    host_free(block, bytes);
 }
 
 int64_t blocks_for(int64_t length) { return (length + kBlock - 1) / kBlock; }
@@ -1538,6 +1549,10 @@ Engine* engine_create(const int32_t* words, uint64_t word_count, const Blob* blo
 void engine_free(Engine* e) {
   if (!e) return;
   for (uint64_t i = 0; i < e->sequences.size; i += 1) engine_sequence_free(e, (int32_t)i);
+  for (int kind = 0; kind < kCaches; kind += 1) {
+    while (e->spare_count[kind] > 0) host_free(block_of(e->spare[kind][--e->spare_count[kind]]), block_bytes(e, kind));
+    e->spare[kind].release();
+  }
   e->buffers.release();
   e->weights.release();
   e->ops.release();

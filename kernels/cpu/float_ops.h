@@ -352,14 +352,20 @@ BITNET_INLINE void dense_cell(const DenseArgs& a, int64_t r, int64_t t) {
       for (int k = 0; k < NT; k += 1) sum[i][k] = sum[i][k] + v_load_part(x + k * C + whole, C - whole) * b;
     }
   }
-  for (int i = 0; i < NR; i += 1)
-    for (int k = 0; k < NT; k += 1) a.out[(t + k) * a.R + r + i] = v_fold(sum[i][k]);
+  float sums[NR][NT];
+  v_fold_each<NR * NT>(&sum[0][0], &sums[0][0]);
+  for (int k = 0; k < NT; k += 1)
+    for (int i = 0; i < NR; i += 1) a.out[(t + k) * a.R + r + i] = sums[i][k];
 }
+
+/** Rows and tokens of a cell: as many sums as there are registers for. */
+constexpr int kCell = kParts == 1 ? 4 : 2;
 
 template <Dense dtype, int NR>
 BITNET_INLINE void dense_strip(const DenseArgs& a, int64_t r) {
   int64_t t = 0;
-  for (; t + 2 <= a.T; t += 2) dense_cell<dtype, NR, 2>(a, r, t);
+  for (; t + kCell <= a.T; t += kCell) dense_cell<dtype, NR, kCell>(a, r, t);
+  if (kCell > 2 && t + 2 <= a.T) dense_cell<dtype, NR, 2>(a, r, t), t += 2;
   if (t < a.T) dense_cell<dtype, NR, 1>(a, r, t);
 }
 
@@ -370,8 +376,8 @@ void dense_rows(const DenseArgs& a) {
     // One row after the other: one sequential stream.
     for (; r < a.end; r += 1) dense_strip<dtype, 1>(a, r);
   }
-  for (; r + 2 <= a.end; r += 2) dense_strip<dtype, 2>(a, r);
-  if (r < a.end) dense_strip<dtype, 1>(a, r);
+  for (; r + kCell <= a.end; r += kCell) dense_strip<dtype, kCell>(a, r);
+  for (; r < a.end; r += 1) dense_strip<dtype, 1>(a, r);
 }
 
 void dense(const DenseArgs& a) {

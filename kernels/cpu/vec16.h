@@ -125,6 +125,30 @@ BITNET_INLINE float v_fold(V16 a) {
   return (c[0] + c[2]) + (c[1] + c[3]);
 #endif
 }
+/** v_fold of each of N; eight at a time share their steps. */
+template <int N>
+BITNET_INLINE void v_fold_each(const V16* a, float* out) {
+#if defined(__AVX512F__)
+  static_assert(N % 8 == 0 || N < 8);
+  for (int from = 0; from + 8 <= N; from += 8) {
+    const auto v = [&](int i) __attribute__((always_inline)) { return (__m512)a[from + i].p[0]; };
+    __m512 half[4], quarter[2];
+    for (int i = 0; i < 4; i += 1)
+      half[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v(2 * i), v(2 * i + 1), 0x44), _mm512_shuffle_f32x4(v(2 * i), v(2 * i + 1), 0xee));
+    for (int i = 0; i < 2; i += 1)
+      quarter[i] = _mm512_add_ps(_mm512_shuffle_f32x4(half[2 * i], half[2 * i + 1], 0x88),
+                                 _mm512_shuffle_f32x4(half[2 * i], half[2 * i + 1], 0xdd));
+    const __m512d x = _mm512_castps_pd(quarter[0]), y = _mm512_castps_pd(quarter[1]);
+    const __m512 pair = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
+    float sums[16];
+    _mm512_storeu_ps(sums, _mm512_add_ps(_mm512_moveldup_ps(pair), _mm512_movehdup_ps(pair)));
+    for (int i = 0; i < 4; i += 1) out[from + i] = sums[4 * i], out[from + 4 + i] = sums[4 * i + 2];
+  }
+  for (int i = N / 8 * 8; i < N; i += 1) out[i] = v_fold(a[i]);
+#else
+  for (int i = 0; i < N; i += 1) out[i] = v_fold(a[i]);
+#endif
+}
 BITNET_INLINE float v_max_lane(V16 a) {
   float x[16];
   v_store(x, a);
