@@ -45,6 +45,8 @@ DEVICE float from_bits(u32 x) { return __uint_as_float(x); }
 DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
 DEVICE float root(float a) { return __fsqrt_rn(a); }
 DEVICE i32 nearest(float x) { return __float2int_rn(x); }
+/** Half to even, of what is not negative. */
+DEVICE u64 nearest64(float x) { return __float2ull_rn(x); }
 DEVICE float half_float(u32 h) {
   float f;
   asm("{.reg .b16 h; cvt.u16.u32 h,%1; cvt.f32.f16 %0,h;}" : "=f"(f) : "r"(h));
@@ -91,6 +93,7 @@ template <int NEWEST> DEVICE void copies_there() { asm volatile("cp.async.wait_g
 DEVICE void add_shared(i32* p, i32 v) { atomicAdd(p, v); }
 DEVICE void max_shared(u32* p, u32 v) { atomicMax(p, v); }
 DEVICE u32 add_global(u32* p, u32 v) { return atomicAdd(p, v); }
+DEVICE void add_global64(u64* p, u64 v) { atomicAdd((unsigned long long*)p, (unsigned long long)v); }
 DEVICE void fence() { __threadfence(); }
 
 /** One of the grid's barriers: thread 0 says that its block is there, later waits for the others. */

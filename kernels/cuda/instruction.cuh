@@ -17,10 +17,12 @@ enum Operation : u32 {
   VALUES,
   SELECT,
   COUNT,
-  BEST,
-  BEST_OF_ALL,
+  TOP_OF_SHARES,
+  TOP,
   ATTEND_ONE,
   ATTEND_ROWS,
+  MASS,
+  TELL_TOP,
 };
 
 /** What a row is made of: x; x + y, stored; f(x) * y. */

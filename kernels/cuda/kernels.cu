@@ -3,55 +3,7 @@
 // steps that the first does not suit.
 #include "attention.cuh"
 #include "products.cuh"
-
-/** The best logit of each block's share of a row, lower ids first among equals; then of all shares. */
-DEVICE void best_of(const float* values, const u32* ids, u32 n, u32 offset, float& best, u32& at) {
-  Shared& s = shared();
-  best = -from_bits(0x7f800000);
-  at = 0xffffffffu;
-  for (u32 i = thread(); i < n; i += THREADS) {
-    const float v = load(values + i);
-    const u32 id = ids ? load(ids + i) : offset + i;
-    if (v > best || (v == best && id < at)) best = v, at = id;
-  }
-  const float most = block_max(best);
-  // The id matters only where the value is the largest: its complement, so that the lowest is the largest.
-  const u32 mine = best == most && at != 0xffffffffu ? ~at : 0;
-  const u32 found = warp_max(mine);
-  sync();
-  if ((thread() & 31) == 0) s.largest[thread() / 32] = found;
-  sync();
-  at = ~warp_max(s.largest[thread() & 15]);
-  best = most;
-  sync();
-}
-
-APART void run_best(const Instruction& I) {
-  const u32 shares = I.parts, share = (I.width + shares - 1) / shares;
-  for (u32 item = block(); item < I.rows * shares; item += blocks()) {
-    const u32 o = item / shares, from = item % shares * share;
-    const u32 n = from < I.width ? (I.width - from < share ? I.width - from : share) : 0;
-    float best;
-    u32 at;
-    best_of((const float*)I.x + (u64)o * I.x_stride + from, nullptr, n, from, best, at);
-    if (thread() == 0) {
-      ((float*)I.scratch)[item] = best;
-      ((u32*)I.scratch)[I.rows * shares + item] = at;
-    }
-  }
-}
-
-APART void run_best_of_all(const Instruction& I) {
-  for (u32 o = block(); o < I.rows; o += blocks()) {
-    float best;
-    u32 at;
-    best_of((const float*)I.scratch + o * I.parts, (const u32*)I.scratch + (u64)I.rows * I.parts + o * I.parts, I.parts, 0, best, at);
-    if (thread() == 0) {
-      ((u32*)I.out)[2 * o] = at;
-      ((float*)I.out)[2 * o + 1] = best;
-    }
-  }
-}
+#include "top.cuh"
 
 /** What of an instruction can be had before the instructions ahead of it are done: its weights, what is in the cache. */
 DEVICE void go_ahead(const Instruction& I, const Input& in) {
@@ -128,11 +80,17 @@ DEVICE void run(const Instruction& I, const Input& in) {
     case COUNT:
       run_count(I);
       break;
-    case BEST:
-      run_best(I);
+    case TOP_OF_SHARES:
+      top_of_shares(I);
       break;
-    case BEST_OF_ALL:
-      run_best_of_all(I);
+    case TOP:
+      top_of_rows(I);
+      break;
+    case MASS:
+      mass_of_shares(I);
+      break;
+    case TELL_TOP:
+      tell_top(I);
       break;
   }
 }

@@ -10,6 +10,7 @@ import { KvCacheFullError } from '../../src/engine/gpu/kv-blocks.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import { selfTestProgram } from '../../src/engine/metal/self-test.ts';
 import type { Program } from '../../src/engine/program.ts';
+import { topLogits } from '../../src/engine/top-logits.ts';
 import { FAKE_MISSING, fakeGpu, loadOnFake, newGpu, SCHEDULES, withSettings } from './fake-driver.ts';
 
 const bitnet = randomModel(
@@ -156,23 +157,26 @@ describe.skipIf(FAKE_MISSING !== undefined)('steps on the emulator', () => {
     }),
   );
 
-  test('the best logit comes from the device, the lowest id among equals', async () => {
+  test.each([1, 3, 64])('the %i largest logits come from the device, with the sum of the weights', async (top) => {
     using executable = loadOnFake(bitnet);
-    const [one, two] = [executable.createSequence(), executable.createSequence()];
-    const step = (sequence: number) => ({
-      tokens: Int32Array.of(5, 6),
-      sequences: Int32Array.of(sequence, sequence),
-      positions: Int32Array.of(0, 1),
-      outputRows: Int32Array.of(0, 1),
-    });
-    const { logits } = await executable.step(step(one));
-    const { ids, logits: best } = await executable.stepBest(step(two));
-    for (const row of [0, 1]) {
-      const mine = logits.subarray(row * 160, (row + 1) * 160);
-      const largest = Math.max(...mine);
-      expect(ids[row]).toBe(mine.indexOf(largest));
-      expect(best[row]).toBe(largest);
-    }
+    const run = (asked: { top?: number; withoutLogits?: boolean }) => {
+      const sequence = executable.createSequence();
+      return executable.step({
+        tokens: Int32Array.of(5, 6, 7),
+        sequences: Int32Array.of(sequence, sequence, sequence),
+        positions: Int32Array.of(0, 1, 2),
+        outputRows: Int32Array.of(0, 2),
+        ...asked,
+      });
+    };
+    const { logits } = await run({});
+    const wanted = topLogits(logits, 2, top);
+    const bare = await run({ top, withoutLogits: true });
+    expect(bare.logits).toHaveLength(0);
+    expect(bare.top).toEqual(wanted);
+    const both = await run({ top });
+    expect(both.top).toEqual(wanted);
+    expect(both.logits).toEqual(logits);
   });
 
   test('NaN is reported where js reports it, and the sequence stays as it was', async () => {

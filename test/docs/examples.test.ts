@@ -40,6 +40,7 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'bitnet-gf3 bench --shape 2b4t --threads 2 --json': GIGABYTES,
   'bitnet-gf3 bench --shape 2b4t --concurrency 4': GIGABYTES,
   'bitnet-gf3 bench --shape large --concurrency 4': GIGABYTES,
+  'bitnet-gf3 bench --shape bonsai-8b --threads 16': GIGABYTES,
   'bitnet-gf3 bench --shape bonsai-27b --threads 16': GIGABYTES,
   'bitnet-gf3 bench --threads sweep': 'measures a quiet machine; test/bench/sweep.test.ts sweeps a small shape',
   'npm link': 'changes the machine; test/packages/npm-package.test.ts starts both names by npx',

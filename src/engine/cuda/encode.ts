@@ -28,8 +28,10 @@ export type Shape = {
   /** Of the longest row. */
   readonly positions: number;
   readonly traced: boolean;
-  /** Find each output row's best logit. */
-  readonly best: boolean;
+  /** Of the largest logits of each output row, so many are told. */
+  readonly top: number;
+  /** The logits go to the host. */
+  readonly logits: boolean;
 };
 
 /** Addresses of everything that instructions name. */
@@ -43,7 +45,9 @@ export type Memory = {
   readonly scratch: number;
   readonly counters: number;
   readonly counts: number;
-  readonly bests: number;
+  readonly tops: number;
+  /** The host's, where a search for the largest keeps them on the device; else 0. */
+  readonly logits: number;
   /** Blocks of the grid, and their shared memory. */
   readonly grid: number;
   readonly sharedBytes: number;
@@ -55,7 +59,7 @@ const OWN_BYTES = 2048;
 const POOL_BYTES = SHARED_BYTES - OWN_BYTES;
 /** Vectors of weights that a lane fetches ahead, at most. */
 const MOST_STAGED = 16;
-/** Shares of a row of logits whose best are found at once. */
+/** Shares of a row of logits whose largest are found at once. */
 const SHARES = 64;
 /** Positions up to which one block does a row's attention where its heads are too wide for tiles. */
 const WHOLE_POSITIONS = 256;
@@ -196,7 +200,7 @@ class Encoder {
 
   list(): Instruction[] {
     for (let i = 0; i < this.#ops.length; ) i += this.#take(i);
-    if (this.#shape.best && this.#shape.outputs > 0) this.#best();
+    if (this.#shape.top > 0 && this.#shape.outputs > 0) this.#top();
     return this.#list;
   }
 
@@ -657,23 +661,28 @@ class Encoder {
     } else push('attend', together);
   }
 
-  #best(): void {
+  #top(): void {
     const { logits, vocabSize } = this.#program;
     const common = {
       rows: this.#shape.outputs,
       width: vocabSize,
       x: this.#address(logits),
       xStride: vocabSize,
+      y: this.#memory.logits,
       parts: SHARES,
+      group: this.#shape.top,
       scratch: this.#memory.scratch,
-      out: this.#memory.bests,
+      out: this.#memory.tops,
     };
-    this.#list.push({ ...common, op: 'best' }, { ...common, op: 'bestOfAll' });
+    const ops = ['topOfShares', 'top', 'mass', 'tellTop'] as const;
+    this.#list.push(...ops.map((op) => ({ ...common, op })));
   }
 }
 
-/** Bytes of scratch of the search for the best. */
-export const bestBytes = (outputs: number) => outputs * SHARES * 8;
+/** Bytes of scratch of the search for the largest: `TopMemory` of top.cuh. */
+export const topScratchBytes = (outputs: number, top: number) => outputs * (8 * top * (SHARES + 1) + 12);
+/** Words that are told of a row: the sum of its weights (2), a count of NaN, one unused, ids, values. */
+export const topWords = (top: number) => 4 + 2 * top;
 
 function defined<T extends object>(fields: T): { [K in keyof T]: Exclude<T[K], undefined> } {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {

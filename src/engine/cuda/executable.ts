@@ -9,16 +9,16 @@ import {
   type SequenceId,
   type Step,
   type StepResult,
+  type TopLogits,
 } from '../backend.ts';
 import { BLOCK_POSITIONS, KvBlocks } from '../gpu/kv-blocks.ts';
 import type { Program } from '../program.ts';
 import { checkRewind } from '../rewind.ts';
-import { asAsked } from '../top-logits.ts';
+import { emptyTop } from '../top-logits.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import { CudaError, CudaUnsupportedError } from './addon.ts';
 import {
   attentionFor,
-  bestBytes,
   checkProgram,
   codesStride,
   encode,
@@ -27,6 +27,8 @@ import {
   type Shape,
   scratchFloats,
   splitsFor,
+  topScratchBytes,
+  topWords,
 } from './encode.ts';
 import type { Gpu, HostMemory, Work } from './gpu.ts';
 import { writeInstructions } from './instruction.ts';
@@ -42,16 +44,11 @@ const INPUT_HEADER = 64;
 const WAIT_ROWS = 8;
 
 type Sequence = { length: number; readonly blocks: number[] };
+/** What of a step decides its list. */
+type Asked = Pick<Step, 'trace' | 'top' | 'withoutLogits'>;
 type List = { readonly address: number; readonly length: number };
 /** Memory of the device, and how much. */
 type Place = { address: number; bytes: number };
-
-export type BestResult = {
-  /** (O,): the largest logit's id, the lowest among equals. */
-  readonly ids: Uint32Array;
-  /** (O,). */
-  readonly logits: Float32Array;
-};
 
 export type CudaOptions = LoadOptions & {
   /** Rows of one launch at most; longer steps are cut, which no result can show. */
@@ -148,44 +145,46 @@ export class CudaExecutable implements Executable {
   async step(step: Step): Promise<StepResult> {
     const { vocabSize, tracePoints } = this.#program;
     const traced = step.trace === true;
+    const outputs = step.outputRows.length;
+    const top = emptyTop(outputs, step.top ?? 0);
     // One part, as nearly always: its logits are copied once, into memory that nobody cleared first.
     let only: Float32Array | undefined;
     let logits: Float32Array | undefined;
     const tritCounts = new Int32Array(traced ? step.tokens.length * tracePoints * 3 : 0);
-    await this.#run(step, false, (part) => {
-      const found = new Float32Array(this.#hosts.get('logits')!.memory, 0, part.outputs * vocabSize);
-      if (part.outputs === step.outputRows.length) only = found.slice();
-      else {
-        logits ??= new Float32Array(step.outputRows.length * vocabSize);
-        logits.set(found, part.firstOutput * vocabSize);
+    await this.#run(step, (part) => {
+      if (top.mass.length > 0) this.#readTop(part, top, step.top!);
+      if (step.withoutLogits !== true) {
+        const found = new Float32Array(this.#hosts.get('logits')!.memory, 0, part.outputs * vocabSize);
+        if (part.outputs === outputs) only = found.slice();
+        else {
+          logits ??= new Float32Array(outputs * vocabSize);
+          logits.set(found, part.firstOutput * vocabSize);
+        }
       }
       if (traced && tracePoints > 0) {
         const counts = new Int32Array(this.#hosts.get('counts')!.memory, 0, part.tokens * tracePoints * 3);
         tritCounts.set(counts, part.firstToken * tracePoints * 3);
       }
     });
-    return { ...asAsked(step, logits ?? only ?? new Float32Array(0)), tritCounts };
+    return { logits: logits ?? only ?? new Float32Array(0), top, tritCounts };
   }
 
-  /** As `step`, but finds the largest logit of each output row on the device, so that a greedy step brings back two numbers. */
-  async stepBest(step: Step): Promise<BestResult> {
-    const outputs = step.outputRows.length;
-    const result = { ids: new Uint32Array(outputs), logits: new Float32Array(outputs) };
-    await this.#run(step, true, (part) => {
-      if (part.outputs === 0) return;
-      const { memory } = this.#hosts.get('bests')!;
-      const [ids, values] = [new Uint32Array(memory), new Float32Array(memory)];
-      for (let i = 0; i < part.outputs; i += 1) {
-        result.ids[part.firstOutput + i] = ids[2 * i]!;
-        result.logits[part.firstOutput + i] = values[2 * i + 1]!;
-      }
-    });
-    return result;
+  /** What `tell_top` wrote of a part's rows. */
+  #readTop({ outputs, firstOutput }: Part, { ids, logits, mass }: TopLogits, count: number): void {
+    const { memory } = this.#hosts.get('tops')!;
+    const stride = 4 * topWords(count);
+    for (let i = 0; i < outputs; i += 1) {
+      const row = firstOutput + i;
+      const [low, high, broken] = new Uint32Array(memory, i * stride, 3) as unknown as [number, number, number];
+      mass[row] = broken > 0 ? Number.NaN : high + low / 2 ** 32;
+      ids.set(new Int32Array(memory, i * stride + 16, count), row * count);
+      logits.set(new Float32Array(memory, i * stride + 16 + 4 * count, count), row * count);
+    }
   }
 
   /** The instructions of a step of these rows: what docs/cuda.md counts, and the tests look at. */
   instructionsOf(tokens: number, outputs: number, positions: number): ReturnType<typeof encode> {
-    const shape = this.#shape(tokens, outputs, 1, positions, false, false);
+    const shape = this.#shape(tokens, outputs, 1, positions, {});
     this.#prepare(shape, 1);
     return encode(this.#program, this.#memory(shape), shape);
   }
@@ -205,7 +204,7 @@ export class CudaExecutable implements Executable {
 
   // ---- a step
 
-  async #run(step: Step, best: boolean, finished: (part: Part) => void): Promise<void> {
+  async #run(step: Step, finished: (part: Part) => void): Promise<void> {
     if (this.#disposed) throw new RangeError('the executable was disposed');
     if (this.#running) throw new RangeError('one step at a time');
     checkStep(this.#program, step, (sequence) => this.#sequences.get(sequence)?.length);
@@ -216,8 +215,8 @@ export class CudaExecutable implements Executable {
     });
     try {
       for (const [sequence, length] of lengths) this.#kv.reserve(sequence.blocks, length);
-      for (const part of this.#cut(step, best)) {
-        await this.#runPart(step, part, best);
+      for (const part of this.#cut(step)) {
+        await this.#runPart(step, part);
         finished(part);
       }
       // Only a finished step moves the sequences on.
@@ -231,9 +230,9 @@ export class CudaExecutable implements Executable {
   }
 
   /** Parts small enough for the activations, the logits and attention's scratch. */
-  *#cut(step: Step, best: boolean): Generator<Part> {
+  *#cut(step: Step): Generator<Part> {
     const tokens = step.tokens.length;
-    const maxOutputs = Math.max(1, Math.floor(MAX_LOGITS_BYTES / (this.#program.vocabSize * 4 * (best ? 0.25 : 1))));
+    const maxOutputs = Math.max(1, Math.floor(MAX_LOGITS_BYTES / (this.#program.vocabSize * 4)));
     let positions = 0;
     for (const position of step.positions) positions = Math.max(positions, position + 1);
     const kind = attentionFor(this.#program, tokens, new Set(step.sequences).size, positions);
@@ -256,19 +255,29 @@ export class CudaExecutable implements Executable {
     }
   }
 
-  #shape(tokens: number, outputs: number, sequences: number, positions: number, traced: boolean, best: boolean): Shape {
+  #shape(tokens: number, outputs: number, sequences: number, positions: number, asked: Asked): Shape {
     // Lists are kept: what they depend on is rounded.
     const rounded = Math.ceil(positions / BLOCK_POSITIONS) * BLOCK_POSITIONS;
     const attention = attentionFor(this.#program, tokens, sequences, rounded);
-    return { tokens, outputs, attention, splits: splitsFor(rounded), positions: rounded, traced, best };
+    const { trace: traced = false, top = 0, withoutLogits = false } = asked;
+    return {
+      tokens,
+      outputs,
+      attention,
+      splits: splitsFor(rounded),
+      positions: rounded,
+      traced,
+      top,
+      logits: !withoutLogits,
+    };
   }
 
-  async #runPart(step: Step, part: Part, best: boolean): Promise<void> {
+  async #runPart(step: Step, part: Part): Promise<void> {
     const { firstToken, tokens, outputs } = part;
     let positions = 0;
     for (let t = firstToken; t < firstToken + tokens; t += 1) positions = Math.max(positions, step.positions[t]! + 1);
     const { sequences } = this.#inputLayout(step, part);
-    const shape = this.#shape(tokens, outputs, sequences, positions, step.trace === true, best);
+    const shape = this.#shape(tokens, outputs, sequences, positions, step);
     this.#turnsUpTo(positions);
     const inputBytes = this.#inputBytes(step, part);
     this.#prepare(shape, inputBytes);
@@ -359,20 +368,21 @@ export class CudaExecutable implements Executable {
     this.#turns = end;
   }
 
-  #prepare({ tokens, outputs, attention, splits, best }: Shape, inputBytes: number): void {
+  #prepare({ tokens, outputs, attention, splits, top, logits }: Shape, inputBytes: number): void {
     const { vocabSize, tracePoints, kv } = this.#program;
     this.#place('input', inputBytes);
     this.#host('input', inputBytes);
     this.#place(
       'scratch',
-      Math.max(tokens * scratchFloats(this.#program, attention, splits) * 4, best ? bestBytes(outputs) : 0),
+      Math.max(tokens * scratchFloats(this.#program, attention, splits) * 4, topScratchBytes(outputs, top)),
     );
     this.#place('counters', tokens * kv.kvHeads * 4);
     this.#host('counts', tokens * tracePoints * 12);
-    if (best) {
+    if (top > 0) {
       this.#place('logits', outputs * vocabSize * 4);
-      this.#host('bests', outputs * 8);
-    } else this.#host('logits', Math.max(1, outputs) * vocabSize * 4);
+      this.#host('tops', outputs * topWords(top) * 4);
+    }
+    if (top === 0 || logits) this.#host('logits', Math.max(1, outputs) * vocabSize * 4);
     if (tokens <= this.#rows) return;
     const rows = Math.min(Math.max(this.#maxRows, tokens), 2 ** Math.ceil(Math.log2(tokens)));
     const sizes = this.#program.buffers.map(({ dtype, width }, id) => {
@@ -394,9 +404,9 @@ export class CudaExecutable implements Executable {
 
   #memory(shape: Shape): Memory {
     const buffers = [...this.#buffers];
-    buffers[this.#program.logits] = shape.best
-      ? this.#places.get('logits')!.address
-      : this.#hosts.get('logits')!.address;
+    const hostLogits = this.#hosts.get('logits')?.address ?? 0;
+    // A search for the largest reads them again and again: on the device.
+    buffers[this.#program.logits] = shape.top > 0 ? this.#places.get('logits')!.address : hostLogits;
     return {
       weights: this.#weights.placed,
       cosine: this.#places.get('cosine')!.address,
@@ -406,16 +416,17 @@ export class CudaExecutable implements Executable {
       scratch: this.#places.get('scratch')!.address,
       counters: this.#places.get('counters')!.address,
       counts: this.#hosts.get('counts')!.address,
-      bests: shape.best ? this.#hosts.get('bests')!.address : 0,
+      tops: shape.top > 0 ? this.#hosts.get('tops')!.address : 0,
+      logits: shape.logits ? hostLogits : 0,
       grid: this.#gpu.info.multiprocessors,
       sharedBytes: this.#gpu.sharedBytes,
     };
   }
 
   #list(shape: Shape): List {
-    const { tokens, outputs, attention, splits, positions, traced, best } = shape;
+    const { tokens, outputs, attention, splits, positions, traced, top, logits } = shape;
     // The positions count only where they decide how many heads a block takes.
-    const key = `${tokens} ${outputs} ${attention} ${splits} ${attention === 'whole' ? positions : 0} ${traced} ${best}`;
+    const key = `${tokens} ${outputs} ${attention} ${splits} ${attention === 'whole' ? positions : 0} ${traced} ${top} ${logits}`;
     const known = this.#lists.get(key);
     if (known !== undefined) return known;
     const instructions = encode(this.#program, this.#memory(shape), shape);

@@ -14,10 +14,12 @@ export const OPERATIONS = [
   'values',
   'select',
   'count',
-  'best',
-  'bestOfAll',
+  'topOfShares',
+  'top',
   'attendOne',
   'attendRows',
+  'mass',
+  'tellTop',
 ] as const;
 export type Operation = (typeof OPERATIONS)[number];
 

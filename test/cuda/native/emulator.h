@@ -102,6 +102,7 @@ inline float from_bits(u32 v) {
 inline float divide(float a, float b) { return a / b; }
 inline float root(float a) { return std::sqrt(a); }
 inline i32 nearest(float x) { return x != x ? 0 : x >= 2147483648.0f ? 0x7fffffff : x < -2147483648.0f ? -0x7fffffff - 1 : (i32)std::nearbyint(x); }
+inline u64 nearest64(float x) { return (u64)std::nearbyint((double)x); }
 inline float half_float(u32 h) {
   const float sign = h & 0x8000 ? -1.0f : 1.0f;
   const u32 exponent = h >> 10 & 31, fraction = h & 1023;
@@ -152,6 +153,7 @@ inline void copies_asked() {}
 template <int NEWEST> inline void copies_there() {}
 inline void add_shared(i32* p, i32 v) { *p += v; }
 inline void max_shared(u32* p, u32 v) { *p = v > *p ? v : *p; }
+inline void add_global64(u64* p, u64 v) { *p += v; }
 inline u32 add_global(u32* p, u32 v) {
   const u32 old = *p;
   *p += v;
