@@ -110,18 +110,16 @@ export async function decode(
   for (let step = 0; step < steps; step += 1) {
     options.signal?.throwIfAborted();
     const start = performance.now();
-    const { logits } = await executable.step({
+    // As a greedy generation asks.
+    const { top } = await executable.step({
       tokens,
       sequences: Int32Array.from(sequences),
       positions: Int32Array.from(sequences, (sequence) => executable.sequenceLength(sequence)),
       outputRows: Int32Array.from(sequences, (_, i) => i),
+      top: 1,
+      withoutLogits: true,
     });
-    // Greedy, so that the logits are read as a generation reads them.
-    sequences.forEach((_, i) => {
-      let best = i * program.vocabSize;
-      for (let v = best; v < (i + 1) * program.vocabSize; v += 1) if (logits[v]! > logits[best]!) best = v;
-      tokens[i] = best - i * program.vocabSize;
-    });
+    tokens.set(top.ids);
     times.push(performance.now() - start);
     options.onProgress?.(step + 1, steps, 'generation');
   }
