@@ -281,13 +281,17 @@ APART void make_wide(const Instruction& I, u32 t, float* xs, char* codes, bool w
   sum_groups(codes, code_stride, I.group, n);
 }
 
+/** The same with a rotation behind the norm, or heads normed before they are gated: hybrid.cuh. */
+APART void make_turned(const Instruction& I, u32 t, float* xs, char* codes, bool writes);
+
 /**
  * Row t of an instruction: made, normed, stored, rounded, as far as the instruction says. Codes go to `codes`: int8, or
  * the two planes of int16 (hi, lo, each `code_stride` bytes) and the groups' sums behind them. A row that is not rounded is left
  * in `xs`.
  */
 DEVICE void make_row(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
-  if (I.width > HELD * THREADS) make_wide(I, t, xs, codes, writes);
+  if (I.turn || I.heads) make_turned(I, t, xs, codes, writes);
+  else if (I.width > HELD * THREADS) make_wide(I, t, xs, codes, writes);
   else if (I.source != PLAIN || I.keep) make_held<HELD, false>(I, t, xs, codes, writes);
   else if (I.width <= 5 * THREADS) make_held<5, true>(I, t, xs, codes, writes);
   else make_held<HELD, true>(I, t, xs, codes, writes);
