@@ -39,20 +39,22 @@ template <u32 R> DEVICE void butterflies(float (&v)[R], u32 block) {
   }
 }
 
-/** Strides 16 s to 8 R s of a row that lies by lanes, in which they are s to R s / 2. `vectors`: R neighbours at a time. */
+/** Strides 16 s to 8 R s of a row, which lies by lanes: there they are s to R s / 2. */
 template <u32 R> DEVICE void turn_pass(float* xs, u32 stride, u32 chunks, u32 s) {
   const u32 items = 16 * (chunks / R);
   for (u32 item = thread(); item < items; item += THREADS) {
     float v[R];
-    if (R >= 4 && s == 1) {
-      Floats* p = (Floats*)(xs + (item & 15) * stride + (item >> 4) * R);
-      UNROLL for (u32 k = 0; k < R / 4; k++) {
-        const Floats f = p[k];
-        v[4 * k] = f.x, v[4 * k + 1] = f.y, v[4 * k + 2] = f.z, v[4 * k + 3] = f.w;
+    if constexpr (R >= 4) {
+      if (s == 1) {
+        Floats* p = (Floats*)(xs + (item & 15) * stride + (item >> 4) * R);
+        UNROLL for (u32 k = 0; k < R / 4; k++) {
+          const Floats f = p[k];
+          v[4 * k] = f.x, v[4 * k + 1] = f.y, v[4 * k + 2] = f.z, v[4 * k + 3] = f.w;
+        }
+        butterflies(v, R);
+        UNROLL for (u32 k = 0; k < R / 4; k++) p[k] = {v[4 * k], v[4 * k + 1], v[4 * k + 2], v[4 * k + 3]};
+        continue;
       }
-      butterflies(v, R);
-      UNROLL for (u32 k = 0; k < R / 4; k++) p[k] = {v[4 * k], v[4 * k + 1], v[4 * k + 2], v[4 * k + 3]};
-      continue;
     }
     // Four neighbours of a lane and eight lanes are 32 banks.
     const bool fours = s >= 4;
@@ -72,14 +74,14 @@ DEVICE float* turn_row(const Instruction& I, float* xs) {
   const float* const signs = (const float*)I.weight2;
   float* const to = I.key_heads ? xs + 16 * stride : xs;
   for (u32 c = thread(); c < chunks; c += THREADS) {
-    float v[16];
+    float v[16], sign[16];
+    UNROLL for (u32 l = 0; l < 16; l++) sign[l] = !I.back && 16 * c + l < n ? stream_float(signs + 16 * c + l) : 1.0f;
     UNROLL for (u32 l = 0; l < 16; l++) {
       const u32 i = 16 * c + l;
       u32 from = i;
       // Place k * repeats + r has head r * keyHeads + k.
       if (I.key_heads) from = (i / D % repeats * I.key_heads + i / D / repeats) * D + i % D;
-      v[l] = i < n ? xs[lane_place(from, stride)] : 0.0f;
-      if (!I.back && i < n) v[l] = v[l] * signs[i];
+      v[l] = i < n ? xs[lane_place(from, stride)] * sign[l] : 0.0f;
     }
     butterflies(v, block);
     UNROLL for (u32 l = 0; l < 16; l++) to[l * stride + c] = v[l];
@@ -93,64 +95,95 @@ DEVICE float* turn_row(const Instruction& I, float* xs) {
   return to;
 }
 
+/** What a row is made of in rounds: elements that a thread loads before it uses the first. */
+constexpr u32 AT_ONCE = 8;
+
 /**
- * As make_row of rows.cuh. `heads`: y has so many of `head_dim`, each normed with `weight` and `eps` before it meets x. `turn`:
- * block of a rotation behind the norm, with `weight2` its signs, `scale` its last factor, `back` where it is the inverse; the row
- * before it goes to `out` where `keep`, the row behind it to `cosine` unless that is 0.
+ * As make_row of rows.cuh, for rows wider than threads hold, and for these: `heads`: y has so many of `head_dim`, each normed with
+ * `weight` and `eps` before it meets x. `turn`: block of a rotation behind the norm, with `weight2` its signs, `scale` its last
+ * factor, `back` where it is the inverse; the row before it goes to `out` where `keep`, the row behind it to `cosine` unless 0.
  */
-APART void make_turned(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
-  const u32 tid = thread(), n = I.width, stride = lane_stride(n), source = I.source, D = I.head_dim;
+APART void make_wide(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
+  Shared& s = shared();
+  const u32 tid = thread(), n = I.width, stride = lane_stride(n), source = I.source, D = I.head_dim, heads = I.heads;
   float* const x = (float*)I.x + (u64)t * I.x_stride;
   const float* const y = (const float*)I.y + (u64)t * I.y_stride;
   const float* const weight = (const float*)I.weight;
   float* const kept = (float*)I.out + (u64)t * I.out_stride;
   float* const inverse = xs + 16 * stride;
-  if (I.heads) {
-    for (u32 i = tid; i < n; i += THREADS) xs[lane_place(i, stride)] = load(y + i);
+  const bool keep = I.keep && writes, norm = I.norm;
+  if (heads) {
+    for (u32 base = tid; base < n; base += AT_ONCE * THREADS) {
+      float b[AT_ONCE];
+      UNROLL for (u32 k = 0; k < AT_ONCE; k++) b[k] = base + k * THREADS < n ? load(y + base + k * THREADS) : 0.0f;
+      UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
+        if (base + k * THREADS < n) xs[lane_place(base + k * THREADS, stride)] = b[k];
+      }
+    }
     sync();
-    for (u32 base = 0; base < I.heads; base += THREADS / 16) {
+    for (u32 base = 0; base < heads; base += THREADS / 16) {
       const u32 h = base + tid / 16;
       float sum = 0.0f;
-      for (u32 i = tid & 15; h < I.heads && i < D; i += 16) {
+      for (u32 i = tid & 15; h < heads && i < D; i += 16) {
         const float v = xs[lane_place(h * D + i, stride)];
         sum = sum + v * v;
       }
       sum = fold(sum);
-      if ((tid & 15) == 0 && h < I.heads) inverse[h] = divide(1.0f, root(divide(sum, (float)D) + I.eps));
+      if ((tid & 15) == 0 && h < heads) inverse[h] = divide(1.0f, root(divide(sum, (float)D) + I.eps));
     }
     sync();
   }
-  for (u32 i = tid; i < n; i += THREADS) {
-    float a = load((const float*)x + i);
-    if (source != PLAIN) {
-      const float b = I.heads ? (xs[lane_place(i, stride)] * inverse[i / D]) * stream_float(weight + i % D) : load(y + i);
-      a = source == SUM ? a + b : activated(source, I.limit, a, b);
+  for (u32 base = tid; base < n; base += AT_ONCE * THREADS) {
+    float a[AT_ONCE], b[AT_ONCE];
+    UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
+      const u32 i = base + k * THREADS;
+      a[k] = i < n ? load((const float*)x + i) : 0.0f;
+      b[k] = source == PLAIN || i >= n ? 0.0f : heads ? stream_float(weight + i % D) : load(y + i);
     }
-    xs[lane_place(i, stride)] = a;
-    if (source == SUM && writes) x[i] = a;
-    if (I.keep && !I.norm && writes) kept[i] = a;
+    UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
+      const u32 i = base + k * THREADS;
+      if (i < n) {
+        float v = a[k];
+        if (source != PLAIN) {
+          const float w = heads ? (xs[lane_place(i, stride)] * inverse[i / D]) * b[k] : b[k];
+          v = source == SUM ? v + w : activated(source, I.limit, v, w);
+        }
+        xs[lane_place(i, stride)] = v;
+        if (source == SUM && writes) x[i] = v;
+        if (keep && !norm) kept[i] = v;
+      }
+    }
   }
   for (u32 i = n + tid; i < 16 * lane_length(n); i += THREADS) xs[lane_place(i, stride)] = 0.0f;
-  if (tid == 0) shared().code_sum = 0;
+  if (tid == 0) s.code_sum = 0;
   sync();
-  if (I.norm) {
+  if (norm) {
     const float r = inverse_rms(xs, n, I.eps);
-    for (u32 i = tid; i < n; i += THREADS) {
-      const float a = (xs[lane_place(i, stride)] * r) * stream_float(weight + i);
-      xs[lane_place(i, stride)] = a;
-      if (I.keep && writes) kept[i] = a;
+    for (u32 base = tid; base < n; base += AT_ONCE * THREADS) {
+      float w[AT_ONCE];
+      UNROLL for (u32 k = 0; k < AT_ONCE; k++) w[k] = base + k * THREADS < n ? stream_float(weight + base + k * THREADS) : 0.0f;
+      UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
+        const u32 i = base + k * THREADS;
+        if (i < n) {
+          const float v = (xs[lane_place(i, stride)] * r) * w[k];
+          xs[lane_place(i, stride)] = v;
+          if (keep) kept[i] = v;
+        }
+      }
     }
     sync();
   }
-  const float* from = I.turn ? turn_row(I, xs) : xs;
+  const u32 turn = I.turn, back = I.back;
+  const float* const from = turn ? turn_row(I, xs) : xs;
   float* const turned = (float*)I.cosine + (u64)t * n;
-  const bool stores = I.turn && I.cosine && writes;
+  const bool stores = turn && I.cosine && writes;
+  const float factor = I.scale;
   u32 most = 0;
-  for (u32 i = tid; i < n; i += THREADS) {
+  UNROLL4 for (u32 i = tid; i < n; i += THREADS) {
     float a = from[lane_place(i, stride)];
-    if (I.turn) {
-      a = a * I.scale;
-      if (I.back) a = a * stream_float((const float*)I.weight2 + i);
+    if (turn) {
+      a = a * factor;
+      if (back) a = a * ((const float*)I.weight2)[i];
       xs[lane_place(i, stride)] = a;
       if (stores) turned[i] = a;
     }
@@ -173,11 +206,26 @@ APART void make_turned(const Instruction& I, u32 t, float* xs, char* codes, bool
   }
   const float scale = divide(32639.0f, largest);
   const bool usable = scale < from_bits(0x7f800000);
-  if (tid == 0) shared().scale = usable ? divide(largest, 32639.0f) : 0.0f;
-  for (u32 i = tid; i < n; i += THREADS) write16(codes, code_stride, i, xs[lane_place(i, stride)], scale, usable);
+  const u32 group = I.group, groups = n / group;
+  if (tid == 0) s.scale = usable ? divide(largest, 32639.0f) : 0.0f;
   for (u32 i = n + tid; i < code_stride; i += THREADS) codes[i] = codes[code_stride + i] = 0;
+  if (group % 32 != 0) {
+    for (u32 i = tid; i < n; i += THREADS) write16(codes, code_stride, i, xs[lane_place(i, stride)], scale, usable);
+    sync();
+    sum_groups(codes, code_stride, group, n);
+    return;
+  }
+  // A warp's 32 elements are of one group. Its sums lie behind the row, or the second one.
+  i32* const sums = (i32*)(xs + (I.key_heads ? 32 : 16) * stride);
+  for (u32 g = tid; g < groups; g += THREADS) sums[g] = 0;
   sync();
-  sum_groups(codes, code_stride, I.group, n);
+  UNROLL4 for (u32 i = tid; i < n; i += THREADS) {
+    const i32 sum = warp_sum(write16(codes, code_stride, i, xs[lane_place(i, stride)], scale, usable));
+    if ((tid & 31) == 0) add_shared(sums + i / group, sum);
+  }
+  sync();
+  for (u32 g = tid; g < groups; g += THREADS) ((i32*)(codes + 2 * code_stride))[g] = sums[g];
+  sync();
 }
 
 /** x holds for each head `head_dim` elements of one buffer (y), then as many of another (out). */
@@ -612,7 +660,8 @@ template <bool STAGED> DEVICE void add_columns(i32 (&sum)[4][4], const Weights& 
 APART void experts_few(const Instruction& I) {
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3;
   const u32 groups = I.width / I.group, chunks = (I.group + 127) / 128, each = I.ending == GATE ? 2 : 1;
-  const u32 at_once = groups >= WARPS ? 1 : WARPS / groups, slots = groups < WARPS ? groups : WARPS;
+  // No more panels than there are threads for their rows.
+  const u32 slots = groups < WARPS ? groups : WARPS, at_once = WARPS / slots < THREADS / 64 ? WARPS / slots : THREADS / 64;
   const u32 panels = items_of(I), sets = (panels + at_once - 1) / at_once, slices = (groups + WARPS - 1) / WARPS;
   float* const parts = (float*)pool();
   u32 parity = 0;

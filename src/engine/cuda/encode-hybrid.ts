@@ -333,7 +333,10 @@ export type Output = { readonly weight: WeightId; readonly out: BufferId };
  * Operations in an order in which what is made of one row stands together: roundings and rotations of a row that dense
  * matrices also read come before those products, on which they do not depend.
  */
-export function gathered(ops: readonly Op[], uses: (op: Op) => { reads: readonly BufferId[]; writes: readonly BufferId[] }): Op[] {
+export function gathered(
+  ops: readonly Op[],
+  uses: (op: Op) => { reads: readonly BufferId[]; writes: readonly BufferId[] },
+): Op[] {
   const list = [...ops];
   for (let i = 1; i < list.length; i += 1) {
     const op = list[i]!;

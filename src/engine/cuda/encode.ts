@@ -86,8 +86,10 @@ export const LIMITS = { ternaryColumns: 131_071, headDim: 256, heads: 512 } as c
 
 /** A row in shared memory: `row_bytes` of rows.cuh. */
 const rowBytes = (width: number) => 16 * (Math.ceil(width / 128) * 8 + 4) * 4;
-/** The widest row that shared memory holds. */
-export const MOST_WIDTH = 128 * Math.floor((POOL_BYTES / 64 - 4) / 8);
+/** Sums of a row's groups there. */
+const sumBytes = (width: number) => width / 8;
+/** The widest row that shared memory holds with them. */
+export const MOST_WIDTH = 128 * Math.floor((POOL_BYTES - rowBytes(0)) / (rowBytes(128) - rowBytes(0) + sumBytes(128)));
 
 /** Distances between rows: codes in bytes; of int16 codes two planes and the sums of the groups. */
 export function codesStride(program: Program, codes: BufferId): number {
@@ -196,7 +198,7 @@ type Chain = {
   readonly length: number;
   readonly codes?: BufferId;
   readonly row: BufferId;
-  /** The row is stored as it was before its rotation, or its operations are of a kind that only an instruction of rows does. */
+  /** Its operations are of a kind that only an instruction of rows does. */
   readonly alone: boolean;
 };
 
@@ -457,7 +459,7 @@ class Encoder {
     if (norm !== undefined && fits) this.#alias.delete(norm.out);
     if (turn !== undefined) this.#alias.delete(turn.out);
     const codes = quantize === undefined ? {} : { codes: quantize.codes };
-    const alone = heads !== undefined || (turn !== undefined && (stored || turn.keyHeads > 0));
+    const alone = heads !== undefined || turn !== undefined;
     return { instruction, length: next - from, row, alone, ...codes };
   }
 
@@ -612,9 +614,9 @@ class Encoder {
         const { source, quantize } = chain.instruction;
         const fits = one(first.x) && chain.row === first.x && source === 0 && (quantize ?? 0) === 0 && !chain.alone;
         if (!fits || this.#isLive(first.x, i + matrices.length)) return 0;
-        const { norm, weight: normWeight, eps, x, xStride, turn, back, weight2, scale } = chain.instruction;
-        const made = { ...(small && { fused: 1 }), norm, weight: normWeight, eps, x, xStride, turn, back, weight2, scale };
-        this.#list.push({ ...instruction, ...defined(made) });
+        const { norm, weight: normWeight, eps, x, xStride } = chain.instruction;
+        const fused = small === undefined ? {} : { fused: 1 };
+        this.#list.push({ ...instruction, ...fused, ...defined({ norm, weight: normWeight, eps, x, xStride }) });
         return length;
       }
       default:
@@ -632,12 +634,12 @@ class Encoder {
   ): Partial<Instruction> | undefined {
     if (chain === undefined || !one || chain.codes !== codes) return undefined;
     const { instruction } = chain;
-    if (chain.alone || (instruction.cosine ?? 0) !== 0) return undefined;
+    if (chain.alone) return undefined;
     if (instruction.source !== 0 || (instruction.keep ?? 0) !== 0 || this.#isLive(codes, next)) return undefined;
     if (product.op === 'grouped' && (product.group ?? 0) % 32 !== 0) return undefined;
     if (rowBytes(product.width!) + this.#productBytes(product) > POOL_BYTES) return undefined;
-    const { norm, weight, eps, x, xStride, status, failed, turn, back, weight2, scale } = instruction;
-    return { fused: 1, ...defined({ norm, weight, eps, x, xStride, status, failed, turn, back, weight2, scale }) };
+    const { norm, weight, eps, x, xStride, status, failed } = instruction;
+    return { fused: 1, ...defined({ norm, weight, eps, x, xStride, status, failed }) };
   }
 
   /** How many vectors of weights a lane can fetch before it has the row: `staged` of products.cuh. */
@@ -670,7 +672,13 @@ class Encoder {
     const gate = this.#at(next, 'gatedActivation');
     const [first, second] = matrices;
     const isDense = this.#program.weights[first!.weight]!.kind === 'dense';
-    if (gate !== undefined && !isDense && matrices.length === 2 && gate.gate === first!.out && gate.up === second!.out) {
+    if (
+      gate !== undefined &&
+      !isDense &&
+      matrices.length === 2 &&
+      gate.gate === first!.out &&
+      gate.up === second!.out
+    ) {
       const weightOf = (id: WeightId) => this.#program.weights[id] as { kind: string; rows: number };
       const rowsOf = (id: WeightId) => weightOf(id).rows;
       // Tiles of many rows have one matrix each.
@@ -815,7 +823,7 @@ export function checkProgram(program: Program): void {
         break;
       }
       case 'hadamard':
-        if (op.keyHeads > 0 && 2 * rowBytes(widthOf(op.x)) > POOL_BYTES)
+        if (op.keyHeads > 0 && 2 * rowBytes(widthOf(op.x)) + sumBytes(widthOf(op.x)) > POOL_BYTES)
           refuse(`a rotation that moves the heads of rows of ${widthOf(op.x)}`, program.buffers[op.x]!.name);
         break;
       case 'causalConv':
@@ -843,7 +851,13 @@ export function checkProgram(program: Program): void {
         continue;
     }
     // What is made of a whole row has it in shared memory.
-    if ('x' in op && op.op !== 'causalConv' && op.op !== 'gatedDelta' && op.op !== 'l2NormHeads' && widthOf(op.x) > MOST_WIDTH)
+    if (
+      'x' in op &&
+      op.op !== 'causalConv' &&
+      op.op !== 'gatedDelta' &&
+      op.op !== 'l2NormHeads' &&
+      widthOf(op.x) > MOST_WIDTH
+    )
       refuse(`rows of ${widthOf(op.x)}, the limit is ${MOST_WIDTH}`, program.buffers[op.x]!.name);
   }
   for (const weight of program.weights) {

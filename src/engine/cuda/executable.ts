@@ -181,7 +181,7 @@ export class CudaExecutable implements Executable {
     await this.#run(step, false, (part) => {
       const found = new Float32Array(this.#hosts.get('logits')!.memory, 0, part.outputs * vocabSize);
       if (part.outputs === step.outputRows.length) only = found.slice();
-      else {
+      else if (part.outputs > 0) {
         logits ??= new Float32Array(step.outputRows.length * vocabSize);
         logits.set(found, part.firstOutput * vocabSize);
       }

@@ -53,11 +53,7 @@ function piecesOf(weight: Weight): readonly Piece[] {
 const sizeOf = ({ bytes, rowBytes, stride }: Piece) => aligned((bytes.length / Math.max(1, rowBytes)) * stride);
 
 /** Puts every weight there, with `beside` bytes left for a sequence; frees nothing on failure but what it took. Throws `CudaUnsupportedError` where it does not fit. */
-export function placeWeights(
-  gpu: Gpu,
-  program: Program,
-  beside = 0,
-): { address: number; placed: PlacedWeight[] } {
+export function placeWeights(gpu: Gpu, program: Program, beside = 0): { address: number; placed: PlacedWeight[] } {
   const reserve = RESERVE_BYTES + beside;
   const pieces = program.weights.map(piecesOf);
   const total = pieces.flat().reduce((sum, piece) => sum + sizeOf(piece), 0);
