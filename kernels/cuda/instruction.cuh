@@ -23,6 +23,15 @@ enum Operation : u32 {
   ATTEND_ROWS,
   MASS,
   TELL_TOP,
+  SPLIT,
+  CONV,
+  LENGTHS,
+  DELTA,
+  ROUTE,
+  SORT,
+  EXPERTS,
+  ADD_EXPERTS,
+  DENSE_SMALL,
 };
 
 /** What a row is made of: x; x + y, stored; f(x) * y. */
@@ -51,21 +60,27 @@ struct Instruction {
   u32 head_dim, layer, window, parts;
   u32 ending, fused, gate, y_stride;
   u32 rotary, splits, out_stride, type;
+  /** Of rows: block of the rotation behind the norm, 0 for none; whether it is the inverse; see hybrid.cuh. */
+  u32 turn, back, key_heads, choices;
   u64 x, y, weight, out;
   u64 codes, scales, cosine, sine;
   u64 scratch, failed, weight2, counters;
-  Matrix m[3];
+  Matrix m[4];
 };
 static_assert(sizeof(Matrix) == 56, "as instruction.ts writes it");
-static_assert(sizeof(Instruction) == 376, "as instruction.ts writes it");
-constexpr u32 INSTRUCTION_BYTES = 384;
+static_assert(sizeof(Instruction) == 448, "as instruction.ts writes it");
+constexpr u32 INSTRUCTION_BYTES = 448;
 
 /** What changes from step to step. Every array lies behind it in the same memory. */
 struct Input {
   /** Rows; blocks of the longest row's context. */
-  u32 tokens, outputs, table_stride, longest;
+  u32 tokens, outputs, table_stride, sequences;
   u64 ids, positions, table_rows, output_rows, tables;
+  /** Of each sequence (row of the table): where its recurrent states are, and which of the two copies of its convolutions' counts. */
+  u64 states;
 };
+/** First row of each sequence, and the end of the last. */
+DEVICE const u32* sequence_rows(const Input& in) { return (const u32*)in.output_rows + in.outputs; }
 
 /** A block of the KV cache, 64 positions: [layer][keys: kv head][dimension][position], [values: kv head][position][dimension]. */
 constexpr u32 POSITIONS = 64;

@@ -2,6 +2,7 @@
 // instructions; while blocks wait, their next weights are on the way. `bitnet_phase`: one launch an instruction, for cards or
 // steps that the first does not suit.
 #include "attention.cuh"
+#include "hybrid.cuh"
 #include "products.cuh"
 #include "top.cuh"
 
@@ -9,6 +10,7 @@
 DEVICE void go_ahead(const Instruction& I, const Input& in) {
   if (I.op == TERNARY && I.rows == 1) ternary_ahead(I);
   if (I.op == ATTEND_ONE || I.op == SCORES || I.op == VALUES) attend_ahead(I, in);
+  if (I.op == DELTA) delta_ahead(I, in);
 }
 
 /** What of the instruction after the next one comes into L2 meanwhile: group-scaled weights, the weights of norms. */
@@ -91,6 +93,33 @@ DEVICE void run(const Instruction& I, const Input& in) {
       break;
     case TELL_TOP:
       tell_top(I);
+      break;
+    case SPLIT:
+      run_split(I);
+      break;
+    case CONV:
+      run_conv(I, in);
+      break;
+    case LENGTHS:
+      run_lengths(I);
+      break;
+    case DELTA:
+      run_delta(I, in);
+      break;
+    case ROUTE:
+      run_route(I);
+      break;
+    case SORT:
+      run_sort(I);
+      break;
+    case EXPERTS:
+      run_experts(I);
+      break;
+    case ADD_EXPERTS:
+      run_add_experts(I);
+      break;
+    case DENSE_SMALL:
+      run_dense_small(I);
       break;
   }
 }

@@ -94,7 +94,7 @@ DEVICE void sum_groups(char* codes, u32 stride, u32 group, u32 n) {
   sync();
 }
 
-DEVICE void write16(char* codes, u32 stride, u32 i, float v, float scale, bool usable) {
+DEVICE i32 write16(char* codes, u32 stride, u32 i, float v, float scale, bool usable) {
   i32 code = 0;
   if (usable) {
     code = nearest(v * scale);
@@ -104,6 +104,7 @@ DEVICE void write16(char* codes, u32 stride, u32 i, float v, float scale, bool u
   const i32 hi = (code + 128) >> 8;
   codes[i] = (char)hi;
   codes[stride + i] = (char)(code - 256 * hi);
+  return code;
 }
 
 DEVICE i32 write8(char* codes, u32 i, float v, float scale) {
@@ -232,54 +233,8 @@ template <u32 H, bool BARE> APART void make_held(const Instruction& I, u32 t, fl
   sum_groups(codes, code_stride, I.group, n);
 }
 
-/** A row wider than threads hold. */
-APART void make_wide(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
-  const u32 tid = thread(), n = I.width, stride = lane_stride(n), source = I.source;
-  float* const x = (float*)I.x + (u64)t * I.x_stride;
-  const float* const y = (const float*)I.y + (u64)t * I.y_stride;
-  for (u32 i = tid; i < n; i += THREADS) {
-    float a = load((const float*)x + i);
-    if (source != PLAIN) {
-      const float b = load(y + i);
-      a = source == SUM ? a + b : activated(source, I.limit, a, b);
-    }
-    xs[lane_place(i, stride)] = a;
-    if (source == SUM && writes) x[i] = a;
-  }
-  for (u32 i = n + tid; i < 16 * lane_length(n); i += THREADS) xs[lane_place(i, stride)] = 0.0f;
-  if (tid == 0) shared().code_sum = 0;
-  sync();
-  const float r = I.norm ? inverse_rms(xs, n, I.eps) : 1.0f;
-  u32 most = 0;
-  for (u32 i = tid; i < n; i += THREADS) {
-    float a = xs[lane_place(i, stride)];
-    if (I.norm) xs[lane_place(i, stride)] = a = (a * r) * stream_float((const float*)I.weight + i);
-    if (I.keep && writes) ((float*)I.out)[(u64)t * I.out_stride + i] = a;
-    const u32 b = bits(a) & 0x7fffffff;
-    most = b > most ? b : most;
-  }
-  if (!I.quantize) {
-    sync();
-    return;
-  }
-  const float largest = largest_of(I, most, writes);
-  const u32 code_stride = I.code_stride;
-  if (I.quantize == 8) {
-    const float scale = scale8(largest);
-    i32 sum = 0;
-    for (u32 i = tid; i < n; i += THREADS) sum += write8(codes, i, xs[lane_place(i, stride)], scale);
-    for (u32 i = n + tid; i < code_stride; i += THREADS) codes[i] = 0;
-    keep8(sum, scale);
-    return;
-  }
-  const float scale = divide(32639.0f, largest);
-  const bool usable = scale < from_bits(0x7f800000);
-  if (tid == 0) shared().scale = usable ? divide(largest, 32639.0f) : 0.0f;
-  for (u32 i = tid; i < n; i += THREADS) write16(codes, code_stride, i, xs[lane_place(i, stride)], scale, usable);
-  for (u32 i = n + tid; i < code_stride; i += THREADS) codes[i] = codes[code_stride + i] = 0;
-  sync();
-  sum_groups(codes, code_stride, I.group, n);
-}
+/** A row wider than threads hold, or with a rotation behind the norm, or heads normed before they are gated: hybrid.cuh. */
+APART void make_wide(const Instruction& I, u32 t, float* xs, char* codes, bool writes);
 
 /**
  * Row t of an instruction: made, normed, stored, rounded, as far as the instruction says. Codes go to `codes`: int8, or
@@ -287,7 +242,7 @@ APART void make_wide(const Instruction& I, u32 t, float* xs, char* codes, bool w
  * in `xs`.
  */
 DEVICE void make_row(const Instruction& I, u32 t, float* xs, char* codes, bool writes) {
-  if (I.width > HELD * THREADS) make_wide(I, t, xs, codes, writes);
+  if (I.width > HELD * THREADS || I.turn || I.heads) make_wide(I, t, xs, codes, writes);
   else if (I.source != PLAIN || I.keep) make_held<HELD, false>(I, t, xs, codes, writes);
   else if (I.width <= 5 * THREADS) make_held<5, true>(I, t, xs, codes, writes);
   else make_held<HELD, true>(I, t, xs, codes, writes);

@@ -213,7 +213,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('steps on the emulator', () => {
     using executable = loadOnFake(selfTestProgram());
     const kinds = executable.instructionsOf(1, 1, 5).map(({ op, fused = 0 }) => (fused ? `${op}+` : op));
     const layer = ['ternary+', 'attendOne+', 'ternary+', 'ternary+', 'ternary+'];
-    expect(kinds).toEqual(['embed', ...layer, ...layer, 'dense']);
+    expect(kinds).toEqual(['embed', ...layer, ...layer, 'denseSmall+']);
   });
 });
 
@@ -253,13 +253,42 @@ describe.skipIf(FAKE_MISSING !== undefined)('a device that refuses', () => {
   });
 });
 
-test('what the kernels have not is refused by name', () => {
+test('what the kernels cannot hold is refused by name', () => {
   const [x] = bitnet.ops.flatMap((op) => (op.op === 'rmsNorm' ? [op.x] : []));
-  const hybrid: Program = {
-    ...bitnet,
-    ops: [...bitnet.ops, { op: 'splitHeads', x: x!, first: x!, second: x!, heads: 1, headDim: 4 }],
+  const wide: Program = { ...bitnet, buffers: bitnet.buffers.map((b, i) => (i === x ? { ...b, width: 30_000 } : b)) };
+  expect(() => checkProgram(wide)).toThrow(/rows of 30000, the limit is 23168/);
+  const turn = { op: 'hadamard', x: x!, signs: 0, block: 64, direction: 'forward', out: x! } as const;
+  const moved: Program = {
+    ...wide,
+    buffers: bitnet.buffers.map((b, i) => (i === x ? { ...b, width: 16_384 } : b)),
+    ops: [{ ...turn, keyHeads: 2, headDim: 64 }],
   };
-  expect(() => checkProgram(hybrid)).toThrow(/the CUDA kernels have no splitHeads/);
-  const wide: Program = { ...bitnet, buffers: bitnet.buffers.map((b, i) => (i === x ? { ...b, width: 20_000 } : b)) };
-  expect(() => checkProgram(wide)).toThrow(/rows of 20000, the limit is 15360/);
+  expect(() => checkProgram(moved)).toThrow(/a rotation that moves the heads of rows of 16384/);
+  expect(() => checkProgram({ ...moved, ops: [{ ...turn, keyHeads: 0, headDim: 0 }] })).not.toThrow();
 });
+
+test('rows of 17,408, as a 27B has them, through the wide path', { timeout: 300_000 }, () =>
+  withBoth(
+    randomModel(
+      {
+        family: 'qwen3',
+        hidden: 128,
+        ffn: 17_408,
+        layers: 1,
+        heads: 2,
+        kvHeads: 1,
+        headDim: 64,
+        vocab: 160,
+        ropeTheta: 1e6,
+        tied: true,
+      },
+      'full',
+      64,
+    ),
+    {},
+    async (both) => {
+      await both.step([[0, someTokens(5, 1)]]);
+      await both.step([[0, [9]]]);
+    },
+  ),
+);

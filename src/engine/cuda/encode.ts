@@ -6,11 +6,13 @@
 
 import type { BufferId, GroupedWeight, Op, Program, WeightId } from '../program.ts';
 import { CudaUnsupportedError } from './addon.ts';
+import { type Context, gathered, HYBRID_LIMITS, smallDense, takeHybrid } from './encode-hybrid.ts';
 import { SHARED_BYTES } from './gpu.ts';
 import {
   ENDINGS,
   type Instruction,
   type MatrixFields,
+  MOST_MATRICES,
   type Operation,
   SOURCES,
   type Source,
@@ -48,15 +50,19 @@ export type Memory = {
   readonly tops: number;
   /** The host's, where a search for the largest keeps them on the device; else 0. */
   readonly logits: number;
+  /** Choices of experts, sorted; 0 where there are none. */
+  readonly choices: number;
   /** Blocks of the grid, and their shared memory. */
   readonly grid: number;
   readonly sharedBytes: number;
+  /** What of the shared memory is an instruction's own, at least. */
+  readonly poolBytes: number;
 };
 
 /** Threads of a block, as in rows.cuh; bytes of a block's own fields, at most. */
 const THREADS = 512;
 const OWN_BYTES = 2048;
-const POOL_BYTES = SHARED_BYTES - OWN_BYTES;
+export const POOL_BYTES = SHARED_BYTES - OWN_BYTES;
 /** Vectors of weights that a lane fetches ahead, at most. */
 const MOST_STAGED = 16;
 /** Shares of a row of logits whose largest are found at once. */
@@ -73,14 +79,21 @@ const ROWS_OF_RUNS = 4;
 /** Positions that the splits of a list grow by, so that a list serves many steps. */
 const SPLIT_STEP = 8;
 
+/** Floats of a head that a warp makes of one length: a convolution's share of shared memory. */
+const MOST_HEAD_ROW = 1024;
+
 /** Rows above which ternary products are made tile by tile, as in products.cuh. */
 const MANY_ROWS = 32;
 
 /** What the kernels can hold. */
-export const LIMITS = { rowWidth: 15_360, ternaryColumns: 131_071, headDim: 256, heads: 512 } as const;
+export const LIMITS = { ternaryColumns: 131_071, headDim: 256, heads: 512 } as const;
 
 /** A row in shared memory: `row_bytes` of rows.cuh. */
 const rowBytes = (width: number) => 16 * (Math.ceil(width / 128) * 8 + 4) * 4;
+/** Sums of a row's groups there. */
+const sumBytes = (width: number) => width / 8;
+/** The widest row that shared memory holds with them. */
+export const MOST_WIDTH = 128 * Math.floor((POOL_BYTES - rowBytes(0)) / (rowBytes(128) - rowBytes(0) + sumBytes(128)));
 
 /** Distances between rows: codes in bytes; of int16 codes two planes and the sums of the groups. */
 export function codesStride(program: Program, codes: BufferId): number {
@@ -120,14 +133,31 @@ function uses(op: Op): { reads: readonly BufferId[]; writes: readonly BufferId[]
       return { reads: [op.gate, op.up], writes: [op.out] };
     case 'add':
       return { reads: [op.x, op.y], writes: [] };
-    default:
-      throw new TypeError(`${op.op} was not refused`);
+    case 'hadamard':
+    case 'causalConv':
+      return { reads: [op.x], writes: [op.out] };
+    case 'splitHeads':
+      return { reads: [op.x], writes: [op.first, op.second] };
+    case 'l2NormHeads':
+      return { reads: [op.x], writes: [] };
+    case 'gatedDelta':
+      return { reads: [op.x, op.beta, op.alpha], writes: [op.out] };
+    case 'routeExperts':
+      return { reads: [op.x], writes: [op.experts, op.weights] };
+    case 'expertMatmul':
+      return { reads: [op.codes, op.scale, op.experts], writes: [op.out] };
+    case 'addExperts':
+      return { reads: [op.x, op.y, op.weights], writes: [] };
   }
 }
 
+/** What reports a NaN or infinity under its label. */
+const reports = (op: Op): op is OpOf<'quantize' | 'quantize16' | 'routeExperts'> =>
+  op.op === 'quantize' || op.op === 'quantize16' || op.op === 'routeExperts';
+
 /** Labels of the roundings, by the number under which their instructions report. */
 export function labelsOf(program: Program): string[] {
-  return program.ops.flatMap((op) => (op.op === 'quantize' || op.op === 'quantize16' ? [op.label] : []));
+  return program.ops.flatMap((op) => (reports(op) ? [op.label] : []));
 }
 
 /** How a step's attention is done; see attention.cuh. */
@@ -172,6 +202,8 @@ type Chain = {
   readonly length: number;
   readonly codes?: BufferId;
   readonly row: BufferId;
+  /** Its operations are of a kind that only an instruction of rows does. */
+  readonly alone: boolean;
 };
 
 class Encoder {
@@ -184,18 +216,33 @@ class Encoder {
   readonly #status = new Map<Op, number>();
   /** Rows that are read in place of a buffer's: the only row of a step is the row that was selected. */
   readonly #alias = new Map<BufferId, BufferId>();
+  readonly #context: Context;
 
   constructor(program: Program, memory: Memory, shape: Shape) {
     this.#program = program;
     this.#memory = memory;
     this.#shape = shape;
     for (const op of program.ops) {
-      if (op.op === 'quantize' || op.op === 'quantize16') this.#status.set(op, this.#status.size);
+      if (reports(op)) this.#status.set(op, this.#status.size);
     }
     // What only outputs want is not done without any.
-    this.#ops = program.ops.filter(
+    const wanted = program.ops.filter(
       (op) => (shape.traced || op.op !== 'countTrits') && (shape.outputs > 0 || !this.#ofOutputs(op)),
     );
+    this.#ops = gathered(wanted, uses);
+    this.#context = {
+      program,
+      memory,
+      shape,
+      rows: (buffer) => this.#rows(buffer),
+      width: (buffer) => this.#width(buffer),
+      address: (buffer) => this.#address(buffer),
+      codes: (codes, scale) => this.#codes(codes, scale),
+      matrix: (weight, out) => this.#matrix(weight, out),
+      status: (op) => this.#status.get(op)!,
+      at: (i, kind) => this.#at(i, kind),
+      isLive: (buffer, from) => this.#isLive(buffer, from),
+    };
   }
 
   list(): Instruction[] {
@@ -215,7 +262,9 @@ class Encoder {
   }
 
   #rows(buffer: BufferId): number {
-    return this.#program.buffers[buffer]!.rows === 'outputs' ? this.#shape.outputs : this.#shape.tokens;
+    const { tokens, outputs } = this.#shape;
+    const { rows } = this.#program.buffers[buffer]!;
+    return rows === 'outputs' ? outputs : rows === 'choices' ? tokens * (this.#program.choices ?? 0) : tokens;
   }
   #width(buffer: BufferId): number {
     return this.#program.buffers[buffer]!.width;
@@ -339,26 +388,33 @@ class Encoder {
           outStride: 3 * this.#program.tracePoints,
         });
         return 1;
-      default:
-        throw new TypeError(`${op.op} was not encoded`);
+      default: {
+        const taken = takeHybrid(this.#context, i);
+        if (taken === undefined) throw new TypeError(`${op.op} was not encoded`);
+        this.#list.push(...taken.list);
+        return taken.length;
+      }
     }
   }
 
-  /** [sum or gate], [norm], [rounding] from operation i on; undefined where none begins there. */
-  #chain(i: number): Chain | undefined {
+  /** [sum, or gate, perhaps of normed heads], [norm], [rotation], [rounding] from operation i on; undefined where none begins there. */
+  #chain(from: number): Chain | undefined {
+    const heads = this.#gatedHeads(from);
+    const i = heads === undefined ? from : from + 1;
     const op = this.#ops[i]!;
     let source: Source = 'plain';
     let row: BufferId;
     let next = i;
     if (op.op === 'add') [source, row, next] = ['sum', op.x, i + 1];
     else if (op.op === 'gatedActivation') [source, row, next] = [op.fn, op.out, i + 1];
-    else if (op.op === 'rmsNorm' || op.op === 'quantize' || op.op === 'quantize16') row = op.x;
+    else if (op.op === 'rmsNorm' || op.op === 'quantize' || op.op === 'quantize16' || op.op === 'hadamard') row = op.x;
     else return undefined;
     const x = op.op === 'gatedActivation' ? op.gate : op.x;
     /** Is the row nowhere yet? A sum is stored by the instruction itself. */
     let hidden = op.op === 'gatedActivation';
     const norm = this.#at(next, 'rmsNorm');
     const fits =
+      heads === undefined &&
       norm?.x === row &&
       (source === 'plain' || (source === 'sum' ? norm.out !== row : norm.out === row || !this.#isLive(row, next + 1)));
     if (norm !== undefined && fits) {
@@ -366,10 +422,17 @@ class Encoder {
       hidden = true;
       next += 1;
     }
+    const before = row;
+    const turn = this.#turn(next, row, heads);
+    if (turn !== undefined) {
+      row = turn.out;
+      next += 1;
+    }
     const rounding = this.#at(next, 'quantize') ?? this.#at(next, 'quantize16');
     const quantize: Quantize | undefined = rounding?.x === row ? rounding : undefined;
     if (quantize !== undefined) next += 1;
-    const stored = hidden && (quantize === undefined || this.#isLive(row, next));
+    const isLeft = quantize === undefined || this.#isLive(row, next);
+    const stored = turn === undefined ? hidden && isLeft : hidden && row !== before && this.#isLive(before, next);
     const instruction: Instruction = {
       op: 'rows',
       rows: this.#rows(x),
@@ -383,12 +446,53 @@ class Encoder {
       ...(norm !== undefined && fits
         ? { norm: 1, weight: this.#memory.weights[norm.weight]!.address, eps: norm.eps }
         : {}),
+      ...(heads === undefined
+        ? {}
+        : {
+            heads: heads.heads,
+            headDim: heads.headDim,
+            eps: heads.eps,
+            weight: this.#memory.weights[heads.weight]!.address,
+          }),
+      ...(turn === undefined ? {} : this.#turned(turn)),
       // A row in place of an alias goes to its own buffer.
-      ...(stored ? { keep: 1, out: this.#memory.buffers[row]!, outStride: this.#width(row) } : {}),
+      ...(turn !== undefined && isLeft ? { cosine: this.#memory.buffers[row]! } : {}),
+      ...(stored ? { keep: 1, out: this.#memory.buffers[before]!, outStride: this.#width(before) } : {}),
       ...(quantize === undefined ? {} : this.#rounding(quantize)),
     };
     if (norm !== undefined && fits) this.#alias.delete(norm.out);
-    return { instruction, length: next - i, row, ...(quantize === undefined ? {} : { codes: quantize.codes }) };
+    if (turn !== undefined) this.#alias.delete(turn.out);
+    const codes = quantize === undefined ? {} : { codes: quantize.codes };
+    const alone = heads !== undefined || turn !== undefined;
+    return { instruction, length: next - from, row, alone, ...codes };
+  }
+
+  /** The norm of heads at operation i whose result only the gate behind it reads. */
+  #gatedHeads(i: number): OpOf<'rmsNormHeads'> | undefined {
+    const norm = this.#at(i, 'rmsNormHeads');
+    const gate = this.#at(i + 1, 'gatedActivation');
+    if (norm === undefined || gate === undefined || norm.out !== norm.x) return undefined;
+    const own = gate.up === norm.x && gate.gate !== norm.x && gate.out !== norm.x;
+    const whole = norm.heads * norm.headDim === this.#width(norm.x) && norm.heads <= LIMITS.heads;
+    if (!own || !whole || this.#isLive(norm.x, i + 2)) return undefined;
+    return rowBytes(this.#width(norm.x)) + 4 * norm.heads <= POOL_BYTES ? norm : undefined;
+  }
+
+  /** A rotation of the row at operation i; heads that move have the length of those that were normed. */
+  #turn(i: number, row: BufferId, heads: OpOf<'rmsNormHeads'> | undefined): OpOf<'hadamard'> | undefined {
+    const turn = this.#at(i, 'hadamard');
+    if (turn?.x !== row) return undefined;
+    return heads !== undefined && turn.keyHeads > 0 && turn.headDim !== heads.headDim ? undefined : turn;
+  }
+
+  #turned({ block, direction, keyHeads, headDim, signs }: OpOf<'hadamard'>): Partial<Instruction> {
+    return {
+      turn: block,
+      back: direction === 'inverse' ? 1 : 0,
+      weight2: this.#memory.weights[signs]!.address,
+      scale: Math.fround(1 / Math.sqrt(block)),
+      ...(keyHeads > 0 ? { keyHeads, headDim } : {}),
+    };
   }
 
   #rounding(op: Quantize): Partial<Instruction> {
@@ -449,7 +553,7 @@ class Encoder {
         const matrices = [{ weight: first.weight, out: first.out }];
         const groupOf = (id: WeightId) => (this.#program.weights[id] as GroupedWeight).group;
         let next = i + 1;
-        for (; matrices.length < 3; next += 1) {
+        for (; matrices.length < MOST_MATRICES; next += 1) {
           const other = this.#at(next, first.op);
           if (other?.codes !== first.codes || other.scale !== first.scale) break;
           if (matrices.some(({ out }) => out === other.out)) break;
@@ -491,8 +595,10 @@ class Encoder {
       case 'denseMatmul': {
         const weight = this.#program.weights[first.weight]!;
         if (weight.kind !== 'dense') throw wrongKind(weight, 'dense');
-        const matrices = [{ weight: first.weight, out: first.out }];
-        const ending = this.#ending(i + 1, matrices);
+        const small = smallDense(this.#context, i, rowBytes);
+        const matrices = small?.outputs ?? [{ weight: first.weight, out: first.out }];
+        const ending = this.#ending(i + matrices.length, matrices);
+        const length = matrices.length + ending.length;
         const instruction: Instruction = {
           op: 'dense',
           rows: this.#rows(first.x),
@@ -500,20 +606,22 @@ class Encoder {
           x: this.#address(first.x),
           xStride: this.#width(first.x),
           type: TYPES.indexOf(weight.dtype),
-          ...ending.fields,
           parts: 1,
-          matrices: [this.#matrix(first.weight, ending.out ?? first.out)],
+          ...small?.fields,
+          ...ending.fields,
+          matrices: matrices.map(({ weight: id, out }) => this.#matrix(id, ending.out ?? out)),
         };
         if (chain === undefined) {
           this.#list.push(instruction);
-          return 1 + ending.length;
+          return length;
         }
         const { source, quantize } = chain.instruction;
-        const fits = one(first.x) && chain.row === first.x && source === 0 && (quantize ?? 0) === 0;
-        if (!fits || this.#isLive(first.x, i + 1)) return 0;
+        const fits = one(first.x) && chain.row === first.x && source === 0 && (quantize ?? 0) === 0 && !chain.alone;
+        if (!fits || this.#isLive(first.x, i + matrices.length)) return 0;
         const { norm, weight: normWeight, eps, x, xStride } = chain.instruction;
-        this.#list.push({ ...instruction, ...defined({ norm, weight: normWeight, eps, x, xStride }) });
-        return 1 + ending.length;
+        const fused = small === undefined ? {} : { fused: 1 };
+        this.#list.push({ ...instruction, ...fused, ...defined({ norm, weight: normWeight, eps, x, xStride }) });
+        return length;
       }
       default:
         return 0;
@@ -530,6 +638,7 @@ class Encoder {
   ): Partial<Instruction> | undefined {
     if (chain === undefined || !one || chain.codes !== codes) return undefined;
     const { instruction } = chain;
+    if (chain.alone) return undefined;
     if (instruction.source !== 0 || (instruction.keep ?? 0) !== 0 || this.#isLive(codes, next)) return undefined;
     if (product.op === 'grouped' && (product.group ?? 0) % 32 !== 0) return undefined;
     if (rowBytes(product.width!) + this.#productBytes(product) > POOL_BYTES) return undefined;
@@ -566,7 +675,14 @@ class Encoder {
     }
     const gate = this.#at(next, 'gatedActivation');
     const [first, second] = matrices;
-    if (gate !== undefined && matrices.length === 2 && gate.gate === first!.out && gate.up === second!.out) {
+    const isDense = this.#program.weights[first!.weight]!.kind === 'dense';
+    if (
+      gate !== undefined &&
+      !isDense &&
+      matrices.length === 2 &&
+      gate.gate === first!.out &&
+      gate.up === second!.out
+    ) {
       const weightOf = (id: WeightId) => this.#program.weights[id] as { kind: string; rows: number };
       const rowsOf = (id: WeightId) => weightOf(id).rows;
       // Tiles of many rows have one matrix each.
@@ -599,14 +715,19 @@ class Encoder {
       next += 1;
     }
     const [first, second] = [this.#at(next, 'rope'), this.#at(next + 1, 'rope')];
-    const append = this.#at(next + 2, 'kvAppend');
-    const attention = this.#at(next + 3, 'attention');
-    if (first === undefined || second === undefined || append === undefined || attention === undefined) return 0;
-    const end = next + 4;
+    // Some layers have no positions.
+    const turns = first === undefined ? 0 : 2;
+    const append = this.#at(next + turns, 'kvAppend');
+    const attention = this.#at(next + turns + 1, 'attention');
+    if (append === undefined || attention === undefined) return 0;
+    const end = next + turns + 2;
     const { headDim } = this.#program.kv;
-    if (first.x !== attention.q || second.x !== append.k || append.layer !== attention.layer) return 0;
-    if (first.headDim !== headDim || second.headDim !== headDim || attention.headDim !== headDim) return 0;
-    if (first.heads !== attention.heads || second.heads !== attention.kvHeads) return 0;
+    if (attention.headDim !== headDim || append.layer !== attention.layer) return 0;
+    if (first !== undefined) {
+      if (first.x !== attention.q || second?.x !== append.k) return 0;
+      if (first.headDim !== headDim || second.headDim !== headDim) return 0;
+      if (first.heads !== attention.heads || second.heads !== attention.kvHeads) return 0;
+    }
     if (attention.out === append.v || attention.out === append.k || attention.out === attention.q) return 0;
     if ([attention.q, append.k].some((buffer) => this.#isLive(buffer, end))) return 0;
     if (norms.length > 0) {
@@ -615,7 +736,7 @@ class Encoder {
       if (q!.headDim !== headDim || k!.headDim !== headDim) return 0;
     }
     this.#attend(attention, {
-      ...this.#positions(),
+      ...(first === undefined ? {} : this.#positions()),
       fused: 1,
       y: this.#address(append.k),
       yStride: this.#width(append.k),
@@ -694,52 +815,62 @@ function wrongKind({ name, kind }: { name: string; kind: string }, wanted: strin
   return new TypeError(`weight "${name}" is ${kind}, the program uses it as ${wanted}`);
 }
 
-const KNOWN: ReadonlySet<Op['op']> = new Set([
-  'embed',
-  'embedGrouped',
-  'rmsNorm',
-  'rmsNormHeads',
-  'quantize',
-  'quantize16',
-  'groupedMatmul',
-  'ternaryMatmul',
-  'rope',
-  'kvAppend',
-  'attention',
-  'gatedActivation',
-  'add',
-  'selectOutputs',
-  'denseMatmul',
-  'int8Matmul',
-  'countTrits',
-]);
-
 /** Throws `CudaUnsupportedError` for a program that the kernels do not run. */
 export function checkProgram(program: Program): void {
   const refuse = (what: string, where: string): never => {
     throw new CudaUnsupportedError(what, `${program.name}, ${where}`);
   };
+  const widthOf = (buffer: BufferId) => program.buffers[buffer]!.width;
   for (const op of program.ops) {
-    if (!KNOWN.has(op.op)) refuse(`the CUDA kernels have no ${op.op}`, 'operations');
+    switch (op.op) {
+      case 'attention': {
+        const group = op.heads / op.kvHeads;
+        if (!Number.isInteger(group) || op.heads > LIMITS.heads || op.headDim > LIMITS.headDim)
+          refuse(`${op.heads} heads of ${op.headDim} and ${op.kvHeads} kv heads`, 'attention');
+        if (4 * (TILES + (group + 1) * op.headDim + group * 65) > POOL_BYTES)
+          refuse(`${group} heads of ${op.headDim} for one kv head`, 'attention');
+        break;
+      }
+      case 'hadamard':
+        if (op.keyHeads > 0 && 2 * rowBytes(widthOf(op.x)) + sumBytes(widthOf(op.x)) > POOL_BYTES)
+          refuse(`a rotation that moves the heads of rows of ${widthOf(op.x)}`, program.buffers[op.x]!.name);
+        break;
+      case 'causalConv':
+        if (op.taps < 2 || op.taps > HYBRID_LIMITS.taps)
+          refuse(`a convolution of ${op.taps} taps, the limit is ${HYBRID_LIMITS.taps}`, program.buffers[op.x]!.name);
+        break;
+      case 'gatedDelta':
+        if (op.headDim > HYBRID_LIMITS.deltaDim || op.valueHeads % op.keyHeads !== 0)
+          refuse(`a delta rule with ${op.valueHeads} and ${op.keyHeads} heads of ${op.headDim}`, 'operations');
+        break;
+      case 'l2NormHeads':
+        if (op.headDim > MOST_HEAD_ROW) refuse(`heads of ${op.headDim} of one length`, 'operations');
+        break;
+      case 'routeExperts': {
+        const [experts, choices] = [widthOf(op.x), program.choices ?? 0];
+        if (experts > HYBRID_LIMITS.experts || choices > HYBRID_LIMITS.choices || choices > experts)
+          refuse(`${choices} of ${experts} experts`, op.label);
+        break;
+      }
+      case 'rmsNorm':
+      case 'quantize':
+      case 'quantize16':
+        break;
+      default:
+        continue;
+    }
+    // What is made of a whole row has it in shared memory.
     if (
-      op.op === 'attention' &&
-      (op.heads % op.kvHeads !== 0 || op.heads > LIMITS.heads || op.headDim > LIMITS.headDim)
+      'x' in op &&
+      op.op !== 'causalConv' &&
+      op.op !== 'gatedDelta' &&
+      op.op !== 'l2NormHeads' &&
+      widthOf(op.x) > MOST_WIDTH
     )
-      refuse(`${op.heads} heads of ${op.headDim} and ${op.kvHeads} kv heads`, 'attention');
-    if (op.op !== 'attention') continue;
-    const group = op.heads / op.kvHeads;
-    if (4 * (TILES + (group + 1) * op.headDim + group * 65) > POOL_BYTES)
-      refuse(`${group} heads of ${op.headDim} for one kv head`, 'attention');
+      refuse(`rows of ${widthOf(op.x)}, the limit is ${MOST_WIDTH}`, program.buffers[op.x]!.name);
   }
-  program.buffers.forEach(({ name, width }, id) => {
-    if (id !== program.logits && width > LIMITS.rowWidth)
-      refuse(`rows of ${width}, the limit is ${LIMITS.rowWidth}`, name);
-  });
   for (const weight of program.weights) {
     if (weight.kind === 'vector') continue;
-    if (weight.columns > LIMITS.rowWidth)
-      refuse(`${weight.columns} columns, the limit is ${LIMITS.rowWidth}`, weight.name);
-    if (weight.kind === 'grouped' && (weight.experts ?? 1) !== 1)
-      refuse('the CUDA kernels have no experts', weight.name);
+    if (weight.columns > MOST_WIDTH) refuse(`${weight.columns} columns, the limit is ${MOST_WIDTH}`, weight.name);
   }
 }

@@ -24,14 +24,17 @@ import {
   encode,
   labelsOf,
   type Memory,
+  POOL_BYTES,
   type Shape,
   scratchFloats,
   splitsFor,
   topScratchBytes,
   topWords,
 } from './encode.ts';
+import { layStates, sortedBytes } from './encode-hybrid.ts';
 import type { Gpu, HostMemory, Work } from './gpu.ts';
 import { writeInstructions } from './instruction.ts';
+import { type StateSlot, StateSlots } from './state-slots.ts';
 import { placeWeights } from './weights.ts';
 
 const MAX_ROWS = 512;
@@ -43,7 +46,12 @@ const INPUT_HEADER = 64;
 /** Rows up to which this thread waits for the device. */
 const WAIT_ROWS = 8;
 
-type Sequence = { length: number; readonly blocks: number[] };
+type Sequence = {
+  length: number;
+  readonly blocks: number[];
+  /** Of its recurrent states; undefined before its first step, when they are zeros. */
+  states: StateSlot | undefined;
+};
 /** What of a step decides its list. */
 type Asked = Pick<Step, 'trace' | 'top' | 'withoutLogits'>;
 type List = { readonly address: number; readonly length: number };
@@ -66,6 +74,7 @@ export class CudaExecutable implements Executable {
   readonly #phases: boolean;
   readonly #weights: ReturnType<typeof placeWeights>;
   readonly #kv: KvBlocks;
+  readonly #states: StateSlots;
   readonly #sequences = new Map<SequenceId, Sequence>();
   readonly #lists = new Map<string, List>();
   readonly #places = new Map<string, Place>();
@@ -88,7 +97,8 @@ export class CudaExecutable implements Executable {
     this.#phases = options.phases ?? gpu.info.cooperative === 0;
     const { layers, kvHeads, headDim } = program.kv;
     this.#kv = new KvBlocks(gpu, layers * 2 * kvHeads * headDim * BLOCK_POSITIONS * 4);
-    this.#weights = placeWeights(gpu, program);
+    this.#states = new StateSlots(gpu, layStates(program).bytes);
+    this.#weights = placeWeights(gpu, program, this.#states.bytes);
     this.info = { backend: 'cuda', isa: gpu.name, threads: 1, weightBytes: weightBytesPerToken(program) };
     try {
       this.#host('failed', 4 * Math.max(1, this.#labels.length));
@@ -103,13 +113,13 @@ export class CudaExecutable implements Executable {
 
   createSequence(): SequenceId {
     const id = this.#nextSequence++;
-    this.#sequences.set(id, { length: 0, blocks: [] });
+    this.#sequences.set(id, { length: 0, blocks: [], states: undefined });
     return id;
   }
 
   freeSequence(sequence: SequenceId): void {
     const found = this.#sequences.get(sequence);
-    if (found !== undefined) this.#kv.trim(found.blocks, 0);
+    if (found !== undefined) this.#cut(found, 0);
     this.#sequences.delete(sequence);
   }
 
@@ -117,28 +127,45 @@ export class CudaExecutable implements Executable {
     return this.#sequence(sequence).length;
   }
 
-  rewindLimit(_sequence: SequenceId): number {
-    return 0;
+  /** Layers with windows keep all their keys, so only recurrent states limit it. */
+  rewindLimit(sequence: SequenceId): number {
+    const { length } = this.#sequence(sequence);
+    return this.#states.bytes === 0 ? 0 : length;
   }
 
   truncate(sequence: SequenceId, length: number): void {
     const found = this.#sequence(sequence);
     checkRewind(this, 'truncate to', sequence, length);
-    found.length = length;
-    this.#kv.trim(found.blocks, length);
+    this.#cut(found, length);
+  }
+
+  /** To a length, at which it keeps its states only if it is its own. */
+  #cut(sequence: Sequence, length: number): void {
+    sequence.length = length;
+    this.#kv.trim(sequence.blocks, length);
+    if (length > 0 || sequence.states === undefined) return;
+    this.#states.give(sequence.states);
+    sequence.states = undefined;
   }
 
   fork(sequence: SequenceId, length: number): SequenceId {
     const from = this.#sequence(sequence);
     checkRewind(this, 'fork at', sequence, length);
-    const blocks: number[] = [];
-    this.#kv.reserve(blocks, length);
+    const to: Sequence = { length, blocks: [], states: undefined };
     const bytes = this.#kv.blockBytes;
-    if (blocks.length > 0) {
-      this.#gpu.performNow(blocks.map((to, i): Work => ({ copy: 'within', to, from: from.blocks[i]!, bytes })));
+    try {
+      this.#kv.reserve(to.blocks, length);
+      if (to.blocks.length > 0) {
+        const copies = to.blocks.map((at, i): Work => ({ copy: 'within', to: at, from: from.blocks[i]!, bytes }));
+        this.#gpu.performNow(copies);
+      }
+      if (length > 0 && from.states !== undefined) to.states = this.#states.copyOf(from.states);
+    } catch (error) {
+      this.#cut(to, 0);
+      throw error;
     }
     const id = this.createSequence();
-    this.#sequences.set(id, { length, blocks });
+    this.#sequences.set(id, to);
     return id;
   }
 
@@ -156,7 +183,7 @@ export class CudaExecutable implements Executable {
       if (step.withoutLogits !== true) {
         const found = new Float32Array(this.#hosts.get('logits')!.memory, 0, part.outputs * vocabSize);
         if (part.outputs === outputs) only = found.slice();
-        else {
+        else if (part.outputs > 0) {
           logits ??= new Float32Array(outputs * vocabSize);
           logits.set(found, part.firstOutput * vocabSize);
         }
@@ -195,6 +222,7 @@ export class CudaExecutable implements Executable {
     this.#disposed = true;
     this.#gpu.release(this.#weights.address);
     this.#kv.dispose();
+    this.#states.dispose();
     this.#forgetLists();
     for (const { address } of this.#places.values()) this.#gpu.release(address);
     this.#places.clear();
@@ -213,16 +241,23 @@ export class CudaExecutable implements Executable {
     step.sequences.forEach((id, t) => {
       lengths.set(this.#sequence(id), step.positions[t]! + 1);
     });
+    let begun = false;
     try {
-      for (const [sequence, length] of lengths) this.#kv.reserve(sequence.blocks, length);
-      for (const part of this.#cut(step)) {
+      for (const [sequence, length] of lengths) {
+        this.#kv.reserve(sequence.blocks, length);
+        if (this.#states.bytes > 0) sequence.states ??= this.#states.take();
+      }
+      for (const part of this.#parts(step)) {
+        begun = true;
         await this.#runPart(step, part);
         finished(part);
       }
       // Only a finished step moves the sequences on.
       for (const [sequence, length] of lengths) sequence.length = length;
     } catch (error) {
-      for (const sequence of lengths.keys()) this.#kv.trim(sequence.blocks, sequence.length);
+      // What a failed step did to recurrent states cannot be undone.
+      const lost = begun && this.#states.bytes > 0;
+      for (const sequence of lengths.keys()) this.#cut(sequence, lost ? 0 : sequence.length);
       throw error;
     } finally {
       this.#running = false;
@@ -230,7 +265,7 @@ export class CudaExecutable implements Executable {
   }
 
   /** Parts small enough for the activations, the logits and attention's scratch. */
-  *#cut(step: Step): Generator<Part> {
+  *#parts(step: Step): Generator<Part> {
     const tokens = step.tokens.length;
     const maxOutputs = Math.max(1, Math.floor(MAX_LOGITS_BYTES / (this.#program.vocabSize * 4)));
     let positions = 0;
@@ -299,12 +334,24 @@ export class CudaExecutable implements Executable {
       work.push({ kernel: 'bitnet_step', grid, together: true, args });
     }
     await this.#gpu.perform(work, this.#program.name, tokens <= WAIT_ROWS);
+    this.#moveStates(step, part);
     for (let i = 0; i < this.#labels.length; i += 1) {
       if (failed[i] !== 0) throw new NonFiniteError(`${this.#program.name}, ${this.#labels[i]!}`);
     }
   }
 
-  /** Header, tokens, positions, rows of the table, output rows, the table of blocks: see `Input` of instruction.cuh. */
+  /** The copies that a part has written are those that count. */
+  #moveStates(step: Step, { firstToken, tokens }: Part): void {
+    for (const id of new Set(step.sequences.subarray(firstToken, firstToken + tokens))) {
+      const { states } = this.#sequence(id);
+      if (states !== undefined) states.copy = 1 - states.copy;
+    }
+  }
+
+  /**
+   * Header, tokens, positions, rows of the table, output rows, first rows of sequences, the table of blocks, states: see `Input` of
+   * instruction.cuh.
+   */
   #inputLayout(step: Step, { firstToken, tokens, outputs }: Part) {
     let sequences = 0;
     let stride = 1;
@@ -312,26 +359,28 @@ export class CudaExecutable implements Executable {
       if (t === firstToken || step.sequences[t] !== step.sequences[t - 1]) sequences += 1;
       stride = Math.max(stride, this.#sequence(step.sequences[t]!).blocks.length);
     }
-    const tables = Math.ceil((INPUT_HEADER + 4 * (3 * tokens + outputs)) / 8) * 8;
+    const tables = Math.ceil((INPUT_HEADER + 4 * (3 * tokens + outputs + sequences + 1)) / 8) * 8;
     return { sequences, stride, tables };
   }
 
   #inputBytes(step: Step, part: Part): number {
     const { sequences, stride, tables } = this.#inputLayout(step, part);
-    return tables + 8 * sequences * stride;
+    return tables + 8 * sequences * (stride + 2);
   }
 
   #writeInput(step: Step, part: Part, memory: ArrayBuffer, address: number): void {
     const { firstToken, tokens, firstOutput, outputs } = part;
-    const { stride, tables } = this.#inputLayout(step, part);
+    const { sequences, stride, tables } = this.#inputLayout(step, part);
     const header = new Uint32Array(memory, 0, 4);
-    header.set([tokens, outputs, stride, 0]);
-    const addresses = new BigUint64Array(memory, 16, 5);
-    const words = new Int32Array(memory, INPUT_HEADER, 3 * tokens + outputs);
+    header.set([tokens, outputs, stride, sequences]);
+    const addresses = new BigUint64Array(memory, 16, 6);
+    const words = new Int32Array(memory, INPUT_HEADER, 3 * tokens + outputs + sequences + 1);
     [0, tokens, 2 * tokens, 3 * tokens].forEach((word, i) => {
       addresses[i] = BigInt(address + INPUT_HEADER + 4 * word);
     });
+    const states = tables + 8 * sequences * stride;
     addresses[4] = BigInt(address + tables);
+    addresses[5] = BigInt(address + states);
     words.set(step.tokens.subarray(firstToken, firstToken + tokens), 0);
     words.set(step.positions.subarray(firstToken, firstToken + tokens), tokens);
     const table = new BigUint64Array(memory, tables);
@@ -340,12 +389,17 @@ export class CudaExecutable implements Executable {
       const id = step.sequences[firstToken + t]!;
       if (t === 0 || id !== step.sequences[firstToken + t - 1]) {
         row += 1;
-        this.#sequence(id).blocks.forEach((block, i) => {
+        const sequence = this.#sequence(id);
+        sequence.blocks.forEach((block, i) => {
           table[row * stride + i] = BigInt(block);
         });
+        words[3 * tokens + outputs + row] = t;
+        const { address: at, copy } = sequence.states ?? { address: 0, copy: 0 };
+        table.set([BigInt(at), BigInt(copy)], sequences * stride + 2 * row);
       }
       words[2 * tokens + t] = row;
     }
+    words[3 * tokens + outputs + sequences] = tokens;
     for (let i = 0; i < outputs; i += 1) words[3 * tokens + i] = step.outputRows[firstOutput + i]! - firstToken;
   }
 
@@ -369,7 +423,8 @@ export class CudaExecutable implements Executable {
   }
 
   #prepare({ tokens, outputs, attention, splits, top, logits }: Shape, inputBytes: number): void {
-    const { vocabSize, tracePoints, kv } = this.#program;
+    const { vocabSize, tracePoints, kv, choices = 0 } = this.#program;
+    this.#place('choices', sortedBytes(this.#program, tokens));
     this.#place('input', inputBytes);
     this.#host('input', inputBytes);
     this.#place(
@@ -385,10 +440,11 @@ export class CudaExecutable implements Executable {
     if (top === 0 || logits) this.#host('logits', Math.max(1, outputs) * vocabSize * 4);
     if (tokens <= this.#rows) return;
     const rows = Math.min(Math.max(this.#maxRows, tokens), 2 ** Math.ceil(Math.log2(tokens)));
-    const sizes = this.#program.buffers.map(({ dtype, width }, id) => {
+    const sizes = this.#program.buffers.map(({ dtype, width, rows: counted }, id) => {
       if (id === this.#program.logits) return 0;
-      if (dtype === 'i8' || dtype === 'i16') return codesStride(this.#program, id) * rows;
-      return Math.max(2, width) * 4 * rows;
+      const n = counted === 'choices' ? rows * choices : rows;
+      if (dtype === 'i8' || dtype === 'i16') return codesStride(this.#program, id) * n;
+      return Math.max(2, width) * 4 * n;
     });
     const offsets: number[] = [];
     let bytes = 0;
@@ -416,6 +472,8 @@ export class CudaExecutable implements Executable {
       scratch: this.#places.get('scratch')!.address,
       counters: this.#places.get('counters')!.address,
       counts: this.#hosts.get('counts')!.address,
+      choices: this.#places.get('choices')!.address,
+      poolBytes: POOL_BYTES,
       tops: shape.top > 0 ? this.#hosts.get('tops')!.address : 0,
       logits: shape.logits ? hostLogits : 0,
       grid: this.#gpu.info.multiprocessors,

@@ -20,6 +20,15 @@ export const OPERATIONS = [
   'attendRows',
   'mass',
   'tellTop',
+  'split',
+  'conv',
+  'lengths',
+  'delta',
+  'route',
+  'sort',
+  'experts',
+  'addExperts',
+  'denseSmall',
 ] as const;
 export type Operation = (typeof OPERATIONS)[number];
 
@@ -58,6 +67,10 @@ const WORDS = [
   ['splits', 'u32'],
   ['outStride', 'u32'],
   ['type', 'u32'],
+  ['turn', 'u32'],
+  ['back', 'u32'],
+  ['keyHeads', 'u32'],
+  ['choices', 'u32'],
 ] as const;
 const ADDRESSES = [
   'x',
@@ -96,9 +109,10 @@ export type Instruction = Omit<Numbers, 'op'> & {
   readonly matrices?: readonly MatrixFields[];
 };
 
-export const INSTRUCTION_BYTES = 384;
+export const INSTRUCTION_BYTES = 448;
 const MATRICES_AT = WORDS.length * 4 + ADDRESSES.length * 8;
 const MATRIX_BYTES = 56;
+export const MOST_MATRICES = 4;
 
 export function writeInstructions(list: readonly Instruction[]): Uint8Array {
   const bytes = new Uint8Array(list.length * INSTRUCTION_BYTES);

@@ -52,15 +52,16 @@ function piecesOf(weight: Weight): readonly Piece[] {
 
 const sizeOf = ({ bytes, rowBytes, stride }: Piece) => aligned((bytes.length / Math.max(1, rowBytes)) * stride);
 
-/** Puts every weight there; frees nothing on failure but what it took. Throws `CudaUnsupportedError` where it does not fit. */
-export function placeWeights(gpu: Gpu, program: Program): { address: number; placed: PlacedWeight[] } {
+/** Puts every weight there, with `beside` bytes left for a sequence; frees nothing on failure but what it took. Throws `CudaUnsupportedError` where it does not fit. */
+export function placeWeights(gpu: Gpu, program: Program, beside = 0): { address: number; placed: PlacedWeight[] } {
+  const reserve = RESERVE_BYTES + beside;
   const pieces = program.weights.map(piecesOf);
   const total = pieces.flat().reduce((sum, piece) => sum + sizeOf(piece), 0);
   const left = gpu.memoryLeft();
-  const address = total + RESERVE_BYTES > left ? undefined : gpu.allocate(total);
+  const address = total + reserve > left ? undefined : gpu.allocate(total);
   if (address === undefined) {
     const mib = (bytes: number) => `${Math.ceil(bytes / 2 ** 20)} MiB`;
-    const what = `${mib(total)} of weights and ${mib(RESERVE_BYTES)} beside them, ${gpu.name} has ${mib(left)} free`;
+    const what = `${mib(total)} of weights and ${mib(reserve)} beside them, ${gpu.name} has ${mib(left)} free`;
     throw new CudaUnsupportedError(what, program.name);
   }
   let at = address;
