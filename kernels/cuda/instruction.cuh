@@ -21,6 +21,8 @@ enum Operation : u32 {
   BEST_OF_ALL,
   ATTEND_ONE,
   ATTEND_ROWS,
+  READY,
+  ATTEND_BATCH,
 };
 
 /** What a row is made of: x; x + y, stored; f(x) * y. */

@@ -18,6 +18,7 @@ import { CudaError, CudaUnsupportedError } from './addon.ts';
 import {
   attentionFor,
   bestBytes,
+  blockScratchFloats,
   checkProgram,
   codesStride,
   encode,
@@ -235,7 +236,8 @@ export class CudaExecutable implements Executable {
     const maxOutputs = Math.max(1, Math.floor(MAX_LOGITS_BYTES / (this.#program.vocabSize * 4 * (best ? 0.25 : 1))));
     let positions = 0;
     for (const position of step.positions) positions = Math.max(positions, position + 1);
-    const kind = attentionFor(this.#program, tokens, new Set(step.sequences).size, positions);
+    const grid = this.#gpu.info.multiprocessors;
+    const kind = attentionFor(this.#program, tokens, new Set(step.sequences).size, positions, grid);
     const rowBytes = Math.max(1, scratchFloats(this.#program, kind, splitsFor(positions)) * 4);
     const maxRows = Math.max(1, Math.min(this.#maxRows, Math.floor(MAX_SCRATCH_BYTES / rowBytes)));
     let firstToken = 0;
@@ -258,7 +260,7 @@ export class CudaExecutable implements Executable {
   #shape(tokens: number, outputs: number, sequences: number, positions: number, traced: boolean, best: boolean): Shape {
     // Lists are kept: what they depend on is rounded.
     const rounded = Math.ceil(positions / BLOCK_POSITIONS) * BLOCK_POSITIONS;
-    const attention = attentionFor(this.#program, tokens, sequences, rounded);
+    const attention = attentionFor(this.#program, tokens, sequences, rounded, this.#gpu.info.multiprocessors);
     return { tokens, outputs, attention, splits: splitsFor(rounded), positions: rounded, traced, best };
   }
 
@@ -362,10 +364,10 @@ export class CudaExecutable implements Executable {
     const { vocabSize, tracePoints, kv } = this.#program;
     this.#place('input', inputBytes);
     this.#host('input', inputBytes);
-    this.#place(
-      'scratch',
-      Math.max(tokens * scratchFloats(this.#program, attention, splits) * 4, best ? bestBytes(outputs) : 0),
-    );
+    const floats =
+      tokens * scratchFloats(this.#program, attention, splits) +
+      this.#gpu.info.multiprocessors * blockScratchFloats(attention, splits);
+    this.#place('scratch', Math.max(floats * 4, best ? bestBytes(outputs) : 0));
     this.#place('counters', tokens * kv.kvHeads * 4);
     this.#host('counts', tokens * tracePoints * 12);
     if (best) {

@@ -18,6 +18,8 @@ export const OPERATIONS = [
   'bestOfAll',
   'attendOne',
   'attendRows',
+  'ready',
+  'attendBatch',
 ] as const;
 export type Operation = (typeof OPERATIONS)[number];
 

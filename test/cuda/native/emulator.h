@@ -24,6 +24,9 @@ struct alignas(16) Words {
 struct alignas(16) Floats {
   float x, y, z, w;
 };
+struct alignas(8) Pair {
+  float x, y;
+};
 
 namespace emulator {
 struct Warp {
@@ -32,6 +35,7 @@ struct Warp {
 };
 struct Block {
   u32 index = 0, arrived = 0, generation = 0;
+  u32 fours[4] = {0, 0, 0, 0}, four_generations[4] = {0, 0, 0, 0};
   char* memory = nullptr;
   Warp warps[16];
 };
@@ -84,6 +88,18 @@ inline void sync() {
     return;
   }
   emulator::now->word = &b.generation;
+  emulator::now->value = generation;
+  emulator::wait();
+}
+inline void sync_four(u32 which) {
+  emulator::Block& b = *emulator::now->block;
+  const u32 generation = b.four_generations[which];
+  if (++b.fours[which] == 128) {
+    b.fours[which] = 0;
+    b.four_generations[which]++;
+    return;
+  }
+  emulator::now->word = &b.four_generations[which];
   emulator::now->value = generation;
   emulator::wait();
 }
