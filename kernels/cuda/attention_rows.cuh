@@ -72,238 +72,281 @@ DEVICE void ready(const Instruction& I, const Input& in) {
 
 // ---- a sequence's rows
 
-/** Queries (rows times heads of a kv head) of a block. */
-constexpr u32 QUERIES = 32;
+/** Queries (rows times heads of a kv head) of eight warps, a half of the block; the halves work on their own. */
+constexpr u32 QUERIES = 32, HALF_THREADS = THREADS / 2;
 /** Floats from dimension to dimension of queries, from position to position of exponentials: 16 bytes more than the queries. */
 constexpr u32 QUERY_STRIDE = QUERIES + 4;
-/** What is streamed at once: a quarter of the dimensions of two blocks' keys, or half a block's values; as many of them are there. */
-constexpr u32 PIECE_FLOATS = TILE_DIM / 4 * 2 * POSITIONS, RING = 4;
+/** What is streamed at once: an eighth of the dimensions of two blocks' keys, or a quarter of a block's values; three are there. */
+constexpr u32 PIECE_FLOATS = TILE_DIM / 8 * 2 * POSITIONS, RING = 3, PIECE_POSITIONS = POSITIONS / 4;
 /** Scores of a block of the cache. */
 constexpr u32 BLOCK_SCORES = QUERIES * POSITIONS;
+/** A half's shared memory. */
+struct Half {
+  float ring[RING][PIECE_FLOATS];
+  /** [dimension][query]; later exponentials of two blocks, [position][query]. */
+  float q[2 * POSITIONS * QUERY_STRIDE];
+  u32 most[QUERIES];
+  float totals[QUERIES];
+  /** The first and the last position that a query sees. */
+  i32 begin[QUERIES], last[QUERIES];
+};
+static_assert(TILE_DIM <= 2 * POSITIONS, "queries lie where exponentials do");
+
+/** Where the blocks of one kv head of a layer are. */
+struct Cached {
+  const u64* table;
+  u64 keys, values;
+  DEVICE_MEMBER const float* keys_of(u32 b) const { return (const float*)(table[b] + keys); }
+  DEVICE_MEMBER const float* values_of(u32 b) const { return (const float*)(table[b] + values); }
+};
+DEVICE Cached cached(const Instruction& I, const Input& in, u32 table_row, u32 kv) {
+  const u64 head = (u64)I.head_dim * POSITIONS * 4, first = ((u64)I.layer * 2 * I.kv_heads + kv) * head;
+  return {(const u64*)in.tables + (u64)table_row * in.table_stride, first, first + I.kv_heads * head};
+}
+
+/** 4 queries by 4 keys or dimensions: all products of a and b, added or, where the sum BEGINS, in its place. */
+template <bool BEGINS> DEVICE void add_products(float (&sum)[4][4], const Floats& a, const Floats& b) {
+  const float as[4] = {a.x, a.y, a.z, a.w}, bs[4] = {b.x, b.y, b.z, b.w};
+  UNROLL for (u32 n = 0; n < 4; n++) {
+    UNROLL for (u32 k = 0; k < 4; k++) sum[n][k] = BEGINS ? as[n] * bs[k] : sum[n][k] + as[n] * bs[k];
+  }
+}
+
+/** Rows t0.. of one sequence, `rows` of them, and a kv head, by a half: its thread `tid`. */
+DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 half, u32 tid, u32 t0, u32 rows, u32 kv, float* scratch) {
+  const u32 D = I.head_dim, group = I.heads / I.kv_heads, lane = tid & 31, warp = tid / 32;
+  const u32 q0 = lane / 4 * 4, k0 = warp * 16 + (lane & 3) * 4;
+  const u32 queries = rows * group, p0 = ((const u32*)in.positions)[t0];
+  const u32 end = p0 + rows, first = I.window && p0 + 1 > I.window ? p0 + 1 - I.window : 0;
+  const u32 b0 = first / POSITIONS, b1 = (end + POSITIONS - 1) / POSITIONS;
+  const u32 key_pieces = 8 * ((b1 - b0 + 1) / 2), pieces = key_pieces + 4 * (b1 - b0);
+  const Cached from = cached(I, in, ((const u32*)in.table_rows)[t0], kv);
+  // Piece p of eight: dimensions d with d % 8 = 0, 4, 2, 6, 1, 5, 3, 7.
+  auto residue = [](u32 p) { return (p & 1) << 2 | (p & 2) | (p >> 2 & 1); };
+  // Where the next piece is in the cache is looked up one piece ahead of asking for it.
+  const u32 column = tid & 31;
+  auto place_of = [&](u32 p) -> const float* {
+    if (p < key_pieces) {
+      const u32 b = b0 + p / 8 * 2 + column / 16;
+      return b < b1 ? from.keys_of(b) + residue(p) * POSITIONS + (column & 15) * 4 : nullptr;
+    }
+    const u32 v = p - key_pieces;
+    return p < pieces ? from.values_of(b0 + v / 4) + (v & 3) * PIECE_POSITIONS * D : nullptr;
+  };
+  auto ask = [&](u32 p, const float* place) {
+    float* to = mine.ring[p % RING];
+    if (place != nullptr) {
+      if (p < key_pieces) {
+        const u32 r = residue(p);
+        for (u32 i = warp; r + 8 * i < D; i += HALF_THREADS / 32) copy_ahead(to + i * 2 * POSITIONS + column * 4, place + i * 8 * POSITIONS);
+      } else {
+        for (u32 i = tid; i < PIECE_POSITIONS * D / 4; i += HALF_THREADS) copy_ahead(to + 4 * i, place + 4 * i);
+      }
+    }
+    copies_asked();
+  };
+  UNROLL for (u32 p = 0; p < RING - 1; p++) ask(p, place_of(p));
+  const float* next = place_of(RING - 1);
+  {
+    const u32 query = tid % QUERIES;
+    const float* x = (const float*)I.x + (u64)(t0 + query / group) * I.x_stride + (kv * group + query % group) * D;
+    for (u32 d = tid / QUERIES * 4; d < D; d += 4 * HALF_THREADS / QUERIES * 4) {
+      Floats v[4];
+      UNROLL for (u32 k = 0; k < 4; k++) {
+        const u32 at = d + k * (HALF_THREADS / QUERIES * 4);
+        v[k] = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (query < queries && at < D) v[k] = load((const Floats*)(x + at));
+      }
+      UNROLL for (u32 k = 0; k < 4; k++) {
+        const u32 at = d + k * (HALF_THREADS / QUERIES * 4);
+        if (at >= D) continue;
+        float* to = mine.q + at * QUERY_STRIDE + query;
+        to[0] = v[k].x;
+        to[QUERY_STRIDE] = v[k].y;
+        to[2 * QUERY_STRIDE] = v[k].z;
+        to[3 * QUERY_STRIDE] = v[k].w;
+      }
+    }
+    if (tid < QUERIES) {
+      const i32 p = (i32)(p0 + query / group);
+      mine.most[query] = 0;
+      mine.last[query] = query < queries ? p : -1;
+      mine.begin[query] = I.window && p + 1 > (i32)I.window ? p + 1 - (i32)I.window : 0;
+    }
+  }
+  auto turn_ring = [&](u32 p) {
+    copies_there<RING - 2>();
+    sync_half(half);
+    ask(p + RING - 1, next);
+    next = place_of(p + RING);
+  };
+  u32 found[4] = {0, 0, 0, 0};
+  float two[4][4], four[4][4], eight[4][4];
+  for (u32 p = 0; p < key_pieces; p++) {
+    turn_ring(p);
+    const u32 at = (b0 + p / 8 * 2) * POSITIONS + k0, low = at & ~15u;
+    if (low >= end || low + 16 <= first) continue;
+    const u32 r = residue(p), n = (D - r + 7) / 8;
+    const float* keys = mine.ring[p % RING] + k0;
+    const float* x = mine.q + r * QUERY_STRIDE + q0;
+    auto q_at = [&](u32 i) { return *(const Floats*)(x + i * 8 * QUERY_STRIDE); };
+    auto k_at = [&](u32 i) { return *(const Floats*)(keys + i * 2 * POSITIONS); };
+    // Lanes r and r + 8.
+    float a[4][4], b[4][4];
+    if (n >= 2) {
+      add_products<true>(a, q_at(0), k_at(0));
+      add_products<true>(b, q_at(1), k_at(1));
+    } else {
+      UNROLL for (u32 k = 0; k < 16; k++) a[k / 4][k % 4] = b[k / 4][k % 4] = 0.0f;
+      if (n > 0) add_products<true>(a, q_at(0), k_at(0));
+    }
+    u32 i = 2;
+    _Pragma("unroll 1") for (; i + 2 <= n; i += 2) {
+      const Floats qa = q_at(i), ka = k_at(i), qb = q_at(i + 1), kb = k_at(i + 1);
+      add_products<false>(a, qa, ka);
+      add_products<false>(b, qb, kb);
+    }
+    if (i < n) add_products<false>(a, q_at(i), k_at(i));
+    UNROLL for (u32 m = 0; m < 4; m++) {
+      UNROLL for (u32 k = 0; k < 4; k++) {
+        const float s = a[m][k] + b[m][k];
+        if ((p & 1) == 0) two[m][k] = s;
+        else {
+          const float t = two[m][k] + s;
+          if ((p & 3) == 1) four[m][k] = t;
+          else if ((p & 7) == 3) eight[m][k] = four[m][k] + t;
+          else two[m][k] = (eight[m][k] + (four[m][k] + t)) * I.scale;
+        }
+      }
+    }
+    if ((p & 7) < 7) continue;
+    UNROLL for (u32 k = 0; k < 4; k++) {
+      float score[4];
+      UNROLL for (u32 m = 0; m < 4; m++) {
+        const bool sees = (i32)(at + k) <= mine.last[q0 + m] && (i32)(at + k) >= mine.begin[q0 + m];
+        score[m] = sees ? two[m][k] : -from_bits(0x7f800000);
+        const u32 v = sees ? lifted(score[m]) : 0;
+        found[m] = v > found[m] ? v : found[m];
+      }
+      *(Floats*)(scratch + (u64)(at / POSITIONS - b0) * BLOCK_SCORES + (at + k) % POSITIONS * QUERIES + q0) = {score[0], score[1], score[2], score[3]};
+    }
+  }
+  UNROLL for (u32 n = 0; n < 4; n++) {
+    u32 v = found[n];
+    u32 other = (u32)shuffle_xor((i32)v, 1);
+    v = other > v ? other : v;
+    other = (u32)shuffle_xor((i32)v, 2);
+    v = other > v ? other : v;
+    if ((lane & 3) == 0) max_shared(mine.most + q0 + n, v);
+  }
+  sync_half(half);
+  // Exponentials: two positions and 4 queries of a thread, asked for a block ahead.
+  const u32 position = tid / 8, e0 = tid % 8 * 4;
+  float largest[4];
+  UNROLL for (u32 n = 0; n < 4; n++) largest[n] = lowered(mine.most[e0 + n]);
+  Floats scores[2];
+  auto ask_scores = [&](u32 b) {
+    UNROLL for (u32 k = 0; k < 2; k++) scores[k] = load((const Floats*)(scratch + (u64)(b - b0) * BLOCK_SCORES + (position + 32 * k) * QUERIES + e0));
+  };
+  ask_scores(b0);
+  float out[4][4], total[2] = {0.0f, 0.0f};
+  UNROLL for (u32 k = 0; k < 16; k++) out[k / 4][k % 4] = 0.0f;
+  u32 p = key_pieces;
+  for (u32 b = b0; b < b1; b++) {
+    float* e = mine.q + (b & 1) * POSITIONS * QUERY_STRIDE;
+    const u32 low = first > b * POSITIONS ? first - b * POSITIONS : 0;
+    const u32 high = end - b * POSITIONS < POSITIONS ? end - b * POSITIONS : POSITIONS;
+    UNROLL for (u32 k = 0; k < 2; k++) {
+      const u32 at = position + 32 * k;
+      Floats w = {0.0f, 0.0f, 0.0f, 0.0f};
+      if (at >= low && at < high)
+        w = {exp_f32(scores[k].x - largest[0]), exp_f32(scores[k].y - largest[1]), exp_f32(scores[k].z - largest[2]), exp_f32(scores[k].w - largest[3])};
+      *(Floats*)(e + at * QUERY_STRIDE + e0) = w;
+    }
+    if (b + 1 < b1) ask_scores(b + 1);
+    float x[4][4];
+    UNROLL for (u32 k = 0; k < 16; k++) x[k / 4][k % 4] = 0.0f;
+    for (u32 quarter = 0; quarter < 4; quarter++, p++) {
+      turn_ring(p);
+      if (quarter == 0) {
+        // Sums of exponentials: 16 threads a query, counted from the first position that it sees in the block.
+        UNROLL for (u32 k = 0; k < 2; k++) {
+          const u32 of = tid / 16 + 16 * k, begin = (u32)mine.begin[of], skip = begin > b * POSITIONS ? begin - b * POSITIONS : 0;
+          float s = 0.0f;
+          UNROLL for (u32 i = 0; i < 4; i++) {
+            const u32 at = skip + (tid & 15) + 16 * i;
+            if (at < POSITIONS) s = s + e[at * QUERY_STRIDE + of];
+          }
+          total[k] = total[k] + fold(s);
+        }
+      }
+      if (k0 >= D) continue;
+      // A value that not all queries see is finite, or its own row fails: times 0 it changes none of the others' sums.
+      const u32 at = quarter * PIECE_POSITIONS;
+      const u32 j0 = low > at ? low - at : 0, j1 = high < at ? 0 : high - at < PIECE_POSITIONS ? high - at : PIECE_POSITIONS;
+      const float* values = mine.ring[p % RING] + k0;
+      const float* weights = e + at * QUERY_STRIDE + q0;
+      auto step = [&](u32 j) { add_products<false>(x, *(const Floats*)(weights + j * QUERY_STRIDE), *(const Floats*)(values + j * D)); };
+      u32 j = j0;
+      _Pragma("unroll 1") for (; j + 4 <= j1; j += 4) {
+        UNROLL for (u32 k = 0; k < 4; k++) step(j + k);
+      }
+      for (; j < j1; j++) step(j);
+    }
+    UNROLL for (u32 k = 0; k < 16; k++) out[k / 4][k % 4] = out[k / 4][k % 4] + x[k / 4][k % 4];
+  }
+  copies_there<0>();
+  if ((tid & 15) == 0) {
+    mine.totals[tid / 16] = total[0];
+    mine.totals[tid / 16 + 16] = total[1];
+  }
+  sync_half(half);
+  if (k0 >= D) return;
+  UNROLL for (u32 n = 0; n < 4; n++) {
+    const u32 query = q0 + n;
+    if (query >= queries) continue;
+    const float all = mine.totals[query];
+    *(Floats*)((float*)I.out + (u64)(t0 + query / group) * I.out_stride + (kv * group + query % group) * D + k0) = {
+        divide(out[n][0], all), divide(out[n][1], all), divide(out[n][2], all), divide(out[n][3], all)};
+  }
+}
 
 /**
- * A block has as many rows as make 32 queries with one kv head. First all scores, which go to the block's own scratch (by block of
- * the cache, position, query), and each query's largest; then block after block of values. A thread has 4 queries and 2 keys, then
- * 4 queries and 2 dimensions.
+ * A half has as many rows as make 32 queries with one kv head. First all scores, which go to the half's own scratch (by block of
+ * the cache, position, query), and each query's largest; then block after block of values. A thread has 4 queries and 4 keys, then
+ * 4 queries and 4 dimensions.
  *
- * A laneSum's lanes are gone through so that few are held at a time: a piece has the dimensions d with the same d % 4, which are four
- * lanes; their fold is ((d % 4 = 0) + (2)) + ((1) + (3)). A sum that begins with its first product, not with +0 + it, can differ in
- * the sign of a zero only: scores go through exp, blocks are added to +0, so that no result shows it.
+ * A laneSum's lanes are gone through so that few are held at a time: a piece has lanes r and r + 8, and the pieces come in the order
+ * in which the fold adds them. A sum that begins with its first product, not with +0 + it, can differ in the sign of a zero only:
+ * scores go through exp, so that no result shows it.
  */
 APART void attend_rows(const Instruction& I, const Input& in) {
-  const u32 D = I.head_dim, group = I.heads / I.kv_heads, each = QUERIES / group, tid = thread();
-  const u32 lane = tid & 31, warp = tid / 32, q0 = lane / 4 * 4, pair = lane & 3;
+  const u32 group = I.heads / I.kv_heads, each = QUERIES / group, half = thread() / HALF_THREADS, tid = thread() % HALF_THREADS;
   const u32 tiles = (I.rows + each - 1) / each, items = tiles * I.kv_heads;
-  float* ring = (float*)pool();
-  float* q = ring + RING * PIECE_FLOATS;  // [dimension][query]; later exponentials of two blocks
-  u32* most = (u32*)(q + 2 * POSITIONS * QUERY_STRIDE);
-  float* totals = (float*)(most + QUERIES);
-  float* const scratch = (float*)I.scratch + (u64)block() * I.splits * BLOCK_SCORES;
-  const u32* positions = (const u32*)in.positions;
+  Half& mine = ((Half*)pool())[half];
+  u32* const taken = (u32*)((Half*)pool() + 2);  // rounds; then the halves' own
+  float* const scratch = (float*)I.scratch + (u64)(2 * block() + half) * I.splits * BLOCK_SCORES;
   const u32* table_rows = (const u32*)in.table_rows;
-  const u32 dims = D / 4;
-  const float nothing = -from_bits(0x7f800000);
-  for (u32 round = 0; round * blocks() < items; round++) {
+  if (thread() == 0) taken[0] = 0;
+  sync();
+  for (;;) {
+    if (tid == 0) taken[1 + half] = take_shared(taken);
+    sync_half(half);
+    const u32 round = taken[1 + half];
+    if (round * blocks() >= items) break;
     // The last rows, which see the most, first; who had more in one round has less in the next.
     const u32 item = round * blocks() + (round & 1 ? blocks() - 1 - block() : block());
-    if (item >= items) continue;
-    const u32 kv = item % I.kv_heads, from = (tiles - 1 - item / I.kv_heads) * each;
-    const u32 to = from + each < I.rows ? from + each : I.rows;
-    for (u32 t0 = from; t0 < to;) {
-      // Rows of one sequence.
-      u32 t1 = t0 + 1;
-      while (t1 < to && table_rows[t1] == table_rows[t0]) t1++;
-      const u32 rows = t1 - t0, queries = rows * group, table_row = table_rows[t0], p0 = positions[t0];
-      const u32 end = p0 + rows, first = I.window && p0 + 1 > I.window ? p0 + 1 - I.window : 0;
-      const u32 b0 = first / POSITIONS, b1 = (end + POSITIONS - 1) / POSITIONS;
-      const u32 passes = (b1 - b0 + 1) / 2, key_pieces = 4 * passes, pieces = key_pieces + 2 * (b1 - b0);
-      // Where the pieces are in the cache: found one piece ahead of being asked for.
-      struct Place {
-        const float *one, *two;
-      };
-      auto place_of = [&](u32 p) {
-        Place place = {nullptr, nullptr};
-        if (p < key_pieces) {
-          const u32 b = b0 + p / 4 * 2;
-          const u32 d = (p & 1) * 2 + (p >> 1 & 1);  // 0, 2, 1, 3
-          place.one = key_at(I, in, table_row, kv, b * POSITIONS) + d * POSITIONS;
-          if (b + 1 < b1) place.two = key_at(I, in, table_row, kv, (b + 1) * POSITIONS) + d * POSITIONS;
-        } else if (p < pieces) {
-          const u32 v = p - key_pieces;
-          place.one = value_at(I, in, table_row, kv, (b0 + v / 2) * POSITIONS) + (v & 1) * (POSITIONS / 2) * D;
-        }
-        return place;
-      };
-      auto ask = [&](u32 p, const Place& place) {
-        float* to = ring + p % RING * PIECE_FLOATS;
-        if (p < key_pieces) {
-          const u32 piece = tid & 31;
-          const float* base = piece < 16 ? place.one : place.two;
-          if (base != nullptr) {
-            for (u32 i = tid / 32; i < dims; i += WARPS) {
-              copy_ahead(to + i * 2 * POSITIONS + piece * 4, base + (u64)i * 4 * POSITIONS + (piece & 15) * 4);
-            }
-          }
-        } else if (p < pieces) {
-          for (u32 i = tid; i < POSITIONS / 2 * D / 4; i += THREADS) copy_ahead(to + 4 * i, place.one + 4 * i);
-        }
-        copies_asked();
-      };
-      UNROLL for (u32 p = 0; p < RING - 1; p++) ask(p, place_of(p));
-      Place next = place_of(RING - 1);
-      for (u32 i = tid; i < QUERIES * D; i += THREADS) {
-        const u32 query = i / D, d = i % D;
-        q[d * QUERY_STRIDE + query] =
-            query < queries ? load((const float*)I.x + (u64)(t0 + query / group) * I.x_stride + (kv * group + query % group) * D + d) : 0.0f;
+    if (item < items) {
+      const u32 kv = item % I.kv_heads, from = (tiles - 1 - item / I.kv_heads) * each;
+      const u32 to = from + each < I.rows ? from + each : I.rows;
+      for (u32 t0 = from; t0 < to;) {
+        u32 t1 = t0 + 1;
+        while (t1 < to && table_rows[t1] == table_rows[t0]) t1++;
+        attend_tile(I, in, mine, half, tid, t0, t1 - t0, kv, scratch);
+        t0 = t1;
       }
-      if (tid < QUERIES) most[tid] = 0;
-      // What this thread's queries see: [begin, last].
-      i32 begin[4], last[4];
-      UNROLL for (u32 n = 0; n < 4; n++) {
-        const i32 p = (i32)(p0 + (q0 + n) / group);
-        last[n] = q0 + n < queries ? p : -1;
-        begin[n] = I.window && p + 1 > (i32)I.window ? p + 1 - (i32)I.window : 0;
-      }
-      auto turn_ring = [&](u32 p) {
-        copies_there<RING - 2>();
-        sync();
-        ask(p + RING - 1, next);
-        next = place_of(p + RING);
-      };
-      u32 found[4] = {0, 0, 0, 0};
-      float even[4][2], one[4][2];
-      for (u32 p = 0; p < key_pieces; p++) {
-        turn_ring(p);
-        const u32 key = warp * 8 + pair * 2, at = (b0 + p / 4 * 2) * POSITIONS + key, low = at - pair * 2;
-        if (low >= end || low + 8 <= first) continue;
-        const float* keys = ring + p % RING * PIECE_FLOATS + key;
-        const float* x = q + ((p & 1) * 2 + (p >> 1 & 1)) * QUERY_STRIDE + q0;
-        // Lanes r, r + 4, r + 8, r + 12.
-        float sum[4][4][2];
-        auto step = [&](u32 i, u32 c, bool begins) {
-          const Floats a = *(const Floats*)(x + (i + c) * 4 * QUERY_STRIDE);
-          const Pair k = *(const Pair*)(keys + (i + c) * 2 * POSITIONS);
-          const float as[4] = {a.x, a.y, a.z, a.w};
-          UNROLL for (u32 n = 0; n < 4; n++) {
-            sum[c][n][0] = begins ? as[n] * k.x : sum[c][n][0] + as[n] * k.x;
-            sum[c][n][1] = begins ? as[n] * k.y : sum[c][n][1] + as[n] * k.y;
-          }
-        };
-        const u32 here = D / 4;
-        UNROLL for (u32 c = 0; c < 4; c++) {
-          UNROLL for (u32 n = 0; n < 4; n++) sum[c][n][0] = sum[c][n][1] = 0.0f;
-          if (c < here) step(0, c, true);
-        }
-        u32 i = 4;
-        _Pragma("unroll 1") for (; i + 4 <= here; i += 4) {
-          UNROLL for (u32 c = 0; c < 4; c++) step(i, c, false);
-        }
-        UNROLL for (u32 c = 0; c < 3; c++) {
-          if (i + c < here) step(i, c, false);
-        }
-        UNROLL for (u32 n = 0; n < 4; n++) {
-          UNROLL for (u32 k = 0; k < 2; k++) {
-            const float r = (sum[0][n][k] + sum[2][n][k]) + (sum[1][n][k] + sum[3][n][k]);
-            if ((p & 3) == 0) even[n][k] = r;
-            else if ((p & 3) == 1) even[n][k] = even[n][k] + r;
-            else if ((p & 3) == 2) one[n][k] = r;
-            else one[n][k] = (even[n][k] + (one[n][k] + r)) * I.scale;
-          }
-        }
-        if ((p & 3) < 3) continue;
-        UNROLL for (u32 k = 0; k < 2; k++) {
-          float score[4];
-          UNROLL for (u32 n = 0; n < 4; n++) {
-            const bool sees = (i32)(at + k) <= last[n] && (i32)(at + k) >= begin[n];
-            score[n] = sees ? one[n][k] : nothing;
-            const u32 v = sees ? lifted(score[n]) : 0;
-            found[n] = v > found[n] ? v : found[n];
-          }
-          *(Floats*)(scratch + (u64)(at / POSITIONS - b0) * BLOCK_SCORES + (at + k) % POSITIONS * QUERIES + q0) = {score[0], score[1], score[2], score[3]};
-        }
-      }
-      UNROLL for (u32 n = 0; n < 4; n++) {
-        u32 v = found[n];
-        u32 other = (u32)shuffle_xor((i32)v, 1);
-        v = other > v ? other : v;
-        other = (u32)shuffle_xor((i32)v, 2);
-        v = other > v ? other : v;
-        if (pair == 0) max_shared(most + q0 + n, v);
-      }
-      sync();
-      // Exponentials: a position and 4 queries of a thread, asked for a block ahead.
-      const u32 mine = tid / 8, e0 = tid % 8 * 4;
-      float largest[4];
-      UNROLL for (u32 n = 0; n < 4; n++) largest[n] = lowered(most[e0 + n]);
-      Floats scores = load((const Floats*)(scratch + mine * QUERIES + e0));
-      const u32 d0 = warp * 8 + pair * 2;
-      float out[4][2], total = 0.0f;
-      UNROLL for (u32 n = 0; n < 4; n++) out[n][0] = out[n][1] = 0.0f;
-      // The sum of exponentials of a query: 16 threads, counted from the first position that it sees in the block.
-      const u32 of = tid / 16, p_of = p0 + of / group, begin_of = I.window && p_of + 1 > I.window ? p_of + 1 - I.window : 0;
-      for (u32 b = b0; b < b1; b++) {
-        float* e = q + (b & 1) * POSITIONS * QUERY_STRIDE;
-        const u32 low = first > b * POSITIONS ? first - b * POSITIONS : 0;
-        const u32 high = end - b * POSITIONS < POSITIONS ? end - b * POSITIONS : POSITIONS;
-        Floats w = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (mine >= low && mine < high)
-          w = {exp_f32(scores.x - largest[0]), exp_f32(scores.y - largest[1]), exp_f32(scores.z - largest[2]), exp_f32(scores.w - largest[3])};
-        *(Floats*)(e + mine * QUERY_STRIDE + e0) = w;
-        if (b + 1 < b1) scores = load((const Floats*)(scratch + (u64)(b + 1 - b0) * BLOCK_SCORES + mine * QUERIES + e0));
-        float x[4][2];
-        UNROLL for (u32 n = 0; n < 4; n++) x[n][0] = x[n][1] = 0.0f;
-        UNROLL for (u32 half = 0; half < 2; half++) {
-          const u32 p = key_pieces + (b - b0) * 2 + half;
-          turn_ring(p);
-          if (half == 0) {
-            const u32 skip = begin_of > b * POSITIONS ? begin_of - b * POSITIONS : 0;
-            float s = 0.0f;
-            UNROLL for (u32 k = 0; k < 4; k++) {
-              const u32 i = skip + (tid & 15) + 16 * k;
-              if (i < POSITIONS) s = s + e[i * QUERY_STRIDE + of];
-            }
-            total = total + fold(s);
-          }
-          if (d0 >= D) continue;
-          constexpr u32 HALF = POSITIONS / 2;
-          const u32 j0 = low > half * HALF ? low - half * HALF : 0, j1 = high < half * HALF ? 0 : high - half * HALF < HALF ? high - half * HALF : HALF;
-          const float* values = ring + p % RING * PIECE_FLOATS + d0;
-          const float* weights = e + half * HALF * QUERY_STRIDE + q0;
-          auto step = [&](u32 j) {
-            const Floats a = *(const Floats*)(weights + j * QUERY_STRIDE);
-            const Pair v = *(const Pair*)(values + j * D);
-            x[0][0] = x[0][0] + a.x * v.x;
-            x[0][1] = x[0][1] + a.x * v.y;
-            x[1][0] = x[1][0] + a.y * v.x;
-            x[1][1] = x[1][1] + a.y * v.y;
-            x[2][0] = x[2][0] + a.z * v.x;
-            x[2][1] = x[2][1] + a.z * v.y;
-            x[3][0] = x[3][0] + a.w * v.x;
-            x[3][1] = x[3][1] + a.w * v.y;
-          };
-          u32 j = j0;
-          _Pragma("unroll 1") for (; j + 8 <= j1; j += 8) {
-            UNROLL for (u32 k = 0; k < 8; k++) step(j + k);
-          }
-          for (; j < j1; j++) step(j);
-        }
-        UNROLL for (u32 n = 0; n < 4; n++) {
-          out[n][0] = out[n][0] + x[n][0];
-          out[n][1] = out[n][1] + x[n][1];
-        }
-      }
-      copies_there<0>();
-      if ((tid & 15) == 0) totals[of] = total;
-      sync();
-      UNROLL for (u32 n = 0; n < 4; n++) {
-        const u32 query = q0 + n;
-        if (query >= queries || d0 >= D) continue;
-        const float all = totals[query];
-        *(Pair*)((float*)I.out + (u64)(t0 + query / group) * I.out_stride + (kv * group + query % group) * D + d0) = {divide(out[n][0], all),
-                                                                                                          divide(out[n][1], all)};
-      }
-      t0 = t1;
     }
+    sync_half(half);
   }
 }
 
@@ -336,34 +379,41 @@ template <u32 SLOTS> APART void attend_batch_of(const Instruction& I, const Inpu
     const u32 heads = group - h0 < H ? group - h0 : H;
     const Seen s = seen_by(I, in, t);
     const u32 b0 = s.first / POSITIONS, b1 = (s.end + POSITIONS - 1) / POSITIONS;
-    const u32 key_pieces = (b1 - b0) * key_pieces_each, pieces = key_pieces + (b1 - b0) * (POSITIONS / ROW_POSITIONS);
-    auto place_of = [&](u32 p) {
-      if (p < key_pieces)
-        return (const float*)key_at(I, in, s.table_row, kv, (b0 + p / key_pieces_each) * POSITIONS) + p % key_pieces_each * ROW_PIECE;
-      const u32 v = p - key_pieces;
-      return p < pieces ? (const float*)value_at(I, in, s.table_row, kv, (b0 + v / 4) * POSITIONS) + v % 4 * ROW_POSITIONS * D : nullptr;
+    const Cached cache = cached(I, in, s.table_row, kv);
+    // Pieces are asked for one after the other: block and part of the next; where it is is looked up one piece ahead.
+    u32 asked_block = b0, asked_part = 0;
+    bool asked_keys = true;
+    auto place_of = [&]() -> const float* {
+      if (asked_block >= b1) return nullptr;
+      return asked_keys ? cache.keys_of(asked_block) + asked_part * ROW_PIECE : cache.values_of(asked_block) + asked_part * ROW_POSITIONS * D;
     };
     auto ask = [&](u32 p, const float* from) {
-      float* to = ring + p % SLOTS * ROW_PIECE;
-      u32 n = p < pieces ? ROW_POSITIONS * D / 4 : 0;
-      if (p < key_pieces) {
-        const u32 left = D - p % key_pieces_each * 32;
-        n = (left < 32 ? left : 32) * POSITIONS / 4;
+      if (from != nullptr) {
+        float* to = ring + p % SLOTS * ROW_PIECE + 4 * tid;
+        const u32 left = D - asked_part * 32, n = asked_keys ? (left < 32 ? left : 32) * POSITIONS / 4 : ROW_POSITIONS * D / 4;
+        UNROLL for (u32 i = 0; i < 4; i++) {
+          if (tid + 128 * i < n) copy_ahead(to + 512 * i, from + 4 * tid + 512 * i);
+        }
+        if (++asked_part == (asked_keys ? key_pieces_each : POSITIONS / ROW_POSITIONS)) {
+          asked_part = 0;
+          if (++asked_block == b1 && asked_keys) asked_keys = false, asked_block = b0;
+        }
       }
-      for (u32 i = tid; i < n; i += 128) copy_ahead(to + 4 * i, from + 4 * i);
       copies_asked();
     };
-    UNROLL for (u32 p = 0; p < SLOTS - 1; p++) ask(p, place_of(p));
-    const float* next = place_of(SLOTS - 1);
-    for (u32 i = tid; i < H * D; i += 128) {
-      const u32 h = i / D, d = i % D;
-      q[d * H + h] = h < heads ? load((const float*)I.x + (u64)t * I.x_stride + (kv * group + h0 + h) * D + d) : 0.0f;
+    UNROLL for (u32 p = 0; p < SLOTS - 1; p++) ask(p, place_of());
+    const float* next = place_of();
+    if (tid < D) {
+      const float* x = (const float*)I.x + (u64)t * I.x_stride + (kv * group + h0) * D + tid;
+      float v[H];
+      UNROLL for (u32 h = 0; h < H; h++) v[h] = h < heads ? load(x + h * D) : 0.0f;
+      *(Floats*)(q + tid * H) = {v[0], v[1], v[2], v[3]};
     }
     auto turn_ring = [&](u32 p) {
       copies_there<SLOTS - 2>();
       sync_four(four);
       ask(p + SLOTS - 1, next);
-      next = place_of(p + SLOTS);
+      next = place_of();
     };
     // Scores: a thread has a key and every second of the 16 lanes.
     const u32 key = tid % POSITIONS, part = tid / POSITIONS;
@@ -379,17 +429,19 @@ template <u32 SLOTS> APART void attend_batch_of(const Instruction& I, const Inpu
         turn_ring(p);
         const float* keys = ring + p % SLOTS * ROW_PIECE + part * POSITIONS + key;
         const float* x = q + (k * 32 + part) * H;
-        UNROLL for (u32 half = 0; half < 2; half++) {
-          UNROLL for (u32 l = 0; l < 8; l++) {
-            const u32 d = half * 16 + 2 * l;
-            if (k * 32 + d + part < D) {
-              const Floats a = *(const Floats*)(x + d * H);
-              const float v = keys[d * POSITIONS];
-              sum[l][0] = sum[l][0] + a.x * v;
-              sum[l][1] = sum[l][1] + a.y * v;
-              sum[l][2] = sum[l][2] + a.z * v;
-              sum[l][3] = sum[l][3] + a.w * v;
-            }
+        auto step = [&](u32 l, u32 d) {
+          const Floats a = *(const Floats*)(x + d * H);
+          const float v = keys[d * POSITIONS];
+          sum[l][0] = sum[l][0] + a.x * v;
+          sum[l][1] = sum[l][1] + a.y * v;
+          sum[l][2] = sum[l][2] + a.z * v;
+          sum[l][3] = sum[l][3] + a.w * v;
+        };
+        if (k * 32 + 32 <= D) {
+          UNROLL for (u32 n = 0; n < 16; n++) step(n % 8, 2 * n);
+        } else {
+          UNROLL for (u32 n = 0; n < 16; n++) {
+            if (k * 32 + 2 * n + part < D) step(n % 8, 2 * n);
           }
         }
       }

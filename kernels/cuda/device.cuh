@@ -44,6 +44,8 @@ DEVICE void sync() { __syncthreads(); }
 DEVICE void sync_warp() { __syncwarp(); }
 /** A barrier of four warps, the `which`th four of the block. */
 DEVICE void sync_four(u32 which) { asm volatile("bar.sync %0,128;" ::"r"(which + 1) : "memory"); }
+/** Of eight. */
+DEVICE void sync_half(u32 which) { asm volatile("bar.sync %0,256;" ::"r"(which + 5) : "memory"); }
 
 DEVICE u32 bits(float x) { return __float_as_uint(x); }
 DEVICE float from_bits(u32 x) { return __uint_as_float(x); }
@@ -99,6 +101,7 @@ template <int NEWEST> DEVICE void copies_there() { asm volatile("cp.async.wait_g
 
 DEVICE void add_shared(i32* p, i32 v) { atomicAdd(p, v); }
 DEVICE void max_shared(u32* p, u32 v) { atomicMax(p, v); }
+DEVICE u32 take_shared(u32* p) { return atomicAdd(p, 1); }
 DEVICE u32 add_global(u32* p, u32 v) { return atomicAdd(p, v); }
 DEVICE void fence() { __threadfence(); }
 

@@ -71,13 +71,14 @@ APART void ternary_some(const Instruction& I) {
         from[s] = quad_at(m, tile, 0);
       }
     }
-    // Codes of four steps are on their way at once.
-    for (u32 i0 = 0; i0 < steps; i0 += 4) {
-      Words b[4];
-      UNROLL for (u32 k = 0; k < 4; k++) {
+    // Codes of several steps are on their way at once.
+    constexpr u32 AT_ONCE = 8;
+    for (u32 i0 = 0; i0 < steps; i0 += AT_ONCE) {
+      Words b[AT_ONCE];
+      UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
         if (i0 + k < steps) b[k] = load((const Words*)(codes + (mine + (i0 + k) * shares) * 64));
       }
-      UNROLL for (u32 k = 0; k < 4; k++) {
+      UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
         if (i0 + k >= steps) continue;
         const u32 c = mine + (i0 + k) * shares;
         UNROLL for (u32 s = 0; s < 2; s++) {
@@ -123,13 +124,21 @@ APART void ternary_some(const Instruction& I) {
 
 // ---- many rows
 
+/** What a token's sums are multiplied with, of gate and up; its sum of codes. */
+struct TokenScale {
+  float factor[2];
+  i32 code_sum, pad;
+};
 /** Tokens of a block's tile, columns that are staged at once, stages in shared memory. */
 constexpr u32 TILE_TOKENS = 128, STAGE = 128, STAGES = 3;
 /** Units of 32 rows of a block: 4 warps' of UNITS each. */
 template <u32 UNITS> constexpr u32 STAGE_BYTES = (TILE_TOKENS + 4 * UNITS * 8) * STAGE;
 
-/** 16 bytes of a staged row of 128: rows next to each other begin in different banks. */
-DEVICE u32 staged_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ ((row & 1) << 2)) << 4); }
+/** 16 bytes of a staged row of 128: 32 bytes at a time four rows next to each other are in different banks. */
+DEVICE u32 staged_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ ((row & 3) << 1)) << 4); }
+struct alignas(8) Twowords {
+  u32 x, y;
+};
 
 /** Tiles of a block, as `part_of` counts tiles of 8 quads. */
 template <u32 UNITS> DEVICE u32 block_tiles(const Instruction& I, const Matrix& m) {
@@ -144,6 +153,7 @@ template <u32 UNITS> APART void ternary_tiles_of(const Instruction& I) {
   u32 tiles = 0;
   for (u32 p = 0; p < (gate ? 1 : I.parts); p++) tiles += block_tiles<UNITS>(I, I.m[p]);
   const u32 groups = (I.rows + TILE_TOKENS - 1) / TILE_TOKENS;
+  TokenScale* const token_scales = (TokenScale*)(pool() + STAGES * STAGE_BYTES<UNITS>);
   for (u32 item = block(); item < tiles * groups; item += blocks()) {
     const u32 t0 = item / tiles * TILE_TOKENS;
     u32 large = item % tiles, p = 0;
@@ -183,69 +193,86 @@ template <u32 UNITS> APART void ternary_tiles_of(const Instruction& I) {
       }
     }
     UNROLL for (u32 stage = 0; stage < STAGES - 1; stage++) ask(stage);
+    if (tid < TILE_TOKENS) {
+      const u32 t = t0 + tid < I.rows ? t0 + tid : I.rows - 1;
+      const float scale = load((const float*)I.scales + 2 * t);
+      token_scales[tid] = {{divide(matrix_of(0).scale, scale), divide(gate ? I.m[1].scale : 0.0f, scale)}, load((const i32*)I.scales + 2 * t + 1), 0};
+    }
     const u32 token_at = (token_warp * 32 + g) * STAGE, quad_row = TILE_TOKENS * STAGE + (row_warp * UNITS * 8 + g) * STAGE;
-    const u32 swizzle = (g & 1) << 2;
     for (u32 stage = 0; stage < stages; stage++) {
       copies_there<STAGES - 2>();
       sync();
       ask(stage + STAGES - 1);
       const char* here = pool() + stage % STAGES * STAGE_BYTES<UNITS>;
-      UNROLL for (u32 k = 0; k < STAGE / 64; k++) {
-        const u32 at = ((k * 4 + piece) ^ swizzle) << 4;
-        Words b[4];
-        UNROLL for (u32 n = 0; n < 4; n++) b[n] = *(const Words*)(here + token_at + n * 8 * STAGE + at);
+      // 32 columns at a time, 8 of a lane, so that few words are held.
+      UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
+        const u32 at = (k ^ (g & 3)) * 32 + piece * 8;
+        Twowords b[4];
+        UNROLL for (u32 n = 0; n < 4; n++) b[n] = *(const Twowords*)(here + token_at + n * 8 * STAGE + at);
         UNROLL for (u32 u = 0; u < UNITS; u++) {
-          const Words a = *(const Words*)(here + quad_row + u * 8 * STAGE + at);
-          // Half of the columns at a time, so that few masked words are held.
-          UNROLL for (u32 half = 0; half < 2; half++) {
-            const u32 one = half ? a.z : a.x, two = half ? a.w : a.y;
-            const u32 one0 = one & mask_of(0), one1 = one & mask_of(1), two0 = two & mask_of(0), two1 = two & mask_of(1);
-            const u32 one2 = one & mask_of(2), one3 = one & mask_of(3), two2 = two & mask_of(2), two3 = two & mask_of(3);
-            UNROLL for (u32 n = 0; n < 4; n++) {
-              mma_u8(low[u][n], one0, one1, two0, two1, half ? b[n].z : b[n].x, half ? b[n].w : b[n].y);
-              mma_u8(high[u][n], one2, one3, two2, two3, half ? b[n].z : b[n].x, half ? b[n].w : b[n].y);
-            }
-          }
+          const Twowords a = *(const Twowords*)(here + quad_row + u * 8 * STAGE + at);
+          UNROLL for (u32 n = 0; n < 4; n++)
+            mma_u8(low[u][n], a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b[n].x, b[n].y);
+          UNROLL for (u32 n = 0; n < 4; n++)
+            mma_u8(high[u][n], a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b[n].x, b[n].y);
         }
       }
     }
     copies_there<0>();
-    UNROLL for (u32 n = 0; n < 4; n++) {
-      UNROLL for (u32 e = 0; e < 2; e++) {
-        const u32 t = t0 + token_warp * 32 + n * 8 + 2 * piece + e;
-        if (t >= I.rows) continue;
-        const float scale = load((const float*)I.scales + 2 * t);
-        const i32 code_sum = load((const i32*)I.scales + 2 * t + 1);
-        auto value = [&](u32 u, u32 f, float factor) {
-          const i32 sum = f == 0 ? low[u][n][e] : f == 1 ? low[u][n][2 + e] : f == 2 ? high[u][n][e] : high[u][n][2 + e];
-          return (float)((sum >> (2 * f)) - code_sum) * factor;
-        };
-        if (UNITS == 2 && gate) {
-          const Matrix& m = I.m[0];
-          const u32 quad = tile_at(row_warp, 0) * 8 + g;
-          const float factor = divide(m.scale, scale), other = divide(I.m[1].scale, scale);
-          float* out = (float*)m.out + (u64)t * m.out_stride;
-          UNROLL for (u32 f = 0; f < 4; f++) {
-            const u32 row = quad + f * m.quads;
-            if (quad < m.quads && row < m.rows) out[row] = joined(I, value(0, f, factor), value(UNITS - 1, f, other));
-          }
-          continue;
-        }
-        const Matrix& m = I.m[p];
-        const float factor = divide(m.scale, scale);
-        float* out = (float*)m.out + (u64)t * m.out_stride;
-        float old[UNITS][4];
-        UNROLL for (u32 u = 0; u < UNITS; u++) {
-          UNROLL for (u32 f = 0; f < 4; f++) {
-            const u32 quad = tile_at(row_warp, u) * 8 + g, row = quad + f * m.quads;
-            old[u][f] = I.ending == ADD && quad < m.quads && row < m.rows ? load((const float*)out + row) : 0.0f;
+    auto sum_of = [&](u32 u, u32 n, u32 e, u32 f) { return f == 0 ? low[u][n][e] : f == 1 ? low[u][n][2 + e] : f == 2 ? high[u][n][e] : high[u][n][2 + e]; };
+    auto value = [&](u32 u, u32 n, u32 e, u32 f, float factor, i32 code_sum) { return (float)((sum_of(u, n, e, f) >> (2 * f)) - code_sum) * factor; };
+    const Matrix& m = I.m[gate ? 0 : p];
+    // What is there already: asked for at once, half of the tokens at a time where that is much.
+    const bool adds = I.ending == ADD;
+    if (UNITS == 2 && gate) {
+      const u32 quad = tile_at(row_warp, 0) * 8 + g;
+      auto each = [&](auto join) {
+        UNROLL for (u32 n = 0; n < 4; n++) {
+          UNROLL for (u32 e = 0; e < 2; e++) {
+            const u32 token = token_warp * 32 + n * 8 + 2 * piece + e;
+            if (t0 + token >= I.rows) continue;
+            const TokenScale of = token_scales[token];
+            float* out = (float*)m.out + (u64)(t0 + token) * m.out_stride;
+            UNROLL for (u32 f = 0; f < 4; f++) {
+              const u32 row = quad + f * m.quads;
+              if (quad >= m.quads || row >= m.rows) continue;
+              out[row] = join(value(0, n, e, f, of.factor[0], of.code_sum), value(UNITS - 1, n, e, f, of.factor[1], of.code_sum));
+            }
           }
         }
-        UNROLL for (u32 u = 0; u < UNITS; u++) {
-          UNROLL for (u32 f = 0; f < 4; f++) {
-            const u32 quad = tile_at(row_warp, u) * 8 + g, row = quad + f * m.quads;
-            const float y = value(u, f, factor);
-            if (quad < m.quads && row < m.rows) out[row] = I.ending == ADD ? old[u][f] + y : y;
+      };
+      if (I.gate == RELU2) {
+        each([](float a, float b) {
+          const float positive = a > 0.0f || a != a ? a : 0.0f;
+          return (positive * positive) * b;
+        });
+      } else {
+        each([&](float a, float b) { return activated(I.gate, I.limit, a, b); });
+      }
+    } else {
+      UNROLL for (u32 n = 0; n < 4; n++) {
+        float old[2][UNITS][4];
+        UNROLL for (u32 e = 0; e < 2; e++) {
+          const u32 t = t0 + token_warp * 32 + n * 8 + 2 * piece + e;
+          const float* out = (const float*)m.out + (u64)t * m.out_stride;
+          UNROLL for (u32 u = 0; u < UNITS; u++) {
+            UNROLL for (u32 f = 0; f < 4; f++) {
+              const u32 quad = tile_at(row_warp, u) * 8 + g, row = quad + f * m.quads;
+              old[e][u][f] = adds && t < I.rows && quad < m.quads && row < m.rows ? load(out + row) : 0.0f;
+            }
+          }
+        }
+        UNROLL for (u32 e = 0; e < 2; e++) {
+          const u32 token = token_warp * 32 + n * 8 + 2 * piece + e;
+          if (t0 + token >= I.rows) continue;
+          const TokenScale of = token_scales[token];
+          float* out = (float*)m.out + (u64)(t0 + token) * m.out_stride;
+          UNROLL for (u32 u = 0; u < UNITS; u++) {
+            UNROLL for (u32 f = 0; f < 4; f++) {
+              const u32 quad = tile_at(row_warp, u) * 8 + g, row = quad + f * m.quads;
+              const float y = value(u, n, e, f, of.factor[0], of.code_sum);
+              if (quad < m.quads && row < m.rows) out[row] = adds ? old[e][u][f] + y : y;
+            }
           }
         }
       }
@@ -308,6 +335,21 @@ template <u32 N> APART void int8_of_rows(const Instruction& I) {
     copies_asked();
     copies_there<0>();
     sync();
+    float scale[N][2];
+    UNROLL for (u32 n = 0; n < N; n++) {
+      UNROLL for (u32 e = 0; e < 2; e++) {
+        const u32 token = t0 + n * 8 + 2 * piece + e;
+        scale[n][e] = load((const float*)I.scales + 2 * (token < I.rows ? token : I.rows - 1));
+      }
+    }
+    float row_scale[2];
+    auto fetch_scales = [&](u32 tile) {
+      UNROLL for (u32 k = 0; k < 2; k++) {
+        const u32 row = tile * 16 + g + 8 * k;
+        row_scale[k] = stream_float((const float*)m.scales + (row < rows ? row : rows - 1));
+      }
+    };
+    fetch_scales(first < m.tiles ? first : 0);
     const char* b_at = codes + g * head_stride(I) + piece * 32;
     i32 acc[N][4];
     UNROLL for (u32 n = 0; n < N; n++) {
@@ -328,7 +370,7 @@ template <u32 N> APART void int8_of_rows(const Instruction& I) {
           UNROLL for (u32 e = 0; e < 4; e++) {
             const u32 token = t0 + n * 8 + 2 * piece + (e & 1), row = tile * 16 + g + (e >> 1) * 8;
             if (row < m.rows && token < I.rows) {
-              const float factor = divide(((const float*)m.scales)[row], load((const float*)I.scales + 2 * token));
+              const float factor = divide(row_scale[e >> 1], scale[n][e & 1]);
               ((float*)m.out)[(u64)token * m.out_stride + row] = (float)acc[n][e] * factor;
             }
             acc[n][e] = 0;
@@ -336,6 +378,7 @@ template <u32 N> APART void int8_of_rows(const Instruction& I) {
         }
         c = 0;
         tile += step;
+        fetch_scales(tile < m.tiles ? tile : 0);
       }
     }
     sync();

@@ -183,7 +183,7 @@ export function scratchFloats(program: Program, kind: AttentionKind, splits: num
 
 /** Floats of scratch of a block of the grid: the scores of what it works on. */
 export function blockScratchFloats(kind: AttentionKind, splits: number): number {
-  if (kind === 'rows') return splits * 64 * QUERIES;
+  if (kind === 'rows') return 2 * splits * 64 * QUERIES;
   return kind === 'batch' ? 4 * splits * 64 * HEADS_AT_ONCE : 0;
 }
 

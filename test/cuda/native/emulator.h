@@ -35,7 +35,7 @@ struct Warp {
 };
 struct Block {
   u32 index = 0, arrived = 0, generation = 0;
-  u32 fours[4] = {0, 0, 0, 0}, four_generations[4] = {0, 0, 0, 0};
+  u32 some[6] = {}, some_generations[6] = {};
   char* memory = nullptr;
   Warp warps[16];
 };
@@ -91,18 +91,21 @@ inline void sync() {
   emulator::now->value = generation;
   emulator::wait();
 }
-inline void sync_four(u32 which) {
+/** Barriers of some warps: their number, and how many threads they wait for. */
+inline void sync_some(u32 which, u32 threads) {
   emulator::Block& b = *emulator::now->block;
-  const u32 generation = b.four_generations[which];
-  if (++b.fours[which] == 128) {
-    b.fours[which] = 0;
-    b.four_generations[which]++;
+  const u32 generation = b.some_generations[which];
+  if (++b.some[which] == threads) {
+    b.some[which] = 0;
+    b.some_generations[which]++;
     return;
   }
-  emulator::now->word = &b.four_generations[which];
+  emulator::now->word = &b.some_generations[which];
   emulator::now->value = generation;
   emulator::wait();
 }
+inline void sync_four(u32 which) { sync_some(which, 128); }
+inline void sync_half(u32 which) { sync_some(4 + which, 256); }
 inline void sync_warp() { emulator::of_lane(0, 0); }
 
 inline u32 bits(float x) {
@@ -168,6 +171,7 @@ inline void copies_asked() {}
 template <int NEWEST> inline void copies_there() {}
 inline void add_shared(i32* p, i32 v) { *p += v; }
 inline void max_shared(u32* p, u32 v) { *p = v > *p ? v : *p; }
+inline u32 take_shared(u32* p) { return (*p)++; }
 inline u32 add_global(u32* p, u32 v) {
   const u32 old = *p;
   *p += v;
