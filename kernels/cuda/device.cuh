@@ -25,6 +25,9 @@ struct alignas(16) Words {
 struct alignas(16) Floats {
   float x, y, z, w;
 };
+struct alignas(8) Pair {
+  float x, y;
+};
 
 extern __shared__ __align__(128) char block_memory[];
 DEVICE char* shared_memory() { return block_memory; }
@@ -39,6 +42,10 @@ DEVICE u32 block_y() { return blockIdx.y; }
 DEVICE u32 blocks() { return gridDim.x; }
 DEVICE void sync() { __syncthreads(); }
 DEVICE void sync_warp() { __syncwarp(); }
+/** A barrier of four warps, the `which`th four of the block. */
+DEVICE void sync_four(u32 which) { asm volatile("bar.sync %0,128;" ::"r"(which + 1) : "memory"); }
+/** Of eight. */
+DEVICE void sync_half(u32 which) { asm volatile("bar.sync %0,256;" ::"r"(which + 5) : "memory"); }
 
 DEVICE u32 bits(float x) { return __float_as_uint(x); }
 DEVICE float from_bits(u32 x) { return __uint_as_float(x); }
@@ -63,6 +70,10 @@ DEVICE i32 warp_sum(i32 v) { return __reduce_add_sync(~0u, v); }
 template <class T> DEVICE T load(const T* p) { return __ldcg(p); }
 DEVICE Words load(const Words* p) {
   const uint4 v = __ldcg((const uint4*)p);
+  return {v.x, v.y, v.z, v.w};
+}
+DEVICE Floats load(const Floats* p) {
+  const float4 v = __ldcg((const float4*)p);
   return {v.x, v.y, v.z, v.w};
 }
 /** Weights: read once, never written. Volatile, so that a load stays before the barrier where it was put. */
@@ -92,6 +103,7 @@ template <int NEWEST> DEVICE void copies_there() { asm volatile("cp.async.wait_g
 
 DEVICE void add_shared(i32* p, i32 v) { atomicAdd(p, v); }
 DEVICE void max_shared(u32* p, u32 v) { atomicMax(p, v); }
+DEVICE u32 take_shared(u32* p) { return atomicAdd(p, 1); }
 DEVICE u32 add_global(u32* p, u32 v) { return atomicAdd(p, v); }
 DEVICE void add_global64(u64* p, u64 v) { atomicAdd((unsigned long long*)p, (unsigned long long)v); }
 DEVICE void fence() { __threadfence(); }

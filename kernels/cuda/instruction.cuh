@@ -32,6 +32,8 @@ enum Operation : u32 {
   EXPERTS,
   ADD_EXPERTS,
   DENSE_SMALL,
+  READY,
+  ATTEND_BATCH,
 };
 
 /** What a row is made of: x; x + y, stored; f(x) * y. */

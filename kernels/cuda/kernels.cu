@@ -1,14 +1,16 @@
 // The two ways to run a step. `bitnet_step`: one launch, one block on each multiprocessor, a barrier of the grid between
 // instructions; while blocks wait, their next weights are on the way. `bitnet_phase`: one launch an instruction, for cards or
 // steps that the first does not suit.
-#include "attention.cuh"
+#include "attention_rows.cuh"
 #include "hybrid.cuh"
-#include "products.cuh"
+#include "products_many.cuh"
+#include "rows_many.cuh"
 #include "top.cuh"
 
 /** What of an instruction can be had before the instructions ahead of it are done: its weights, what is in the cache. */
 DEVICE void go_ahead(const Instruction& I, const Input& in) {
   if (I.op == TERNARY && I.rows == 1) ternary_ahead(I);
+  if (I.op == TERNARY && I.rows > 1 && I.rows <= SOME_ROWS) ternary_some_ahead(I);
   if (I.op == ATTEND_ONE || I.op == SCORES || I.op == VALUES) attend_ahead(I, in);
   if (I.op == DELTA) delta_ahead(I, in);
 }
@@ -35,13 +37,11 @@ DEVICE void run(const Instruction& I, const Input& in) {
       run_embed(I, in);
       break;
     case ROWS:
-      run_rows(I);
+      run_all_rows(I);
       break;
     case TERNARY:
       if (I.rows == 1) ternary_one(I);
-      else if (I.rows <= 8) ternary_many<1>(I);
-      else if (I.rows > MANY_ROWS && I.ending != GATE) ternary_large(I);
-      else ternary_many<4>(I);
+      else ternary_of_rows(I);
       break;
     case GROUPED:
       if (I.group % 32 != 0) grouped_plain(I);
@@ -50,7 +50,7 @@ DEVICE void run(const Instruction& I, const Input& in) {
       break;
     case INT8:
       if (I.rows == 1) int8_rows<true, 1>(I);
-      else int8_rows<false, 4>(I);
+      else int8_of_rows(I);
       break;
     case DENSE:
       dense_rows(I);
@@ -69,6 +69,12 @@ DEVICE void run(const Instruction& I, const Input& in) {
       break;
     case ATTEND_ROWS:
       attend_rows(I, in);
+      break;
+    case ATTEND_BATCH:
+      attend_batch(I, in);
+      break;
+    case READY:
+      ready(I, in);
       break;
     case SCORES:
       scores(I, in);

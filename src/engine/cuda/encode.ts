@@ -69,21 +69,25 @@ const MOST_STAGED = 16;
 const SHARES = 64;
 /** Positions up to which one block does a row's attention where its heads are too wide for tiles. */
 const WHOLE_POSITIONS = 256;
-/** TILE_DIM and QUERIES of attention.cuh. */
+/** TILE_DIM of attention.cuh; QUERIES and HEADS_AT_ONCE of attention_rows.cuh. */
 const TILE_DIM = 128;
 const QUERIES = 32;
+const HEADS_AT_ONCE = 4;
 /** Floats of two tiles. */
 const TILES = 2 * TILE_DIM * 64;
 /** Rows a sequence from which they are worth a tile. */
 const ROWS_OF_RUNS = 4;
+/** Dimensions of heads that `ready` knows. */
+const READY_DIMS: readonly number[] = [32, 64, 128];
 /** Positions that the splits of a list grow by, so that a list serves many steps. */
 const SPLIT_STEP = 8;
 
 /** Floats of a head that a warp makes of one length: a convolution's share of shared memory. */
 const MOST_HEAD_ROW = 1024;
 
-/** Rows above which ternary products are made tile by tile, as in products.cuh. */
-const MANY_ROWS = 32;
+/** Rows up to which the weights of ternary products are fetched ahead, and the partial sums of such a product: products_many.cuh. */
+const SOME_ROWS = 64;
+const PARTS_BYTES = 16 * 8 * 36 * 4;
 
 /** What the kernels can hold. */
 export const LIMITS = { ternaryColumns: 131_071, headDim: 256, heads: 512 } as const;
@@ -160,19 +164,38 @@ export function labelsOf(program: Program): string[] {
   return program.ops.flatMap((op) => (reports(op) ? [op.label] : []));
 }
 
-/** How a step's attention is done; see attention.cuh. */
-export type AttentionKind = 'one' | 'whole' | 'blocks' | 'rows';
+/** How a step's attention is done; see attention.cuh and attention_rows.cuh. */
+export type AttentionKind = 'one' | 'whole' | 'blocks' | 'rows' | 'batch';
 
-/** `sequences`: of the step, whose rows are the tokens. */
-export function attentionFor(program: Program, tokens: number, sequences: number, positions: number): AttentionKind {
-  const { headDim } = program.kv;
+/**
+ * Of several rows the kind that takes the fewest clocks, as far as a few measured thousands can say. `sequences`: of the step, whose
+ * rows are the tokens; `grid`: blocks that work at once.
+ */
+export function attentionFor(
+  program: Program,
+  tokens: number,
+  sequences: number,
+  positions: number,
+  grid: number,
+): AttentionKind {
+  const { headDim, kvHeads } = program.kv;
   const group = groupOf(program);
   const tiled = headDim <= TILE_DIM && headDim % 4 === 0;
-  if (tiled && tokens === 1 && positions <= 64) return 'one';
-  if (tiled && tokens >= ROWS_OF_RUNS * sequences && group <= QUERIES) return 'rows';
-  return !tiled && positions <= WHOLE_POSITIONS && attendBytes(1, headDim, positions) <= POOL_BYTES
-    ? 'whole'
-    : 'blocks';
+  if (!tiled) {
+    return positions <= WHOLE_POSITIONS && attendBytes(1, headDim, positions) <= POOL_BYTES ? 'whole' : 'blocks';
+  }
+  if (tokens === 1) return positions <= 64 ? 'one' : 'blocks';
+  const blocks = Math.ceil(positions / 64);
+  const items = tokens * kvHeads * Math.ceil(group / HEADS_AT_ONCE);
+  const costs: [AttentionKind, number][] = [
+    ['batch', Math.max(2 * blocks * Math.ceil(items / (4 * grid)), (3 * items * blocks) / grid)],
+    ['blocks', 15 + 4 * Math.max(1, (tokens * kvHeads * blocks) / grid)],
+  ];
+  if (tokens >= ROWS_OF_RUNS * sequences && group <= QUERIES) {
+    const tiles = Math.ceil(tokens / Math.floor(QUERIES / group)) * kvHeads;
+    costs.push(['rows', 10 * blocks * Math.max(1, tiles / grid)]);
+  }
+  return costs.reduce((best, next) => (next[1] < best[1] ? next : best))[0];
 }
 
 const groupOf = (program: Program) =>
@@ -187,9 +210,15 @@ function attendBytes(heads: number, headDim: number, positions: number): number 
 
 /** Floats of scratch of a row. */
 export function scratchFloats(program: Program, kind: AttentionKind, splits: number): number {
-  if (kind === 'one' || kind === 'whole') return 0;
+  if (kind !== 'blocks') return 0;
   const heads = Math.max(0, ...program.ops.map((op) => (op.op === 'attention' ? op.heads : 0)));
-  return heads * splits * (kind === 'rows' ? 64 : 66 + program.kv.headDim);
+  return heads * splits * (66 + program.kv.headDim);
+}
+
+/** Floats of scratch of a block of the grid: the scores of what it works on. */
+export function blockScratchFloats(kind: AttentionKind, splits: number): number {
+  if (kind === 'rows') return 2 * splits * 64 * QUERIES;
+  return kind === 'batch' ? 4 * splits * 64 * HEADS_AT_ONCE : 0;
 }
 
 export function encode(program: Program, memory: Memory, shape: Shape): Instruction[] {
@@ -646,10 +675,13 @@ class Encoder {
     return { fused: 1, ...defined({ norm, weight, eps, x, xStride, status, failed }) };
   }
 
-  /** How many vectors of weights a lane can fetch before it has the row: `staged` of products.cuh. */
+  /** How many vectors of weights a lane can fetch before it has the rows: `staged` of products.cuh and of products_many.cuh. */
   #staged(product: Instruction, fused: boolean): Partial<Instruction> {
-    if (product.op !== 'ternary' || product.rows !== 1) return {};
-    const used = OWN_BYTES + (fused ? rowBytes(product.width!) : 0) + this.#productBytes(product);
+    if (product.op !== 'ternary' || product.rows > SOME_ROWS) return {};
+    const used =
+      product.rows > 1
+        ? OWN_BYTES + PARTS_BYTES * (product.ending === ENDINGS.indexOf('gate') ? 2 : 1)
+        : OWN_BYTES + (fused ? rowBytes(product.width!) : 0) + this.#productBytes(product);
     const left = Math.floor((this.#memory.sharedBytes - used) / (THREADS * 16));
     return { splits: Math.max(0, Math.min(MOST_STAGED, left)) };
   }
@@ -683,10 +715,7 @@ class Encoder {
       gate.gate === first!.out &&
       gate.up === second!.out
     ) {
-      const weightOf = (id: WeightId) => this.#program.weights[id] as { kind: string; rows: number };
-      const rowsOf = (id: WeightId) => weightOf(id).rows;
-      // Tiles of many rows have one matrix each.
-      if (weightOf(first!.weight).kind === 'ternary' && this.#shape.tokens > MANY_ROWS) return none;
+      const rowsOf = (id: WeightId) => (this.#program.weights[id] as { rows: number }).rows;
       const hidden = (buffer: BufferId) => buffer === gate.out || !this.#isLive(buffer, next + 1);
       if (!hidden(gate.gate) || !hidden(gate.up) || rowsOf(first!.weight) !== rowsOf(second!.weight)) return none;
       const fields = {
@@ -704,9 +733,11 @@ class Encoder {
     return { cosine, sine, rotary: this.#program.rope.rotaryDim };
   }
 
-  /** One row: [norms of heads,] positions, append and attention as one; 0 where the operations are others. */
+  /**
+   * [Norms of heads,] positions, append and attention: of one row as one, of several as two instructions; 0 where the operations
+   * are others.
+   */
   #attention(i: number): number {
-    if (this.#shape.tokens !== 1) return 0;
     let next = i;
     const norms: OpOf<'rmsNormHeads'>[] = [];
     for (let norm = this.#at(next, 'rmsNormHeads'); norm !== undefined; norm = this.#at(next, 'rmsNormHeads')) {
@@ -735,9 +766,8 @@ class Encoder {
       if (norms.length !== 2 || q!.x !== attention.q || k!.x !== append.k || q!.eps !== k!.eps) return 0;
       if (q!.headDim !== headDim || k!.headDim !== headDim) return 0;
     }
-    this.#attend(attention, {
+    const fields: Partial<Instruction> = {
       ...(first === undefined ? {} : this.#positions()),
-      fused: 1,
       y: this.#address(append.k),
       yStride: this.#width(append.k),
       weight: this.#address(append.v),
@@ -748,7 +778,25 @@ class Encoder {
             codes: this.#memory.weights[norms[0]!.weight]!.address,
             weight2: this.#memory.weights[norms[1]!.weight]!.address,
           }),
+    };
+    if (this.#shape.tokens === 1) {
+      this.#attend(attention, { ...fields, fused: 1 });
+      return end - i;
+    }
+    if (first === undefined || !READY_DIMS.includes(headDim) || ![0, headDim].includes(this.#program.rope.rotaryDim))
+      return 0;
+    this.#list.push({
+      ...fields,
+      op: 'ready',
+      rows: this.#shape.tokens,
+      heads: attention.heads,
+      kvHeads: attention.kvHeads,
+      headDim,
+      layer: attention.layer,
+      x: this.#address(attention.q),
+      xStride: this.#width(attention.q),
     });
+    this.#attend(attention, {});
     return end - i;
   }
 
@@ -776,6 +824,7 @@ class Encoder {
     const push = (kind: Operation, parts: number) => this.#list.push({ ...instruction, op: kind, parts });
     if (attention === 'one' && extra.fused === 1) push('attendOne', 1);
     else if (attention === 'rows') push('attendRows', 1);
+    else if (attention === 'batch') push('attendBatch', 1);
     else if (attention === 'blocks') {
       push('scores', 1);
       push('values', 1);

@@ -19,6 +19,7 @@ import { checkStep, weightBytesPerToken } from '../validate.ts';
 import { CudaError, CudaUnsupportedError } from './addon.ts';
 import {
   attentionFor,
+  blockScratchFloats,
   checkProgram,
   codesStride,
   encode,
@@ -210,8 +211,8 @@ export class CudaExecutable implements Executable {
   }
 
   /** The instructions of a step of these rows: what docs/cuda.md counts, and the tests look at. */
-  instructionsOf(tokens: number, outputs: number, positions: number): ReturnType<typeof encode> {
-    const shape = this.#shape(tokens, outputs, 1, positions, {});
+  instructionsOf(tokens: number, outputs: number, positions: number, sequences = 1): ReturnType<typeof encode> {
+    const shape = this.#shape(tokens, outputs, sequences, positions, {});
     this.#prepare(shape, 1);
     return encode(this.#program, this.#memory(shape), shape);
   }
@@ -270,7 +271,8 @@ export class CudaExecutable implements Executable {
     const maxOutputs = Math.max(1, Math.floor(MAX_LOGITS_BYTES / (this.#program.vocabSize * 4)));
     let positions = 0;
     for (const position of step.positions) positions = Math.max(positions, position + 1);
-    const kind = attentionFor(this.#program, tokens, new Set(step.sequences).size, positions);
+    const grid = this.#gpu.info.multiprocessors;
+    const kind = attentionFor(this.#program, tokens, new Set(step.sequences).size, positions, grid);
     const rowBytes = Math.max(1, scratchFloats(this.#program, kind, splitsFor(positions)) * 4);
     const maxRows = Math.max(1, Math.min(this.#maxRows, Math.floor(MAX_SCRATCH_BYTES / rowBytes)));
     let firstToken = 0;
@@ -293,7 +295,7 @@ export class CudaExecutable implements Executable {
   #shape(tokens: number, outputs: number, sequences: number, positions: number, asked: Asked): Shape {
     // Lists are kept: what they depend on is rounded.
     const rounded = Math.ceil(positions / BLOCK_POSITIONS) * BLOCK_POSITIONS;
-    const attention = attentionFor(this.#program, tokens, sequences, rounded);
+    const attention = attentionFor(this.#program, tokens, sequences, rounded, this.#gpu.info.multiprocessors);
     const { trace: traced = false, top = 0, withoutLogits = false } = asked;
     return {
       tokens,
@@ -427,10 +429,10 @@ export class CudaExecutable implements Executable {
     this.#place('choices', sortedBytes(this.#program, tokens));
     this.#place('input', inputBytes);
     this.#host('input', inputBytes);
-    this.#place(
-      'scratch',
-      Math.max(tokens * scratchFloats(this.#program, attention, splits) * 4, topScratchBytes(outputs, top)),
-    );
+    const floats =
+      tokens * scratchFloats(this.#program, attention, splits) +
+      this.#gpu.info.multiprocessors * blockScratchFloats(attention, splits);
+    this.#place('scratch', Math.max(floats * 4, topScratchBytes(outputs, top)));
     this.#place('counters', tokens * kv.kvHeads * 4);
     this.#host('counts', tokens * tracePoints * 12);
     if (top > 0) {

@@ -29,6 +29,8 @@ export const OPERATIONS = [
   'experts',
   'addExperts',
   'denseSmall',
+  'ready',
+  'attendBatch',
 ] as const;
 export type Operation = (typeof OPERATIONS)[number];
 

@@ -24,6 +24,9 @@ struct alignas(16) Words {
 struct alignas(16) Floats {
   float x, y, z, w;
 };
+struct alignas(8) Pair {
+  float x, y;
+};
 
 namespace emulator {
 struct Warp {
@@ -32,6 +35,7 @@ struct Warp {
 };
 struct Block {
   u32 index = 0, arrived = 0, generation = 0;
+  u32 some[6] = {}, some_generations[6] = {};
   char* memory = nullptr;
   Warp warps[16];
 };
@@ -87,6 +91,21 @@ inline void sync() {
   emulator::now->value = generation;
   emulator::wait();
 }
+/** Barriers of some warps: their number, and how many threads they wait for. */
+inline void sync_some(u32 which, u32 threads) {
+  emulator::Block& b = *emulator::now->block;
+  const u32 generation = b.some_generations[which];
+  if (++b.some[which] == threads) {
+    b.some[which] = 0;
+    b.some_generations[which]++;
+    return;
+  }
+  emulator::now->word = &b.some_generations[which];
+  emulator::now->value = generation;
+  emulator::wait();
+}
+inline void sync_four(u32 which) { sync_some(which, 128); }
+inline void sync_half(u32 which) { sync_some(4 + which, 256); }
 inline void sync_warp() { emulator::of_lane(0, 0); }
 
 inline u32 bits(float x) {
@@ -154,6 +173,7 @@ template <int NEWEST> inline void copies_there() {}
 inline void add_shared(i32* p, i32 v) { *p += v; }
 inline void max_shared(u32* p, u32 v) { *p = v > *p ? v : *p; }
 inline void add_global64(u64* p, u64 v) { *p += v; }
+inline u32 take_shared(u32* p) { return (*p)++; }
 inline u32 add_global(u32* p, u32 v) {
   const u32 old = *p;
   *p += v;

@@ -1,0 +1,540 @@
+// Attention of steps with several rows. `ready` turns their heads and fills the cache; then either a sequence's rows share the
+// keys and values that they see (`attend_rows`: prompts), or each row has its own (`attend_batch`: one token of many sequences).
+// Both stream the cache through rings of shared memory, and multiply where every load serves several products: on CUDA cores,
+// since every operation rounds once.
+#pragma once
+
+#include "attention.cuh"
+
+/**
+ * One phase for what comes before attention: of a fused instruction's fields (attention.cuh) x, y and weight are q, k and v of
+ * all rows. 16 threads have a head: norm (`codes`, `weight2`: its weights, or 0), rotation, and k and v go to the cache. N: 16ths of
+ * a head's dimensions, all of which are turned (or none).
+ */
+template <u32 N> APART void ready_rows(const Instruction& I, const Input& in) {
+  constexpr u32 D = 16 * N, HALF = N / 2;
+  const u32 lane = thread() & 15, slots = I.heads + 2 * I.kv_heads, all = I.rows * slots;
+  const u32* positions = (const u32*)in.positions;
+  const u32* table_rows = (const u32*)in.table_rows;
+  for (u32 from = block() * (THREADS / 16); from < all; from += blocks() * (THREADS / 16)) {
+    const u32 item = from + thread() / 16;
+    const bool there = item < all;
+    const u32 t = there ? item / slots : 0, slot = there ? item % slots : 0;
+    const bool query = slot < I.heads, value = slot >= I.heads + I.kv_heads;
+    const u32 head = query ? slot : value ? slot - I.heads - I.kv_heads : slot - I.heads;
+    const float* x = query ? (const float*)I.x + (u64)t * I.x_stride : (const float*)(value ? I.weight : I.y) + (u64)t * I.y_stride;
+    x += head * D + lane;
+    const u32 position = positions[t], table_row = table_rows[t];
+    float v[N];
+    UNROLL for (u32 k = 0; k < N; k++) v[k] = load(x + 16 * k);
+    const bool turned = I.rotary != 0 && !value;
+    float c[HALF], s[HALF];
+    UNROLL for (u32 k = 0; k < HALF; k++) {
+      const u64 at = (u64)position * (D / 2) + lane + 16 * k;
+      c[k] = turned ? ((const float*)I.cosine)[at] : 1.0f;
+      s[k] = turned ? ((const float*)I.sine)[at] : 0.0f;
+    }
+    if (I.codes) {
+      float sum = 0.0f;
+      UNROLL for (u32 k = 0; k < N; k++) sum = sum + v[k] * v[k];
+      sum = fold(sum);
+      const float r = divide(1.0f, root(divide(from_bits((u32)broadcast16((i32)bits(sum))), (float)D) + I.eps));
+      const float* weight = (const float*)(query ? I.codes : I.weight2) + lane;
+      if (!value) {
+        UNROLL for (u32 k = 0; k < N; k++) v[k] = (v[k] * r) * weight[16 * k];
+      }
+    }
+    if (turned) {
+      UNROLL for (u32 k = 0; k < HALF; k++) {
+        const float a = v[k], b = v[k + HALF];
+        v[k] = a * c[k] - b * s[k];
+        v[k + HALF] = b * c[k] + a * s[k];
+      }
+    }
+    if (!there) continue;
+    if (query) {
+      UNROLL for (u32 k = 0; k < N; k++) ((float*)x)[16 * k] = v[k];
+    } else if (value) {
+      float* to = value_at(I, in, table_row, head, position) + lane;
+      UNROLL for (u32 k = 0; k < N; k++) to[16 * k] = v[k];
+    } else {
+      float* to = key_at(I, in, table_row, head, position) + (u64)lane * POSITIONS;
+      UNROLL for (u32 k = 0; k < N; k++) to[16 * k * POSITIONS] = v[k];
+    }
+  }
+}
+
+DEVICE void ready(const Instruction& I, const Input& in) {
+  if (I.head_dim == 32) ready_rows<2>(I, in);
+  else if (I.head_dim == 64) ready_rows<4>(I, in);
+  else ready_rows<8>(I, in);
+}
+
+// ---- a sequence's rows
+
+/** Queries (rows times heads of a kv head) of eight warps, a half of the block; the halves work on their own. */
+constexpr u32 QUERIES = 32, HALF_THREADS = THREADS / 2;
+/** Floats from dimension to dimension of queries, from position to position of exponentials: 16 bytes more than the queries. */
+constexpr u32 QUERY_STRIDE = QUERIES + 4;
+/** What is streamed at once: an eighth of the dimensions of two blocks' keys, or a quarter of a block's values; three are there. */
+constexpr u32 PIECE_FLOATS = TILE_DIM / 8 * 2 * POSITIONS, RING = 3, PIECE_POSITIONS = POSITIONS / 4;
+/** Scores of a block of the cache. */
+constexpr u32 BLOCK_SCORES = QUERIES * POSITIONS;
+/** A half's shared memory. */
+struct Half {
+  float ring[RING][PIECE_FLOATS];
+  /** [dimension][query]; later exponentials of two blocks, [position][query]. */
+  float q[2 * POSITIONS * QUERY_STRIDE];
+  u32 most[QUERIES];
+  float totals[QUERIES];
+  /** The first and the last position that a query sees. */
+  i32 begin[QUERIES], last[QUERIES];
+};
+static_assert(TILE_DIM <= 2 * POSITIONS, "queries lie where exponentials do");
+
+/** Where the blocks of one kv head of a layer are. */
+struct Cached {
+  const u64* table;
+  u64 keys, values;
+  DEVICE_MEMBER const float* keys_of(u32 b) const { return (const float*)(table[b] + keys); }
+  DEVICE_MEMBER const float* values_of(u32 b) const { return (const float*)(table[b] + values); }
+};
+DEVICE Cached cached(const Instruction& I, const Input& in, u32 table_row, u32 kv) {
+  const u64 head = (u64)I.head_dim * POSITIONS * 4, first = ((u64)I.layer * 2 * I.kv_heads + kv) * head;
+  return {(const u64*)in.tables + (u64)table_row * in.table_stride, first, first + I.kv_heads * head};
+}
+
+/** 4 queries by 4 keys or dimensions: all products of a and b, added or, where the sum BEGINS, in its place. */
+template <bool BEGINS> DEVICE void add_products(float (&sum)[4][4], const Floats& a, const Floats& b) {
+  const float as[4] = {a.x, a.y, a.z, a.w}, bs[4] = {b.x, b.y, b.z, b.w};
+  UNROLL for (u32 n = 0; n < 4; n++) {
+    UNROLL for (u32 k = 0; k < 4; k++) sum[n][k] = BEGINS ? as[n] * bs[k] : sum[n][k] + as[n] * bs[k];
+  }
+}
+
+/** Rows t0.. of one sequence, `rows` of them, and a kv head, by a half: its thread `tid`. */
+DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 half, u32 tid, u32 t0, u32 rows, u32 kv, float* scratch) {
+  const u32 D = I.head_dim, group = I.heads / I.kv_heads, lane = tid & 31, warp = tid / 32;
+  const u32 q0 = lane / 4 * 4, k0 = warp * 16 + (lane & 3) * 4;
+  const u32 queries = rows * group, p0 = ((const u32*)in.positions)[t0];
+  const u32 end = p0 + rows, first = I.window && p0 + 1 > I.window ? p0 + 1 - I.window : 0;
+  const u32 b0 = first / POSITIONS, b1 = (end + POSITIONS - 1) / POSITIONS;
+  const u32 key_pieces = 8 * ((b1 - b0 + 1) / 2), pieces = key_pieces + 4 * (b1 - b0);
+  const Cached from = cached(I, in, ((const u32*)in.table_rows)[t0], kv);
+  // Piece p of eight: dimensions d with d % 8 = 0, 4, 2, 6, 1, 5, 3, 7.
+  auto residue = [](u32 p) { return (p & 1) << 2 | (p & 2) | (p >> 2 & 1); };
+  // Where the next piece is in the cache is looked up one piece ahead of asking for it.
+  const u32 column = tid & 31;
+  auto place_of = [&](u32 p) -> const float* {
+    if (p < key_pieces) {
+      const u32 b = b0 + p / 8 * 2 + column / 16;
+      return b < b1 ? from.keys_of(b) + residue(p) * POSITIONS + (column & 15) * 4 : nullptr;
+    }
+    const u32 v = p - key_pieces;
+    return p < pieces ? from.values_of(b0 + v / 4) + (v & 3) * PIECE_POSITIONS * D : nullptr;
+  };
+  auto ask = [&](u32 p, const float* place) {
+    float* to = mine.ring[p % RING];
+    if (place != nullptr) {
+      if (p < key_pieces) {
+        const u32 r = residue(p);
+        for (u32 i = warp; r + 8 * i < D; i += HALF_THREADS / 32) copy_ahead(to + i * 2 * POSITIONS + column * 4, place + i * 8 * POSITIONS);
+      } else {
+        for (u32 i = tid; i < PIECE_POSITIONS * D / 4; i += HALF_THREADS) copy_ahead(to + 4 * i, place + 4 * i);
+      }
+    }
+    copies_asked();
+  };
+  UNROLL for (u32 p = 0; p < RING - 1; p++) ask(p, place_of(p));
+  const float* next = place_of(RING - 1);
+  {
+    const u32 query = tid % QUERIES;
+    const float* x = (const float*)I.x + (u64)(t0 + query / group) * I.x_stride + (kv * group + query % group) * D;
+    for (u32 d = tid / QUERIES * 4; d < D; d += 4 * HALF_THREADS / QUERIES * 4) {
+      Floats v[4];
+      UNROLL for (u32 k = 0; k < 4; k++) {
+        const u32 at = d + k * (HALF_THREADS / QUERIES * 4);
+        v[k] = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (query < queries && at < D) v[k] = load((const Floats*)(x + at));
+      }
+      UNROLL for (u32 k = 0; k < 4; k++) {
+        const u32 at = d + k * (HALF_THREADS / QUERIES * 4);
+        if (at >= D) continue;
+        float* to = mine.q + at * QUERY_STRIDE + query;
+        to[0] = v[k].x;
+        to[QUERY_STRIDE] = v[k].y;
+        to[2 * QUERY_STRIDE] = v[k].z;
+        to[3 * QUERY_STRIDE] = v[k].w;
+      }
+    }
+    if (tid < QUERIES) {
+      const i32 p = (i32)(p0 + query / group);
+      mine.most[query] = 0;
+      mine.last[query] = query < queries ? p : -1;
+      mine.begin[query] = I.window && p + 1 > (i32)I.window ? p + 1 - (i32)I.window : 0;
+    }
+  }
+  auto turn_ring = [&](u32 p) {
+    copies_there<RING - 2>();
+    sync_half(half);
+    ask(p + RING - 1, next);
+    next = place_of(p + RING);
+  };
+  u32 found[4] = {0, 0, 0, 0};
+  float two[4][4], four[4][4], eight[4][4];
+  for (u32 p = 0; p < key_pieces; p++) {
+    turn_ring(p);
+    const u32 at = (b0 + p / 8 * 2) * POSITIONS + k0, low = at & ~15u;
+    if (low >= end || low + 16 <= first) continue;
+    const u32 r = residue(p), n = (D - r + 7) / 8;
+    const float* keys = mine.ring[p % RING] + k0;
+    const float* x = mine.q + r * QUERY_STRIDE + q0;
+    auto q_at = [&](u32 i) { return *(const Floats*)(x + i * 8 * QUERY_STRIDE); };
+    auto k_at = [&](u32 i) { return *(const Floats*)(keys + i * 2 * POSITIONS); };
+    // Lanes r and r + 8.
+    float a[4][4], b[4][4];
+    if (n >= 2) {
+      add_products<true>(a, q_at(0), k_at(0));
+      add_products<true>(b, q_at(1), k_at(1));
+    } else {
+      UNROLL for (u32 k = 0; k < 16; k++) a[k / 4][k % 4] = b[k / 4][k % 4] = 0.0f;
+      if (n > 0) add_products<true>(a, q_at(0), k_at(0));
+    }
+    u32 i = 2;
+    _Pragma("unroll 1") for (; i + 2 <= n; i += 2) {
+      const Floats qa = q_at(i), ka = k_at(i), qb = q_at(i + 1), kb = k_at(i + 1);
+      add_products<false>(a, qa, ka);
+      add_products<false>(b, qb, kb);
+    }
+    if (i < n) add_products<false>(a, q_at(i), k_at(i));
+    UNROLL for (u32 m = 0; m < 4; m++) {
+      UNROLL for (u32 k = 0; k < 4; k++) {
+        const float s = a[m][k] + b[m][k];
+        if ((p & 1) == 0) two[m][k] = s;
+        else {
+          const float t = two[m][k] + s;
+          if ((p & 3) == 1) four[m][k] = t;
+          else if ((p & 7) == 3) eight[m][k] = four[m][k] + t;
+          else two[m][k] = (eight[m][k] + (four[m][k] + t)) * I.scale;
+        }
+      }
+    }
+    if ((p & 7) < 7) continue;
+    UNROLL for (u32 k = 0; k < 4; k++) {
+      float score[4];
+      UNROLL for (u32 m = 0; m < 4; m++) {
+        const bool sees = (i32)(at + k) <= mine.last[q0 + m] && (i32)(at + k) >= mine.begin[q0 + m];
+        score[m] = sees ? two[m][k] : -from_bits(0x7f800000);
+        const u32 v = sees ? lifted(score[m]) : 0;
+        found[m] = v > found[m] ? v : found[m];
+      }
+      *(Floats*)(scratch + (u64)(at / POSITIONS - b0) * BLOCK_SCORES + (at + k) % POSITIONS * QUERIES + q0) = {score[0], score[1], score[2], score[3]};
+    }
+  }
+  UNROLL for (u32 n = 0; n < 4; n++) {
+    u32 v = found[n];
+    u32 other = (u32)shuffle_xor((i32)v, 1);
+    v = other > v ? other : v;
+    other = (u32)shuffle_xor((i32)v, 2);
+    v = other > v ? other : v;
+    if ((lane & 3) == 0) max_shared(mine.most + q0 + n, v);
+  }
+  sync_half(half);
+  // Exponentials: two positions and 4 queries of a thread, asked for a block ahead.
+  const u32 position = tid / 8, e0 = tid % 8 * 4;
+  float largest[4];
+  UNROLL for (u32 n = 0; n < 4; n++) largest[n] = lowered(mine.most[e0 + n]);
+  Floats scores[2];
+  auto ask_scores = [&](u32 b) {
+    UNROLL for (u32 k = 0; k < 2; k++) scores[k] = load((const Floats*)(scratch + (u64)(b - b0) * BLOCK_SCORES + (position + 32 * k) * QUERIES + e0));
+  };
+  ask_scores(b0);
+  float out[4][4], total[2] = {0.0f, 0.0f};
+  UNROLL for (u32 k = 0; k < 16; k++) out[k / 4][k % 4] = 0.0f;
+  u32 p = key_pieces;
+  for (u32 b = b0; b < b1; b++) {
+    float* e = mine.q + (b & 1) * POSITIONS * QUERY_STRIDE;
+    const u32 low = first > b * POSITIONS ? first - b * POSITIONS : 0;
+    const u32 high = end - b * POSITIONS < POSITIONS ? end - b * POSITIONS : POSITIONS;
+    UNROLL for (u32 k = 0; k < 2; k++) {
+      const u32 at = position + 32 * k;
+      Floats w = {0.0f, 0.0f, 0.0f, 0.0f};
+      if (at >= low && at < high)
+        w = {exp_f32(scores[k].x - largest[0]), exp_f32(scores[k].y - largest[1]), exp_f32(scores[k].z - largest[2]), exp_f32(scores[k].w - largest[3])};
+      *(Floats*)(e + at * QUERY_STRIDE + e0) = w;
+    }
+    if (b + 1 < b1) ask_scores(b + 1);
+    float x[4][4];
+    UNROLL for (u32 k = 0; k < 16; k++) x[k / 4][k % 4] = 0.0f;
+    for (u32 quarter = 0; quarter < 4; quarter++, p++) {
+      turn_ring(p);
+      if (quarter == 0) {
+        // Sums of exponentials: 16 threads a query, counted from the first position that it sees in the block.
+        UNROLL for (u32 k = 0; k < 2; k++) {
+          const u32 of = tid / 16 + 16 * k, begin = (u32)mine.begin[of], skip = begin > b * POSITIONS ? begin - b * POSITIONS : 0;
+          float s = 0.0f;
+          UNROLL for (u32 i = 0; i < 4; i++) {
+            const u32 at = skip + (tid & 15) + 16 * i;
+            if (at < POSITIONS) s = s + e[at * QUERY_STRIDE + of];
+          }
+          total[k] = total[k] + fold(s);
+        }
+      }
+      if (k0 >= D) continue;
+      // A value that not all queries see is finite, or its own row fails: times 0 it changes none of the others' sums.
+      const u32 at = quarter * PIECE_POSITIONS;
+      const u32 j0 = low > at ? low - at : 0, j1 = high < at ? 0 : high - at < PIECE_POSITIONS ? high - at : PIECE_POSITIONS;
+      const float* values = mine.ring[p % RING] + k0;
+      const float* weights = e + at * QUERY_STRIDE + q0;
+      auto step = [&](u32 j) { add_products<false>(x, *(const Floats*)(weights + j * QUERY_STRIDE), *(const Floats*)(values + j * D)); };
+      u32 j = j0;
+      _Pragma("unroll 1") for (; j + 4 <= j1; j += 4) {
+        UNROLL for (u32 k = 0; k < 4; k++) step(j + k);
+      }
+      for (; j < j1; j++) step(j);
+    }
+    UNROLL for (u32 k = 0; k < 16; k++) out[k / 4][k % 4] = out[k / 4][k % 4] + x[k / 4][k % 4];
+  }
+  copies_there<0>();
+  if ((tid & 15) == 0) {
+    mine.totals[tid / 16] = total[0];
+    mine.totals[tid / 16 + 16] = total[1];
+  }
+  sync_half(half);
+  if (k0 >= D) return;
+  UNROLL for (u32 n = 0; n < 4; n++) {
+    const u32 query = q0 + n;
+    if (query >= queries) continue;
+    const float all = mine.totals[query];
+    *(Floats*)((float*)I.out + (u64)(t0 + query / group) * I.out_stride + (kv * group + query % group) * D + k0) = {
+        divide(out[n][0], all), divide(out[n][1], all), divide(out[n][2], all), divide(out[n][3], all)};
+  }
+}
+
+/**
+ * A half has as many rows as make 32 queries with one kv head. First all scores, which go to the half's own scratch (by block of
+ * the cache, position, query), and each query's largest; then block after block of values. A thread has 4 queries and 4 keys, then
+ * 4 queries and 4 dimensions.
+ *
+ * A laneSum's lanes are gone through so that few are held at a time: a piece has lanes r and r + 8, and the pieces come in the order
+ * in which the fold adds them. A sum that begins with its first product, not with +0 + it, can differ in the sign of a zero only:
+ * scores go through exp, so that no result shows it.
+ */
+APART void attend_rows(const Instruction& I, const Input& in) {
+  const u32 group = I.heads / I.kv_heads, each = QUERIES / group, half = thread() / HALF_THREADS, tid = thread() % HALF_THREADS;
+  const u32 tiles = (I.rows + each - 1) / each, items = tiles * I.kv_heads;
+  Half& mine = ((Half*)pool())[half];
+  u32* const taken = (u32*)((Half*)pool() + 2);  // rounds; then the halves' own
+  float* const scratch = (float*)I.scratch + (u64)(2 * block() + half) * I.splits * BLOCK_SCORES;
+  const u32* table_rows = (const u32*)in.table_rows;
+  if (thread() == 0) taken[0] = 0;
+  sync();
+  for (;;) {
+    if (tid == 0) taken[1 + half] = take_shared(taken);
+    sync_half(half);
+    const u32 round = taken[1 + half];
+    if (round * blocks() >= items) break;
+    // The last rows, which see the most, first; who had more in one round has less in the next.
+    const u32 item = round * blocks() + (round & 1 ? blocks() - 1 - block() : block());
+    if (item < items) {
+      const u32 kv = item % I.kv_heads, from = (tiles - 1 - item / I.kv_heads) * each;
+      const u32 to = from + each < I.rows ? from + each : I.rows;
+      for (u32 t0 = from; t0 < to;) {
+        u32 t1 = t0 + 1;
+        while (t1 < to && table_rows[t1] == table_rows[t0]) t1++;
+        attend_tile(I, in, mine, half, tid, t0, t1 - t0, kv, scratch);
+        t0 = t1;
+      }
+    }
+    sync_half(half);
+  }
+}
+
+// ---- a row of each sequence
+
+/** Heads of a kv head that are multiplied together; four warps have one row's, and work on their own. */
+constexpr u32 HEADS_AT_ONCE = 4;
+/** Floats of a piece: 32 dimensions of a block's keys, or 16 positions of its values. */
+constexpr u32 ROW_PIECE = 32 * POSITIONS, ROW_POSITIONS = 16;
+/** Shared memory of four warps beside their ring: queries, two blocks' exponentials, what a thread tells another. */
+constexpr u32 ROW_BYTES = (TILE_DIM * HEADS_AT_ONCE + 2 * POSITIONS * HEADS_AT_ONCE + POSITIONS * HEADS_AT_ONCE + 16) * 4;
+DEVICE u32 four_bytes(u32 slots) { return slots * ROW_PIECE * 4 + ROW_BYTES; }
+
+/** SLOTS: pieces in a ring. */
+template <u32 SLOTS> APART void attend_batch_of(const Instruction& I, const Input& in) {
+  constexpr u32 H = HEADS_AT_ONCE;
+  const u32 D = I.head_dim, group = I.heads / I.kv_heads, sets = (group + H - 1) / H;
+  const u32 four = thread() / 128, tid = thread() % 128, lane = tid & 31, warp = tid / 32;
+  float* ring = (float*)(pool() + four * four_bytes(SLOTS));
+  float* q = ring + SLOTS * ROW_PIECE;             // [dimension][head]
+  float* es = q + TILE_DIM * H;                    // of two blocks: [position][head]
+  float* told = es + 2 * POSITIONS * H;            // [position][head]
+  float* few = told + POSITIONS * H;               // largest by warp and head, then totals
+  const u32 worker = four * blocks() + block(), workers = 4 * blocks();
+  float* const scratch = (float*)I.scratch + (u64)worker * I.splits * POSITIONS * H;
+  const u32 key_pieces_each = (D + 31) / 32;
+  const float nothing = -from_bits(0x7f800000);
+  for (u32 item = worker; item < I.rows * I.kv_heads * sets; item += workers) {
+    const u32 t = item / (I.kv_heads * sets), kv = item / sets % I.kv_heads, h0 = item % sets * H;
+    const u32 heads = group - h0 < H ? group - h0 : H;
+    const Seen s = seen_by(I, in, t);
+    const u32 b0 = s.first / POSITIONS, b1 = (s.end + POSITIONS - 1) / POSITIONS;
+    const Cached cache = cached(I, in, s.table_row, kv);
+    // Pieces are asked for one after the other: block and part of the next; where it is is looked up one piece ahead.
+    u32 asked_block = b0, asked_part = 0;
+    bool asked_keys = true;
+    auto place_of = [&]() -> const float* {
+      if (asked_block >= b1) return nullptr;
+      return asked_keys ? cache.keys_of(asked_block) + asked_part * ROW_PIECE : cache.values_of(asked_block) + asked_part * ROW_POSITIONS * D;
+    };
+    auto ask = [&](u32 p, const float* from) {
+      if (from != nullptr) {
+        float* to = ring + p % SLOTS * ROW_PIECE + 4 * tid;
+        const u32 left = D - asked_part * 32, n = asked_keys ? (left < 32 ? left : 32) * POSITIONS / 4 : ROW_POSITIONS * D / 4;
+        UNROLL for (u32 i = 0; i < 4; i++) {
+          if (tid + 128 * i < n) copy_ahead(to + 512 * i, from + 4 * tid + 512 * i);
+        }
+        if (++asked_part == (asked_keys ? key_pieces_each : POSITIONS / ROW_POSITIONS)) {
+          asked_part = 0;
+          if (++asked_block == b1 && asked_keys) asked_keys = false, asked_block = b0;
+        }
+      }
+      copies_asked();
+    };
+    UNROLL for (u32 p = 0; p < SLOTS - 1; p++) ask(p, place_of());
+    const float* next = place_of();
+    if (tid < D) {
+      const float* x = (const float*)I.x + (u64)t * I.x_stride + (kv * group + h0) * D + tid;
+      float v[H];
+      UNROLL for (u32 h = 0; h < H; h++) v[h] = h < heads ? load(x + h * D) : 0.0f;
+      *(Floats*)(q + tid * H) = {v[0], v[1], v[2], v[3]};
+    }
+    auto turn_ring = [&](u32 p) {
+      copies_there<SLOTS - 2>();
+      sync_four(four);
+      ask(p + SLOTS - 1, next);
+      next = place_of();
+    };
+    // Scores: a thread has a key and every second of the 16 lanes.
+    const u32 key = tid % POSITIONS, part = tid / POSITIONS;
+    u32 found[H];
+    UNROLL for (u32 h = 0; h < H; h++) found[h] = 0;
+    u32 p = 0;
+    for (u32 b = b0; b < b1; b++) {
+      float sum[8][H];
+      UNROLL for (u32 l = 0; l < 8; l++) {
+        UNROLL for (u32 h = 0; h < H; h++) sum[l][h] = 0.0f;
+      }
+      for (u32 k = 0; k < key_pieces_each; k++, p++) {
+        turn_ring(p);
+        const float* keys = ring + p % SLOTS * ROW_PIECE + part * POSITIONS + key;
+        const float* x = q + (k * 32 + part) * H;
+        auto step = [&](u32 l, u32 d) {
+          const Floats a = *(const Floats*)(x + d * H);
+          const float v = keys[d * POSITIONS];
+          sum[l][0] = sum[l][0] + a.x * v;
+          sum[l][1] = sum[l][1] + a.y * v;
+          sum[l][2] = sum[l][2] + a.z * v;
+          sum[l][3] = sum[l][3] + a.w * v;
+        };
+        if (k * 32 + 32 <= D) {
+          UNROLL for (u32 n = 0; n < 16; n++) step(n % 8, 2 * n);
+        } else {
+          UNROLL for (u32 n = 0; n < 16; n++) {
+            if (k * 32 + 2 * n + part < D) step(n % 8, 2 * n);
+          }
+        }
+      }
+      float r[H];
+      UNROLL for (u32 h = 0; h < H; h++) r[h] = ((sum[0][h] + sum[4][h]) + (sum[2][h] + sum[6][h])) + ((sum[1][h] + sum[5][h]) + (sum[3][h] + sum[7][h]));
+      if (part == 1) *(Floats*)(told + key * H) = {r[0], r[1], r[2], r[3]};
+      sync_four(four);
+      if (part == 1) continue;
+      const Floats other = *(const Floats*)(told + key * H);
+      const float others[H] = {other.x, other.y, other.z, other.w};
+      const u32 at = b * POSITIONS + key;
+      const bool sees = at >= s.first && at < s.end;
+      UNROLL for (u32 h = 0; h < H; h++) {
+        r[h] = sees ? (r[h] + others[h]) * I.scale : nothing;
+        const u32 v = sees ? lifted(r[h]) : 0;
+        found[h] = v > found[h] ? v : found[h];
+      }
+      *(Floats*)(scratch + (u64)(b - b0) * POSITIONS * H + key * H) = {r[0], r[1], r[2], r[3]};
+    }
+    UNROLL for (u32 h = 0; h < H; h++) {
+      const u32 v = warp_max(found[h]);
+      if (lane == 0 && part == 0) ((u32*)few)[warp * H + h] = v;
+    }
+    sync_four(four);
+    // Values: a thread has a dimension of all heads; exponentials are two heads' of a position.
+    const u32 e0 = part * 2;
+    float largest[2];
+    UNROLL for (u32 k = 0; k < 2; k++) {
+      const u32 a = ((const u32*)few)[e0 + k], b = ((const u32*)few)[H + e0 + k];
+      largest[k] = lowered(a > b ? a : b);
+    }
+    float out[H], total = 0.0f;
+    UNROLL for (u32 h = 0; h < H; h++) out[h] = 0.0f;
+    const u32 of = tid / 16;
+    const float* mine = scratch + key * H + e0;
+    float score[2] = {load(mine), load(mine + 1)};
+    for (u32 b = b0; b < b1; b++) {
+      float* e = es + (b & 1) * POSITIONS * H;
+      const u32 low = s.first > b * POSITIONS ? s.first - b * POSITIONS : 0;
+      const u32 high = s.end - b * POSITIONS < POSITIONS ? s.end - b * POSITIONS : POSITIONS;
+      Pair w = {0.0f, 0.0f};
+      if (key >= low && key < high) w = {exp_f32(score[0] - largest[0]), exp_f32(score[1] - largest[1])};
+      *(Pair*)(e + key * H + e0) = w;
+      if (b + 1 < b1) {
+        const float* later = mine + (u64)(b + 1 - b0) * POSITIONS * H;
+        score[0] = load(later);
+        score[1] = load(later + 1);
+      }
+      float x[H];
+      UNROLL for (u32 h = 0; h < H; h++) x[h] = 0.0f;
+      for (u32 k = 0; k < POSITIONS / ROW_POSITIONS; k++, p++) {
+        turn_ring(p);
+        if (k == 0 && tid < 64) {
+          float sum = 0.0f;
+          UNROLL for (u32 n = 0; n < 4; n++) {
+            const u32 i = low + (tid & 15) + 16 * n;
+            if (i < POSITIONS) sum = sum + e[i * H + of];
+          }
+          total = total + fold(sum);
+        }
+        if (tid >= D) continue;
+        const float* values = ring + p % SLOTS * ROW_PIECE + tid;
+        const float* weights = e + k * ROW_POSITIONS * H;
+        const u32 j0 = low > k * ROW_POSITIONS ? low - k * ROW_POSITIONS : 0;
+        const u32 j1 = high < k * ROW_POSITIONS ? 0 : high - k * ROW_POSITIONS;
+        auto step = [&](u32 j) {
+          const Floats a = *(const Floats*)(weights + j * H);
+          const float v = values[j * D];
+          x[0] = x[0] + a.x * v;
+          x[1] = x[1] + a.y * v;
+          x[2] = x[2] + a.z * v;
+          x[3] = x[3] + a.w * v;
+        };
+        if (j0 == 0 && j1 >= ROW_POSITIONS) {
+          UNROLL for (u32 j = 0; j < ROW_POSITIONS; j++) step(j);
+        } else {
+          for (u32 j = j0; j < j1 && j < ROW_POSITIONS; j++) step(j);
+        }
+      }
+      UNROLL for (u32 h = 0; h < H; h++) out[h] = out[h] + x[h];
+    }
+    copies_there<0>();
+    if (tid < 64 && (tid & 15) == 0) few[2 * H + of] = total;
+    sync_four(four);
+    if (tid < D) {
+      UNROLL for (u32 h = 0; h < H; h++) {
+        if (h < heads) ((float*)I.out)[(u64)t * I.out_stride + (kv * group + h0 + h) * D + tid] = divide(out[h], few[2 * H + h]);
+      }
+    }
+  }
+}
+
+DEVICE void attend_batch(const Instruction& I, const Input& in) {
+  if (POOL_AT + 4 * four_bytes(3) <= shared_size()) attend_batch_of<3>(I, in);
+  else attend_batch_of<2>(I, in);
+}

@@ -1,0 +1,394 @@
+// Products with several rows of codes. Some rows (`ternary_some`): a block has 32 rows of a matrix, its warps share the columns and
+// the tokens, and weights come to shared memory while the grid waits. Many (`ternary_tiles`): tiles of weights and codes go through
+// shared memory, each used by several warps; a warp has 32 tokens and 32 or 64 rows.
+#pragma once
+
+#include "products.cuh"
+
+/** Rows up to which a block has all tokens of its rows of the matrix. */
+constexpr u32 SOME_ROWS = 64;
+
+/** Gate and up joined, without a call for the activation that is most often met. */
+DEVICE float joined(const Instruction& I, float gate, float up) {
+  if (I.gate != RELU2) return activated(I.gate, I.limit, gate, up);
+  const float g = gate > 0.0f || gate != gate ? gate : 0.0f;
+  return (g * g) * up;
+}
+
+// ---- some rows
+
+/** Integers from token to token of a partial result: 32 rows and 16 bytes. */
+constexpr u32 PART_STRIDE = 36;
+/** A chunk is 32 rows x 64 columns: 16 bytes a lane. Those that are fetched ahead lie at the end of shared memory. */
+constexpr u32 CHUNK_BYTES = 512;
+DEVICE u32 most_chunks(const Instruction& I) { return I.splits * (STAGED_BYTES / CHUNK_BYTES); }
+DEVICE Words* staged_chunks(const Instruction& I) { return (Words*)(shared_memory() + shared_size() - I.splits * STAGED_BYTES); }
+
+/** Before the barrier: the first weights of what this block multiplies, in the order in which it does. */
+APART void ternary_some_ahead(const Instruction& I) {
+  const u32 chunks = I.code_stride / 64, items = items_of(I), each = I.ending == GATE ? 2 : 1, warp = thread() / 32;
+  if (block() >= items) return;
+  const u32 subs = ((items - 1 - block()) / blocks() + 1) * each, all = subs * chunks;
+  const u32 n = all < most_chunks(I) ? all : most_chunks(I);
+  Words* to = staged_chunks(I) + (thread() & 31);
+  u32 sub = 0, c = warp;
+  for (u32 i = warp; i < n; i += WARPS, c += WARPS) {
+    while (c >= chunks) c -= chunks, sub++;
+    u32 tile;
+    const Matrix& m = tile_of(I, sub, tile);
+    const char* at = quad_at(m, tile, c);
+    if (at) copy_ahead(to + i * 32, at);
+  }
+  copies_asked();
+}
+
+APART void ternary_some(const Instruction& I) {
+  const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3;
+  const u32 chunks = I.code_stride / 64, each = I.ending == GATE ? 2 : 1, items = items_of(I);
+  // Eights of tokens, and in how many shares their warps take the columns.
+  u32 eights = 1;
+  while (eights * 8 < I.rows) eights *= 2;
+  const u32 shares = WARPS / eights, mine = warp / eights, eight = warp % eights, tokens = eights * 8;
+  i32* parts = (i32*)pool();
+  const u32 n = most_chunks(I);
+  const Words* staged_here = staged_chunks(I) + lane;
+  const u32 t = eight * 8 + g;
+  const char* codes = (const char*)I.codes + (u64)(t < I.rows ? t : I.rows - 1) * I.code_stride + piece * 16;
+  const u32 steps = mine < chunks ? (chunks - mine + shares - 1) / shares : 0;
+  copies_there<0>();
+  sync();
+  for (u32 item = block(), sub0 = 0; item < items; item += blocks(), sub0 += each) {
+    i32 low[2][4], high[2][4];
+    UNROLL for (u32 s = 0; s < 2; s++) {
+      UNROLL for (u32 e = 0; e < 4; e++) low[s][e] = high[s][e] = 0;
+    }
+    const char* from[2];
+    UNROLL for (u32 s = 0; s < 2; s++) {
+      u32 tile = 0;
+      from[s] = nullptr;
+      if (s < each) {
+        const Matrix& m = tile_of(I, sub0 + s, tile);
+        from[s] = quad_at(m, tile, 0);
+      }
+    }
+    // Codes of several steps are on their way at once.
+    constexpr u32 AT_ONCE = 8;
+    for (u32 i0 = 0; i0 < steps; i0 += AT_ONCE) {
+      Words b[AT_ONCE];
+      UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
+        if (i0 + k < steps) b[k] = load((const Words*)(codes + (mine + (i0 + k) * shares) * 64));
+      }
+      UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
+        if (i0 + k >= steps) continue;
+        const u32 c = mine + (i0 + k) * shares;
+        UNROLL for (u32 s = 0; s < 2; s++) {
+          if (s >= each) continue;
+          const u32 at = (sub0 + s) * chunks + c;
+          const Words a = at < n ? staged_here[at * 32] : from[s] ? stream(from[s] + c * 64) : Words{0, 0, 0, 0};
+          ternary_step(low[s], high[s], a, b[k]);
+        }
+      }
+    }
+    UNROLL for (u32 s = 0; s < 2; s++) {
+      if (s >= each) continue;
+      i32* part = parts + ((s * shares + mine) * tokens + eight * 8 + 2 * piece) * PART_STRIDE + g;
+      UNROLL for (u32 e = 0; e < 2; e++) {
+        part[e * PART_STRIDE] = low[s][e];
+        part[e * PART_STRIDE + 8] = low[s][2 + e];
+        part[e * PART_STRIDE + 16] = high[s][e];
+        part[e * PART_STRIDE + 24] = high[s][2 + e];
+      }
+    }
+    sync();
+    u32 tile = 0;
+    const Matrix& m = tile_of(I, sub0, tile);
+    for (u32 v = tid; v < 32 * I.rows; v += THREADS) {
+      const u32 token = v / 32, field = v % 32 / 8, quad = tile * 8 + v % 8, row = quad + field * m.quads;
+      if (quad >= m.quads || row >= m.rows) continue;
+      const float scale = load((const float*)I.scales + 2 * token);
+      const i32 code_sum = load((const i32*)I.scales + 2 * token + 1);
+      float* out = (float*)m.out + (u64)token * m.out_stride + row;
+      const float old = I.ending == ADD ? load((const float*)out) : 0.0f;
+      auto value = [&](u32 s, float of) {
+        const i32* part = parts + (s * shares * tokens + token) * PART_STRIDE + v % 32;
+        i32 sum = 0;
+        for (u32 k = 0; k < shares; k++) sum += part[k * tokens * PART_STRIDE];
+        return (float)((sum >> (2 * field)) - code_sum) * divide(of, scale);
+      };
+      const float y = value(0, m.scale);
+      *out = each == 2 ? joined(I, y, value(1, I.m[1].scale)) : I.ending == ADD ? old + y : y;
+    }
+    sync();
+  }
+}
+
+// ---- many rows
+
+/** What a token's sums are multiplied with, of gate and up; its sum of codes. */
+struct TokenScale {
+  float factor[2];
+  i32 code_sum, pad;
+};
+/** Tokens of a block's tile, columns that are staged at once, stages in shared memory. */
+constexpr u32 TILE_TOKENS = 128, STAGE = 128, STAGES = 3;
+/** Units of 32 rows of a block: 4 warps' of UNITS each. */
+template <u32 UNITS> constexpr u32 STAGE_BYTES = (TILE_TOKENS + 4 * UNITS * 8) * STAGE;
+
+/** 16 bytes of a staged row of 128: 32 bytes at a time four rows next to each other are in different banks. */
+DEVICE u32 staged_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ ((row & 3) << 1)) << 4); }
+struct alignas(8) Twowords {
+  u32 x, y;
+};
+
+/** Tiles of a block, as `part_of` counts tiles of 8 quads. */
+template <u32 UNITS> DEVICE u32 block_tiles(const Instruction& I, const Matrix& m) {
+  return I.ending == GATE ? (m.tiles + 3) / 4 : (m.tiles + 4 * UNITS - 1) / (4 * UNITS);
+}
+
+/** A block has 128 UNITS rows (of gate and up 128 each) and 128 tokens, a warp 32 UNITS and 32. */
+template <u32 UNITS> APART void ternary_tiles_of(const Instruction& I) {
+  const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3;
+  const u32 row_warp = warp & 3, token_warp = warp / 4, stages = I.code_stride / STAGE;
+  const bool gate = I.ending == GATE;
+  u32 tiles = 0;
+  for (u32 p = 0; p < (gate ? 1 : I.parts); p++) tiles += block_tiles<UNITS>(I, I.m[p]);
+  const u32 groups = (I.rows + TILE_TOKENS - 1) / TILE_TOKENS;
+  TokenScale* const token_scales = (TokenScale*)(pool() + STAGES * STAGE_BYTES<UNITS>);
+  for (u32 item = block(); item < tiles * groups; item += blocks()) {
+    const u32 t0 = item / tiles * TILE_TOKENS;
+    u32 large = item % tiles, p = 0;
+    if (!gate) {
+      while (large >= block_tiles<UNITS>(I, I.m[p])) large -= block_tiles<UNITS>(I, I.m[p++]);
+    }
+    /** Matrix and tile of 8 quads of a warp's unit. */
+    auto matrix_of = [&](u32 unit) -> const Matrix& { return I.m[gate ? unit : p]; };
+    auto tile_at = [&](u32 rw, u32 unit) { return gate ? large * 4 + rw : (large * 4 + rw) * UNITS + unit; };
+    // What this thread copies of every stage: 16 bytes of two tokens' codes and of one row of weights.
+    const u32 copied = tid / 8, sixteen = tid % 8;
+    const char* code_from[2];
+    UNROLL for (u32 k = 0; k < 2; k++) {
+      const u32 t = t0 + copied + 64 * k;
+      code_from[k] = (const char*)I.codes + (u64)(t < I.rows ? t : I.rows - 1) * I.code_stride + sixteen * 16;
+    }
+    const char* weight_from = nullptr;
+    if (copied < 32 * UNITS) {
+      const u32 unit = copied / 8 % UNITS, quad = tile_at(copied / 8 / UNITS, unit) * 8 + copied % 8;
+      const Matrix& m = matrix_of(unit);
+      if (quad < m.quads) weight_from = (const char*)m.w + (u64)quad * m.stride + sixteen * 16;
+    }
+    const u32 code_to = staged_at(copied, sixteen);
+    auto ask = [&](u32 stage) {
+      if (stage < stages) {
+        char* to = pool() + stage % STAGES * STAGE_BYTES<UNITS> + code_to;
+        copy_ahead(to, code_from[0] + stage * STAGE);
+        copy_ahead(to + 64 * STAGE, code_from[1] + stage * STAGE);
+        if (weight_from) copy_ahead(to + TILE_TOKENS * STAGE, weight_from + stage * STAGE);
+      }
+      copies_asked();
+    };
+    i32 low[UNITS][4][4], high[UNITS][4][4];
+    UNROLL for (u32 u = 0; u < UNITS; u++) {
+      UNROLL for (u32 n = 0; n < 4; n++) {
+        UNROLL for (u32 e = 0; e < 4; e++) low[u][n][e] = high[u][n][e] = 0;
+      }
+    }
+    UNROLL for (u32 stage = 0; stage < STAGES - 1; stage++) ask(stage);
+    if (tid < TILE_TOKENS) {
+      const u32 t = t0 + tid < I.rows ? t0 + tid : I.rows - 1;
+      const float scale = load((const float*)I.scales + 2 * t);
+      token_scales[tid] = {{divide(matrix_of(0).scale, scale), divide(gate ? I.m[1].scale : 0.0f, scale)}, load((const i32*)I.scales + 2 * t + 1), 0};
+    }
+    const u32 token_at = (token_warp * 32 + g) * STAGE, quad_row = TILE_TOKENS * STAGE + (row_warp * UNITS * 8 + g) * STAGE;
+    for (u32 stage = 0; stage < stages; stage++) {
+      copies_there<STAGES - 2>();
+      sync();
+      ask(stage + STAGES - 1);
+      const char* here = pool() + stage % STAGES * STAGE_BYTES<UNITS>;
+      // 32 columns at a time, 8 of a lane, so that few words are held.
+      UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
+        const u32 at = (k ^ (g & 3)) * 32 + piece * 8;
+        Twowords b[4];
+        UNROLL for (u32 n = 0; n < 4; n++) b[n] = *(const Twowords*)(here + token_at + n * 8 * STAGE + at);
+        UNROLL for (u32 u = 0; u < UNITS; u++) {
+          const Twowords a = *(const Twowords*)(here + quad_row + u * 8 * STAGE + at);
+          UNROLL for (u32 n = 0; n < 4; n++)
+            mma_u8(low[u][n], a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b[n].x, b[n].y);
+          UNROLL for (u32 n = 0; n < 4; n++)
+            mma_u8(high[u][n], a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b[n].x, b[n].y);
+        }
+      }
+    }
+    copies_there<0>();
+    auto sum_of = [&](u32 u, u32 n, u32 e, u32 f) { return f == 0 ? low[u][n][e] : f == 1 ? low[u][n][2 + e] : f == 2 ? high[u][n][e] : high[u][n][2 + e]; };
+    auto value = [&](u32 u, u32 n, u32 e, u32 f, float factor, i32 code_sum) { return (float)((sum_of(u, n, e, f) >> (2 * f)) - code_sum) * factor; };
+    const Matrix& m = I.m[gate ? 0 : p];
+    // What is there already: asked for at once, half of the tokens at a time where that is much.
+    const bool adds = I.ending == ADD;
+    if (UNITS == 2 && gate) {
+      const u32 quad = tile_at(row_warp, 0) * 8 + g;
+      auto each = [&](auto join) {
+        UNROLL for (u32 n = 0; n < 4; n++) {
+          UNROLL for (u32 e = 0; e < 2; e++) {
+            const u32 token = token_warp * 32 + n * 8 + 2 * piece + e;
+            if (t0 + token >= I.rows) continue;
+            const TokenScale of = token_scales[token];
+            float* out = (float*)m.out + (u64)(t0 + token) * m.out_stride;
+            UNROLL for (u32 f = 0; f < 4; f++) {
+              const u32 row = quad + f * m.quads;
+              if (quad >= m.quads || row >= m.rows) continue;
+              out[row] = join(value(0, n, e, f, of.factor[0], of.code_sum), value(UNITS - 1, n, e, f, of.factor[1], of.code_sum));
+            }
+          }
+        }
+      };
+      if (I.gate == RELU2) {
+        each([](float a, float b) {
+          const float positive = a > 0.0f || a != a ? a : 0.0f;
+          return (positive * positive) * b;
+        });
+      } else {
+        each([&](float a, float b) { return activated(I.gate, I.limit, a, b); });
+      }
+    } else {
+      UNROLL for (u32 n = 0; n < 4; n++) {
+        float old[2][UNITS][4];
+        UNROLL for (u32 e = 0; e < 2; e++) {
+          const u32 t = t0 + token_warp * 32 + n * 8 + 2 * piece + e;
+          const float* out = (const float*)m.out + (u64)t * m.out_stride;
+          UNROLL for (u32 u = 0; u < UNITS; u++) {
+            UNROLL for (u32 f = 0; f < 4; f++) {
+              const u32 quad = tile_at(row_warp, u) * 8 + g, row = quad + f * m.quads;
+              old[e][u][f] = adds && t < I.rows && quad < m.quads && row < m.rows ? load(out + row) : 0.0f;
+            }
+          }
+        }
+        UNROLL for (u32 e = 0; e < 2; e++) {
+          const u32 token = token_warp * 32 + n * 8 + 2 * piece + e;
+          if (t0 + token >= I.rows) continue;
+          const TokenScale of = token_scales[token];
+          float* out = (float*)m.out + (u64)(t0 + token) * m.out_stride;
+          UNROLL for (u32 u = 0; u < UNITS; u++) {
+            UNROLL for (u32 f = 0; f < 4; f++) {
+              const u32 quad = tile_at(row_warp, u) * 8 + g, row = quad + f * m.quads;
+              const float y = value(u, n, e, f, of.factor[0], of.code_sum);
+              if (quad < m.quads && row < m.rows) out[row] = adds ? old[e][u][f] + y : y;
+            }
+          }
+        }
+      }
+    }
+    sync();
+  }
+}
+
+/** Tiles as large as leave no multiprocessor without one. */
+DEVICE void ternary_tiles(const Instruction& I) {
+  u32 tiles = 0;
+  for (u32 p = 0; p < I.parts; p++) tiles += block_tiles<2>(I, I.m[p]);
+  if (I.ending == GATE || tiles * ((I.rows + TILE_TOKENS - 1) / TILE_TOKENS) >= blocks()) ternary_tiles_of<2>(I);
+  else ternary_tiles_of<1>(I);
+}
+
+DEVICE void ternary_of_rows(const Instruction& I) {
+  if (I.rows <= SOME_ROWS) ternary_some(I);
+  else ternary_tiles(I);
+}
+
+// ---- int8: the head of a batch
+
+/** Bytes from row to row of codes in shared memory: 16 more than they have, for the banks. */
+DEVICE u32 head_stride(const Instruction& I) { return I.code_stride + 16; }
+/** Eights of tokens whose codes fit. */
+DEVICE u32 head_eights(const Instruction& I) {
+  const u32 fit = (shared_size() - POOL_AT) / (8 * head_stride(I));
+  return fit >= 4 ? 4 : fit >= 2 ? 2 : fit;
+}
+
+/** 8 N tokens' codes in shared memory; a warp takes tiles of 16 rows, 128 columns a step, two steps on their way. */
+template <u32 N> APART void int8_of_rows(const Instruction& I) {
+  const u32 tid = thread(), lane = tid & 31, g = lane / 4, piece = lane & 3;
+  const Matrix& m = I.m[0];
+  const u32 chunks = I.code_stride / 128, first = block() * WARPS + tid / 32, step = blocks() * WARPS;
+  const u32 mine = first < m.tiles ? (m.tiles - first + step - 1) / step : 0, total = mine * chunks;
+  const u32 rows = m.rows, stride = m.stride, words = I.code_stride / 16;
+  const char* const base = (const char*)m.w + piece * 32;
+  char* codes = pool();
+  for (u32 t0 = 0; t0 < I.rows; t0 += 8 * N) {
+    u32 lt = 0, lc = 0;
+    auto fetch_next = [&](Words (&a)[4]) {
+      if (lt >= mine) return;
+      const u32 row = (first + lt * step) * 16 + g;
+      const char* one = base + (u64)(row < rows ? row : rows - 1) * stride + lc * 128;
+      const char* two = base + (u64)(row + 8 < rows ? row + 8 : rows - 1) * stride + lc * 128;
+      a[0] = stream(one);
+      a[1] = stream(one + 16);
+      a[2] = stream(two);
+      a[3] = stream(two + 16);
+      if (++lc == chunks) lc = 0, lt++;
+    };
+    Words ahead[2][4];
+    UNROLL for (u32 k = 0; k < 2; k++) fetch_next(ahead[k]);
+    for (u32 i = tid; i < 8 * N * words; i += THREADS) {
+      const u32 row = i / words, at = i % words * 16, t = t0 + row < I.rows ? t0 + row : I.rows - 1;
+      copy_ahead(codes + row * head_stride(I) + at, (const char*)I.codes + (u64)t * I.code_stride + at);
+    }
+    copies_asked();
+    copies_there<0>();
+    sync();
+    float scale[N][2];
+    UNROLL for (u32 n = 0; n < N; n++) {
+      UNROLL for (u32 e = 0; e < 2; e++) {
+        const u32 token = t0 + n * 8 + 2 * piece + e;
+        scale[n][e] = load((const float*)I.scales + 2 * (token < I.rows ? token : I.rows - 1));
+      }
+    }
+    float row_scale[2];
+    auto fetch_scales = [&](u32 tile) {
+      UNROLL for (u32 k = 0; k < 2; k++) {
+        const u32 row = tile * 16 + g + 8 * k;
+        row_scale[k] = stream_float((const float*)m.scales + (row < rows ? row : rows - 1));
+      }
+    };
+    fetch_scales(first < m.tiles ? first : 0);
+    const char* b_at = codes + g * head_stride(I) + piece * 32;
+    i32 acc[N][4];
+    UNROLL for (u32 n = 0; n < N; n++) {
+      UNROLL for (u32 e = 0; e < 4; e++) acc[n][e] = 0;
+    }
+    u32 tile = first, c = 0;
+    for (u32 from = 0; from < total; from += 2) {
+      UNROLL for (u32 k = 0; k < 2; k++) {
+        if (from + k >= total) continue;
+        UNROLL for (u32 n = 0; n < N; n++) {
+          const Words* b = (const Words*)(b_at + n * 8 * head_stride(I) + c * 128);
+          int8_step(acc[n], ahead[k][0], ahead[k][2], b[0]);
+          int8_step(acc[n], ahead[k][1], ahead[k][3], b[1]);
+        }
+        fetch_next(ahead[k]);
+        if (++c < chunks) continue;
+        UNROLL for (u32 n = 0; n < N; n++) {
+          UNROLL for (u32 e = 0; e < 4; e++) {
+            const u32 token = t0 + n * 8 + 2 * piece + (e & 1), row = tile * 16 + g + (e >> 1) * 8;
+            if (row < m.rows && token < I.rows) {
+              const float factor = divide(row_scale[e >> 1], scale[n][e & 1]);
+              ((float*)m.out)[(u64)token * m.out_stride + row] = (float)acc[n][e] * factor;
+            }
+            acc[n][e] = 0;
+          }
+        }
+        c = 0;
+        tile += step;
+        fetch_scales(tile < m.tiles ? tile : 0);
+      }
+    }
+    sync();
+  }
+}
+
+DEVICE void int8_of_rows(const Instruction& I) {
+  const u32 fit = head_eights(I);
+  if (fit == 0) int8_rows<false, 4>(I);
+  else if (I.rows <= 8 || fit == 1) int8_of_rows<1>(I);
+  else if (I.rows <= 16 || fit == 2) int8_of_rows<2>(I);
+  else int8_of_rows<4>(I);
+}
