@@ -484,13 +484,13 @@ void score_pair_of(const AttentionArgs& a, int query, const PairKeys& keys, floa
   const float* const* q = a.q + query;
   const float *k0 = keys.k[0], *k1 = keys.k[1], *ahead0 = keys.ahead[0], *ahead1 = keys.ahead[1];
   const auto lane_sum = [&](int64_t lane, vf (&sum)[4][2]) __attribute__((always_inline)) {
-    score_step<true>(sum, k0, k1, q, lane);
-#pragma GCC unroll 16
-    for (int s = 1; s < S; s += 1) score_step<false>(sum, k0 + 16 * s, k1 + 16 * s, q, lane + 16 * s);
     for (int s = 0; s < S; s += 1) {
       __builtin_prefetch(ahead0 + 16 * s);
       __builtin_prefetch(ahead1 + 16 * s);
     }
+    score_step<true>(sum, k0, k1, q, lane);
+#pragma GCC unroll 16
+    for (int s = 1; s < S; s += 1) score_step<false>(sum, k0 + 16 * s, k1 + 16 * s, q, lane + 16 * s);
     k0 += 16 * S;
     k1 += 16 * S;
     ahead0 += 16 * S;
@@ -738,7 +738,8 @@ BITNET_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 void attention_scores(const AttentionArgs& a, int64_t from, int64_t to, float* largest) {
   const int64_t first = a.first[0], stop = least(to, a.end[0]), base = first / kBlock * kBlock;
   for (int64_t j = most(from, first / kPairKeys * kPairKeys); j < stop; j += kPairKeys) {
-    const int64_t ahead = j + kKeysAhead < stop ? j + kKeysAhead : j;
+    // Also of the part that follows: often this thread takes it next.
+    const int64_t ahead = j + kKeysAhead < a.end[0] ? j + kKeysAhead : j;
     for (int g = 0; g < a.queries; g += kTogether) scores_of<kTogether>(a, g, j, g == 0 ? ahead : j, a.scores + (j - base), a.queries - g);
   }
   const int64_t low = most(from, first & ~int64_t{15}) - base, seen = most(from, first) - base;
@@ -764,7 +765,7 @@ void attention_values(const AttentionArgs& a, int64_t from, int64_t to, const fl
       totals[at + g] = weigh_block(a.scores + g * a.score_stride, low, stop, first - base, v_splat(largest[g]));
       part.out[g] = sums + (at + g) * a.D;
     }
-    block_values(part, j, spans, base, least(to, end), nullptr);
+    block_values(part, j, spans, base, end, nullptr);
   }
 }
 

@@ -44,6 +44,18 @@ BITNET_INLINE void panel_step(__m512i (&acc)[4], const __m512i (&c)[4], const in
       : "v"(c[0]), "v"(c[1]), "v"(c[2]), "v"(c[3]), "m"(*(const four_codes*)x));
 }
 
+/** Asks for what comes `ahead` bytes behind a line of a stream. */
+BITNET_INLINE void ask_ahead(const uint8_t* at, int64_t ahead) {
+#if defined(__AMX_INT8__)
+  // These Xeons have room for few lines on their way to L1, and a tenth more arrives when far ones go to L2 first. On Zen 5 it
+  // is a tenth less.
+  _mm_prefetch((const char*)at + ahead, _MM_HINT_T1);
+  _mm_prefetch((const char*)at + 768, _MM_HINT_T0);
+#else
+  _mm_prefetch((const char*)at + ahead, _MM_HINT_T0);
+#endif
+}
+
 /** One byte row with NT tokens, straight from the packed bytes; two sets of sums hide the latency of dpbusd. */
 template <int NT>
 BITNET_INLINE void quad_rows_512(const TernaryArgs& a, int64_t q, int64_t t) {
@@ -59,7 +71,7 @@ BITNET_INLINE void quad_rows_512(const TernaryArgs& a, int64_t q, int64_t t) {
       for (int j = 0; j < 4; j += 1) total[s][k][j] = _mm512_setzero_si512();
   const auto step = [&](int64_t s, int set) __attribute__((always_inline)) {
     const __m512i v = load512(w + 64 * s), h = _mm512_srli_epi16(v, 4);
-    _mm_prefetch((const char*)w + 64 * s + ahead, _MM_HINT_T0);
+    ask_ahead(w + 64 * s, ahead);
     const __m512i c[4] = {_mm512_and_si512(v, low), _mm512_and_si512(v, next), _mm512_and_si512(h, low),
                           _mm512_and_si512(h, next)};
     for (int k = 0; k < NT; k += 1) quad_step(total[set][k], c, x + k * stride + 64 * s);
@@ -491,7 +503,7 @@ BITNET_INLINE void int8_row_512(const Int8Args& a, int64_t r, int64_t t) {
       dot512(acc[k], _mm512_xor_si512(load512(x + k * stride + 64 * s), flip), v);
   };
   for (int64_t s = 0; s < whole; s += 1) {
-    _mm_prefetch((const char*)w + 64 * s + ahead, _MM_HINT_T0);
+    ask_ahead(w + 64 * s, ahead);
     step(load512(w + 64 * s), s);
   }
   // Behind the row come the next row's codes, and x + 128 is not 0 there.
