@@ -211,7 +211,7 @@ Product product_of(const Op& o) {
   return Product{f.codes, f.scale, f.weight, f.out};
 }
 
-enum class StageKind : int32_t { rows, matmul, attention, conv, delta, group, experts, top };
+enum class StageKind : int32_t { rows, matmul, scores, attention, conv, delta, group, experts, top };
 
 struct Stage {
   StageKind kind;
@@ -277,6 +277,11 @@ struct Run {
   int32_t sequence;
 };
 
+/** How many parts of an attention are done; the last one joins them. */
+struct alignas(64) Arrivals {
+  int32_t count;
+};
+
 KvBlock* block_of(float* floats) { return (KvBlock*)floats - 1; }
 
 }  // namespace
@@ -323,6 +328,12 @@ struct Engine {
   int32_t run_count = 0;
   Array<int32_t> group_first;  // per run: first attention row group
   int32_t heads_per_kv, attention_rows;
+  int32_t most_queries = 1;    // of one row that read the same KV head
+  // Where a few rows leave threads idle, the keys of each are shared out: a stage of scores, then one of values.
+  int32_t key_parts = 1;
+  Array<float> shared;         // per row and KV head: see shared_floats
+  int64_t shared_stride = 0;
+  Array<Arrivals> arrivals;    // the same; 0 between stages
   Array<int32_t> order;        // choices by expert, since they were grouped
   Array<int32_t> expert_ends;  // scratch of grouping
   Array<Segment> segments;
@@ -698,6 +709,7 @@ struct Decoder {
         if (f.heads % f.kv_heads) return bad("heads ", f.heads, " is not a multiple of kvHeads ", f.kv_heads);
         const int32_t width = f.heads * f.head_dim;
         e.heads_per_kv = f.heads / f.kv_heads;
+        if (e.heads_per_kv > e.most_queries) e.most_queries = e.heads_per_kv;
         return floats_of(f.q, width, "q") && floats_of(f.out, width, "out") && token_rows(f.q, "q") &&
                token_rows(f.out, "out") && distinct(f.q, f.out);
       }
@@ -898,6 +910,8 @@ struct Decoder {
       grouped = o.as<op::ExpertMatmul>().experts;
       e.stages[e.stage_count++] = Stage{StageKind::group, RowKind::tokens, i, i + 1, 1};
     }
+    // Without items unless the keys are shared out.
+    if (kind == StageKind::attention) e.stages[e.stage_count++] = Stage{StageKind::scores, rows, i, i + 1, 0};
     if (o.kind == OpKind::route_experts && grouped == o.as<op::RouteExperts>().experts) grouped = -1;
     if (e.stage_count > 0) {
       Stage& last = e.stages[e.stage_count - 1];
@@ -1336,46 +1350,128 @@ void run_matmul(Engine* e, int32_t index, int32_t item, int32_t thread) {
   }
 }
 
-/** Item: one group of rows of one sequence with one KV head. */
-void run_attention(Engine* e, int32_t index, int32_t item, int32_t thread) {
-  const auto f = e->ops[index].as<op::Attention>();
-  const Layer& layer = e->layer_table[f.layer];
-  const int64_t D = e->head_dim, heads = f.heads, per_kv = heads / e->kv_heads;
-  const int32_t kv_head = item % e->kv_heads, group = item / e->kv_heads;
+int32_t run_of_group(const Engine* e, int32_t group) {
   int32_t low = 0, high = e->run_count - 1;
   while (low < high) {
     const int32_t middle = (low + high + 1) / 2;
     if (e->group_first[middle] <= group) low = middle;
     else high = middle - 1;
   }
-  const Run& run = e->runs[low];
-  const int64_t first = run.first + (int64_t)(group - e->group_first[low]) * e->attention_rows;
+  return low;
+}
+
+/** Attention of a sequence to one KV head, without queries. */
+AttentionArgs attention_args(const Engine* e, const op::Attention& f, int32_t sequence, int32_t kv_head) {
+  const Layer& layer = e->layer_table[f.layer];
+  AttentionArgs args{};
+  args.blocks = e->sequences[sequence].blocks[layer.cache].data;
+  args.k_at = layer.at + kv_head * k_head_floats(e->head_dim);
+  args.v_at = layer.at + e->kv_heads * k_head_floats(e->head_dim) + kv_head * v_head_floats(e->head_dim);
+  args.D = e->head_dim;
+  args.scale = f.scale;
+  args.score_stride = e->score_stride;
+  return args;
+}
+
+void add_query(const Engine* e, const op::Attention& f, int64_t row, int64_t head, AttentionArgs& args) {
+  const int64_t end = (int64_t)e->step.positions[row] + 1, window = e->layer_table[f.layer].window;
+  args.q[args.queries] = e->f32(f.q, row) + head * e->head_dim;
+  args.out[args.queries] = e->f32(f.out, row) + head * e->head_dim;
+  args.first[args.queries] = window > 0 && window < end ? end - window : 0;
+  args.end[args.queries] = end;
+  args.queries += 1;
+}
+
+/** Item: one group of rows of one sequence with one KV head. */
+void run_attention(Engine* e, int32_t index, int32_t item, int32_t thread) {
+  const auto f = e->ops[index].as<op::Attention>();
+  const int64_t per_kv = f.heads / e->kv_heads;
+  const int32_t kv_head = item % e->kv_heads, group = item / e->kv_heads, at = run_of_group(e, group);
+  const Run& run = e->runs[at];
+  const int64_t first = run.first + (int64_t)(group - e->group_first[at]) * e->attention_rows;
   const int64_t stop = run.first + run.rows;
   const int64_t last = first + e->attention_rows < stop ? first + e->attention_rows : stop;
-  float* scores = (float*)(e->scratch.data + thread * e->scratch_stride + e->scratch_bytes);
-  AttentionArgs args{};
-  args.blocks = e->sequences[run.sequence].blocks[layer.cache].data;
-  args.k_at = layer.at + kv_head * k_head_floats(D);
-  args.v_at = layer.at + e->kv_heads * k_head_floats(D) + kv_head * v_head_floats(D);
-  args.D = D;
-  args.scale = f.scale;
-  args.scores = scores;
-  args.score_stride = e->score_stride;
+  AttentionArgs args = attention_args(e, f, run.sequence, kv_head);
+  args.scores = (float*)(e->scratch.data + thread * e->scratch_stride + e->scratch_bytes);
   for (int64_t row = first; row < last; row += 1) {
-    const int64_t end = (int64_t)e->step.positions[row] + 1;
     for (int64_t h = kv_head * per_kv; h < (kv_head + 1) * per_kv; h += 1) {
-      args.q[args.queries] = e->f32(f.q, row) + h * D;
-      args.out[args.queries] = e->f32(f.out, row) + h * D;
-      args.first[args.queries] = layer.window > 0 && layer.window < end ? end - layer.window : 0;
-      args.end[args.queries] = end;
-      args.queries += 1;
+      add_query(e, f, row, h, args);
       if (args.queries < kQueries) continue;
-      e->k->attention(args);
+      e->k->attention.whole(args);
       args.queries = 0;
     }
   }
-  if (args.queries) e->k->attention(args);
+  if (args.queries) e->k->attention.whole(args);
   count(e->counters[thread].attention);
+}
+
+/** Floats that the parts of one row's attention to a KV head leave for one another: scores, largest ones, totals, sums. */
+int64_t shared_floats(const Engine* e) {
+  const int64_t blocks = e->score_stride / kBlock + 2;
+  return round_up((int64_t)e->most_queries * (e->score_stride + blocks + blocks * (1 + e->head_dim)), 16) + 16;
+}
+
+/** A part of the keys that one row sees, with one KV head. */
+struct KeyPart {
+  AttentionArgs args;
+  int32_t pair;      // row and head
+  int64_t from, to;  // positions
+  float *largest, *own_largest, *totals, *sums;
+};
+
+KeyPart key_part(const Engine* e, const op::Attention& f, int32_t item) {
+  KeyPart p;
+  p.pair = item / e->key_parts;
+  // Of so few rows each is a group.
+  const int32_t kv_head = p.pair % e->kv_heads, row = p.pair / e->kv_heads, part = item % e->key_parts;
+  p.args = attention_args(e, f, e->runs[run_of_group(e, row)].sequence, kv_head);
+  const int64_t per_kv = f.heads / e->kv_heads;
+  for (int64_t h = kv_head * per_kv; h < (kv_head + 1) * per_kv; h += 1) add_query(e, f, row, h, p.args);
+  const int64_t first = p.args.first[0] / kBlock, blocks = divide_up(p.args.end[0], kBlock) - first;
+  p.from = (first + blocks * part / e->key_parts) * kBlock;
+  p.to = (first + blocks * (part + 1) / e->key_parts) * kBlock;
+  const int64_t most = e->score_stride / kBlock + 2;
+  p.args.scores = e->shared.data + p.pair * e->shared_stride;
+  p.largest = p.args.scores + e->most_queries * e->score_stride;
+  p.own_largest = p.largest + part * per_kv;
+  p.totals = p.largest + most * e->most_queries;
+  p.sums = p.totals + most * e->most_queries;
+  return p;
+}
+
+void run_scores(Engine* e, int32_t index, int32_t item) {
+  const KeyPart p = key_part(e, e->ops[index].as<op::Attention>(), item);
+  e->k->attention.scores(p.args, p.from, p.to, p.own_largest);
+}
+
+/** After all scores. Whoever ends the last part of a row and head joins them. */
+void run_values(Engine* e, int32_t index, int32_t item, int32_t thread) {
+  const KeyPart p = key_part(e, e->ops[index].as<op::Attention>(), item);
+  const int32_t queries = p.args.queries;
+  float largest[kQueries];
+  for (int32_t g = 0; g < queries; g += 1) {
+    largest[g] = p.largest[g];
+    for (int32_t part = 1; part < e->key_parts; part += 1) {
+      const float other = p.largest[part * queries + g];
+      largest[g] = other > largest[g] ? other : largest[g];
+    }
+  }
+  e->k->attention.values(p.args, p.from, p.to, largest, p.totals, p.sums);
+  int32_t& arrived = e->arrivals[p.pair].count;
+  if (__atomic_add_fetch(&arrived, 1, __ATOMIC_ACQ_REL) < e->key_parts) return;
+  __atomic_store_n(&arrived, 0, __ATOMIC_RELAXED);
+  e->k->attention.join(p.args, p.totals, p.sums);
+  count(e->counters[thread].attention);
+}
+
+/** Into how many parts the keys of each row are divided; `pairs`: rows times KV heads, `longest`: positions. */
+int32_t key_parts_of(const Engine* e, int64_t pairs, int64_t longest) {
+  const int64_t threads = e->threads, blocks = divide_up(longest, kBlock);
+  if (threads == 1 || pairs == 0 || e->attention_rows > 1 || e->step.rows >= 16 || e->most_queries > kQueries) return 1;
+  // Short ones are done before another stage were begun; and whole heads may divide evenly enough.
+  if (blocks < 4 || 4 * divide_up(pairs, threads) * threads <= 5 * pairs) return 1;
+  const int64_t parts = divide_up(4 * threads, pairs);
+  return (int32_t)(parts < blocks ? parts : blocks);
 }
 
 /** Item: some neighbouring channels of one run. */
@@ -1526,7 +1622,7 @@ Engine* engine_create(const int32_t* words, uint64_t word_count, const Blob* blo
   e->threads = threads < 1 ? 1 : threads;
   for (int64_t& p : e->prefetch) p = prefetch;
   e->failed_op = INT32_MAX;
-  e->heads_per_kv = 1;
+  e->heads_per_kv = e->most_queries = e->key_parts = 1;
   e->expert_rows = kExpertRows;
   Decoder d{*e, words, blobs, blob_count > INT32_MAX ? INT32_MAX : (int32_t)blob_count, failure};
   int32_t n_buffers = 0, n_weights = 0, n_ops = 0, op_words = 0, n_states = 0;
@@ -1567,6 +1663,8 @@ void engine_free(Engine* e) {
   e->counters.release();
   e->runs.release();
   e->group_first.release();
+  e->shared.release();
+  e->arrivals.release();
   e->layer_table.release();
   e->states.release();
   e->order.release();
@@ -1675,12 +1773,21 @@ bool engine_begin(Engine* e, const Step& step, Failure* f) {
     e->group_first[r] = groups;
     groups += (e->runs[r].rows + e->attention_rows - 1) / e->attention_rows;
   }
+  const int32_t pairs = groups * e->kv_heads;
+  e->key_parts = key_parts_of(e, pairs, longest);
+  if (e->key_parts > 1) {
+    e->shared_stride = shared_floats(e);
+    const uint64_t floats = (uint64_t)(pairs * e->shared_stride);
+    // Nothing in it outlasts a step.
+    if ((floats > e->shared.size && !e->shared.allocate(floats)) || !e->arrivals.grow(pairs)) return memory();
+  }
   for (int32_t i = 0; i < e->stage_count; i += 1) {
     Stage& s = e->stages[i];
     s.items = 0;
     switch (s.kind) {
       case StageKind::rows: s.items = (int32_t)e->rows_of(s.rows); break;
-      case StageKind::attention: s.items = groups * e->kv_heads; break;
+      case StageKind::scores: s.items = e->key_parts > 1 ? pairs * e->key_parts : 0; break;
+      case StageKind::attention: s.items = pairs * e->key_parts; break;
       case StageKind::group: s.items = 1; break;
       case StageKind::top: s.items = step.top > 0 ? step.outputs : 0; break;
       case StageKind::experts: break;  // group_choices says
@@ -1738,7 +1845,11 @@ void engine_run_item(Engine* e, int32_t stage, int32_t item, int32_t thread) {
     case StageKind::rows:
       for (int32_t op = s.first; op < s.last; op += 1) run_row_op(e, op, item, thread);
       break;
-    case StageKind::attention: run_attention(e, s.first, item, thread); break;
+    case StageKind::scores: run_scores(e, s.first, item); break;
+    case StageKind::attention:
+      if (e->key_parts > 1) run_values(e, s.first, item, thread);
+      else run_attention(e, s.first, item, thread);
+      break;
     case StageKind::conv: run_conv(e, s.first, item); break;
     case StageKind::delta: run_delta(e, s.first, item, thread); break;
     case StageKind::group: group_choices(e, stage); break;

@@ -444,6 +444,93 @@ BITNET_INLINE void score_lane(const AttentionArgs& a, int first_query, PairKeys&
     for (int i = 0; i < 2; i += 1) out[g][i] = add ? out[g][i] + sum[g][i] : sum[g][i];
 }
 
+#if defined(__AVX512F__)
+/** One dimension of four queries with 32 keys, as a memory operand each. */
+typedef float key_vector __attribute__((vector_size(64), aligned(4), may_alias));
+typedef float one_element __attribute__((may_alias));
+
+/**
+ * sum += x * k, or sum = x * k at first, for one dimension of four queries and two vectors of keys. In assembly: compilers
+ * load the keys of all dimensions first and then have no registers for the sums.
+ */
+template <bool first>
+BITNET_INLINE void score_step(vf (&sum)[4][2], const float* k0, const float* k1, const float* const* q, int64_t d) {
+#define BITNET_MEMORY(p, type) "m"(*(const type*)(p))
+  __m512 x, y, t;
+  if (first) {
+    __asm__(
+        "vmovups %11, %8\n\tvmovups %12, %9\n\t"
+        "vbroadcastss %13, %10\n\tvmulps %8, %10, %0\n\tvmulps %9, %10, %1\n\t"
+        "vbroadcastss %14, %10\n\tvmulps %8, %10, %2\n\tvmulps %9, %10, %3\n\t"
+        "vbroadcastss %15, %10\n\tvmulps %8, %10, %4\n\tvmulps %9, %10, %5\n\t"
+        "vbroadcastss %16, %10\n\tvmulps %8, %10, %6\n\tvmulps %9, %10, %7"
+        : "=&v"(sum[0][0]), "=&v"(sum[0][1]), "=&v"(sum[1][0]), "=&v"(sum[1][1]), "=&v"(sum[2][0]), "=&v"(sum[2][1]),
+          "=&v"(sum[3][0]), "=&v"(sum[3][1]), "=&v"(x), "=&v"(y), "=&v"(t)
+        : BITNET_MEMORY(k0, key_vector), BITNET_MEMORY(k1, key_vector), BITNET_MEMORY(q[0] + d, one_element),
+          BITNET_MEMORY(q[1] + d, one_element), BITNET_MEMORY(q[2] + d, one_element), BITNET_MEMORY(q[3] + d, one_element));
+  } else {
+    __m512 u;
+    __asm__(
+        "vmovups %12, %8\n\tvmovups %13, %9\n\t"
+        "vbroadcastss %14, %10\n\tvmulps %8, %10, %11\n\tvmulps %9, %10, %10\n\tvaddps %11, %0, %0\n\tvaddps %10, %1, %1\n\t"
+        "vbroadcastss %15, %10\n\tvmulps %8, %10, %11\n\tvmulps %9, %10, %10\n\tvaddps %11, %2, %2\n\tvaddps %10, %3, %3\n\t"
+        "vbroadcastss %16, %10\n\tvmulps %8, %10, %11\n\tvmulps %9, %10, %10\n\tvaddps %11, %4, %4\n\tvaddps %10, %5, %5\n\t"
+        "vbroadcastss %17, %10\n\tvmulps %8, %10, %11\n\tvmulps %9, %10, %10\n\tvaddps %11, %6, %6\n\tvaddps %10, %7, %7"
+        : "+v"(sum[0][0]), "+v"(sum[0][1]), "+v"(sum[1][0]), "+v"(sum[1][1]), "+v"(sum[2][0]), "+v"(sum[2][1]),
+          "+v"(sum[3][0]), "+v"(sum[3][1]), "=&v"(x), "=&v"(y), "=&v"(t), "=&v"(u)
+        : BITNET_MEMORY(k0, key_vector), BITNET_MEMORY(k1, key_vector), BITNET_MEMORY(q[0] + d, one_element),
+          BITNET_MEMORY(q[1] + d, one_element), BITNET_MEMORY(q[2] + d, one_element), BITNET_MEMORY(q[3] + d, one_element));
+  }
+#undef BITNET_MEMORY
+}
+
+/** score_pair of four queries and a head of 16 S dimensions: lanes without inner loops, which cost more than their work. */
+template <int S>
+void score_pair_of(const AttentionArgs& a, int query, const PairKeys& keys, float* scores) {
+  const float* const* q = a.q + query;
+  const float *k0 = keys.k[0], *k1 = keys.k[1], *ahead0 = keys.ahead[0], *ahead1 = keys.ahead[1];
+  const auto lane_sum = [&](int64_t lane, vf (&sum)[4][2]) __attribute__((always_inline)) {
+    for (int s = 0; s < S; s += 1) {
+      __builtin_prefetch(ahead0 + 16 * s);
+      __builtin_prefetch(ahead1 + 16 * s);
+    }
+    score_step<true>(sum, k0, k1, q, lane);
+#pragma GCC unroll 16
+    for (int s = 1; s < S; s += 1) score_step<false>(sum, k0 + 16 * s, k1 + 16 * s, q, lane + 16 * s);
+    k0 += 16 * S;
+    k1 += 16 * S;
+    ahead0 += 16 * S;
+    ahead1 += 16 * S;
+  };
+  const auto add = [](vf (&to)[4][2], const vf (&more)[4][2]) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; g += 1) to[g][0] = to[g][0] + more[g][0], to[g][1] = to[g][1] + more[g][1];
+  };
+  vf half[2][4][2];
+  for (int64_t h = 0; h < 2; h += 1) {
+    vf quad[2][4][2];
+    for (int64_t i = 0; i < 2; i += 1) {
+      const int64_t lane = h + 2 * i;
+      vf low[4][2], high[4][2], more[4][2];
+      lane_sum(lane, low);
+      lane_sum(lane + 8, more);
+      add(low, more);
+      lane_sum(lane + 4, high);
+      lane_sum(lane + 12, more);
+      add(high, more);
+      add(low, high);
+      __builtin_memcpy(quad[i], low, sizeof low);
+    }
+    add(quad[0], quad[1]);
+    __builtin_memcpy(half[h], quad[0], sizeof half[h]);
+  }
+  add(half[0], half[1]);
+  const vf scale = vf_splat(a.scale);
+  for (int g = 0; g < 4; g += 1)
+    for (int k = 0; k < 2; k += 1) vf_store(scores + (query + g) * a.score_stride + k * kVecFloats, half[0][g][k] * scale);
+}
+#endif
+
 /** Scores of kPairKeys keys; lanes are added in the order of the fold, which is the order of k_lane. */
 template <int N>
 void score_pair(const AttentionArgs& a, int query, PairKeys keys, float* scores) {
@@ -478,7 +565,8 @@ BITNET_INLINE Span join(Span a, Span b) { return {a.first < b.first ? a.first : 
 /**
  * W blocks of 16 output dimensions from block d on: weight * V of the keys of one KV block (the one of position j), added
  * up from +0. The first block of a span begins `out` with that sum, the others add theirs, the last one then divides by
- * the sum of the weights. `weights`: of position j. `ahead`: the values that come next.
+ * the sum of the weights; without `total`, `out` is the sum of this block. `weights`: of position j. `ahead`: the values
+ * that come next.
  */
 template <int N, int W>
 void weighted_values(const AttentionArgs& a, int query, int64_t d, int64_t j, const Span& span, const float* weights,
@@ -502,7 +590,7 @@ void weighted_values(const AttentionArgs& a, int query, int64_t d, int64_t j, co
     }
   }
   // No sum that began with +0 is -0: adding the first one to +0 would change nothing.
-  const bool begins = j <= span.first, ends = j + kBlock >= span.end;
+  const bool begins = !total || j <= span.first, ends = total && j + kBlock >= span.end;
   if (rest < 16 * W) {
     for (int g = 0; g < N; g += 1)
       for (int i = 0; i < W; i += 1) {
@@ -525,6 +613,32 @@ void weighted_values(const AttentionArgs& a, int query, int64_t d, int64_t j, co
     for (int i = 0; i < W; i += 1) v_store(out_at(g, i), sum[g][i]);
 }
 
+/** Scores before the first and from the end on become -infinity, which becomes the weight 0, which adds nothing. */
+BITNET_INLINE void hide_unseen(float* s, int64_t low, int64_t first, int64_t end, int64_t padded) {
+  for (int64_t j = low; j < first; j += 1) s[j] = -__builtin_inff();
+  for (int64_t j = end; j < padded; j += 1) s[j] = -__builtin_inff();
+}
+
+BITNET_INLINE float largest_score(const float* s, int64_t from, int64_t end) {
+  V16 top = v_load(s + from);
+  for (int64_t j = from + 16; j < end; j += 16) top = v_max(v_load(s + j), top);
+  return v_max_lane(top);
+}
+
+/** Scores [from, stop) of one KV block to weights, in place. Returns their sum; lanes count from `first` where it is later. */
+BITNET_INLINE float weigh_block(float* s, int64_t from, int64_t stop, int64_t first, V16 largest) {
+  const bool late = first % kBlock != 0 && first > from / kBlock * kBlock;
+  V16 sum = v_zero();
+  for (int64_t j = from; j < stop; j += 16) {
+    const V16 e = v_exp_not_above_0(v_load(s + j) - largest);
+    v_store(s + j, e);
+    if (!late) sum = sum + e;
+  }
+  if (late)
+    for (int64_t i = first; i < stop; i += 16) sum = sum + (stop - i >= 16 ? v_load(s + i) : v_load_part(s + i, stop - i));
+  return v_fold(sum);
+}
+
 /**
  * Scores of one query to weights, in place; s[0] is that of the first position of a block. Keys of the span (all relative
  * to s, as first and end) that the query does not see get the weight 0. Returns the sum of the weights, added block by
@@ -532,32 +646,14 @@ void weighted_values(const AttentionArgs& a, int query, int64_t d, int64_t j, co
  */
 float softmax(float* s, int64_t first, int64_t end, const Span& span) {
   const int64_t low = span.first & ~int64_t{15}, padded = bitnet::round_up(span.end, 16);
-  // -infinity becomes the weight 0, which adds nothing.
-  for (int64_t j = low; j < first; j += 1) s[j] = -__builtin_inff();
-  for (int64_t j = end; j < padded; j += 1) s[j] = -__builtin_inff();
-  const int64_t from = first & ~int64_t{15};
-  V16 top = v_load(s + from);
-  for (int64_t j = from + 16; j < end; j += 16) top = v_max(v_load(s + j), top);
-  const V16 largest = v_splat(v_max_lane(top));
-  const auto weigh = [&](int64_t j) __attribute__((always_inline)) {
-    const V16 e = v_exp_not_above_0(v_load(s + j) - largest);
-    v_store(s + j, e);
-    return e;
-  };
+  hide_unseen(s, low, first, end, padded);
+  const V16 largest = v_splat(largest_score(s, first & ~int64_t{15}, end));
   float total = 0;
-  int64_t j = low;
-  if (first % kBlock != 0) {
-    const int64_t stop = bitnet::round_up(first, kBlock) < padded ? bitnet::round_up(first, kBlock) : padded;
-    for (; j < stop; j += 16) weigh(j);
-    V16 sum = v_zero();
-    for (int64_t i = first; i < stop; i += 16) sum = sum + (stop - i >= 16 ? v_load(s + i) : v_load_part(s + i, stop - i));
-    total = v_fold(sum);
-  }
-  while (j < padded) {
-    const int64_t stop = j / kBlock * kBlock + kBlock < padded ? j / kBlock * kBlock + kBlock : padded;
-    V16 sum = v_zero();
-    for (; j < stop; j += 16) sum = sum + weigh(j);
-    total = total + v_fold(sum);
+  for (int64_t j = low; j < padded;) {
+    // What lies before the block of the first key that is seen has the weight 0.
+    const int64_t next = j / kBlock * kBlock + kBlock, stop = next < padded ? next : padded;
+    total = total + weigh_block(s, j, stop, first, largest);
+    j = stop;
   }
   return total;
 }
@@ -575,8 +671,12 @@ template <int N>
 BITNET_INLINE void scores_of(const AttentionArgs& a, int query, int64_t j, int64_t ahead, float* scores, int n) {
   if constexpr (N > 0) {
     if (n < N) return scores_of<N - 1>(a, query, j, ahead, scores, n);
-    score_pair<N>(a, query, {{key_at(a, j), key_at(a, j + kVecFloats)}, {key_at(a, ahead), key_at(a, ahead + kVecFloats)}},
-                  scores);
+    const PairKeys keys{{key_at(a, j), key_at(a, j + kVecFloats)}, {key_at(a, ahead), key_at(a, ahead + kVecFloats)}};
+#if defined(__AVX512F__)
+    if (N == 4 && a.D == 128) return score_pair_of<8>(a, query, keys, scores);
+    if (N == 4 && a.D == 64) return score_pair_of<4>(a, query, keys, scores);
+#endif
+    score_pair<N>(a, query, keys, scores);
   }
 }
 template <int N, int W>
@@ -588,8 +688,31 @@ BITNET_INLINE void values_of(const AttentionArgs& a, int query, int64_t d, int64
   }
 }
 
+/** Enough sums to hide the latency of an addition: 16 lanes are four, two or one vector of each query. */
+constexpr int kWide = kParts == 1 ? 2 : 1;
+
+/** Values of the KV block of position j, weighted, for all queries whose spans meet it; see weighted_values. */
+BITNET_INLINE void block_values(const AttentionArgs& a, int64_t j, const Span* spans, int64_t base, int64_t end, const float* total) {
+  const int64_t blocks = bitnet::round_up(a.D, 16) / 16;
+  for (int64_t d = 0; d < blocks; d += kWide) {
+    const float* v = a.blocks[j / kBlock] + a.v_at + d * kBlock * 16;
+    const float* ahead = d + 2 * kWide <= blocks ? v + kWide * kBlock * 16
+                         : j + kBlock < end      ? a.blocks[j / kBlock + 1] + a.v_at
+                                                 : v;
+    for (int g = 0; g < a.queries; g += kTogether) {
+      const Span& span = spans[g / kTogether];
+      if (j >= span.end || j + kBlock <= span.first) continue;
+      const float* weights = a.scores + g * a.score_stride + (j - base);
+      const float* next = g == 0 ? ahead : v;
+      if (d + kWide <= blocks) values_of<kTogether, kWide>(a, g, d, j, span, weights, next, total, a.queries - g);
+      else values_of<kTogether, 1>(a, g, d, j, span, weights, next, total, a.queries - g);
+    }
+  }
+}
+
+constexpr int kGroups = (kQueries + kTogether - 1) / kTogether;
+
 void attention(const AttentionArgs& a) {
-  constexpr int kGroups = (kQueries + kTogether - 1) / kTogether;
   Span spans[kGroups], all{a.first[0], a.end[0]};
   float total[kQueries];
   for (int g = 0; g < a.queries; g += 1) {
@@ -610,25 +733,69 @@ void attention(const AttentionArgs& a) {
     const Span& span = spans[g / kTogether];
     total[g] = softmax(a.scores + g * a.score_stride, a.first[g] - base, a.end[g] - base, Span{span.first - base, span.end - base});
   }
-  // Enough sums to hide the latency of an addition: 16 lanes are four, two or one vector of each query.
-  constexpr int kWide = kParts == 1 ? 2 : 1;
-  const int64_t blocks = bitnet::round_up(a.D, 16) / 16;
-  for (int64_t j = base; j < all.end; j += kBlock)
-    for (int64_t d = 0; d < blocks; d += kWide) {
-      const float* v = a.blocks[j / kBlock] + a.v_at + d * kBlock * 16;
-      const float* ahead = d + 2 * kWide <= blocks ? v + kWide * kBlock * 16
-                           : j + kBlock < all.end  ? a.blocks[j / kBlock + 1] + a.v_at
-                                                   : v;
-      for (int g = 0; g < a.queries; g += kTogether) {
-        const Span& span = spans[g / kTogether];
-        if (j >= span.end || j + kBlock <= span.first) continue;
-        const float* weights = a.scores + g * a.score_stride + (j - base);
-        const float* next = g == 0 ? ahead : v;
-        if (d + kWide <= blocks) values_of<kTogether, kWide>(a, g, d, j, span, weights, next, total, a.queries - g);
-        else values_of<kTogether, 1>(a, g, d, j, span, weights, next, total, a.queries - g);
-      }
-    }
+  for (int64_t j = base; j < all.end; j += kBlock) block_values(a, j, spans, base, all.end, total);
 }
+
+// The same in three steps (kernels.h). All queries see the keys of one span.
+
+BITNET_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+BITNET_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+void attention_scores(const AttentionArgs& a, int64_t from, int64_t to, float* largest) {
+  const int64_t first = a.first[0], stop = least(to, a.end[0]), base = first / kBlock * kBlock;
+  for (int64_t j = most(from, first / kPairKeys * kPairKeys); j < stop; j += kPairKeys) {
+    // Also of the part that follows: often this thread takes it next.
+    const int64_t ahead = j + kKeysAhead < a.end[0] ? j + kKeysAhead : j;
+    for (int g = 0; g < a.queries; g += kTogether) scores_of<kTogether>(a, g, j, g == 0 ? ahead : j, a.scores + (j - base), a.queries - g);
+  }
+  const int64_t low = most(from, first & ~int64_t{15}) - base, seen = most(from, first) - base;
+  const int64_t end = stop - base, padded = bitnet::round_up(end, 16);
+  for (int g = 0; g < a.queries; g += 1) {
+    float* s = a.scores + g * a.score_stride;
+    largest[g] = -__builtin_inff();
+    if (low >= end) continue;
+    hide_unseen(s, low, seen, end, padded);
+    largest[g] = largest_score(s, low, end);
+  }
+}
+
+void attention_values(const AttentionArgs& a, int64_t from, int64_t to, const float* largest, float* totals, float* sums) {
+  const int64_t first = a.first[0], end = a.end[0], base = first / kBlock * kBlock;
+  Span spans[kGroups];
+  for (Span& span : spans) span = Span{first, end};
+  AttentionArgs part = a;
+  for (int64_t j = from; j < least(to, end); j += kBlock) {
+    const int64_t at = (j - base) / kBlock * a.queries;
+    const int64_t low = most(j, first & ~int64_t{15}) - base, stop = least(j + kBlock, bitnet::round_up(end, 16)) - base;
+    for (int g = 0; g < a.queries; g += 1) {
+      totals[at + g] = weigh_block(a.scores + g * a.score_stride, low, stop, first - base, v_splat(largest[g]));
+      part.out[g] = sums + (at + g) * a.D;
+    }
+    block_values(part, j, spans, base, end, nullptr);
+  }
+}
+
+void attention_join(const AttentionArgs& a, const float* totals, const float* sums) {
+  const int64_t blocks = (a.end[0] + kBlock - 1) / kBlock - a.first[0] / kBlock;
+  for (int g = 0; g < a.queries; g += 1) {
+    float total = 0;
+    for (int64_t b = 0; b < blocks; b += 1) total = total + totals[b * a.queries + g];
+    for (int64_t d = 0; d < a.D; d += 16) {
+      const int64_t rest = a.D - d;
+      const auto sum_of = [&](int64_t b) __attribute__((always_inline)) {
+        const float* at = sums + (b * a.queries + g) * a.D + d;
+        return rest >= 16 ? v_load(at) : v_load_part(at, rest);
+      };
+      V16 out = sum_of(0);
+      for (int64_t b = 1; b < blocks; b += 1) out = out + sum_of(b);
+      out = out / v_splat(total);
+      if (rest >= 16) v_store(a.out[g] + d, out);
+      else v_store_part(a.out[g] + d, out, rest);
+    }
+  }
+}
+
+constexpr bitnet::AttentionKernels kAttention = {attention, attention_scores, attention_values, attention_join};
 
 uint64_t read_bytes(const uint8_t* p, int64_t n, int64_t prefetch) {
   typedef uint64_t vq __attribute__((vector_size(BITNET_VECTOR_BYTES)));

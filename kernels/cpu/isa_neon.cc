@@ -10,7 +10,7 @@ namespace bitnet {
 
 extern const Kernels kNeonKernels;
 const Kernels kNeonKernels = {
-    "neon", 64, ternary_scratch_none, ternary_neon, int8_neon, dense, attention,   embed,      rms_norm,
+    "neon", 64, ternary_scratch_none, ternary_neon, int8_neon, dense, kAttention,   embed,      rms_norm,
     quantize, rope, kv_append,        relu2,        silu,      add,   count_trits, read_bytes, peak_macs_neon,
     grouped_scratch_neon, grouped_neon, quantize16, embed_grouped, top_logits, kHybrid,
 };

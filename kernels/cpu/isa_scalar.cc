@@ -10,7 +10,7 @@ namespace bitnet {
 
 extern const Kernels kScalarKernels;
 const Kernels kScalarKernels = {
-    "scalar",    64,       ternary_scratch_none, ternary_scalar, int8_scalar, dense, attention,   embed,      rms_norm,
+    "scalar",    64,       ternary_scratch_none, ternary_scalar, int8_scalar, dense, kAttention,   embed,      rms_norm,
     quantize,    rope,     kv_append,            relu2,          silu,        add,   count_trits, read_bytes, peak_macs_scalar,
     grouped_scratch_none, grouped_scalar, quantize16, embed_grouped, top_logits, kHybrid,
 };

@@ -216,7 +216,7 @@ int main(int argc, char** argv) {
         }
         const int rounds = keys > 512 ? 2 : 20;
         const double t = best(5, [&] {
-          for (int r = 0; r < rounds; r += 1) k.attention(a);
+          for (int r = 0; r < rounds; r += 1) k.attention.whole(a);
         });
         printf("          attention, %5ld keys, %2d queries: %5.1f GMAC/s (float)\n", (long)keys, queries,
                (double)rounds * queries * (double)keys * D * 2 / t / 1e9);

@@ -44,6 +44,18 @@ BITNET_INLINE void panel_step(__m512i (&acc)[4], const __m512i (&c)[4], const in
       : "v"(c[0]), "v"(c[1]), "v"(c[2]), "v"(c[3]), "m"(*(const four_codes*)x));
 }
 
+/** Asks for what comes `ahead` bytes behind a line of a stream. */
+BITNET_INLINE void ask_ahead(const uint8_t* at, int64_t ahead) {
+#if defined(__AMX_INT8__)
+  // These Xeons have room for few lines on their way to L1, and a tenth more arrives when far ones go to L2 first. On Zen 5 it
+  // is a tenth less.
+  _mm_prefetch((const char*)at + ahead, _MM_HINT_T1);
+  _mm_prefetch((const char*)at + 768, _MM_HINT_T0);
+#else
+  _mm_prefetch((const char*)at + ahead, _MM_HINT_T0);
+#endif
+}
+
 /** One byte row with NT tokens, straight from the packed bytes; two sets of sums hide the latency of dpbusd. */
 template <int NT>
 BITNET_INLINE void quad_rows_512(const TernaryArgs& a, int64_t q, int64_t t) {
@@ -59,7 +71,7 @@ BITNET_INLINE void quad_rows_512(const TernaryArgs& a, int64_t q, int64_t t) {
       for (int j = 0; j < 4; j += 1) total[s][k][j] = _mm512_setzero_si512();
   const auto step = [&](int64_t s, int set) __attribute__((always_inline)) {
     const __m512i v = load512(w + 64 * s), h = _mm512_srli_epi16(v, 4);
-    _mm_prefetch((const char*)w + 64 * s + ahead, _MM_HINT_T0);
+    ask_ahead(w + 64 * s, ahead);
     const __m512i c[4] = {_mm512_and_si512(v, low), _mm512_and_si512(v, next), _mm512_and_si512(h, low),
                           _mm512_and_si512(h, next)};
     for (int k = 0; k < NT; k += 1) quad_step(total[set][k], c, x + k * stride + 64 * s);
@@ -181,8 +193,8 @@ constexpr int64_t kRingSteps = 4;
 constexpr int64_t kTokenBytes = 1 << 20;
 
 // Sums stay in tile registers over all of C, so the whole panel is decoded: 64 C bytes, which stay in L2. Behind it
-// the sums of 32 tokens x 32 rows.
-int64_t ternary_scratch_512(int64_t C) { return bitnet::round_up(C, 64) * 64 + 4096; }
+// the sums of 32 tokens x 32 rows, of two blocks.
+int64_t ternary_scratch_512(int64_t C) { return bitnet::round_up(C, 64) * 64 + 8192; }
 
 struct __attribute__((packed)) TileConfig {
   uint8_t palette, start_row;
@@ -216,15 +228,40 @@ struct Stream {
   }
 };
 
+/** 32 tokens that meet the tiles of fields f and f + 1. */
+struct Block {
+  const int8_t* x;
+  const uint8_t* tiles;
+  int64_t t, f;
+};
+
+/** Sums of a block that are still to be scaled and written: two lines for each of 32 tokens. */
+struct Pending {
+  const int32_t* sums = nullptr;
+  int64_t t = 0, f = 0, next = 32;
+
+  BITNET_INLINE void store(const Panel& p, int64_t lines) {
+    for (const int64_t stop = next + lines < 32 ? next + lines : 32; next < stop; next += 1) {
+      const int32_t* at = sums + (next / 16) * 512 + (next % 16) * 16;
+      const __m512i off = p.code_sum(t + next);
+      const __m512 factor = _mm512_set1_ps(p.a.factor[t + next]);
+      p.store(t + next, f, load512(at), off, factor);
+      p.store(t + next, f + 1, load512(at + 256), off, factor);
+    }
+  }
+};
+
 /**
- * 32 tokens with fields f and f + 1: two tiles of activations meet two of weights in four accumulators. before(c) has
- * its work done beside the multiplications of column c.
+ * Two tiles of activations meet two of weights in four accumulators. Beside the multiplications, some of it in each step, the
+ * sums of the block before are written and before(c) has its share; and the activations of the next step (`then`: of the
+ * next block) are brought to the nearest cache. Their rows lie too far apart for the CPU to follow; it does so with the
+ * weights. Loads come first: where the core's other thread is busy, they and the products wait for one another.
  */
 template <class Before>
-BITNET_INLINE void amx_32_tokens(const Panel& p, const uint8_t* tiles, int64_t f, int64_t t, int64_t columns, int32_t* sums,
+BITNET_INLINE void amx_32_tokens(const Panel& p, const Block& b, const int8_t* then, int64_t columns, int32_t* sums, Pending& pending,
                                  Before before) {
-  const int8_t* x = p.a.x + t * p.stride;
-  const int8_t* y = x + 16 * p.stride;
+  const int64_t stride = p.stride, lines = (32 * 64 + columns - 1) / columns;
+  const uint8_t* tiles = b.tiles;
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -232,31 +269,29 @@ BITNET_INLINE void amx_32_tokens(const Panel& p, const uint8_t* tiles, int64_t f
   int64_t line = 0;
   for (int64_t c = 0; c < columns; c += 64, tiles += kStepBytes / 2) {
     before(c);
+    const int8_t* x = b.x + c;
     _tile_loadd(4, tiles, 64);
-    _tile_loadd(6, x + c, p.stride);
-    _tile_dpbsud(0, 6, 4);
+    _tile_loadd(6, x, stride);
     _tile_loadd(5, tiles + 1024, 64);
+    _tile_loadd(7, x + 16 * stride, stride);
+    _tile_dpbsud(0, 6, 4);
+    const char* next = (const char*)(c + 64 < columns ? x + 64 : then);
+    for (int k = 0; k < 32; k += 1) _mm_prefetch(next + k * stride, _MM_HINT_T0);
     _tile_dpbsud(1, 6, 5);
-    _tile_loadd(7, y + c, p.stride);
+    pending.store(p, lines);
     _tile_dpbsud(2, 7, 4);
     _tile_dpbsud(3, 7, 5);
-    if (line < 32) {
-      p.expect(t + line, f);
-      p.expect(t + line, f + 1);
-      line += 1;
+    for (const int64_t stop = line + lines < 32 ? line + lines : 32; line < stop; line += 1) {
+      p.expect(b.t + line, b.f);
+      p.expect(b.t + line, b.f + 1);
     }
   }
   _tile_stored(0, sums, 64);
   _tile_stored(1, sums + 256, 64);
   _tile_stored(2, sums + 512, 64);
   _tile_stored(3, sums + 768, 64);
-  for (int64_t k = 0; k < 32; k += 1) {
-    const int32_t* at = sums + (k / 16) * 512 + (k % 16) * 16;
-    const __m512i off = p.code_sum(t + k);
-    const __m512 factor = _mm512_set1_ps(p.a.factor[t + k]);
-    p.store(t + k, f, load512(at), off, factor);
-    p.store(t + k, f + 1, load512(at + 256), off, factor);
-  }
+  compiler_barrier(sums);
+  pending = Pending{sums, b.t, b.f, 0};
 }
 
 /** Up to 16 tokens (the configured rows) with all four fields; step(c) tells where fields 0 and 2 of column c lie. */
@@ -325,23 +360,27 @@ BITNET_INLINE void large_panel(const Panel& p, int64_t columns) {
     decode_64(p.w, c, a.scratch + c * 32, 1024, pair, 64);
     compiler_barrier(a.scratch);
   };
-  const bool beside = a.T >= 32;
-  for (int64_t c = 0; c < (beside ? 64 : columns); c += 64) decode(c);
-  const int64_t steps = a.T / 32 * 2 * (columns / 64), lines = kPanelRows * a.C / 64;
+  const int64_t whole = a.T / 32 * 2, steps = whole * (columns / 64), lines = kPanelRows * a.C / 64;
   Stream stream{(const char*)p.w[0] + kPanelRows * a.C, a.prefetch && steps ? (lines + steps - 1) / steps : 0};
-  const auto ask = [&](int64_t) __attribute__((always_inline)) { stream.step(); };
-  int64_t t = 0;
-  if (beside) {
-    amx_32_tokens(p, a.scratch, 0, t, columns, sums, [&](int64_t c) __attribute__((always_inline)) {
-      if (c + 64 < columns) decode(c + 64);
-    });
-    amx_32_tokens(p, a.scratch + pair, 2, t, columns, sums, ask);
-    t = 32;
+  const auto block = [&](int64_t i) __attribute__((always_inline)) {
+    const int64_t t = i / 2 * 32;
+    return Block{a.x + t * p.stride, a.scratch + i % 2 * pair, t, i % 2 * 2};
+  };
+  Pending pending;
+  for (int64_t c = 0; c < (whole ? 64 : columns); c += 64) decode(c);
+  for (int64_t i = 0; i < whole; i += 1) {
+    int32_t* to = sums + i % 2 * 1024;
+    const int8_t* then = block(i + 1 < whole ? i + 1 : 0).x;
+    if (i == 0) {
+      amx_32_tokens(p, block(i), then, columns, to, pending, [&](int64_t c) __attribute__((always_inline)) {
+        if (c + 64 < columns) decode(c + 64);
+      });
+    } else {
+      amx_32_tokens(p, block(i), then, columns, to, pending, [&](int64_t) __attribute__((always_inline)) { stream.step(); });
+    }
   }
-  for (; t + 32 <= a.T; t += 32) {
-    amx_32_tokens(p, a.scratch, 0, t, columns, sums, ask);
-    amx_32_tokens(p, a.scratch + pair, 2, t, columns, sums, ask);
-  }
+  pending.store(p, 32);
+  int64_t t = whole * 16;
   const uint8_t* tile[2];
   const auto step = [&](int64_t c) __attribute__((always_inline)) {
     tile[0] = a.scratch + c * 32;
@@ -464,7 +503,7 @@ BITNET_INLINE void int8_row_512(const Int8Args& a, int64_t r, int64_t t) {
       dot512(acc[k], _mm512_xor_si512(load512(x + k * stride + 64 * s), flip), v);
   };
   for (int64_t s = 0; s < whole; s += 1) {
-    _mm_prefetch((const char*)w + 64 * s + ahead, _MM_HINT_T0);
+    ask_ahead(w + 64 * s, ahead);
     step(load512(w + 64 * s), s);
   }
   // Behind the row come the next row's codes, and x + 128 is not 0 there.

@@ -330,11 +330,32 @@ const char* check_attention(const Kernels& k, Random& r, int64_t D, int queries,
     args.out[g] = expected.data() + g * D;
   }
   args.blocks = expected_blocks.data();
-  kScalarKernels.attention(args);
+  kScalarKernels.attention.whole(args);
   for (int g = 0; g < queries; g += 1) args.out[g] = got.data() + g * D;
   args.blocks = got_blocks.data();
-  k.attention(args);
-  return same(expected, got) ? nullptr : differs(k, "attention", D, queries, keys);
+  k.attention.whole(args);
+  if (!same(expected, got)) return differs(k, "attention", D, queries, keys);
+  // In parts, of blocks in any order.
+  for (int g = 0; g < queries; g += 1) {
+    args.first[g] = args.first[0];
+    args.end[g] = args.end[0];
+    args.out[g] = expected.data() + g * D;
+  }
+  kScalarKernels.attention.whole(args);
+  const int64_t lowest = args.first[0] / kBlock, n = (args.end[0] + kBlock - 1) / kBlock - lowest;
+  std::vector<int64_t> cuts{lowest, lowest + n};
+  for (int64_t b = lowest + 1; b < lowest + n; b += 1)
+    if (r.below(2)) cuts.insert(cuts.end() - 1, b);
+  std::vector<float> largest((size_t)queries, -__builtin_inff()), one((size_t)queries), totals((size_t)(n * queries)), sums((size_t)(n * queries * D));
+  for (size_t i = cuts.size() - 1; i-- > 0;) {
+    k.attention.scores(args, cuts[i] * kBlock, cuts[i + 1] * kBlock, one.data());
+    for (int g = 0; g < queries; g += 1) largest[(size_t)g] = one[(size_t)g] > largest[(size_t)g] ? one[(size_t)g] : largest[(size_t)g];
+  }
+  for (size_t i = cuts.size() - 1; i-- > 0;)
+    k.attention.values(args, cuts[i] * kBlock, cuts[i + 1] * kBlock, largest.data(), totals.data(), sums.data());
+  for (int g = 0; g < queries; g += 1) args.out[g] = got.data() + g * D;
+  k.attention.join(args, totals.data(), sums.data());
+  return same(expected, got) ? nullptr : differs(k, "attention in parts", D, queries, keys);
 }
 
 const char* check_hadamard(const Kernels& k, Random& r, int64_t n, int64_t block) {

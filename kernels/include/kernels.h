@@ -100,6 +100,20 @@ struct AttentionArgs {
   int64_t score_stride;  // at least the positions from the first block's start to the last end, rounded up to 32
 };
 
+/**
+ * Attention of queries to one KV head; and the same in three steps with the same bits, between which the keys can be shared
+ * out among threads: the queries then all see the same keys, and `from` and `to` (positions, multiples of kBlock) say which
+ * blocks one call works on. What calls leave for the others lies by block, counted from the first that is seen.
+ */
+struct AttentionKernels {
+  void (*whole)(const AttentionArgs&);
+  /** Scores, and the largest of each query: [queries]. */
+  void (*scores)(const AttentionArgs&, int64_t from, int64_t to, float* largest);
+  /** Scores to weights; their sums, [block][queries], and those of the weighted values, [block][queries][D]. */
+  void (*values)(const AttentionArgs&, int64_t from, int64_t to, const float* largest, float* totals, float* sums);
+  void (*join)(const AttentionArgs&, const float* totals, const float* sums);
+};
+
 /** Rows of one sequence through the gated delta rule: all value dimensions of one head, or some. */
 struct DeltaArgs {
   // Of the first row; rows lie `stride` floats apart. q and k are D long, v begins with the first of the dimensions.
@@ -160,7 +174,7 @@ struct Kernels {
   void (*ternary)(const TernaryArgs&);
   void (*int8)(const Int8Args&);
   void (*dense)(const DenseArgs&);
-  void (*attention)(const AttentionArgs&);
+  AttentionKernels attention;
   void (*embed)(const uint8_t* row, Dense dtype, int64_t n, float* out);
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
   /** False when the row holds a NaN or infinity. */

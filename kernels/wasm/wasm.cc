@@ -22,7 +22,7 @@ constexpr Kernels kWasmKernels = {
 #else
     "simd128",
 #endif
-    64,        ternary_scratch_none, ternary_wasm, int8_wasm, dense, attention, embed,       rms_norm,   quantize,
+    64,        ternary_scratch_none, ternary_wasm, int8_wasm, dense, kAttention, embed,       rms_norm,   quantize,
     rope,      kv_append,            relu2,        silu,      add,   count_trits, read_bytes, peak_macs_scalar,
     grouped_scratch_wasm, grouped_wasm, quantize16, embed_grouped, top_logits, kHybrid,
 };

@@ -22,7 +22,7 @@ import type { StructuredWriter } from './structure/structured-writer.ts';
 import { ThoughtReader } from './thought.ts';
 import type { Answer, Ending, Prompt, Start, Task, TokenSource } from './token-source.ts';
 import { styleOf } from './tools/tool-request.ts';
-import type { Alternative, FinishReason, GenerateRequest, TritCounts } from './types.ts';
+import type { Alternative, EngineInfo, FinishReason, GenerateRequest, TritCounts } from './types.ts';
 
 type Asked = GenerateRequest & { readonly signal?: AbortSignal | undefined };
 
@@ -35,7 +35,9 @@ const POSITIONS_AT_ONCE = 16_384;
 export function localSource(model: LoadedModel, prompts?: PromptHost): TokenSource {
   return {
     model: model.name,
-    info: model.info,
+    get info() {
+      return infoNow(model);
+    },
     warnings: warningsOf(model),
     room: { texts: TEXTS_AT_ONCE, positions: Math.max(POSITIONS_AT_ONCE, model.contextLength) },
     sampling: model.sampling,
@@ -48,6 +50,12 @@ export function localSource(model: LoadedModel, prompts?: PromptHost): TokenSour
     checkContinuation: (state) => checkFits(model, state),
     write: (start, task) => write(model, start, task),
   };
+}
+
+/** With the number of threads that generation has come to where it was left to the backend, in place of the most it may take. */
+export function infoNow({ info, executable }: Pick<LoadedModel, 'info' | 'executable'>): EngineInfo {
+  const used = executable.threadsUsed?.();
+  return used === undefined ? info : { ...info, threads: used.generation };
 }
 
 /** What a person should know of the model's files. Whoever reads a result need not know the folders of this machine. */

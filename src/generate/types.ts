@@ -181,7 +181,7 @@ export type ManyHooks = {
 export type EngineInfo = {
   readonly backend: SourceName;
   readonly isa?: string;
-  /** Absent where another program computes. */
+  /** That generation runs on; absent where another program computes. */
   readonly threads?: number;
   readonly head?: HeadPrecision;
   /** Base URL of the server. */
