@@ -30,6 +30,8 @@ enum Operation : u32 {
   EXPERTS,
   ADD_EXPERTS,
   DENSE_SMALL,
+  SEGMENTS,
+  ROUND,
 };
 
 /** What a row is made of: x; x + y, stored; f(x) * y. */

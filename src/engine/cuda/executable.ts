@@ -28,7 +28,7 @@ import {
   scratchFloats,
   splitsFor,
 } from './encode.ts';
-import { layStates, sortedBytes } from './encode-hybrid.ts';
+import { layStates, MAXIMA_BYTES, sortedBytes } from './encode-hybrid.ts';
 import type { Gpu, HostMemory, Work } from './gpu.ts';
 import { writeInstructions } from './instruction.ts';
 import { type StateSlot, StateSlots } from './state-slots.ts';
@@ -414,6 +414,7 @@ export class CudaExecutable implements Executable {
 
   #prepare({ tokens, outputs, attention, splits, best }: Shape, inputBytes: number): void {
     const { vocabSize, tracePoints, kv, choices = 0 } = this.#program;
+    this.#place('maxima', MAXIMA_BYTES);
     this.#place('choices', sortedBytes(this.#program, tokens));
     this.#place('input', inputBytes);
     this.#host('input', inputBytes);
@@ -461,6 +462,7 @@ export class CudaExecutable implements Executable {
       scratch: this.#places.get('scratch')!.address,
       counters: this.#places.get('counters')!.address,
       counts: this.#hosts.get('counts')!.address,
+      maxima: this.#places.get('maxima')!.address,
       choices: this.#places.get('choices')!.address,
       poolBytes: POOL_BYTES,
       bests: shape.best ? this.#hosts.get('bests')!.address : 0,

@@ -27,6 +27,8 @@ export const OPERATIONS = [
   'experts',
   'addExperts',
   'denseSmall',
+  'segments',
+  'round',
 ] as const;
 export type Operation = (typeof OPERATIONS)[number];
 
