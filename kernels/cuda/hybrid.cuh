@@ -371,6 +371,55 @@ APART void run_round(const Instruction& I) {
   }
 }
 
+/** Columns of a row that a warp rounds. */
+constexpr u32 NARROW = 1024;
+
+/** Many rows of up to 1,024 columns, gated perhaps and rounded to int16: a warp a row. Groups are of whole 32s. */
+APART void run_narrow(const Instruction& I) {
+  const u32 n = I.width, lane = thread() & 31, rounds = n / 32, each = I.group / 32, code_stride = I.code_stride, source = I.source;
+  float* const row = (float*)pool() + thread() / 32 * NARROW;
+  for (u32 t = block() + blocks() * (thread() / 32); t < I.rows; t += blocks() * WARPS) {
+    const float* const x = (const float*)I.x + (u64)t * I.x_stride + lane;
+    const float* const y = (const float*)I.y + (u64)t * I.y_stride + lane;
+    u32 most = 0;
+    for (u32 from = 0; from < rounds; from += AT_ONCE) {
+      float a[AT_ONCE], b[AT_ONCE];
+      UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
+        a[k] = from + k < rounds ? load(x + (from + k) * 32) : 0.0f;
+        b[k] = from + k < rounds && source != PLAIN ? load(y + (from + k) * 32) : 0.0f;
+      }
+      UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
+        if (from + k < rounds) {
+          const float v = source == PLAIN ? a[k] : activated(source, I.limit, a[k], b[k]);
+          row[(from + k) * 32 + lane] = v;
+          if (I.keep) ((float*)I.out)[(u64)t * I.out_stride + (from + k) * 32 + lane] = v;
+          const u32 w = bits(v) & 0x7fffffff;
+          most = w > most ? w : most;
+        }
+      }
+    }
+    most = warp_max(most);
+    if (most >= 0x7f800000 && lane == 0) ((u32*)I.failed)[I.status] = 1;
+    const float largest = from_bits(most), scale = divide(32639.0f, largest);
+    const bool usable = scale < from_bits(0x7f800000);
+    char* const codes = (char*)I.codes + (u64)t * I.splits;
+    i32 sum = 0;
+    for (u32 k = 0; k < rounds; k++) {
+      sum += write16(codes, code_stride, k * 32 + lane, row[k * 32 + lane], scale, usable);
+      if ((k + 1) % each == 0) {
+        sum = warp_sum(sum);
+        if (lane == 0) ((i32*)(codes + 2 * code_stride))[k / each] = sum;
+        sum = 0;
+      }
+    }
+    for (u32 i = n + lane; i < code_stride; i += 32) codes[i] = codes[code_stride + i] = 0;
+    if (lane == 0) {
+      ((float*)I.scales)[2 * t] = usable ? divide(largest, 32639.0f) : 0.0f;
+      ((i32*)I.scales)[2 * t + 1] = 0;
+    }
+  }
+}
+
 /** x holds for each head `head_dim` elements of one buffer (y), then as many of another (out). */
 APART void run_split(const Instruction& I) {
   const u32 D = I.head_dim, width = I.heads * D, parts = (2 * width + THREADS - 1) / THREADS;
@@ -501,9 +550,8 @@ APART void run_lengths(const Instruction& I) {
  * its sequence; in memory a state is [head][slice of 32][key dimension][32]. Beside it lie q and k of three rows and the gates of 64.
  */
 constexpr u32 DELTA_GATES = 64;
-#ifndef DELTA_KEYS
-#define DELTA_KEYS 8
-#endif
+/** Keys that are loaded ahead. */
+constexpr u32 DELTA_KEYS = 8;
 DEVICE u32 delta_floats(u32 D) { return 38 * D + 2 * DELTA_GATES; }
 DEVICE u32 delta_warps(const Instruction& I) {
   const u32 n = (shared_size() - POOL_AT) / ((delta_floats(I.head_dim) + 3) / 4 * 16);
@@ -538,7 +586,7 @@ DEVICE void ask_state(const Instruction& I, const DeltaItem& d, float* to) {
 /** Before the grid's barrier: the first states, which an earlier step left. */
 APART void delta_ahead(const Instruction& I, const Input& in) {
   const u32 warp = thread() / 32, item = block() + blocks() * warp;
-  if (warp >= delta_warps(I) || item >= delta_items(I, in)) return;
+  if (in.tokens != in.sequences || warp >= delta_warps(I) || item >= delta_items(I, in)) return;
   ask_state(I, delta_item(I, in, item), delta_memory(I));
   copies_asked();
 }
@@ -598,11 +646,8 @@ APART void delta_one(const Instruction& I, const Input& in) {
   }
 }
 
-APART void run_delta(const Instruction& I, const Input& in) {
-  if (in.tokens == in.sequences) {
-    delta_one(I, in);
-    return;
-  }
+/** Several rows, heads of any size. */
+APART void delta_rows(const Instruction& I, const Input& in) {
   const u32 D = I.head_dim, lane = thread() & 31, warp = thread() / 32, warps = delta_warps(I), items = delta_items(I, in);
   if (warp >= warps) return;
   float* const own = delta_memory(I) + lane;
@@ -615,10 +660,8 @@ APART void run_delta(const Instruction& I, const Input& in) {
     const float* const x = (const float*)I.x + (u64)it.run.from * I.x_stride;
     const float* const v_at = x + (2 * I.key_heads + h) * D + column;
     const float decay = ((const float*)I.weight)[h], bias = ((const float*)I.weight2)[h];
-    if (item >= blocks() * warps) {
-      ask_state(I, it, delta_memory(I));
-      copies_asked();
-    }
+    ask_state(I, it, delta_memory(I));
+    copies_asked();
     /** q and k of a row into place row % 3. */
     auto ask_row = [&](u32 t) {
       float* const to = vectors + t % 3 * 2 * D;
@@ -738,6 +781,136 @@ APART void run_delta(const Instruction& I, const Input& in) {
     if (c < D) ((float*)I.out)[(u64)(it.run.from + last) * I.out_stride + h * D + c] = o;
     sync_warp();
   }
+}
+
+/** Elements of a quarter of a head of 128, and from quarter to quarter in shared memory; floats of a row's q and k there. */
+constexpr u32 QUARTER = 32, QUARTER_STRIDE = QUARTER + 4, QUARTER_ROW = 8 * QUARTER_STRIDE;
+
+/**
+ * Several rows, heads of 128: four lanes have a column of the state, in registers, 32 keys each, the last quarter in the first lane.
+ * A sum over the keys goes from lane to lane: all lanes add, and after as many turns as quarters the first has the right sum.
+ */
+APART void delta_quarters(const Instruction& I, const Input& in) {
+  constexpr u32 D = 4 * QUARTER;
+  const u32 lane = thread() & 31, quarter = 3 - (lane & 3), each = I.heads * (D / 8), items = in.sequences * each;
+  float* const vectors = (float*)pool() + thread() / 32 * (3 * QUARTER_ROW + 2 * DELTA_GATES);
+  float* const gates = vectors + 3 * QUARTER_ROW;
+  for (u32 item = block() + blocks() * (thread() / 32); item < items; item += blocks() * WARPS) {
+    const Run run = run_of(in, item / each);
+    const u32 h = item % each / (D / 8), c = item % (D / 8) * 8 + lane / 4, rows = run.to - run.from;
+    const u32 key = I.type ? h / (I.heads / I.key_heads) : h % I.key_heads, x_stride = I.x_stride;
+    const float* const x = (const float*)I.x + (u64)run.from * x_stride;
+    const float* const v_at = x + (2 * I.key_heads + h) * D + c;
+    float* const state = (float*)(run.states + I.scratch) + ((u64)(h * 4 + c / 32) * D + quarter * QUARTER) * 32 + c % 32;
+    float* const out = (float*)I.out + (u64)run.from * I.out_stride + h * D + c;
+    const u32 out_stride = I.out_stride;
+    const float decay = ((const float*)I.weight)[h], bias = ((const float*)I.weight2)[h];
+    const float *const q_at = x + key * D + 4 * lane, *const k_at = q_at + I.key_heads * D;
+    const u32 place = lane / 8 * QUARTER_STRIDE + lane % 8 * 4;
+    auto ask_row = [&](u32 t) {
+      float* const to = vectors + t % 3 * QUARTER_ROW + place;
+      copy_ahead(to, q_at + (u64)t * x_stride);
+      copy_ahead(to + 4 * QUARTER_STRIDE, k_at + (u64)t * x_stride);
+      copies_asked();
+    };
+    auto gates_from = [&](u32 t) {
+      if (t + lane >= rows) return;
+      const u64 at = (u64)(run.from + t + lane) * I.heads + h;
+      gates[(t + lane) % DELTA_GATES] = sigmoid_f32(load((const float*)I.y + at));
+      gates[DELTA_GATES + (t + lane) % DELTA_GATES] = exp_f32(decay * softplus_f32(load((const float*)I.codes + at) + bias));
+    };
+    auto sums = [&](const float (&a)[QUARTER], const float (&b)[QUARTER], float& of_a, float& of_b) {
+      of_a = of_b = 0.0f;
+      ROLLED for (u32 turn = 0; turn < 4; turn++) {
+        if (turn > 0) {
+          of_a = shuffle_down(of_a, 1);
+          of_b = shuffle_down(of_b, 1);
+        }
+        UNROLL for (u32 e = 0; e < QUARTER; e++) {
+          of_a = of_a + a[e];
+          of_b = of_b + b[e];
+        }
+      }
+    };
+    /** The first lane's of four, to all of them. */
+    auto to_all = [&](float v) {
+      const float one = from_bits((u32)shuffle_xor((i32)bits(v), 1));
+      v = lane & 1 ? one : v;
+      const float two = from_bits((u32)shuffle_xor((i32)bits(v), 2));
+      return lane & 2 ? two : v;
+    };
+    ask_row(0);
+    if (rows > 1) ask_row(1);
+    float S[QUARTER], p[QUARTER], n[QUARTER], d, o;
+    UNROLL for (u32 e = 0; e < QUARTER; e++) S[e] = run.fresh ? 0.0f : load(state + 32 * e);
+    float v = load(v_at);
+    gates_from(0);
+    if (rows > 1) copies_there<1>();
+    else copies_there<0>();
+    sync_warp();
+    {
+      const float g = gates[DELTA_GATES];
+      const float* const k = vectors + (4 + quarter) * QUARTER_STRIDE;
+      UNROLL for (u32 e = 0; e < QUARTER; e++) {
+        S[e] = g * S[e];
+        n[e] = S[e] * k[e];
+      }
+    }
+    sums(n, n, o, d);
+    d = to_all(d);
+    for (u32 t = 0; t + 1 < rows; t++) {
+      // The next row's state and sums are made in the same pass as this one's output.
+      if (t % 32 == 0) gates_from(t + 32);
+      if (t + 2 < rows) {
+        ask_row(t + 2);
+        copies_there<1>();
+      } else {
+        copies_there<0>();
+      }
+      const float next_v = load(v_at + (u64)(t + 1) * x_stride);
+      sync_warp();
+      const float delta = gates[t % DELTA_GATES] * (v - d), g = gates[DELTA_GATES + (t + 1) % DELTA_GATES];
+      const Floats* const q = (const Floats*)(vectors + t % 3 * QUARTER_ROW + quarter * QUARTER_STRIDE);
+      const Floats* const k = q + QUARTER_STRIDE;
+      const Floats* const next_k = (const Floats*)(vectors + (t + 1) % 3 * QUARTER_ROW + (4 + quarter) * QUARTER_STRIDE);
+      UNROLL for (u32 e = 0; e < QUARTER; e += 4) {
+        const Floats kk = k[e / 4], qq = q[e / 4], nn = next_k[e / 4];
+        auto one = [&](u32 i, float of_k, float of_q, float of_n) {
+          const float updated = S[i] + of_k * delta;
+          p[i] = updated * of_q;
+          S[i] = g * updated;
+          n[i] = S[i] * of_n;
+        };
+        one(e, kk.x, qq.x, nn.x);
+        one(e + 1, kk.y, qq.y, nn.y);
+        one(e + 2, kk.z, qq.z, nn.z);
+        one(e + 3, kk.w, qq.w, nn.w);
+      }
+      sums(p, n, o, d);
+      d = to_all(d);
+      if ((lane & 3) == 0) out[(u64)t * out_stride] = o;
+      v = next_v;
+      // Nobody writes what another lane still reads.
+      sync_warp();
+    }
+    const u32 last = rows - 1;
+    const float delta = gates[last % DELTA_GATES] * (v - d);
+    const float* const q = vectors + last % 3 * QUARTER_ROW + quarter * QUARTER_STRIDE;
+    UNROLL for (u32 e = 0; e < QUARTER; e++) {
+      const float updated = S[e] + q[4 * QUARTER_STRIDE + e] * delta;
+      state[32 * e] = updated;
+      p[e] = updated * q[e];
+    }
+    sums(p, p, o, d);
+    if ((lane & 3) == 0) out[(u64)last * out_stride] = o;
+    sync_warp();
+  }
+}
+
+DEVICE void run_delta(const Instruction& I, const Input& in) {
+  if (in.tokens == in.sequences) delta_one(I, in);
+  else if (I.head_dim == 4 * QUARTER) delta_quarters(I, in);
+  else delta_rows(I, in);
 }
 
 // ---- experts
@@ -1165,9 +1338,9 @@ APART void dense_few(const Instruction& I) {
 }
 
 /** Tokens and rows of a block's tile, columns that are staged at once, and from row to row there. */
-constexpr u32 DENSE_TOKENS = 32, DENSE_ROWS = 32, DENSE_COLUMNS = 64, DENSE_STRIDE = DENSE_COLUMNS + 4;
+constexpr u32 DENSE_TOKENS = 16, DENSE_ROWS = 32, DENSE_COLUMNS = 128, DENSE_STRIDE = DENSE_COLUMNS + 4;
 
-/** Many tokens: a thread has four of the 16 lanes of 2 tokens' sums with 4 rows. */
+/** Many tokens: a thread has four of the 16 lanes of a token's sums with 4 rows. */
 APART void dense_many(const Instruction& I) {
   const u32 n = I.width, tid = thread(), quad = tid & 3, rows_at = tid >> 2 & 7, tokens_at = tid >> 5;
   float* const xs = (float*)pool();
@@ -1180,57 +1353,59 @@ APART void dense_many(const Instruction& I) {
     while (tile >= (I.m[part].rows + DENSE_ROWS - 1) / DENSE_ROWS) tile -= (I.m[part++].rows + DENSE_ROWS - 1) / DENSE_ROWS;
     const Matrix& m = I.m[part];
     const u32 t0 = item / tiles * DENSE_TOKENS, r0 = tile * DENSE_ROWS;
-    float s[2][4][4];
-    UNROLL for (u32 a = 0; a < 2; a++) {
-      UNROLL for (u32 b = 0; b < 4; b++) {
-        UNROLL for (u32 l = 0; l < 4; l++) s[a][b][l] = 0.0f;
-      }
+    float s[4][4];
+    UNROLL for (u32 b = 0; b < 4; b++) {
+      UNROLL for (u32 l = 0; l < 4; l++) s[b][l] = 0.0f;
     }
-    constexpr u32 EACH = DENSE_TOKENS * DENSE_COLUMNS / THREADS;
-    float x[EACH], w[EACH];
+    constexpr u32 X = DENSE_TOKENS * DENSE_COLUMNS / THREADS, W = DENSE_ROWS * DENSE_COLUMNS / THREADS;
+    const u32 rows = I.rows, matrix_rows = m.rows, type = I.type;
+    const float* const x_at = (const float*)I.x;
+    const void* const w_at = (const void*)m.w;
+    const u64 x_stride = I.x_stride;
+    float x[X], w[W];
     auto ask = [&](u32 from) {
-      UNROLL for (u32 k = 0; k < EACH; k++) {
-        const u32 i = tid + k * THREADS, row = i / DENSE_COLUMNS, c = from + i % DENSE_COLUMNS;
-        x[k] = t0 + row < I.rows && c < n ? load((const float*)I.x + (u64)(t0 + row) * I.x_stride + c) : 0.0f;
-        w[k] = r0 + row < m.rows && c < n ? dense_element((const void*)m.w, I.type, (u64)(r0 + row) * n + c) : 0.0f;
+      UNROLL for (u32 k = 0; k < X; k++) {
+        const u32 i = tid + k * THREADS, row = t0 + i / DENSE_COLUMNS, c = from + i % DENSE_COLUMNS;
+        x[k] = row < rows && c < n ? load(x_at + row * x_stride + c) : 0.0f;
       }
+      UNROLL for (u32 k = 0; k < W; k++) {
+        const u32 i = tid + k * THREADS, row = r0 + i / DENSE_COLUMNS, c = from + i % DENSE_COLUMNS;
+        w[k] = row < matrix_rows && c < n ? dense_element(w_at, type, (u64)row * n + c) : 0.0f;
+      }
+    };
+    auto put = [&](float* to, u32 k, float v) {
+      const u32 i = tid + k * THREADS;
+      to[i / DENSE_COLUMNS * DENSE_STRIDE + i % DENSE_COLUMNS] = v;
     };
     ask(0);
     for (u32 from = 0; from < n; from += DENSE_COLUMNS) {
-      UNROLL for (u32 k = 0; k < EACH; k++) {
-        const u32 i = tid + k * THREADS, at = i / DENSE_COLUMNS * DENSE_STRIDE + i % DENSE_COLUMNS;
-        xs[at] = x[k];
-        ws[at] = w[k];
-      }
+      UNROLL for (u32 k = 0; k < X; k++) put(xs, k, x[k]);
+      UNROLL for (u32 k = 0; k < W; k++) put(ws, k, w[k]);
       sync();
       if (from + DENSE_COLUMNS < n) ask(from + DENSE_COLUMNS);
       UNROLL for (u32 c = 0; c < DENSE_COLUMNS; c += 16) {
-        Floats a[2], b[4];
-        UNROLL for (u32 k = 0; k < 2; k++) a[k] = *(const Floats*)(xs + (2 * tokens_at + k) * DENSE_STRIDE + c + 4 * quad);
+        const Floats a = *(const Floats*)(xs + tokens_at * DENSE_STRIDE + c + 4 * quad);
+        Floats b[4];
         UNROLL for (u32 k = 0; k < 4; k++) b[k] = *(const Floats*)(ws + (4 * rows_at + k) * DENSE_STRIDE + c + 4 * quad);
-        UNROLL for (u32 k = 0; k < 2; k++) {
-          UNROLL for (u32 r = 0; r < 4; r++) {
-            s[k][r][0] = s[k][r][0] + a[k].x * b[r].x;
-            s[k][r][1] = s[k][r][1] + a[k].y * b[r].y;
-            s[k][r][2] = s[k][r][2] + a[k].z * b[r].z;
-            s[k][r][3] = s[k][r][3] + a[k].w * b[r].w;
-          }
+        UNROLL for (u32 k = 0; k < 4; k++) {
+          s[k][0] = s[k][0] + a.x * b[k].x;
+          s[k][1] = s[k][1] + a.y * b[k].y;
+          s[k][2] = s[k][2] + a.z * b[k].z;
+          s[k][3] = s[k][3] + a.w * b[k].w;
         }
       }
       sync();
     }
     // Lanes 8 to 15 are in quads 2 and 3.
-    UNROLL for (u32 k = 0; k < 2; k++) {
-      UNROLL for (u32 r = 0; r < 4; r++) {
-        UNROLL for (u32 l = 0; l < 4; l++) {
-          float v = s[k][r][l];
-          v = v + from_bits((u32)shuffle_xor((i32)bits(v), 2));
-          s[k][r][l] = v + from_bits((u32)shuffle_xor((i32)bits(v), 1));
-        }
-        const float sum = (s[k][r][0] + s[k][r][2]) + (s[k][r][1] + s[k][r][3]);
-        const u32 t = t0 + 2 * tokens_at + k, row = r0 + 4 * rows_at + r;
-        if (quad == 0 && t < I.rows && row < m.rows) finish(I, m, t, row, sum, 0.0f);
+    UNROLL for (u32 k = 0; k < 4; k++) {
+      UNROLL for (u32 l = 0; l < 4; l++) {
+        float v = s[k][l];
+        v = v + from_bits((u32)shuffle_xor((i32)bits(v), 2));
+        s[k][l] = v + from_bits((u32)shuffle_xor((i32)bits(v), 1));
       }
+      const float sum = (s[k][0] + s[k][2]) + (s[k][1] + s[k][3]);
+      const u32 t = t0 + tokens_at, row = r0 + 4 * rows_at + k;
+      if (quad == 0 && t < rows && row < matrix_rows) finish(I, m, t, row, sum, 0.0f);
     }
   }
 }

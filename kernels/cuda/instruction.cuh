@@ -32,6 +32,7 @@ enum Operation : u32 {
   DENSE_SMALL,
   SEGMENTS,
   ROUND,
+  NARROW_ROWS,
 };
 
 /** What a row is made of: x; x + y, stored; f(x) * y. */

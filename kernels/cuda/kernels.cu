@@ -169,6 +169,9 @@ DEVICE void run(const Instruction& I, const Input& in) {
     case ROUND:
       run_round(I);
       break;
+    case NARROW_ROWS:
+      run_narrow(I);
+      break;
   }
 }
 

@@ -365,22 +365,27 @@ const SPREAD_WIDTH = 4096;
 const PIECE_COLUMNS = 512;
 export const MAXIMA_BYTES = SPREAD_ROWS * MOST_PIECES * 4;
 
+/** Columns of a row that a warp can make: NARROW of hybrid.cuh. */
+const NARROW_WIDTH = 1024;
+
 /**
  * The instructions of a chain of few wide rows, or of rotated ones, in which many blocks make each row: its pieces, then its
- * codes. Undefined where one block a row is as good, or another order of reads and writes would show.
+ * codes; or of many narrow rows, which a warp makes each. Undefined where one block a row is as good, or another order of reads and writes would
+ * show. (A sum is stored by whoever has the row.)
  */
 export function spread({ instruction, alone, place, clashes }: Chain, memory: Memory): Instruction[] | undefined {
   const { rows, width = 0, source = 0, norm = 0, heads = 0, headDim = 1, turn = 0, keyHeads = 0 } = instruction;
   const { group = 1, quantize = 0, x = 0, xStride = 0 } = instruction;
-  if (rows > SPREAD_ROWS || quantize !== 16 || group % 32 !== 0) return undefined;
+  if (quantize !== 16 || group % 32 !== 0 || source === SOURCES.indexOf('sum')) return undefined;
+  const isNarrow = !alone && norm === 0 && width <= NARROW_WIDTH;
+  if (isNarrow && rows > SPREAD_ROWS) return [{ ...instruction, op: 'narrow' }];
+  if (rows > SPREAD_ROWS) return undefined;
   if (!alone && (width < SPREAD_WIDTH || norm === 1)) return undefined;
   const columns = group * Math.ceil(PIECE_COLUMNS / group);
   const { codes, scales, splits, codeStride, status, failed } = instruction;
   const round = { op: 'round', rows, width, window: columns, group, quantize, xStride: width } as const;
   const rounding = { ...round, ...defined({ codes, scales, splits, codeStride, status, failed }) };
   if (!alone && source === 0) return [{ ...rounding, x, xStride, parts: 0 }];
-  // A sum is stored by whoever has the row.
-  if (source === SOURCES.indexOf('sum')) return undefined;
   const piece = turn > 0 ? turn : headDim * Math.ceil(PIECE_COLUMNS / headDim);
   const pieces = Math.ceil(width / piece);
   if (pieces > MOST_PIECES || (heads > 0 && piece % headDim !== 0)) return undefined;

@@ -29,6 +29,7 @@ export const OPERATIONS = [
   'denseSmall',
   'segments',
   'round',
+  'narrow',
 ] as const;
 export type Operation = (typeof OPERATIONS)[number];
 
