@@ -4,7 +4,7 @@
 //
 // bits: every golden case against js, both ways of running; long: against the cpu backend, contexts to 8,192, batches, drafts;
 // speed: tokens and prompts of published shapes; profile: needs kernels built with -DBITNET_PROFILE. Needs `npm run build`.
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -77,7 +77,9 @@ function stepOf(executable, parts, outputs = 'all') {
 const run = (executable, parts, outputs) =>
   executable.step(stepOf(executable, parts, outputs)).then(({ logits }) => logits);
 /** What a greedy sampler asks for. */
-const BEST = { top: 1, withoutLogits: true };
+const ONE = { top: 1, withoutLogits: true };
+const best = async (executable, sequence, top) =>
+  (await executable.step({ ...stepOf(executable, [[sequence, [7]]]), ...ONE, top })).top.ids[0];
 const someTokens = (n, vocab, seed) =>
   Array.from({ length: n }, (_, i) => ((i * 7919 + seed * 104729 + 13) >>> 0) % vocab);
 
@@ -91,10 +93,10 @@ function modelOf(dir) {
 
 if (wants('bits')) {
   let models = 0;
-  for (const room of ['model', 'qwen3']) {
+  for (const room of flag('--rooms', 'model,qwen3,hybrid').split(',')) {
     for (const entry of readdirSync(join(golden, room), { withFileTypes: true })) {
-      if (!entry.isDirectory()) continue;
       const dir = join(golden, room, entry.name);
+      if (!entry.isDirectory() || !existsSync(join(dir, 'expected.json'))) continue;
       const { input_ids: ids } = JSON.parse(readFileSync(join(dir, 'expected.json'), 'utf8'));
       for (const files of modelOf(dir)) {
         for (const head of room === 'model' ? ['full', 'int8'] : ['full']) {
@@ -114,14 +116,16 @@ if (wants('bits')) {
             for (let t = 0; t < ids.length; t += 1) {
               same(`${what}, token ${t}`, await run(executable, [[two, [ids[t]]]]), wanted.slice(t * V, (t + 1) * V));
             }
-            executable.truncate(two, 3);
-            const three = executable.fork(two, 2);
+            // Recurrent states are there only where they are: a prefix instead of a cut.
+            executable.truncate(two, executable.rewindLimit(two) === 0 ? 3 : 0);
+            if (executable.sequenceLength(two) === 0) await run(executable, [[two, ids.slice(0, 3)]]);
+            const three = executable.fork(two, 3);
             const both = await run(executable, [
               [two, ids.slice(3)],
-              [three, ids.slice(2)],
+              [three, ids.slice(3)],
             ]);
             same(`${what}, together`, both.slice(0, (ids.length - 3) * V), wanted.slice(3 * V));
-            same(`${what}, forked`, both.slice((ids.length - 3) * V), wanted.slice(2 * V));
+            same(`${what}, forked`, both.slice((ids.length - 3) * V), wanted.slice(3 * V));
             models += 1;
           }
           drop();
@@ -243,9 +247,16 @@ async function feedTo(executable, sequence, length, vocab) {
   }
 }
 
+/** A model of a published shape, of `--layers` layers; int8 heads but where a ternary head is rotated. */
+function published(name) {
+  const shape = BENCH_SHAPES[name];
+  const layers = Number(flag('--layers', shape.layers));
+  return randomModel({ ...shape, layers }, shape.rotationBlock === undefined ? 'int8' : 'full', 8704, name);
+}
+
 if (wants('speed')) {
   for (const name of (flag('--shapes', '2b4t,bonsai-1.7b') ?? '').split(',')) {
-    const program = randomModel(BENCH_SHAPES[name], 'int8', 8704, name);
+    const program = published(name);
     from = performance.now();
     const executable = keep(new CudaExecutable(gpu, program));
     say(`speed: ${name}, weights on the card in ${(performance.now() - from).toFixed(0)} ms`);
@@ -259,33 +270,34 @@ if (wants('speed')) {
       say(`  prompt of ${n}: ${(performance.now() - from).toFixed(2)} ms`);
     }
     executable.truncate(sequence, 0);
-    for (const context of [64, 512, 2048, 8192]) {
+    const ways = {
+      'best on the device': async (s) => best(executable, s, 1),
+      '20 best on the device': async (s) => best(executable, s, 20),
+      'logits, argmax here': async (s) => argmax(await run(executable, [[s, [7]]])),
+    };
+    for (const context of flag('--contexts', '64,512,2048,8192').split(',').map(Number)) {
       await feedTo(executable, sequence, context, V);
-      const ways = {
-        'best on the device': async () =>
-          (await executable.step({ ...stepOf(executable, [[sequence, [7]]]), ...BEST })).top.ids[0],
-        '20 best on the device': async () =>
-          (await executable.step({ ...stepOf(executable, [[sequence, [7]]]), ...BEST, top: 20 })).top.ids[0],
-        'logits, argmax here': async () => argmax(await run(executable, [[sequence, [7]]])),
-      };
       for (const [way, work] of Object.entries(ways)) {
+        const line = executable.fork(sequence, context);
         const times = [];
         for (let i = 0; i < 40; i += 1) {
           from = performance.now();
-          await work();
+          await work(line);
           times.push(performance.now() - from);
         }
         say(`  context ${context}, ${way}: ${spread(times.slice(8))} ms a token`);
-        executable.truncate(sequence, context);
+        executable.freeSequence(line);
       }
     }
+    executable.truncate(sequence, 0);
+    await feedTo(executable, sequence, 256, V);
     for (const count of [8, 32]) {
       const batch = Array.from({ length: count }, () => executable.fork(sequence, 256));
       const times = [];
       for (let i = 0; i < 20; i += 1) {
         from = performance.now();
         const parts = batch.map((s) => [s, [i]]);
-        await executable.step({ ...stepOf(executable, parts), ...BEST });
+        await executable.step({ ...stepOf(executable, parts), ...ONE });
         times.push(performance.now() - from);
       }
       const ms = times.slice(5);
@@ -298,7 +310,7 @@ if (wants('speed')) {
 
 if (wants('profile')) {
   for (const name of (flag('--shapes', '2b4t') ?? '').split(',')) {
-    const program = randomModel(BENCH_SHAPES[name], 'int8', 8704, name);
+    const program = published(name);
     const executable = keep(new CudaExecutable(gpu, program));
     const V = program.vocabSize;
     const sequence = executable.createSequence();
@@ -311,15 +323,15 @@ if (wants('profile')) {
       [1, 256, 8],
       [1, 256, 32],
     ]) {
-      if (executable.sequenceLength(sequence) > context) executable.truncate(sequence, context);
+      if (context > Number(flag('--most', 9000))) continue;
+      if (executable.sequenceLength(sequence) > context) executable.truncate(sequence, 0);
       await feedTo(executable, sequence, context, V);
-      const batch = count === 1 ? [sequence] : Array.from({ length: count }, () => executable.fork(sequence, context));
       for (let i = 0; i < 3; i += 1) {
+        const batch = Array.from({ length: count }, () => executable.fork(sequence, context));
         const rows = batch.map((s) => [s, someTokens(tokens, V, 1)]);
         await executable.step({ ...stepOf(executable, rows, 'last') });
-        for (const s of batch) executable.truncate(s, context);
+        for (const s of batch) executable.freeSequence(s);
       }
-      if (count > 1) for (const s of batch) executable.freeSequence(s);
       const list = executable.instructionsOf(tokens * count, count, context + tokens, count);
       const clocks = new BigUint64Array(BARRIER_BYTES / 8);
       gpu.download(gpu.barrier, new Uint8Array(clocks.buffer));

@@ -18,6 +18,7 @@ using i32 = int32_t;
 #define PLAIN_KERNEL extern "C" __global__ void __launch_bounds__(256, 2)
 #define UNROLL _Pragma("unroll")
 #define UNROLL4 _Pragma("unroll 4")
+#define ROLLED _Pragma("unroll 1")
 
 struct alignas(16) Words {
   u32 x, y, z, w;

@@ -67,10 +67,24 @@ template <u32 R> DEVICE void turn_pass(float* xs, u32 stride, u32 chunks, u32 s)
   sync();
 }
 
+/** The strides from 16 on of n elements that lie by lanes. */
+DEVICE void turn_rest(float* xs, u32 stride, u32 n, u32 block) {
+  for (u32 s = 1, left = block / 16; left > 1;) {
+    if (left >= 8) turn_pass<8>(xs, stride, n / 16, s), s *= 8, left /= 8;
+    else if (left == 4) turn_pass<4>(xs, stride, n / 16, s), left = 1;
+    else turn_pass<2>(xs, stride, n / 16, s), left = 1;
+  }
+}
+
+/** Where the element comes from that a rotation has at place i: place k * repeats + r has head r * keyHeads + k. */
+DEVICE u32 moved_from(const Instruction& I, u32 i) {
+  const u32 D = I.head_dim, repeats = I.width / (I.key_heads * D);
+  return (i / D % repeats * I.key_heads + i / D / repeats) * D + i % D;
+}
+
 /** The rotation of a row in xs, but for its last factor; where it is then. Heads that move go to a second row behind the first. */
 DEVICE float* turn_row(const Instruction& I, float* xs) {
-  const u32 n = I.width, stride = lane_stride(n), chunks = (n + 15) / 16, block = I.turn, D = I.head_dim;
-  const u32 repeats = I.key_heads ? n / (I.key_heads * D) : 1;
+  const u32 n = I.width, stride = lane_stride(n), chunks = (n + 15) / 16, block = I.turn;
   const float* const signs = (const float*)I.weight2;
   float* const to = I.key_heads ? xs + 16 * stride : xs;
   for (u32 c = thread(); c < chunks; c += THREADS) {
@@ -78,20 +92,13 @@ DEVICE float* turn_row(const Instruction& I, float* xs) {
     UNROLL for (u32 l = 0; l < 16; l++) sign[l] = !I.back && 16 * c + l < n ? stream_float(signs + 16 * c + l) : 1.0f;
     UNROLL for (u32 l = 0; l < 16; l++) {
       const u32 i = 16 * c + l;
-      u32 from = i;
-      // Place k * repeats + r has head r * keyHeads + k.
-      if (I.key_heads) from = (i / D % repeats * I.key_heads + i / D / repeats) * D + i % D;
-      v[l] = i < n ? xs[lane_place(from, stride)] * sign[l] : 0.0f;
+      v[l] = i < n ? xs[lane_place(I.key_heads ? moved_from(I, i) : i, stride)] * sign[l] : 0.0f;
     }
     butterflies(v, block);
     UNROLL for (u32 l = 0; l < 16; l++) to[l * stride + c] = v[l];
   }
   sync();
-  for (u32 s = 1, left = block / 16; left > 1;) {
-    if (left >= 8) turn_pass<8>(to, stride, chunks, s), s *= 8, left /= 8;
-    else if (left == 4) turn_pass<4>(to, stride, chunks, s), left = 1;
-    else turn_pass<2>(to, stride, chunks, s), left = 1;
-  }
+  turn_rest(to, stride, n, block);
   return to;
 }
 
@@ -228,6 +235,191 @@ APART void make_wide(const Instruction& I, u32 t, float* xs, char* codes, bool w
   sync();
 }
 
+/** To all threads: the largest bits of theirs. */
+DEVICE u32 most_bits(u32 most) {
+  Shared& s = shared();
+  most = warp_max(most);
+  sync();
+  if ((thread() & 31) == 0) s.largest[thread() / 32] = most;
+  sync();
+  return warp_max(s.largest[thread() & 15]);
+}
+
+/**
+ * Few rows, as make_wide makes them, but each by many blocks, `window` elements each: a rotation's block, or whole heads. They go
+ * to `cosine`; the largest bits of each to `scratch`.
+ */
+APART void run_segments(const Instruction& I) {
+  const u32 tid = thread(), n = I.width, size = I.window, segments = (n + size - 1) / size, source = I.source, D = I.head_dim;
+  float* const xs = (float*)pool();
+  for (u32 item = block(); item < I.rows * segments; item += blocks()) {
+    const u32 t = item / segments, first = item % segments * size, here = n - first < size ? n - first : size;
+    const float* const x = (const float*)I.x + (u64)t * I.x_stride;
+    const float* const y = (const float*)I.y + (u64)t * I.y_stride;
+    const float* const weight = (const float*)I.weight;
+    const u32 stride = lane_stride(size);
+    float* const inverse = xs + 16 * stride;
+    auto from = [&](u32 i) { return I.key_heads ? moved_from(I, i) : i; };
+    float r = 1.0f;
+    if (I.norm) {
+      // All of the row, for its sum.
+      for (u32 base = tid; base < 16 * lane_length(n); base += AT_ONCE * THREADS) {
+        float a[AT_ONCE];
+        UNROLL for (u32 k = 0; k < AT_ONCE; k++) a[k] = base + k * THREADS < n ? load(x + base + k * THREADS) : 0.0f;
+        UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
+          if (base + k * THREADS < 16 * lane_length(n)) xs[lane_place(base + k * THREADS, lane_stride(n))] = a[k];
+        }
+      }
+      sync();
+      r = inverse_rms(xs, n, I.eps);
+    }
+    if (I.heads) {
+      // The heads of this piece, wherever they come from.
+      for (u32 base = 0; base * D < here; base += THREADS / 16) {
+        const u32 h = base + tid / 16;
+        float sum = 0.0f;
+        if (h * D < here) {
+          const float* const head = y + from(first + h * D);
+          UNROLL4 for (u32 i = tid & 15; i < D; i += 16) {
+            const float v = load(head + i);
+            sum = sum + v * v;
+          }
+        }
+        sum = fold(sum);
+        if ((tid & 15) == 0 && h * D < here) inverse[h] = divide(1.0f, root(divide(sum, (float)D) + I.eps));
+      }
+      sync();
+    }
+    for (u32 i = tid; i < here; i += THREADS) {
+      const u32 at = from(first + i);
+      float v = load(x + at);
+      if (source != PLAIN) {
+        const float b = load(y + at);
+        v = activated(source, I.limit, v, I.heads ? (b * inverse[i / D]) * weight[i % D] : b);
+      }
+      if (I.norm) v = (v * r) * weight[at];
+      if (I.keep) ((float*)I.out)[(u64)t * I.out_stride + at] = v;
+      if (I.turn && !I.back) v = v * ((const float*)I.weight2)[first + i];
+      xs[lane_place(i, stride)] = v;
+    }
+    sync();
+    if (I.turn) {
+      for (u32 c = tid; c < (here + 15) / 16; c += THREADS) {
+        float v[16];
+        UNROLL for (u32 l = 0; l < 16; l++) v[l] = 16 * c + l < here ? xs[l * stride + c] : 0.0f;
+        butterflies(v, I.turn);
+        UNROLL for (u32 l = 0; l < 16; l++) xs[l * stride + c] = v[l];
+      }
+      sync();
+      turn_rest(xs, stride, here, I.turn);
+    }
+    u32 most = 0;
+    for (u32 i = tid; i < here; i += THREADS) {
+      float v = xs[lane_place(i, stride)];
+      if (I.turn) v = v * I.scale;
+      if (I.turn && I.back) v = v * ((const float*)I.weight2)[first + i];
+      ((float*)I.cosine)[(u64)t * n + first + i] = v;
+      const u32 b = bits(v) & 0x7fffffff;
+      most = b > most ? b : most;
+    }
+    most = most_bits(most);
+    if (tid == 0) ((u32*)I.scratch)[item] = most;
+    sync();
+  }
+}
+
+/**
+ * Rounds few rows to int16, `window` columns (whole groups of 32 and more) a block. `parts`: as many pieces of a row have left their
+ * largest bits in `scratch`; 0: the block looks for itself.
+ */
+APART void run_round(const Instruction& I) {
+  const u32 tid = thread(), n = I.width, size = I.window, chunks = (n + size - 1) / size, group = I.group, code_stride = I.code_stride;
+  i32* const sums = (i32*)pool();
+  for (u32 item = block(); item < I.rows * chunks; item += blocks()) {
+    const u32 t = item / chunks, first = item % chunks * size, here = n - first < size ? n - first : size;
+    const float* const x = (const float*)I.x + (u64)t * I.x_stride;
+    u32 most = 0;
+    if (I.parts) {
+      for (u32 i = tid; i < I.parts; i += THREADS) most = load((const u32*)I.scratch + t * I.parts + i);
+    } else {
+      for (u32 base = tid; base < n; base += AT_ONCE * THREADS) {
+        u32 a[AT_ONCE];
+        UNROLL for (u32 k = 0; k < AT_ONCE; k++) a[k] = base + k * THREADS < n ? load((const u32*)x + base + k * THREADS) & 0x7fffffff : 0;
+        UNROLL for (u32 k = 0; k < AT_ONCE; k++) most = a[k] > most ? a[k] : most;
+      }
+    }
+    for (u32 g = tid; g < here / group; g += THREADS) sums[g] = 0;
+    most = most_bits(most);
+    if (most >= 0x7f800000 && tid == 0) ((u32*)I.failed)[I.status] = 1;
+    const float largest = from_bits(most), scale = divide(32639.0f, largest);
+    const bool usable = scale < from_bits(0x7f800000);
+    char* const codes = (char*)I.codes + (u64)t * I.splits;
+    for (u32 i = tid; i < here; i += THREADS) {
+      const i32 sum = warp_sum(write16(codes, code_stride, first + i, load(x + first + i), scale, usable));
+      if ((tid & 31) == 0) add_shared(sums + i / group, sum);
+    }
+    if (first + here == n) {
+      for (u32 i = n + tid; i < code_stride; i += THREADS) codes[i] = codes[code_stride + i] = 0;
+      if (tid == 0) {
+        ((float*)I.scales)[2 * t] = usable ? divide(largest, 32639.0f) : 0.0f;
+        ((i32*)I.scales)[2 * t + 1] = 0;
+      }
+    }
+    sync();
+    for (u32 g = tid; g < here / group; g += THREADS) ((i32*)(codes + 2 * code_stride))[first / group + g] = sums[g];
+    sync();
+  }
+}
+
+/** Columns of a row that a warp rounds. */
+constexpr u32 NARROW = 1024;
+
+/** Many rows of up to 1,024 columns, gated perhaps and rounded to int16: a warp a row. Groups are of whole 32s. */
+APART void run_narrow(const Instruction& I) {
+  const u32 n = I.width, lane = thread() & 31, rounds = n / 32, each = I.group / 32, code_stride = I.code_stride, source = I.source;
+  float* const row = (float*)pool() + thread() / 32 * NARROW;
+  for (u32 t = block() + blocks() * (thread() / 32); t < I.rows; t += blocks() * WARPS) {
+    const float* const x = (const float*)I.x + (u64)t * I.x_stride + lane;
+    const float* const y = (const float*)I.y + (u64)t * I.y_stride + lane;
+    u32 most = 0;
+    for (u32 from = 0; from < rounds; from += AT_ONCE) {
+      float a[AT_ONCE], b[AT_ONCE];
+      UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
+        a[k] = from + k < rounds ? load(x + (from + k) * 32) : 0.0f;
+        b[k] = from + k < rounds && source != PLAIN ? load(y + (from + k) * 32) : 0.0f;
+      }
+      UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
+        if (from + k < rounds) {
+          const float v = source == PLAIN ? a[k] : activated(source, I.limit, a[k], b[k]);
+          row[(from + k) * 32 + lane] = v;
+          if (I.keep) ((float*)I.out)[(u64)t * I.out_stride + (from + k) * 32 + lane] = v;
+          const u32 w = bits(v) & 0x7fffffff;
+          most = w > most ? w : most;
+        }
+      }
+    }
+    most = warp_max(most);
+    if (most >= 0x7f800000 && lane == 0) ((u32*)I.failed)[I.status] = 1;
+    const float largest = from_bits(most), scale = divide(32639.0f, largest);
+    const bool usable = scale < from_bits(0x7f800000);
+    char* const codes = (char*)I.codes + (u64)t * I.splits;
+    i32 sum = 0;
+    for (u32 k = 0; k < rounds; k++) {
+      sum += write16(codes, code_stride, k * 32 + lane, row[k * 32 + lane], scale, usable);
+      if ((k + 1) % each == 0) {
+        sum = warp_sum(sum);
+        if (lane == 0) ((i32*)(codes + 2 * code_stride))[k / each] = sum;
+        sum = 0;
+      }
+    }
+    for (u32 i = n + lane; i < code_stride; i += 32) codes[i] = codes[code_stride + i] = 0;
+    if (lane == 0) {
+      ((float*)I.scales)[2 * t] = usable ? divide(largest, 32639.0f) : 0.0f;
+      ((i32*)I.scales)[2 * t + 1] = 0;
+    }
+  }
+}
+
 /** x holds for each head `head_dim` elements of one buffer (y), then as many of another (out). */
 APART void run_split(const Instruction& I) {
   const u32 D = I.head_dim, width = I.heads * D, parts = (2 * width + THREADS - 1) / THREADS;
@@ -287,13 +479,39 @@ APART void run_conv(const Instruction& I, const Input& in) {
       if (at >= past) return load((const float*)I.x + (u64)(r.from + at - past) * I.x_stride + c);
       return r.fresh ? 0.0f : load(old + (u64)at * C + c);
     };
-    for (u32 d = lane; d < n; d += 32) {
-      const u32 c = piece * D + d;
-      float u = 0.0f;
-      for (u32 j = 0; j < taps; j++) u = u + stream_float(weight + (u64)j * C + c) * input(t - r.from + j, c);
-      mine[d] = silu_f32(u);
-      if (t + 1 == r.to) {
-        for (u32 i = 0; i < past; i++) next[(u64)i * C + c] = input(r.to - r.from + i, c);
+    const bool last = t + 1 == r.to;
+    // A row's inputs but the oldest are the state behind it.
+    if (taps == 4) {
+      for (u32 d0 = lane; d0 < n; d0 += 128) {
+        float w[4][4], v[4][4];
+        UNROLL for (u32 k = 0; k < 4; k++) {
+          const u32 c = piece * D + (d0 + 32 * k < n ? d0 + 32 * k : d0);
+          UNROLL for (u32 j = 0; j < 4; j++) {
+            w[k][j] = stream_float(weight + (u64)j * C + c);
+            v[k][j] = input(t - r.from + j, c);
+          }
+        }
+        UNROLL for (u32 k = 0; k < 4; k++) {
+          const u32 d = d0 + 32 * k;
+          if (d >= n) break;
+          float u = 0.0f;
+          UNROLL for (u32 j = 0; j < 4; j++) u = u + w[k][j] * v[k][j];
+          mine[d] = silu_f32(u);
+          UNROLL for (u32 j = 1; j < 4; j++) {
+            if (last) next[(u64)(j - 1) * C + piece * D + d] = v[k][j];
+          }
+        }
+      }
+    } else {
+      for (u32 d = lane; d < n; d += 32) {
+        const u32 c = piece * D + d;
+        float u = 0.0f;
+        for (u32 j = 0; j < taps; j++) {
+          const float v = input(t - r.from + j, c);
+          u = u + stream_float(weight + (u64)j * C + c) * v;
+          if (last && j > 0) next[(u64)(j - 1) * C + c] = v;
+        }
+        mine[d] = silu_f32(u);
       }
     }
     sync_warp();
@@ -332,6 +550,8 @@ APART void run_lengths(const Instruction& I) {
  * its sequence; in memory a state is [head][slice of 32][key dimension][32]. Beside it lie q and k of three rows and the gates of 64.
  */
 constexpr u32 DELTA_GATES = 64;
+/** Keys that are loaded ahead. */
+constexpr u32 DELTA_KEYS = 8;
 DEVICE u32 delta_floats(u32 D) { return 38 * D + 2 * DELTA_GATES; }
 DEVICE u32 delta_warps(const Instruction& I) {
   const u32 n = (shared_size() - POOL_AT) / ((delta_floats(I.head_dim) + 3) / 4 * 16);
@@ -366,12 +586,68 @@ DEVICE void ask_state(const Instruction& I, const DeltaItem& d, float* to) {
 /** Before the grid's barrier: the first states, which an earlier step left. */
 APART void delta_ahead(const Instruction& I, const Input& in) {
   const u32 warp = thread() / 32, item = block() + blocks() * warp;
-  if (warp >= delta_warps(I) || item >= delta_items(I, in)) return;
+  if (in.tokens != in.sequences || warp >= delta_warps(I) || item >= delta_items(I, in)) return;
   ask_state(I, delta_item(I, in, item), delta_memory(I));
   copies_asked();
 }
 
-APART void run_delta(const Instruction& I, const Input& in) {
+/** One row of each sequence. Twice over a state, which is written once. */
+APART void delta_one(const Instruction& I, const Input& in) {
+  const u32 D = I.head_dim, lane = thread() & 31, warp = thread() / 32, warps = delta_warps(I), items = delta_items(I, in);
+  if (warp >= warps) return;
+  const float* const own = delta_memory(I) + lane;
+  float* const q = delta_memory(I) + 32 * D;
+  float* const k = q + D;
+  for (u32 item = block() + blocks() * warp; item < items; item += blocks() * warps) {
+    const DeltaItem it = delta_item(I, in, item);
+    if (item >= blocks() * warps) {
+      ask_state(I, it, delta_memory(I));
+      copies_asked();
+    }
+    const u32 h = it.head, key = I.type ? h / (I.heads / I.key_heads) : h % I.key_heads, c = it.slice * 32 + lane;
+    const float* const x = (const float*)I.x + (u64)it.run.from * I.x_stride;
+    const u64 at = (u64)it.run.from * I.heads + h;
+    const float beta = load((const float*)I.y + at), alpha = load((const float*)I.codes + at);
+    const float v = load(x + (2 * I.key_heads + h) * D + (c < D ? c : D - 1));
+    UNROLL4 for (u32 i = lane; i < D; i += 32) {
+      const float a = load(x + key * D + i), b = load(x + (I.key_heads + key) * D + i);
+      q[i] = a;
+      k[i] = b;
+    }
+    const float b = sigmoid_f32(beta);
+    const float g = exp_f32(((const float*)I.weight)[h] * softplus_f32(alpha + ((const float*)I.weight2)[h]));
+    copies_there<0>();
+    sync_warp();
+    float d = 0.0f, o = 0.0f;
+    u32 i = 0;
+    ROLLED for (; i + 8 <= D; i += 8) {
+      float s[8];
+      UNROLL for (u32 e = 0; e < 8; e++) s[e] = (g * own[32 * (i + e)]) * k[i + e];
+      UNROLL for (u32 e = 0; e < 8; e++) d = d + s[e];
+    }
+    ROLLED for (; i < D; i++) d = d + (g * own[32 * i]) * k[i];
+    const float delta = b * (v - d);
+    float* const state = (float*)it.state + lane;
+    i = 0;
+    ROLLED for (; i + 8 <= D; i += 8) {
+      float s[8], p[8];
+      UNROLL for (u32 e = 0; e < 8; e++) s[e] = g * own[32 * (i + e)] + k[i + e] * delta;
+      UNROLL for (u32 e = 0; e < 8; e++) p[e] = s[e] * q[i + e];
+      UNROLL for (u32 e = 0; e < 8; e++) state[32 * (i + e)] = s[e];
+      UNROLL for (u32 e = 0; e < 8; e++) o = o + p[e];
+    }
+    ROLLED for (; i < D; i++) {
+      const float s = g * own[32 * i] + k[i] * delta;
+      state[32 * i] = s;
+      o = o + s * q[i];
+    }
+    if (c < D) ((float*)I.out)[(u64)it.run.from * I.out_stride + h * D + c] = o;
+    sync_warp();
+  }
+}
+
+/** Several rows, heads of any size. */
+APART void delta_rows(const Instruction& I, const Input& in) {
   const u32 D = I.head_dim, lane = thread() & 31, warp = thread() / 32, warps = delta_warps(I), items = delta_items(I, in);
   if (warp >= warps) return;
   float* const own = delta_memory(I) + lane;
@@ -384,10 +660,8 @@ APART void run_delta(const Instruction& I, const Input& in) {
     const float* const x = (const float*)I.x + (u64)it.run.from * I.x_stride;
     const float* const v_at = x + (2 * I.key_heads + h) * D + column;
     const float decay = ((const float*)I.weight)[h], bias = ((const float*)I.weight2)[h];
-    if (item >= blocks() * warps) {
-      ask_state(I, it, delta_memory(I));
-      copies_asked();
-    }
+    ask_state(I, it, delta_memory(I));
+    copies_asked();
     /** q and k of a row into place row % 3. */
     auto ask_row = [&](u32 t) {
       float* const to = vectors + t % 3 * 2 * D;
@@ -454,24 +728,34 @@ APART void run_delta(const Instruction& I, const Input& in) {
         d = d + s * nn;
       };
       u32 i = 0;
-      // All of sixteen keys are loaded before any is stored.
-      if (D % 4 == 0) {
-        for (; i + 16 <= D; i += 16) {
-          float s[16];
-          Floats ks[4], qs[4], ns[4];
-          UNROLL for (u32 e = 0; e < 16; e++) s[e] = own[32 * (i + e)];
-          UNROLL for (u32 e = 0; e < 4; e++) {
-            ks[e] = *(const Floats*)(k + i + 4 * e);
-            qs[e] = *(const Floats*)(q + i + 4 * e);
-            ns[e] = *(const Floats*)(next_k + i + 4 * e);
+      // Keys a few at a time, the next ones loaded before these are stored.
+      constexpr u32 KEYS = DELTA_KEYS;
+      struct Some {
+        float s[KEYS];
+        Floats k[KEYS / 4], q[KEYS / 4], n[KEYS / 4];
+      };
+      auto get = [&](Some& a, u32 from) {
+        UNROLL for (u32 e = 0; e < KEYS / 4; e++) {
+          a.k[e] = *(const Floats*)(k + from + 4 * e);
+          a.q[e] = *(const Floats*)(q + from + 4 * e);
+          a.n[e] = *(const Floats*)(next_k + from + 4 * e);
+        }
+        UNROLL for (u32 e = 0; e < KEYS; e++) a.s[e] = own[32 * (from + e)];
+      };
+      if (D % KEYS == 0) {
+        Some a;
+        get(a, 0);
+        ROLLED for (; i < D; i += KEYS) {
+          Some b;
+          get(b, i + KEYS < D ? i + KEYS : i);
+          UNROLL for (u32 e = 0; e < KEYS / 4; e++) {
+            one(a.s[4 * e], a.k[e].x, a.q[e].x, a.n[e].x);
+            one(a.s[4 * e + 1], a.k[e].y, a.q[e].y, a.n[e].y);
+            one(a.s[4 * e + 2], a.k[e].z, a.q[e].z, a.n[e].z);
+            one(a.s[4 * e + 3], a.k[e].w, a.q[e].w, a.n[e].w);
           }
-          UNROLL for (u32 e = 0; e < 4; e++) {
-            one(s[4 * e], ks[e].x, qs[e].x, ns[e].x);
-            one(s[4 * e + 1], ks[e].y, qs[e].y, ns[e].y);
-            one(s[4 * e + 2], ks[e].z, qs[e].z, ns[e].z);
-            one(s[4 * e + 3], ks[e].w, qs[e].w, ns[e].w);
-          }
-          UNROLL for (u32 e = 0; e < 16; e++) own[32 * (i + e)] = s[e];
+          UNROLL for (u32 e = 0; e < KEYS; e++) own[32 * (i + e)] = a.s[e];
+          a = b;
         }
       }
       for (; i < D; i++) {
@@ -497,6 +781,136 @@ APART void run_delta(const Instruction& I, const Input& in) {
     if (c < D) ((float*)I.out)[(u64)(it.run.from + last) * I.out_stride + h * D + c] = o;
     sync_warp();
   }
+}
+
+/** Elements of a quarter of a head of 128, and from quarter to quarter in shared memory; floats of a row's q and k there. */
+constexpr u32 QUARTER = 32, QUARTER_STRIDE = QUARTER + 4, QUARTER_ROW = 8 * QUARTER_STRIDE;
+
+/**
+ * Several rows, heads of 128: four lanes have a column of the state, in registers, 32 keys each, the last quarter in the first lane.
+ * A sum over the keys goes from lane to lane: all lanes add, and after as many turns as quarters the first has the right sum.
+ */
+APART void delta_quarters(const Instruction& I, const Input& in) {
+  constexpr u32 D = 4 * QUARTER;
+  const u32 lane = thread() & 31, quarter = 3 - (lane & 3), each = I.heads * (D / 8), items = in.sequences * each;
+  float* const vectors = (float*)pool() + thread() / 32 * (3 * QUARTER_ROW + 2 * DELTA_GATES);
+  float* const gates = vectors + 3 * QUARTER_ROW;
+  for (u32 item = block() + blocks() * (thread() / 32); item < items; item += blocks() * WARPS) {
+    const Run run = run_of(in, item / each);
+    const u32 h = item % each / (D / 8), c = item % (D / 8) * 8 + lane / 4, rows = run.to - run.from;
+    const u32 key = I.type ? h / (I.heads / I.key_heads) : h % I.key_heads, x_stride = I.x_stride;
+    const float* const x = (const float*)I.x + (u64)run.from * x_stride;
+    const float* const v_at = x + (2 * I.key_heads + h) * D + c;
+    float* const state = (float*)(run.states + I.scratch) + ((u64)(h * 4 + c / 32) * D + quarter * QUARTER) * 32 + c % 32;
+    float* const out = (float*)I.out + (u64)run.from * I.out_stride + h * D + c;
+    const u32 out_stride = I.out_stride;
+    const float decay = ((const float*)I.weight)[h], bias = ((const float*)I.weight2)[h];
+    const float *const q_at = x + key * D + 4 * lane, *const k_at = q_at + I.key_heads * D;
+    const u32 place = lane / 8 * QUARTER_STRIDE + lane % 8 * 4;
+    auto ask_row = [&](u32 t) {
+      float* const to = vectors + t % 3 * QUARTER_ROW + place;
+      copy_ahead(to, q_at + (u64)t * x_stride);
+      copy_ahead(to + 4 * QUARTER_STRIDE, k_at + (u64)t * x_stride);
+      copies_asked();
+    };
+    auto gates_from = [&](u32 t) {
+      if (t + lane >= rows) return;
+      const u64 at = (u64)(run.from + t + lane) * I.heads + h;
+      gates[(t + lane) % DELTA_GATES] = sigmoid_f32(load((const float*)I.y + at));
+      gates[DELTA_GATES + (t + lane) % DELTA_GATES] = exp_f32(decay * softplus_f32(load((const float*)I.codes + at) + bias));
+    };
+    auto sums = [&](const float (&a)[QUARTER], const float (&b)[QUARTER], float& of_a, float& of_b) {
+      of_a = of_b = 0.0f;
+      ROLLED for (u32 turn = 0; turn < 4; turn++) {
+        if (turn > 0) {
+          of_a = shuffle_down(of_a, 1);
+          of_b = shuffle_down(of_b, 1);
+        }
+        UNROLL for (u32 e = 0; e < QUARTER; e++) {
+          of_a = of_a + a[e];
+          of_b = of_b + b[e];
+        }
+      }
+    };
+    /** The first lane's of four, to all of them. */
+    auto to_all = [&](float v) {
+      const float one = from_bits((u32)shuffle_xor((i32)bits(v), 1));
+      v = lane & 1 ? one : v;
+      const float two = from_bits((u32)shuffle_xor((i32)bits(v), 2));
+      return lane & 2 ? two : v;
+    };
+    ask_row(0);
+    if (rows > 1) ask_row(1);
+    float S[QUARTER], p[QUARTER], n[QUARTER], d, o;
+    UNROLL for (u32 e = 0; e < QUARTER; e++) S[e] = run.fresh ? 0.0f : load(state + 32 * e);
+    float v = load(v_at);
+    gates_from(0);
+    if (rows > 1) copies_there<1>();
+    else copies_there<0>();
+    sync_warp();
+    {
+      const float g = gates[DELTA_GATES];
+      const float* const k = vectors + (4 + quarter) * QUARTER_STRIDE;
+      UNROLL for (u32 e = 0; e < QUARTER; e++) {
+        S[e] = g * S[e];
+        n[e] = S[e] * k[e];
+      }
+    }
+    sums(n, n, o, d);
+    d = to_all(d);
+    for (u32 t = 0; t + 1 < rows; t++) {
+      // The next row's state and sums are made in the same pass as this one's output.
+      if (t % 32 == 0) gates_from(t + 32);
+      if (t + 2 < rows) {
+        ask_row(t + 2);
+        copies_there<1>();
+      } else {
+        copies_there<0>();
+      }
+      const float next_v = load(v_at + (u64)(t + 1) * x_stride);
+      sync_warp();
+      const float delta = gates[t % DELTA_GATES] * (v - d), g = gates[DELTA_GATES + (t + 1) % DELTA_GATES];
+      const Floats* const q = (const Floats*)(vectors + t % 3 * QUARTER_ROW + quarter * QUARTER_STRIDE);
+      const Floats* const k = q + QUARTER_STRIDE;
+      const Floats* const next_k = (const Floats*)(vectors + (t + 1) % 3 * QUARTER_ROW + (4 + quarter) * QUARTER_STRIDE);
+      UNROLL for (u32 e = 0; e < QUARTER; e += 4) {
+        const Floats kk = k[e / 4], qq = q[e / 4], nn = next_k[e / 4];
+        auto one = [&](u32 i, float of_k, float of_q, float of_n) {
+          const float updated = S[i] + of_k * delta;
+          p[i] = updated * of_q;
+          S[i] = g * updated;
+          n[i] = S[i] * of_n;
+        };
+        one(e, kk.x, qq.x, nn.x);
+        one(e + 1, kk.y, qq.y, nn.y);
+        one(e + 2, kk.z, qq.z, nn.z);
+        one(e + 3, kk.w, qq.w, nn.w);
+      }
+      sums(p, n, o, d);
+      d = to_all(d);
+      if ((lane & 3) == 0) out[(u64)t * out_stride] = o;
+      v = next_v;
+      // Nobody writes what another lane still reads.
+      sync_warp();
+    }
+    const u32 last = rows - 1;
+    const float delta = gates[last % DELTA_GATES] * (v - d);
+    const float* const q = vectors + last % 3 * QUARTER_ROW + quarter * QUARTER_STRIDE;
+    UNROLL for (u32 e = 0; e < QUARTER; e++) {
+      const float updated = S[e] + q[4 * QUARTER_STRIDE + e] * delta;
+      state[32 * e] = updated;
+      p[e] = updated * q[e];
+    }
+    sums(p, p, o, d);
+    if ((lane & 3) == 0) out[(u64)last * out_stride] = o;
+    sync_warp();
+  }
+}
+
+DEVICE void run_delta(const Instruction& I, const Input& in) {
+  if (in.tokens == in.sequences) delta_one(I, in);
+  else if (I.head_dim == 4 * QUARTER) delta_quarters(I, in);
+  else delta_rows(I, in);
 }
 
 // ---- experts
@@ -898,11 +1312,18 @@ APART void dense_few(const Instruction& I) {
       m[k] = &I.m[p];
       row[k] = r;
     }
-    for (u32 i = tid; i < 16 * lane_length(n); i += THREADS) {
-      const u32 place = lane_place(i, stride);
-      const float v = i >= n ? 0.0f : I.fused ? xs[place] : load(x + i);
-      UNROLL for (u32 k = 0; k < 2; k++) {
-        if (m[k]) products[k * 16 * stride + place] = i < n ? v * dense_element((const void*)m[k]->w, I.type, (u64)row[k] * n + i) : 0.0f;
+    for (u32 base = tid; base < 16 * lane_length(n); base += AT_ONCE * THREADS) {
+      float v[AT_ONCE], w[AT_ONCE][2];
+      UNROLL for (u32 e = 0; e < AT_ONCE; e++) {
+        const u32 i = base + e * THREADS;
+        v[e] = i >= n || I.fused ? 0.0f : load(x + i);
+        UNROLL for (u32 k = 0; k < 2; k++) w[e][k] = i < n && m[k] ? dense_element((const void*)m[k]->w, I.type, (u64)row[k] * n + i) : 0.0f;
+      }
+      UNROLL for (u32 e = 0; e < AT_ONCE; e++) {
+        const u32 i = base + e * THREADS, place = lane_place(i, stride);
+        if (i >= 16 * lane_length(n)) continue;
+        if (I.fused) v[e] = xs[place];
+        UNROLL for (u32 k = 0; k < 2; k++) products[k * 16 * stride + place] = i < n ? v[e] * w[e][k] : 0.0f;
       }
     }
     sync();
@@ -917,9 +1338,9 @@ APART void dense_few(const Instruction& I) {
 }
 
 /** Tokens and rows of a block's tile, columns that are staged at once, and from row to row there. */
-constexpr u32 DENSE_TOKENS = 32, DENSE_ROWS = 32, DENSE_COLUMNS = 64, DENSE_STRIDE = DENSE_COLUMNS + 4;
+constexpr u32 DENSE_TOKENS = 16, DENSE_ROWS = 32, DENSE_COLUMNS = 128, DENSE_STRIDE = DENSE_COLUMNS + 4;
 
-/** Many tokens: a thread has four of the 16 lanes of 2 tokens' sums with 4 rows. */
+/** Many tokens: a thread has four of the 16 lanes of a token's sums with 4 rows. */
 APART void dense_many(const Instruction& I) {
   const u32 n = I.width, tid = thread(), quad = tid & 3, rows_at = tid >> 2 & 7, tokens_at = tid >> 5;
   float* const xs = (float*)pool();
@@ -932,57 +1353,59 @@ APART void dense_many(const Instruction& I) {
     while (tile >= (I.m[part].rows + DENSE_ROWS - 1) / DENSE_ROWS) tile -= (I.m[part++].rows + DENSE_ROWS - 1) / DENSE_ROWS;
     const Matrix& m = I.m[part];
     const u32 t0 = item / tiles * DENSE_TOKENS, r0 = tile * DENSE_ROWS;
-    float s[2][4][4];
-    UNROLL for (u32 a = 0; a < 2; a++) {
-      UNROLL for (u32 b = 0; b < 4; b++) {
-        UNROLL for (u32 l = 0; l < 4; l++) s[a][b][l] = 0.0f;
-      }
+    float s[4][4];
+    UNROLL for (u32 b = 0; b < 4; b++) {
+      UNROLL for (u32 l = 0; l < 4; l++) s[b][l] = 0.0f;
     }
-    constexpr u32 EACH = DENSE_TOKENS * DENSE_COLUMNS / THREADS;
-    float x[EACH], w[EACH];
+    constexpr u32 X = DENSE_TOKENS * DENSE_COLUMNS / THREADS, W = DENSE_ROWS * DENSE_COLUMNS / THREADS;
+    const u32 rows = I.rows, matrix_rows = m.rows, type = I.type;
+    const float* const x_at = (const float*)I.x;
+    const void* const w_at = (const void*)m.w;
+    const u64 x_stride = I.x_stride;
+    float x[X], w[W];
     auto ask = [&](u32 from) {
-      UNROLL for (u32 k = 0; k < EACH; k++) {
-        const u32 i = tid + k * THREADS, row = i / DENSE_COLUMNS, c = from + i % DENSE_COLUMNS;
-        x[k] = t0 + row < I.rows && c < n ? load((const float*)I.x + (u64)(t0 + row) * I.x_stride + c) : 0.0f;
-        w[k] = r0 + row < m.rows && c < n ? dense_element((const void*)m.w, I.type, (u64)(r0 + row) * n + c) : 0.0f;
+      UNROLL for (u32 k = 0; k < X; k++) {
+        const u32 i = tid + k * THREADS, row = t0 + i / DENSE_COLUMNS, c = from + i % DENSE_COLUMNS;
+        x[k] = row < rows && c < n ? load(x_at + row * x_stride + c) : 0.0f;
       }
+      UNROLL for (u32 k = 0; k < W; k++) {
+        const u32 i = tid + k * THREADS, row = r0 + i / DENSE_COLUMNS, c = from + i % DENSE_COLUMNS;
+        w[k] = row < matrix_rows && c < n ? dense_element(w_at, type, (u64)row * n + c) : 0.0f;
+      }
+    };
+    auto put = [&](float* to, u32 k, float v) {
+      const u32 i = tid + k * THREADS;
+      to[i / DENSE_COLUMNS * DENSE_STRIDE + i % DENSE_COLUMNS] = v;
     };
     ask(0);
     for (u32 from = 0; from < n; from += DENSE_COLUMNS) {
-      UNROLL for (u32 k = 0; k < EACH; k++) {
-        const u32 i = tid + k * THREADS, at = i / DENSE_COLUMNS * DENSE_STRIDE + i % DENSE_COLUMNS;
-        xs[at] = x[k];
-        ws[at] = w[k];
-      }
+      UNROLL for (u32 k = 0; k < X; k++) put(xs, k, x[k]);
+      UNROLL for (u32 k = 0; k < W; k++) put(ws, k, w[k]);
       sync();
       if (from + DENSE_COLUMNS < n) ask(from + DENSE_COLUMNS);
       UNROLL for (u32 c = 0; c < DENSE_COLUMNS; c += 16) {
-        Floats a[2], b[4];
-        UNROLL for (u32 k = 0; k < 2; k++) a[k] = *(const Floats*)(xs + (2 * tokens_at + k) * DENSE_STRIDE + c + 4 * quad);
+        const Floats a = *(const Floats*)(xs + tokens_at * DENSE_STRIDE + c + 4 * quad);
+        Floats b[4];
         UNROLL for (u32 k = 0; k < 4; k++) b[k] = *(const Floats*)(ws + (4 * rows_at + k) * DENSE_STRIDE + c + 4 * quad);
-        UNROLL for (u32 k = 0; k < 2; k++) {
-          UNROLL for (u32 r = 0; r < 4; r++) {
-            s[k][r][0] = s[k][r][0] + a[k].x * b[r].x;
-            s[k][r][1] = s[k][r][1] + a[k].y * b[r].y;
-            s[k][r][2] = s[k][r][2] + a[k].z * b[r].z;
-            s[k][r][3] = s[k][r][3] + a[k].w * b[r].w;
-          }
+        UNROLL for (u32 k = 0; k < 4; k++) {
+          s[k][0] = s[k][0] + a.x * b[k].x;
+          s[k][1] = s[k][1] + a.y * b[k].y;
+          s[k][2] = s[k][2] + a.z * b[k].z;
+          s[k][3] = s[k][3] + a.w * b[k].w;
         }
       }
       sync();
     }
     // Lanes 8 to 15 are in quads 2 and 3.
-    UNROLL for (u32 k = 0; k < 2; k++) {
-      UNROLL for (u32 r = 0; r < 4; r++) {
-        UNROLL for (u32 l = 0; l < 4; l++) {
-          float v = s[k][r][l];
-          v = v + from_bits((u32)shuffle_xor((i32)bits(v), 2));
-          s[k][r][l] = v + from_bits((u32)shuffle_xor((i32)bits(v), 1));
-        }
-        const float sum = (s[k][r][0] + s[k][r][2]) + (s[k][r][1] + s[k][r][3]);
-        const u32 t = t0 + 2 * tokens_at + k, row = r0 + 4 * rows_at + r;
-        if (quad == 0 && t < I.rows && row < m.rows) finish(I, m, t, row, sum, 0.0f);
+    UNROLL for (u32 k = 0; k < 4; k++) {
+      UNROLL for (u32 l = 0; l < 4; l++) {
+        float v = s[k][l];
+        v = v + from_bits((u32)shuffle_xor((i32)bits(v), 2));
+        s[k][l] = v + from_bits((u32)shuffle_xor((i32)bits(v), 1));
       }
+      const float sum = (s[k][0] + s[k][2]) + (s[k][1] + s[k][3]);
+      const u32 t = t0 + tokens_at, row = r0 + 4 * rows_at + k;
+      if (quad == 0 && t < rows && row < matrix_rows) finish(I, m, t, row, sum, 0.0f);
     }
   }
 }

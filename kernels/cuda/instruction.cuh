@@ -34,6 +34,9 @@ enum Operation : u32 {
   DENSE_SMALL,
   READY,
   ATTEND_BATCH,
+  SEGMENTS,
+  ROUND,
+  NARROW_ROWS,
 };
 
 /** What a row is made of: x; x + y, stored; f(x) * y. */

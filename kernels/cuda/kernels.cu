@@ -127,6 +127,15 @@ DEVICE void run(const Instruction& I, const Input& in) {
     case DENSE_SMALL:
       run_dense_small(I);
       break;
+    case SEGMENTS:
+      run_segments(I);
+      break;
+    case ROUND:
+      run_round(I);
+      break;
+    case NARROW_ROWS:
+      run_narrow(I);
+      break;
   }
 }
 

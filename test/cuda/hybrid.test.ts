@@ -109,6 +109,16 @@ describe.skipIf(FAKE_MISSING !== undefined)('hybrid models on the emulator', () 
 
 const SHAPES: Readonly<Record<string, HybridShape>> = {
   ...HYBRID_SHAPES,
+  /** Heads of 128, as published models have them: four lanes a column. Rotations of more than a vector, heads that move. */
+  quarters: {
+    ...HYBRID_SHAPES.rotated!,
+    hidden: 64,
+    layers: ['delta', 'delta'],
+    delta: { keyHeads: 2, valueHeads: 4, headDim: 128, order: 'tiled', taps: 4 },
+    rotation: 256,
+    ffn: 96,
+    group: (columns) => (columns % 32 === 0 ? 32 : columns),
+  },
   /** Experts on the tensor cores, in tiles and below; more groups than warps; a router that few tokens' blocks share. */
   experts: {
     ...HYBRID_SHAPES.windows!,
@@ -224,6 +234,13 @@ describe.skipIf(FAKE_MISSING !== undefined)('sequences with recurrent states', (
 
 /** Faults of kernels/cuda/hybrid.cuh, and a program whose steps have to show them. */
 const FAULTS = [
+  ['quarters', 'sums that stay where they are', 'of_a = shuffle_down(of_a, 1);', ''],
+  [
+    'quarters',
+    'gates of the row before',
+    'g = gates[DELTA_GATES + (t + 1) % DELTA_GATES];\n      const Floats',
+    'g = gates[DELTA_GATES + t % DELTA_GATES];\n      const Floats',
+  ],
   ['hybrid', 'an output of the old state', 'o = o + updated * qq;', 'o = o + s * qq;'],
   ['hybrid', 'a copy that is read as it is written', 'r.copy * I.counters', '(1 - r.copy) * I.counters'],
   ['hybrid', 'states where they were', 'state[32 * i] = updated;', ''],
@@ -237,10 +254,14 @@ const FAULTS = [
 ] as const;
 
 describe.skipIf(FAKE_MISSING !== undefined)('planted faults', () => {
-  const programs = { hybrid: hybridSelfTestProgram(), experts: tied(randomHybrid(SHAPES.experts!, 3)) };
+  const programs = {
+    hybrid: hybridSelfTestProgram(),
+    quarters: randomHybrid(SHAPES.quarters!, 3),
+    experts: tied(randomHybrid(SHAPES.experts!, 3)),
+  };
   const steps: Rows[] = [[[0, someTokens(20, 21, 1)]], [[0, [3]]], [[0, [5]]]];
 
-  test.each(['hybrid', 'experts'] as const)('the steps themselves are right (%s)', async (name) => {
+  test.each(['hybrid', 'quarters', 'experts'] as const)('the steps themselves are right (%s)', async (name) => {
     using js = await jsBackend.load(programs[name], {});
     using cuda = loadOnFake(programs[name]);
     expect(await run(cuda, steps)).toEqual(await run(js, steps));

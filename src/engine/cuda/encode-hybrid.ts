@@ -2,7 +2,7 @@
 // dense matrices. As kernels/cuda/hybrid.cuh reads them.
 
 import type { BufferId, GroupedWeight, Op, Program, WeightId } from '../program.ts';
-import type { Memory, Shape } from './encode.ts';
+import type { Chain, Memory, Shape } from './encode.ts';
 import { ENDINGS, type Instruction, type MatrixFields, MOST_MATRICES, SOURCES, TYPES } from './instruction.ts';
 
 type OpOf<K extends Op['op']> = Op & { op: K };
@@ -38,6 +38,9 @@ const ALIGN = 256;
 
 /** Most that the kernels' shared memory holds. */
 export const HYBRID_LIMITS = { deltaDim: 512, taps: 64, experts: 1024, choices: 64 } as const;
+
+/** A row in shared memory: `row_bytes` of rows.cuh. */
+export const rowBytes = (width: number) => 16 * (Math.ceil(width / 128) * 8 + 4) * 4;
 
 const aligned = (bytes: number) => Math.ceil(bytes / ALIGN) * ALIGN;
 
@@ -301,7 +304,6 @@ const DENSE_ROWS = 4096;
 export function smallDense(
   context: Context,
   i: number,
-  rowBytes: (width: number) => number,
 ): { readonly fields: Partial<Instruction>; readonly length: number; readonly outputs: readonly Output[] } | undefined {
   const { program, memory } = context;
   const op = context.at(i, 'denseMatmul');
@@ -353,4 +355,60 @@ export function gathered(
     }
   }
   return list;
+}
+
+/** Rows that are made by several blocks each, and pieces of a row, at most; from so many columns on it is worth a barrier. */
+const SPREAD_ROWS = 8;
+const MOST_PIECES = 256;
+const SPREAD_WIDTH = 4096;
+/** Columns of a piece, about. */
+const PIECE_COLUMNS = 512;
+export const MAXIMA_BYTES = SPREAD_ROWS * MOST_PIECES * 4;
+
+/** Columns of a row that a warp can make: NARROW of hybrid.cuh. */
+const NARROW_WIDTH = 1024;
+
+/**
+ * The instructions of a chain of few wide rows, or of rotated ones, in which many blocks make each row: its pieces, then its
+ * codes; or of many narrow rows, which a warp makes each. Undefined where one block a row is as good, or another order of reads and writes would
+ * show. (A sum is stored by whoever has the row.)
+ */
+export function spread({ instruction, alone, place, clashes }: Chain, memory: Memory): Instruction[] | undefined {
+  const { rows, width = 0, source = 0, norm = 0, heads = 0, headDim = 1, turn = 0, keyHeads = 0 } = instruction;
+  const { group = 1, quantize = 0, x = 0, xStride = 0 } = instruction;
+  if (quantize !== 16 || group % 32 !== 0 || source === SOURCES.indexOf('sum')) return undefined;
+  const isNarrow = !alone && norm === 0 && width <= NARROW_WIDTH;
+  if (isNarrow && rows > SPREAD_ROWS) return [{ ...instruction, op: 'narrow' }];
+  if (rows > SPREAD_ROWS) return undefined;
+  if (!alone && (width < SPREAD_WIDTH || norm === 1)) return undefined;
+  const columns = group * Math.ceil(PIECE_COLUMNS / group);
+  const { codes, scales, splits, codeStride, status, failed } = instruction;
+  const round = { op: 'round', rows, width, window: columns, group, quantize, xStride: width } as const;
+  const rounding = { ...round, ...defined({ codes, scales, splits, codeStride, status, failed }) };
+  if (!alone && source === 0) return [{ ...rounding, x, xStride, parts: 0 }];
+  const piece = turn > 0 ? turn : headDim * Math.ceil(PIECE_COLUMNS / headDim);
+  const pieces = Math.ceil(width / piece);
+  if (pieces > MOST_PIECES || (heads > 0 && piece % headDim !== 0)) return undefined;
+  // What others still read may not be written.
+  if ((norm === 1 || keyHeads > 0) && clashes) return undefined;
+  const shared = Math.max(
+    norm === 1 ? rowBytes(width) : 0,
+    rowBytes(piece) + (heads > 0 ? 4 * Math.ceil(piece / headDim) : 0),
+  );
+  if (shared > memory.poolBytes) return undefined;
+  const made: Instruction = {
+    ...instruction,
+    op: 'segments',
+    quantize: 0,
+    window: piece,
+    cosine: place,
+    scratch: memory.maxima,
+  };
+  return [made, { ...rounding, x: place, scratch: memory.maxima, parts: pieces }];
+}
+
+function defined<T extends object>(fields: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]: Exclude<T[K], undefined>;
+  };
 }

@@ -6,7 +6,7 @@
 
 import type { BufferId, GroupedWeight, Op, Program, WeightId } from '../program.ts';
 import { CudaUnsupportedError } from './addon.ts';
-import { type Context, gathered, HYBRID_LIMITS, smallDense, takeHybrid } from './encode-hybrid.ts';
+import { type Context, gathered, HYBRID_LIMITS, rowBytes, smallDense, spread, takeHybrid } from './encode-hybrid.ts';
 import { SHARED_BYTES } from './gpu.ts';
 import {
   ENDINGS,
@@ -52,6 +52,8 @@ export type Memory = {
   readonly logits: number;
   /** Choices of experts, sorted; 0 where there are none. */
   readonly choices: number;
+  /** Largest elements of pieces of rows: `MAXIMA_BYTES`. */
+  readonly maxima: number;
   /** Blocks of the grid, and their shared memory. */
   readonly grid: number;
   readonly sharedBytes: number;
@@ -92,9 +94,7 @@ const PARTS_BYTES = 16 * 8 * 36 * 4;
 /** What the kernels can hold. */
 export const LIMITS = { ternaryColumns: 131_071, headDim: 256, heads: 512 } as const;
 
-/** A row in shared memory: `row_bytes` of rows.cuh. */
-const rowBytes = (width: number) => 16 * (Math.ceil(width / 128) * 8 + 4) * 4;
-/** Sums of a row's groups there. */
+/** Sums of a row's groups in shared memory. */
 const sumBytes = (width: number) => width / 8;
 /** The widest row that shared memory holds with them. */
 export const MOST_WIDTH = 128 * Math.floor((POOL_BYTES - rowBytes(0)) / (rowBytes(128) - rowBytes(0) + sumBytes(128)));
@@ -226,13 +226,16 @@ export function encode(program: Program, memory: Memory, shape: Shape): Instruct
 }
 
 /** Operations that make one row: their instruction, how many they are, the codes they leave, the row they make. */
-type Chain = {
+export type Chain = {
   readonly instruction: Instruction;
   readonly length: number;
   readonly codes?: BufferId;
   readonly row: BufferId;
   /** Its operations are of a kind that only an instruction of rows does. */
   readonly alone: boolean;
+  /** Where the row is, or may be put; whether anything is read there, or where the row before its rotation goes. */
+  readonly place: number;
+  readonly clashes: boolean;
 };
 
 class Encoder {
@@ -319,7 +322,7 @@ class Encoder {
     if (chain !== undefined) {
       const product = this.#product(i + chain.length, chain);
       if (product > 0) return chain.length + product;
-      this.#list.push(chain.instruction);
+      this.#list.push(...(spread(chain, this.#memory) ?? [chain.instruction]));
       return chain.length;
     }
     const product = this.#product(i, undefined);
@@ -493,7 +496,11 @@ class Encoder {
     if (turn !== undefined) this.#alias.delete(turn.out);
     const codes = quantize === undefined ? {} : { codes: quantize.codes };
     const alone = heads !== undefined || turn !== undefined;
-    return { instruction, length: next - from, row, alone, ...codes };
+    const place = this.#memory.buffers[row]!;
+    const { x: own, y: other } = instruction;
+    const clashes =
+      place === own || place === other || (stored && (instruction.out === own || instruction.out === other));
+    return { instruction, length: next - from, row, alone, place, clashes, ...codes };
   }
 
   /** The norm of heads at operation i whose result only the gate behind it reads. */
@@ -624,7 +631,7 @@ class Encoder {
       case 'denseMatmul': {
         const weight = this.#program.weights[first.weight]!;
         if (weight.kind !== 'dense') throw wrongKind(weight, 'dense');
-        const small = smallDense(this.#context, i, rowBytes);
+        const small = smallDense(this.#context, i);
         const matrices = small?.outputs ?? [{ weight: first.weight, out: first.out }];
         const ending = this.#ending(i + matrices.length, matrices);
         const length = matrices.length + ending.length;

@@ -32,7 +32,7 @@ import {
   topScratchBytes,
   topWords,
 } from './encode.ts';
-import { layStates, sortedBytes } from './encode-hybrid.ts';
+import { layStates, MAXIMA_BYTES, sortedBytes } from './encode-hybrid.ts';
 import type { Gpu, HostMemory, Work } from './gpu.ts';
 import { writeInstructions } from './instruction.ts';
 import { type StateSlot, StateSlots } from './state-slots.ts';
@@ -426,6 +426,7 @@ export class CudaExecutable implements Executable {
 
   #prepare({ tokens, outputs, attention, splits, top, logits }: Shape, inputBytes: number): void {
     const { vocabSize, tracePoints, kv, choices = 0 } = this.#program;
+    this.#place('maxima', MAXIMA_BYTES);
     this.#place('choices', sortedBytes(this.#program, tokens));
     this.#place('input', inputBytes);
     this.#host('input', inputBytes);
@@ -474,6 +475,7 @@ export class CudaExecutable implements Executable {
       scratch: this.#places.get('scratch')!.address,
       counters: this.#places.get('counters')!.address,
       counts: this.#hosts.get('counts')!.address,
+      maxima: this.#places.get('maxima')!.address,
       choices: this.#places.get('choices')!.address,
       poolBytes: POOL_BYTES,
       tops: shape.top > 0 ? this.#hosts.get('tops')!.address : 0,

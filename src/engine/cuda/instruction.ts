@@ -31,6 +31,9 @@ export const OPERATIONS = [
   'denseSmall',
   'ready',
   'attendBatch',
+  'segments',
+  'round',
+  'narrow',
 ] as const;
 export type Operation = (typeof OPERATIONS)[number];
 

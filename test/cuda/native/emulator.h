@@ -17,6 +17,7 @@ using i32 = int32_t;
 #define PLAIN_KERNEL extern "C" void
 #define UNROLL
 #define UNROLL4
+#define ROLLED
 
 struct alignas(16) Words {
   u32 x, y, z, w;
