@@ -181,7 +181,7 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 h
     next = place_of(p + RING);
   };
   u32 found[4] = {0, 0, 0, 0};
-  float two[4][4], four[4][4], eight[4][4];
+  float two[4][4], four[4][4];
   for (u32 p = 0; p < key_pieces; p++) {
     turn_ring(p);
     const u32 at = (b0 + p / 8 * 2) * POSITIONS + k0, low = at & ~15u;
@@ -208,27 +208,33 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 h
     }
     if (i < n) add_products<false>(a, q_at(i), k_at(i));
     UNROLL for (u32 m = 0; m < 4; m++) {
-      UNROLL for (u32 k = 0; k < 4; k++) {
-        const float s = a[m][k] + b[m][k];
-        if ((p & 1) == 0) two[m][k] = s;
-        else {
-          const float t = two[m][k] + s;
-          if ((p & 3) == 1) four[m][k] = t;
-          else if ((p & 7) == 3) eight[m][k] = four[m][k] + t;
-          else two[m][k] = (eight[m][k] + (four[m][k] + t)) * I.scale;
-        }
-      }
+      UNROLL for (u32 k = 0; k < 4; k++) a[m][k] = a[m][k] + b[m][k];
     }
-    if ((p & 7) < 7) continue;
+    if ((p & 1) == 0) {
+      UNROLL for (u32 k = 0; k < 16; k++) two[k / 4][k % 4] = a[k / 4][k % 4];
+      continue;
+    }
+    UNROLL for (u32 k = 0; k < 16; k++) a[k / 4][k % 4] = two[k / 4][k % 4] + a[k / 4][k % 4];
+    if ((p & 2) == 0) {
+      UNROLL for (u32 k = 0; k < 16; k++) four[k / 4][k % 4] = a[k / 4][k % 4];
+      continue;
+    }
+    // The even lanes' sum waits where the score will be: registers are few.
+    float* const place = scratch + (u64)(at / POSITIONS - b0) * BLOCK_SCORES + at % POSITIONS * QUERIES + q0;
     UNROLL for (u32 k = 0; k < 4; k++) {
       float score[4];
-      UNROLL for (u32 m = 0; m < 4; m++) {
-        const bool sees = (i32)(at + k) <= mine.last[q0 + m] && (i32)(at + k) >= mine.begin[q0 + m];
-        score[m] = sees ? two[m][k] : -from_bits(0x7f800000);
-        const u32 v = sees ? lifted(score[m]) : 0;
-        found[m] = v > found[m] ? v : found[m];
+      UNROLL for (u32 m = 0; m < 4; m++) score[m] = four[m][k] + a[m][k];
+      if (p & 4) {
+        const Floats even = load((const Floats*)(place + k * QUERIES));
+        const float evens[4] = {even.x, even.y, even.z, even.w};
+        UNROLL for (u32 m = 0; m < 4; m++) {
+          const bool sees = (i32)(at + k) <= mine.last[q0 + m] && (i32)(at + k) >= mine.begin[q0 + m];
+          score[m] = sees ? (evens[m] + score[m]) * I.scale : -from_bits(0x7f800000);
+          const u32 v = sees ? lifted(score[m]) : 0;
+          found[m] = v > found[m] ? v : found[m];
+        }
       }
-      *(Floats*)(scratch + (u64)(at / POSITIONS - b0) * BLOCK_SCORES + (at + k) % POSITIONS * QUERIES + q0) = {score[0], score[1], score[2], score[3]};
+      *(Floats*)(place + k * QUERIES) = {score[0], score[1], score[2], score[3]};
     }
   }
   UNROLL for (u32 n = 0; n < 4; n++) {
@@ -320,14 +326,14 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 h
  * in which the fold adds them. A sum that begins with its first product, not with +0 + it, can differ in the sign of a zero only:
  * scores go through exp, so that no result shows it.
  */
-APART void attend_rows(const Instruction& I, const Input& in) {
-  const u32 group = I.heads / I.kv_heads, each = QUERIES / group, half = thread() / HALF_THREADS, tid = thread() % HALF_THREADS;
+DEVICE void attend_rows(const Instruction& I, const Input& in) {
+  const u32 group = I.heads / I.kv_heads, each = QUERIES / group, all = thread(), half = all / HALF_THREADS, tid = all % HALF_THREADS;
   const u32 tiles = (I.rows + each - 1) / each, items = tiles * I.kv_heads;
   Half& mine = ((Half*)pool())[half];
   u32* const taken = (u32*)((Half*)pool() + 2);  // rounds; then the halves' own
   float* const scratch = (float*)I.scratch + (u64)(2 * block() + half) * I.splits * BLOCK_SCORES;
   const u32* table_rows = (const u32*)in.table_rows;
-  if (thread() == 0) taken[0] = 0;
+  if (all == 0) taken[0] = 0;
   sync();
   for (;;) {
     if (tid == 0) taken[1 + half] = take_shared(taken);
@@ -361,10 +367,10 @@ constexpr u32 ROW_BYTES = (TILE_DIM * HEADS_AT_ONCE + 2 * POSITIONS * HEADS_AT_O
 DEVICE u32 four_bytes(u32 slots) { return slots * ROW_PIECE * 4 + ROW_BYTES; }
 
 /** SLOTS: pieces in a ring. */
-template <u32 SLOTS> APART void attend_batch_of(const Instruction& I, const Input& in) {
+template <u32 SLOTS> DEVICE void attend_batch_of(const Instruction& I, const Input& in) {
   constexpr u32 H = HEADS_AT_ONCE;
   const u32 D = I.head_dim, group = I.heads / I.kv_heads, sets = (group + H - 1) / H;
-  const u32 four = thread() / 128, tid = thread() % 128, lane = tid & 31, warp = tid / 32;
+  const u32 all = thread(), four = all / 128, tid = all % 128, lane = tid & 31, warp = tid / 32;
   float* ring = (float*)(pool() + four * four_bytes(SLOTS));
   float* q = ring + SLOTS * ROW_PIECE;             // [dimension][head]
   float* es = q + TILE_DIM * H;                    // of two blocks: [position][head]

@@ -1,6 +1,7 @@
-// The two ways to run a step. `bitnet_step`: one launch, one block on each multiprocessor, a barrier of the grid between
-// instructions; while blocks wait, their next weights are on the way. `bitnet_phase`: one launch an instruction, for cards or
-// steps that the first does not suit.
+// The two ways to run a step. `bitnet_step`, of one row: one launch, one block on each multiprocessor, a barrier of the grid between
+// instructions; while blocks wait, their next weights are on the way. The others: one launch an instruction, for steps of several
+// rows and cards that the first does not suit. What takes most of the time of several rows has kernels of its own, so that each has
+// all registers: as functions of one kernel they spilled, and waited for local memory.
 #include "attention_rows.cuh"
 #include "hybrid.cuh"
 #include "products_many.cuh"
@@ -10,7 +11,6 @@
 /** What of an instruction can be had before the instructions ahead of it are done: its weights, what is in the cache. */
 DEVICE void go_ahead(const Instruction& I, const Input& in) {
   if (I.op == TERNARY && I.rows == 1) ternary_ahead(I);
-  if (I.op == TERNARY && I.rows > 1 && I.rows <= SOME_ROWS) ternary_some_ahead(I);
   if (I.op == ATTEND_ONE || I.op == SCORES || I.op == VALUES) attend_ahead(I, in);
   if (I.op == DELTA) delta_ahead(I, in);
 }
@@ -31,26 +31,25 @@ APART void fetch_weights(const Instruction& I) {
   }
 }
 
-DEVICE void run(const Instruction& I, const Input& in) {
+/** `many`: of several rows, what has no kernel of its own. */
+DEVICE void run(const Instruction& I, const Input& in, bool many) {
   switch (I.op) {
     case EMBED:
       run_embed(I, in);
       break;
     case ROWS:
-      run_all_rows(I);
+      run_rows(I);
       break;
     case TERNARY:
-      if (I.rows == 1) ternary_one(I);
-      else ternary_of_rows(I);
+      ternary_one(I);
       break;
     case GROUPED:
       if (I.group % 32 != 0) grouped_plain(I);
       else if (I.rows == 1) grouped_rows<true>(I);
-      else grouped_rows<false>(I);
+      else if (many) grouped_rows<false>(I);
       break;
     case INT8:
-      if (I.rows == 1) int8_rows<true, 1>(I);
-      else int8_of_rows(I);
+      int8_rows<true, 1>(I);
       break;
     case DENSE:
       dense_rows(I);
@@ -67,14 +66,8 @@ DEVICE void run(const Instruction& I, const Input& in) {
     case ATTEND_ONE:
       attend_one(I, in);
       break;
-    case ATTEND_ROWS:
-      attend_rows(I, in);
-      break;
-    case ATTEND_BATCH:
-      attend_batch(I, in);
-      break;
     case READY:
-      ready(I, in);
+      if (many) ready(I, in);
       break;
     case SCORES:
       scores(I, in);
@@ -177,7 +170,7 @@ KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
     // On its way while this one runs; into the place of the one before.
     const Words part = part_at(list, n, i + 2);
     note(barrier, i, 0);
-    run(held(i), in);
+    run(held(i), in, false);
     hold(i + 2, part);
     sync();
     note(barrier, i, 1);
@@ -191,11 +184,28 @@ KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
   }
 }
 
+/** The instruction of a launch of its own. */
+DEVICE const Instruction& alone(u64 list, u32 n, u32 index) {
+  hold(index, part_at(list, n, index));
+  sync();
+  return held(index);
+}
+
 KERNEL bitnet_phase(u64 list, u32 n, u32 index, u64 input) {
   const Input& in = *(const Input*)input;
   know_row(in);
-  hold(index, part_at(list, n, index));
-  sync();
-  go_ahead(held(index), in);
-  run(held(index), in);
+  const Instruction& I = alone(list, n, index);
+  go_ahead(I, in);
+  run(I, in, true);
 }
+
+KERNEL bitnet_rows(u64 list, u32 n, u32 index, u64) { run_all_rows(alone(list, n, index)); }
+KERNEL bitnet_some(u64 list, u32 n, u32 index, u64) {
+  const Instruction& I = alone(list, n, index);
+  ternary_some_ahead(I);
+  ternary_some(I);
+}
+KERNEL bitnet_tiles(u64 list, u32 n, u32 index, u64) { ternary_tiles(alone(list, n, index)); }
+KERNEL bitnet_head(u64 list, u32 n, u32 index, u64) { int8_of_rows(alone(list, n, index)); }
+KERNEL bitnet_attend_rows(u64 list, u32 n, u32 index, u64 input) { attend_rows(alone(list, n, index), *(const Input*)input); }
+KERNEL bitnet_attend_batch(u64 list, u32 n, u32 index, u64 input) { attend_batch(alone(list, n, index), *(const Input*)input); }

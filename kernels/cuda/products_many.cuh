@@ -42,7 +42,7 @@ APART void ternary_some_ahead(const Instruction& I) {
   copies_asked();
 }
 
-APART void ternary_some(const Instruction& I) {
+DEVICE void ternary_some(const Instruction& I) {
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3;
   const u32 chunks = I.code_stride / 64, each = I.ending == GATE ? 2 : 1, items = items_of(I);
   // Eights of tokens, and in how many shares their warps take the columns.
@@ -146,7 +146,7 @@ template <u32 UNITS> DEVICE u32 block_tiles(const Instruction& I, const Matrix& 
 }
 
 /** A block has 128 UNITS rows (of gate and up 128 each) and 128 tokens, a warp 32 UNITS and 32. */
-template <u32 UNITS> APART void ternary_tiles_of(const Instruction& I) {
+template <u32 UNITS> DEVICE void ternary_tiles_of(const Instruction& I) {
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3;
   const u32 row_warp = warp & 3, token_warp = warp / 4, stages = I.code_stride / STAGE;
   const bool gate = I.ending == GATE;
@@ -250,15 +250,18 @@ template <u32 UNITS> APART void ternary_tiles_of(const Instruction& I) {
         each([&](float a, float b) { return activated(I.gate, I.limit, a, b); });
       }
     } else {
+      constexpr u32 TOGETHER = 4 / UNITS;
+      float old[TOGETHER][2][UNITS][4];
       UNROLL for (u32 n = 0; n < 4; n++) {
-        float old[2][UNITS][4];
-        UNROLL for (u32 e = 0; e < 2; e++) {
-          const u32 t = t0 + token_warp * 32 + n * 8 + 2 * piece + e;
-          const float* out = (const float*)m.out + (u64)t * m.out_stride;
-          UNROLL for (u32 u = 0; u < UNITS; u++) {
-            UNROLL for (u32 f = 0; f < 4; f++) {
-              const u32 quad = tile_at(row_warp, u) * 8 + g, row = quad + f * m.quads;
-              old[e][u][f] = adds && t < I.rows && quad < m.quads && row < m.rows ? load(out + row) : 0.0f;
+        UNROLL for (u32 k = n; k < n + TOGETHER && n % TOGETHER == 0; k++) {
+          UNROLL for (u32 e = 0; e < 2; e++) {
+            const u32 t = t0 + token_warp * 32 + k * 8 + 2 * piece + e;
+            const float* out = (const float*)m.out + (u64)t * m.out_stride;
+            UNROLL for (u32 u = 0; u < UNITS; u++) {
+              UNROLL for (u32 f = 0; f < 4; f++) {
+                const u32 quad = tile_at(row_warp, u) * 8 + g, row = quad + f * m.quads;
+                old[k % TOGETHER][e][u][f] = adds && t < I.rows && quad < m.quads && row < m.rows ? load(out + row) : 0.0f;
+              }
             }
           }
         }
@@ -271,7 +274,7 @@ template <u32 UNITS> APART void ternary_tiles_of(const Instruction& I) {
             UNROLL for (u32 f = 0; f < 4; f++) {
               const u32 quad = tile_at(row_warp, u) * 8 + g, row = quad + f * m.quads;
               const float y = value(u, n, e, f, of.factor[0], of.code_sum);
-              if (quad < m.quads && row < m.rows) out[row] = adds ? old[e][u][f] + y : y;
+              if (quad < m.quads && row < m.rows) out[row] = adds ? old[n % TOGETHER][e][u][f] + y : y;
             }
           }
         }
@@ -289,11 +292,6 @@ DEVICE void ternary_tiles(const Instruction& I) {
   else ternary_tiles_of<1>(I);
 }
 
-DEVICE void ternary_of_rows(const Instruction& I) {
-  if (I.rows <= SOME_ROWS) ternary_some(I);
-  else ternary_tiles(I);
-}
-
 // ---- int8: the head of a batch
 
 /** Bytes from row to row of codes in shared memory: 16 more than they have, for the banks. */
@@ -305,7 +303,7 @@ DEVICE u32 head_eights(const Instruction& I) {
 }
 
 /** 8 N tokens' codes in shared memory; a warp takes tiles of 16 rows, 128 columns a step, two steps on their way. */
-template <u32 N> APART void int8_of_rows(const Instruction& I) {
+template <u32 N> DEVICE void int8_of_rows(const Instruction& I) {
   const u32 tid = thread(), lane = tid & 31, g = lane / 4, piece = lane & 3;
   const Matrix& m = I.m[0];
   const u32 chunks = I.code_stride / 128, first = block() * WARPS + tid / 32, step = blocks() * WARPS;

@@ -22,16 +22,16 @@ DEVICE u32 rows_together(const Instruction& I) {
   return fit >= 4 ? 4 : fit >= 2 ? 2 : 0;
 }
 
-APART void run_many_rows(const Instruction& I, u32 together) {
+DEVICE void run_many_rows(const Instruction& I, u32 together) {
   Shared& s = shared();
   Together& ours = *(Together*)pool();
-  const u32 threads = THREADS / together, warps = WARPS / together, mine = thread() / threads, tid = thread() % threads, lane = tid & 31;
+  const u32 threads = THREADS / together, warps = WARPS / together, all = thread(), mine = all / threads, tid = all % threads, lane = tid & 31;
   // Fields in registers: the compiler cannot know that what is stored below is none of them.
   const u32 n = I.width, stride = lane_stride(n), source = I.source, code_stride = I.code_stride, norm = I.norm, keep = I.keep, rows = I.rows;
   float* const weights = (float*)(pool() + TOGETHER_BYTES);
   float* const xs = (float*)(pool() + TOGETHER_BYTES + shared_weights_bytes(I) + mine * row_bytes(n));
   if (norm) {
-    for (u32 i = thread(); i < n / 4; i += THREADS) copy_ahead(weights + 4 * i, (const float*)I.weight + 4 * i);
+    for (u32 i = all; i < n / 4; i += THREADS) copy_ahead(weights + 4 * i, (const float*)I.weight + 4 * i);
     copies_asked();
   }
   constexpr u32 AT_ONCE = 4;
@@ -107,7 +107,7 @@ APART void run_many_rows(const Instruction& I, u32 together) {
     }
     if (I.quantize) {
       most = warp_max(most);
-      if (lane == 0) s.largest[thread() / 32] = most;
+      if (lane == 0) s.largest[all / 32] = most;
       sync();
       for (u32 w = 0; w < warps; w++) most = s.largest[mine * warps + w] > most ? s.largest[mine * warps + w] : most;
       if (most >= 0x7f800000 && tid == 0 && there) ((u32*)I.failed)[I.status] = 1;
@@ -130,13 +130,13 @@ APART void run_many_rows(const Instruction& I, u32 together) {
         }
         for (u32 i = n + 4 * tid; i < code_stride && there; i += 4 * threads) *(u32*)(codes + i) = 0;
         sum = warp_sum(sum);
-        if (lane == 0) ours.sums[thread() / 32] = sum;
+        if (lane == 0) ours.sums[all / 32] = sum;
         sync();
         if (tid == 0 && there) {
-          i32 all = 0;
-          for (u32 w = 0; w < warps; w++) all += ours.sums[mine * warps + w];
+          i32 both = 0;
+          for (u32 w = 0; w < warps; w++) both += ours.sums[mine * warps + w];
           ((float*)I.scales)[2 * t] = scale;
-          ((i32*)I.scales)[2 * t + 1] = all;
+          ((i32*)I.scales)[2 * t + 1] = both;
         }
       } else {
         const float scale = divide(32639.0f, largest);

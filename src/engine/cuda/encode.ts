@@ -7,7 +7,7 @@
 import type { BufferId, GroupedWeight, Op, Program, WeightId } from '../program.ts';
 import { CudaUnsupportedError } from './addon.ts';
 import { type Context, gathered, HYBRID_LIMITS, rowBytes, smallDense, spread, takeHybrid } from './encode-hybrid.ts';
-import { SHARED_BYTES } from './gpu.ts';
+import { type KernelName, SHARED_BYTES } from './gpu.ts';
 import {
   ENDINGS,
   type Instruction,
@@ -223,6 +223,25 @@ export function blockScratchFloats(kind: AttentionKind, splits: number): number 
 
 export function encode(program: Program, memory: Memory, shape: Shape): Instruction[] {
   return new Encoder(program, memory, shape).list();
+}
+
+/** The kernel of an instruction that is launched alone: kernels.cu. */
+export function kernelOf({ op, rows }: Instruction): KernelName {
+  if (rows === 1) return 'bitnet_phase';
+  switch (op) {
+    case 'rows':
+      return 'bitnet_rows';
+    case 'ternary':
+      return rows <= SOME_ROWS ? 'bitnet_some' : 'bitnet_tiles';
+    case 'int8':
+      return 'bitnet_head';
+    case 'attendRows':
+      return 'bitnet_attend_rows';
+    case 'attendBatch':
+      return 'bitnet_attend_batch';
+    default:
+      return 'bitnet_phase';
+  }
 }
 
 /** Operations that make one row: their instruction, how many they are, the codes they leave, the row they make. */

@@ -23,6 +23,7 @@ import {
   checkProgram,
   codesStride,
   encode,
+  kernelOf,
   labelsOf,
   type Memory,
   POOL_BYTES,
@@ -33,7 +34,7 @@ import {
   topWords,
 } from './encode.ts';
 import { layStates, MAXIMA_BYTES, sortedBytes } from './encode-hybrid.ts';
-import type { Gpu, HostMemory, Work } from './gpu.ts';
+import type { Gpu, HostMemory, KernelName, Work } from './gpu.ts';
 import { writeInstructions } from './instruction.ts';
 import { type StateSlot, StateSlots } from './state-slots.ts';
 import { placeWeights } from './weights.ts';
@@ -55,7 +56,7 @@ type Sequence = {
 };
 /** What of a step decides its list. */
 type Asked = Pick<Step, 'trace' | 'top' | 'withoutLogits'>;
-type List = { readonly address: number; readonly length: number };
+type List = { readonly address: number; readonly length: number; readonly kernels: readonly KernelName[] };
 /** Memory of the device, and how much. */
 type Place = { address: number; bytes: number };
 
@@ -326,11 +327,11 @@ export class CudaExecutable implements Executable {
     const list = this.#list(shape);
     const grid = this.#gpu.info.multiprocessors;
     const work: Work[] = [{ copy: 'in', to: inputAt, from: input.address, bytes: inputBytes }];
-    if (list.length > 0 && this.#phases) {
-      for (let i = 0; i < list.length; i += 1) {
-        const args = [list.address, list.length, i, inputAt];
-        work.push({ kernel: 'bitnet_phase', grid, together: false, args });
-      }
+    // Several rows have kernels of their own for what takes longest.
+    if (list.length > 0 && (this.#phases || tokens > 1)) {
+      list.kernels.forEach((kernel, i) => {
+        work.push({ kernel, grid, together: false, args: [list.address, list.length, i, inputAt] });
+      });
     } else if (list.length > 0) {
       const args = [list.address, list.length, this.#gpu.takeBarrier(list.length, grid), inputAt, this.#gpu.barrier];
       work.push({ kernel: 'bitnet_step', grid, together: true, args });
@@ -500,7 +501,7 @@ export class CudaExecutable implements Executable {
       this.#gpu.release(list.address);
       this.#lists.delete(oldest);
     }
-    const list = { address, length: instructions.length };
+    const list = { address, length: instructions.length, kernels: instructions.map(kernelOf) };
     this.#lists.set(key, list);
     return list;
   }

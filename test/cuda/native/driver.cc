@@ -1,6 +1,6 @@
 // A CUDA driver for tests: the functions that kernels/cuda/addon.cc asks for, over the emulator. Memory ends at a page that
 // nobody may touch, so that a kernel that reads past it dies there. Settings, read at each use:
-//   FAKE_CUDA_SCHEDULE  0 in order, 1 from the last thread, 2 shuffled
+//   FAKE_CUDA_SCHEDULE  0 in order, 1 from the last thread, 2 shuffled; from 1 on copies into shared memory come as late as they may
 //   FAKE_CUDA_FAIL      a function's name: it returns error 700 (or, for memory, 2) from then on
 //   FAKE_CUDA_SMS, FAKE_CUDA_DRIVER, FAKE_CUDA_CAPABILITY (80 for 8.0), FAKE_CUDA_COUNT
 #include "emulator.h"
@@ -44,6 +44,7 @@ fiber_switch:
 namespace emulator {
 Fiber* now = nullptr;
 u32 grid = 1, shared_bytes = 0;
+bool late = false;
 static void* scheduler = nullptr;
 
 void wait() { fiber_switch(&now->stack_pointer, scheduler); }
@@ -98,6 +99,7 @@ static bool run(std::vector<Block>& all, size_t shared) {
   }
   const char* setting = std::getenv("FAKE_CUDA_SCHEDULE");
   const int schedule = setting ? std::atoi(setting) : 0;
+  late = schedule > 0;
   std::vector<u32> order(n);
   for (u32 i = 0; i < n; i++) order[i] = schedule == 1 ? n - 1 - i : i;
   if (schedule == 2) {
@@ -143,7 +145,17 @@ std::map<char*, std::pair<void*, size_t>> places;
 u64 in_use = 0;
 
 void call_step(void** a) { bitnet_step(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3], *(u64*)a[4]); }
-void call_phase(void** a) { bitnet_phase(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3]); }
+template <void (*KERNEL_OF)(u64, u32, u32, u64)> void call_phase(void** a) { KERNEL_OF(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3]); }
+const std::map<std::string, void (*)(void**)> kernels = {
+    {"bitnet_step", call_step},
+    {"bitnet_phase", call_phase<bitnet_phase>},
+    {"bitnet_rows", call_phase<bitnet_rows>},
+    {"bitnet_some", call_phase<bitnet_some>},
+    {"bitnet_tiles", call_phase<bitnet_tiles>},
+    {"bitnet_head", call_phase<bitnet_head>},
+    {"bitnet_attend_rows", call_phase<bitnet_attend_rows>},
+    {"bitnet_attend_batch", call_phase<bitnet_attend_batch>},
+};
 
 Result launch(void* function, u32 blocks, u32 shared, void** arguments) {
   if (fails("cuLaunchKernel")) return ILLEGAL_ADDRESS;
@@ -195,7 +207,8 @@ DRIVER cuModuleLoadData(void** m, const void* image) {
   return *m = (void*)1, std::memcmp(image, "//", 2) == 0 || std::memcmp(image, "\177ELF", 4) == 0 ? OK : 200;
 }
 DRIVER cuModuleGetFunction(void** f, void*, const char* name) {
-  *f = std::string(name) == "bitnet_step" ? (void*)call_step : std::string(name) == "bitnet_phase" ? (void*)call_phase : nullptr;
+  const auto found = kernels.find(name);
+  *f = found == kernels.end() ? nullptr : (void*)found->second;
   return *f ? OK : NOT_FOUND;
 }
 DRIVER cuFuncSetAttribute(void*, int, int) { return OK; }

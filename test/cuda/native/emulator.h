@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 using u32 = uint32_t;
 using u64 = uint64_t;
@@ -50,9 +51,18 @@ struct Fiber {
   const volatile u32* count = nullptr;
   u32 target = 0;
   bool done = false;
+  /** Copies that were asked for and have not come; those of a group end at its mark. */
+  struct Copy {
+    void* to;
+    const void* from;
+  };
+  std::vector<Copy> copies;
+  std::vector<size_t> groups;
 };
 extern Fiber* now;
 extern u32 grid, shared_bytes;
+/** Copies come when they are waited for, and not before; else at once. */
+extern bool late;
 void wait();
 
 inline Warp& warp() { return now->block->warps[now->thread / 32]; }
@@ -168,9 +178,22 @@ inline void fetch(const void* p) {
   const volatile char* at = (const volatile char*)p;
   (void)*at;
 }
-inline void copy_ahead(void* to, const void* from) { std::memcpy(to, from, 16); }
-inline void copies_asked() {}
-template <int NEWEST> inline void copies_there() {}
+inline void copy_ahead(void* to, const void* from) {
+  if (emulator::late) emulator::now->copies.push_back({to, from});
+  else std::memcpy(to, from, 16);
+}
+inline void copies_asked() {
+  if (emulator::late) emulator::now->groups.push_back(emulator::now->copies.size());
+}
+template <int NEWEST> inline void copies_there() {
+  emulator::Fiber& f = *emulator::now;
+  if (f.groups.size() <= NEWEST) return;
+  const size_t groups = f.groups.size() - NEWEST, n = f.groups[groups - 1];
+  for (size_t i = 0; i < n; i++) std::memcpy(f.copies[i].to, f.copies[i].from, 16);
+  f.copies.erase(f.copies.begin(), f.copies.begin() + (long)n);
+  f.groups.erase(f.groups.begin(), f.groups.begin() + (long)groups);
+  for (size_t& mark : f.groups) mark -= n;
+}
 inline void add_shared(i32* p, i32 v) { *p += v; }
 inline void max_shared(u32* p, u32 v) { *p = v > *p ? v : *p; }
 inline void add_global64(u64* p, u64 v) { *p += v; }
