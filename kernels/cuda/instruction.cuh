@@ -21,6 +21,7 @@ enum Operation : u32 {
   BEST_OF_ALL,
   ATTEND_ONE,
   ATTEND_ROWS,
+  ATTEND_SPLIT,
 };
 
 /** What a row is made of: x; x + y, stored; f(x) * y. */

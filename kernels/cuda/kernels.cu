@@ -1,8 +1,8 @@
 // The two ways to run a step. `bitnet_step`: one launch, one block on each multiprocessor, a barrier of the grid between
 // instructions; while blocks wait, their next weights are on the way. `bitnet_phase`: one launch an instruction, for cards or
 // steps that the first does not suit.
-#include "attention.cuh"
-#include "products.cuh"
+#include "attend-split.cuh"
+#include "one-products.cuh"
 
 /** The best logit of each block's share of a row, lower ids first among equals; then of all shares. */
 DEVICE void best_of(const float* values, const u32* ids, u32 n, u32 offset, float& best, u32& at) {
@@ -55,27 +55,34 @@ APART void run_best_of_all(const Instruction& I) {
 
 /** What of an instruction can be had before the instructions ahead of it are done: its weights, what is in the cache. */
 DEVICE void go_ahead(const Instruction& I, const Input& in) {
-  if (I.op == TERNARY && I.rows == 1) ternary_ahead(I);
-  if (I.op == ATTEND_ONE || I.op == SCORES || I.op == VALUES) attend_ahead(I, in);
+  switch (I.op) {
+    case TERNARY:
+      if (I.fused) ternary_ahead(I);
+      break;
+    case GROUPED:
+      if (I.fused) grouped_ahead(I);
+      break;
+    case INT8:
+      if (I.fused) int8_ahead(I);
+      break;
+    case ATTEND_SPLIT:
+      split_ahead(I, in);
+      break;
+    case ATTEND_ONE:
+    case SCORES:
+    case VALUES:
+      attend_ahead(I, in);
+      break;
+  }
 }
 
-/** What of the instruction after the next one comes into L2 meanwhile: group-scaled weights, the weights of norms. */
-APART void fetch_weights(const Instruction& I) {
-  if (I.fused && I.norm) {
-    for (u32 i = thread() * 32; i < I.width; i += THREADS * 32) fetch((const float*)I.weight + i);
-  }
-  if (I.op != GROUPED) return;
-  const u32 items = items_of(I), each = I.ending == GATE ? 2 : 1, bytes = (I.width + 3) / 4 * 64;
-  for (u32 item = block(); item < items; item += blocks()) {
-    for (u32 sub = 0; sub < each; sub++) {
-      u32 tile = item;
-      const Matrix& m = I.m[each == 2 ? sub : part_of(I, tile)];
-      for (u32 i = thread() * 128; i < bytes; i += THREADS * 128) fetch((const char*)m.w + (u64)tile * bytes + i);
-    }
-  }
+/** What of the instruction after the next one comes into L2 meanwhile: the weights of its norm. */
+DEVICE void fetch_weights(const Instruction& I) {
+  if (!I.norm) return;
+  for (u32 i = thread() * 32; i < I.width; i += THREADS * 32) fetch((const float*)I.weight + i);
 }
 
-DEVICE void run(const Instruction& I, const Input& in) {
+DEVICE void run(const Instruction& I, const Input& in, u32 tag) {
   switch (I.op) {
     case EMBED:
       run_embed(I, in);
@@ -84,19 +91,19 @@ DEVICE void run(const Instruction& I, const Input& in) {
       run_rows(I);
       break;
     case TERNARY:
-      if (I.rows == 1) ternary_one(I);
+      if (I.fused) ternary_one(I);
       else if (I.rows <= 8) ternary_many<1>(I);
       else if (I.rows > MANY_ROWS && I.ending != GATE) ternary_large(I);
       else ternary_many<4>(I);
       break;
     case GROUPED:
       if (I.group % 32 != 0) grouped_plain(I);
-      else if (I.rows == 1) grouped_rows<true>(I);
-      else grouped_rows<false>(I);
+      else if (I.fused) grouped_one(I);
+      else grouped_rows(I);
       break;
     case INT8:
-      if (I.rows == 1) int8_rows<true, 1>(I);
-      else int8_rows<false, 4>(I);
+      if (I.fused) int8_one(I);
+      else int8_rows<4>(I);
       break;
     case DENSE:
       dense_rows(I);
@@ -112,6 +119,9 @@ DEVICE void run(const Instruction& I, const Input& in) {
       break;
     case ATTEND_ONE:
       attend_one(I, in);
+      break;
+    case ATTEND_SPLIT:
+      attend_split(I, tag);
       break;
     case ATTEND_ROWS:
       attend_rows(I, in);
@@ -143,6 +153,7 @@ DEVICE void know_row(const Input& in) {
   if (thread() != 0) return;
   shared().position = *(const u32*)in.positions;
   shared().table_row = *(const u32*)in.table_rows;
+  shared().share.n = ~0u;
 }
 
 DEVICE Words part_at(u64 list, u32 n, u32 i) {
@@ -162,8 +173,11 @@ DEVICE void note(u64 barrier, u32 i, u32 what) {
 DEVICE void note(u64, u32, u32) {}
 #endif
 
-/** `base`: the barrier's count before this launch; it grows by the grid at every instruction. */
-KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
+/**
+ * `base`: the barrier's count before this launch; it grows by the grid at every instruction. `tag`: the first of n numbers that
+ * no launch before has had.
+ */
+KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier, u32 tag) {
   const Input& in = *(const Input*)input;
   u32* const count = (u32*)barrier;
   know_row(in);
@@ -175,14 +189,14 @@ KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
     // On its way while this one runs; into the place of the one before.
     const Words part = part_at(list, n, i + 2);
     note(barrier, i, 0);
-    run(held(i), in);
+    run(held(i), in, tag + i);
     hold(i + 2, part);
     sync();
     note(barrier, i, 1);
     if (i + 1 == n) break;
     if (thread() == 0) arrive(count);
     go_ahead(held(i + 1), in);
-    if (i + 2 < n && (held(i + 2).op == GROUPED || held(i + 2).fused)) fetch_weights(held(i + 2));
+    if (i + 2 < n && held(i + 2).fused) fetch_weights(held(i + 2));
     if (thread() == 0) await(count, base + (i + 1) * blocks());
     sync();
     note(barrier, i, 2);
@@ -195,5 +209,5 @@ KERNEL bitnet_phase(u64 list, u32 n, u32 index, u64 input) {
   hold(index, part_at(list, n, index));
   sync();
   go_ahead(held(index), in);
-  run(held(index), in);
+  run(held(index), in, 0);
 }

@@ -7,6 +7,13 @@ constexpr u32 THREADS = 512, WARPS = THREADS / 32;
 /** Elements of a row that a thread holds in registers: rows up to 7,168 wide. Wider ones go through shared memory. */
 constexpr u32 HELD = 14;
 
+/** A block's share of an instruction ATTEND_SPLIT, and whose rotation `cosine` and `sine` below are: see attend-split.cuh. */
+struct Share {
+  u32 first, from, tiles, count, runs, run, kv, head, low, n, turned, unused;
+};
+/** Tiles of a share, and half of a head that turns, at most. */
+constexpr u32 SHARE_TILES = 64, SHARE_TURNED = 64;
+
 /** The start of a block's shared memory. */
 struct Shared {
   char ring[3][INSTRUCTION_BYTES];
@@ -16,7 +23,11 @@ struct Shared {
   u32 last;
   /** Of the step's first row, so that a step of one token need not ask for it again and again. */
   u32 position, table_row;
+  Share share;
+  u64 share_tiles[SHARE_TILES];
+  float cosine[SHARE_TURNED], sine[SHARE_TURNED];
 };
+static_assert(sizeof(Shared) <= 3072, "as encode.ts has it");
 constexpr u32 POOL_AT = (sizeof(Shared) + 127) / 128 * 128;
 
 DEVICE Shared& shared() { return *(Shared*)shared_memory(); }

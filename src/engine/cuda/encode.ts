@@ -42,6 +42,7 @@ export type Memory = {
   readonly failed: number;
   readonly scratch: number;
   readonly counters: number;
+  readonly packets: number;
   readonly counts: number;
   readonly bests: number;
   /** Blocks of the grid, and their shared memory. */
@@ -51,10 +52,18 @@ export type Memory = {
 
 /** Threads of a block, as in rows.cuh; bytes of a block's own fields, at most. */
 const THREADS = 512;
-const OWN_BYTES = 2048;
+const OWN_BYTES = 3072;
 const POOL_BYTES = SHARED_BYTES - OWN_BYTES;
-/** Vectors of weights that a lane fetches ahead, at most. */
+/** Vectors of weights that a lane fetches ahead, at most; pieces of a warp's ring. */
 const MOST_STAGED = 16;
+const MOST_PLACES = 8;
+/** A piece of an int8 matrix, as in one-products.cuh. */
+const INT8_PIECE = 2048;
+/** PLACES times PLACE_FLOATS of attend-split.cuh, SHARE_TILES and SHARE_TURNED of rows.cuh; heads of a kv head there, at most. */
+const SPLIT_PLACES = 4 * 128 * 68;
+const SHARE_TILES = 64;
+const SHARE_TURNED = 64;
+const SPLIT_GROUP = 16;
 /** Shares of a row of logits whose best are found at once. */
 const SHARES = 64;
 /** Positions up to which one block does a row's attention where its heads are too wide for tiles. */
@@ -75,8 +84,8 @@ const MANY_ROWS = 32;
 /** What the kernels can hold. */
 export const LIMITS = { rowWidth: 15_360, ternaryColumns: 131_071, headDim: 256, heads: 512 } as const;
 
-/** A row in shared memory: `row_bytes` of rows.cuh. */
-const rowBytes = (width: number) => 16 * (Math.ceil(width / 128) * 8 + 4) * 4;
+/** The only row of a step, or its norm's weights, in shared memory: `one_floats` of one-row.cuh. */
+const oneBytes = (width: number) => Math.ceil(width / 256) * 1024;
 
 /** Distances between rows: codes in bytes; of int16 codes two planes and the sums of the groups. */
 export function codesStride(program: Program, codes: BufferId): number {
@@ -126,19 +135,49 @@ export function labelsOf(program: Program): string[] {
   return program.ops.flatMap((op) => (op.op === 'quantize' || op.op === 'quantize16' ? [op.label] : []));
 }
 
-/** How a step's attention is done; see attention.cuh. */
-export type AttentionKind = 'one' | 'whole' | 'blocks' | 'rows';
+/** How a step's attention is done; see attention.cuh and attend-split.cuh. */
+export type AttentionKind = 'split' | 'one' | 'whole' | 'blocks' | 'rows';
 
-/** `sequences`: of the step, whose rows are the tokens. */
-export function attentionFor(program: Program, tokens: number, sequences: number, positions: number): AttentionKind {
+/** Blocks that run together, and their shared memory. */
+export type Together = { readonly grid: number; readonly sharedBytes: number };
+
+/** `sequences`: of the step, whose rows are the tokens. `together`: undefined where blocks cannot wait for one another. */
+export function attentionFor(
+  program: Program,
+  tokens: number,
+  sequences: number,
+  positions: number,
+  together: Together | undefined,
+): AttentionKind {
   const { headDim } = program.kv;
   const group = groupOf(program);
   const tiled = headDim <= TILE_DIM && headDim % 4 === 0;
+  if (tokens === 1 && together !== undefined && canSplit(program, positions, together)) return 'split';
   if (tiled && tokens === 1 && positions <= 64) return 'one';
   if (tiled && tokens >= ROWS_OF_RUNS * sequences && group <= QUERIES) return 'rows';
   return !tiled && positions <= WHOLE_POSITIONS && attendBytes(1, headDim, positions) <= POOL_BYTES
     ? 'whole'
     : 'blocks';
+}
+
+/** Has every kv head a block, and the block memory for its tiles, their scores, and what it adds up? */
+function canSplit(program: Program, positions: number, { grid, sharedBytes }: Together): boolean {
+  const { headDim, kvHeads } = program.kv;
+  const group = groupOf(program);
+  const { rotaryDim } = program.rope;
+  if (headDim % 16 !== 0 || headDim > TILE_DIM || group > SPLIT_GROUP || grid < kvHeads) return false;
+  if (rotaryDim > headDim || rotaryDim / 2 > SHARE_TURNED) return false;
+  const tiles = Math.ceil(positions / 64);
+  const each = Math.ceil(tiles / Math.floor(grid / kvHeads));
+  if (each > SHARE_TILES || each * group * headDim + tiles * (1 + group) > SPLIT_PLACES) return false;
+  const behind = headDim * (4 + 2 * (group + 1) + group) + group * (each * 65 + 1);
+  return OWN_BYTES + 4 * (SPLIT_PLACES + behind) <= sharedBytes;
+}
+
+/** Bytes of what blocks tell one another: the largest scores, then sums of tiles. */
+export function packetBytes(program: Program, { grid }: Together, splits: number): number {
+  const heads = Math.max(0, ...program.ops.map((op) => (op.op === 'attention' ? op.heads : 0)));
+  return 8 * heads * (grid + splits * (program.kv.headDim + 1));
 }
 
 const groupOf = (program: Program) =>
@@ -466,7 +505,7 @@ class Encoder {
         };
         const ahead = this.#ahead(chain, first.codes, next, one(first.codes), instruction);
         if (chain !== undefined && ahead === undefined) return 0;
-        this.#list.push({ ...instruction, ...ahead, ...this.#staged(instruction, ahead !== undefined) });
+        this.#list.push({ ...instruction, ...ahead });
         return end - i;
       }
       case 'int8Matmul': {
@@ -526,19 +565,32 @@ class Encoder {
   ): Partial<Instruction> | undefined {
     if (chain === undefined || !one || chain.codes !== codes) return undefined;
     const { instruction } = chain;
-    if (instruction.source !== 0 || (instruction.keep ?? 0) !== 0 || this.#isLive(codes, next)) return undefined;
-    if (product.op === 'grouped' && (product.group ?? 0) % 32 !== 0) return undefined;
-    if (rowBytes(product.width!) + this.#productBytes(product) > POOL_BYTES) return undefined;
     const { norm, weight, eps, x, xStride, status, failed } = instruction;
-    return { fused: 1, ...defined({ norm, weight, eps, x, xStride, status, failed }) };
+    const { group = 0, width = 0 } = product;
+    if (instruction.source !== 0 || (instruction.keep ?? 0) !== 0 || this.#isLive(codes, next)) return undefined;
+    if (width % 4 !== 0 || (product.op === 'grouped' && group % 32 !== 0)) return undefined;
+    const used = OWN_BYTES + oneBytes(width) * (norm === 1 ? 2 : 1) + this.#productBytes(product);
+    const splits = this.#staged(product, this.#memory.sharedBytes - used);
+    if (splits === undefined) return undefined;
+    return { fused: 1, splits, ...defined({ norm, weight, eps, x, xStride, status, failed }) };
   }
 
-  /** How many vectors of weights a lane can fetch before it has the row: `staged` of products.cuh. */
-  #staged(product: Instruction, fused: boolean): Partial<Instruction> {
-    if (product.op !== 'ternary' || product.rows !== 1) return {};
-    const used = OWN_BYTES + (fused ? rowBytes(product.width!) : 0) + this.#productBytes(product);
-    const left = Math.floor((this.#memory.sharedBytes - used) / (THREADS * 16));
-    return { splits: Math.max(0, Math.min(MOST_STAGED, left)) };
+  /**
+   * Weights that fit in `left` bytes: vectors that a lane of a ternary product fetches before it has the row, places of a warp's
+   * ring; undefined where the product cannot do with so few.
+   */
+  #staged({ op, ending, width = 0, group = 1, codeStride = 0, matrices = [] }: Instruction, left: number): number | undefined {
+    if (op === 'ternary') return left < 0 ? undefined : Math.min(MOST_STAGED, Math.floor(left / (THREADS * 16)));
+    const { grid } = this.#memory;
+    const warps = THREADS / 32;
+    const gate = ending === ENDINGS.indexOf('gate');
+    const tiles = gate ? matrices[0]!.tiles : matrices.reduce((n, m) => n + m.tiles, 0);
+    const [pieces, bytes] =
+      op === 'int8'
+        ? [Math.ceil(tiles / (grid * warps)) * (codeStride / 128), INT8_PIECE]
+        : [Math.ceil(tiles / grid) * (gate ? 2 : 1) * Math.ceil(width / group / warps), (group / 32) * 512 + 256];
+    const places = Math.min(MOST_PLACES, pieces, Math.floor(left / (warps * bytes)));
+    return places < 1 ? undefined : places;
   }
 
   /** Shared memory of a product with one row: its codes and sums. */
@@ -649,9 +701,11 @@ class Encoder {
       splits,
     };
     const push = (kind: Operation, parts: number) => this.#list.push({ ...instruction, op: kind, parts });
-    if (attention === 'one' && extra.fused === 1) push('attendOne', 1);
+    if (attention === 'split' && extra.fused === 1) {
+      this.#list.push({ ...instruction, op: 'attendSplit', scratch: this.#memory.packets });
+    } else if (attention === 'one' && extra.fused === 1) push('attendOne', 1);
     else if (attention === 'rows') push('attendRows', 1);
-    else if (attention === 'blocks') {
+    else if (attention === 'blocks' || attention === 'split') {
       push('scores', 1);
       push('values', 1);
     } else push('attend', together);

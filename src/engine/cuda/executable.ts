@@ -23,9 +23,11 @@ import {
   encode,
   labelsOf,
   type Memory,
+  packetBytes,
   type Shape,
   scratchFloats,
   splitsFor,
+  type Together,
 } from './encode.ts';
 import type { Gpu, HostMemory, Work } from './gpu.ts';
 import { writeInstructions } from './instruction.ts';
@@ -74,6 +76,8 @@ export class CudaExecutable implements Executable {
   readonly #hosts = new Map<string, HostMemory>();
   #buffers: number[] = [];
   #rows = 0;
+  /** Numbers that no packet has had yet: see `bitnet_step`. */
+  #tag = 1;
   /** Positions whose rotations are there. */
   #turns = 0;
   #nextSequence = 0;
@@ -235,7 +239,7 @@ export class CudaExecutable implements Executable {
     const maxOutputs = Math.max(1, Math.floor(MAX_LOGITS_BYTES / (this.#program.vocabSize * 4 * (best ? 0.25 : 1))));
     let positions = 0;
     for (const position of step.positions) positions = Math.max(positions, position + 1);
-    const kind = attentionFor(this.#program, tokens, new Set(step.sequences).size, positions);
+    const kind = attentionFor(this.#program, tokens, new Set(step.sequences).size, positions, this.#together());
     const rowBytes = Math.max(1, scratchFloats(this.#program, kind, splitsFor(positions)) * 4);
     const maxRows = Math.max(1, Math.min(this.#maxRows, Math.floor(MAX_SCRATCH_BYTES / rowBytes)));
     let firstToken = 0;
@@ -258,8 +262,24 @@ export class CudaExecutable implements Executable {
   #shape(tokens: number, outputs: number, sequences: number, positions: number, traced: boolean, best: boolean): Shape {
     // Lists are kept: what they depend on is rounded.
     const rounded = Math.ceil(positions / BLOCK_POSITIONS) * BLOCK_POSITIONS;
-    const attention = attentionFor(this.#program, tokens, sequences, rounded);
+    const attention = attentionFor(this.#program, tokens, sequences, rounded, this.#together());
     return { tokens, outputs, attention, splits: splitsFor(rounded), positions: rounded, traced, best };
+  }
+
+  /** Blocks that can wait for one another. */
+  #together(): Together | undefined {
+    return this.#phases ? undefined : { grid: this.#gpu.info.multiprocessors, sharedBytes: this.#gpu.sharedBytes.one };
+  }
+
+  #takeTags(count: number): number {
+    if (this.#tag + count >= 2 ** 32) {
+      // What is left of a number's first use must not be taken for its second.
+      const packets = this.#places.get('packets');
+      if (packets !== undefined) this.#gpu.upload(packets.address, new Uint8Array(packets.bytes));
+      this.#tag = 1;
+    }
+    this.#tag += count;
+    return this.#tag - count;
   }
 
   async #runPart(step: Step, part: Part, best: boolean): Promise<void> {
@@ -278,15 +298,23 @@ export class CudaExecutable implements Executable {
     failed.fill(0);
     const list = this.#list(shape);
     const grid = this.#gpu.info.multiprocessors;
+    const sharedBytes = this.#sharedBytes(shape);
     const work: Work[] = [{ copy: 'in', to: inputAt, from: input.address, bytes: inputBytes }];
     if (list.length > 0 && this.#phases) {
       for (let i = 0; i < list.length; i += 1) {
         const args = [list.address, list.length, i, inputAt];
-        work.push({ kernel: 'bitnet_phase', grid, together: false, args });
+        work.push({ kernel: 'bitnet_phase', grid, together: false, sharedBytes, args });
       }
     } else if (list.length > 0) {
-      const args = [list.address, list.length, this.#gpu.takeBarrier(list.length, grid), inputAt, this.#gpu.barrier];
-      work.push({ kernel: 'bitnet_step', grid, together: true, args });
+      const args = [
+        list.address,
+        list.length,
+        this.#gpu.takeBarrier(list.length, grid),
+        inputAt,
+        this.#gpu.barrier,
+        this.#takeTags(list.length),
+      ];
+      work.push({ kernel: 'bitnet_step', grid, together: true, sharedBytes, args });
     }
     await this.#gpu.perform(work, this.#program.name, tokens <= WAIT_ROWS);
     for (let i = 0; i < this.#labels.length; i += 1) {
@@ -367,6 +395,10 @@ export class CudaExecutable implements Executable {
       Math.max(tokens * scratchFloats(this.#program, attention, splits) * 4, best ? bestBytes(outputs) : 0),
     );
     this.#place('counters', tokens * kv.kvHeads * 4);
+    const together = this.#together();
+    if (attention === 'split' && together !== undefined) {
+      this.#place('packets', packetBytes(this.#program, together, splits));
+    }
     this.#host('counts', tokens * tracePoints * 12);
     if (best) {
       this.#place('logits', outputs * vocabSize * 4);
@@ -391,6 +423,10 @@ export class CudaExecutable implements Executable {
     this.#forgetLists();
   }
 
+  #sharedBytes({ tokens }: Shape): number {
+    return tokens === 1 ? this.#gpu.sharedBytes.one : this.#gpu.sharedBytes.many;
+  }
+
   #memory(shape: Shape): Memory {
     const buffers = [...this.#buffers];
     buffers[this.#program.logits] = shape.best
@@ -407,7 +443,8 @@ export class CudaExecutable implements Executable {
       counts: this.#hosts.get('counts')!.address,
       bests: shape.best ? this.#hosts.get('bests')!.address : 0,
       grid: this.#gpu.info.multiprocessors,
-      sharedBytes: this.#gpu.sharedBytes,
+      packets: this.#places.get('packets')?.address ?? 0,
+      sharedBytes: this.#sharedBytes(shape),
     };
   }
 

@@ -18,6 +18,7 @@ export const OPERATIONS = [
   'bestOfAll',
   'attendOne',
   'attendRows',
+  'attendSplit',
 ] as const;
 export type Operation = (typeof OPERATIONS)[number];
 

@@ -17,12 +17,18 @@ using i32 = int32_t;
 #define PLAIN_KERNEL extern "C" void
 #define UNROLL
 #define UNROLL4
+#define UNROLL2
+#define ROLLED
 
 struct alignas(16) Words {
   u32 x, y, z, w;
 };
 struct alignas(16) Floats {
   float x, y, z, w;
+};
+
+struct alignas(8) Pair {
+  float x, y;
 };
 
 namespace emulator {
@@ -150,6 +156,7 @@ inline void fetch(const void* p) {
 inline void copy_ahead(void* to, const void* from) { std::memcpy(to, from, 16); }
 inline void copies_asked() {}
 template <int NEWEST> inline void copies_there() {}
+inline void copies_there_but(u32) {}
 inline void add_shared(i32* p, i32 v) { *p += v; }
 inline void max_shared(u32* p, u32 v) { *p = v > *p ? v : *p; }
 inline u32 add_global(u32* p, u32 v) {
@@ -164,6 +171,17 @@ inline void await(u32* p, u32 target) {
   emulator::now->count = p;
   emulator::now->target = target;
   emulator::wait();
+}
+
+inline void publish(u64* p, float v, u32 tag) { *p = (u64)tag << 32 | bits(v); }
+inline float receive(const u64* p, u32 tag) {
+  for (;;) {
+    const u64 v = *(const volatile u64*)p;
+    if ((u32)(v >> 32) == tag) return from_bits((u32)v);
+    emulator::now->word = (const volatile u32*)p + 1;
+    emulator::now->value = (u32)(v >> 32);
+    emulator::wait();
+  }
 }
 
 namespace emulator {
