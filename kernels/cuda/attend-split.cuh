@@ -6,6 +6,7 @@
 #pragma once
 
 #include "attention.cuh"
+#include "one-row.cuh"
 
 /** A tile's rows of keys, so far apart that neither eight dimensions of four positions nor 16-byte copies meet in a bank. */
 constexpr u32 KEY_STRIDE = POSITIONS + 4, PLACES = 4, PLACE_FLOATS = TILE_DIM * KEY_STRIDE;
@@ -29,7 +30,7 @@ DEVICE void ask_place(const Instruction& I, u32 i) {
 }
 
 /** Before the barrier: which share of the work is this block's, its first tiles, the rotation. */
-APART void split_ahead(const Instruction& I, const Input& in) {
+DEVICE void split_ahead(const Instruction& I, const Input& in) {
   Shared& s = shared();
   const u32 tid = thread(), group = I.heads / I.kv_heads, of_head = blocks() / I.kv_heads, half = I.rotary / 2;
   const u32 end = s.position + 1, first = I.window && end > I.window ? end - I.window : 0;
@@ -69,8 +70,12 @@ APART void split_ahead(const Instruction& I, const Input& in) {
   ROLLED for (u32 i = 0; i + 1 < PLACES; i++) ask_place(I, i);
 }
 
-APART void attend_split(const Instruction& I, u32 tag) {
+DEVICE void attend_split(const Instruction& I, const Input& in, u32 tag, const Gate& gate) {
   Shared& s = shared();
+  split_ahead(I, in);
+  mark(18);
+  gate.pass();
+  mark(19);
   const Share p = s.share;
   if (p.n == 0) return;
   const u32 D = I.head_dim, tid = thread(), lane = tid & 31, warp = tid / 32, half = I.rotary / 2, count = p.count;
@@ -114,20 +119,31 @@ APART void attend_split(const Instruction& I, u32 tag) {
       if (16 * k < D) plain[h * D + 16 * k + (lane & 15)] = v[k];
     }
   }
+  mark(0);
   sync();
+  mark(1);
   ROLLED for (u32 h = tid / 16; h <= count; h += THREADS / 16) {
     const float* x = plain + h * D;
-    ROLLED for (u32 d = tid & 15; d < D; d += 16) {
+    UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) {
+      const u32 d = 16 * k + (tid & 15);
+      if (16 * k >= D) continue;
       float v = x[d];
-      if (d < half) v = v * s.cosine[d] - x[d + half] * s.sine[d];
-      else if (d < 2 * half) v = v * s.cosine[d - half] + x[d - half] * s.sine[d - half];
+      // Beside the one that it turns with.
+      const bool low = d < half, turns = d < 2 * half;
+      const u32 j = low ? d : d - half;
+      if (turns) {
+        const float c = s.cosine[j], sn = s.sine[j], w = x[low ? d + half : j];
+        v = low ? v * c - w * sn : v * c + w * sn;
+      }
       if (h == count) own[d] = v;
       else q[(h / 2 * D + d) * 2 + (h & 1)] = v;
     }
   }
+  mark(2);
   ROLLED for (u32 t = 0; t < p.n; t++) {
     copies_there<PLACES - 2>();
     sync();
+    mark(3);
     ask_place(I, t + PLACES - 1);
     float* const keys = tile_place(t);
     if (newest && t + 1 == p.n) {
@@ -164,6 +180,7 @@ APART void attend_split(const Instruction& I, u32 tag) {
       }
     }
   }
+  mark(4);
   sync();
   // The largest of all blocks' keys, a warp a head.
   const u32 base = (p.from + p.low) * POSITIONS;
@@ -187,6 +204,7 @@ APART void attend_split(const Instruction& I, u32 tag) {
     }
     if (lane == 0) most[h] = lowered(m);
   }
+  mark(5);
   sync();
   ROLLED for (u32 h = 0; h < count; h++) {
     ROLLED for (u32 i = low + tid; i < high; i += THREADS) e[h * stride + i] = exp_f32(e[h * stride + i] - most[h]);
@@ -201,9 +219,11 @@ APART void attend_split(const Instruction& I, u32 tag) {
       if (p.runs > 1) publish(told_sums + of_kv + (u64)(p.low + t) * group + p.head % group + h, sum, tag);
     }
   }
+  mark(6);
   ROLLED for (u32 t = 0; t < p.n; t++) {
     copies_there<PLACES - 2>();
     sync();
+    mark(7);
     ask_place(I, p.n + t + PLACES - 1);
     float* const values = tile_place(p.n + t);
     if (newest && t + 1 == p.n) {
@@ -218,7 +238,7 @@ APART void attend_split(const Instruction& I, u32 tag) {
       float v = 0.0f;
       u32 j = from;
       ROLLED for (; j < to && j % 4 != 0; j++) v = v + x[j] * y[j % POSITIONS * D];
-      UNROLL2 for (; j + 4 <= to; j += 4) {
+      UNROLL4 for (; j + 4 <= to; j += 4) {
         const Floats w = *(const Floats*)(x + j);
         const float* const z = y + j % POSITIONS * D;
         const float y0 = z[0], y1 = z[D], y2 = z[2 * D], y3 = z[3 * D];
@@ -232,6 +252,7 @@ APART void attend_split(const Instruction& I, u32 tag) {
       else added[i] = t == 0 ? 0.0f + v : added[i] + v;
     }
   }
+  mark(8);
   if (p.runs == 1) {
     ROLLED for (u32 i = tid; i < count * D; i += THREADS) {
       float total = 0.0f;
@@ -252,6 +273,7 @@ APART void attend_split(const Instruction& I, u32 tag) {
   }
   ROLLED for (u32 i = tid; i < p.tiles * count; i += THREADS)
     all_sums[i] = receive(told_sums + of_kv + (u64)(i / count) * group + p.head % group + i % count, tag);
+  mark(9);
   sync();
   ROLLED for (u32 c = tid; c < mine; c += THREADS) {
     const u32 h = (c0 + c) / D;

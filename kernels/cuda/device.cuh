@@ -138,6 +138,9 @@ DEVICE float receive(const u64* p, u32 tag) {
   return from_bits((u32)v);
 }
 
+/** sum + the products of four signed bytes. */
+DEVICE i32 dot4(u32 a, u32 b, i32 sum) { return __dp4a((i32)a, (i32)b, sum); }
+
 /** d (16 x 8) += a (16 x 32, bytes 0..255) b (32 x 8, bytes -128..127). */
 DEVICE void mma_u8(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
   asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"

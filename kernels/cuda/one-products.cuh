@@ -4,93 +4,52 @@
 
 #include "products.cuh"
 
-// ---- int8: a warp takes tiles of 16 rows, 128 columns a piece. A lane's 64 bytes of it are asked for and read by itself.
+// ---- int8: a warp takes rows, whole; a block sixteen neighbours at a time. A lane's bytes are asked for and read by itself.
 
-constexpr u32 INT8_PIECE = 2048;
+/** Bytes of a place of the ring, and of a lane's next 16 from its last. */
+DEVICE u32 int8_piece(const Instruction& I) { return (I.code_stride + 511) / 512 * 512; }
+constexpr u32 LANES_BYTES = 32 * 16;
 
-/** A warp's pieces one after the other. */
-struct Int8Walk {
-  const char *one, *two;
-  u32 tile, left;
-  DEVICE_MEMBER void place(const Matrix& m, u32 chunks) {
-    const u32 row = tile * 16 + (thread() & 31) / 4, last = m.rows - 1, column = (thread() & 3) * 32;
-    one = (const char*)m.w + (u64)(row < last ? row : last) * m.stride + column;
-    two = (const char*)m.w + (u64)(row + 8 < last ? row + 8 : last) * m.stride + column;
-    left = chunks;
-  }
-  DEVICE_MEMBER void begin(const Matrix& m, u32 chunks) {
-    tile = block() * WARPS + thread() / 32;
-    place(m, chunks);
-  }
-  DEVICE_MEMBER void next(const Matrix& m, u32 chunks) {
-    one += 128;
-    two += 128;
-    if (--left > 0) return;
-    tile += blocks() * WARPS;
-    place(m, chunks);
-  }
-};
-
-/** This lane's 16 bytes of the first piece of its warp's ring; the other three are 32 lanes apart each. */
-DEVICE Words* int8_ring(const Instruction& I) {
-  return (Words*)(shared_memory() + shared_size() - (WARPS - thread() / 32) * I.splits * INT8_PIECE) + (thread() & 31);
-}
-DEVICE void ask_int8(const Int8Walk& from, const Matrix& m, Words* to) {
-  if (from.tile < m.tiles) {
-    copy_ahead(to, from.one);
-    copy_ahead(to + 32, from.one + 16);
-    copy_ahead(to + 64, from.two);
-    copy_ahead(to + 96, from.two + 16);
+DEVICE void ask_int8(const char* from, char* to, u32 bytes, bool there) {
+  if (there) {
+    ROLLED for (u32 at = (thread() & 31) * 16; at < bytes; at += LANES_BYTES) copy_ahead(to + at, from + at);
   }
   copies_asked();
 }
 
-APART void int8_ahead(const Instruction& I) {
+DEVICE void int8_one(const Instruction& I, const Gate& gate) {
+  const u32 lane = thread() & 31, warp = thread() / 32, places = I.splits, bytes = I.code_stride, piece = int8_piece(I);
+  const Matrix& m = I.m[0];
+  const u32 rows = m.rows, stride = m.stride, step = blocks() * WARPS;
+  const float* const scales = (const float*)m.scales;
+  float* const out = (float*)m.out;
+  char* const ring = shared_memory() + shared_size() - (WARPS - warp) * places * piece;
   one_ahead(I);
-  const Matrix& m = I.m[0];
-  const u32 chunks = I.code_stride / 128;
-  Words* ring = int8_ring(I);
-  Int8Walk from;
-  from.begin(m, chunks);
-  ROLLED for (u32 k = 0; k < I.splits; k++) {
-    ask_int8(from, m, ring + k * (INT8_PIECE / 16));
-    from.next(m, chunks);
-  }
-}
-
-APART void int8_one(const Instruction& I) {
-  const u32 lane = thread() & 31, g = lane / 4, piece = lane & 3, places = I.splits, chunks = I.code_stride / 128;
-  const Matrix& m = I.m[0];
+  u32 row = block() * WARPS + warp, asked = row;
+  const char* from = (const char*)m.w + (u64)row * stride;
+  const u64 jump = (u64)step * stride;
+  ROLLED for (u32 k = 0; k < places; k++, asked += step, from += jump) ask_int8(from, ring + k * piece, bytes, asked < rows);
+  gate.pass();
   char* const codes = codes_place(I);
   make_one<8>(I, codes, places);
   const float scale = shared().scale;
-  Words* const ring = int8_ring(I);
-  Int8Walk from;
-  from.begin(m, chunks);
-  ROLLED for (u32 k = 0; k < places; k++) from.next(m, chunks);
   u32 place = 0;
-  ROLLED for (u32 tile = block() * WARPS + thread() / 32; tile < m.tiles; tile += blocks() * WARPS) {
-    const u32 row = tile * 16 + g + (lane & 1) * 8;
-    // Two lanes of four have results: rows g and g + 8.
-    const bool mine = piece < 2 && row < m.rows;
-    const float row_scale = mine ? stream_float((const float*)m.scales + row) : 0.0f;
-    i32 a[4] = {0, 0, 0, 0}, b[4] = {0, 0, 0, 0};
-    ROLLED for (u32 c = 0; c < chunks; c++) {
-      copies_there_but(places - 1);
-      Words* const at = ring + place * (INT8_PIECE / 16);
-      const Words x = *(const Words*)(codes + c * 128 + piece * 32), y = *(const Words*)(codes + c * 128 + piece * 32 + 16);
-      const Words w0 = at[0], w1 = at[32], w2 = at[64], w3 = at[96];
-      mma_s8(a, w0.x, w2.x, w0.y, w2.y, x.x, x.y);
-      mma_s8(b, w0.z, w2.z, w0.w, w2.w, x.z, x.w);
-      mma_s8(a, w1.x, w3.x, w1.y, w3.y, y.x, y.y);
-      mma_s8(b, w1.z, w3.z, w1.w, w3.w, y.z, y.w);
-      ask_int8(from, m, at);
-      from.next(m, chunks);
-      place = place + 1 == places ? 0 : place + 1;
+  ROLLED for (; row < rows; row += step, asked += step, from += jump) {
+    const float row_scale = lane == 0 ? stream_float(scales + row) : 0.0f;
+    copies_there_but(places - 1);
+    char* const at = ring + place * piece;
+    i32 a = 0, b = 0;
+    UNROLL4 for (u32 c = lane * 16; c < bytes; c += LANES_BYTES) {
+      const Words w = *(const Words*)(at + c), x = *(const Words*)(codes + c);
+      a = dot4(w.x, x.x, a);
+      b = dot4(w.y, x.y, b);
+      a = dot4(w.z, x.z, a);
+      b = dot4(w.w, x.w, b);
     }
-    // The sums are in the lanes of piece 0; row g + 8 goes to the lane beside.
-    const i32 above = shuffle_xor(a[2] + b[2], 1), sum = piece == 0 ? a[0] + b[0] : above;
-    if (mine) ((float*)m.out)[row] = (float)sum * divide(row_scale, scale);
+    ask_int8(from, at, bytes, asked < rows);
+    const i32 sum = warp_sum(a + b);
+    if (lane == 0) out[row] = (float)sum * divide(row_scale, scale);
+    place = place + 1 == places ? 0 : place + 1;
   }
 }
 
@@ -133,26 +92,25 @@ struct GroupWalk {
   }
 };
 
-APART void grouped_ahead(const Instruction& I) {
-  one_ahead(I);
-  const u32 items = items_of(I), each = I.ending == GATE ? 2 : 1, groups = I.width / I.group, bytes = group_piece(I);
-  char* ring = group_ring(I);
-  GroupWalk from;
-  from.begin();
-  ROLLED for (u32 k = 0; k < I.splits; k++) {
-    from.ask(I, items, each, groups, ring + k * bytes);
-    from.next(each, groups);
-  }
-}
-
-APART void grouped_one(const Instruction& I) {
+DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
   const Shared& s = shared();
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3, places = I.splits;
   const u32 items = items_of(I), each = I.ending == GATE ? 2 : 1, groups = I.width / I.group, bytes = group_piece(I);
   const u32 steps = I.group / 32, code_stride = I.code_stride;
-  if (block() >= items) return;
   char* const codes = codes_place(I);
-  float* const products = (float*)after_codes(I);  // [of two][group of sixteen][row]
+  float* const products = (float*)after_codes<16>(I);  // [of two][group of sixteen][row]
+  char* const ring = group_ring(I);
+  one_ahead(I);
+  GroupWalk from;
+  from.begin();
+  ROLLED for (u32 k = 0; k < places; k++) {
+    from.ask(I, items, each, groups, ring + k * bytes);
+    from.next(each, groups);
+  }
+  mark(18);
+  gate.pass();
+  mark(19);
+  if (block() >= items) return;
   // What the first item's results are added to, asked for early.
   float old = 0.0f;
   if (I.ending == ADD && tid < 64) {
@@ -160,11 +118,8 @@ APART void grouped_one(const Instruction& I) {
     const Matrix& m = I.m[part_of(I, panel)];
     if (panel * 64 + tid < m.rows) old = load((const float*)m.out + panel * 64 + tid);
   }
+  mark(0);
   make_one<16>(I, codes, places);
-  char* const ring = group_ring(I);
-  GroupWalk from;
-  from.begin();
-  ROLLED for (u32 k = 0; k < places; k++) from.next(each, groups);
   u32 place = 0, parity = 0;
   ROLLED for (u32 item = block(); item < items; item += blocks()) {
     float total[2] = {0.0f, 0.0f};
@@ -177,8 +132,10 @@ APART void grouped_one(const Instruction& I) {
         parity ^= 1;
         const u32 group = first + warp;
         if (group < groups) {
+          mark(10);
           copies_there_but(places - 1);
           sync_warp();
+          mark(7);
           const char* const w = ring + place * bytes + piece * 64 + g * 8;
           const char* const b = codes + group * I.group + piece * 4;
           i32 hi[4][4], lo[4][4];
@@ -211,7 +168,9 @@ APART void grouped_one(const Instruction& I) {
           from.next(each, groups);
           place = place + 1 == places ? 0 : place + 1;
         }
+        mark(8);
         sync();
+        mark(9);
         if (tid < 64) {
           const u32 here = groups - first < WARPS ? groups - first : WARPS;
           float sum = total[sub];
@@ -224,7 +183,7 @@ APART void grouped_one(const Instruction& I) {
     const u32 row = panel * 64 + tid;
     if (tid < 64 && row < m.rows) {
       float y = total[0] * s.scale;
-      if (I.ending == GATE) y = activated(I.gate, I.limit, y, total[1] * s.scale);
+      if (I.ending == GATE) y = joined(I, y, total[1] * s.scale);
       if (I.ending == ADD) y = (item == block() ? old : load((const float*)m.out + row)) + y;
       ((float*)m.out)[row] = y;
     }

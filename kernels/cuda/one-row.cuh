@@ -1,43 +1,60 @@
 // The only row of a step, which every block makes for itself before its product: normed and rounded, its codes in shared
-// memory. All blocks wait for this, and each instruction of it is fetched anew a layer later: short loops, no straight code.
+// memory. All blocks wait for this, and each of its instructions is fetched anew a layer later: little code, and none that
+// needs local memory, which next to so much shared memory is as far away as L2.
 //
-// Shared memory from `pool()`: the row, the norm's weights, the codes; behind them what the product needs. Four elements a
-// thread and turn, so the width is a multiple of 4 (encode.ts sees to it).
+// Shared memory from `pool()`: where there is a norm, squares by lane of their sum and the norm's weights; the codes; behind
+// them what the product needs. Four elements a thread and turn, so the width is a multiple of 4 (encode.ts sees to it).
 #pragma once
 
 #include "rows.cuh"
 
+/** The grid's barrier behind the instruction before: what needs nothing of its results comes first. */
+struct Gate {
+  u32* count;
+  u32 target;
+  DEVICE_MEMBER void pass() const {
+    if (count != nullptr && thread() == 0) await(count, target);
+    sync();
+  }
+};
+
 /** Floats of a row with zeros behind it, so that its sum goes in whole rounds of 16 lanes. */
 DEVICE u32 one_floats(u32 width) { return (width + 255) / 256 * 256; }
-DEVICE float* one_place() { return (float*)pool(); }
-DEVICE float* norm_place(const Instruction& I) { return one_place() + one_floats(I.width); }
-DEVICE char* codes_place(const Instruction& I) { return pool() + 4 * (I.norm ? 2 : 1) * one_floats(I.width); }
-DEVICE u32 codes_bytes(const Instruction& I) { return I.quantize == 16 ? 2 * I.code_stride + 4 * (I.width / I.group) : I.code_stride; }
-DEVICE char* after_codes(const Instruction& I) { return codes_place(I) + (codes_bytes(I) + 127) / 128 * 128; }
+/** A lane's squares lie in one piece; four floats between two lanes, against meetings in a bank. */
+DEVICE u32 square_stride(u32 width) { return one_floats(width) / 16 + 4; }
+DEVICE float* norm_place(const Instruction& I) { return (float*)pool() + 16 * square_stride(I.width); }
+DEVICE char* codes_place(const Instruction& I) { return pool() + (I.norm ? 4 * (16 * square_stride(I.width) + one_floats(I.width)) : 0); }
+template <u32 BITS> DEVICE char* after_codes(const Instruction& I) {
+  const u32 bytes = BITS == 16 ? 2 * I.code_stride + 4 * (I.width / I.group) : I.code_stride;
+  return codes_place(I) + (bytes + 127) / 128 * 128;
+}
 
 /** Before the barrier: the norm's weights, as a group of copies of their own. */
 DEVICE void one_ahead(const Instruction& I) {
   if (I.norm) {
-    ROLLED for (u32 v = thread(); v < I.width / 4; v += THREADS) copy_ahead(norm_place(I) + 4 * v, (const float*)I.weight + 4 * v);
+    const u32 vectors = I.width / 4;
+    float* const to = norm_place(I);
+    const float* const from = (const float*)I.weight;
+    ROLLED for (u32 v = thread(); v < vectors; v += THREADS) copy_ahead(to + 4 * v, from + 4 * v);
   }
   copies_asked();
 }
 
-/** laneSum of the squares of the row, by one warp, both halves alike; in its first thread. */
-DEVICE float sum_of_one(const float* xs, u32 width) {
-  const float* p = xs + (thread() & 15);
-  const float* const end = xs + one_floats(width);
-  float s = 0.0f, v[16];
-  UNROLL for (u32 k = 0; k < 16; k++) v[k] = p[16 * k];
-  // The next sixteen are loaded while these are added: 4 clocks an addition.
-  UNROLL2 for (p += 256; p < end; p += 256) {
-    UNROLL for (u32 k = 0; k < 16; k++) {
-      const float x = v[k] * v[k];
-      v[k] = p[16 * k];
-      s = s + x;
-    }
+/** laneSum of the row from its squares, by one warp, both halves alike; in its first thread. */
+DEVICE float sum_of_one(const float* squares, u32 width) {
+  const Floats* p = (const Floats*)(squares + (thread() & 15) * square_stride(width));
+  const Floats* const end = p + one_floats(width) / 64;
+  float s = 0.0f;
+  Floats v[4];
+  UNROLL for (u32 k = 0; k < 4; k++) v[k] = p[k];
+  // Sixteen are loaded while the sixteen before are added: 4 clocks an addition.
+  UNROLL2 for (p += 4; p < end; p += 4) {
+    Floats next[4];
+    UNROLL for (u32 k = 0; k < 4; k++) next[k] = p[k];
+    UNROLL for (u32 k = 0; k < 4; k++) s = (((s + v[k].x) + v[k].y) + v[k].z) + v[k].w;
+    UNROLL for (u32 k = 0; k < 4; k++) v[k] = next[k];
   }
-  UNROLL for (u32 k = 0; k < 16; k++) s = s + v[k] * v[k];
+  UNROLL for (u32 k = 0; k < 4; k++) s = (((s + v[k].x) + v[k].y) + v[k].z) + v[k].w;
   return fold(s);
 }
 
@@ -46,86 +63,96 @@ DEVICE i32 clamped(float x, i32 low, i32 high) {
   return code > high ? high : code < low ? low : code;
 }
 DEVICE u32 packed(i32 a, i32 b, i32 c, i32 d) { return (u32)(a & 255) | (u32)(b & 255) << 8 | (u32)(c & 255) << 16 | (u32)d << 24; }
+DEVICE u32 magnitude(float x) { return bits(x) & 0x7fffffff; }
+DEVICE u32 larger(u32 a, u32 b) { return a > b ? a : b; }
 
-/** Codes of the row in shared memory, its scale and the sum of its codes in `shared()`. `newer`: groups of copies after the norm's. */
-template <u32 BITS> DEVICE void make_one(const Instruction& I, char* codes, u32 newer) {
+/** Makes the row from H vectors a thread. */
+template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char* codes, u32 newer) {
   Shared& s = shared();
-  const u32 tid = thread(), vectors = I.width / 4, norm = I.norm, words = I.code_stride / 4;
-  Floats* const row = (Floats*)one_place();
-  const Floats* const weight = (const Floats*)norm_place(I);
+  const u32 tid = thread(), n = I.width, vectors = n / 4, norm = I.norm, code_stride = I.code_stride, words = code_stride / 4;
+  Floats x[H];
   {
-    const Words* const x = (const Words*)I.x;
-    // All loads of a thread before the first use.
-    ROLLED for (u32 base = tid; base < vectors; base += 4 * THREADS) {
-      Words v[4];
-      UNROLL for (u32 k = 0; k < 4; k++) {
-        if (base + k * THREADS < vectors) v[k] = load(x + base + k * THREADS);
-      }
-      UNROLL for (u32 k = 0; k < 4; k++) {
-        if (base + k * THREADS < vectors) ((Words*)row)[base + k * THREADS] = v[k];
-      }
-    }
+    const Words* const from = (const Words*)I.x + tid;
+    Words v[H];
+    UNROLL for (u32 k = 0; k < H; k++) v[k] = tid + k * THREADS < vectors ? load(from + k * THREADS) : Words{0, 0, 0, 0};
+    UNROLL for (u32 k = 0; k < H; k++) x[k] = {from_bits(v[k].x), from_bits(v[k].y), from_bits(v[k].z), from_bits(v[k].w)};
   }
-  const u32 all = one_floats(I.width) / 4;
-  if (vectors + tid < all) row[vectors + tid] = {0.0f, 0.0f, 0.0f, 0.0f};
-  if (tid == 0) s.code_sum = 0;
-  copies_there_but(newer);
-  sync();
-  float r = 1.0f;
   if (norm) {
-    if (tid < 32) {
-      const float sum = sum_of_one((const float*)row, I.width);
-      if (tid == 0) s.inverse = divide(1.0f, root(divide(sum, (float)I.width) + I.eps));
+    const u32 stride = square_stride(n), all = one_floats(n) / 4;
+    float* const squares = (float*)pool();
+    UNROLL for (u32 k = 0; k < H; k++) {
+      const u32 v = tid + k * THREADS;
+      if (v < all) {
+        float* const to = squares + 4 * (v & 3) * stride + v / 4;
+        to[0] = x[k].x * x[k].x;
+        to[stride] = x[k].y * x[k].y;
+        to[2 * stride] = x[k].z * x[k].z;
+        to[3 * stride] = x[k].w * x[k].w;
+      }
     }
+    copies_there_but(newer);
+    mark(1);
     sync();
-    r = s.inverse;
+    mark(2);
+    if (tid < 32) {
+      const float sum = sum_of_one(squares, n);
+      if (tid == 0) s.inverse = divide(1.0f, root(divide(sum, (float)n) + I.eps));
+    }
+    mark(3);
+    sync();
+    const float r = s.inverse;
+    const Floats* const weight = (const Floats*)norm_place(I) + tid;
+    UNROLL for (u32 k = 0; k < H; k++) {
+      if (tid + k * THREADS < vectors) {
+        const Floats w = weight[k * THREADS];
+        x[k] = {(x[k].x * r) * w.x, (x[k].y * r) * w.y, (x[k].z * r) * w.z, (x[k].w * r) * w.w};
+      }
+    }
   }
   u32 most = 0;
-  ROLLED for (u32 v = tid; v < vectors; v += THREADS) {
-    Floats y = row[v];
-    if (norm) {
-      const Floats w = weight[v];
-      y = {(y.x * r) * w.x, (y.y * r) * w.y, (y.z * r) * w.z, (y.w * r) * w.w};
-      row[v] = y;
-    }
-    const u32 a = bits(y.x) & 0x7fffffff, b = bits(y.y) & 0x7fffffff, c = bits(y.z) & 0x7fffffff, d = bits(y.w) & 0x7fffffff;
-    const u32 ab = a > b ? a : b, cd = c > d ? c : d, m = ab > cd ? ab : cd;
-    most = m > most ? m : most;
+  UNROLL for (u32 k = 0; k < H; k++) {
+    most = larger(most, larger(larger(magnitude(x[k].x), magnitude(x[k].y)), larger(magnitude(x[k].z), magnitude(x[k].w))));
   }
+  mark(4);
   const float largest = largest_of(I, most, block() == 0);
+  mark(5);
   if (BITS == 8) {
     const float scale = scale8(largest);
     i32 sum = 0;
-    ROLLED for (u32 v = tid; v < words; v += THREADS) {
-      u32 word = 0;
-      if (v < vectors) {
-        const Floats y = row[v];
-        const i32 a = clamped(y.x * scale, -128, 127), b = clamped(y.y * scale, -128, 127);
-        const i32 c = clamped(y.z * scale, -128, 127), d = clamped(y.w * scale, -128, 127);
+    UNROLL for (u32 k = 0; k < H; k++) {
+      const u32 v = tid + k * THREADS;
+      if (v < words) {
+        const i32 a = clamped(x[k].x * scale, -128, 127), b = clamped(x[k].y * scale, -128, 127);
+        const i32 c = clamped(x[k].z * scale, -128, 127), d = clamped(x[k].w * scale, -128, 127);
+        // Past the row they are 0.
         sum += (a + b) + (c + d);
-        word = packed(a, b, c, d);
+        ((u32*)codes)[v] = packed(a, b, c, d);
       }
-      ((u32*)codes)[v] = word;
     }
-    keep8(sum, scale);
+    sum = warp_sum(sum);
+    if ((tid & 31) == 0) s.code_sums[tid / 32] = sum;
+    if (tid == 0) s.scale = scale;
+    sync();
+    mark(6);
     return;
   }
   const float wanted = divide(32639.0f, largest);
   const bool usable = wanted < from_bits(0x7f800000);
   const float scale = usable ? wanted : 0.0f;
   if (tid == 0) s.scale = usable ? divide(largest, 32639.0f) : 0.0f;
-  i32* const sums = (i32*)(codes + 2 * I.code_stride);
-  ROLLED for (u32 g = tid; g < I.width / I.group; g += THREADS) sums[g] = 0;
+  i32* const sums = (i32*)(codes + 2 * code_stride);
+  const u32 group = I.group, groups = n / group;
+  ROLLED for (u32 g = tid; g < groups; g += THREADS) sums[g] = 0;
   sync();
-  // Whole warps take part: eight neighbours have 32 elements of one group.
-  ROLLED for (u32 base = 0; base < words; base += THREADS) {
-    const u32 v = base + tid;
+  UNROLL for (u32 k = 0; k < H; k++) {
+    // Whole warps take part: eight neighbours have 32 elements of one group.
+    const u32 v = tid + k * THREADS;
+    if (k * THREADS >= words) continue;
     u32 hi = 0, lo = 0;
     i32 sum = 0;
     if (v < vectors && usable) {
-      const Floats y = row[v];
-      const i32 a = clamped(y.x * scale, -32639, 32639), b = clamped(y.y * scale, -32639, 32639);
-      const i32 c = clamped(y.z * scale, -32639, 32639), d = clamped(y.w * scale, -32639, 32639);
+      const i32 a = clamped(x[k].x * scale, -32639, 32639), b = clamped(x[k].y * scale, -32639, 32639);
+      const i32 c = clamped(x[k].z * scale, -32639, 32639), d = clamped(x[k].w * scale, -32639, 32639);
       sum = (a + b) + (c + d);
       // A code is 256 hi + lo, lo from -128 to 127: its low byte as it is.
       hi = packed((a + 128) >> 8, (b + 128) >> 8, (c + 128) >> 8, (d + 128) >> 8);
@@ -133,12 +160,20 @@ template <u32 BITS> DEVICE void make_one(const Instruction& I, char* codes, u32 
     }
     if (v < words) {
       ((u32*)codes)[v] = hi;
-      ((u32*)(codes + I.code_stride))[v] = lo;
+      ((u32*)(codes + code_stride))[v] = lo;
     }
     sum += shuffle_xor(sum, 1);
     sum += shuffle_xor(sum, 2);
     sum += shuffle_xor(sum, 4);
-    if ((tid & 7) == 0 && v < vectors) add_shared(sums + 4 * v / I.group, sum);
+    if ((tid & 7) == 0 && v < vectors) add_shared(sums + 4 * v / group, sum);
   }
   sync();
+  mark(6);
+}
+
+/** Codes of the row in shared memory, its scale and codes' sums in `shared()`. `newer`: groups of copies after the norm's. */
+template <u32 BITS> DEVICE void make_one(const Instruction& I, char* codes, u32 newer) {
+  if (I.code_stride <= 2 * 4 * THREADS) make_held_one<BITS, 2>(I, codes, newer);
+  else if (I.code_stride <= 4 * 4 * THREADS) make_held_one<BITS, 4>(I, codes, newer);
+  else make_held_one<BITS, 8>(I, codes, newer);
 }

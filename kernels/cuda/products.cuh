@@ -31,6 +31,14 @@ DEVICE u32 items_of(const Instruction& I) {
   return n;
 }
 
+/** Gate and up. The commonest here, so that no call stands in a step's way. */
+DEVICE float joined(const Instruction& I, float gate, float up) {
+  if (I.gate != RELU2) return activated(I.gate, I.limit, gate, up);
+  // NaN stays, so that the next rounding reports it.
+  const float g = gate > 0.0f || gate != gate ? gate : 0.0f;
+  return (g * g) * up;
+}
+
 /** A result in its place. `both`: of GATE, the up projection beside the gate. */
 DEVICE void finish(const Instruction& I, const Matrix& m, u32 t, u32 row, float y, float both) {
   float* out = (float*)m.out + (u64)t * m.out_stride + row;
@@ -66,23 +74,6 @@ DEVICE const char* quad_at(const Matrix& m, u32 tile, u32 chunk) {
   return quad < m.quads ? (const char*)m.w + (u64)quad * m.stride + chunk * 64 + (lane & 3) * 16 : nullptr;
 }
 
-/** Before the barrier: the norm's weights, and the first weights of a product with one row. */
-APART void ternary_ahead(const Instruction& I) {
-  one_ahead(I);
-  const Walk w = walk_of(I);
-  Words* to = staged(I);
-  u32 left = I.splits;
-  ROLLED for (u32 sub = 0; sub < w.subs; sub++) {
-    u32 tile;
-    const Matrix& m = tile_of(I, sub, tile);
-    const char* at = quad_at(m, tile, thread() / 32);
-    ROLLED for (u32 i = 0; i < w.mine && left > 0; i++, left--, to += THREADS) {
-      if (at) copy_ahead(to, at + i * (WARPS * 64));
-    }
-  }
-  copies_asked();
-}
-
 /** 32 rows x 64 columns x 8 tokens: fields 0 and 1 into low, 2 and 3 into high. */
 DEVICE void ternary_step(i32 (&low)[4], i32 (&high)[4], const Words& a, const Words& b) {
   mma_u8(low, a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b.x, b.y);
@@ -95,19 +86,35 @@ DEVICE float ternary_value(const Matrix& m, i32 sum, u32 field, i32 code_sum, fl
   return (float)((sum >> (2 * field)) - code_sum) * divide(m.scale, scale);
 }
 
-/** One row of codes. */
-APART void ternary_one(const Instruction& I) {
+/** The only row of a step. */
+DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
   Shared& s = shared();
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32;
+  // Before the barrier: the norm's weights, the first weights.
+  one_ahead(I);
   const Walk w = walk_of(I);
-  if (w.subs == 0) return;
-  char* codes = codes_place(I);
-  i32* acc = (i32*)after_codes(I);
+  const Words* const from_stage = staged(I);
+  const u32 each_warp = w.mine, splits = I.splits, n = w.total < splits ? w.total : splits;
+  {
+    Words* to = staged(I);
+    u32 left = n;
+    ROLLED for (u32 sub = 0; sub < w.subs && left > 0; sub++) {
+      u32 tile;
+      const Matrix& m = tile_of(I, sub, tile);
+      const char* at = quad_at(m, tile, warp);
+      ROLLED for (u32 i = 0; i < each_warp && left > 0; i++, left--, to += THREADS) {
+        if (at) copy_ahead(to, at + i * (WARPS * 64));
+      }
+    }
+    copies_asked();
+  }
+  char* const codes = codes_place(I);
+  i32* const acc = (i32*)after_codes<8>(I);
   ROLLED for (u32 i = tid; i < w.subs * 32; i += THREADS) acc[i] = 0;
-  // This thread's result: where it goes, and what is there already, asked for early.
+  // This thread's result: where it goes.
   const u32 each = I.ending == GATE ? 2 : 1, results = w.subs / each * 32, ending = I.ending, field = tid % 32 / 8;
   float* to = nullptr;
-  float old = 0.0f, scale = 0.0f, other = 0.0f;
+  float scale = 0.0f, other = 0.0f;
   if (tid < results) {
     u32 tile;
     const Matrix& m = tile_of(I, tid / 32 * each, tile);
@@ -116,46 +123,58 @@ APART void ternary_one(const Instruction& I) {
       to = (float*)m.out + row;
       scale = m.scale;
       other = I.m[1].scale;
-      if (ending == ADD) old = load(to);
     }
   }
+  mark(18);
+  gate.pass();
+  mark(19);
+  if (w.subs == 0) return;
+  // What is there already, asked for early.
+  const float old = ending == ADD && to != nullptr ? load(to) : 0.0f;
+  mark(0);
   make_one<8>(I, codes, 1);
   if (to != nullptr) {
     scale = divide(scale, s.scale);
     if (ending == GATE) other = divide(other, s.scale);
   }
   const char* const mine = codes + (lane & 3) * 16 + warp * 64;
-  const Words* const from_stage = staged(I);
   i32* place = acc + lane / 4;
-  const u32 n = w.total < I.splits ? w.total : I.splits, each_warp = w.mine;
   copies_there<0>();
+  mark(7);
   // Past the last quad nothing was fetched, and its rows are nobody's.
   u32 k = 0;
   ROLLED for (u32 sub = 0; sub < w.subs; sub++, place += 32) {
     i32 low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0}, low2[4] = {0, 0, 0, 0}, high2[4] = {0, 0, 0, 0};
-    const char* at = nullptr;
-    if (k + each_warp > n) {
-      u32 tile;
-      const Matrix& m = tile_of(I, sub, tile);
-      at = quad_at(m, tile, warp);
-    }
-    const u32 there = n - k < each_warp ? n - k : each_warp;
-    auto step = [&](const Words& a, u32 i) {
-      const Words b = *(const Words*)(mine + i * (WARPS * 64));
+    auto step = [&](const Words& a, const Words& b) {
       mma_u8(low, a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b.x, b.y);
       mma_u8(high, a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b.x, b.y);
       mma_u8(low2, a.z & mask_of(0), a.z & mask_of(1), a.w & mask_of(0), a.w & mask_of(1), b.z, b.w);
       mma_u8(high2, a.z & mask_of(2), a.z & mask_of(3), a.w & mask_of(2), a.w & mask_of(3), b.z, b.w);
     };
-    UNROLL2 for (u32 i = 0; i < there; i++) step(from_stage[(k + i) * THREADS], i);
-    ROLLED for (u32 i = there; i < each_warp; i += 4) {
-      Words next[4];
-      UNROLL for (u32 x = 0; x < 4; x++) next[x] = at && i + x < each_warp ? stream(at + (i + x) * (WARPS * 64)) : Words{0, 0, 0, 0};
-      UNROLL for (u32 x = 0; x < 4; x++) {
-        if (i + x < each_warp) step(next[x], i + x);
+    const u32 there = n - k < each_warp ? n - k : each_warp;
+    const Words* const first = from_stage + k * THREADS;
+    // Two at a time: the second's bytes come while the first is multiplied.
+    u32 i = 0;
+    ROLLED for (; i + 2 <= there; i += 2) {
+      const Words a = first[i * THREADS], b = *(const Words*)(mine + i * (WARPS * 64));
+      const Words c = first[(i + 1) * THREADS], d = *(const Words*)(mine + (i + 1) * (WARPS * 64));
+      step(a, b);
+      step(c, d);
+    }
+    if (i < there) step(first[i * THREADS], *(const Words*)(mine + i * (WARPS * 64)));
+    k += there;
+    if (there < each_warp) {
+      u32 tile;
+      const Matrix& m = tile_of(I, sub, tile);
+      const char* const at = quad_at(m, tile, warp);
+      ROLLED for (i = there; i < each_warp; i += 4) {
+        Words next[4];
+        UNROLL for (u32 x = 0; x < 4; x++) next[x] = at && i + x < each_warp ? stream(at + (i + x) * (WARPS * 64)) : Words{0, 0, 0, 0};
+        UNROLL for (u32 x = 0; x < 4; x++) {
+          if (i + x < each_warp) step(next[x], *(const Words*)(mine + (i + x) * (WARPS * 64)));
+        }
       }
     }
-    k += there;
     if (each_warp > 0 && (lane & 3) == 0) {
       add_shared(place, low[0] + low2[0]);
       add_shared(place + 8, low[2] + low2[2]);
@@ -163,12 +182,16 @@ APART void ternary_one(const Instruction& I) {
       add_shared(place + 24, high[2] + high2[2]);
     }
   }
+  i32 code_sum = 0;
+  UNROLL for (u32 x = 0; x < WARPS; x++) code_sum += s.code_sums[x];
+  mark(8);
   sync();
-  auto value = [&](i32 sum, float factor) { return (float)((sum >> (2 * field)) - s.code_sum) * factor; };
+  mark(9);
+  auto value = [&](i32 sum, float factor) { return (float)((sum >> (2 * field)) - code_sum) * factor; };
   if (to != nullptr) {
     const i32* from = acc + tid / 32 * each * 32 + tid % 32;
     float y = value(from[0], scale);
-    if (ending == GATE) y = activated(I.gate, I.limit, y, value(from[32], other));
+    if (ending == GATE) y = joined(I, y, value(from[32], other));
     *to = ending == ADD ? old + y : y;
   }
   // More than a result a thread: on cards with few multiprocessors.
@@ -178,8 +201,10 @@ APART void ternary_one(const Instruction& I) {
     const u32 quad = tile * 8 + v % 8, row = quad + field * m.quads;
     if (quad >= m.quads || row >= m.rows) continue;
     const i32* from = acc + v / 32 * each * 32 + v % 32;
-    const float y = value(from[0], divide(m.scale, s.scale));
-    finish(I, m, 0, row, y, each == 2 ? value(from[32], divide(I.m[1].scale, s.scale)) : 0.0f);
+    float* const out = (float*)m.out + row;
+    float y = value(from[0], divide(m.scale, s.scale));
+    if (ending == GATE) y = joined(I, y, value(from[32], divide(I.m[1].scale, s.scale)));
+    *out = ending == ADD ? load(out) + y : y;
   }
 }
 

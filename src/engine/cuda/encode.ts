@@ -57,8 +57,6 @@ const POOL_BYTES = SHARED_BYTES - OWN_BYTES;
 /** Vectors of weights that a lane fetches ahead, at most; pieces of a warp's ring. */
 const MOST_STAGED = 16;
 const MOST_PLACES = 8;
-/** A piece of an int8 matrix, as in one-products.cuh. */
-const INT8_PIECE = 2048;
 /** PLACES times PLACE_FLOATS of attend-split.cuh, SHARE_TILES and SHARE_TURNED of rows.cuh; heads of a kv head there, at most. */
 const SPLIT_PLACES = 4 * 128 * 68;
 const SHARE_TILES = 64;
@@ -84,8 +82,8 @@ const MANY_ROWS = 32;
 /** What the kernels can hold. */
 export const LIMITS = { rowWidth: 15_360, ternaryColumns: 131_071, headDim: 256, heads: 512 } as const;
 
-/** The only row of a step, or its norm's weights, in shared memory: `one_floats` of one-row.cuh. */
-const oneBytes = (width: number) => Math.ceil(width / 256) * 1024;
+/** What the norm of a step's only row needs of shared memory: `codes_place` of one-row.cuh. */
+const normBytes = (width: number) => 2 * Math.ceil(width / 256) * 1024 + 256;
 
 /** Distances between rows: codes in bytes; of int16 codes two planes and the sums of the groups. */
 export function codesStride(program: Program, codes: BufferId): number {
@@ -200,6 +198,13 @@ export function scratchFloats(program: Program, kind: AttentionKind, splits: num
 export function encode(program: Program, memory: Memory, shape: Shape): Instruction[] {
   return new Encoder(program, memory, shape).list();
 }
+
+/** What the kernel for steps of one row has; products only of rows that are made there. */
+const ONE_ROW: ReadonlySet<Operation> = new Set(['embed', 'attendSplit', 'dense', 'best', 'bestOfAll']);
+const FUSED_PRODUCTS: ReadonlySet<Operation> = new Set(['ternary', 'grouped', 'int8']);
+
+export const isOneRow = (list: readonly Instruction[]): boolean =>
+  list.every(({ op, fused }) => ONE_ROW.has(op) || (fused === 1 && FUSED_PRODUCTS.has(op)));
 
 /** Operations that make one row: their instruction, how many they are, the codes they leave, the row they make. */
 type Chain = {
@@ -569,7 +574,7 @@ class Encoder {
     const { group = 0, width = 0 } = product;
     if (instruction.source !== 0 || (instruction.keep ?? 0) !== 0 || this.#isLive(codes, next)) return undefined;
     if (width % 4 !== 0 || (product.op === 'grouped' && group % 32 !== 0)) return undefined;
-    const used = OWN_BYTES + oneBytes(width) * (norm === 1 ? 2 : 1) + this.#productBytes(product);
+    const used = OWN_BYTES + (norm === 1 ? normBytes(width) : 0) + this.#productBytes(product);
     const splits = this.#staged(product, this.#memory.sharedBytes - used);
     if (splits === undefined) return undefined;
     return { fused: 1, splits, ...defined({ norm, weight, eps, x, xStride, status, failed }) };
@@ -587,7 +592,7 @@ class Encoder {
     const tiles = gate ? matrices[0]!.tiles : matrices.reduce((n, m) => n + m.tiles, 0);
     const [pieces, bytes] =
       op === 'int8'
-        ? [Math.ceil(tiles / (grid * warps)) * (codeStride / 128), INT8_PIECE]
+        ? [Math.ceil(matrices[0]!.rows / (grid * warps)), Math.ceil(codeStride / 512) * 512]
         : [Math.ceil(tiles / grid) * (gate ? 2 : 1) * Math.ceil(width / group / warps), (group / 32) * 512 + 256];
     const places = Math.min(MOST_PLACES, pieces, Math.floor(left / (warps * bytes)));
     return places < 1 ? undefined : places;

@@ -21,6 +21,7 @@ import {
   checkProgram,
   codesStride,
   encode,
+  isOneRow,
   labelsOf,
   type Memory,
   packetBytes,
@@ -30,7 +31,7 @@ import {
   type Together,
 } from './encode.ts';
 import type { Gpu, HostMemory, Work } from './gpu.ts';
-import { writeInstructions } from './instruction.ts';
+import { type Instruction, writeInstructions } from './instruction.ts';
 import { placeWeights } from './weights.ts';
 
 const MAX_ROWS = 512;
@@ -43,7 +44,7 @@ const INPUT_HEADER = 64;
 const WAIT_ROWS = 8;
 
 type Sequence = { length: number; readonly blocks: number[] };
-type List = { readonly address: number; readonly length: number };
+type List = { readonly address: number; readonly length: number; readonly oneRow: boolean };
 /** Memory of the device, and how much. */
 type Place = { address: number; bytes: number };
 
@@ -76,7 +77,7 @@ export class CudaExecutable implements Executable {
   readonly #hosts = new Map<string, HostMemory>();
   #buffers: number[] = [];
   #rows = 0;
-  /** Numbers that no packet has had yet: see `bitnet_step`. */
+  /** Numbers that no packet has had yet: see `bitnet_one`. */
   #tag = 1;
   /** Positions whose rotations are there. */
   #turns = 0;
@@ -187,10 +188,10 @@ export class CudaExecutable implements Executable {
   }
 
   /** The instructions of a step of these rows: what docs/cuda.md counts, and the tests look at. */
-  instructionsOf(tokens: number, outputs: number, positions: number): ReturnType<typeof encode> {
+  instructionsOf(tokens: number, outputs: number, positions: number): Instruction[] {
     const shape = this.#shape(tokens, outputs, 1, positions, false, false);
     this.#prepare(shape, 1);
-    return encode(this.#program, this.#memory(shape), shape);
+    return this.#encode(shape);
   }
 
   [Symbol.dispose](): void {
@@ -312,9 +313,9 @@ export class CudaExecutable implements Executable {
         this.#gpu.takeBarrier(list.length, grid),
         inputAt,
         this.#gpu.barrier,
-        this.#takeTags(list.length),
+        ...(list.oneRow ? [this.#takeTags(list.length)] : []),
       ];
-      work.push({ kernel: 'bitnet_step', grid, together: true, sharedBytes, args });
+      work.push({ kernel: list.oneRow ? 'bitnet_one' : 'bitnet_step', grid, together: true, sharedBytes, args });
     }
     await this.#gpu.perform(work, this.#program.name, tokens <= WAIT_ROWS);
     for (let i = 0; i < this.#labels.length; i += 1) {
@@ -448,13 +449,23 @@ export class CudaExecutable implements Executable {
     };
   }
 
+  #encode(shape: Shape): Instruction[] {
+    const list = encode(this.#program, this.#memory(shape), shape);
+    if (shape.attention !== 'split' || isOneRow(list)) return list;
+    // Beside operations that only the other kernel has, attention is done as it does it.
+    const { tokens, positions } = shape;
+    const other = { ...shape, attention: attentionFor(this.#program, tokens, 1, positions, undefined) };
+    this.#prepare(other, 0);
+    return encode(this.#program, this.#memory(other), other);
+  }
+
   #list(shape: Shape): List {
     const { tokens, outputs, attention, splits, positions, traced, best } = shape;
     // The positions count only where they decide how many heads a block takes.
     const key = `${tokens} ${outputs} ${attention} ${splits} ${attention === 'whole' ? positions : 0} ${traced} ${best}`;
     const known = this.#lists.get(key);
     if (known !== undefined) return known;
-    const instructions = encode(this.#program, this.#memory(shape), shape);
+    const instructions = this.#encode(shape);
     const bytes = writeInstructions(instructions);
     const address = this.#take(bytes.length, 'instructions');
     this.#gpu.upload(address, bytes);
@@ -463,7 +474,7 @@ export class CudaExecutable implements Executable {
       this.#gpu.release(list.address);
       this.#lists.delete(oldest);
     }
-    const list = { address, length: instructions.length };
+    const list = { address, length: instructions.length, oneRow: shape.tokens === 1 && isOneRow(instructions) };
     this.#lists.set(key, list);
     return list;
   }

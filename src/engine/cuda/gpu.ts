@@ -4,7 +4,7 @@ import type { BlockMemory } from '../gpu/kv-blocks.ts';
 import { type CudaAddon, CudaError, type DeviceInfo } from './addon.ts';
 
 /** Kernels by their place in the module. */
-export const KERNELS = ['bitnet_step', 'bitnet_phase'] as const;
+export const KERNELS = ['bitnet_step', 'bitnet_one', 'bitnet_phase'] as const;
 export type KernelName = (typeof KERNELS)[number];
 
 /** Shared memory of a block, at least: what every card of sm_80 and later has, less a reserve. */
