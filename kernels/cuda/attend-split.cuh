@@ -16,21 +16,20 @@ DEVICE float* tile_place(u32 i) { return (float*)pool() + i % PLACES * PLACE_FLO
 DEVICE float* behind_places() { return (float*)pool() + PLACES * PLACE_FLOATS; }
 
 /** Tile i of the block's keys (i < n), then of its values. */
-DEVICE void ask_place(const Instruction& I, u32 i) {
-  const Share& p = shared().share;
-  if (i < 2 * p.n) {
+DEVICE void ask_place(const Instruction& I, const Share& p, u32 i) {
+  if (i < 2 * p.n && thread() < SPEAKER) {
     const bool values = i >= p.n;
     const float* from = (const float*)shared().share_tiles[values ? i - p.n : i];
     from += ((u64)(2 * I.layer + (values ? 1 : 0)) * I.kv_heads + p.kv) * I.head_dim * POSITIONS;
-    float* to = tile_place(i);
-    ROLLED for (u32 v = thread(); v < I.head_dim * (POSITIONS / 4); v += THREADS)
-      copy_ahead(to + (values ? 4 * v : v / (POSITIONS / 4) * KEY_STRIDE + v % (POSITIONS / 4) * 4), from + 4 * v);
+    float* const to = tile_place(i);
+    const u32 vectors = I.head_dim * (POSITIONS / 4), gap = values ? 0 : KEY_STRIDE - POSITIONS;
+    ROLLED for (u32 v = thread(); v < vectors; v += SPEAKER) copy_ahead(to + 4 * v + v / (POSITIONS / 4) * gap, from + 4 * v);
   }
   copies_asked();
 }
 
 /** Before the barrier: which share of the work is this block's, its first tiles, the rotation. */
-DEVICE void split_ahead(const Instruction& I, const Input& in) {
+DEVICE Share split_ahead(const Instruction& I, const Input& in) {
   Shared& s = shared();
   const u32 tid = thread(), group = I.heads / I.kv_heads, of_head = blocks() / I.kv_heads, half = I.rotary / 2;
   const u32 end = s.position + 1, first = I.window && end > I.window ? end - I.window : 0;
@@ -48,35 +47,33 @@ DEVICE void split_ahead(const Instruction& I, const Input& in) {
   p.head = p.kv * group + x % parts * p.count;
   p.low = p.run * per;
   p.n = p.kv < I.kv_heads && p.run < p.runs ? (p.tiles - p.low < per ? p.tiles - p.low : per) : 0;
-  // What only the step decides is asked for once in it.
-  const bool known = s.share.n == p.n && s.share.low == p.low && s.share.from == p.from && s.share.turned == half;
   p.turned = half;
-  sync();
-  if (tid == 0) s.share = p;
-  if (!known) {
+  // What only the step decides is asked for once in it.
+  if (!(s.share.n == p.n && s.share.low == p.low && s.share.from == p.from && s.share.turned == half)) {
+    sync();
+    if (tid == 0) s.share = p;
     if (tid >= 64 && tid - 64 < p.n) s.share_tiles[tid - 64] = ((const u64*)in.tables)[(u64)s.table_row * in.table_stride + p.from + p.low + tid - 64];
     if (tid >= 128 && tid - 128 < half) {
       s.cosine[tid - 128] = ((const float*)I.cosine)[(u64)s.position * half + tid - 128];
       s.sine[tid - 128] = ((const float*)I.sine)[(u64)s.position * half + tid - 128];
     }
+    sync();
   }
-  sync();
-  if (I.codes && p.n > 0) {
-    ROLLED for (u32 v = tid; v < I.head_dim / 2; v += THREADS) {
-      const u32 of = v / (I.head_dim / 4), at = 4 * (v % (I.head_dim / 4));
-      copy_ahead(behind_places() + of * I.head_dim + at, (const float*)(of ? I.weight2 : I.codes) + at);
-    }
+  if (I.codes && p.n > 0 && tid < I.head_dim / 2) {
+    const bool of_key = tid >= I.head_dim / 4;
+    const u32 at = 4 * (of_key ? tid - I.head_dim / 4 : tid);
+    copy_ahead(behind_places() + 4 * tid, (const float*)(of_key ? I.weight2 : I.codes) + at);
   }
-  ROLLED for (u32 i = 0; i + 1 < PLACES; i++) ask_place(I, i);
+  ROLLED for (u32 i = 0; i + 1 < PLACES; i++) ask_place(I, p, i);
+  return p;
 }
 
 DEVICE void attend_split(const Instruction& I, const Input& in, u32 tag, const Gate& gate) {
   Shared& s = shared();
-  split_ahead(I, in);
+  const Share p = split_ahead(I, in);
   mark(18);
   gate.pass();
   mark(19);
-  const Share p = s.share;
   if (p.n == 0) return;
   const u32 D = I.head_dim, tid = thread(), lane = tid & 31, warp = tid / 32, half = I.rotary / 2, count = p.count;
   const u32 group = I.heads / I.kv_heads, last_at = s.position % POSITIONS, stride = p.n * POSITIONS;
@@ -122,29 +119,22 @@ DEVICE void attend_split(const Instruction& I, const Input& in, u32 tag, const G
   mark(0);
   sync();
   mark(1);
-  ROLLED for (u32 h = tid / 16; h <= count; h += THREADS / 16) {
-    const float* x = plain + h * D;
-    UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) {
-      const u32 d = 16 * k + (tid & 15);
-      if (16 * k >= D) continue;
-      float v = x[d];
-      // Beside the one that it turns with.
-      const bool low = d < half, turns = d < 2 * half;
-      const u32 j = low ? d : d - half;
-      if (turns) {
-        const float c = s.cosine[j], sn = s.sine[j], w = x[low ? d + half : j];
-        v = low ? v * c - w * sn : v * c + w * sn;
-      }
-      if (h == count) own[d] = v;
-      else q[(h / 2 * D + d) * 2 + (h & 1)] = v;
-    }
+  ROLLED for (u32 i = tid; i < (count + 1) * D; i += THREADS) {
+    const u32 h = i / D, d = i % D;
+    // Beside the one that it turns with.
+    const bool low = d < half, turns = d < 2 * half;
+    const u32 j = turns ? (low ? d : d - half) : 0, other = turns ? (low ? d + half : j) : d;
+    const float* const x = plain + h * D;
+    const float v = x[d], a = v * s.cosine[j], b = x[other] * s.sine[j], turned = low ? a - b : a + b, y = turns ? turned : v;
+    if (h == count) own[d] = y;
+    else q[(h / 2 * D + d) * 2 + (h & 1)] = y;
   }
   mark(2);
   ROLLED for (u32 t = 0; t < p.n; t++) {
     copies_there<PLACES - 2>();
     sync();
     mark(3);
-    ask_place(I, t + PLACES - 1);
+    ask_place(I, p, t + PLACES - 1);
     float* const keys = tile_place(t);
     if (newest && t + 1 == p.n) {
       if (tid < D) {
@@ -224,7 +214,7 @@ DEVICE void attend_split(const Instruction& I, const Input& in, u32 tag, const G
     copies_there<PLACES - 2>();
     sync();
     mark(7);
-    ask_place(I, p.n + t + PLACES - 1);
+    ask_place(I, p, p.n + t + PLACES - 1);
     float* const values = tile_place(p.n + t);
     if (newest && t + 1 == p.n) {
       if (tid < D) values[last_at * D + tid] = own[D + tid];

@@ -229,7 +229,7 @@ template <class Run> DEVICE void run_list(u64 list, u32 n, u32 base, u64 input, 
     mark(15);
     sync();
     mark(16);
-    if (thread() == 0 && i + 1 < n) arrive(count);
+    if (thread() == SPEAKER && i + 1 < n) arrive(count);
     mark(17);
     note(barrier, i);
   }

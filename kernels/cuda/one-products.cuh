@@ -4,7 +4,7 @@
 
 #include "products.cuh"
 
-// ---- int8: a warp takes rows, whole; a block sixteen neighbours at a time. A lane's bytes are asked for and read by itself.
+// ---- int8: a warp takes rows, whole, four neighbours at a time. A lane's bytes are asked for and read by itself.
 
 /** Bytes of a place of the ring, and of a lane's next 16 from its last. */
 DEVICE u32 int8_piece(const Instruction& I) { return (I.code_stride + 511) / 512 * 512; }
@@ -25,17 +25,23 @@ DEVICE void int8_one(const Instruction& I, const Gate& gate) {
   float* const out = (float*)m.out;
   char* const ring = shared_memory() + shared_size() - (WARPS - warp) * places * piece;
   one_ahead(I);
-  u32 row = block() * WARPS + warp, asked = row;
-  const char* from = (const char*)m.w + (u64)row * stride;
-  const u64 jump = (u64)step * stride;
-  ROLLED for (u32 k = 0; k < places; k++, asked += step, from += jump) ask_int8(from, ring + k * piece, bytes, asked < rows);
+  // Rows follow in fours: this warp's k-th is number 4 (k / 4) of all warps' + k % 4.
+  const u32 first = (block() * WARPS + warp) * 4;
+  auto row_of = [&](u32 k) { return first + k / 4 * (4 * step) + k % 4; };
+  auto ask = [&](u32 k, char* to) {
+    const u32 row = row_of(k);
+    ask_int8((const char*)m.w + (u64)row * stride, to, bytes, row < rows);
+  };
+  ROLLED for (u32 k = 0; k < places; k++) ask(k, ring + k * piece);
   gate.pass();
   char* const codes = codes_place(I);
   make_one<8>(I, codes, places);
   const float scale = shared().scale;
   u32 place = 0;
-  ROLLED for (; row < rows; row += step, asked += step, from += jump) {
-    const float row_scale = lane == 0 ? stream_float(scales + row) : 0.0f;
+  float row_scale = 0.0f, mine = 0.0f;
+  ROLLED for (u32 k = 0; row_of(k) < rows; k++) {
+    const u32 row = row_of(k);
+    if (k % 4 == 0) row_scale = lane < 4 && row + lane < rows ? stream_float(scales + row + lane) : 0.0f;
     copies_there_but(places - 1);
     char* const at = ring + place * piece;
     i32 a = 0, b = 0;
@@ -46,9 +52,11 @@ DEVICE void int8_one(const Instruction& I, const Gate& gate) {
       a = dot4(w.z, x.z, a);
       b = dot4(w.w, x.w, b);
     }
-    ask_int8(from, at, bytes, asked < rows);
+    ask(k + places, at);
     const i32 sum = warp_sum(a + b);
-    if (lane == 0) out[row] = (float)sum * divide(row_scale, scale);
+    if (lane == k % 4) mine = (float)sum;
+    // Four results in one write, which may go to another machine's memory.
+    if ((k % 4 == 3 || row + 1 == rows) && lane <= k % 4) out[row - k % 4 + lane] = mine * divide(row_scale, scale);
     place = place + 1 == places ? 0 : place + 1;
   }
 }
@@ -58,22 +66,22 @@ DEVICE void int8_one(const Instruction& I, const Gate& gate) {
 /** Columns of a group are whole 32s: 512 bytes each; then 64 scales of two bytes or four. */
 DEVICE u32 group_bytes(const Instruction& I) { return I.group / 32 * 512; }
 DEVICE u32 group_piece(const Instruction& I) { return group_bytes(I) + 256; }
-DEVICE char* group_ring(const Instruction& I) {
-  return shared_memory() + shared_size() - (WARPS - thread() / 32) * I.splits * group_piece(I);
+DEVICE char* group_ring(const Instruction& I, u32 warp) {
+  return shared_memory() + shared_size() - (WARPS - warp) * I.splits * group_piece(I);
 }
 
 /** A warp's pieces one after the other: groups, matrices of an item, items. */
 struct GroupWalk {
-  u32 item, sub, group;
-  DEVICE_MEMBER void begin() {
+  u32 warp, item, sub, group;
+  DEVICE_MEMBER void begin(u32 of) {
+    warp = group = of;
     item = block();
     sub = 0;
-    group = thread() / 32;
   }
   DEVICE_MEMBER void next(u32 each, u32 groups) {
     group += WARPS;
     if (group < groups) return;
-    group = thread() / 32;
+    group = warp;
     if (++sub < each) return;
     sub = 0;
     item += blocks();
@@ -99,13 +107,19 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
   const u32 steps = I.group / 32, code_stride = I.code_stride;
   char* const codes = codes_place(I);
   float* const products = (float*)after_codes<16>(I);  // [of two][group of sixteen][row]
-  char* const ring = group_ring(I);
+  char* const ring = group_ring(I, warp);
   one_ahead(I);
   GroupWalk from;
-  from.begin();
-  ROLLED for (u32 k = 0; k < places; k++) {
-    from.ask(I, items, each, groups, ring + k * bytes);
-    from.next(each, groups);
+  // The first warp asks for the last one's, too.
+  if (tid < SPEAKER) {
+    ROLLED for (u32 of = warp; of < WARPS; of += WARPS - 1) {
+      char* to = group_ring(I, of);
+      from.begin(of);
+      ROLLED for (u32 k = 0; k < places; k++, to += bytes) {
+        from.ask(I, items, each, groups, to);
+        from.next(each, groups);
+      }
+    }
   }
   mark(18);
   gate.pass();
@@ -119,7 +133,10 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
     if (panel * 64 + tid < m.rows) old = load((const float*)m.out + panel * 64 + tid);
   }
   mark(0);
-  make_one<16>(I, codes, places);
+  // Of the groups of copies the norm's was the first.
+  make_one<16>(I, codes, warp == 0 ? 2 * places : places);
+  from.begin(warp);
+  ROLLED for (u32 k = 0; k < places; k++) from.next(each, groups);
   u32 place = 0, parity = 0;
   ROLLED for (u32 item = block(); item < items; item += blocks()) {
     float total[2] = {0.0f, 0.0f};
@@ -153,7 +170,8 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
             }
           }
           if (piece == 0) {
-            const i32 of_codes = ((const i32*)(codes + 2 * code_stride))[group];
+            i32 of_codes = 0;
+            ROLLED for (u32 k = 0; k < steps; k++) of_codes += ((const i32*)(codes + 2 * code_stride))[group * steps + k];
             const char* const scales = ring + place * bytes + steps * 512;
             UNROLL for (u32 f = 0; f < 4; f++) {
               UNROLL for (u32 e = 0; e < 2; e++) {

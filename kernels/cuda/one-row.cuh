@@ -8,12 +8,18 @@
 
 #include "rows.cuh"
 
+/**
+ * The last warp speaks for its block at the grid's barrier, and has no part in what other warps do meanwhile: to tell the others
+ * takes as long as the rest.
+ */
+constexpr u32 SPEAKER = THREADS - 32;
+
 /** The grid's barrier behind the instruction before: what needs nothing of its results comes first. */
 struct Gate {
   u32* count;
   u32 target;
   DEVICE_MEMBER void pass() const {
-    if (count != nullptr && thread() == 0) await(count, target);
+    if (count != nullptr && thread() == SPEAKER) await(count, target);
     sync();
   }
 };
@@ -25,7 +31,7 @@ DEVICE u32 square_stride(u32 width) { return one_floats(width) / 16 + 4; }
 DEVICE float* norm_place(const Instruction& I) { return (float*)pool() + 16 * square_stride(I.width); }
 DEVICE char* codes_place(const Instruction& I) { return pool() + (I.norm ? 4 * (16 * square_stride(I.width) + one_floats(I.width)) : 0); }
 template <u32 BITS> DEVICE char* after_codes(const Instruction& I) {
-  const u32 bytes = BITS == 16 ? 2 * I.code_stride + 4 * (I.width / I.group) : I.code_stride;
+  const u32 bytes = BITS == 16 ? 2 * I.code_stride + I.width / 8 : I.code_stride;
   return codes_place(I) + (bytes + 127) / 128 * 128;
 }
 
@@ -35,7 +41,9 @@ DEVICE void one_ahead(const Instruction& I) {
     const u32 vectors = I.width / 4;
     float* const to = norm_place(I);
     const float* const from = (const float*)I.weight;
-    ROLLED for (u32 v = thread(); v < vectors; v += THREADS) copy_ahead(to + 4 * v, from + 4 * v);
+    if (thread() < SPEAKER) {
+      ROLLED for (u32 v = thread(); v < vectors; v += SPEAKER) copy_ahead(to + 4 * v, from + 4 * v);
+    }
   }
   copies_asked();
 }
@@ -132,6 +140,8 @@ template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char*
     sum = warp_sum(sum);
     if ((tid & 31) == 0) s.code_sums[tid / 32] = sum;
     if (tid == 0) s.scale = scale;
+    // What other warps asked for, too.
+    copies_there<0>();
     sync();
     mark(6);
     return;
@@ -141,11 +151,8 @@ template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char*
   const float scale = usable ? wanted : 0.0f;
   if (tid == 0) s.scale = usable ? divide(largest, 32639.0f) : 0.0f;
   i32* const sums = (i32*)(codes + 2 * code_stride);
-  const u32 group = I.group, groups = n / group;
-  ROLLED for (u32 g = tid; g < groups; g += THREADS) sums[g] = 0;
-  sync();
   UNROLL for (u32 k = 0; k < H; k++) {
-    // Whole warps take part: eight neighbours have 32 elements of one group.
+    // Whole warps take part: eight neighbours have 32 elements, whose sum the product adds to their group's.
     const u32 v = tid + k * THREADS;
     if (k * THREADS >= words) continue;
     u32 hi = 0, lo = 0;
@@ -165,13 +172,17 @@ template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char*
     sum += shuffle_xor(sum, 1);
     sum += shuffle_xor(sum, 2);
     sum += shuffle_xor(sum, 4);
-    if ((tid & 7) == 0 && v < vectors) add_shared(sums + 4 * v / group, sum);
+    if ((tid & 7) == 0 && v < vectors) sums[v / 8] = sum;
   }
+  copies_there<0>();
   sync();
   mark(6);
 }
 
-/** Codes of the row in shared memory, its scale and codes' sums in `shared()`. `newer`: groups of copies after the norm's. */
+/**
+ * Codes of the row in shared memory, behind those of 16 bits the sums of every 32; its scale and codes' sums in `shared()`. All
+ * copies have come. `newer`: groups of copies after the norm's.
+ */
 template <u32 BITS> DEVICE void make_one(const Instruction& I, char* codes, u32 newer) {
   if (I.code_stride <= 2 * 4 * THREADS) make_held_one<BITS, 2>(I, codes, newer);
   else if (I.code_stride <= 4 * 4 * THREADS) make_held_one<BITS, 4>(I, codes, newer);

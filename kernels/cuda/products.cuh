@@ -52,11 +52,16 @@ DEVICE void finish(const Instruction& I, const Matrix& m, u32 t, u32 row, float 
 struct Walk {
   u32 mine, subs, total;
 };
+/** Of a row's chunks of 64 columns every 16th is a warp's. */
+DEVICE u32 chunks_of(const Instruction& I, u32 warp) {
+  const u32 chunks = I.code_stride / 64;
+  return warp < chunks ? (chunks - warp + WARPS - 1) / WARPS : 0;
+}
 /** What this warp does for one row of codes: of each of the block's tiles every 16th chunk of 64 columns. */
 DEVICE Walk walk_of(const Instruction& I) {
   Walk w;
-  const u32 items = items_of(I), chunks = I.code_stride / 64, warp = thread() / 32;
-  w.mine = warp < chunks ? (chunks - warp + WARPS - 1) / WARPS : 0;
+  const u32 items = items_of(I);
+  w.mine = chunks_of(I, thread() / 32);
   w.subs = 0;
   ROLLED for (u32 tile = block(); tile < items; tile += blocks()) w.subs += I.ending == GATE ? 2 : 1;
   w.total = w.subs * w.mine;
@@ -95,22 +100,25 @@ DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
   const Walk w = walk_of(I);
   const Words* const from_stage = staged(I);
   const u32 each_warp = w.mine, splits = I.splits, n = w.total < splits ? w.total : splits;
-  {
-    Words* to = staged(I);
-    u32 left = n;
-    ROLLED for (u32 sub = 0; sub < w.subs && left > 0; sub++) {
-      u32 tile;
-      const Matrix& m = tile_of(I, sub, tile);
-      const char* at = quad_at(m, tile, warp);
-      ROLLED for (u32 i = 0; i < each_warp && left > 0; i++, left--, to += THREADS) {
-        if (at) copy_ahead(to, at + i * (WARPS * 64));
+  // The first warp asks for the last one's, too.
+  if (tid < SPEAKER) {
+    ROLLED for (u32 of = warp; of < WARPS; of += WARPS - 1) {
+      Words* to = staged(I) + (of - warp) * 32;
+      const u32 mine = chunks_of(I, of), all = w.subs * mine;
+      u32 left = all < splits ? all : splits;
+      ROLLED for (u32 sub = 0; sub < w.subs && left > 0; sub++) {
+        u32 tile;
+        const Matrix& m = tile_of(I, sub, tile);
+        const char* at = quad_at(m, tile, of);
+        ROLLED for (u32 i = 0; i < mine && left > 0; i++, left--, to += THREADS) {
+          if (at) copy_ahead(to, at + i * (WARPS * 64));
+        }
       }
     }
-    copies_asked();
   }
+  copies_asked();
   char* const codes = codes_place(I);
-  i32* const acc = (i32*)after_codes<8>(I);
-  ROLLED for (u32 i = tid; i < w.subs * 32; i += THREADS) acc[i] = 0;
+  i32* const acc = (i32*)after_codes<8>(I);  // [sub][warp][row]
   // This thread's result: where it goes.
   const u32 each = I.ending == GATE ? 2 : 1, results = w.subs / each * 32, ending = I.ending, field = tid % 32 / 8;
   float* to = nullptr;
@@ -138,12 +146,11 @@ DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
     if (ending == GATE) other = divide(other, s.scale);
   }
   const char* const mine = codes + (lane & 3) * 16 + warp * 64;
-  i32* place = acc + lane / 4;
-  copies_there<0>();
+  i32* place = acc + warp * 32 + lane / 4;
   mark(7);
   // Past the last quad nothing was fetched, and its rows are nobody's.
   u32 k = 0;
-  ROLLED for (u32 sub = 0; sub < w.subs; sub++, place += 32) {
+  ROLLED for (u32 sub = 0; sub < w.subs; sub++, place += WARPS * 32) {
     i32 low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0}, low2[4] = {0, 0, 0, 0}, high2[4] = {0, 0, 0, 0};
     auto step = [&](const Words& a, const Words& b) {
       mma_u8(low, a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b.x, b.y);
@@ -175,11 +182,11 @@ DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
         }
       }
     }
-    if (each_warp > 0 && (lane & 3) == 0) {
-      add_shared(place, low[0] + low2[0]);
-      add_shared(place + 8, low[2] + low2[2]);
-      add_shared(place + 16, high[0] + high2[0]);
-      add_shared(place + 24, high[2] + high2[2]);
+    if ((lane & 3) == 0) {
+      place[0] = low[0] + low2[0];
+      place[8] = low[2] + low2[2];
+      place[16] = high[0] + high2[0];
+      place[24] = high[2] + high2[2];
     }
   }
   i32 code_sum = 0;
@@ -187,11 +194,15 @@ DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
   mark(8);
   sync();
   mark(9);
-  auto value = [&](i32 sum, float factor) { return (float)((sum >> (2 * field)) - code_sum) * factor; };
+  auto value = [&](u32 sub, float factor) {
+    const i32* const from = acc + sub * (WARPS * 32) + tid % 32;
+    i32 sum = 0;
+    UNROLL for (u32 x = 0; x < WARPS; x++) sum += from[x * 32];
+    return (float)((sum >> (2 * field)) - code_sum) * factor;
+  };
   if (to != nullptr) {
-    const i32* from = acc + tid / 32 * each * 32 + tid % 32;
-    float y = value(from[0], scale);
-    if (ending == GATE) y = joined(I, y, value(from[32], other));
+    float y = value(tid / 32 * each, scale);
+    if (ending == GATE) y = joined(I, y, value(tid / 32 * each + 1, other));
     *to = ending == ADD ? old + y : y;
   }
   // More than a result a thread: on cards with few multiprocessors.
@@ -200,10 +211,9 @@ DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
     const Matrix& m = tile_of(I, v / 32 * each, tile);
     const u32 quad = tile * 8 + v % 8, row = quad + field * m.quads;
     if (quad >= m.quads || row >= m.rows) continue;
-    const i32* from = acc + v / 32 * each * 32 + v % 32;
     float* const out = (float*)m.out + row;
-    float y = value(from[0], divide(m.scale, s.scale));
-    if (ending == GATE) y = joined(I, y, value(from[32], divide(I.m[1].scale, s.scale)));
+    float y = value(v / 32 * each, divide(m.scale, s.scale));
+    if (ending == GATE) y = joined(I, y, value(v / 32 * each + 1, divide(I.m[1].scale, s.scale)));
     *out = ending == ADD ? load(out) + y : y;
   }
 }

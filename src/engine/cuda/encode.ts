@@ -599,11 +599,11 @@ class Encoder {
   }
 
   /** Shared memory of a product with one row: its codes and sums. */
-  #productBytes({ op, codeStride = 0, width = 0, group = 1, ending, matrices = [] }: Instruction): number {
+  #productBytes({ op, codeStride = 0, width = 0, ending, matrices = [] }: Instruction): number {
     if (op === 'int8') return codeStride + 128;
-    if (op === 'grouped') return 2 * codeStride + 4 * (width / group) + 128 + 2 * 16 * 64 * 4;
+    if (op === 'grouped') return 2 * codeStride + width / 8 + 128 + 2 * 16 * 64 * 4;
     const tiles = ending === ENDINGS.indexOf('gate') ? matrices[0]!.tiles : matrices.reduce((n, m) => n + m.tiles, 0);
-    return codeStride + 128 + Math.ceil(tiles / this.#memory.grid) * matrices.length * 128;
+    return codeStride + 128 + Math.ceil(tiles / this.#memory.grid) * matrices.length * 16 * 128;
   }
 
   /** What follows a product and is done with its results. */
