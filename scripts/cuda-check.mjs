@@ -337,19 +337,27 @@ if (wants('profile')) {
       gpu.download(gpu.barrier, new Uint8Array(clocks.buffer));
       const sums = new Map();
       for (const [i, { op, ending = 0, width }] of list.entries()) {
-        const [began, ended, all] = [0, 1, 2].map((k) => Number(clocks[8 + 3 * i + k]));
+        const took = i === 0 ? 0 : Number(clocks[8 + i] - clocks[7 + i]);
         const key = `${op} ${ending} ${width ?? ''}`;
-        const sum = sums.get(key) ?? { n: 0, own: 0, wait: 0 };
+        const sum = sums.get(key) ?? { n: 0, took: 0 };
         sum.n += 1;
-        sum.own += ended - began;
-        if (i + 1 < list.length) sum.wait += all - ended;
+        sum.took += took;
         sums.set(key, sum);
       }
       say(
         `profile: ${name}, ${count} x ${tokens} tokens at context ${context}, ${list.length} instructions; clocks of block 0 each`,
       );
-      for (const [key, { n, own, wait }] of sums) {
-        say(`  ${key.padEnd(24)} ${String(n).padStart(4)} x ${Math.round(own / n)} + wait ${Math.round(wait / n)}`);
+      for (const [key, { n, took }] of sums) {
+        say(`  ${key.padEnd(24)} ${String(n).padStart(4)} x ${Math.round(took / n)}`);
+      }
+      if (tokens > 1) continue;
+      // What mark(NUMBER) in the kernels found, between it and the mark before, of all instructions of a kind.
+      const marks = new Uint32Array(clocks.buffer, 60_000, 144);
+      const { layers } = program.kv;
+      for (const [kind, name] of ['store', 'add', 'gate', 'wide add', 'attention', 'other'].entries()) {
+        const found = [...marks.subarray(24 * kind, 24 * kind + 24)].map((v) => Math.round(v / layers));
+        const shown = found.flatMap((v, i) => (v > 0 ? [`${i}: ${v}`] : []));
+        say(`    marks of ${name.padEnd(10)} ${shown.join(', ')}`);
       }
     }
     drop();

@@ -18,6 +18,8 @@ using i32 = int32_t;
 #define PLAIN_KERNEL extern "C" __global__ void __launch_bounds__(256, 2)
 #define UNROLL _Pragma("unroll")
 #define UNROLL4 _Pragma("unroll 4")
+#define UNROLL2 _Pragma("unroll 2")
+/** A loop of code that all wait for: as short as it is. */
 #define ROLLED _Pragma("unroll 1")
 
 struct alignas(16) Words {
@@ -101,6 +103,20 @@ DEVICE void copy_ahead(void* to, const void* from) {
 }
 DEVICE void copies_asked() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int NEWEST> DEVICE void copies_there() { asm volatile("cp.async.wait_group %0;" ::"n"(NEWEST) : "memory"); }
+/** The same for a number that is known late, up to 8. */
+DEVICE void copies_there_but(u32 newest) {
+  switch (newest) {
+    case 0: copies_there<0>(); break;
+    case 1: copies_there<1>(); break;
+    case 2: copies_there<2>(); break;
+    case 3: copies_there<3>(); break;
+    case 4: copies_there<4>(); break;
+    case 5: copies_there<5>(); break;
+    case 6: copies_there<6>(); break;
+    case 7: copies_there<7>(); break;
+    default: copies_there<8>();
+  }
+}
 
 DEVICE void add_shared(i32* p, i32 v) { atomicAdd(p, v); }
 DEVICE void max_shared(u32* p, u32 v) { atomicMax(p, v); }
@@ -111,7 +127,6 @@ DEVICE void fence() { __threadfence(); }
 
 /** One of the grid's barriers: thread 0 says that its block is there, later waits for the others. */
 DEVICE void arrive(u32* p) {
-  __threadfence();
   asm volatile("red.release.gpu.global.add.u32 [%0],1;" ::"l"(p) : "memory");
 }
 DEVICE void await(u32* p, u32 target) {
@@ -119,6 +134,23 @@ DEVICE void await(u32* p, u32 target) {
   do asm volatile("ld.acquire.gpu.global.u32 %0,[%1];" : "=r"(v) : "l"(p) : "memory");
   while ((i32)(v - target) < 0);
 }
+
+/**
+ * A float that one block of the grid gives another within an instruction: with a tag, in one piece, so that whoever finds the
+ * tag has the float. No other write is ordered by it.
+ */
+DEVICE void publish(u64* p, float v, u32 tag) {
+  asm volatile("st.relaxed.gpu.global.u64 [%0],%1;" ::"l"(p), "l"((u64)tag << 32 | bits(v)) : "memory");
+}
+DEVICE float receive(const u64* p, u32 tag) {
+  u64 v;
+  do asm volatile("ld.relaxed.gpu.global.u64 %0,[%1];" : "=l"(v) : "l"(p) : "memory");
+  while ((u32)(v >> 32) != tag);
+  return from_bits((u32)v);
+}
+
+/** sum + the products of four signed bytes. */
+DEVICE i32 dot4(u32 a, u32 b, i32 sum) { return __dp4a((i32)a, (i32)b, sum); }
 
 /** d (16 x 8) += a (16 x 32, bytes 0..255) b (32 x 8, bytes -128..127). */
 DEVICE void mma_u8(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {

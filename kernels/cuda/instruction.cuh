@@ -37,6 +37,7 @@ enum Operation : u32 {
   SEGMENTS,
   ROUND,
   NARROW_ROWS,
+  ATTEND_SPLIT,
 };
 
 /** What a row is made of: x; x + y, stored; f(x) * y. */

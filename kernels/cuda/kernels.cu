@@ -1,38 +1,17 @@
-// The two ways to run a step. `bitnet_step`, of one row: one launch, one block on each multiprocessor, a barrier of the grid between
+// The two ways to run a step. `bitnet_one` and `bitnet_step`, of one row: one launch, one block on each multiprocessor, a barrier of the grid between
 // instructions; while blocks wait, their next weights are on the way. The others: one launch an instruction, for steps of several
 // rows and cards that the first does not suit. What takes most of the time of several rows has kernels of its own, so that each has
 // all registers: as functions of one kernel they spilled, and waited for local memory.
+#include "attend-split.cuh"
 #include "attention_rows.cuh"
 #include "hybrid.cuh"
+#include "one-products.cuh"
 #include "products_many.cuh"
 #include "rows_many.cuh"
 #include "top.cuh"
 
-/** What of an instruction can be had before the instructions ahead of it are done: its weights, what is in the cache. */
-DEVICE void go_ahead(const Instruction& I, const Input& in) {
-  if (I.op == TERNARY && I.rows == 1) ternary_ahead(I);
-  if (I.op == ATTEND_ONE || I.op == SCORES || I.op == VALUES) attend_ahead(I, in);
-  if (I.op == DELTA) delta_ahead(I, in);
-}
-
-/** What of the instruction after the next one comes into L2 meanwhile: group-scaled weights, the weights of norms. */
-APART void fetch_weights(const Instruction& I) {
-  if (I.fused && I.norm) {
-    for (u32 i = thread() * 32; i < I.width; i += THREADS * 32) fetch((const float*)I.weight + i);
-  }
-  if (I.op != GROUPED) return;
-  const u32 items = items_of(I), each = I.ending == GATE ? 2 : 1, bytes = (I.width + 3) / 4 * 64;
-  for (u32 item = block(); item < items; item += blocks()) {
-    for (u32 sub = 0; sub < each; sub++) {
-      u32 tile = item;
-      const Matrix& m = I.m[each == 2 ? sub : part_of(I, tile)];
-      for (u32 i = thread() * 128; i < bytes; i += THREADS * 128) fetch((const char*)m.w + (u64)tile * bytes + i);
-    }
-  }
-}
-
-/** `many`: of several rows, what has no kernel of its own. */
-DEVICE void run(const Instruction& I, const Input& in, bool many) {
+/** Operations without a part before the barrier. `MANY`: of several rows, what has no kernel of its own. */
+template <bool MANY> APART void run_plain(const Instruction& I, const Input& in) {
   switch (I.op) {
     case EMBED:
       run_embed(I, in);
@@ -41,15 +20,15 @@ DEVICE void run(const Instruction& I, const Input& in, bool many) {
       run_rows(I);
       break;
     case TERNARY:
-      ternary_one(I);
+      ternary_some_ahead(I);
+      ternary_some(I);
       break;
     case GROUPED:
       if (I.group % 32 != 0) grouped_plain(I);
-      else if (I.rows == 1) grouped_rows<true>(I);
-      else if (many) grouped_rows<false>(I);
+      else grouped_rows(I);
       break;
     case INT8:
-      int8_rows<true, 1>(I);
+      int8_rows<4>(I);
       break;
     case DENSE:
       dense_rows(I);
@@ -67,7 +46,7 @@ DEVICE void run(const Instruction& I, const Input& in, bool many) {
       attend_one(I, in);
       break;
     case READY:
-      if (many) ready(I, in);
+      if (MANY) ready(I, in);
       break;
     case SCORES:
       scores(I, in);
@@ -132,12 +111,74 @@ DEVICE void run(const Instruction& I, const Input& in, bool many) {
   }
 }
 
+/** In functions of their own, for kernels that have all operations. */
+APART void run_ternary_one(const Instruction& I, const Gate& gate) { ternary_one(I, gate); }
+APART void run_grouped_one(const Instruction& I, const Gate& gate) { grouped_one(I, gate); }
+APART void run_int8_one(const Instruction& I, const Gate& gate) { int8_one(I, gate); }
+
+/** Everything but ATTEND_SPLIT, whose blocks wait for one another. */
+template <bool MANY> DEVICE void run(const Instruction& I, const Input& in, const Gate& gate) {
+  if (I.fused) {
+    switch (I.op) {
+      case TERNARY:
+        return run_ternary_one(I, gate);
+      case GROUPED:
+        return run_grouped_one(I, gate);
+      case INT8:
+        return run_int8_one(I, gate);
+      case ATTEND_ONE:
+      case SCORES:
+      case VALUES:
+        attend_ahead(I, in);
+        break;
+    }
+  }
+  if (I.op == DELTA) delta_ahead(I, in);
+  gate.pass();
+  run_plain<MANY>(I, in);
+}
+
+/**
+ * The operations of ONE_ROW in encode.ts, and no others: their code stands here and is not called, since a call costs local
+ * memory, and is fetched again in every layer.
+ */
+DEVICE void run_one(const Instruction& I, const Input& in, u32 tag, const Gate& gate) {
+  switch (I.op) {
+    case TERNARY:
+      return ternary_one(I, gate);
+    case GROUPED:
+      return grouped_one(I, gate);
+    case ATTEND_SPLIT:
+      return attend_split(I, in, tag, gate);
+    case INT8:
+      return int8_one(I, gate);
+  }
+  gate.pass();
+  switch (I.op) {
+    case EMBED:
+      return run_embed(I, in);
+    case DENSE:
+      return dense_rows(I);
+    case DENSE_SMALL:
+      return run_dense_small(I);
+    case TOP_OF_SHARES:
+      return top_of_shares(I);
+    case TOP:
+      return top_of_rows(I);
+    case MASS:
+      return mass_of_shares(I);
+    case TELL_TOP:
+      return tell_top(I);
+  }
+}
+
 DEVICE const Instruction& held(u32 i) { return *(const Instruction*)shared().ring[i % 3]; }
 
 DEVICE void know_row(const Input& in) {
   if (thread() != 0) return;
   shared().position = *(const u32*)in.positions;
   shared().table_row = *(const u32*)in.table_rows;
+  shared().share.n = ~0u;
 }
 
 DEVICE Words part_at(u64 list, u32 n, u32 i) {
@@ -149,39 +190,65 @@ DEVICE void hold(u32 i, const Words& part) {
 }
 
 #ifdef BITNET_PROFILE
-/** Clocks of block 0, behind the barrier: of each instruction when it began, ended, and when all had ended. */
-DEVICE void note(u64 barrier, u32 i, u32 what) {
-  if (block() == 0 && thread() == 0) ((u64*)barrier)[8 + 3 * i + what] = (u64)clock64();
+/** Clocks of block 0, behind the barrier: when each instruction had ended there. */
+DEVICE void note(u64 barrier, u32 i) {
+  if (block() == 0 && thread() == 0) ((u64*)barrier)[8 + i] = (u64)clock64();
+}
+/** Behind them the marks. */
+DEVICE void begin_marks() {
+  Shared& s = shared();
+  for (u32 i = thread(); i < 144; i += THREADS) (&s.marks[0][0])[i] = 0;
+  if (thread() == 0) s.marked = (u32)clock64();
+}
+DEVICE void end_marks(u64 barrier) {
+  if (block() == 0 && thread() == 0)
+    for (u32 i = 0; i < 144; i++) ((u32*)barrier)[15000 + i] = (&shared().marks[0][0])[i];
+}
+DEVICE void mark_kind(const Instruction& I) {
+  if (thread() == 0)
+    shared().kind = I.op == ATTEND_SPLIT ? 4 : I.op != TERNARY && I.op != GROUPED ? 5 : I.ending == STORE ? 0 : I.ending == GATE ? 2 : I.width == I.m[0].out_stride || I.width < 3000 ? 1 : 3;
 }
 #else
-DEVICE void note(u64, u32, u32) {}
+DEVICE void note(u64, u32) {}
+DEVICE void begin_marks() {}
+DEVICE void end_marks(u64) {}
+DEVICE void mark_kind(const Instruction&) {}
 #endif
 
-/** `base`: the barrier's count before this launch; it grows by the grid at every instruction. */
-KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
+/** The list's instructions one after the other, a barrier of the grid between two. */
+template <class Run> DEVICE void run_list(u64 list, u32 n, u32 base, u64 input, u64 barrier, const Run& run_instruction) {
   const Input& in = *(const Input*)input;
   u32* const count = (u32*)barrier;
   know_row(in);
   hold(0, part_at(list, n, 0));
   hold(1, part_at(list, n, 1));
+  begin_marks();
   sync();
-  go_ahead(held(0), in);
-  for (u32 i = 0; i < n; i++) {
+  ROLLED for (u32 i = 0; i < n; i++) {
     // On its way while this one runs; into the place of the one before.
     const Words part = part_at(list, n, i + 2);
-    note(barrier, i, 0);
-    run(held(i), in, false);
+    mark(20);
+    mark_kind(held(i));
+    run_instruction(held(i), in, i, Gate{i == 0 ? nullptr : count, base + i * blocks()});
     hold(i + 2, part);
+    mark(15);
     sync();
-    note(barrier, i, 1);
-    if (i + 1 == n) break;
-    if (thread() == 0) arrive(count);
-    go_ahead(held(i + 1), in);
-    if (i + 2 < n && (held(i + 2).op == GROUPED || held(i + 2).fused)) fetch_weights(held(i + 2));
-    if (thread() == 0) await(count, base + (i + 1) * blocks());
-    sync();
-    note(barrier, i, 2);
+    mark(16);
+    if (thread() == SPEAKER && i + 1 < n) arrive(count);
+    mark(17);
+    note(barrier, i);
   }
+  end_marks(barrier);
+}
+
+/** `base`: the barrier's count before this launch; it grows by the grid at every instruction but the last. */
+KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
+  run_list(list, n, base, input, barrier, [](const Instruction& I, const Input& in, u32, const Gate& gate) { run<false>(I, in, gate); });
+}
+
+/** The same for steps of one row. `tag`: the first of n numbers that no launch before has had. */
+KERNEL bitnet_one(u64 list, u32 n, u32 base, u64 input, u64 barrier, u32 tag) {
+  run_list(list, n, base, input, barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { run_one(I, in, tag + i, gate); });
 }
 
 /** The instruction of a launch of its own. */
@@ -194,9 +261,7 @@ DEVICE const Instruction& alone(u64 list, u32 n, u32 index) {
 KERNEL bitnet_phase(u64 list, u32 n, u32 index, u64 input) {
   const Input& in = *(const Input*)input;
   know_row(in);
-  const Instruction& I = alone(list, n, index);
-  go_ahead(I, in);
-  run(I, in, true);
+  run<true>(alone(list, n, index), in, Gate{nullptr, 0});
 }
 
 KERNEL bitnet_rows(u64 list, u32 n, u32 index, u64) { run_all_rows(alone(list, n, index)); }

@@ -6,7 +6,7 @@
 // 64 times as large, and so are its sums (below 2^31 for 131,071 columns); the shift comes once, at the end.
 #pragma once
 
-#include "rows.cuh"
+#include "one-row.cuh"
 
 DEVICE constexpr u32 mask_of(u32 f) { return 0x03030303u << (2 * f); }
 /**
@@ -19,14 +19,22 @@ DEVICE Words* staged(const Instruction& I) { return (Words*)(shared_memory() + s
 /** Which matrix and which of its tiles an item is. */
 DEVICE u32 part_of(const Instruction& I, u32& tile) {
   u32 p = 0;
-  while (p + 1 < I.parts && tile >= I.m[p].tiles) tile -= I.m[p++].tiles;
+  ROLLED while (p + 1 < I.parts && tile >= I.m[p].tiles) tile -= I.m[p++].tiles;
   return p;
 }
 DEVICE u32 items_of(const Instruction& I) {
   if (I.ending == GATE) return I.m[0].tiles;
   u32 n = 0;
-  for (u32 p = 0; p < I.parts; p++) n += I.m[p].tiles;
+  ROLLED for (u32 p = 0; p < I.parts; p++) n += I.m[p].tiles;
   return n;
+}
+
+/** Gate and up. The commonest here, so that no call stands in a step's way. */
+DEVICE float joined(const Instruction& I, float gate, float up) {
+  if (I.gate != RELU2) return activated(I.gate, I.limit, gate, up);
+  // NaN stays, so that the next rounding reports it.
+  const float g = gate > 0.0f || gate != gate ? gate : 0.0f;
+  return (g * g) * up;
 }
 
 /** A result in its place. `both`: of GATE, the up projection beside the gate. */
@@ -37,84 +45,36 @@ DEVICE void finish(const Instruction& I, const Matrix& m, u32 t, u32 row, float 
   *out = I.ending == ADD ? load(out) + y : y;
 }
 
-/** Codes of one row in shared memory, its scale and sum in `shared()`: of a fused instruction made here, else copied. */
-DEVICE void one_row(const Instruction& I, char* codes) {
-  Shared& s = shared();
-  if (I.fused) {
-    make_row(I, 0, (float*)pool(), codes, block() == 0);
-    return;
-  }
-  const u32 words = (I.quantize == 16 ? 2 * I.code_stride + 4 * (I.width / I.group) + 15 : I.code_stride) / 16;
-  for (u32 i = thread(); i < words; i += THREADS) ((Words*)codes)[i] = load((const Words*)I.codes + i);
-  if (thread() == 0) {
-    s.scale = load((const float*)I.scales);
-    s.code_sum = load((const i32*)I.scales + 1);
-  }
-  sync();
-}
-DEVICE char* codes_place(const Instruction& I) { return pool() + (I.fused ? row_bytes(I.width) : 0); }
-DEVICE char* after_codes(const Instruction& I) {
-  const u32 bytes = I.quantize == 16 ? 2 * I.code_stride + 4 * (I.width / I.group) : I.quantize ? I.code_stride : 0;
-  return codes_place(I) + (bytes + 127) / 128 * 128;
-}
-
 // ---- ternary
 
 struct Walk {
-  u32 chunks, mine, subs, total;
+  u32 mine, subs, total;
 };
+/** Of a row's chunks of 64 columns every 16th is a warp's. */
+DEVICE u32 chunks_of(const Instruction& I, u32 warp) {
+  const u32 chunks = I.code_stride / 64;
+  return warp < chunks ? (chunks - warp + WARPS - 1) / WARPS : 0;
+}
 /** What this warp does for one row of codes: of each of the block's tiles every 16th chunk of 64 columns. */
 DEVICE Walk walk_of(const Instruction& I) {
   Walk w;
-  const u32 items = items_of(I), warp = thread() / 32, first = block();
-  w.chunks = I.code_stride / 64;
-  w.mine = warp < w.chunks ? (w.chunks - warp + WARPS - 1) / WARPS : 0;
-  const u32 tiles = first >= items ? 0 : items - first <= blocks() ? 1 : (items - first + blocks() - 1) / blocks();
-  w.subs = I.ending == GATE ? 2 * tiles : tiles;
+  const u32 items = items_of(I);
+  w.mine = chunks_of(I, thread() / 32);
+  w.subs = 0;
+  ROLLED for (u32 tile = block(); tile < items; tile += blocks()) w.subs += I.ending == GATE ? 2 : 1;
   w.total = w.subs * w.mine;
   return w;
 }
 /** The tile of a sub-item: of GATE gate and up in turn. */
 DEVICE const Matrix& tile_of(const Instruction& I, u32 sub, u32& tile) {
-  if (I.ending == GATE) {
-    tile = block() + blocks() * (sub / 2);
-    return I.m[sub & 1];
-  }
-  tile = block() + blocks() * sub;
-  return I.m[part_of(I, tile)];
+  const bool gate = I.ending == GATE;
+  tile = block() + blocks() * (gate ? sub / 2 : sub);
+  return I.m[gate ? sub & 1 : part_of(I, tile)];
 }
 /** Where this lane's 16 bytes of the chunk are; null past the last quad. */
 DEVICE const char* quad_at(const Matrix& m, u32 tile, u32 chunk) {
   const u32 lane = thread() & 31, quad = tile * 8 + lane / 4;
   return quad < m.quads ? (const char*)m.w + (u64)quad * m.stride + chunk * 64 + (lane & 3) * 16 : nullptr;
-}
-/** The warp's chunks one after the other: where the lane's next bytes are, without a division for each. */
-struct Stream {
-  u32 sub = 0, i = 0;
-  const char* at = nullptr;
-  DEVICE_MEMBER const char* next(const Instruction& I, const Walk& w) {
-    if (i == 0) {
-      u32 tile;
-      const Matrix& m = tile_of(I, sub, tile);
-      at = quad_at(m, tile, thread() / 32);
-    }
-    const char* v = at ? at + i * (WARPS * 64) : nullptr;
-    if (++i == w.mine) i = 0, sub++;
-    return v;
-  }
-};
-
-/** Before the barrier: the first weights of a product with one row. */
-APART void ternary_ahead(const Instruction& I) {
-  const Walk w = walk_of(I);
-  Stream from;
-  Words* to = staged(I);
-  const u32 n = w.total < I.splits ? w.total : I.splits;
-  for (u32 k = 0; k < n; k++) {
-    const char* at = from.next(I, w);
-    if (at) copy_ahead(to + k * THREADS, at);
-  }
-  copies_asked();
 }
 
 /** 32 rows x 64 columns x 8 tokens: fields 0 and 1 into low, 2 and 3 into high. */
@@ -129,19 +89,38 @@ DEVICE float ternary_value(const Matrix& m, i32 sum, u32 field, i32 code_sum, fl
   return (float)((sum >> (2 * field)) - code_sum) * divide(m.scale, scale);
 }
 
-/** One row of codes. */
-APART void ternary_one(const Instruction& I) {
+/** The only row of a step. */
+DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
   Shared& s = shared();
-  const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4;
+  const u32 tid = thread(), lane = tid & 31, warp = tid / 32;
+  // Before the barrier: the norm's weights, the first weights.
+  one_ahead(I);
   const Walk w = walk_of(I);
-  if (w.subs == 0) return;
-  char* codes = codes_place(I);
-  i32* acc = (i32*)after_codes(I);
-  for (u32 i = tid; i < w.subs * 32; i += THREADS) acc[i] = 0;
-  // This thread's result: where it goes, and what is there already, asked for early.
+  const Words* const from_stage = staged(I);
+  const u32 each_warp = w.mine, splits = I.splits, n = w.total < splits ? w.total : splits;
+  // The first warp asks for the last one's, too.
+  if (tid < SPEAKER) {
+    ROLLED for (u32 of = warp; of < WARPS; of += WARPS - 1) {
+      Words* to = staged(I) + (of - warp) * 32;
+      const u32 mine = chunks_of(I, of), all = w.subs * mine;
+      u32 left = all < splits ? all : splits;
+      ROLLED for (u32 sub = 0; sub < w.subs && left > 0; sub++) {
+        u32 tile;
+        const Matrix& m = tile_of(I, sub, tile);
+        const char* at = quad_at(m, tile, of);
+        ROLLED for (u32 i = 0; i < mine && left > 0; i++, left--, to += THREADS) {
+          if (at) copy_ahead(to, at + i * (WARPS * 64));
+        }
+      }
+    }
+  }
+  copies_asked();
+  char* const codes = codes_place(I);
+  i32* const acc = (i32*)after_codes<8>(I);  // [sub][warp][row]
+  // This thread's result: where it goes.
   const u32 each = I.ending == GATE ? 2 : 1, results = w.subs / each * 32, ending = I.ending, field = tid % 32 / 8;
   float* to = nullptr;
-  float old = 0.0f, scale = 0.0f, other = 0.0f;
+  float scale = 0.0f, other = 0.0f;
   if (tid < results) {
     u32 tile;
     const Matrix& m = tile_of(I, tid / 32 * each, tile);
@@ -150,69 +129,90 @@ APART void ternary_one(const Instruction& I) {
       to = (float*)m.out + row;
       scale = m.scale;
       other = I.m[1].scale;
-      if (ending == ADD) old = load(to);
     }
   }
-  one_row(I, codes);
-  const char* mine = codes + (lane & 3) * 16 + warp * 64;
-  i32 low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0};
-  i32* place = acc + g;
-  u32 i = 0;
-  const u32 each_warp = w.mine;
-  auto step = [&](const Words& a) {
-    ternary_step(low, high, a, *(const Words*)(mine + i * (WARPS * 64)));
-    if (++i < each_warp) return;
-    if ((lane & 3) == 0) {
-      add_shared(place, low[0]);
-      add_shared(place + 8, low[2]);
-      add_shared(place + 16, high[0]);
-      add_shared(place + 24, high[2]);
-    }
-    UNROLL for (u32 e = 0; e < 4; e++) low[e] = high[e] = 0;
-    i = 0;
-    place += 32;
-  };
-  const u32 n = w.total < I.splits ? w.total : I.splits;
-  copies_there<0>();
-  const Words* from_stage = staged(I);
-  // Past the last quad nothing was fetched, and its rows are nobody's.
-  for (u32 k = 0; k < n; k++) step(from_stage[k * THREADS]);
-  if (w.total > n) {
-    Stream from;
-    from.sub = n / w.mine;
-    from.i = n % w.mine;
-    if (from.i > 0) {
-      u32 tile;
-      const Matrix& m = tile_of(I, from.sub, tile);
-      from.at = quad_at(m, tile, warp);
-    }
-    for (u32 k0 = n; k0 < w.total; k0 += 4) {
-      Words next[4];
-      UNROLL for (u32 k = 0; k < 4; k++) {
-        const char* at = k0 + k < w.total ? from.next(I, w) : nullptr;
-        next[k] = at ? stream(at) : Words{0, 0, 0, 0};
-      }
-      UNROLL for (u32 k = 0; k < 4; k++) {
-        if (k0 + k < w.total) step(next[k]);
-      }
-    }
-  }
-  sync();
-  auto value = [&](i32 sum, float of) { return (float)((sum >> (2 * field)) - s.code_sum) * divide(of, s.scale); };
+  mark(18);
+  gate.pass();
+  mark(19);
+  if (w.subs == 0) return;
+  // What is there already, asked for early.
+  const float old = ending == ADD && to != nullptr ? load(to) : 0.0f;
+  mark(0);
+  make_one<8>(I, codes, 1);
   if (to != nullptr) {
-    const i32* from = acc + tid / 32 * each * 32 + tid % 32;
-    float y = value(from[0], scale);
-    if (ending == GATE) y = activated(I.gate, I.limit, y, value(from[32], other));
+    scale = divide(scale, s.scale);
+    if (ending == GATE) other = divide(other, s.scale);
+  }
+  const char* const mine = codes + (lane & 3) * 16 + warp * 64;
+  i32* place = acc + warp * 32 + lane / 4;
+  mark(7);
+  // Past the last quad nothing was fetched, and its rows are nobody's.
+  u32 k = 0;
+  ROLLED for (u32 sub = 0; sub < w.subs; sub++, place += WARPS * 32) {
+    i32 low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0}, low2[4] = {0, 0, 0, 0}, high2[4] = {0, 0, 0, 0};
+    auto step = [&](const Words& a, const Words& b) {
+      mma_u8(low, a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b.x, b.y);
+      mma_u8(high, a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b.x, b.y);
+      mma_u8(low2, a.z & mask_of(0), a.z & mask_of(1), a.w & mask_of(0), a.w & mask_of(1), b.z, b.w);
+      mma_u8(high2, a.z & mask_of(2), a.z & mask_of(3), a.w & mask_of(2), a.w & mask_of(3), b.z, b.w);
+    };
+    const u32 there = n - k < each_warp ? n - k : each_warp;
+    const Words* const first = from_stage + k * THREADS;
+    // Two at a time: the second's bytes come while the first is multiplied.
+    u32 i = 0;
+    ROLLED for (; i + 2 <= there; i += 2) {
+      const Words a = first[i * THREADS], b = *(const Words*)(mine + i * (WARPS * 64));
+      const Words c = first[(i + 1) * THREADS], d = *(const Words*)(mine + (i + 1) * (WARPS * 64));
+      step(a, b);
+      step(c, d);
+    }
+    if (i < there) step(first[i * THREADS], *(const Words*)(mine + i * (WARPS * 64)));
+    k += there;
+    if (there < each_warp) {
+      u32 tile;
+      const Matrix& m = tile_of(I, sub, tile);
+      const char* const at = quad_at(m, tile, warp);
+      ROLLED for (i = there; i < each_warp; i += 4) {
+        Words next[4];
+        UNROLL for (u32 x = 0; x < 4; x++) next[x] = at && i + x < each_warp ? stream(at + (i + x) * (WARPS * 64)) : Words{0, 0, 0, 0};
+        UNROLL for (u32 x = 0; x < 4; x++) {
+          if (i + x < each_warp) step(next[x], *(const Words*)(mine + (i + x) * (WARPS * 64)));
+        }
+      }
+    }
+    if ((lane & 3) == 0) {
+      place[0] = low[0] + low2[0];
+      place[8] = low[2] + low2[2];
+      place[16] = high[0] + high2[0];
+      place[24] = high[2] + high2[2];
+    }
+  }
+  i32 code_sum = 0;
+  UNROLL for (u32 x = 0; x < WARPS; x++) code_sum += s.code_sums[x];
+  mark(8);
+  sync();
+  mark(9);
+  auto value = [&](u32 sub, float factor) {
+    const i32* const from = acc + sub * (WARPS * 32) + tid % 32;
+    i32 sum = 0;
+    UNROLL for (u32 x = 0; x < WARPS; x++) sum += from[x * 32];
+    return (float)((sum >> (2 * field)) - code_sum) * factor;
+  };
+  if (to != nullptr) {
+    float y = value(tid / 32 * each, scale);
+    if (ending == GATE) y = joined(I, y, value(tid / 32 * each + 1, other));
     *to = ending == ADD ? old + y : y;
   }
   // More than a result a thread: on cards with few multiprocessors.
-  for (u32 v = tid + THREADS; v < results; v += THREADS) {
+  ROLLED for (u32 v = tid + THREADS; v < results; v += THREADS) {
     u32 tile;
     const Matrix& m = tile_of(I, v / 32 * each, tile);
     const u32 quad = tile * 8 + v % 8, row = quad + field * m.quads;
     if (quad >= m.quads || row >= m.rows) continue;
-    const i32* from = acc + v / 32 * each * 32 + v % 32;
-    finish(I, m, 0, row, value(from[0], m.scale), each == 2 ? value(from[32], I.m[1].scale) : 0.0f);
+    float* const out = (float*)m.out + row;
+    float y = value(v / 32 * each, divide(m.scale, s.scale));
+    if (ending == GATE) y = joined(I, y, value(v / 32 * each + 1, divide(I.m[1].scale, s.scale)));
+    *out = ending == ADD ? load(out) + y : y;
   }
 }
 
@@ -224,9 +224,8 @@ DEVICE void int8_step(i32 (&d)[4], const Words& a, const Words& c, const Words& 
   mma_s8(d, a.z, c.z, a.w, c.w, b.z, b.w);
 }
 
-/** A warp takes tiles of 16 rows, whole, 128 columns a step; two steps are on their way. `ONE`: codes in shared memory. */
-template <bool ONE, u32 N> APART void int8_rows(const Instruction& I) {
-  Shared& s = shared();
+/** A warp takes tiles of 16 rows, whole, 128 columns a step; two steps are on their way. */
+template <u32 N> APART void int8_rows(const Instruction& I) {
   const u32 lane = thread() & 31, g = lane / 4, piece = lane & 3;
   const Matrix& m = I.m[0];
   const u32 chunks = I.code_stride / 128, first = block() * WARPS + thread() / 32, step = blocks() * WARPS;
@@ -248,13 +247,11 @@ template <bool ONE, u32 N> APART void int8_rows(const Instruction& I) {
   // On their way while the row is made.
   Words ahead[8];
   UNROLL for (u32 k = 0; k < 2; k++) fetch_next(ahead[4 * k], ahead[4 * k + 1], ahead[4 * k + 2], ahead[4 * k + 3]);
-  char* codes = codes_place(I);
-  if (ONE) one_row(I, codes);
   i32 acc[N][4];
   UNROLL for (u32 n = 0; n < N; n++) {
     UNROLL for (u32 e = 0; e < 4; e++) acc[n][e] = 0;
   }
-  for (u32 t0 = 0; t0 < (ONE ? 1 : I.rows); t0 += 8 * N) {
+  for (u32 t0 = 0; t0 < I.rows; t0 += 8 * N) {
     if (t0 > 0) {
       lt = lc = 0;
       UNROLL for (u32 k = 0; k < 2; k++) fetch_next(ahead[4 * k], ahead[4 * k + 1], ahead[4 * k + 2], ahead[4 * k + 3]);
@@ -264,17 +261,10 @@ template <bool ONE, u32 N> APART void int8_rows(const Instruction& I) {
       UNROLL for (u32 k = 0; k < 2; k++) {
         if (from + k < total) {
           UNROLL for (u32 n = 0; n < N; n++) {
-            Words b, b2;
-            if (ONE) {
-              b = *(const Words*)(codes + c * 128 + piece * 32);
-              b2 = *(const Words*)(codes + c * 128 + piece * 32 + 16);
-            } else {
-              u32 t = t0 + n * 8 + g;
-              t = t < I.rows ? t : I.rows - 1;
-              const Words* at = (const Words*)((const char*)I.codes + (u64)t * I.code_stride + c * 128 + piece * 32);
-              b = load(at);
-              b2 = load(at + 1);
-            }
+            u32 t = t0 + n * 8 + g;
+            t = t < I.rows ? t : I.rows - 1;
+            const Words* at = (const Words*)((const char*)I.codes + (u64)t * I.code_stride + c * 128 + piece * 32);
+            const Words b = load(at), b2 = load(at + 1);
             int8_step(acc[n], ahead[4 * k], ahead[4 * k + 2], b);
             int8_step(acc[n], ahead[4 * k + 1], ahead[4 * k + 3], b2);
           }
@@ -283,8 +273,8 @@ template <bool ONE, u32 N> APART void int8_rows(const Instruction& I) {
             UNROLL for (u32 n = 0; n < N; n++) {
               UNROLL for (u32 e = 0; e < 4; e++) {
                 const u32 token = t0 + n * 8 + 2 * piece + (e & 1), row = tile * 16 + g + (e >> 1) * 8;
-                if (row < m.rows && (ONE ? token == 0 : token < I.rows)) {
-                  const float scale = ONE ? s.scale : load((const float*)I.scales + 2 * token);
+                if (row < m.rows && token < I.rows) {
+                  const float scale = load((const float*)I.scales + 2 * token);
                   const float factor = divide(((const float*)m.scales)[row], scale);
                   ((float*)m.out)[(u64)token * m.out_stride + row] = (float)acc[n][e] * factor;
                 }
@@ -332,7 +322,6 @@ APART void dense_rows(const Instruction& I) {
 // ---- grouped: panel64 and two planes of codes
 
 /** One group's products of a panel's 64 rows: hi and lo, field by field. Groups of whole 32 columns. */
-template <bool ONE>
 DEVICE void group_step(const Instruction& I, const char* w, const char* codes, u32 group, i32 (&hi)[4][4], i32 (&lo)[4][4]) {
   const u32 lane = thread() & 31, g = lane / 4, piece = lane & 3, steps = I.group / 32;
   UNROLL for (u32 f = 0; f < 4; f++) {
@@ -351,18 +340,8 @@ DEVICE void group_step(const Instruction& I, const char* w, const char* codes, u
     UNROLL for (u32 k = 0; k < 4; k++) {
       if (first + k < steps) {
         const char* at = b + (first + k) * 32;
-        u32 h0, h1, l0, l1;
-        if (ONE) {
-          h0 = *(const u32*)at;
-          h1 = *(const u32*)(at + 16);
-          l0 = *(const u32*)(at + I.code_stride);
-          l1 = *(const u32*)(at + I.code_stride + 16);
-        } else {
-          h0 = load((const u32*)at);
-          h1 = load((const u32*)(at + 16));
-          l0 = load((const u32*)(at + I.code_stride));
-          l1 = load((const u32*)(at + I.code_stride + 16));
-        }
+        const u32 h0 = load((const u32*)at), h1 = load((const u32*)(at + 16));
+        const u32 l0 = load((const u32*)(at + I.code_stride)), l1 = load((const u32*)(at + I.code_stride + 16));
         UNROLL for (u32 f = 0; f < 4; f++) {
           const u32 a0 = (u32)a[k][0] & mask_of(f), a1 = (u32)(a[k][0] >> 32) & mask_of(f);
           const u32 a2 = (u32)a[k][1] & mask_of(f), a3 = (u32)(a[k][1] >> 32) & mask_of(f);
@@ -381,20 +360,16 @@ DEVICE u64 planes_stride(const Instruction& I) { return I.splits; }
  * A block has a panel at a time; a warp one group of it, so that 16 groups are multiplied at once. A thread has a row (and a
  * token) and adds its groups in order.
  */
-template <bool ONE> APART void grouped_rows(const Instruction& I) {
-  constexpr u32 N = ONE ? 1 : 8;
-  Shared& s = shared();
+APART void grouped_rows(const Instruction& I) {
+  constexpr u32 N = 8;
   const u32 lane = thread() & 31, warp = thread() / 32, g = lane / 4, piece = lane & 3;
   const u32 items = items_of(I), each = I.ending == GATE ? 2 : 1, groups = I.width / I.group;
-  const u32 slices = (groups + WARPS - 1) / WARPS, rounds = ONE ? 1 : (I.rows + 7) / 8;
+  const u32 slices = (groups + WARPS - 1) / WARPS, rounds = (I.rows + 7) / 8;
   if (block() >= items * rounds) return;
-  char* codes = codes_place(I);
-  float* parts = (float*)after_codes(I);
-  if (ONE) one_row(I, codes);
-  else parts = (float*)pool();
+  float* const parts = (float*)pool();
   u32 parity = 0;
   for (u32 item = block(); item < items * rounds; item += blocks()) {
-    const u32 t0 = item / items * 8, mine = t0 + (ONE ? 0 : thread() % 8), row_in_panel = ONE ? thread() : thread() / 8;
+    const u32 t0 = item / items * 8, mine = t0 + thread() % 8, row_in_panel = thread() / 8;
     float total[2] = {0.0f, 0.0f};
     for (u32 sub = 0; sub < each; sub++) {
       u32 panel = item % items;
@@ -407,17 +382,16 @@ template <bool ONE> APART void grouped_rows(const Instruction& I) {
         if (group < groups) {
           u32 t = t0 + g;
           t = t < I.rows ? t : I.rows - 1;
-          const char* from = ONE ? codes : (const char*)I.codes + t * planes_stride(I);
+          const char* from = (const char*)I.codes + t * planes_stride(I);
           i32 hi[4][4], lo[4][4];
-          group_step<ONE>(I, w, from, group, hi, lo);
+          group_step(I, w, from, group, hi, lo);
           UNROLL for (u32 f = 0; f < 4; f++) {
             UNROLL for (u32 e = 0; e < 4; e++) {
-              const u32 token = ONE ? 0 : 2 * piece + (e & 1), row = f * 16 + 2 * g + (e >> 1);
-              if (ONE && (piece != 0 || (e & 1))) continue;
+              const u32 token = 2 * piece + (e & 1), row = f * 16 + 2 * g + (e >> 1);
               u32 tt = t0 + token;
               tt = tt < I.rows ? tt : I.rows - 1;
-              const char* sums = (ONE ? codes : (const char*)I.codes + tt * planes_stride(I)) + 2 * I.code_stride;
-              const i32 of_codes = ONE ? ((const i32*)sums)[group] : load((const i32*)sums + group);
+              const char* sums = (const char*)I.codes + tt * planes_stride(I) + 2 * I.code_stride;
+              const i32 of_codes = load((const i32*)sums + group);
               const i32 sum = 256 * (hi[f][e] >> (2 * f)) + (lo[f][e] >> (2 * f)) - of_codes;
               const float scale = group_scale((const void*)m.scales, m.half, ((u64)panel * groups + group) * 64 + row);
               part[(warp * 64 + row) * N + token] = (float)sum * scale;
@@ -437,7 +411,7 @@ template <bool ONE> APART void grouped_rows(const Instruction& I) {
     const Matrix& m = I.m[each == 2 ? 0 : part_of(I, panel)];
     const u32 row = panel * 64 + row_in_panel;
     if (thread() < 64 * N && row < m.rows && mine < I.rows) {
-      const float scale = ONE ? s.scale : load((const float*)I.scales + 2 * mine);
+      const float scale = load((const float*)I.scales + 2 * mine);
       finish(I, m, mine, row, total[0] * scale, total[1] * scale);
     }
   }

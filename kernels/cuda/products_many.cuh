@@ -8,13 +8,6 @@
 /** Rows up to which a block has all tokens of its rows of the matrix. */
 constexpr u32 SOME_ROWS = 64;
 
-/** Gate and up joined, without a call for the activation that is most often met. */
-DEVICE float joined(const Instruction& I, float gate, float up) {
-  if (I.gate != RELU2) return activated(I.gate, I.limit, gate, up);
-  const float g = gate > 0.0f || gate != gate ? gate : 0.0f;
-  return (g * g) * up;
-}
-
 // ---- some rows
 
 /** Integers from token to token of a partial result: 32 rows and 16 bytes. */
@@ -385,7 +378,7 @@ template <u32 N> DEVICE void int8_of_rows(const Instruction& I) {
 
 DEVICE void int8_of_rows(const Instruction& I) {
   const u32 fit = head_eights(I);
-  if (fit == 0) int8_rows<false, 4>(I);
+  if (fit == 0) int8_rows<4>(I);
   else if (I.rows <= 8 || fit == 1) int8_of_rows<1>(I);
   else if (I.rows <= 16 || fit == 2) int8_of_rows<2>(I);
   else int8_of_rows<4>(I);

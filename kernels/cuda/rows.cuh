@@ -7,6 +7,13 @@ constexpr u32 THREADS = 512, WARPS = THREADS / 32;
 /** Elements of a row that a thread holds in registers: rows up to 7,168 wide. Wider ones go through shared memory. */
 constexpr u32 HELD = 14;
 
+/** A block's share of an instruction ATTEND_SPLIT, and whose rotation `cosine` and `sine` below are: see attend-split.cuh. */
+struct Share {
+  u32 first, from, tiles, count, runs, run, kv, head, low, n, turned, unused;
+};
+/** Tiles of a share, and half of a head that turns, at most. */
+constexpr u32 SHARE_TILES = 64, SHARE_TURNED = 64;
+
 /** The start of a block's shared memory. */
 struct Shared {
   char ring[3][INSTRUCTION_BYTES];
@@ -14,12 +21,32 @@ struct Shared {
   float inverse, scale, pad[2];
   i32 code_sum;
   u32 last;
+  /** Of the codes of the only row, by warp. */
+  i32 code_sums[WARPS];
   /** Of the step's first row, so that a step of one token need not ask for it again and again. */
   u32 position, table_row;
+  Share share;
+  u64 share_tiles[SHARE_TILES];
+  float cosine[SHARE_TURNED], sine[SHARE_TURNED];
+#ifdef BITNET_PROFILE
+  u32 marks[6][24], marked, kind;
+#endif
 };
+static_assert(sizeof(Shared) <= 3072, "as encode.ts has it");
 constexpr u32 POOL_AT = (sizeof(Shared) + 127) / 128 * 128;
 
 DEVICE Shared& shared() { return *(Shared*)shared_memory(); }
+#ifdef BITNET_PROFILE
+/** Clocks of the first thread from mark to mark, by kind of instruction. */
+DEVICE void mark(u32 what) {
+  if (thread() != 0) return;
+  const u32 now = (u32)clock64();
+  shared().marks[shared().kind][what] += now - shared().marked;
+  shared().marked = now;
+}
+#else
+DEVICE void mark(u32) {}
+#endif
 DEVICE char* pool() { return shared_memory() + POOL_AT; }
 
 /** Rows lie in shared memory by lane of their sums: element i at [i % 16][i / 16]. */

@@ -20,10 +20,10 @@ DEVICE TopMemory top_memory(const Instruction& I) {
 }
 
 /** Where a share of a row begins, and how long it is. */
-struct Share {
+struct RowShare {
   u32 row, from, count;
 };
-DEVICE Share share_of(const Instruction& I, u32 item) {
+DEVICE RowShare share_of(const Instruction& I, u32 item) {
   const u32 each = (I.width + I.parts - 1) / I.parts, from = item % I.parts * each;
   return {item / I.parts, from, from < I.width ? (I.width - from < each ? I.width - from : each) : 0};
 }
@@ -67,7 +67,7 @@ DEVICE void note_ranked(const Instruction& I, u32 row, u32 id, u32* to) {
 APART void top_of_shares(const Instruction& I) {
   const TopMemory memory = top_memory(I);
   for (u32 item = block(); item < I.rows * I.parts; item += blocks()) {
-    const Share share = share_of(I, item);
+    const RowShare share = share_of(I, item);
     const float* const logits = (const float*)I.x + (u64)share.row * I.x_stride + share.from;
     u32* const list = memory.shares + (u64)item * 2 * I.group;
     Ranked last{0.0f, NOBODY};
@@ -101,7 +101,7 @@ APART void top_of_rows(const Instruction& I) {
 APART void mass_of_shares(const Instruction& I) {
   const TopMemory memory = top_memory(I);
   for (u32 item = block(); item < I.rows * I.parts; item += blocks()) {
-    const Share share = share_of(I, item);
+    const RowShare share = share_of(I, item);
     const float largest = from_bits(load(memory.found + (u64)share.row * 2 * I.group + I.group));
     const float* const logits = (const float*)I.x + (u64)share.row * I.x_stride + share.from;
     float* const kept = I.y ? (float*)I.y + (u64)share.row * I.width + share.from : nullptr;

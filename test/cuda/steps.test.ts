@@ -212,7 +212,8 @@ describe.skipIf(FAKE_MISSING !== undefined)('steps on the emulator', () => {
   test('one token of a layer is five instructions', () => {
     using executable = loadOnFake(selfTestProgram());
     const kinds = executable.instructionsOf(1, 1, 5).map(({ op, fused = 0 }) => (fused ? `${op}+` : op));
-    const layer = ['ternary+', 'attendOne+', 'ternary+', 'ternary+', 'ternary+'];
+    // Rows of 150 are no multiple of 4: the last product's are made by themselves.
+    const layer = ['ternary+', 'attendOne+', 'ternary+', 'ternary+', 'rows', 'ternary'];
     expect(kinds).toEqual(['embed', ...layer, ...layer, 'denseSmall+']);
   });
 });
@@ -256,7 +257,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('a device that refuses', () => {
 test('what the kernels cannot hold is refused by name', () => {
   const [x] = bitnet.ops.flatMap((op) => (op.op === 'rmsNorm' ? [op.x] : []));
   const wide: Program = { ...bitnet, buffers: bitnet.buffers.map((b, i) => (i === x ? { ...b, width: 30_000 } : b)) };
-  expect(() => checkProgram(wide)).toThrow(/rows of 30000, the limit is 23168/);
+  expect(() => checkProgram(wide)).toThrow(/rows of 30000, the limit is 22912/);
   const turn = { op: 'hadamard', x: x!, signs: 0, block: 64, direction: 'forward', out: x! } as const;
   const moved: Program = {
     ...wide,

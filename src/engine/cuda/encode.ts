@@ -46,6 +46,7 @@ export type Memory = {
   readonly failed: number;
   readonly scratch: number;
   readonly counters: number;
+  readonly packets: number;
   readonly counts: number;
   readonly tops: number;
   /** The host's, where a search for the largest keeps them on the device; else 0. */
@@ -63,10 +64,16 @@ export type Memory = {
 
 /** Threads of a block, as in rows.cuh; bytes of a block's own fields, at most. */
 const THREADS = 512;
-const OWN_BYTES = 2048;
+const OWN_BYTES = 3072;
 export const POOL_BYTES = SHARED_BYTES - OWN_BYTES;
-/** Vectors of weights that a lane fetches ahead, at most. */
+/** Vectors of weights that a lane fetches ahead, at most; pieces of a warp's ring. */
 const MOST_STAGED = 16;
+const MOST_PLACES = 8;
+/** PLACES times PLACE_FLOATS of attend-split.cuh, SHARE_TILES and SHARE_TURNED of rows.cuh; heads of a kv head there, at most. */
+const SPLIT_PLACES = 4 * 128 * 68;
+const SHARE_TILES = 64;
+const SHARE_TURNED = 64;
+const SPLIT_GROUP = 16;
 /** Shares of a row of logits whose largest are found at once. */
 const SHARES = 64;
 /** Positions up to which one block does a row's attention where its heads are too wide for tiles. */
@@ -98,6 +105,10 @@ export const LIMITS = { ternaryColumns: 131_071, headDim: 256, heads: 512 } as c
 const sumBytes = (width: number) => width / 8;
 /** The widest row that shared memory holds with them. */
 export const MOST_WIDTH = 128 * Math.floor((POOL_BYTES - rowBytes(0)) / (rowBytes(128) - rowBytes(0) + sumBytes(128)));
+/** The widest row that each block makes for itself: `make_one` of one-row.cuh. */
+const MOST_ONE_WIDTH = 8 * 4 * THREADS;
+/** What the norm of a step's only row needs of shared memory: `codes_place` of one-row.cuh. */
+const normBytes = (width: number) => 2 * Math.ceil(width / 256) * 1024 + 256;
 
 /** Distances between rows: codes in bytes; of int16 codes two planes and the sums of the groups. */
 export function codesStride(program: Program, codes: BufferId): number {
@@ -164,23 +175,29 @@ export function labelsOf(program: Program): string[] {
   return program.ops.flatMap((op) => (reports(op) ? [op.label] : []));
 }
 
-/** How a step's attention is done; see attention.cuh and attention_rows.cuh. */
-export type AttentionKind = 'one' | 'whole' | 'blocks' | 'rows' | 'batch';
+/** How a step's attention is done; see attention.cuh, attend-split.cuh and attention_rows.cuh. */
+export type AttentionKind = 'split' | 'one' | 'whole' | 'blocks' | 'rows' | 'batch';
+
+/** Blocks of the grid, and their shared memory. */
+export type Together = { readonly grid: number; readonly sharedBytes: number };
 
 /**
  * Of several rows the kind that takes the fewest clocks, as far as a few measured thousands can say. `sequences`: of the step, whose
- * rows are the tokens; `grid`: blocks that work at once.
+ * rows are the tokens; `waits`: blocks of the grid can wait for one another.
  */
 export function attentionFor(
   program: Program,
   tokens: number,
   sequences: number,
   positions: number,
-  grid: number,
+  together: Together,
+  waits: boolean,
 ): AttentionKind {
   const { headDim, kvHeads } = program.kv;
+  const { grid } = together;
   const group = groupOf(program);
   const tiled = headDim <= TILE_DIM && headDim % 4 === 0;
+  if (tokens === 1 && waits && canSplit(program, positions, together)) return 'split';
   if (!tiled) {
     return positions <= WHOLE_POSITIONS && attendBytes(1, headDim, positions) <= POOL_BYTES ? 'whole' : 'blocks';
   }
@@ -196,6 +213,26 @@ export function attentionFor(
     costs.push(['rows', 10 * blocks * Math.max(1, tiles / grid)]);
   }
   return costs.reduce((best, next) => (next[1] < best[1] ? next : best))[0];
+}
+
+/** Has every kv head a block, and the block memory for its tiles, their scores, and what it adds up? */
+function canSplit(program: Program, positions: number, { grid, sharedBytes }: Together): boolean {
+  const { headDim, kvHeads } = program.kv;
+  const group = groupOf(program);
+  const { rotaryDim } = program.rope;
+  if (headDim % 16 !== 0 || headDim > TILE_DIM || group > SPLIT_GROUP || grid < kvHeads) return false;
+  if (rotaryDim > headDim || rotaryDim / 2 > SHARE_TURNED) return false;
+  const tiles = Math.ceil(positions / 64);
+  const each = Math.ceil(tiles / Math.floor(grid / kvHeads));
+  if (each > SHARE_TILES || each * group * headDim + tiles * (1 + group) > SPLIT_PLACES) return false;
+  const behind = headDim * (4 + 2 * (group + 1) + group) + group * (each * 65 + 1);
+  return OWN_BYTES + 4 * (SPLIT_PLACES + behind) <= sharedBytes;
+}
+
+/** Bytes of what blocks tell one another: the largest scores, then sums of tiles. */
+export function packetBytes(program: Program, { grid }: Together, splits: number): number {
+  const heads = Math.max(0, ...program.ops.map((op) => (op.op === 'attention' ? op.heads : 0)));
+  return 8 * heads * (grid + splits * (program.kv.headDim + 1));
 }
 
 const groupOf = (program: Program) =>
@@ -243,6 +280,21 @@ export function kernelOf({ op, rows }: Instruction): KernelName {
       return 'bitnet_phase';
   }
 }
+/** What the kernel for steps of one row has; products only of rows that are made there. */
+const ONE_ROW: ReadonlySet<Operation> = new Set([
+  'embed',
+  'attendSplit',
+  'dense',
+  'denseSmall',
+  'topOfShares',
+  'top',
+  'mass',
+  'tellTop',
+]);
+const FUSED_PRODUCTS: ReadonlySet<Operation> = new Set(['ternary', 'grouped', 'int8']);
+
+export const isOneRow = (list: readonly Instruction[]): boolean =>
+  list.every(({ op, fused }) => ONE_ROW.has(op) || (fused === 1 && FUSED_PRODUCTS.has(op)));
 
 /** Operations that make one row: their instruction, how many they are, the codes they leave, the row they make. */
 export type Chain = {
@@ -629,7 +681,7 @@ class Encoder {
         };
         const ahead = this.#ahead(chain, first.codes, next, one(first.codes), instruction);
         if (chain !== undefined && ahead === undefined) return 0;
-        this.#list.push({ ...instruction, ...ahead, ...this.#staged(instruction, ahead !== undefined) });
+        this.#list.push({ ...instruction, ...(ahead ?? this.#stagedOfRows(instruction)) });
         return end - i;
       }
       case 'int8Matmul': {
@@ -694,30 +746,52 @@ class Encoder {
     if (chain === undefined || !one || chain.codes !== codes) return undefined;
     const { instruction } = chain;
     if (chain.alone) return undefined;
-    if (instruction.source !== 0 || (instruction.keep ?? 0) !== 0 || this.#isLive(codes, next)) return undefined;
-    if (product.op === 'grouped' && (product.group ?? 0) % 32 !== 0) return undefined;
-    if (rowBytes(product.width!) + this.#productBytes(product) > POOL_BYTES) return undefined;
     const { norm, weight, eps, x, xStride, status, failed } = instruction;
-    return { fused: 1, ...defined({ norm, weight, eps, x, xStride, status, failed }) };
+    const { group = 0, width = 0 } = product;
+    if (instruction.source !== 0 || (instruction.keep ?? 0) !== 0 || this.#isLive(codes, next)) return undefined;
+    if (width % 4 !== 0 || width > MOST_ONE_WIDTH) return undefined;
+    if (product.op === 'grouped' && group % 32 !== 0) return undefined;
+    const used = OWN_BYTES + (norm === 1 ? normBytes(width) : 0) + this.#productBytes(product);
+    const splits = this.#staged(product, this.#memory.sharedBytes - used);
+    if (splits === undefined) return undefined;
+    return { fused: 1, splits, ...defined({ norm, weight, eps, x, xStride, status, failed }) };
   }
 
-  /** How many vectors of weights a lane can fetch before it has the rows: `staged` of products.cuh and of products_many.cuh. */
-  #staged(product: Instruction, fused: boolean): Partial<Instruction> {
-    if (product.op !== 'ternary' || product.rows > SOME_ROWS) return {};
-    const used =
-      product.rows > 1
-        ? OWN_BYTES + PARTS_BYTES * (product.ending === ENDINGS.indexOf('gate') ? 2 : 1)
-        : OWN_BYTES + (fused ? rowBytes(product.width!) : 0) + this.#productBytes(product);
+  /** How many vectors of weights a lane can fetch before it has the rows: `staged_chunks` of products_many.cuh. */
+  #stagedOfRows({ op, rows, ending }: Instruction): Partial<Instruction> {
+    if (op !== 'ternary' || rows > SOME_ROWS) return {};
+    const used = OWN_BYTES + PARTS_BYTES * (ending === ENDINGS.indexOf('gate') ? 2 : 1);
     const left = Math.floor((this.#memory.sharedBytes - used) / (THREADS * 16));
     return { splits: Math.max(0, Math.min(MOST_STAGED, left)) };
   }
 
+  /**
+   * Weights that fit in `left` bytes: vectors that a lane of a ternary product fetches before it has the row, places of a warp's
+   * ring; undefined where the product cannot do with so few.
+   */
+  #staged(
+    { op, ending, width = 0, group = 1, codeStride = 0, matrices = [] }: Instruction,
+    left: number,
+  ): number | undefined {
+    if (op === 'ternary') return left < 0 ? undefined : Math.min(MOST_STAGED, Math.floor(left / (THREADS * 16)));
+    const { grid } = this.#memory;
+    const warps = THREADS / 32;
+    const gate = ending === ENDINGS.indexOf('gate');
+    const tiles = gate ? matrices[0]!.tiles : matrices.reduce((n, m) => n + m.tiles, 0);
+    const [pieces, bytes] =
+      op === 'int8'
+        ? [Math.ceil(matrices[0]!.rows / (grid * warps)), Math.ceil(codeStride / 512) * 512]
+        : [Math.ceil(tiles / grid) * (gate ? 2 : 1) * Math.ceil(width / group / warps), (group / 32) * 512 + 256];
+    const places = Math.min(MOST_PLACES, pieces, Math.floor(left / (warps * bytes)));
+    return places < 1 ? undefined : places;
+  }
+
   /** Shared memory of a product with one row: its codes and sums. */
-  #productBytes({ op, codeStride = 0, width = 0, group = 1, ending, matrices = [] }: Instruction): number {
+  #productBytes({ op, codeStride = 0, width = 0, ending, matrices = [] }: Instruction): number {
     if (op === 'int8') return codeStride + 128;
-    if (op === 'grouped') return 2 * codeStride + 4 * (width / group) + 128 + 2 * 16 * 64 * 4;
+    if (op === 'grouped') return 2 * codeStride + width / 8 + 128 + 2 * 16 * 64 * 4;
     const tiles = ending === ENDINGS.indexOf('gate') ? matrices[0]!.tiles : matrices.reduce((n, m) => n + m.tiles, 0);
-    return codeStride + 128 + Math.ceil(tiles / this.#memory.grid) * matrices.length * 128;
+    return codeStride + 128 + Math.ceil(tiles / this.#memory.grid) * matrices.length * 16 * 128;
   }
 
   /** What follows a product and is done with its results. */
@@ -848,10 +922,12 @@ class Encoder {
       splits,
     };
     const push = (kind: Operation, parts: number) => this.#list.push({ ...instruction, op: kind, parts });
-    if (attention === 'one' && extra.fused === 1) push('attendOne', 1);
+    if (attention === 'split' && extra.fused === 1) {
+      this.#list.push({ ...instruction, op: 'attendSplit', scratch: this.#memory.packets });
+    } else if (attention === 'one' && extra.fused === 1) push('attendOne', 1);
     else if (attention === 'rows') push('attendRows', 1);
     else if (attention === 'batch') push('attendBatch', 1);
-    else if (attention === 'blocks') {
+    else if (attention === 'blocks' || attention === 'split') {
       push('scores', 1);
       push('values', 1);
     } else push('attend', together);

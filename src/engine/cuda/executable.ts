@@ -23,19 +23,22 @@ import {
   checkProgram,
   codesStride,
   encode,
+  isOneRow,
   kernelOf,
   labelsOf,
   type Memory,
   POOL_BYTES,
+  packetBytes,
   type Shape,
   scratchFloats,
   splitsFor,
+  type Together,
   topScratchBytes,
   topWords,
 } from './encode.ts';
 import { layStates, MAXIMA_BYTES, sortedBytes } from './encode-hybrid.ts';
 import type { Gpu, HostMemory, KernelName, Work } from './gpu.ts';
-import { writeInstructions } from './instruction.ts';
+import { type Instruction, writeInstructions } from './instruction.ts';
 import { type StateSlot, StateSlots } from './state-slots.ts';
 import { placeWeights } from './weights.ts';
 
@@ -56,7 +59,12 @@ type Sequence = {
 };
 /** What of a step decides its list. */
 type Asked = Pick<Step, 'trace' | 'top' | 'withoutLogits'>;
-type List = { readonly address: number; readonly length: number; readonly kernels: readonly KernelName[] };
+type List = {
+  readonly address: number;
+  readonly length: number;
+  readonly kernels: readonly KernelName[];
+  readonly oneRow: boolean;
+};
 /** Memory of the device, and how much. */
 type Place = { address: number; bytes: number };
 
@@ -83,6 +91,8 @@ export class CudaExecutable implements Executable {
   readonly #hosts = new Map<string, HostMemory>();
   #buffers: number[] = [];
   #rows = 0;
+  /** Numbers that no packet has had yet: see `bitnet_one`. */
+  #tag = 1;
   /** Positions whose rotations are there. */
   #turns = 0;
   #nextSequence = 0;
@@ -212,10 +222,10 @@ export class CudaExecutable implements Executable {
   }
 
   /** The instructions of a step of these rows: what docs/cuda.md counts, and the tests look at. */
-  instructionsOf(tokens: number, outputs: number, positions: number, sequences = 1): ReturnType<typeof encode> {
+  instructionsOf(tokens: number, outputs: number, positions: number, sequences = 1): Instruction[] {
     const shape = this.#shape(tokens, outputs, sequences, positions, {});
     this.#prepare(shape, 1);
-    return encode(this.#program, this.#memory(shape), shape);
+    return this.#encode(shape);
   }
 
   [Symbol.dispose](): void {
@@ -272,8 +282,7 @@ export class CudaExecutable implements Executable {
     const maxOutputs = Math.max(1, Math.floor(MAX_LOGITS_BYTES / (this.#program.vocabSize * 4)));
     let positions = 0;
     for (const position of step.positions) positions = Math.max(positions, position + 1);
-    const grid = this.#gpu.info.multiprocessors;
-    const kind = attentionFor(this.#program, tokens, new Set(step.sequences).size, positions, grid);
+    const kind = this.#attentionFor(tokens, new Set(step.sequences).size, positions);
     const rowBytes = Math.max(1, scratchFloats(this.#program, kind, splitsFor(positions)) * 4);
     const maxRows = Math.max(1, Math.min(this.#maxRows, Math.floor(MAX_SCRATCH_BYTES / rowBytes)));
     let firstToken = 0;
@@ -296,7 +305,7 @@ export class CudaExecutable implements Executable {
   #shape(tokens: number, outputs: number, sequences: number, positions: number, asked: Asked): Shape {
     // Lists are kept: what they depend on is rounded.
     const rounded = Math.ceil(positions / BLOCK_POSITIONS) * BLOCK_POSITIONS;
-    const attention = attentionFor(this.#program, tokens, sequences, rounded, this.#gpu.info.multiprocessors);
+    const attention = this.#attentionFor(tokens, sequences, rounded);
     const { trace: traced = false, top = 0, withoutLogits = false } = asked;
     return {
       tokens,
@@ -308,6 +317,25 @@ export class CudaExecutable implements Executable {
       top,
       logits: !withoutLogits,
     };
+  }
+
+  #attentionFor(tokens: number, sequences: number, positions: number, waits = !this.#phases) {
+    return attentionFor(this.#program, tokens, sequences, positions, this.#together(), waits);
+  }
+
+  #together(): Together {
+    return { grid: this.#gpu.info.multiprocessors, sharedBytes: this.#gpu.sharedBytes.one };
+  }
+
+  #takeTags(count: number): number {
+    if (this.#tag + count >= 2 ** 32) {
+      // What is left of a number's first use must not be taken for its second.
+      const packets = this.#places.get('packets');
+      if (packets !== undefined) this.#gpu.upload(packets.address, new Uint8Array(packets.bytes));
+      this.#tag = 1;
+    }
+    this.#tag += count;
+    return this.#tag - count;
   }
 
   async #runPart(step: Step, part: Part): Promise<void> {
@@ -326,15 +354,23 @@ export class CudaExecutable implements Executable {
     failed.fill(0);
     const list = this.#list(shape);
     const grid = this.#gpu.info.multiprocessors;
+    const sharedBytes = this.#sharedBytes(shape);
     const work: Work[] = [{ copy: 'in', to: inputAt, from: input.address, bytes: inputBytes }];
     // Several rows have kernels of their own for what takes longest.
     if (list.length > 0 && (this.#phases || tokens > 1)) {
       list.kernels.forEach((kernel, i) => {
-        work.push({ kernel, grid, together: false, args: [list.address, list.length, i, inputAt] });
+        work.push({ kernel, grid, together: false, sharedBytes, args: [list.address, list.length, i, inputAt] });
       });
     } else if (list.length > 0) {
-      const args = [list.address, list.length, this.#gpu.takeBarrier(list.length, grid), inputAt, this.#gpu.barrier];
-      work.push({ kernel: 'bitnet_step', grid, together: true, args });
+      const args = [
+        list.address,
+        list.length,
+        this.#gpu.takeBarrier(list.length, grid),
+        inputAt,
+        this.#gpu.barrier,
+        ...(list.oneRow ? [this.#takeTags(list.length)] : []),
+      ];
+      work.push({ kernel: list.oneRow ? 'bitnet_one' : 'bitnet_step', grid, together: true, sharedBytes, args });
     }
     await this.#gpu.perform(work, this.#program.name, tokens <= WAIT_ROWS);
     this.#moveStates(step, part);
@@ -436,6 +472,10 @@ export class CudaExecutable implements Executable {
       this.#gpu.info.multiprocessors * blockScratchFloats(attention, splits);
     this.#place('scratch', Math.max(floats * 4, topScratchBytes(outputs, top)));
     this.#place('counters', tokens * kv.kvHeads * 4);
+    const together = this.#together();
+    if (attention === 'split') {
+      this.#place('packets', packetBytes(this.#program, together, splits));
+    }
     this.#host('counts', tokens * tracePoints * 12);
     if (top > 0) {
       this.#place('logits', outputs * vocabSize * 4);
@@ -462,6 +502,10 @@ export class CudaExecutable implements Executable {
     this.#forgetLists();
   }
 
+  #sharedBytes({ tokens }: Shape): number {
+    return tokens === 1 ? this.#gpu.sharedBytes.one : this.#gpu.sharedBytes.many;
+  }
+
   #memory(shape: Shape): Memory {
     const buffers = [...this.#buffers];
     const hostLogits = this.#hosts.get('logits')?.address ?? 0;
@@ -482,8 +526,19 @@ export class CudaExecutable implements Executable {
       tops: shape.top > 0 ? this.#hosts.get('tops')!.address : 0,
       logits: shape.logits ? hostLogits : 0,
       grid: this.#gpu.info.multiprocessors,
-      sharedBytes: this.#gpu.sharedBytes,
+      packets: this.#places.get('packets')?.address ?? 0,
+      sharedBytes: this.#sharedBytes(shape),
     };
+  }
+
+  #encode(shape: Shape): Instruction[] {
+    const list = encode(this.#program, this.#memory(shape), shape);
+    if (shape.attention !== 'split' || isOneRow(list)) return list;
+    // Beside operations that only the other kernel has, attention is done as it does it.
+    const { tokens, positions } = shape;
+    const other = { ...shape, attention: this.#attentionFor(tokens, 1, positions, false) };
+    this.#prepare(other, 0);
+    return encode(this.#program, this.#memory(other), other);
   }
 
   #list(shape: Shape): List {
@@ -492,7 +547,7 @@ export class CudaExecutable implements Executable {
     const key = `${tokens} ${outputs} ${attention} ${splits} ${attention === 'whole' ? positions : 0} ${traced} ${top} ${logits}`;
     const known = this.#lists.get(key);
     if (known !== undefined) return known;
-    const instructions = encode(this.#program, this.#memory(shape), shape);
+    const instructions = this.#encode(shape);
     const bytes = writeInstructions(instructions);
     const address = this.#take(bytes.length, 'instructions');
     this.#gpu.upload(address, bytes);
@@ -501,7 +556,8 @@ export class CudaExecutable implements Executable {
       this.#gpu.release(list.address);
       this.#lists.delete(oldest);
     }
-    const list = { address, length: instructions.length, kernels: instructions.map(kernelOf) };
+    const oneRow = shape.tokens === 1 && isOneRow(instructions);
+    const list = { address, length: instructions.length, kernels: instructions.map(kernelOf), oneRow };
     this.#lists.set(key, list);
     return list;
   }

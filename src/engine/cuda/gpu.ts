@@ -6,6 +6,7 @@ import { type CudaAddon, CudaError, type DeviceInfo } from './addon.ts';
 /** Kernels by their place in the module. */
 export const KERNELS = [
   'bitnet_step',
+  'bitnet_one',
   'bitnet_phase',
   'bitnet_rows',
   'bitnet_some',
@@ -18,7 +19,7 @@ export type KernelName = (typeof KERNELS)[number];
 
 /** Shared memory of a block, at least: what every card of sm_80 and later has, less a reserve. */
 export const SHARED_BYTES = 98_304;
-/** The rest of a multiprocessor's memory is its cache, through which the output head streams: with 196,608 it took twice as long. */
+/** Of steps of many rows: the rest of a multiprocessor's memory is its cache, through which their weights stream. */
 const MOST_SHARED_BYTES = 131_072;
 
 /** Copies and launches; `writeWork` turns them into the addon's numbers. */
@@ -29,15 +30,16 @@ export type Work =
       readonly grid: number;
       /** The whole grid at once, or an error. */
       readonly together: boolean;
+      readonly sharedBytes: number;
       readonly args: readonly number[];
     };
 
-export function writeWork(work: readonly Work[], sharedBytes: number): Float64Array {
+export function writeWork(work: readonly Work[]): Float64Array {
   const numbers: number[] = [];
   for (const item of work) {
     if ('copy' in item) numbers.push(item.copy === 'in' ? 0 : 1, item.to, item.from, item.bytes);
     else {
-      const { kernel, grid, together, args } = item;
+      const { kernel, grid, together, sharedBytes, args } = item;
       numbers.push(2, KERNELS.indexOf(kernel), grid, sharedBytes, together ? 1 : 0, args.length, ...args);
     }
   }
@@ -53,8 +55,8 @@ const OUT_OF_MEMORY = /OUT_OF_MEMORY/;
 
 export class Gpu implements BlockMemory {
   readonly info: DeviceInfo;
-  /** Of every block. */
-  readonly sharedBytes: number;
+  /** Of every block of a step of one row, which streams through it, and of other steps. */
+  readonly sharedBytes: { readonly one: number; readonly many: number };
   readonly #addon: CudaAddon;
   /** Why nothing works any more. */
   #lost: string | undefined;
@@ -65,7 +67,7 @@ export class Gpu implements BlockMemory {
   private constructor(addon: CudaAddon, info: DeviceInfo) {
     this.#addon = addon;
     this.info = info;
-    this.sharedBytes = sharedBytesOf(info);
+    this.sharedBytes = { one: sharedBytesOf(info), many: Math.min(MOST_SHARED_BYTES, sharedBytesOf(info)) };
     this.barrier = this.#ours(() => addon.allocate(BARRIER_BYTES));
   }
 
@@ -129,14 +131,14 @@ export class Gpu implements BlockMemory {
   async perform(work: readonly Work[], what: string, here: boolean): Promise<void> {
     this.#check();
     try {
-      await this.#addon.perform(writeWork(work, this.sharedBytes), here);
+      await this.#addon.perform(writeWork(work), here);
     } catch (cause) {
       throw this.#error(cause, what);
     }
   }
 
   performNow(work: readonly Work[]): void {
-    this.#ours(() => this.#addon.perform(writeWork(work, this.sharedBytes), true));
+    this.#ours(() => this.#addon.perform(writeWork(work), true));
   }
 
   #check(): void {
@@ -164,7 +166,7 @@ export class Gpu implements BlockMemory {
   }
 }
 
-const sharedBytesOf = (info: DeviceInfo) => Math.max(SHARED_BYTES, Math.min(MOST_SHARED_BYTES, info.sharedBytes));
+const sharedBytesOf = (info: DeviceInfo) => Math.max(SHARED_BYTES, info.sharedBytes);
 
 function cudaError(cause: unknown, where?: string): CudaError {
   const what = `CUDA: ${cause instanceof Error ? cause.message : String(cause)}`;

@@ -34,6 +34,7 @@ export const OPERATIONS = [
   'segments',
   'round',
   'narrow',
+  'attendSplit',
 ] as const;
 export type Operation = (typeof OPERATIONS)[number];
 

@@ -2,7 +2,7 @@
 // nobody may touch, so that a kernel that reads past it dies there. Settings, read at each use:
 //   FAKE_CUDA_SCHEDULE  0 in order, 1 from the last thread, 2 shuffled; from 1 on copies into shared memory come as late as they may
 //   FAKE_CUDA_FAIL      a function's name: it returns error 700 (or, for memory, 2) from then on
-//   FAKE_CUDA_SMS, FAKE_CUDA_DRIVER, FAKE_CUDA_CAPABILITY (80 for 8.0), FAKE_CUDA_COUNT
+//   FAKE_CUDA_SMS, FAKE_CUDA_SHARED, FAKE_CUDA_DRIVER, FAKE_CUDA_CAPABILITY (80 for 8.0), FAKE_CUDA_COUNT
 #include "emulator.h"
 
 #include <sys/mman.h>
@@ -145,9 +145,11 @@ std::map<char*, std::pair<void*, size_t>> places;
 u64 in_use = 0;
 
 void call_step(void** a) { bitnet_step(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3], *(u64*)a[4]); }
+void call_one(void** a) { bitnet_one(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3], *(u64*)a[4], *(u32*)a[5]); }
 template <void (*KERNEL_OF)(u64, u32, u32, u64)> void call_phase(void** a) { KERNEL_OF(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3]); }
 const std::map<std::string, void (*)(void**)> kernels = {
     {"bitnet_step", call_step},
+    {"bitnet_one", call_one},
     {"bitnet_phase", call_phase<bitnet_phase>},
     {"bitnet_rows", call_phase<bitnet_rows>},
     {"bitnet_some", call_phase<bitnet_some>},
@@ -163,7 +165,7 @@ Result launch(void* function, u32 blocks, u32 shared, void** arguments) {
   emulator::arguments = arguments;
   emulator::grid = blocks;
   emulator::shared_bytes = shared;
-  if (function == (void*)call_step) {
+  if (function == (void*)call_step || function == (void*)call_one) {
     std::vector<emulator::Block> all(blocks);
     for (u32 b = 0; b < blocks; b++) all[b].index = b;
     return emulator::run(all, shared) ? OK : LAUNCH_FAILED;
@@ -189,7 +191,7 @@ DRIVER cuDeviceGetAttribute(int* v, int attribute, int) {
   *v = attribute == 16 ? (int)number("FAKE_CUDA_SMS", 3)
        : attribute == 75 ? capability / 10
        : attribute == 76 ? capability % 10
-       : attribute == 97 ? 101376
+       : attribute == 97 ? (int)number("FAKE_CUDA_SHARED", 101376)
        : attribute == 95 ? 1
                          : 0;
   return OK;

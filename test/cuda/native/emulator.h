@@ -18,6 +18,7 @@ using i32 = int32_t;
 #define PLAIN_KERNEL extern "C" void
 #define UNROLL
 #define UNROLL4
+#define UNROLL2
 #define ROLLED
 
 struct alignas(16) Words {
@@ -185,15 +186,16 @@ inline void copy_ahead(void* to, const void* from) {
 inline void copies_asked() {
   if (emulator::late) emulator::now->groups.push_back(emulator::now->copies.size());
 }
-template <int NEWEST> inline void copies_there() {
+inline void copies_there_but(u32 newest) {
   emulator::Fiber& f = *emulator::now;
-  if (f.groups.size() <= NEWEST) return;
-  const size_t groups = f.groups.size() - NEWEST, n = f.groups[groups - 1];
+  if (f.groups.size() <= newest) return;
+  const size_t groups = f.groups.size() - newest, n = f.groups[groups - 1];
   for (size_t i = 0; i < n; i++) std::memcpy(f.copies[i].to, f.copies[i].from, 16);
   f.copies.erase(f.copies.begin(), f.copies.begin() + (long)n);
   f.groups.erase(f.groups.begin(), f.groups.begin() + (long)groups);
   for (size_t& mark : f.groups) mark -= n;
 }
+template <int NEWEST> inline void copies_there() { copies_there_but(NEWEST); }
 inline void add_shared(i32* p, i32 v) { *p += v; }
 inline void max_shared(u32* p, u32 v) { *p = v > *p ? v : *p; }
 inline void add_global64(u64* p, u64 v) { *p += v; }
@@ -210,6 +212,22 @@ inline void await(u32* p, u32 target) {
   emulator::now->count = p;
   emulator::now->target = target;
   emulator::wait();
+}
+
+inline i32 dot4(u32 a, u32 b, i32 sum) {
+  for (u32 k = 0; k < 32; k += 8) sum += (i32)(int8_t)(a >> k & 255) * (i32)(int8_t)(b >> k & 255);
+  return sum;
+}
+
+inline void publish(u64* p, float v, u32 tag) { *p = (u64)tag << 32 | bits(v); }
+inline float receive(const u64* p, u32 tag) {
+  for (;;) {
+    const u64 v = *(const volatile u64*)p;
+    if ((u32)(v >> 32) == tag) return from_bits((u32)v);
+    emulator::now->word = (const volatile u32*)p + 1;
+    emulator::now->value = (u32)(v >> 32);
+    emulator::wait();
+  }
 }
 
 namespace emulator {

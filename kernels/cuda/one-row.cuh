@@ -1,0 +1,190 @@
+// The only row of a step, which every block makes for itself before its product: normed and rounded, its codes in shared
+// memory. All blocks wait for this, and each of its instructions is fetched anew a layer later: little code, and none that
+// needs local memory, which next to so much shared memory is as far away as L2.
+//
+// Shared memory from `pool()`: where there is a norm, squares by lane of their sum and the norm's weights; the codes; behind
+// them what the product needs. Four elements a thread and turn, so the width is a multiple of 4 (encode.ts sees to it).
+#pragma once
+
+#include "rows.cuh"
+
+/**
+ * The last warp speaks for its block at the grid's barrier, and has no part in what other warps do meanwhile: to tell the others
+ * takes as long as the rest.
+ */
+constexpr u32 SPEAKER = THREADS - 32;
+
+/** The grid's barrier behind the instruction before: what needs nothing of its results comes first. */
+struct Gate {
+  u32* count;
+  u32 target;
+  DEVICE_MEMBER void pass() const {
+    if (count != nullptr && thread() == SPEAKER) await(count, target);
+    sync();
+  }
+};
+
+/** Floats of a row with zeros behind it, so that its sum goes in whole rounds of 16 lanes. */
+DEVICE u32 one_floats(u32 width) { return (width + 255) / 256 * 256; }
+/** A lane's squares lie in one piece; four floats between two lanes, against meetings in a bank. */
+DEVICE u32 square_stride(u32 width) { return one_floats(width) / 16 + 4; }
+DEVICE float* norm_place(const Instruction& I) { return (float*)pool() + 16 * square_stride(I.width); }
+DEVICE char* codes_place(const Instruction& I) { return pool() + (I.norm ? 4 * (16 * square_stride(I.width) + one_floats(I.width)) : 0); }
+template <u32 BITS> DEVICE char* after_codes(const Instruction& I) {
+  const u32 bytes = BITS == 16 ? 2 * I.code_stride + I.width / 8 : I.code_stride;
+  return codes_place(I) + (bytes + 127) / 128 * 128;
+}
+
+/** Before the barrier: the norm's weights, as a group of copies of their own. */
+DEVICE void one_ahead(const Instruction& I) {
+  if (I.norm) {
+    const u32 vectors = I.width / 4;
+    float* const to = norm_place(I);
+    const float* const from = (const float*)I.weight;
+    if (thread() < SPEAKER) {
+      ROLLED for (u32 v = thread(); v < vectors; v += SPEAKER) copy_ahead(to + 4 * v, from + 4 * v);
+    }
+  }
+  copies_asked();
+}
+
+/** laneSum of the row from its squares, by one warp, both halves alike; in its first thread. */
+DEVICE float sum_of_one(const float* squares, u32 width) {
+  const Floats* p = (const Floats*)(squares + (thread() & 15) * square_stride(width));
+  const Floats* const end = p + one_floats(width) / 64;
+  float s = 0.0f;
+  Floats v[4];
+  UNROLL for (u32 k = 0; k < 4; k++) v[k] = p[k];
+  // Sixteen are loaded while the sixteen before are added: 4 clocks an addition.
+  UNROLL2 for (p += 4; p < end; p += 4) {
+    Floats next[4];
+    UNROLL for (u32 k = 0; k < 4; k++) next[k] = p[k];
+    UNROLL for (u32 k = 0; k < 4; k++) s = (((s + v[k].x) + v[k].y) + v[k].z) + v[k].w;
+    UNROLL for (u32 k = 0; k < 4; k++) v[k] = next[k];
+  }
+  UNROLL for (u32 k = 0; k < 4; k++) s = (((s + v[k].x) + v[k].y) + v[k].z) + v[k].w;
+  return fold(s);
+}
+
+DEVICE i32 clamped(float x, i32 low, i32 high) {
+  const i32 code = nearest(x);
+  return code > high ? high : code < low ? low : code;
+}
+DEVICE u32 packed(i32 a, i32 b, i32 c, i32 d) { return (u32)(a & 255) | (u32)(b & 255) << 8 | (u32)(c & 255) << 16 | (u32)d << 24; }
+DEVICE u32 magnitude(float x) { return bits(x) & 0x7fffffff; }
+DEVICE u32 larger(u32 a, u32 b) { return a > b ? a : b; }
+
+/** Makes the row from H vectors a thread. */
+template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char* codes, u32 newer) {
+  Shared& s = shared();
+  const u32 tid = thread(), n = I.width, vectors = n / 4, norm = I.norm, code_stride = I.code_stride, words = code_stride / 4;
+  Floats x[H];
+  {
+    const Words* const from = (const Words*)I.x + tid;
+    Words v[H];
+    UNROLL for (u32 k = 0; k < H; k++) v[k] = tid + k * THREADS < vectors ? load(from + k * THREADS) : Words{0, 0, 0, 0};
+    UNROLL for (u32 k = 0; k < H; k++) x[k] = {from_bits(v[k].x), from_bits(v[k].y), from_bits(v[k].z), from_bits(v[k].w)};
+  }
+  if (norm) {
+    const u32 stride = square_stride(n), all = one_floats(n) / 4;
+    float* const squares = (float*)pool();
+    UNROLL for (u32 k = 0; k < H; k++) {
+      const u32 v = tid + k * THREADS;
+      if (v < all) {
+        float* const to = squares + 4 * (v & 3) * stride + v / 4;
+        to[0] = x[k].x * x[k].x;
+        to[stride] = x[k].y * x[k].y;
+        to[2 * stride] = x[k].z * x[k].z;
+        to[3 * stride] = x[k].w * x[k].w;
+      }
+    }
+    copies_there_but(newer);
+    mark(1);
+    sync();
+    mark(2);
+    if (tid < 32) {
+      const float sum = sum_of_one(squares, n);
+      if (tid == 0) s.inverse = divide(1.0f, root(divide(sum, (float)n) + I.eps));
+    }
+    mark(3);
+    sync();
+    const float r = s.inverse;
+    const Floats* const weight = (const Floats*)norm_place(I) + tid;
+    UNROLL for (u32 k = 0; k < H; k++) {
+      if (tid + k * THREADS < vectors) {
+        const Floats w = weight[k * THREADS];
+        x[k] = {(x[k].x * r) * w.x, (x[k].y * r) * w.y, (x[k].z * r) * w.z, (x[k].w * r) * w.w};
+      }
+    }
+  }
+  u32 most = 0;
+  UNROLL for (u32 k = 0; k < H; k++) {
+    most = larger(most, larger(larger(magnitude(x[k].x), magnitude(x[k].y)), larger(magnitude(x[k].z), magnitude(x[k].w))));
+  }
+  mark(4);
+  const float largest = largest_of(I, most, block() == 0);
+  mark(5);
+  if (BITS == 8) {
+    const float scale = scale8(largest);
+    i32 sum = 0;
+    UNROLL for (u32 k = 0; k < H; k++) {
+      const u32 v = tid + k * THREADS;
+      if (v < words) {
+        const i32 a = clamped(x[k].x * scale, -128, 127), b = clamped(x[k].y * scale, -128, 127);
+        const i32 c = clamped(x[k].z * scale, -128, 127), d = clamped(x[k].w * scale, -128, 127);
+        // Past the row they are 0.
+        sum += (a + b) + (c + d);
+        ((u32*)codes)[v] = packed(a, b, c, d);
+      }
+    }
+    sum = warp_sum(sum);
+    if ((tid & 31) == 0) s.code_sums[tid / 32] = sum;
+    if (tid == 0) s.scale = scale;
+    // What other warps asked for, too.
+    copies_there<0>();
+    sync();
+    mark(6);
+    return;
+  }
+  const float wanted = divide(32639.0f, largest);
+  const bool usable = wanted < from_bits(0x7f800000);
+  const float scale = usable ? wanted : 0.0f;
+  if (tid == 0) s.scale = usable ? divide(largest, 32639.0f) : 0.0f;
+  i32* const sums = (i32*)(codes + 2 * code_stride);
+  UNROLL for (u32 k = 0; k < H; k++) {
+    // Whole warps take part: eight neighbours have 32 elements, whose sum the product adds to their group's.
+    const u32 v = tid + k * THREADS;
+    if (k * THREADS >= words) continue;
+    u32 hi = 0, lo = 0;
+    i32 sum = 0;
+    if (v < vectors && usable) {
+      const i32 a = clamped(x[k].x * scale, -32639, 32639), b = clamped(x[k].y * scale, -32639, 32639);
+      const i32 c = clamped(x[k].z * scale, -32639, 32639), d = clamped(x[k].w * scale, -32639, 32639);
+      sum = (a + b) + (c + d);
+      // A code is 256 hi + lo, lo from -128 to 127: its low byte as it is.
+      hi = packed((a + 128) >> 8, (b + 128) >> 8, (c + 128) >> 8, (d + 128) >> 8);
+      lo = packed(a, b, c, d);
+    }
+    if (v < words) {
+      ((u32*)codes)[v] = hi;
+      ((u32*)(codes + code_stride))[v] = lo;
+    }
+    sum += shuffle_xor(sum, 1);
+    sum += shuffle_xor(sum, 2);
+    sum += shuffle_xor(sum, 4);
+    if ((tid & 7) == 0 && v < vectors) sums[v / 8] = sum;
+  }
+  copies_there<0>();
+  sync();
+  mark(6);
+}
+
+/**
+ * Codes of the row in shared memory, behind those of 16 bits the sums of every 32; its scale and codes' sums in `shared()`. All
+ * copies have come. `newer`: groups of copies after the norm's.
+ */
+template <u32 BITS> DEVICE void make_one(const Instruction& I, char* codes, u32 newer) {
+  if (I.code_stride <= 2 * 4 * THREADS) make_held_one<BITS, 2>(I, codes, newer);
+  else if (I.code_stride <= 4 * 4 * THREADS) make_held_one<BITS, 4>(I, codes, newer);
+  else make_held_one<BITS, 8>(I, codes, newer);
+}

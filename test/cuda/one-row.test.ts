@@ -1,0 +1,82 @@
+// Steps of one row as a card with much shared memory does them: attention split among the blocks of a kv head, weights through
+// rings. Against the js backend, with grids that leave a kv head one block, several, and more than it has tiles and heads.
+
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { randomModel } from '../../src/bench/random-model.ts';
+import type { Executable, SequenceId } from '../../src/engine/backend.ts';
+import { CudaExecutable } from '../../src/engine/cuda/executable.ts';
+import type { Gpu } from '../../src/engine/cuda/gpu.ts';
+import { jsBackend } from '../../src/engine/js/backend.ts';
+import type { Program } from '../../src/engine/program.ts';
+import { FAKE_MISSING, newGpu, withSettings } from './fake-driver.ts';
+
+const shape = { layers: 1, heads: 4, kvHeads: 2, vocab: 150, tied: true } as const;
+const bitnet = randomModel(
+  { ...shape, family: 'bitnet', hidden: 132, ffn: 1100, headDim: 48, ropeTheta: 500_000 },
+  'int8',
+  600,
+);
+const bonsai = randomModel(
+  { ...shape, family: 'qwen3', hidden: 256, ffn: 2304, headDim: 128, ropeTheta: 1e6 },
+  'full',
+  600,
+);
+
+const someTokens = (n: number, seed: number) => Array.from({ length: n }, (_, i) => (i * 37 + seed * 11 + 5) % 150);
+
+async function logitsOf(e: Executable, sequence: SequenceId, tokens: readonly number[], all = true) {
+  const from = e.sequenceLength(sequence);
+  const { logits } = await e.step({
+    tokens: Int32Array.from(tokens),
+    sequences: Int32Array.from(tokens, () => sequence),
+    positions: Int32Array.from(tokens, (_, i) => from + i),
+    outputRows: all ? Int32Array.from(tokens, (_, i) => i) : new Int32Array(0),
+  });
+  return new Uint32Array(logits.buffer, 0, logits.length);
+}
+
+/** Tokens one by one behind prompts: on js once, then on every grid. */
+const PROMPTS = [1, 62, 66, 128, 200] as const;
+async function walk(e: Executable): Promise<Uint32Array[]> {
+  const sequence = e.createSequence();
+  const found: Uint32Array[] = [];
+  for (const [i, n] of PROMPTS.entries()) {
+    await logitsOf(e, sequence, someTokens(n, i), false);
+    for (const token of [i, 7 * i + 1]) found.push(await logitsOf(e, sequence, [token]));
+  }
+  e.truncate(sequence, 64);
+  found.push(await logitsOf(e, sequence, [3]));
+  return found;
+}
+
+describe.skipIf(FAKE_MISSING !== undefined)('one row on a card with much shared memory', () => {
+  const gpus = new Map<number, Gpu>();
+  const GRIDS = [2, 7, 24] as const;
+  const wanted = new Map<Program, Uint32Array[]>();
+  beforeAll(async () => {
+    for (const sms of GRIDS) {
+      await withSettings({ FAKE_CUDA_SMS: String(sms), FAKE_CUDA_SHARED: '232448' }, async () => {
+        gpus.set(sms, await newGpu());
+      });
+    }
+    for (const program of [bitnet, bonsai]) {
+      using js = await jsBackend.load(program, {});
+      wanted.set(program, await walk(js));
+    }
+  }, 300_000);
+  afterAll(() => gpus.clear());
+
+  for (const [name, program] of [
+    ['ternary', bitnet],
+    ['group-scaled', bonsai],
+  ] as const) {
+    test.each(GRIDS)(`${name}: contexts of many tiles on %i blocks`, { timeout: 300_000 }, async (sms) => {
+      await withSettings({ FAKE_CUDA_SCHEDULE: String(sms % 3) }, async () => {
+        using cuda = new CudaExecutable(gpus.get(sms)!, program);
+        const kinds = cuda.instructionsOf(1, 1, 300).map(({ op }) => op);
+        expect(kinds).toContain('attendSplit');
+        expect(await walk(cuda)).toEqual(wanted.get(program));
+      });
+    });
+  }
+});
