@@ -105,6 +105,51 @@ describe.skipIf('reason' in native)('native kernels', () => {
       differentialSuite(`${isa}, ${threads} threads`, (program) => cpuBackend.load(program, { isa, threads }));
     }
 
+    test(`${isa}: threads that share the keys of a row leave the bits as they are`, async () => {
+      for (const program of [
+        randomProgram(SHAPES.odd!, 3, 700),
+        randomProgram({ ...SHAPES.int8Head!, headDim: 64 }, 4, 700),
+        randomProgram({ ...SHAPES.int8Head!, headDim: 128, heads: 8 }, 5, 700),
+        randomHybrid(HYBRID_SHAPES.windows!, 6, 700),
+      ]) {
+        const [one, ...more] = await Promise.all(
+          [1, 3, 5].map((threads) => cpuBackend.load(program, { isa, threads })),
+        );
+        const executables = [one!, ...more];
+        const sequences = executables.map((executable) => [executable.createSequence(), executable.createSequence()]);
+        // A long text and a shorter one, alone and together.
+        for (const [rows, others] of [
+          [600, 0],
+          [1, 0],
+          [0, 300],
+          [1, 1],
+          [2, 3],
+          [1, 0],
+        ] as const) {
+          const results = [];
+          for (const [i, executable] of executables.entries()) {
+            const parts = [rows, others].flatMap((n, which) =>
+              Array.from({ length: n }, (_, k) => {
+                const sequence = sequences[i]![which]!;
+                return { sequence, position: executable.sequenceLength(sequence) + k };
+              }),
+            );
+            const { logits } = await executable.step({
+              tokens: Int32Array.from(parts, ({ position }) => (position * 5) % program.vocabSize),
+              sequences: Int32Array.from(parts, ({ sequence }) => sequence),
+              positions: Int32Array.from(parts, ({ position }) => position),
+              outputRows: Int32Array.from(parts, (_, at) => at),
+            });
+            results.push(logits);
+          }
+          for (const logits of results.slice(1)) expectSameBits(logits, results[0]!, `${rows} and ${others} rows`);
+        }
+        const counts = executables.map((executable) => executable.nativeInfo().counters.attention);
+        expect(new Set(counts).size).toBe(1);
+        for (const executable of executables) executable[Symbol.dispose]();
+      }
+    });
+
     test(`${isa}: the kernels that the results came from are its own`, async () => {
       using executable = await cpuBackend.load(randomProgram(SHAPES.int8Head!, 1), { isa, threads: 2 });
       expect(executable).toBeInstanceOf(CpuExecutable);
