@@ -1,6 +1,7 @@
 // Sets of code points, as ascending ranges.
 
-import type { CodePoints } from './automaton.ts';
+/** Ranges of code points, ascending, without overlap. */
+export type CodePoints = readonly (readonly [low: number, high: number])[];
 
 const LAST = 0x10ffff;
 
@@ -22,6 +23,8 @@ export function setOf(ranges: readonly (readonly [number, number])[]): CodePoint
 }
 
 export function common(a: CodePoints, b: CodePoints): CodePoints {
+  if (a === ALL) return b;
+  if (b === ALL) return a;
   const out: [number, number][] = [];
   for (let i = 0, j = 0; i < a.length && j < b.length; ) {
     const low = Math.max(a[i]![0], b[j]![0]);

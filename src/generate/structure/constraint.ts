@@ -4,7 +4,7 @@
 import type { Matcher, Place } from './matcher.ts';
 import type { Structure, StructureReader } from './structure.ts';
 import { StructureError } from './structure-error.ts';
-import type { TokenMask, TokenTrie } from './token-trie.ts';
+import { countOf, type Found, type TokenMask, type TokenTrie } from './token-trie.ts';
 
 export type Allowed = {
   readonly mask: TokenMask;
@@ -29,6 +29,7 @@ export class Constraint {
     this.#trie = reader.trie;
     this.#matcher = reader.matcher(structure);
     this.#place = this.#matcher.start;
+    this.#trie.expect(this.#matcher.sets);
   }
 
   /** Fewest tokens that the rest of the text takes; Infinity where the vocabulary cannot spell it. */
@@ -64,7 +65,7 @@ export class Constraint {
 
   /** The token that must come next, when only the shortest ending still fits into `left` tokens. */
   mustTake(left: number): number | undefined {
-    if (this.#ending === undefined && this.#place.least > 0 && this.fewest >= left) {
+    if (this.#ending === undefined && this.#place.least > 0 && !this.#isShort(this.#place, left - 1)) {
       this.#ending = [...(this.#endingFrom(this.#place) ?? [])];
     }
     const next = this.#ending?.shift();
@@ -85,13 +86,26 @@ export class Constraint {
     return { mask, count, mayEnd: this.#place.accepts };
   }
 
+  /** Works ahead for `allowed`, for about so many milliseconds; true when there is nothing left to do. */
+  prepare(ms: number): boolean {
+    return this.#trie.prepare(this.#matcher, this.#place, ms);
+  }
+
   /** Whether the text can still be ended within `left` tokens after this one. */
   leavesRoom(token: number, left: number): boolean {
     const next = this.#matcher.walk(this.#place, this.#trie.bytesOf(token));
-    if (next === null) return false;
+    return next !== null && this.#isShort(next, left);
+  }
+
+  /** Whether the text can be ended within `left` tokens from here. */
+  canEndWithin(left: number): boolean {
+    return this.#isShort(this.#place, left);
+  }
+
+  #isShort(place: Place, left: number): boolean {
     // With a token for every byte, the ending has no more tokens than bytes.
-    if (this.#trie.hasAllBytes && next.least <= left) return true;
-    return (this.#endingFrom(next)?.length ?? Number.POSITIVE_INFINITY) <= left;
+    if (this.#trie.hasAllBytes && place.least <= left) return true;
+    return (this.#endingFrom(place)?.length ?? Number.POSITIVE_INFINITY) <= left;
   }
 
   /** Takes a token that was chosen or had to be. Throws StructureError for one that does not fit. */
@@ -115,14 +129,9 @@ export class Constraint {
     return ending;
   }
 
-  #withoutSpaces(mask: TokenMask): { mask: TokenMask; count: number } {
-    const own = Uint32Array.from(mask);
-    let count = 0;
-    for (let token = 0; token < this.#trie.vocabSize; token++) {
-      if ((own[token >> 5]! & (1 << (token & 31))) === 0) continue;
-      if (this.#trie.bytesOf(token)[0] === 0x20) own[token >> 5]! &= ~(1 << (token & 31));
-      else count++;
-    }
-    return { mask: own, count };
+  #withoutSpaces(mask: TokenMask): Found {
+    const own = mask.slice();
+    for (const token of this.#trie.spaces) own[token >> 5]! &= ~(1 << (token & 31));
+    return { mask: own, count: countOf(own) };
   }
 }

@@ -1,8 +1,7 @@
 // Regular expressions of a schema's `pattern` as sets of texts. They are those of ECMAScript with the flag u, as validators
 // read them; what no automaton can do (looking around, backreferences, word borders) is refused.
 
-import type { CodePoints } from './automaton.ts';
-import { ALL, allBut, matching, setOf } from './code-points.ts';
+import { ALL, allBut, type CodePoints, matching, setOf } from './code-points.ts';
 import { overLimit, StructureError } from './structure-error.ts';
 import { MAX_STATES, type TextSet } from './text-set.ts';
 

@@ -8,6 +8,7 @@ import { automatonOfSchema } from './json-schema.ts';
 import { Matcher } from './matcher.ts';
 import type { Schema } from './schema-keywords.ts';
 import { overLimit, StructureError } from './structure-error.ts';
+import { readVocabulary } from './token-tree.ts';
 import { TokenTrie } from './token-trie.ts';
 import { automatonOfTools, type ToolsStructure } from './tool-automaton.ts';
 
@@ -102,13 +103,24 @@ function schemaIn(text: string): Schema {
   throw new StructureError({ what: 'response_schema is no schema', fix });
 }
 
-/** Of one model; made when a structure is first asked for. `stops`: ids that end a text and are in none. */
+/** Of one model; made when a structure is first asked for. */
 export class StructureReader {
   readonly #trie: TokenTrie;
   readonly #matchers = new Map<Automaton, Matcher>();
 
-  /** Throws StructureError for a tokenizer whose tokens cannot be looked at one by one. */
-  constructor(tokenizer: Tokenizer, vocabSize: number, stops: ReadonlySet<number> = new Set()) {
+  constructor(trie: TokenTrie) {
+    this.#trie = trie;
+  }
+
+  /**
+   * In steps of a millisecond or two: with 150,000 tokens it takes a hundred. `stops`: ids that end a text and are in none.
+   * Throws StructureError for a tokenizer whose tokens cannot be looked at one by one.
+   */
+  static *reading(
+    tokenizer: Pick<Tokenizer, 'bytes' | 'tokenId'>,
+    vocabSize: number,
+    stops: ReadonlySet<number> = new Set(),
+  ): Generator<void, StructureReader> {
     const { bytes } = tokenizer;
     if (bytes === undefined) {
       throw new StructureError({
@@ -118,7 +130,8 @@ export class StructureReader {
     }
     // They begin and end thoughts, whatever text they stand in.
     const thought = new Set([tokenizer.tokenId('<think>'), tokenizer.tokenId('</think>')]);
-    this.#trie = new TokenTrie(bytes, vocabSize, (id) => thought.has(id) || stops.has(id));
+    const vocabulary = yield* readVocabulary(bytes, vocabSize, (id) => thought.has(id) || stops.has(id));
+    return new StructureReader(new TokenTrie(vocabulary, bytes.stripsStart));
   }
 
   get trie(): TokenTrie {

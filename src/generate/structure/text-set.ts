@@ -1,8 +1,8 @@
 // Sets of texts as automata over characters: what the keywords of a string say, each for itself, joined by intersection and
 // then written as the bytes of a JSON string.
 
-import type { AutomatonBuilder, CodePoints, NodeId } from './automaton.ts';
-import { ALL, allBut, common, has } from './code-points.ts';
+import type { AutomatonBuilder, NodeId } from './automaton.ts';
+import { ALL, allBut, type CodePoints, common, has } from './code-points.ts';
 import { overLimit } from './structure-error.ts';
 
 /** Nondeterministic; state 0 is the start. */
@@ -127,10 +127,16 @@ export function writeStrings(builder: AutomatonBuilder, set: TextSet, from: Node
   const close = builder.node();
   builder.text(from, '"', nodes[0]!);
   builder.text(close, '"', to);
+  const plain = new Map<CodePoints, CodePoints>();
+  const plainOf = (points: CodePoints): CodePoints => {
+    const found = plain.get(points) ?? common(points, PLAIN);
+    plain.set(points, found);
+    return found;
+  };
   set.forEach(({ edges, accepts }, i) => {
     if (accepts) builder.nothing(nodes[i]!, close);
     for (const [points, target] of edges) {
-      builder.character(nodes[i]!, common(points, PLAIN), nodes[target]!);
+      builder.character(nodes[i]!, plainOf(points), nodes[target]!);
       for (const [point, text] of ESCAPED) if (has(points, point)) builder.text(nodes[i]!, text, nodes[target]!);
     }
   });

@@ -1,8 +1,8 @@
 // Texts that call tools, in the style of the model: arguments fit their schemas. With `mustCall` there is nothing but calls;
 // without, any text stands before them, and there need be none.
 
-import type { Automaton, CodePoints, NodeId } from './automaton.ts';
-import { allBut } from './code-points.ts';
+import type { Automaton, NodeId } from './automaton.ts';
+import { allBut, type CodePoints } from './code-points.ts';
 import { SchemaWriter } from './json-schema.ts';
 import type { Schema } from './schema-keywords.ts';
 import { StructureError } from './structure-error.ts';
