@@ -97,7 +97,10 @@ export function chooseToken(
   const { mass } = all;
   const scores = adjusted(logits, options, history);
   const favorite = scores === logits ? best : largestOf(scores);
-  const token = options.temperature === 0 ? favorite : sample(scores, scores[favorite]!, all, step, options);
+  const { temperature } = options;
+  const isOwn = temperature === 1 && scores === logits;
+  const weights = () => (isOwn ? all : weigh(scores, scores[favorite]!, temperature));
+  const token = temperature === 0 ? favorite : sample(scores, scores[favorite]!, weights, step, options);
   return told(logits, { token, largest, mass, topLogprobs: options.topLogprobs ?? 0 });
 }
 
@@ -168,36 +171,35 @@ function weigh(logits: Scores, largest: number, temperature: number): Weights {
 }
 
 /**
- * `all`: the weights at temperature 1 of the model's own logits, which `scores` are where nothing was adjusted. `of`: how
- * many tokens the vocabulary has, where only some of them are there.
+ * `weigh`: the weights of the scores at the temperature asked for, beside `largest`. `size`: how many tokens the vocabulary
+ * has, where only some of them are there.
  */
 function sample(
   scores: Scores,
   largest: number,
-  all: Weights,
+  weights: () => Weights,
   step: number,
   options: SamplingOptions,
-  of = scores.length,
+  size = scores.length,
 ): number {
   const { temperature, topK, topP, minP = 0 } = options;
   const u = uniform(options.sampleSeed, step);
-  if (topK > 0 && topK < of) {
+  if (topK > 0 && topK < size) {
     const candidates = topIndices(scores, Math.min(topK, scores.length));
-    const weights = candidates.map((id) => expOfNegative((scores[id]! - largest) / temperature));
-    const sum = weights.reduce((a, b) => a + b);
-    return candidates[pickInFront(weights, topP < 1 ? topP * sum : Infinity, minP, u)]!;
+    const kept = candidates.map((id) => expOfNegative((scores[id]! - largest) / temperature));
+    const sum = kept.reduce((a, b) => a + b);
+    return candidates[pickInFront(kept, topP < 1 ? topP * sum : Infinity, minP, u)]!;
   }
-  const isOwn = temperature === 1 && scores instanceof Float32Array;
-  const weights = isOwn ? all : weigh(scores, largest, temperature);
+  const all = weights();
   if (minP > 0) {
     const candidates: number[] = [];
-    for (let id = 0; id < scores.length; id += 1) if (weights.of[id]! >= minP) candidates.push(id);
+    for (let id = 0; id < scores.length; id += 1) if (all.of[id]! >= minP) candidates.push(id);
     candidates.sort((a, b) => scores[b]! - scores[a]! || a - b);
-    const kept = candidates.map((id) => weights.of[id]!);
-    return candidates[pickInFront(kept, topP < 1 ? topP * weights.mass : Infinity, minP, u)]!;
+    const kept = candidates.map((id) => all.of[id]!);
+    return candidates[pickInFront(kept, topP < 1 ? topP * all.mass : Infinity, minP, u)]!;
   }
-  if (topP >= 1) return pick(weights.of, scores.length, u * weights.mass);
-  return pickFromNucleus(scores, largest, weights, options, u);
+  if (topP >= 1) return pick(all.of, scores.length, u * all.mass);
+  return pickFromNucleus(scores, largest, all, options, u);
 }
 
 /** Draws from the first weights, largest first, that hold `enough` and are at least `minP` of the first, which is 1. */
@@ -220,7 +222,8 @@ export class ChoiceAmong {
   /** Ascending; undefined where the scores are those of all, and -Infinity for what is left out. */
   readonly #ids: Int32Array | undefined;
   readonly #scores: Scores;
-  #weights: Weights | undefined;
+  /** At the temperature, beside a score that was the largest. */
+  #weights: (Weights & { readonly beside: number }) | undefined;
 
   /** `mask`: bits by token id, `count` of them. Throws as `chooseToken`. */
   constructor(
@@ -262,9 +265,9 @@ export class ChoiceAmong {
         if (isOwn) all.of[id] = 0;
       }
     }
-    // Of what is unlikely beside the rest, too little is left to tell one from another.
-    if (isOwn && scores === logits && mass > 1e-3 * all.mass)
-      this.#weights = { of: all.of, mass: sumOf(all.of, logits.length) };
+    if (isOwn && scores === logits && mass > ENOUGH * all.mass) {
+      this.#weights = { of: all.of, mass: sumOf(all.of, logits.length), beside: this.#largest };
+    }
   }
 
   /** The token of place `step`; undefined where none has a probability. */
@@ -273,11 +276,16 @@ export class ChoiceAmong {
     const best = largestOf(scores);
     const largest = scores[best];
     if (largest === undefined || largest === Number.NEGATIVE_INFINITY) return undefined;
-    const { temperature } = this.#options;
+    const { temperature, minP = 0 } = this.#options;
     if (temperature === 0) return this.#idOf(best);
-    const isOwn = temperature === 1 && scores instanceof Float32Array;
-    const weights = isOwn ? (this.#weights ?? weigh(scores, largest, 1)) : NO_WEIGHTS;
-    return this.#idOf(sample(scores, largest, weights, step, this.#options, this.#logits.length));
+    // What min-p keeps is beside the largest that is left.
+    if (minP > 0 && this.#weights?.beside !== largest) this.#weights = undefined;
+    const weights = () => {
+      this.#weights ??= { ...weigh(scores, largest, temperature), beside: largest };
+      return this.#weights;
+    };
+    const beside = this.#weights?.beside ?? largest;
+    return this.#idOf(sample(scores, beside, weights, step, this.#options, this.#logits.length));
   }
 
   /** Leaves a token out. */
@@ -286,8 +294,10 @@ export class ChoiceAmong {
     if (at < 0) return;
     this.#scores[at] = Number.NEGATIVE_INFINITY;
     if (this.#weights === undefined) return;
-    this.#weights.of[at] = 0;
-    this.#weights = { of: this.#weights.of, mass: sumOf(this.#weights.of, this.#scores.length) };
+    const { of, mass: before, beside } = this.#weights;
+    of[at] = 0;
+    const mass = sumOf(of, this.#scores.length);
+    this.#weights = mass > ENOUGH * before ? { of, mass, beside } : undefined;
   }
 
   /** What is told of a token, whichever. */
@@ -301,7 +311,8 @@ export class ChoiceAmong {
   }
 }
 
-const NO_WEIGHTS: Weights = { of: new Float64Array(0), mass: 0 };
+/** Of the mass that weights had: with less left, what is unlikely is weighed again, beside what is likely now. */
+const ENOUGH = 1e-3;
 
 function sumOf(values: Float64Array, count: number): number {
   let sum = 0;

@@ -49,7 +49,13 @@ export function allBut(set: CodePoints): CodePoints {
 }
 
 export function has(set: CodePoints, point: number): boolean {
-  return set.some(([low, high]) => point >= low && point <= high);
+  let [low, high] = [0, set.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (set[middle]![1] < point) low = middle + 1;
+    else high = middle;
+  }
+  return low < set.length && set[low]![0] <= point;
 }
 
 const known = new Map<string, CodePoints>();

@@ -100,6 +100,78 @@ export function both(a: TextSet, b: TextSet): TextSet {
   return states;
 }
 
+/** States and borders between characters that a set of texts may take to be made deterministic. */
+const MAX_SUBSETS = 2000;
+const MAX_BORDERS = 400_000;
+
+/**
+ * The same texts with one way to read each, which makes them cheap to follow: many places of a pattern that is looked for
+ * anywhere would else be alive at once. As it is where that takes too many states.
+ */
+export function deterministic(set: TextSet): TextSet {
+  const isEverything = set.map(
+    ({ edges, accepts }, i) => accepts && edges.some(([points, to]) => to === i && points === ALL),
+  );
+  const states: State[] = [];
+  const ids = new Map<string, number>();
+  const subsets: (readonly number[])[] = [];
+  const lists = new Map<string, CodePoints>([[ALL.join(' '), ALL]]);
+  const id = (reached: ReadonlySet<number>): number => {
+    // Where everything fits, the other ways say nothing.
+    const everything = [...reached].find((state) => isEverything[state]);
+    const subset = everything === undefined ? [...reached].sort((a, b) => a - b) : [everything];
+    const key = subset.join();
+    let found = ids.get(key);
+    if (found === undefined) {
+      found = states.push({ edges: [], accepts: subset.some((state) => set[state]!.accepts) }) - 1;
+      ids.set(key, found);
+      subsets.push(subset);
+    }
+    return found;
+  };
+  id(new Set([0]));
+  let work = 0;
+  for (let i = 0; i < subsets.length; i++) {
+    const borders: [at: number, to: number, change: 1 | -1][] = [];
+    for (const state of subsets[i]!) {
+      for (const [points, to] of set[state]!.edges) {
+        work += points.length;
+        if (work > MAX_BORDERS || subsets.length > MAX_SUBSETS) return set;
+        for (const [low, high] of points) borders.push([low, to, 1], [high + 1, to, -1]);
+      }
+    }
+    borders.sort(([a], [b]) => a - b);
+    const reached = new Map<number, number>();
+    const ranges = new Map<number, [number, number][]>();
+    for (let j = 0; j < borders.length; ) {
+      const from = borders[j]![0];
+      for (; j < borders.length && borders[j]![0] === from; j++) {
+        const [, to, change] = borders[j]!;
+        const count = (reached.get(to) ?? 0) + change;
+        if (count === 0) reached.delete(to);
+        else reached.set(to, count);
+      }
+      work += reached.size;
+      if (work > MAX_BORDERS) return set;
+      if (reached.size === 0) continue;
+      const target = id(new Set(reached.keys()));
+      const own = ranges.get(target) ?? [];
+      ranges.set(target, own);
+      const last = own.at(-1);
+      const next = borders[j]![0];
+      if (last?.[1] === from - 1) last[1] = next - 1;
+      else own.push([from, next - 1]);
+    }
+    for (const [to, own] of ranges) {
+      const key = own.join(' ');
+      const points = lists.get(key) ?? own;
+      lists.set(key, points);
+      states[i]!.edges.push([points, to]);
+    }
+  }
+  return states;
+}
+
 /** Characters that stand in a JSON string as they are. */
 const PLAIN = allBut([
   [0, 0x1f],
