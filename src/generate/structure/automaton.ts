@@ -13,6 +13,8 @@ export type RuleId = number;
 const MAX_NODES = 300_000;
 /** Four numbers each; a set of all letters has 500. */
 const MAX_EDGES = 3_000_000;
+/** What must be written at least; a longer text is not looked for. */
+const MAX_LEAST = 1 << 17;
 /** Steps of the searches over a whole grammar. */
 const MAX_SEARCH = 20_000_000;
 
@@ -59,7 +61,7 @@ export class AutomatonBuilder {
   readonly #sets: CharacterSet[] = [];
   readonly #setIds = new Map<string, number>();
   /** By the list itself: writing its key takes longer than finding it. */
-  readonly #known = new Map<CodePoints, { readonly set: number; readonly sequences: readonly Sequence[] }>();
+  readonly #known = new Map<CodePoints, Known>();
   #edgeCount = 0;
   readonly #calls: number[][] = [];
   readonly #empty: NodeId[][] = [];
@@ -115,17 +117,56 @@ export class AutomatonBuilder {
     });
   }
 
+  /** One of several texts, none empty: what they begin with in common is written once, so that there is one way to read it. */
+  texts(from: NodeId, texts: Iterable<string>, to: NodeId): void {
+    const below = new Map<NodeId, Map<number, NodeId>>();
+    for (const text of new Set(texts)) {
+      const bytes = Buffer.from(text);
+      let at = from;
+      for (let i = 0; i < bytes.length - 1; i++) {
+        let children = below.get(at);
+        if (children === undefined) {
+          children = new Map();
+          below.set(at, children);
+        }
+        let next = children.get(bytes[i]!);
+        if (next === undefined) {
+          next = this.node();
+          children.set(bytes[i]!, next);
+          this.bytes(at, bytes[i]!, bytes[i]!, next);
+        }
+        at = next;
+      }
+      const last = bytes.at(-1)!;
+      this.bytes(at, last, last, to);
+    }
+  }
+
+  /** Throws where characters of these sets, each with a target of its own, would take far too many places. */
+  expect(sets: Iterable<CodePoints>): void {
+    let nodes = 0;
+    for (const points of sets) {
+      nodes += this.#knownOf(points).suffixes;
+      // Targets in common are few: twice the limit is beyond it.
+      if (nodes > 2 * MAX_NODES) throw overLimit('places', MAX_NODES);
+    }
+  }
+
   /** One character of the given code points, as UTF-8. */
   character(from: NodeId, ranges: CodePoints, to: NodeId): void {
+    const { sequences, set } = this.#knownOf(ranges);
+    for (const [first, ...rest] of sequences) this.#edge(from, first![0], first![1], this.#suffix(rest, to), set);
+  }
+
+  #knownOf(ranges: CodePoints): Known {
     let known = this.#known.get(ranges);
     if (known === undefined) {
       const sequences = ranges.flatMap(([low, high]) => [...utf8Sequences(low, high)]);
-      known = { set: this.#setOf(ranges), sequences };
+      const suffixes = new Set(sequences.flatMap((one) => one.slice(1).map((_, i) => one.slice(i + 1).join(' ')))).size;
+      known = { set: this.#setOf(ranges), sequences, suffixes };
       this.#known.set(ranges, known);
     }
-    for (const [first, ...rest] of known.sequences) {
-      this.#edge(from, first![0], first![1], this.#suffix(rest, to), known.set);
-    }
+    return known;
   }
 
   #setOf(ranges: CodePoints): number {
@@ -178,6 +219,7 @@ export class AutomatonBuilder {
         fix: 'look for parts that exclude each other, and for rules or $refs that never come to an end',
       });
     }
+    if (least[automaton.root.start]! > MAX_LEAST) throw overLimit('bytes for its shortest text', MAX_LEAST);
     this.#refuseLeftRecursion(least);
     return automaton;
   }
@@ -288,6 +330,13 @@ export class AutomatonBuilder {
     return [...found];
   }
 }
+
+type Known = {
+  readonly set: number;
+  readonly sequences: readonly Sequence[];
+  /** Places within its characters. */
+  readonly suffixes: number;
+};
 
 /** One range of bytes after the other. */
 type Sequence = readonly (readonly [low: number, high: number])[];

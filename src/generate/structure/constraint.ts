@@ -6,6 +6,9 @@ import type { Structure, StructureReader } from './structure.ts';
 import { StructureError } from './structure-error.ts';
 import { countOf, type Found, type TokenMask, type TokenTrie } from './token-trie.ts';
 
+/** Bytes that are spelled only to tell how many tokens they take. */
+const LONG_TEXT = 10_000;
+
 export type Allowed = {
   readonly mask: TokenMask;
   /** How many tokens the structure leaves. */
@@ -49,8 +52,11 @@ export class Constraint {
 
   /** Throws StructureError when even the shortest text takes more than `tokens`. */
   checkFits(tokens: number): void {
-    const { fewest } = this;
-    if (fewest <= tokens) return;
+    if (this.#isShort(this.#place, tokens)) return;
+    const { least } = this.#place;
+    // Which is not spelled out.
+    const isLong = least > LONG_TEXT;
+    const fewest = isLong ? Math.ceil(least / this.#trie.longestToken) : this.fewest;
     if (fewest === Number.POSITIVE_INFINITY) {
       throw new StructureError({
         what: 'the tokens of this model cannot spell a text of this structure',
@@ -58,8 +64,10 @@ export class Constraint {
       });
     }
     throw new StructureError({
-      what: `the shortest text of this structure has ${fewest} tokens, and ${tokens} are left for it`,
-      fix: `give max_tokens ${fewest} or more${fewest > 1000 ? ', or a smaller structure' : ''}`,
+      what: `the shortest text of this structure has ${isLong ? `${fewest} or more` : fewest} tokens, and ${tokens} are left for it`,
+      fix: isLong
+        ? 'give a smaller structure'
+        : `give max_tokens ${fewest} or more${fewest > 1000 ? ', or a smaller structure' : ''}`,
     });
   }
 
@@ -105,6 +113,8 @@ export class Constraint {
   #isShort(place: Place, left: number): boolean {
     // With a token for every byte, the ending has no more tokens than bytes.
     if (this.#trie.hasAllBytes && place.least <= left) return true;
+    // Nor fewer than its bytes fill: what is far too long is not even looked at.
+    if (place.least > left * this.#trie.longestToken) return false;
     return (this.#endingFrom(place)?.length ?? Number.POSITIVE_INFINITY) <= left;
   }
 

@@ -100,11 +100,16 @@ export class SchemaWriter {
     this.#schemas += 1;
     for (const plain of this.#reader.alternatives(schema)) {
       const { values, types } = plain;
-      for (const value of values ?? []) {
-        if (!this.#reader.fitsPlain(plain, value)) continue;
-        if (typeof value !== 'string') this.#builder.text(from, JSON.stringify(value), to);
-        else if (contains(bare, value)) this.#builder.text(from, value, to);
-      }
+      const texts = (values ?? [])
+        .filter((value) => this.#reader.fitsBeside(plain, value))
+        .filter((value) => typeof value !== 'string' || contains(bare, value))
+        .map((value) => (typeof value === 'string' ? value : jsonOf(value)));
+      if (texts.includes('')) this.#builder.nothing(from, to);
+      this.#builder.texts(
+        from,
+        texts.filter((text) => text !== ''),
+        to,
+      );
       if (values !== undefined) continue;
       if (types?.has('string') !== true) {
         this.#plain(plain, from, to);
@@ -131,9 +136,8 @@ export class SchemaWriter {
   #plain(plain: Plain, from: NodeId, to: NodeId): void {
     const { values, types } = plain;
     if (values !== undefined) {
-      for (const value of values) {
-        if (this.#reader.fitsPlain(plain, value)) this.#builder.text(from, JSON.stringify(value), to);
-      }
+      const fitting = values.filter((value) => this.#reader.fitsBeside(plain, value));
+      this.#builder.texts(from, fitting.map(jsonOf), to);
       return;
     }
     const wanted = new Set<Type>(types ?? ['object', 'array', 'string', 'number', 'boolean', 'null']);
@@ -449,7 +453,7 @@ export class SchemaWriter {
     const alternatives = prefix.length > 0 ? [] : this.#reader.alternatives(items);
     const values = alternatives.flatMap((plain) => {
       const some = plain.values ?? (plain.types?.size === 1 && plain.types.has('boolean') ? [false, true] : undefined);
-      return some?.filter((value) => this.#reader.fitsPlain(plain, value)).map((value) => JSON.stringify(value)) ?? [];
+      return some?.filter((value) => this.#reader.fitsBeside(plain, value)).map(jsonOf) ?? [];
     });
     const isFew = alternatives.length > 0 && alternatives.every((plain) => plain.values ?? plain.types?.has('boolean'));
     const texts = [...new Set(values)];
@@ -482,6 +486,10 @@ export class SchemaWriter {
     };
     this.#space(open, walk(0, 0));
   }
+}
+
+function jsonOf(value: unknown): string {
+  return JSON.stringify(value);
 }
 
 /** The fields of a plain schema that says nothing beside its types. */

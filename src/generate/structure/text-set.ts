@@ -185,6 +185,7 @@ const ESCAPED: readonly (readonly [number, string])[] = Array.from({ length: 0x2
 
 /** The texts as they are. */
 export function writeTexts(builder: AutomatonBuilder, set: TextSet, from: NodeId, to: NodeId): void {
+  builder.expect(set.flatMap(({ edges }) => edges.map(([points]) => points)));
   const nodes = set.map(() => builder.node());
   builder.nothing(from, nodes[0]!);
   set.forEach(({ edges, accepts }, i) => {
@@ -195,6 +196,7 @@ export function writeTexts(builder: AutomatonBuilder, set: TextSet, from: NodeId
 
 /** The texts as JSON strings with their quotes, every character in the one spelling that JSON.stringify gives it. */
 export function writeStrings(builder: AutomatonBuilder, set: TextSet, from: NodeId, to: NodeId): void {
+  builder.expect(set.flatMap(({ edges }) => edges.map(([points]) => points)));
   const nodes = set.map(() => builder.node());
   const close = builder.node();
   builder.text(from, '"', nodes[0]!);

@@ -69,6 +69,11 @@ export class TokenTrie {
     this.hasAllBytes = this.#first.every((node) => node >= 0 && tree.token[node]! >= 0);
   }
 
+  /** In bytes. */
+  get longestToken(): number {
+    return this.#vocabulary.deepest;
+  }
+
   bytesOf(token: number): Uint8Array {
     const { bytes, begin } = this.#vocabulary;
     return bytes.subarray(begin[token], begin[token + 1]);
