@@ -48,9 +48,13 @@ export class SchemaWriter {
   readonly #waiting: [Schema, RuleId][] = [];
   readonly #shared = new Map<string, RuleId>();
   #schemas = 0;
+  /** What every string and name within must belong to. */
+  readonly #within: TextSet;
 
-  constructor(schema: Schema) {
+  /** `within`: what strings are, where not any. Values of an enum are those whose JSON has no text besides. */
+  constructor(schema: Schema, within: TextSet = ANY_TEXT) {
     this.#root = schema;
+    this.#within = within;
     this.#reader = new SchemaReader(schema);
   }
 
@@ -103,6 +107,7 @@ export class SchemaWriter {
       const texts = (values ?? [])
         .filter((value) => this.#reader.fitsBeside(plain, value))
         .filter((value) => typeof value !== 'string' || contains(bare, value))
+        .filter((value) => typeof value === 'string' || this.#isWithin(value))
         .map((value) => (typeof value === 'string' ? value : jsonOf(value)));
       if (texts.includes('')) this.#builder.nothing(from, to);
       this.#builder.texts(
@@ -122,6 +127,10 @@ export class SchemaWriter {
     for (let next = this.#waiting.pop(); next !== undefined; next = this.#waiting.pop()) this.#writeRule(...next);
   }
 
+  #isWithin(value: unknown): boolean {
+    return this.#within === ANY_TEXT || contains(this.#within, jsonOf(value));
+  }
+
   /** A part that occurs in many places. */
   #call(name: string, write: (from: NodeId, to: NodeId) => void, from: NodeId, to: NodeId): void {
     let rule = this.#shared.get(name);
@@ -136,7 +145,7 @@ export class SchemaWriter {
   #plain(plain: Plain, from: NodeId, to: NodeId): void {
     const { values, types } = plain;
     if (values !== undefined) {
-      const fitting = values.filter((value) => this.#reader.fitsBeside(plain, value));
+      const fitting = values.filter((value) => this.#reader.fitsBeside(plain, value) && this.#isWithin(value));
       this.#builder.texts(from, fitting.map(jsonOf), to);
       return;
     }
@@ -206,14 +215,14 @@ export class SchemaWriter {
 
   #string(plain: Plain, from: NodeId, to: NodeId): void {
     const texts = this.#textsOf(plain);
-    if (texts === ANY_TEXT)
-      this.#call('string', (start, end) => writeStrings(this.#builder, ANY_TEXT, start, end), from, to);
+    if (texts === this.#within)
+      this.#call('string', (start, end) => writeStrings(this.#builder, texts, start, end), from, to);
     else writeStrings(this.#builder, texts, from, to);
   }
 
   #textsOf(plain: Plain): TextSet {
     const { leastLength, mostLength, patterns, formats, where } = plain;
-    let texts = ANY_TEXT;
+    let texts = this.#within;
     for (const pattern of patterns) texts = both(texts, textsMatching(pattern, where));
     // Other formats are annotations, as the standard has it.
     for (const format of formats) {
@@ -399,7 +408,7 @@ export class SchemaWriter {
         });
       }
       if (of?.types === undefined || of.types.has('string'))
-        called.push(of === undefined ? ANY_TEXT : this.#textsOf(of));
+        called.push(of === undefined ? this.#within : this.#textsOf(of));
     }
     for (const [i, texts] of called.entries()) {
       let set = both(texts, listed.length === 0 ? ANY_TEXT : otherThan(listed));

@@ -17,6 +17,8 @@ export type Structure = { readonly kind: 'schema' | 'grammar' | 'tools'; readonl
 
 /** Characters of a schema. The tools of a large server have 100,000 together. */
 const MAX_SCHEMA = 1 << 18;
+/** Of all tools of a request, of which there may be 128. */
+const MAX_TOOLS = 1 << 20;
 const MAX_KEPT = 16;
 
 const automata = new Map<string, Automaton>();
@@ -80,12 +82,17 @@ export function automatonOf({ kind, text }: Structure): Automaton {
       kind === 'grammar'
         ? automatonOfGrammar(text)
         : kind === 'tools'
-          ? automatonOfTools(JSON.parse(text) as ToolsStructure)
+          ? automatonOfTools(toolsIn(text))
           : automatonOfSchema(schemaIn(text));
     if (automata.size >= MAX_KEPT) automata.delete(automata.keys().next().value!);
     automata.set(key, automaton);
   }
   return automaton;
+}
+
+function toolsIn(text: string): ToolsStructure {
+  if (text.length > MAX_TOOLS) throw overLimit('characters of tools', MAX_TOOLS);
+  return JSON.parse(text) as ToolsStructure;
 }
 
 function schemaIn(text: string): Schema {
