@@ -116,7 +116,7 @@ async function write(model: LoadedModel, start: Start, task: Task): Promise<Endi
   let structured: StructuredWriter | undefined;
   if (structure !== undefined) {
     const { StructuredWriter } = await import('./structure/structured-writer.ts');
-    structured = new StructuredWriter(model, {
+    structured = await StructuredWriter.begin(model, {
       structure,
       tokens,
       promptTokens,

@@ -136,23 +136,16 @@ export function chooseToken(
   history?: TokenHistory,
   mass?: number,
 ): Choice {
-  const largest = logits[largestOf(logits)]!;
+  const best = largestOf(logits);
+  const largest = logits[best]!;
   const known = mass ?? massOf(logits, largest);
   checkFinite(known, largest);
-  const token = pickToken(logits, step, options, history);
-  return told(logits, { token, largest, mass: known, topLogprobs: options.topLogprobs ?? 0 });
-}
-
-/** The token that `chooseToken` chooses, of logits (V,) that are sound. */
-export function pickToken(
-  logits: Float32Array,
-  step: number,
-  options: SamplingOptions,
-  history?: TokenHistory,
-): number {
   const scores = adjusted(logits, options, history);
-  const favorite = largestOf(scores);
-  return options.temperature === 0 ? favorite : sample(scores, scores[favorite]!, step, options);
+  const favorite = scores === logits ? best : largestOf(scores);
+  const { temperature } = options;
+  const weights = () => weigh(scores, scores[favorite]!, temperature);
+  const token = temperature === 0 ? favorite : sample(scores, scores[favorite]!, weights, step, options);
+  return told(logits, { token, largest, mass: known, topLogprobs: options.topLogprobs ?? 0 });
 }
 
 /** The index of the largest; the lowest such. */
@@ -164,20 +157,31 @@ function largestOf(values: ArrayLike<number>): number {
 
 type Scores = Float32Array | Float64Array;
 
-/** Steps 1 to 4: the logits themselves where nothing is asked for. */
-function adjusted(logits: Float32Array, options: SamplingOptions, history: TokenHistory | undefined): Scores {
+/** Steps 1 to 4: the logits themselves where nothing is asked for. `ids`: whose they are, ascending, where not of all. */
+function adjusted(
+  logits: Float32Array,
+  options: SamplingOptions,
+  history: TokenHistory | undefined,
+  ids?: Int32Array,
+): Scores {
   const { logitBias = [], repetitionPenalty = 1, frequencyPenalty = 0, presencePenalty = 0 } = options;
   if (logitBias.length === 0 && !asksHistory(options)) return logits;
   const scores = Float64Array.from(logits);
-  for (const [id, bias] of logitBias) scores[id]! += bias;
+  const placeOf = (id: number) => (ids === undefined ? id : placeIn(ids, id));
+  for (const [id, bias] of logitBias) if (placeOf(id) >= 0) scores[placeOf(id)]! += bias;
   if (history === undefined) return scores;
   if (repetitionPenalty !== 1) {
     for (const id of history.seen) {
-      const score = scores[id]!;
-      scores[id] = score > 0 ? score / repetitionPenalty : score * repetitionPenalty;
+      const at = placeOf(id);
+      if (at < 0) continue;
+      const score = scores[at]!;
+      scores[at] = score > 0 ? score / repetitionPenalty : score * repetitionPenalty;
     }
   }
-  for (const [id, count] of history.counts) scores[id]! -= frequencyPenalty * count + presencePenalty;
+  for (const [id, count] of history.counts) {
+    const at = placeOf(id);
+    if (at >= 0) scores[at]! -= frequencyPenalty * count + presencePenalty;
+  }
   return scores;
 }
 
@@ -199,20 +203,33 @@ function weigh(logits: Scores, largest: number, temperature: number): Weights {
   return { of, mass };
 }
 
-function sample(scores: Scores, largest: number, step: number, options: SamplingOptions): number {
-  const { temperature, topK, topP, minP = 0 } = options;
-  if (topK > 0 && topK < scores.length) return drawFront(topIndices(scores, topK), scores, largest, options, step);
+/**
+ * `weigh`: the weights of the scores at the temperature asked for, beside `largest`. `size`: how many tokens the vocabulary
+ * has, where only some of them are there.
+ */
+function sample(
+  scores: Scores,
+  largest: number,
+  weights: () => Weights,
+  step: number,
+  options: SamplingOptions,
+  size = scores.length,
+): number {
+  const { topK, topP, minP = 0 } = options;
+  if (topK > 0 && topK < size) {
+    return drawFront(topIndices(scores, Math.min(topK, scores.length)), scores, largest, options, step);
+  }
   const u = uniform(options.sampleSeed, step);
-  const weights = weigh(scores, largest, temperature);
+  const all = weights();
   if (minP > 0) {
     const candidates: number[] = [];
-    for (let id = 0; id < scores.length; id += 1) if (weights.of[id]! >= minP) candidates.push(id);
+    for (let id = 0; id < scores.length; id += 1) if (all.of[id]! >= minP) candidates.push(id);
     candidates.sort((a, b) => scores[b]! - scores[a]! || a - b);
-    const kept = candidates.map((id) => weights.of[id]!);
-    return candidates[pickInFront(kept, topP < 1 ? topP * weights.mass : Infinity, minP, u)]!;
+    const kept = candidates.map((id) => all.of[id]!);
+    return candidates[pickInFront(kept, topP < 1 ? topP * all.mass : Infinity, minP, u)]!;
   }
-  if (topP >= 1) return pick(weights.of, scores.length, u * weights.mass);
-  return pickFromNucleus(scores, largest, weights, options, u);
+  if (topP >= 1) return pick(all.of, scores.length, u * all.mass);
+  return pickFromNucleus(scores, largest, all, options, u);
 }
 
 /** Draws one of `candidates`, places of `scores`, the largest first: steps 5 to 9 with top-k. */
@@ -233,6 +250,129 @@ function pickInFront(weights: readonly number[], enough: number, minP: number, u
   const least = weights.findIndex((weight) => weight < minP);
   const { count, mass } = front(least < 0 ? weights : weights.slice(0, least), enough);
   return pick(weights, count, u * mass);
+}
+
+/**
+ * A choice among some tokens, as `chooseToken` makes it of logits that are -Infinity for all others; what is told of it is
+ * of all. Reads no more than it has to: one that leaves few tokens takes less time than a choice among all. Good until the
+ * next choice of any kind.
+ */
+export class ChoiceAmong {
+  readonly #logits: Float32Array;
+  readonly #options: SamplingOptions;
+  readonly #largest: number;
+  readonly #mass: number;
+  /** Ascending; undefined where the scores are those of all, and -Infinity for what is left out. */
+  readonly #ids: Int32Array | undefined;
+  readonly #scores: Scores;
+  /** At the temperature, beside a score that was the largest. */
+  #weights: (Weights & { readonly beside: number }) | undefined;
+
+  /** `mask`: bits by token id, `count` of them; `mass`: of the logits, where it is known. Throws as `chooseToken`. */
+  constructor(
+    logits: Float32Array,
+    mask: Uint32Array,
+    count: number,
+    options: SamplingOptions,
+    history: TokenHistory | undefined,
+    mass?: number,
+  ) {
+    this.#logits = logits;
+    this.#options = options;
+    this.#largest = logits[largestOf(logits)]!;
+    this.#mass = mass ?? massOf(logits, this.#largest);
+    checkFinite(this.#mass, this.#largest);
+    if (2 * count < logits.length) {
+      const ids = new Int32Array(count);
+      let at = 0;
+      for (let word = 0; word < mask.length; word += 1) {
+        for (let bits = mask[word]!; bits !== 0; bits &= bits - 1)
+          ids[at++] = (word << 5) + 31 - Math.clz32(bits & -bits);
+      }
+      const some = new Float32Array(count);
+      for (let i = 0; i < count; i += 1) some[i] = logits[ids[i]!]!;
+      this.#ids = ids;
+      this.#scores = adjusted(some, options, history, ids);
+      return;
+    }
+    const scores = adjusted(logits, options, history);
+    this.#scores = scores === logits ? logits.slice() : scores;
+    const all = options.temperature === 1 && scores === logits ? weigh(logits, this.#largest, 1) : undefined;
+    let left = all?.mass ?? 0;
+    for (let word = 0; word < mask.length; word += 1) {
+      for (let bits = ~mask[word]!; bits !== 0; bits &= bits - 1) {
+        const id = (word << 5) + 31 - Math.clz32(bits & -bits);
+        if (id >= logits.length) break;
+        this.#scores[id] = Number.NEGATIVE_INFINITY;
+        if (all === undefined) continue;
+        left -= all.of[id]!;
+        all.of[id] = 0;
+      }
+    }
+    if (all !== undefined && left > ENOUGH * all.mass) {
+      this.#weights = { of: all.of, mass: sumOf(all.of, logits.length), beside: this.#largest };
+    }
+  }
+
+  /** The token of place `step`; undefined where none has a probability. */
+  pick(step: number): number | undefined {
+    const scores = this.#scores;
+    const best = largestOf(scores);
+    const largest = scores[best];
+    if (largest === undefined || largest === Number.NEGATIVE_INFINITY) return undefined;
+    const { temperature, minP = 0 } = this.#options;
+    if (temperature === 0) return this.#idOf(best);
+    // What min-p keeps is beside the largest that is left.
+    if (minP > 0 && this.#weights?.beside !== largest) this.#weights = undefined;
+    const weights = () => {
+      this.#weights ??= { ...weigh(scores, largest, temperature), beside: largest };
+      return this.#weights;
+    };
+    const beside = this.#weights?.beside ?? largest;
+    return this.#idOf(sample(scores, beside, weights, step, this.#options, this.#logits.length));
+  }
+
+  /** Leaves a token out. */
+  leaveOut(token: number): void {
+    const at = this.#ids === undefined ? token : placeIn(this.#ids, token);
+    if (at < 0) return;
+    this.#scores[at] = Number.NEGATIVE_INFINITY;
+    if (this.#weights === undefined) return;
+    const { of, mass: before, beside } = this.#weights;
+    of[at] = 0;
+    const mass = sumOf(of, this.#scores.length);
+    this.#weights = mass > ENOUGH * before ? { of, mass, beside } : undefined;
+  }
+
+  /** What is told of a token, whichever. */
+  tell(token: number): Choice {
+    const { topLogprobs = 0 } = this.#options;
+    return told(this.#logits, { token, largest: this.#largest, mass: this.#mass, topLogprobs });
+  }
+
+  #idOf(at: number): number {
+    return this.#ids === undefined ? at : this.#ids[at]!;
+  }
+}
+
+/** Of the mass that weights had: with less left, what is unlikely is weighed again, beside what is likely now. */
+const ENOUGH = 1e-3;
+
+function sumOf(values: Float64Array, count: number): number {
+  let sum = 0;
+  for (let i = 0; i < count; i += 1) sum += values[i]!;
+  return sum;
+}
+
+/** The place of a value in an ascending list; -1 where it is not there. */
+function placeIn(list: Int32Array, value: number): number {
+  let [low, high] = [0, list.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (list[middle]! < value) low = middle + 1;
+    else high = middle;
+  }
+  return list[low] === value ? low : -1;
 }
 
 /** How finely likelihoods are told apart before any are sorted: by factors of e^(1/32), down to e^-32 of the largest. */

@@ -80,6 +80,7 @@ const SCRIPTS: Readonly<Record<string, string>> = {
   'bench:calls': 'measures a quiet machine',
   'bench:hostile': 'measures a quiet machine',
   'bench:peers': 'fetches llama.cpp',
+  'bench:structure': 'measures a quiet machine',
 };
 
 /** Run with more at their end (the last of a flag counts), because as it stands it takes minutes. */

@@ -27,6 +27,7 @@ function writes(text: string): { engine: Engine; forced: number[] } {
     tokenizer,
     contextLength: 512,
     vocabSize,
+    executable: {},
     isStop: (id: number) => id === tokenizer.tokenId('<|im_end|>'),
     warnings: [],
     scheduler: {

@@ -3,6 +3,7 @@
 //
 // Bytes, not characters, since tokens are bytes: a token may begin or end within a character.
 
+import { ALL, type CodePoints, common } from './code-points.ts';
 import { overLimit, StructureError } from './structure-error.ts';
 
 export type NodeId = number;
@@ -10,6 +11,10 @@ export type RuleId = number;
 
 /** Some 100 bytes each. The schema of a tool with 40 fields takes 2,000. */
 const MAX_NODES = 300_000;
+/** Four numbers each; a set of all letters has 500. */
+const MAX_EDGES = 3_000_000;
+/** What must be written at least; a longer text is not looked for. */
+const MAX_LEAST = 1 << 17;
 /** Steps of the searches over a whole grammar. */
 const MAX_SEARCH = 20_000_000;
 
@@ -18,8 +23,10 @@ export type Rule = { readonly name: string; readonly start: NodeId; readonly end
 export type Automaton = {
   readonly root: Rule;
   readonly rules: readonly Rule[];
-  /** Per node: triples lowest byte, highest byte, target. */
+  /** Per node: fours lowest byte, highest byte, target, and the set of characters that it is of, or NO_SET. */
   readonly edges: readonly (readonly number[])[];
+  /** What edges may be of: a character of such a set leads where any other of it does. */
+  readonly sets: readonly CharacterSet[];
   /** Per node: pairs rule, node behind the call. */
   readonly calls: readonly (readonly number[])[];
   /** Per node: targets that take nothing. */
@@ -32,8 +39,30 @@ export type Automaton = {
   readonly least: Float64Array;
 };
 
+/** Numbers of an edge. */
+export const EDGE = 4;
+export const NO_SET = -1;
+
+export type CharacterSet = {
+  /** The same for equal sets of all automata. */
+  readonly key: string;
+  readonly points: CodePoints;
+  /** How many characters. */
+  readonly size: number;
+};
+
+/** Sets told apart; of a schema with more, the later ones are not known as sets. */
+const MAX_SETS = 1000;
+/** Smaller ones lead to few tokens. */
+const LEAST_SET = 10;
+
 export class AutomatonBuilder {
   readonly #edges: number[][] = [];
+  readonly #sets: CharacterSet[] = [];
+  readonly #setIds = new Map<string, number>();
+  /** By the list itself: writing its key takes longer than finding it. */
+  readonly #known = new Map<CodePoints, Known>();
+  #edgeCount = 0;
   readonly #calls: number[][] = [];
   readonly #empty: NodeId[][] = [];
   readonly #rules: Rule[] = [];
@@ -60,7 +89,12 @@ export class AutomatonBuilder {
   }
 
   bytes(from: NodeId, low: number, high: number, to: NodeId): void {
-    this.#edges[from]!.push(low, high, to);
+    this.#edge(from, low, high, to, NO_SET);
+  }
+
+  #edge(from: NodeId, low: number, high: number, to: NodeId, set: number): void {
+    if (++this.#edgeCount > MAX_EDGES) throw overLimit('ways between places', MAX_EDGES);
+    this.#edges[from]!.push(low, high, to, set);
   }
 
   call(from: NodeId, rule: RuleId, to: NodeId): void {
@@ -83,17 +117,74 @@ export class AutomatonBuilder {
     });
   }
 
-  /** One character of the given code points, as UTF-8. */
-  character(from: NodeId, ranges: CodePoints, to: NodeId): void {
-    for (const [low, high] of ranges) {
-      for (const sequence of utf8Sequences(low, high)) {
-        const [first, ...rest] = sequence;
-        this.bytes(from, first![0], first![1], this.#suffix(rest, to));
+  /** One of several texts, none empty: what they begin with in common is written once, so that there is one way to read it. */
+  texts(from: NodeId, texts: Iterable<string>, to: NodeId): void {
+    const below = new Map<NodeId, Map<number, NodeId>>();
+    for (const text of new Set(texts)) {
+      const bytes = Buffer.from(text);
+      let at = from;
+      for (let i = 0; i < bytes.length - 1; i++) {
+        let children = below.get(at);
+        if (children === undefined) {
+          children = new Map();
+          below.set(at, children);
+        }
+        let next = children.get(bytes[i]!);
+        if (next === undefined) {
+          next = this.node();
+          children.set(bytes[i]!, next);
+          this.bytes(at, bytes[i]!, bytes[i]!, next);
+        }
+        at = next;
       }
+      const last = bytes.at(-1)!;
+      this.bytes(at, last, last, to);
     }
   }
 
-  #suffix(sequence: readonly (readonly [number, number])[], to: NodeId): NodeId {
+  /** Throws where characters of these sets, each with a target of its own, would take far too many places. */
+  expect(sets: Iterable<CodePoints>): void {
+    let nodes = 0;
+    for (const points of sets) {
+      nodes += this.#knownOf(points).suffixes;
+      // Targets in common are few: twice the limit is beyond it.
+      if (nodes > 2 * MAX_NODES) throw overLimit('places', MAX_NODES);
+    }
+  }
+
+  /** One character of the given code points, as UTF-8. */
+  character(from: NodeId, ranges: CodePoints, to: NodeId): void {
+    const { sequences, set } = this.#knownOf(ranges);
+    for (const [first, ...rest] of sequences) this.#edge(from, first![0], first![1], this.#suffix(rest, to), set);
+  }
+
+  #knownOf(ranges: CodePoints): Known {
+    let known = this.#known.get(ranges);
+    if (known === undefined) {
+      const sequences = ranges.flatMap(([low, high]) => [...utf8Sequences(low, high)]);
+      const suffixes = new Set(sequences.flatMap((one) => one.slice(1).map((_, i) => one.slice(i + 1).join(' ')))).size;
+      known = { set: this.#setOf(ranges), sequences, suffixes };
+      this.#known.set(ranges, known);
+    }
+    return known;
+  }
+
+  #setOf(ranges: CodePoints): number {
+    const points = common(ranges, ALL);
+    let size = 0;
+    for (const [low, high] of points) size += high - low + 1;
+    if (size < LEAST_SET) return NO_SET;
+    const key = points.join(' ');
+    let id = this.#setIds.get(key);
+    if (id === undefined) {
+      if (this.#sets.length === MAX_SETS) return NO_SET;
+      id = this.#sets.push({ key, points, size }) - 1;
+      this.#setIds.set(key, id);
+    }
+    return id;
+  }
+
+  #suffix(sequence: Sequence, to: NodeId): NodeId {
     if (sequence.length === 0) return to;
     const key = `${to} ${sequence.join(' ')}`;
     let node = this.#suffixes.get(key);
@@ -115,6 +206,7 @@ export class AutomatonBuilder {
       root: this.#rules[root]!,
       rules: this.#rules,
       edges: this.#edges,
+      sets: this.#sets,
       calls: this.#calls,
       empty: this.#empty,
       isEnd,
@@ -127,6 +219,7 @@ export class AutomatonBuilder {
         fix: 'look for parts that exclude each other, and for rules or $refs that never come to an end',
       });
     }
+    if (least[automaton.root.start]! > MAX_LEAST) throw overLimit('bytes for its shortest text', MAX_LEAST);
     this.#refuseLeftRecursion(least);
     return automaton;
   }
@@ -139,7 +232,7 @@ export class AutomatonBuilder {
     const ruleOfStart = new Map(this.#rules.map(({ start }, rule) => [start, rule]));
     for (let node = 0; node < count; node++) {
       const edges = this.#edges[node]!;
-      for (let i = 0; i < edges.length; i += 3) before[edges[i + 2]!]!.push(node);
+      for (let i = 0; i < edges.length; i += EDGE) before[edges[i + 2]!]!.push(node);
       const calls = this.#calls[node]!;
       for (let i = 0; i < calls.length; i += 2) {
         before[calls[i + 1]!]!.push(node);
@@ -170,7 +263,7 @@ export class AutomatonBuilder {
   #leastFrom(node: NodeId, least: Float64Array): number {
     let best = least[node]!;
     const edges = this.#edges[node]!;
-    for (let i = 2; i < edges.length; i += 3) best = Math.min(best, 1 + least[edges[i]!]!);
+    for (let i = 2; i < edges.length; i += EDGE) best = Math.min(best, 1 + least[edges[i]!]!);
     const calls = this.#calls[node]!;
     for (let i = 0; i < calls.length; i += 2) {
       best = Math.min(best, least[this.#rules[calls[i]!]!.start]! + least[calls[i + 1]!]!);
@@ -238,8 +331,15 @@ export class AutomatonBuilder {
   }
 }
 
-/** Ranges of code points, ascending, without overlap. */
-export type CodePoints = readonly (readonly [low: number, high: number])[];
+type Known = {
+  readonly set: number;
+  readonly sequences: readonly Sequence[];
+  /** Places within its characters. */
+  readonly suffixes: number;
+};
+
+/** One range of bytes after the other. */
+type Sequence = readonly (readonly [low: number, high: number])[];
 
 /** The byte ranges of all UTF-8 sequences of a range of code points; surrogates have none. */
 export function* utf8Sequences(low: number, high: number): Generator<[number, number][]> {

@@ -4,7 +4,10 @@
 import type { Matcher, Place } from './matcher.ts';
 import type { Structure, StructureReader } from './structure.ts';
 import { StructureError } from './structure-error.ts';
-import type { TokenMask, TokenTrie } from './token-trie.ts';
+import { countOf, type Found, type TokenMask, type TokenTrie } from './token-trie.ts';
+
+/** Bytes that are spelled only to tell how many tokens they take. */
+const LONG_TEXT = 10_000;
 
 export type Allowed = {
   readonly mask: TokenMask;
@@ -29,6 +32,7 @@ export class Constraint {
     this.#trie = reader.trie;
     this.#matcher = reader.matcher(structure);
     this.#place = this.#matcher.start;
+    this.#trie.expect(this.#matcher.sets);
   }
 
   /** Fewest tokens that the rest of the text takes; Infinity where the vocabulary cannot spell it. */
@@ -48,8 +52,11 @@ export class Constraint {
 
   /** Throws StructureError when even the shortest text takes more than `tokens`. */
   checkFits(tokens: number): void {
-    const { fewest } = this;
-    if (fewest <= tokens) return;
+    if (this.#isShort(this.#place, tokens)) return;
+    const { least } = this.#place;
+    // Which is not spelled out.
+    const isLong = least > LONG_TEXT;
+    const fewest = isLong ? Math.ceil(least / this.#trie.longestToken) : this.fewest;
     if (fewest === Number.POSITIVE_INFINITY) {
       throw new StructureError({
         what: 'the tokens of this model cannot spell a text of this structure',
@@ -57,14 +64,16 @@ export class Constraint {
       });
     }
     throw new StructureError({
-      what: `the shortest text of this structure has ${fewest} tokens, and ${tokens} are left for it`,
-      fix: `give max_tokens ${fewest} or more${fewest > 1000 ? ', or a smaller structure' : ''}`,
+      what: `the shortest text of this structure has ${isLong ? `${fewest} or more` : fewest} tokens, and ${tokens} are left for it`,
+      fix: isLong
+        ? 'give a smaller structure'
+        : `give max_tokens ${fewest} or more${fewest > 1000 ? ', or a smaller structure' : ''}`,
     });
   }
 
   /** The token that must come next, when only the shortest ending still fits into `left` tokens. */
   mustTake(left: number): number | undefined {
-    if (this.#ending === undefined && this.#place.least > 0 && this.fewest >= left) {
+    if (this.#ending === undefined && this.#place.least > 0 && !this.#isShort(this.#place, left - 1)) {
       this.#ending = [...(this.#endingFrom(this.#place) ?? [])];
     }
     const next = this.#ending?.shift();
@@ -85,13 +94,28 @@ export class Constraint {
     return { mask, count, mayEnd: this.#place.accepts };
   }
 
+  /** Works ahead for `allowed`, for about so many milliseconds; true when there is nothing left to do. */
+  prepare(ms: number): boolean {
+    return this.#trie.prepare(this.#matcher, this.#place, ms);
+  }
+
   /** Whether the text can still be ended within `left` tokens after this one. */
   leavesRoom(token: number, left: number): boolean {
     const next = this.#matcher.walk(this.#place, this.#trie.bytesOf(token));
-    if (next === null) return false;
+    return next !== null && this.#isShort(next, left);
+  }
+
+  /** Whether the text can be ended within `left` tokens from here. */
+  canEndWithin(left: number): boolean {
+    return this.#isShort(this.#place, left);
+  }
+
+  #isShort(place: Place, left: number): boolean {
     // With a token for every byte, the ending has no more tokens than bytes.
-    if (this.#trie.hasAllBytes && next.least <= left) return true;
-    return (this.#endingFrom(next)?.length ?? Number.POSITIVE_INFINITY) <= left;
+    if (this.#trie.hasAllBytes && place.least <= left) return true;
+    // Nor fewer than its bytes fill: what is far too long is not even looked at.
+    if (place.least > left * this.#trie.longestToken) return false;
+    return (this.#endingFrom(place)?.length ?? Number.POSITIVE_INFINITY) <= left;
   }
 
   /** Takes a token that was chosen or had to be. Throws StructureError for one that does not fit. */
@@ -115,14 +139,9 @@ export class Constraint {
     return ending;
   }
 
-  #withoutSpaces(mask: TokenMask): { mask: TokenMask; count: number } {
-    const own = Uint32Array.from(mask);
-    let count = 0;
-    for (let token = 0; token < this.#trie.vocabSize; token++) {
-      if ((own[token >> 5]! & (1 << (token & 31))) === 0) continue;
-      if (this.#trie.bytesOf(token)[0] === 0x20) own[token >> 5]! &= ~(1 << (token & 31));
-      else count++;
-    }
-    return { mask: own, count };
+  #withoutSpaces(mask: TokenMask): Found {
+    const own = mask.slice();
+    for (const token of this.#trie.spaces) own[token >> 5]! &= ~(1 << (token & 31));
+    return { mask: own, count: countOf(own) };
   }
 }

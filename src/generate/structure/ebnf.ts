@@ -1,8 +1,8 @@
 // Grammars as people write them for llama.cpp and xgrammar: `name ::= "text" other [a-z]+ ( a | b )? c{2,4}`, one rule after
 // the other, `#` before a comment, `root` is the whole. Characters are code points.
 
-import { type Automaton, AutomatonBuilder, type CodePoints, type NodeId, type RuleId } from './automaton.ts';
-import { ALL, allBut, setOf } from './code-points.ts';
+import { type Automaton, AutomatonBuilder, type NodeId, type RuleId } from './automaton.ts';
+import { ALL, allBut, type CodePoints, setOf } from './code-points.ts';
 import { overLimit, StructureError } from './structure-error.ts';
 
 const MAX_GRAMMAR = 1 << 18;

@@ -48,9 +48,13 @@ export class SchemaWriter {
   readonly #waiting: [Schema, RuleId][] = [];
   readonly #shared = new Map<string, RuleId>();
   #schemas = 0;
+  /** What every string and name within must belong to. */
+  readonly #within: TextSet;
 
-  constructor(schema: Schema) {
+  /** `within`: what strings are, where not any. Values of an enum are those whose JSON has no text besides. */
+  constructor(schema: Schema, within: TextSet = ANY_TEXT) {
     this.#root = schema;
+    this.#within = within;
     this.#reader = new SchemaReader(schema);
   }
 
@@ -100,11 +104,17 @@ export class SchemaWriter {
     this.#schemas += 1;
     for (const plain of this.#reader.alternatives(schema)) {
       const { values, types } = plain;
-      for (const value of values ?? []) {
-        if (!this.#reader.fitsPlain(plain, value)) continue;
-        if (typeof value !== 'string') this.#builder.text(from, JSON.stringify(value), to);
-        else if (contains(bare, value)) this.#builder.text(from, value, to);
-      }
+      const texts = (values ?? [])
+        .filter((value) => this.#reader.fitsBeside(plain, value))
+        .filter((value) => typeof value !== 'string' || contains(bare, value))
+        .filter((value) => typeof value === 'string' || this.#isWithin(value))
+        .map((value) => (typeof value === 'string' ? value : jsonOf(value)));
+      if (texts.includes('')) this.#builder.nothing(from, to);
+      this.#builder.texts(
+        from,
+        texts.filter((text) => text !== ''),
+        to,
+      );
       if (values !== undefined) continue;
       if (types?.has('string') !== true) {
         this.#plain(plain, from, to);
@@ -115,6 +125,10 @@ export class SchemaWriter {
       if (others.size > 0) this.#plain({ ...plain, types: others }, from, to);
     }
     for (let next = this.#waiting.pop(); next !== undefined; next = this.#waiting.pop()) this.#writeRule(...next);
+  }
+
+  #isWithin(value: unknown): boolean {
+    return this.#within === ANY_TEXT || contains(this.#within, jsonOf(value));
   }
 
   /** A part that occurs in many places. */
@@ -131,9 +145,8 @@ export class SchemaWriter {
   #plain(plain: Plain, from: NodeId, to: NodeId): void {
     const { values, types } = plain;
     if (values !== undefined) {
-      for (const value of values) {
-        if (this.#reader.fitsPlain(plain, value)) this.#builder.text(from, JSON.stringify(value), to);
-      }
+      const fitting = values.filter((value) => this.#reader.fitsBeside(plain, value) && this.#isWithin(value));
+      this.#builder.texts(from, fitting.map(jsonOf), to);
       return;
     }
     const wanted = new Set<Type>(types ?? ['object', 'array', 'string', 'number', 'boolean', 'null']);
@@ -202,14 +215,14 @@ export class SchemaWriter {
 
   #string(plain: Plain, from: NodeId, to: NodeId): void {
     const texts = this.#textsOf(plain);
-    if (texts === ANY_TEXT)
-      this.#call('string', (start, end) => writeStrings(this.#builder, ANY_TEXT, start, end), from, to);
+    if (texts === this.#within)
+      this.#call('string', (start, end) => writeStrings(this.#builder, texts, start, end), from, to);
     else writeStrings(this.#builder, texts, from, to);
   }
 
   #textsOf(plain: Plain): TextSet {
     const { leastLength, mostLength, patterns, formats, where } = plain;
-    let texts = ANY_TEXT;
+    let texts = this.#within;
     for (const pattern of patterns) texts = both(texts, textsMatching(pattern, where));
     // Other formats are annotations, as the standard has it.
     for (const format of formats) {
@@ -395,7 +408,7 @@ export class SchemaWriter {
         });
       }
       if (of?.types === undefined || of.types.has('string'))
-        called.push(of === undefined ? ANY_TEXT : this.#textsOf(of));
+        called.push(of === undefined ? this.#within : this.#textsOf(of));
     }
     for (const [i, texts] of called.entries()) {
       let set = both(texts, listed.length === 0 ? ANY_TEXT : otherThan(listed));
@@ -449,7 +462,7 @@ export class SchemaWriter {
     const alternatives = prefix.length > 0 ? [] : this.#reader.alternatives(items);
     const values = alternatives.flatMap((plain) => {
       const some = plain.values ?? (plain.types?.size === 1 && plain.types.has('boolean') ? [false, true] : undefined);
-      return some?.filter((value) => this.#reader.fitsPlain(plain, value)).map((value) => JSON.stringify(value)) ?? [];
+      return some?.filter((value) => this.#reader.fitsBeside(plain, value)).map(jsonOf) ?? [];
     });
     const isFew = alternatives.length > 0 && alternatives.every((plain) => plain.values ?? plain.types?.has('boolean'));
     const texts = [...new Set(values)];
@@ -482,6 +495,10 @@ export class SchemaWriter {
     };
     this.#space(open, walk(0, 0));
   }
+}
+
+function jsonOf(value: unknown): string {
+  return JSON.stringify(value);
 }
 
 /** The fields of a plain schema that says nothing beside its types. */

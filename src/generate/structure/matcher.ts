@@ -6,7 +6,7 @@
 // an ambiguous grammar costs no more than there are places in it. What follows: A. Salomaa would call it a nondeterministic
 // pushdown automaton; xgrammar (arXiv:2411.15100) walks one with the same idea of sharing.
 
-import type { Automaton, NodeId } from './automaton.ts';
+import { type Automaton, type CharacterSet, EDGE, type NodeId, utf8Sequences } from './automaton.ts';
 import { overLimit } from './structure-error.ts';
 
 /** Nodes that a text may be at, at once. JSON schemas of real tools are at 60 at most. */
@@ -15,6 +15,9 @@ const MAX_WAYS = 4000;
 const MAX_JOIN_DEPTH = 400;
 /** Places kept; then all are forgotten but those in use, and found again. */
 const MAX_KEPT = 30_000;
+
+/** Ways among which a common set of characters is looked for. */
+const MAX_WAYS_OF_RUN = 64;
 
 /** Stacks of calls. `atRoot`: one of them is empty. */
 type Calls = {
@@ -34,6 +37,20 @@ export type Place = {
   readonly least: number;
   /** By byte: undefined not asked yet, null nothing fits. */
   readonly next: (Place | null | undefined)[];
+  /** Of the automaton, as `run` needs it; -1 for none. */
+  set?: number;
+  /** What is known of `run`. */
+  run?: Run | null;
+  /** The first byte of the shortest ending. */
+  ending?: { readonly byte: number; readonly place: Place };
+};
+
+/** So many characters of a set may come next, whichever they are. */
+export type Run = {
+  readonly set: CharacterSet;
+  readonly length: number;
+  /** No text of the set with more of them fits. */
+  readonly isMost: boolean;
 };
 
 export class Matcher {
@@ -44,6 +61,10 @@ export class Matcher {
   #nextId = 1;
   readonly #root: Calls = { id: 0, atRoot: true, frames: [], least: 0 };
   readonly start: Place;
+  /** By set of the automaton: the first bytes of its characters, and the bytes of one of them. */
+  readonly #firstBytesOf: { readonly first: Uint8Array; readonly example: Uint8Array }[] = [];
+  /** By node and set. */
+  readonly #alike = new Map<number, boolean>();
   /** Work done so far, in ways visited: for limits of time that do not depend on the machine. */
   work = 0;
 
@@ -53,23 +74,35 @@ export class Matcher {
     this.start = this.#close([automaton.root.start], [this.#root])!;
   }
 
+  /** Sets of characters that edges are of. */
+  get sets(): readonly CharacterSet[] {
+    return this.#automaton.sets;
+  }
+
   /** The place after one more byte; null when the grammar does not allow it. */
   step(place: Place, byte: number): Place | null {
     const known = place.next[byte];
     if (known !== undefined) return known;
     const nodes: NodeId[] = [];
     const calls: Calls[] = [];
+    // Bytes around this one that lead to the same.
+    let [first, last] = [0, 255];
     for (const way of place.ways) {
       const edges = this.#automaton.edges[way.node]!;
-      for (let i = 0; i < edges.length; i += 3) {
-        if (byte < edges[i]! || byte > edges[i + 1]!) continue;
-        nodes.push(edges[i + 2]!);
-        calls.push(way.calls);
+      for (let i = 0; i < edges.length; i += EDGE) {
+        const [low, high] = [edges[i]!, edges[i + 1]!];
+        if (byte < low) last = Math.min(last, low - 1);
+        else if (byte > high) first = Math.max(first, high + 1);
+        else {
+          [first, last] = [Math.max(first, low), Math.min(last, high)];
+          nodes.push(edges[i + 2]!);
+          calls.push(way.calls);
+        }
       }
     }
     this.work += place.ways.length;
     const next = nodes.length === 0 ? null : this.#close(nodes, calls);
-    place.next[byte] = next;
+    place.next.fill(next, first, last + 1);
     return next;
   }
 
@@ -83,30 +116,134 @@ export class Matcher {
     return at;
   }
 
+  /**
+   * Where all characters of a set lead to one place, and from there to one again: how many of them may come, up to `most`
+   * (Infinity: more). Null where there is no such set.
+   */
+  run(place: Place, most: number): Run | null {
+    if (place.run !== undefined) return place.run;
+    const set = this.#commonSet(place);
+    if (set < 0) {
+      place.run = null;
+      return null;
+    }
+    const path: Place[] = [place];
+    let isMost = true;
+    /** Of the last of the path. */
+    let length = 0;
+    for (;;) {
+      const at = path.at(-1)!;
+      const next = this.walk(at, this.#bytesOfSet(set).example);
+      if (next === null) break;
+      if (next === at) length = Number.POSITIVE_INFINITY;
+      else if (next.run?.set === this.#automaton.sets[set]) {
+        length = 1 + next.run!.length;
+        isMost = next.run!.isMost;
+      } else if (this.#commonSet(next) !== set) {
+        length = 1;
+        isMost = this.#hasNoneOf(next, set);
+      } else if (path.length <= most) {
+        path.push(next);
+        continue;
+      } else {
+        // Of those behind it too little has been seen.
+        path.length = 1;
+        length = Number.POSITIVE_INFINITY;
+      }
+      break;
+    }
+    path.forEach((one, i) => {
+      one.run = { set: this.#automaton.sets[set]!, length: length + path.length - 1 - i, isMost };
+    });
+    return place.run!;
+  }
+
+  /** The largest set whose characters lead to the same nodes, by themselves; -1 for none. */
+  #commonSet(place: Place): number {
+    place.set ??= this.#findCommonSet(place);
+    return place.set;
+  }
+
+  #findCommonSet({ ways }: Place): number {
+    if (ways.length > MAX_WAYS_OF_RUN) return -1;
+    const { edges, sets } = this.#automaton;
+    let best = -1;
+    for (const { node } of ways) {
+      const own = edges[node]!;
+      for (let i = 3; i < own.length; i += EDGE) {
+        const set = own[i]!;
+        if (set >= 0 && set !== best && (best < 0 || sets[set]!.size > sets[best]!.size)) best = set;
+      }
+    }
+    return best >= 0 && ways.every(({ node }) => this.#isAlike(node, best)) ? best : -1;
+  }
+
+  /** No character of the set can come. */
+  #hasNoneOf({ ways }: Place, set: number): boolean {
+    const { edges } = this.#automaton;
+    return ways.every(({ node }) => {
+      const own = edges[node]!;
+      for (let i = 3; i < own.length; i += EDGE) if (own[i] === set) return false;
+      return this.#isAlike(node, set);
+    });
+  }
+
+  /** Whether no other edge of the node takes a byte that a character of the set begins with. */
+  #isAlike(node: NodeId, set: number): boolean {
+    const key = node * this.#automaton.sets.length + set;
+    let alike = this.#alike.get(key);
+    if (alike === undefined) {
+      const { first } = this.#bytesOfSet(set);
+      const own = this.#automaton.edges[node]!;
+      alike = true;
+      for (let i = 0; i < own.length && alike; i += EDGE) {
+        if (own[i + 3] === set) continue;
+        for (let byte = own[i]!; byte <= own[i + 1]! && alike; byte++) alike = first[byte] === 0;
+      }
+      this.#alike.set(key, alike);
+    }
+    return alike;
+  }
+
+  #bytesOfSet(set: number): { readonly first: Uint8Array; readonly example: Uint8Array } {
+    let found = this.#firstBytesOf[set];
+    if (found === undefined) {
+      const { points } = this.#automaton.sets[set]!;
+      const first = new Uint8Array(256);
+      for (const [low, high] of points) {
+        for (const [bytes] of utf8Sequences(low, high)) first.fill(1, bytes![0], bytes![1] + 1);
+      }
+      found = { first, example: Buffer.from(String.fromCodePoint(points[0]![0])) };
+      this.#firstBytesOf[set] = found;
+    }
+    return found;
+  }
+
   /** The shortest bytes that end the text; of equally short ones, letters and digits before others. */
   shortestEnding(place: Place): Uint8Array {
     const bytes: number[] = [];
-    let at = place;
-    while (at.least > 0) {
-      let found: Place | undefined;
-      for (const byte of this.#firstBytes(at)) {
-        const next = this.step(at, byte);
-        if (next === null || next.least >= at.least) continue;
-        bytes.push(byte);
-        found = next;
-        break;
-      }
-      // `least` is exact: there is always one.
-      at = found!;
+    for (let at = place; at.least > 0; ) {
+      at.ending ??= this.#towardsEnd(at);
+      bytes.push(at.ending.byte);
+      at = at.ending.place;
     }
     return Uint8Array.from(bytes);
+  }
+
+  #towardsEnd(at: Place): { readonly byte: number; readonly place: Place } {
+    for (const byte of this.#firstBytes(at)) {
+      const next = this.step(at, byte);
+      if (next !== null && next.least < at.least) return { byte, place: next };
+    }
+    // `least` is exact: there is always one.
+    throw new Error('a place has no way to its end');
   }
 
   *#firstBytes({ ways }: Place): Generator<number> {
     const ranges: [number, number][] = [];
     for (const { node } of ways) {
       const edges = this.#automaton.edges[node]!;
-      for (let i = 0; i < edges.length; i += 3) ranges.push([edges[i]!, edges[i + 1]!]);
+      for (let i = 0; i < edges.length; i += EDGE) ranges.push([edges[i]!, edges[i + 1]!]);
     }
     for (const [low, high] of [...READABLE, [0, 255]] as const) {
       for (let byte = low; byte <= high; byte++) {

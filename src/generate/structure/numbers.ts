@@ -19,6 +19,7 @@ const FRACTION = 6;
 const FREE_FRACTION = 15;
 const MAX_DIGITS = 400;
 const MAX_DIVISOR = 1000;
+const MAX_PLACES = 200_000;
 
 /** Whole numbers within the bounds, multiples of `divisor`. */
 export function writeIntegers(
@@ -123,6 +124,8 @@ function writeDigits(
   if (low > high) return;
   const longest = Math.max(high.toString().length, decimals + 1);
   if (longest > MAX_DIGITS) throw overLimit('digits of a number', MAX_DIGITS);
+  // Each length has places for every digit and rest.
+  if (divisor > 1 && (longest * longest * divisor) / 2 > MAX_PLACES) throw overLimit('places of a number', MAX_PLACES);
   for (let length = Math.max(low.toString().length, decimals + 1); length <= longest; length++) {
     const least = length === decimals + 1 ? 0n : 10n ** BigInt(length - 1);
     const first = max(low, least).toString().padStart(length, '0');

@@ -1,10 +1,9 @@
 // Regular expressions of a schema's `pattern` as sets of texts. They are those of ECMAScript with the flag u, as validators
 // read them; what no automaton can do (looking around, backreferences, word borders) is refused.
 
-import type { CodePoints } from './automaton.ts';
-import { ALL, allBut, matching, setOf } from './code-points.ts';
+import { ALL, allBut, type CodePoints, matching, setOf } from './code-points.ts';
 import { overLimit, StructureError } from './structure-error.ts';
-import { MAX_STATES, type TextSet } from './text-set.ts';
+import { deterministic, MAX_STATES, type TextSet } from './text-set.ts';
 
 const MAX_PATTERN = 10_000;
 const MAX_DEPTH = 40;
@@ -17,8 +16,28 @@ type Node =
   | { readonly kind: 'either'; readonly parts: readonly Node[] }
   | { readonly kind: 'repeat'; readonly part: Node; readonly least: number; readonly most: number };
 
+const known = new Map<string, TextSet>();
+/** States of all that are kept: some tens of megabytes. */
+const MAX_KNOWN = 2 * MAX_STATES;
+let knownStates = 0;
+
 /** Texts in which the expression finds something. Throws StructureError. `where`: for messages. */
 export function textsMatching(pattern: string, where: string): TextSet {
+  let texts = known.get(pattern);
+  if (texts === undefined) {
+    texts = deterministic(read(pattern, where));
+    known.set(pattern, texts);
+    knownStates += texts.length;
+    for (const [oldest, { length }] of known) {
+      if (knownStates <= MAX_KNOWN || oldest === pattern) break;
+      known.delete(oldest);
+      knownStates -= length;
+    }
+  }
+  return texts;
+}
+
+function read(pattern: string, where: string): TextSet {
   if (pattern.length > MAX_PATTERN) throw overLimit('characters of a pattern', MAX_PATTERN);
   try {
     new RegExp(pattern, 'u');

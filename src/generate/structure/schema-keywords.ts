@@ -49,6 +49,8 @@ const MAX_ALTERNATIVES = 256;
 /** A schema within a schema; real ones have 20. */
 const MAX_DEPTH = 64;
 const MAX_SCHEMAS = 20_000;
+/** Of those that allOf and its kin make of others. */
+const MAX_JOINED = 4000;
 
 /** They say nothing about which values fit. */
 const ANNOTATIONS = new Set([
@@ -92,6 +94,7 @@ export class SchemaReader {
   /** Schemas that are being read: one that is met again within itself means itself. */
   readonly #open = new Set<object>();
   readonly #places = new Map<object, string>();
+  readonly #ids = new Map<object, number>();
   #made = 0;
 
   constructor(root: Schema) {
@@ -135,7 +138,7 @@ export class SchemaReader {
   #read(schema: Keywords): readonly Plain[] {
     let list: readonly Plain[] = [this.#plain(schema)];
     const join = (others: readonly Plain[]) => {
-      list = list.flatMap((a) => others.flatMap((b) => this.#merged(a, b) ?? []));
+      list = this.#different(list.flatMap((a) => others.flatMap((b) => this.#merged(a, b) ?? [])));
       if (list.length > MAX_ALTERNATIVES) throw overLimit('alternatives of a schema', MAX_ALTERNATIVES);
     };
     if (schema.$ref !== undefined) join(this.alternatives(this.#resolve(schema.$ref, this.whereOf(schema))));
@@ -161,6 +164,33 @@ export class SchemaReader {
       join(parts.flat());
     }
     return list;
+  }
+
+  /** Alternatives that say the same are one. */
+  #different(list: readonly Plain[]): readonly Plain[] {
+    if (list.length < 3) return list;
+    const idOf = (schema: object): number => {
+      const id = this.#ids.get(schema) ?? this.#ids.size;
+      this.#ids.set(schema, id);
+      return id;
+    };
+    const keyOfField = (field: unknown): unknown => {
+      if (field instanceof Map) return [...field].map(([name, schema]) => [name, keyOfField(schema)]);
+      if (field instanceof Set) return [...field].sort();
+      if (Array.isArray(field)) return field.map(keyOfField);
+      if (typeof field === 'object' && field !== null) return { id: idOf(field) };
+      return typeof field === 'number' ? String(field) : field;
+    };
+    const found = new Map<string, Plain>();
+    for (const plain of list) {
+      const key = JSON.stringify(
+        Object.entries(plain).map(([name, field]) =>
+          name === 'where' ? '' : name === 'values' ? { id: idOf(field as object) } : [name, keyOfField(field)],
+        ),
+      );
+      if (!found.has(key)) found.set(key, plain);
+    }
+    return [...found.values()];
   }
 
   #plain(schema: Keywords): Plain {
@@ -258,7 +288,7 @@ export class SchemaReader {
     }
     const listed = schema.enum as readonly unknown[] | undefined;
     if (!('const' in schema)) return listed;
-    return listed === undefined || listed.some((value) => same(value, schema.const)) ? [schema.const] : [];
+    return listed === undefined || isAmong(listed, schema.const) ? [schema.const] : [];
   }
 
   #names(schema: Keywords): readonly string[] {
@@ -316,7 +346,7 @@ export class SchemaReader {
     const values =
       a.values === undefined || b.values === undefined
         ? (a.values ?? b.values)
-        : a.values.filter((value) => b.values!.some((other) => same(value, other)));
+        : a.values.filter((value) => isAmong(b.values!, value));
     if (values?.length === 0) return undefined;
     const properties = new Map<string, Schema>();
     for (const name of new Set([...a.properties.keys(), ...b.properties.keys()])) {
@@ -378,7 +408,7 @@ export class SchemaReader {
     const given = [...new Set(parts.filter((part) => part !== undefined && part !== true))] as Schema[];
     if (given.includes(false)) return false;
     if (given.length <= 1) return given[0] ?? true;
-    if (++this.#made > MAX_SCHEMAS) throw overLimit('schemas joined', MAX_SCHEMAS);
+    if (++this.#made > MAX_JOINED) throw overLimit('schemas joined', MAX_JOINED);
     const joined = { allOf: given };
     this.#places.set(joined, this.whereOf(given[0]!));
     return joined;
@@ -390,8 +420,13 @@ export class SchemaReader {
   }
 
   fitsPlain(plain: Plain, value: unknown): boolean {
+    if (plain.values !== undefined && !isAmong(plain.values, value)) return false;
+    return this.fitsBeside(plain, value);
+  }
+
+  /** Whether a value of `values` fits what else is said. */
+  fitsBeside(plain: Plain, value: unknown): boolean {
     if (plain.types !== undefined && ![...plain.types].some((type) => isOf(type, value))) return false;
-    if (plain.values?.some((other) => same(value, other)) === false) return false;
     if (plain.not?.some((schema) => this.fits(schema, value))) return false;
     if (typeof value === 'string') {
       const length = [...value].length;
@@ -431,7 +466,7 @@ export class SchemaReader {
   #never(a: Plain, b: Plain, depth = 0): boolean {
     if (depth > 8) return false;
     if (a.values !== undefined)
-      return a.values.every((value) => !this.fitsPlain(a, value) || !this.fitsPlain(b, value));
+      return a.values.every((value) => !this.fitsBeside(a, value) || !this.fitsPlain(b, value));
     if (b.values !== undefined) {
       return b.values.every((value) => a.types !== undefined && ![...a.types].some((type) => isOf(type, value)));
     }
@@ -558,6 +593,28 @@ function isOf(type: Type, value: unknown): boolean {
   if (type === 'object') return typeof value === 'object' && value !== null && !Array.isArray(value);
   if (type === 'integer') return Number.isInteger(value);
   return typeof value === type;
+}
+
+const keys = new WeakMap<readonly unknown[], ReadonlySet<string>>();
+
+/** Whether one of the values equals it. */
+function isAmong(values: readonly unknown[], value: unknown): boolean {
+  if (values.length < 8) return values.some((other) => same(value, other));
+  let own = keys.get(values);
+  if (own === undefined) {
+    own = new Set(values.map(keyOf));
+    keys.set(values, own);
+  }
+  return own.has(keyOf(value));
+}
+
+/** The same for equal JSON values. */
+function keyOf(value: unknown): string {
+  return JSON.stringify(value, (_, part: unknown) =>
+    typeof part === 'object' && part !== null && !Array.isArray(part)
+      ? Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : part,
+  );
 }
 
 /** Equal as JSON values. */

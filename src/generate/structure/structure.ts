@@ -8,6 +8,7 @@ import { automatonOfSchema } from './json-schema.ts';
 import { Matcher } from './matcher.ts';
 import type { Schema } from './schema-keywords.ts';
 import { overLimit, StructureError } from './structure-error.ts';
+import { readVocabulary } from './token-tree.ts';
 import { TokenTrie } from './token-trie.ts';
 import { automatonOfTools, type ToolsStructure } from './tool-automaton.ts';
 
@@ -16,6 +17,8 @@ export type Structure = { readonly kind: 'schema' | 'grammar' | 'tools'; readonl
 
 /** Characters of a schema. The tools of a large server have 100,000 together. */
 const MAX_SCHEMA = 1 << 18;
+/** Of all tools of a request, of which there may be 128. */
+const MAX_TOOLS = 1 << 20;
 const MAX_KEPT = 16;
 
 const automata = new Map<string, Automaton>();
@@ -79,12 +82,17 @@ export function automatonOf({ kind, text }: Structure): Automaton {
       kind === 'grammar'
         ? automatonOfGrammar(text)
         : kind === 'tools'
-          ? automatonOfTools(JSON.parse(text) as ToolsStructure)
+          ? automatonOfTools(toolsIn(text))
           : automatonOfSchema(schemaIn(text));
     if (automata.size >= MAX_KEPT) automata.delete(automata.keys().next().value!);
     automata.set(key, automaton);
   }
   return automaton;
+}
+
+function toolsIn(text: string): ToolsStructure {
+  if (text.length > MAX_TOOLS) throw overLimit('characters of tools', MAX_TOOLS);
+  return JSON.parse(text) as ToolsStructure;
 }
 
 function schemaIn(text: string): Schema {
@@ -102,13 +110,24 @@ function schemaIn(text: string): Schema {
   throw new StructureError({ what: 'response_schema is no schema', fix });
 }
 
-/** Of one model; made when a structure is first asked for. `stops`: ids that end a text and are in none. */
+/** Of one model; made when a structure is first asked for. */
 export class StructureReader {
   readonly #trie: TokenTrie;
   readonly #matchers = new Map<Automaton, Matcher>();
 
-  /** Throws StructureError for a tokenizer whose tokens cannot be looked at one by one. */
-  constructor(tokenizer: Tokenizer, vocabSize: number, stops: ReadonlySet<number> = new Set()) {
+  constructor(trie: TokenTrie) {
+    this.#trie = trie;
+  }
+
+  /**
+   * In steps of a millisecond or two: with 150,000 tokens it takes a hundred. `stops`: ids that end a text and are in none.
+   * Throws StructureError for a tokenizer whose tokens cannot be looked at one by one.
+   */
+  static *reading(
+    tokenizer: Pick<Tokenizer, 'bytes' | 'tokenId'>,
+    vocabSize: number,
+    stops: ReadonlySet<number> = new Set(),
+  ): Generator<void, StructureReader> {
     const { bytes } = tokenizer;
     if (bytes === undefined) {
       throw new StructureError({
@@ -118,7 +137,8 @@ export class StructureReader {
     }
     // They begin and end thoughts, whatever text they stand in.
     const thought = new Set([tokenizer.tokenId('<think>'), tokenizer.tokenId('</think>')]);
-    this.#trie = new TokenTrie(bytes, vocabSize, (id) => thought.has(id) || stops.has(id));
+    const vocabulary = yield* readVocabulary(bytes, vocabSize, (id) => thought.has(id) || stops.has(id));
+    return new StructureReader(new TokenTrie(vocabulary, bytes.stripsStart));
   }
 
   get trie(): TokenTrie {

@@ -5,8 +5,8 @@
 import type { LoadedModel } from '../loaded-model.ts';
 import {
   type Choice,
+  ChoiceAmong,
   type LogitRow,
-  pickToken,
   type SamplingOptions,
   type TokenHistory,
   tellToken,
@@ -14,7 +14,6 @@ import {
 import type { ThoughtReader } from '../thought.ts';
 import { Constraint } from './constraint.ts';
 import { type Structure, StructureReader } from './structure.ts';
-import type { TokenMask } from './token-trie.ts';
 
 export type Written = Choice & {
   /** The model had no choice. */
@@ -28,16 +27,34 @@ const BEHIND_THOUGHT = 1;
 
 type Vocabulary = { readonly reader: StructureReader; readonly stops: readonly number[] };
 
-const vocabularies = new WeakMap<LoadedModel['tokenizer'], Vocabulary>();
+const vocabularies = new WeakMap<LoadedModel['tokenizer'], Promise<Vocabulary>>();
 
-function vocabularyOf({ tokenizer, vocabSize, isStop }: LoadedModel): Vocabulary {
+/** Reads a vocabulary when it is first asked for, beside whatever else is to be done. */
+async function vocabularyOf({ tokenizer, vocabSize, isStop }: LoadedModel): Promise<Vocabulary> {
   let known = vocabularies.get(tokenizer);
   if (known === undefined) {
     const stops = Array.from({ length: vocabSize }, (_, id) => id).filter(isStop);
-    known = { reader: new StructureReader(tokenizer, vocabSize, new Set(stops)), stops };
+    known = inSlices(StructureReader.reading(tokenizer, vocabSize, new Set(stops))).then((reader) => ({
+      reader,
+      stops,
+    }));
     vocabularies.set(tokenizer, known);
   }
-  return known;
+  return await known;
+}
+
+/** Milliseconds of work before others have their turn. */
+const SLICE_MS = 4;
+
+async function inSlices<Value>(steps: Generator<void, Value>): Promise<Value> {
+  for (;;) {
+    const end = performance.now() + SLICE_MS;
+    do {
+      const { done, value } = steps.next();
+      if (done === true) return value;
+    } while (performance.now() < end);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
 }
 
 export type WriterOptions = {
@@ -64,17 +81,23 @@ export class StructuredWriter {
   readonly #constraint: Constraint;
   readonly #stops: readonly number[];
   readonly #thought: ThoughtReader | undefined;
-  readonly #masked: Float32Array;
+  #isPreparing = false;
   #mayOpen: number | undefined;
   #spaces = 0;
 
   /** Throws StructureError when no text of the structure fits into the room there is. */
-  constructor(model: LoadedModel, { structure, tokens, promptTokens, room, thought, mayThink }: WriterOptions) {
-    const { reader, stops } = vocabularyOf(model);
+  static async begin(model: LoadedModel, options: WriterOptions): Promise<StructuredWriter> {
+    return new StructuredWriter(model, options, await vocabularyOf(model));
+  }
+
+  private constructor(
+    model: LoadedModel,
+    { structure, tokens, promptTokens, room, thought, mayThink }: WriterOptions,
+    { reader, stops }: Vocabulary,
+  ) {
     this.#constraint = new Constraint(reader, structure);
     this.#stops = stops;
     this.#thought = thought;
-    this.#masked = new Float32Array(model.vocabSize);
     const written = tokens.slice(promptTokens);
     this.#resume(model, written);
     const ending = thought?.isThinking === true ? thought.endingTokens : 0;
@@ -82,6 +105,18 @@ export class StructuredWriter {
     const mostThought = room - this.#constraint.fewest - (thought?.endingTokens ?? 0) - BEHIND_THOUGHT;
     thought?.limit(mostThought);
     if (mayThink && written.length === 0 && mostThought > 0) this.#mayOpen = thought?.openId;
+    this.#prepare();
+  }
+
+  /** Finds what may come next while the model computes: behind the turn of the loop in which its next step is begun. */
+  #prepare(): void {
+    if (this.#isPreparing) return;
+    this.#isPreparing = true;
+    const slice = () => {
+      this.#isPreparing = !this.#constraint.prepare(SLICE_MS);
+      if (this.#isPreparing) setImmediate(slice);
+    };
+    setImmediate(() => setImmediate(slice));
   }
 
   /** Tokens of the ending that had to be forced. */
@@ -102,33 +137,43 @@ export class StructuredWriter {
   /** The next token. A stop token is not taken. */
   choose({ logits, top: { mass } }: LogitRow, { step, options, history, left }: ChoiceOptions): Written {
     const { topLogprobs } = options;
-    const take = (token: number, forced: boolean): Written => {
+    const taken = (choice: Choice, forced: boolean): Written => {
       this.#thought?.beginAnswer();
-      this.#constraint.take(token);
-      return { ...tellToken(logits, token, topLogprobs, mass), forced };
+      this.#constraint.take(choice.token);
+      if (!this.#constraint.isOver) this.#prepare();
+      return { ...choice, forced };
     };
     const must = this.#constraint.mustTake(left);
-    if (must !== undefined) return take(must, true);
+    if (must !== undefined) return taken(tellToken(logits, must, topLogprobs, mass), true);
     const { mask: shared, count, mayEnd } = this.#constraint.allowed();
-    const mask = Uint32Array.from(shared);
     const open = this.#mayOpen;
     this.#mayOpen = undefined;
-    const others = [
+    const others = new Set([
       ...(mayEnd ? this.#stops : []),
       ...(open === undefined ? [] : [open]),
-      ...(left > this.#constraint.fewest + 1 ? this.#takeSpace() : []),
-    ];
-    for (const id of others) mask[id >> 5]! |= 1 << (id & 31);
-    const forced = count === 1 && others.length === 0;
+      ...(this.#thought?.isClosed === true && this.#constraint.canEndWithin(left - 2) ? this.#takeSpace() : []),
+    ]);
+    let mask = shared;
+    let more = 0;
+    if (others.size > 0) {
+      mask = shared.slice();
+      for (const id of others) {
+        if ((mask[id >> 5]! & (1 << (id & 31))) !== 0) continue;
+        mask[id >> 5]! |= 1 << (id & 31);
+        more += 1;
+      }
+    }
+    const forced = count === 1 && others.size === 0;
+    const among = new ChoiceAmong(logits, mask, count + more, options, history, mass);
     for (let tries = 0; tries < MAX_TRIES; tries++) {
-      if (!this.#maskLogits(logits, mask)) break;
-      const token = pickToken(this.#masked, step, options, history);
-      if (others.includes(token)) return { ...tellToken(logits, token, 0, mass), forced: false };
-      if (this.#constraint.leavesRoom(token, left - 1)) return take(token, forced);
-      mask[token >> 5]! &= ~(1 << (token & 31));
+      const token = among.pick(step);
+      if (token === undefined) break;
+      if (others.has(token)) return { ...among.tell(token), forced: false };
+      if (this.#constraint.leavesRoom(token, left - 1)) return taken(among.tell(token), forced);
+      among.leaveOut(token);
     }
     const end = this.#constraint.end();
-    if (end !== undefined) return take(end, true);
+    if (end !== undefined) return taken(among.tell(end), true);
     // Whole already, and nothing else fits: as a stop token says it.
     return { token: -1, logprob: 0, forced: true };
   }
@@ -144,20 +189,6 @@ export class StructuredWriter {
   /** Whether nothing may follow what was taken. */
   get isOver(): boolean {
     return this.#constraint.isOver;
-  }
-
-  /** False where nothing is allowed that has a probability. */
-  #maskLogits(logits: Float32Array, mask: TokenMask): boolean {
-    const masked = this.#masked.fill(Number.NEGATIVE_INFINITY);
-    let any = false;
-    for (let word = 0; word < mask.length; word++) {
-      for (let bits = mask[word]!; bits !== 0; bits &= bits - 1) {
-        const id = (word << 5) + 31 - Math.clz32(bits & -bits);
-        masked[id] = logits[id]!;
-        any = true;
-      }
-    }
-    return any;
   }
 
   /** Takes what an earlier call wrote, behind its thoughts. */

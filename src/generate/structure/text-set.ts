@@ -1,8 +1,8 @@
 // Sets of texts as automata over characters: what the keywords of a string say, each for itself, joined by intersection and
 // then written as the bytes of a JSON string.
 
-import type { AutomatonBuilder, CodePoints, NodeId } from './automaton.ts';
-import { ALL, allBut, common, has } from './code-points.ts';
+import type { AutomatonBuilder, NodeId } from './automaton.ts';
+import { ALL, allBut, type CodePoints, common, has } from './code-points.ts';
 import { overLimit } from './structure-error.ts';
 
 /** Nondeterministic; state 0 is the start. */
@@ -100,6 +100,78 @@ export function both(a: TextSet, b: TextSet): TextSet {
   return states;
 }
 
+/** States and borders between characters that a set of texts may take to be made deterministic. */
+const MAX_SUBSETS = 2000;
+const MAX_BORDERS = 400_000;
+
+/**
+ * The same texts with one way to read each, which makes them cheap to follow: many places of a pattern that is looked for
+ * anywhere would else be alive at once. As it is where that takes too many states.
+ */
+export function deterministic(set: TextSet): TextSet {
+  const isEverything = set.map(
+    ({ edges, accepts }, i) => accepts && edges.some(([points, to]) => to === i && points === ALL),
+  );
+  const states: State[] = [];
+  const ids = new Map<string, number>();
+  const subsets: (readonly number[])[] = [];
+  const lists = new Map<string, CodePoints>([[ALL.join(' '), ALL]]);
+  const id = (reached: ReadonlySet<number>): number => {
+    // Where everything fits, the other ways say nothing.
+    const everything = [...reached].find((state) => isEverything[state]);
+    const subset = everything === undefined ? [...reached].sort((a, b) => a - b) : [everything];
+    const key = subset.join();
+    let found = ids.get(key);
+    if (found === undefined) {
+      found = states.push({ edges: [], accepts: subset.some((state) => set[state]!.accepts) }) - 1;
+      ids.set(key, found);
+      subsets.push(subset);
+    }
+    return found;
+  };
+  id(new Set([0]));
+  let work = 0;
+  for (let i = 0; i < subsets.length; i++) {
+    const borders: [at: number, to: number, change: 1 | -1][] = [];
+    for (const state of subsets[i]!) {
+      for (const [points, to] of set[state]!.edges) {
+        work += points.length;
+        if (work > MAX_BORDERS || subsets.length > MAX_SUBSETS) return set;
+        for (const [low, high] of points) borders.push([low, to, 1], [high + 1, to, -1]);
+      }
+    }
+    borders.sort(([a], [b]) => a - b);
+    const reached = new Map<number, number>();
+    const ranges = new Map<number, [number, number][]>();
+    for (let j = 0; j < borders.length; ) {
+      const from = borders[j]![0];
+      for (; j < borders.length && borders[j]![0] === from; j++) {
+        const [, to, change] = borders[j]!;
+        const count = (reached.get(to) ?? 0) + change;
+        if (count === 0) reached.delete(to);
+        else reached.set(to, count);
+      }
+      work += reached.size;
+      if (work > MAX_BORDERS) return set;
+      if (reached.size === 0) continue;
+      const target = id(new Set(reached.keys()));
+      const own = ranges.get(target) ?? [];
+      ranges.set(target, own);
+      const last = own.at(-1);
+      const next = borders[j]![0];
+      if (last?.[1] === from - 1) last[1] = next - 1;
+      else own.push([from, next - 1]);
+    }
+    for (const [to, own] of ranges) {
+      const key = own.join(' ');
+      const points = lists.get(key) ?? own;
+      lists.set(key, points);
+      states[i]!.edges.push([points, to]);
+    }
+  }
+  return states;
+}
+
 /** Characters that stand in a JSON string as they are. */
 const PLAIN = allBut([
   [0, 0x1f],
@@ -113,6 +185,7 @@ const ESCAPED: readonly (readonly [number, string])[] = Array.from({ length: 0x2
 
 /** The texts as they are. */
 export function writeTexts(builder: AutomatonBuilder, set: TextSet, from: NodeId, to: NodeId): void {
+  builder.expect(set.flatMap(({ edges }) => edges.map(([points]) => points)));
   const nodes = set.map(() => builder.node());
   builder.nothing(from, nodes[0]!);
   set.forEach(({ edges, accepts }, i) => {
@@ -123,14 +196,21 @@ export function writeTexts(builder: AutomatonBuilder, set: TextSet, from: NodeId
 
 /** The texts as JSON strings with their quotes, every character in the one spelling that JSON.stringify gives it. */
 export function writeStrings(builder: AutomatonBuilder, set: TextSet, from: NodeId, to: NodeId): void {
+  builder.expect(set.flatMap(({ edges }) => edges.map(([points]) => points)));
   const nodes = set.map(() => builder.node());
   const close = builder.node();
   builder.text(from, '"', nodes[0]!);
   builder.text(close, '"', to);
+  const plain = new Map<CodePoints, CodePoints>();
+  const plainOf = (points: CodePoints): CodePoints => {
+    const found = plain.get(points) ?? common(points, PLAIN);
+    plain.set(points, found);
+    return found;
+  };
   set.forEach(({ edges, accepts }, i) => {
     if (accepts) builder.nothing(nodes[i]!, close);
     for (const [points, target] of edges) {
-      builder.character(nodes[i]!, common(points, PLAIN), nodes[target]!);
+      builder.character(nodes[i]!, plainOf(points), nodes[target]!);
       for (const [point, text] of ESCAPED) if (has(points, point)) builder.text(nodes[i]!, text, nodes[target]!);
     }
   });

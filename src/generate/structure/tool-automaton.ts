@@ -1,8 +1,8 @@
 // Texts that call tools, in the style of the model: arguments fit their schemas. With `mustCall` there is nothing but calls;
 // without, any text stands before them, and there need be none.
 
-import type { Automaton, CodePoints, NodeId } from './automaton.ts';
-import { allBut } from './code-points.ts';
+import type { Automaton, NodeId } from './automaton.ts';
+import { allBut, type CodePoints } from './code-points.ts';
 import { SchemaWriter } from './json-schema.ts';
 import type { Schema } from './schema-keywords.ts';
 import { StructureError } from './structure-error.ts';
@@ -18,7 +18,7 @@ export type ToolsStructure = {
 const BEGIN = '<tool_call>';
 
 export function automatonOfTools({ style, mustCall, many, tools }: ToolsStructure): Automaton {
-  const writer = new SchemaWriter({});
+  const writer = style === 'json' ? new SchemaWriter({}) : new SchemaWriter({}, WITHOUT_END);
   const { builder } = writer;
   const root = builder.rule('root');
   const [begun, called] = [builder.node(), builder.node()];
@@ -63,7 +63,7 @@ function writeJson(
   const { builder } = writer;
   const [given, end] = [builder.node(), builder.node()];
   builder.text(from, `\n{"name": ${JSON.stringify(name)}, "arguments": `, given);
-  builder.call(given, writer.ruleFor(asObjectSchema(parameters)), end);
+  builder.call(given, writer.ruleFor(asObjectSchema(name, parameters)), end);
   builder.text(end, '}\n</tool_call>', to);
 }
 
@@ -75,20 +75,26 @@ function writeXml(
   to: NodeId,
 ) {
   const { builder } = writer;
-  const properties = Object.entries((parameters.properties ?? {}) as Record<string, Schema>);
-  const required = new Set(Array.isArray(parameters.required) ? (parameters.required as string[]) : []);
-  if ([...required].some((key) => !properties.some(([known]) => known === key)) || parameters.$ref !== undefined) {
+  const schema = asObjectSchema(name, parameters);
+  const properties = Object.entries((schema.properties ?? {}) as Record<string, Schema>);
+  const required = new Set(Array.isArray(schema.required) ? (schema.required as string[]) : []);
+  const isUnlisted = [...required].some((key) => !properties.some(([known]) => known === key));
+  const beyond = Object.keys(schema).find((keyword) => BEYOND_A_LIST.has(keyword));
+  // What the marks around a value could not say.
+  const odd = properties.find(([key]) => /[<>\n]/.test(key) || key.trim() !== key || key === '');
+  if (isUnlisted || beyond !== undefined || odd !== undefined) {
+    const because = odd === undefined ? (beyond ?? 'required') : `the name ${JSON.stringify(odd[0])}`;
     throw new StructureError({
-      what: `the arguments of tool "${name}" cannot be enforced in this model's style of calls`,
-      fix: 'list every required argument under properties, without $ref at the top',
+      what: `the arguments of tool "${name}" cannot be enforced in this model's style of calls: ${because}`,
+      fix: 'list every required argument under properties, with a name without < and >, and say nothing of them all',
     });
   }
   let at = builder.node();
   builder.text(from, `\n<function=${name}>`, at);
-  for (const [key, schema] of properties) {
-    const [value, after, next] = [builder.node(), builder.node(), builder.node()];
-    builder.text(at, `\n<parameter=${key}>\n`, value);
-    writer.writeBare(withDefinitions(schema, parameters), WITHOUT_MARKS, value, after);
+  for (const [key, value] of properties) {
+    const [begin, after, next] = [builder.node(), builder.node(), builder.node()];
+    builder.text(at, `\n<parameter=${key}>\n`, begin);
+    writer.writeBare(withDefinitions(value, parameters), WITHOUT_MARKS, begin, after);
     builder.text(after, '\n</parameter>', next);
     if (!required.has(key)) builder.nothing(at, next);
     at = next;
@@ -96,9 +102,46 @@ function writeXml(
   builder.text(at, '\n</function>\n</tool_call>', to);
 }
 
+/** They say more of an object than which properties it has, one by one. */
+const BEYOND_A_LIST = new Set([
+  ...[
+    '$ref',
+    'allOf',
+    'anyOf',
+    'oneOf',
+    'not',
+    'enum',
+    'const',
+    'if',
+    'then',
+    'else',
+    'minProperties',
+    'maxProperties',
+  ],
+  ...['patternProperties', 'propertyNames', 'dependentRequired', 'dependentSchemas', 'dependencies'],
+]);
+
 const BREAK = 0x0a;
 const SLASH = 0x2f;
 const LESS = 0x3c;
+
+/** Texts without "</": a mark within the JSON of a value would end it. */
+const WITHOUT_END: TextSet = [
+  {
+    accepts: true,
+    edges: [
+      [without(LESS), 0],
+      [[[LESS, LESS]], 1],
+    ],
+  },
+  {
+    accepts: true,
+    edges: [
+      [without(SLASH, LESS), 0],
+      [[[LESS, LESS]], 1],
+    ],
+  },
+];
 
 /** Texts in which no mark can be: "<" stands neither at the start of a line nor before "/". */
 const WITHOUT_MARKS: TextSet = [
@@ -130,6 +173,15 @@ function withDefinitions(schema: Schema, { $defs, definitions }: { readonly [key
   return { ...schema, ...($defs !== undefined && { $defs }), ...(definitions !== undefined && { definitions }) };
 }
 
-function asObjectSchema(parameters: { readonly [keyword: string]: unknown }): Schema {
-  return parameters.type === undefined ? { ...parameters, type: 'object' } : parameters;
+type Keywords = { readonly [keyword: string]: unknown };
+
+function asObjectSchema(name: string, parameters: Keywords): Keywords {
+  const { type } = parameters;
+  if (type === undefined || type === 'object' || (Array.isArray(type) && type.includes('object'))) {
+    return { ...parameters, type: 'object' };
+  }
+  throw new StructureError({
+    what: `the parameters of tool "${name}" are of type ${JSON.stringify(type)}`,
+    fix: 'give a schema of type object',
+  });
 }

@@ -6,6 +6,7 @@ import { Constraint } from '../../../src/generate/structure/constraint.ts';
 import { Matcher, type Place } from '../../../src/generate/structure/matcher.ts';
 import { automatonOf, type Structure, StructureReader } from '../../../src/generate/structure/structure.ts';
 import { StructureError } from '../../../src/generate/structure/structure-error.ts';
+import { toEnd } from '../../../src/generate/structure/token-trie.ts';
 import { loadTokenizer } from '../../../src/tokenizer/load-tokenizer.ts';
 import { drawFrom } from './random-schemas.ts';
 
@@ -35,7 +36,7 @@ const schemaOf = (schema: unknown): Structure => ({ kind: 'schema', text: JSON.s
 
 async function readerOf(folder: string) {
   const tokenizer = await loadTokenizer(folder);
-  return { tokenizer, reader: new StructureReader(tokenizer, tokenizer.vocabSize) };
+  return { tokenizer, reader: toEnd(StructureReader.reading(tokenizer, tokenizer.vocabSize)) };
 }
 
 /** Writes with any allowed token; what it wrote. */

@@ -125,6 +125,7 @@ describe('a model that thinks first', async () => {
       sampling: {},
       contextLength: 512,
       vocabSize,
+      executable: {},
       isStop: (id: number) => id === end,
       warnings: [],
       scheduler: {

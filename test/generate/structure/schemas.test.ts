@@ -74,7 +74,7 @@ async function problems(cases: readonly Case[]): Promise<{ texts: number; wrong:
 const times = (schemas: readonly object[]) =>
   schemas.flatMap((schema) => Array.from({ length: SAMPLES }, (_, sample) => ({ schema, sample })));
 
-describe('texts of the embedded model at temperature 1', { timeout: 600_000 }, () => {
+describe('texts of the embedded model at temperature 1', { timeout: 600_000 + 6000 * COUNT }, () => {
   test(`${COUNT} drawn schemas`, async () => {
     const schemas: object[] = [];
     for (let seed = 1; schemas.length < COUNT; seed++) {

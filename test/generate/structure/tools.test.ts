@@ -166,6 +166,72 @@ describe('what a text with calls may be', () => {
   });
 });
 
+describe('arguments in XML that are hard to tell from their marks', () => {
+  const automatonFor = (parameters: object, style: 'json' | 'xml' = 'xml') =>
+    automatonOfTools({
+      style,
+      mustCall: true,
+      many: false,
+      tools: [{ name: 'f', parameters: parameters as { [keyword: string]: unknown } }],
+    });
+  const property = (schema: object) => ({ type: 'object', properties: { a: schema }, required: ['a'] });
+  const call = (value: string) =>
+    `<tool_call>\n<function=f>\n<parameter=a>\n${value}\n</parameter>\n</function>\n</tool_call>`;
+
+  test('no mark stands in the JSON of a value', () => {
+    const fits = (schema: object, value: string) => {
+      const matcher = new Matcher(automatonFor(property(schema)));
+      return matcher.walk(matcher.start, Buffer.from(call(value)))?.accepts ?? false;
+    };
+    const list = { type: 'array', items: { type: 'string' } };
+    expect(
+      ['["a < b", "<p>", "a/b", "<<"]', '["</parameter>"]', '["x</"]', '["<</p>"]'].map((v) => fits(list, v)),
+    ).toEqual([true, false, false, false]);
+    const open = { type: 'object' };
+    expect(['{"<a>": "/"}', '{"</tool_call>": 1}', '{"a": {"b": "</"}}'].map((v) => fits(open, v))).toEqual([
+      true,
+      false,
+      false,
+    ]);
+    const listed = { enum: [['</parameter>'], ['<ok>']] };
+    expect(['["<ok>"]', '["</parameter>"]'].map((v) => fits(listed, v))).toEqual([true, false]);
+    const short = { type: 'array', items: { type: 'string', minLength: 2, maxLength: 4 } };
+    expect(['["a<b"]', '["</"]', '["a</b"]'].map((v) => fits(short, v))).toEqual([true, false, false]);
+    // What fits is read as it was written.
+    const [read] = parseToolCalls(
+      call('["a < b", "<p>"]'),
+      readTools([{ name: 'f', parameters: property(list) }]),
+      '',
+    ).calls;
+    expect(JSON.parse(read!.arguments)).toEqual({ a: ['a < b', '<p>'] });
+  });
+
+  test.each<[object, string]>([
+    [{ type: 'object', properties: { a: {} }, anyOf: [{ required: ['a'] }, {}] }, 'anyOf'],
+    [{ type: 'object', properties: { a: {} }, minProperties: 1 }, 'minProperties'],
+    [{ type: 'object', properties: { a: {} }, propertyNames: { maxLength: 0 } }, 'propertyNames'],
+    [{ type: 'object', properties: { 'a>b': {} } }, 'the name "a>b"'],
+    [{ type: 'object', properties: { ' a': {} } }, 'the name " a"'],
+    [{ type: 'object', properties: { '': {} } }, 'the name ""'],
+    [{ type: 'object', properties: {}, required: ['a'] }, 'required'],
+  ])('%j is refused', (parameters, because) => {
+    expect(() => automatonFor(parameters)).toThrow(`in this model's style of calls: ${because}; list every`);
+    // The order of the fields does not matter where a call is one JSON text.
+    if (because === 'anyOf') expect(() => automatonFor(parameters, 'json')).not.toThrow();
+  });
+
+  test('arguments are an object', () => {
+    for (const style of ['json', 'xml'] as const) {
+      expect(() => automatonFor({ type: 'string' }, style)).toThrow('the parameters of tool "f" are of type "string"');
+    }
+    const matcher = new Matcher(automatonFor({ type: ['object', 'null'], properties: { a: {} } }, 'json'));
+    const fits = (given: string) =>
+      matcher.walk(matcher.start, Buffer.from(`<tool_call>\n{"name": "f", "arguments": ${given}}\n</tool_call>`))
+        ?.accepts ?? false;
+    expect(['{"a":1}', 'null'].map(fits)).toEqual([true, false]);
+  });
+});
+
 test('a stream holds back what may be a call', () => {
   const step = (token: string) => ({ step: 0, token, color: '#000000', trit: 0 as const });
   const text = new StreamedText(true);
