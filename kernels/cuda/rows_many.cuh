@@ -15,8 +15,12 @@ static_assert(sizeof(Together) <= TOGETHER_BYTES, "what follows begins behind it
 /** The weights of the norm, which all rows share. */
 DEVICE u32 shared_weights_bytes(const Instruction& I) { return I.norm ? (I.width * 4 + 15) / 16 * 16 : 0; }
 
-/** Rows that a block makes at once: 4, 2, or 0 where one at a time is better. Four floats at a time have to be in one row. */
+/**
+ * Rows that a block makes at once: 4, 2, or 0 where one at a time is better. Four floats at a time have to be in one row; rotations
+ * and norms of heads are hybrid.cuh's.
+ */
 DEVICE u32 rows_together(const Instruction& I) {
+  if (I.turn || I.heads) return 0;
   const u32 fit = (shared_size() - POOL_AT - TOGETHER_BYTES - shared_weights_bytes(I)) / row_bytes(I.width);
   if (I.rows <= blocks() || (I.width | I.x_stride | I.y_stride | I.out_stride) & 3) return 0;
   return fit >= 4 ? 4 : fit >= 2 ? 2 : 0;
