@@ -3,7 +3,7 @@
 //   node scripts/bench-structure.mjs [--vocabulary 151936] [--runs 3] [--temperature 0.7] [--tokens 80]
 // No model runs: logits are made up, so that texts go everywhere. Of each step the quickest of the runs counts, since a busy
 // machine only adds; each run begins anew, with nothing kept. `waited for`: by whoever has the logits already, after what a
-// model's own computing leaves time for; `at once`: where it leaves none.
+// model's own computing leaves time for; `at once`: where it leaves none. `free`: a choice without a structure.
 import { readFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import { transform } from 'esbuild';
@@ -83,12 +83,13 @@ async function measure(schemas, isLong) {
         const logits = sets[(at + i) % sets.length];
         const asked = { ...options, sampleSeed: BigInt(i) };
         const begun = performance.now();
-        const { token, forced } = writer.choose(logits, { step: left, options: asked, history: undefined, left });
-        const took = performance.now() - begun;
-        steps[at] = Math.min(steps[at] ?? Number.POSITIVE_INFINITY, took);
+        const { token } = writer.choose(logits, { step: left, options: asked, history: undefined, left });
+        const between = performance.now();
+        chooseToken(logits, left, asked);
+        const took = [between - begun, performance.now() - between];
+        steps[at] = steps[at]?.map((best, which) => Math.min(best, took[which])) ?? took;
         at += 1;
         if (token < 0 || token === STOP || writer.isOver) break;
-        void forced;
       }
     }
     steps.length = at;
@@ -96,35 +97,26 @@ async function measure(schemas, isLong) {
   return { steps, setUp: Math.min(...setUps) };
 }
 
-/** The same tokens, without a structure. */
-function plain() {
-  let best = Number.POSITIVE_INFINITY;
-  for (let i = 0; i < 60; i++) {
-    const begun = performance.now();
-    chooseToken(sets[i % sets.length], i, options);
-    best = Math.min(best, performance.now() - begun);
-  }
-  return best;
+const mean = (list) => list.reduce((sum, one) => sum + one, 0) / list.length;
+
+function tell(name, steps) {
+  const extra = steps.map(([held, free]) => Math.max(0, held - free)).sort((a, b) => a - b);
+  const at = (part) => extra[Math.min(extra.length - 1, Math.floor(part * extra.length))];
+  const columns = [mean(extra), at(0.5), at(0.99), at(1), mean(steps.map(([, free]) => free))];
+  const text = columns.map((one) => one.toFixed(3).padStart(8)).join('');
+  process.stdout.write(`${name.padEnd(26)}${String(extra.length).padStart(6)}${text}\n`);
 }
 
-function tell(name, steps, without) {
-  const extra = steps.map((took) => Math.max(0, took - without)).sort((a, b) => a - b);
-  const at = (part) => extra[Math.min(extra.length - 1, Math.floor(part * extra.length))].toFixed(3).padStart(7);
-  const mean = (extra.reduce((sum, one) => sum + one, 0) / extra.length).toFixed(3).padStart(7);
-  process.stdout.write(
-    `${name.padEnd(28)} ${String(extra.length).padStart(5)} ${mean} ${at(0.5)} ${at(0.99)} ${at(1)}\n`,
-  );
-}
-
-const without = plain();
-process.stdout.write(`${vocabSize} tokens; without a structure a token is chosen in ${without.toFixed(3)} ms\n`);
-process.stdout.write(`${'what a structure adds, ms'.padEnd(28)} steps    mean  median     p99   worst\n`);
+process.stdout.write(
+  `${vocabSize} tokens, temperature ${values.temperature}; what a structure adds to a choice, in ms\n`,
+);
+process.stdout.write(`${''.padEnd(26)} steps    mean  median     p99   worst    free\n`);
 for (const [name, schemas] of [
   ['tools', TOOL_SCHEMAS],
   ['harder', HARDER],
 ]) {
   const { steps, setUp } = await measure(schemas, true);
-  tell(`${name}, waited for`, steps, without);
-  tell(`${name}, at once`, (await measure(schemas, false)).steps, without);
+  tell(`${name}, waited for`, steps);
+  tell(`${name}, at once`, (await measure(schemas, false)).steps);
   if (name === 'tools') process.stdout.write(`the vocabulary is read in ${setUp.toFixed(0)} ms, once a model\n`);
 }
