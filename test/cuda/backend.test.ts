@@ -45,9 +45,9 @@ describe.skipIf(FAKE_MISSING !== undefined)('on the emulated driver', () => {
       'return 0x03030303u << (2 * (f ^ 1));',
     ],
     ['a sum of something else', 'rows.cuh', 's = s + v.x * v.x;', 's = s + v.x * v.y;'],
-    ['a missing barrier', 'products.cuh', '  sync();\n  auto value = [&]', '  auto value = [&]'],
+    ['a missing barrier', 'products.cuh', '  mark(8);\n  sync();\n', '  mark(8);\n'],
     ['a maximum for each score', 'attention.cuh', '= block_max(score);', '= score + 0.0f * block_max(score);'],
-    ['the code sum forgotten', 'products.cuh', ' - s.code_sum) * divide(of, s.scale)', ') * divide(of, s.scale)'],
+    ['the code sum forgotten', 'products.cuh', ' - code_sum) * factor', ') * factor'],
     ['codes that begin at 0', 'products.cuh', '(2 * (in >> 4)) & 3) - 1) * code;', '(2 * (in >> 4)) & 3)) * code;'],
   ])('a planted fault is found: %s', { timeout: 300_000 }, async (_, file, from, to) => {
     const reason = await over(driverWith({ file, from, to })).unavailable();

@@ -5,19 +5,19 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { randomModel } from '../../src/bench/random-model.ts';
 import type { Executable, SequenceId } from '../../src/engine/backend.ts';
 import { CudaExecutable } from '../../src/engine/cuda/executable.ts';
-import type { Gpu } from '../../src/engine/cuda/gpu.ts';
+import { Gpu } from '../../src/engine/cuda/gpu.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { Program } from '../../src/engine/program.ts';
-import { FAKE_MISSING, newGpu, withSettings } from './fake-driver.ts';
+import { buildDriver, driverWith, FAKE_MISSING, fakeAddon, NO_KERNELS, withSettings } from './fake-driver.ts';
 
 const shape = { layers: 1, heads: 4, kvHeads: 2, vocab: 150, tied: true } as const;
 const bitnet = randomModel(
-  { ...shape, family: 'bitnet', hidden: 132, ffn: 1100, headDim: 48, ropeTheta: 500_000 },
+  { ...shape, family: 'bitnet', hidden: 132, ffn: 8324, headDim: 48, ropeTheta: 500_000 },
   'int8',
   600,
 );
 const bonsai = randomModel(
-  { ...shape, family: 'qwen3', hidden: 256, ffn: 2304, headDim: 128, ropeTheta: 1e6 },
+  { ...shape, family: 'qwen3', hidden: 256, ffn: 4352, headDim: 128, ropeTheta: 1e6 },
   'full',
   600,
 );
@@ -36,7 +36,7 @@ async function logitsOf(e: Executable, sequence: SequenceId, tokens: readonly nu
 }
 
 /** Tokens one by one behind prompts: on js once, then on every grid. */
-const PROMPTS = [1, 62, 66, 128, 200] as const;
+const PROMPTS = [1, 62, 66, 130] as const;
 async function walk(e: Executable): Promise<Uint32Array[]> {
   const sequence = e.createSequence();
   const found: Uint32Array[] = [];
@@ -49,16 +49,19 @@ async function walk(e: Executable): Promise<Uint32Array[]> {
   return found;
 }
 
+/** A card of so many multiprocessors, with the shared memory of a large one. */
+const cardOf = (sms: number, library = buildDriver()) =>
+  withSettings({ FAKE_CUDA_SMS: String(sms), FAKE_CUDA_SHARED: '232448' }, () => {
+    const addon = fakeAddon();
+    return Gpu.open(addon, addon.probe(library), NO_KERNELS.bytes);
+  });
+
 describe.skipIf(FAKE_MISSING !== undefined)('one row on a card with much shared memory', () => {
   const gpus = new Map<number, Gpu>();
   const GRIDS = [2, 7, 24] as const;
   const wanted = new Map<Program, Uint32Array[]>();
   beforeAll(async () => {
-    for (const sms of GRIDS) {
-      await withSettings({ FAKE_CUDA_SMS: String(sms), FAKE_CUDA_SHARED: '232448' }, async () => {
-        gpus.set(sms, await newGpu());
-      });
-    }
+    for (const sms of GRIDS) gpus.set(sms, await cardOf(sms));
     for (const program of [bitnet, bonsai]) {
       using js = await jsBackend.load(program, {});
       wanted.set(program, await walk(js));
@@ -79,4 +82,13 @@ describe.skipIf(FAKE_MISSING !== undefined)('one row on a card with much shared 
       });
     });
   }
+
+  test.each([
+    ['only its own largest score', 'receive(all + c, tag)', 'receive(all + p.run, tag)'],
+    ['tiles from the highest', 'out = out + all[t * mine + c]', 'out = out + all[(p.tiles - 1 - t) * mine + c]'],
+  ])('a planted fault is found: %s', { timeout: 300_000 }, async (_, from, to) => {
+    const gpu = await cardOf(24, driverWith({ file: 'attend-split.cuh', from, to }));
+    using cuda = new CudaExecutable(gpu, bitnet);
+    expect(await walk(cuda)).not.toEqual(wanted.get(bitnet));
+  });
 });
