@@ -584,7 +584,10 @@ class Encoder {
    * Weights that fit in `left` bytes: vectors that a lane of a ternary product fetches before it has the row, places of a warp's
    * ring; undefined where the product cannot do with so few.
    */
-  #staged({ op, ending, width = 0, group = 1, codeStride = 0, matrices = [] }: Instruction, left: number): number | undefined {
+  #staged(
+    { op, ending, width = 0, group = 1, codeStride = 0, matrices = [] }: Instruction,
+    left: number,
+  ): number | undefined {
     if (op === 'ternary') return left < 0 ? undefined : Math.min(MOST_STAGED, Math.floor(left / (THREADS * 16)));
     const { grid } = this.#memory;
     const warps = THREADS / 32;
