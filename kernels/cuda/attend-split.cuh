@@ -28,9 +28,6 @@ DEVICE void ask_place(const Instruction& I, const Share& p, u32 i) {
   copies_asked();
 }
 
-/** Tiles that are asked for before the barrier: of few tiles only what is needed first. */
-DEVICE u32 before_gate(const Share& p) { return p.n > 1 ? PLACES - 1 : 1; }
-
 /** Before the barrier: which share of the work is this block's, its first tiles, the rotation. */
 DEVICE Share split_ahead(const Instruction& I, const Input& in) {
   Shared& s = shared();
@@ -67,7 +64,7 @@ DEVICE Share split_ahead(const Instruction& I, const Input& in) {
     const u32 at = 4 * (of_key ? tid - I.head_dim / 4 : tid);
     copy_ahead(behind_places() + 4 * tid, (const float*)(of_key ? I.weight2 : I.codes) + at);
   }
-  ROLLED for (u32 i = 0; i < before_gate(p); i++) ask_place(I, p, i);
+  ROLLED for (u32 i = 0; i + 1 < PLACES; i++) ask_place(I, p, i);
   return p;
 }
 
@@ -96,7 +93,7 @@ DEVICE void attend_split(const Instruction& I, const Input& in, u32 tag, const G
 
   // Heads and the key, 16 threads each: as they come, normed where they are; then turned.
   if (tid >= THREADS - D) own[D + tid - (THREADS - D)] = load((const float*)I.weight + p.kv * D + tid - (THREADS - D));
-  if (I.codes) copies_there_but(before_gate(p) - 1);
+  if (I.codes) copies_there<2>();
   if (I.codes) sync();
   ROLLED for (u32 base = warp * 2; base <= count; base += WARPS * 2) {
     const u32 h = base + lane / 16, hh = h < count ? h : count;
@@ -120,7 +117,6 @@ DEVICE void attend_split(const Instruction& I, const Input& in, u32 tag, const G
     }
   }
   mark(0);
-  ROLLED for (u32 i = before_gate(p); i + 1 < PLACES; i++) ask_place(I, p, i);
   sync();
   mark(1);
   ROLLED for (u32 i = tid; i < (count + 1) * D; i += THREADS) {

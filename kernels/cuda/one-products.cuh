@@ -35,7 +35,7 @@ DEVICE void int8_one(const Instruction& I, const Gate& gate) {
   ROLLED for (u32 k = 0; k < places; k++) ask(k, ring + k * piece);
   gate.pass();
   char* const codes = codes_place(I);
-  make_one<8>(I, codes, places, [] {});
+  make_one<8>(I, codes, places);
   const float scale = shared().scale;
   u32 place = 0;
   float row_scale = 0.0f, mine = 0.0f;
@@ -110,20 +110,16 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
   char* const ring = group_ring(I, warp);
   one_ahead(I);
   GroupWalk from;
-  // Pieces [first, end) of a warp.
-  auto ask = [&](u32 of, u32 first, u32 end) {
-    char* to = group_ring(I, of);
-    from.begin(of);
-    ROLLED for (u32 k = 0; k < end; k++, to += bytes) {
-      if (k >= first) from.ask(I, items, each, groups, to);
-      from.next(each, groups);
-    }
-  };
   // The first warp asks for the last one's, too.
-  const u32 before = places < BEFORE ? places : BEFORE;
   if (tid < SPEAKER) {
-    ask(warp, 0, before);
-    if (warp == 0) ask(WARPS - 1, 0, before);
+    ROLLED for (u32 of = warp; of < WARPS; of += WARPS - 1) {
+      char* to = group_ring(I, of);
+      from.begin(of);
+      ROLLED for (u32 k = 0; k < places; k++, to += bytes) {
+        from.ask(I, items, each, groups, to);
+        from.next(each, groups);
+      }
+    }
   }
   mark(18);
   gate.pass();
@@ -138,10 +134,7 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
   }
   mark(0);
   // Of the groups of copies the norm's was the first.
-  make_one<16>(I, codes, warp == 0 ? 2 * before : before, [&] {
-    ask(warp, before, places);
-    if (warp == WARPS - 1) ask(0, before, places);
-  });
+  make_one<16>(I, codes, warp == 0 ? 2 * places : places);
   from.begin(warp);
   ROLLED for (u32 k = 0; k < places; k++) from.next(each, groups);
   u32 place = 0, parity = 0;
@@ -166,7 +159,7 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
           UNROLL for (u32 f = 0; f < 4; f++) {
             UNROLL for (u32 e = 0; e < 4; e++) hi[f][e] = lo[f][e] = 0;
           }
-          UNROLL4 for (u32 k = 0; k < steps; k++) {
+          ROLLED for (u32 k = 0; k < steps; k++) {
             const u64 a = *(const u64*)(w + k * 512), c = *(const u64*)(w + k * 512 + 256);
             const u32 h0 = *(const u32*)(b + k * 32), h1 = *(const u32*)(b + k * 32 + 16);
             const u32 l0 = *(const u32*)(b + code_stride + k * 32), l1 = *(const u32*)(b + code_stride + k * 32 + 16);
@@ -178,7 +171,7 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
           }
           if (piece == 0) {
             i32 of_codes = 0;
-            UNROLL4 for (u32 k = 0; k < steps; k++) of_codes += ((const i32*)(codes + 2 * code_stride))[group * steps + k];
+            ROLLED for (u32 k = 0; k < steps; k++) of_codes += ((const i32*)(codes + 2 * code_stride))[group * steps + k];
             const char* const scales = ring + place * bytes + steps * 512;
             UNROLL for (u32 f = 0; f < 4; f++) {
               UNROLL for (u32 e = 0; e < 2; e++) {

@@ -75,7 +75,7 @@ DEVICE u32 magnitude(float x) { return bits(x) & 0x7fffffff; }
 DEVICE u32 larger(u32 a, u32 b) { return a > b ? a : b; }
 
 /** Makes the row from H vectors a thread. */
-template <u32 BITS, u32 H, class Rest> DEVICE void make_held_one(const Instruction& I, char* codes, u32 newer, const Rest& ask_rest) {
+template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char* codes, u32 newer) {
   Shared& s = shared();
   const u32 tid = thread(), n = I.width, vectors = n / 4, norm = I.norm, code_stride = I.code_stride, words = code_stride / 4;
   Floats x[H];
@@ -102,8 +102,6 @@ template <u32 BITS, u32 H, class Rest> DEVICE void make_held_one(const Instructi
     mark(1);
     sync();
     mark(2);
-    // While the first warp adds.
-    if (tid >= 32) ask_rest();
     if (tid < 32) {
       const float sum = sum_of_one(squares, n);
       if (tid == 0) s.inverse = divide(1.0f, root(divide(sum, (float)n) + I.eps));
@@ -119,7 +117,6 @@ template <u32 BITS, u32 H, class Rest> DEVICE void make_held_one(const Instructi
       }
     }
   }
-  if (!norm && tid >= 32) ask_rest();
   u32 most = 0;
   UNROLL for (u32 k = 0; k < H; k++) {
     most = larger(most, larger(larger(magnitude(x[k].x), magnitude(x[k].y)), larger(magnitude(x[k].z), magnitude(x[k].w))));
@@ -185,12 +182,9 @@ template <u32 BITS, u32 H, class Rest> DEVICE void make_held_one(const Instructi
 /**
  * Codes of the row in shared memory, behind those of 16 bits the sums of every 32; its scale and codes' sums in `shared()`. All
  * copies have come. `newer`: groups of copies after the norm's.
- * `ask_rest`: called by all warps but the first, once they have the row.
  */
-template <u32 BITS, class Rest> DEVICE void make_one(const Instruction& I, char* codes, u32 newer, const Rest& ask_rest) {
-  if (I.code_stride <= 2 * 4 * THREADS) make_held_one<BITS, 2>(I, codes, newer, ask_rest);
-  else if (I.code_stride <= 4 * 4 * THREADS) make_held_one<BITS, 4>(I, codes, newer, ask_rest);
-  else make_held_one<BITS, 8>(I, codes, newer, ask_rest);
+template <u32 BITS> DEVICE void make_one(const Instruction& I, char* codes, u32 newer) {
+  if (I.code_stride <= 2 * 4 * THREADS) make_held_one<BITS, 2>(I, codes, newer);
+  else if (I.code_stride <= 4 * 4 * THREADS) make_held_one<BITS, 4>(I, codes, newer);
+  else make_held_one<BITS, 8>(I, codes, newer);
 }
-/** Vectors or pieces of a warp that are asked for before the barrier: more would keep all waiting for memory. The rest: `ask_rest`. */
-constexpr u32 BEFORE = 2;

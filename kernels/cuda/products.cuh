@@ -98,25 +98,21 @@ DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
   const Walk w = walk_of(I);
   const Words* const from_stage = staged(I);
   const u32 each_warp = w.mine, splits = I.splits, n = w.total < splits ? w.total : splits;
-  // Vectors [from, end) of a warp.
-  auto ask = [&](u32 of, u32 from, u32 end) {
-    Words* const to = staged(I) + (i32)(of - warp) * 32;
-    const u32 mine = chunks_of(I, of), all = w.subs * mine;
-    end = end < all ? end : all;
-    u32 k = 0;
-    ROLLED for (u32 sub = 0; k < end; sub++) {
-      u32 tile;
-      const Matrix& m = tile_of(I, sub, tile);
-      const char* at = quad_at(m, tile, of);
-      ROLLED for (u32 i = 0; i < mine && k < end; i++, k++) {
-        if (at && k >= from) copy_ahead(to + k * THREADS, at + i * (WARPS * 64));
-      }
-    }
-  };
   // The first warp asks for the last one's, too.
   if (tid < SPEAKER) {
-    ask(warp, 0, splits < BEFORE ? splits : BEFORE);
-    if (warp == 0) ask(WARPS - 1, 0, splits < BEFORE ? splits : BEFORE);
+    ROLLED for (u32 of = warp; of < WARPS; of += WARPS - 1) {
+      Words* to = staged(I) + (of - warp) * 32;
+      const u32 mine = chunks_of(I, of), all = w.subs * mine;
+      u32 left = all < splits ? all : splits;
+      ROLLED for (u32 sub = 0; sub < w.subs && left > 0; sub++) {
+        u32 tile;
+        const Matrix& m = tile_of(I, sub, tile);
+        const char* at = quad_at(m, tile, of);
+        ROLLED for (u32 i = 0; i < mine && left > 0; i++, left--, to += THREADS) {
+          if (at) copy_ahead(to, at + i * (WARPS * 64));
+        }
+      }
+    }
   }
   copies_asked();
   char* const codes = codes_place(I);
@@ -142,11 +138,7 @@ DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
   // What is there already, asked for early.
   const float old = ending == ADD && to != nullptr ? load(to) : 0.0f;
   mark(0);
-  make_one<8>(I, codes, 1, [&] {
-    ask(warp, BEFORE, splits);
-    if (warp == WARPS - 1) ask(0, BEFORE, splits);
-    copies_asked();
-  });
+  make_one<8>(I, codes, 1);
   if (to != nullptr) {
     scale = divide(scale, s.scale);
     if (ending == GATE) other = divide(other, s.scale);

@@ -4,20 +4,23 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { randomModel } from '../../src/bench/random-model.ts';
 import type { Executable, SequenceId } from '../../src/engine/backend.ts';
+import { isOneRow } from '../../src/engine/cuda/encode.ts';
 import { CudaExecutable } from '../../src/engine/cuda/executable.ts';
 import { Gpu } from '../../src/engine/cuda/gpu.ts';
+import { selfTestDifference } from '../../src/engine/gpu/self-test.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
+import { EVEN, groupedSelfTestProgram, selfTestProgram } from '../../src/engine/metal/self-test.ts';
 import type { Program } from '../../src/engine/program.ts';
 import { buildDriver, driverWith, FAKE_MISSING, fakeAddon, NO_KERNELS, withSettings } from './fake-driver.ts';
 
 const shape = { layers: 1, heads: 4, kvHeads: 2, vocab: 150, tied: true } as const;
 const bitnet = randomModel(
-  { ...shape, family: 'bitnet', hidden: 132, ffn: 8324, headDim: 48, ropeTheta: 500_000 },
+  { ...shape, family: 'bitnet', hidden: 132, ffn: 4200, headDim: 48, ropeTheta: 500_000 },
   'int8',
   600,
 );
 const bonsai = randomModel(
-  { ...shape, family: 'qwen3', hidden: 256, ffn: 4352, headDim: 128, ropeTheta: 1e6 },
+  { ...shape, family: 'qwen3', hidden: 256, ffn: 8448, headDim: 128, ropeTheta: 1e6 },
   'full',
   600,
 );
@@ -58,7 +61,7 @@ const cardOf = (sms: number, library = buildDriver()) =>
 
 describe.skipIf(FAKE_MISSING !== undefined)('one row on a card with much shared memory', () => {
   const gpus = new Map<number, Gpu>();
-  const GRIDS = [2, 7, 24] as const;
+  const GRIDS = [3, 7, 24] as const;
   const wanted = new Map<Program, Uint32Array[]>();
   beforeAll(async () => {
     for (const sms of GRIDS) gpus.set(sms, await cardOf(sms));
@@ -82,6 +85,18 @@ describe.skipIf(FAKE_MISSING !== undefined)('one row on a card with much shared 
       });
     });
   }
+
+  test.each([
+    ['ternary', selfTestProgram(9, EVEN)],
+    ['group-scaled', groupedSelfTestProgram(7, EVEN)],
+  ])('the self-test takes this way, too: %s', { timeout: 300_000 }, async (_, program) => {
+    const gpu = gpus.get(7)!;
+    using cuda = new CudaExecutable(gpu, program);
+    const list = cuda.instructionsOf(1, 1, 14);
+    expect(isOneRow(list)).toBe(true);
+    expect(list.map(({ op }) => op)).toContain('attendSplit');
+    expect(await selfTestDifference(async () => new CudaExecutable(gpu, program), program)).toBeUndefined();
+  });
 
   test.each([
     ['only its own largest score', 'receive(all + c, tag)', 'receive(all + p.run, tag)'],

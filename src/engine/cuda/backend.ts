@@ -2,7 +2,7 @@
 
 import type { Backend, LoadOptions } from '../backend.ts';
 import { selfTestDifference } from '../gpu/self-test.ts';
-import { groupedSelfTestProgram, hybridSelfTestProgram, selfTestProgram } from '../metal/self-test.ts';
+import { EVEN, groupedSelfTestProgram, hybridSelfTestProgram, selfTestProgram } from '../metal/self-test.ts';
 import type { Program } from '../program.ts';
 import { type CudaAddon, CudaUnavailableError, type DeviceInfo } from './addon.ts';
 import { CudaExecutable, type CudaOptions } from './executable.ts';
@@ -67,7 +67,9 @@ async function prepare({ loadAddon, library, kernels = readKernels }: CudaBacken
     const refused = whyNot(info);
     if (refused !== undefined) return { reason: refused };
     const gpu = await Gpu.open(loaded.addon, info, kernels(info.capability).bytes);
-    for (const program of [selfTestProgram(), groupedSelfTestProgram(), hybridSelfTestProgram()]) {
+    // Steps of one row have a kernel for even sizes.
+    const even = [selfTestProgram(9, EVEN), groupedSelfTestProgram(7, EVEN)];
+    for (const program of [selfTestProgram(), groupedSelfTestProgram(), hybridSelfTestProgram(), ...even]) {
       const failure = await selfTestDifference(async () => new CudaExecutable(gpu, program), program);
       if (failure !== undefined) return { reason: `CUDA on ${gpu.name} is not used: ${failure}` };
     }

@@ -24,6 +24,10 @@ const FEED_FORWARD = 150;
 const HEADS = 6;
 const KV_HEADS = 2;
 const HEAD_DIM = 12;
+export type SelfTestSizes = { readonly hidden: number; readonly feedForward: number; readonly headDim: number };
+const UNEVEN: SelfTestSizes = { hidden: HIDDEN, feedForward: FEED_FORWARD, headDim: HEAD_DIM };
+/** Whole chunks, groups of whole 32 columns, heads of whole 16: what kernels for published shapes may ask for. */
+export const EVEN: SelfTestSizes = { hidden: 96, feedForward: 160, headDim: 32 };
 const VOCABULARY = 96;
 const LAYERS = 2;
 const CONTEXT = 64;
@@ -39,7 +43,7 @@ function* uniforms(seed: number): Generator<number, never> {
   }
 }
 
-export function selfTestProgram(seed = 9): Program {
+export function selfTestProgram(seed = 9, { hidden, feedForward, headDim } = UNEVEN): Program {
   const random = uniforms(seed);
   const next = () => random.next().value;
   const weights: Weight[] = [];
@@ -66,22 +70,22 @@ export function selfTestProgram(seed = 9): Program {
   const buffer = (name: string, width: number, dtype: 'f32' | 'i8' = 'f32', rows: 'tokens' | 'outputs' = 'tokens') =>
     buffers.push({ name, dtype, rows, width }) - 1;
   const ops: Op[] = [];
-  const x = buffer('x', HIDDEN);
-  const normed = buffer('normed', HIDDEN);
-  const codes = buffer('codes', HIDDEN, 'i8');
+  const x = buffer('x', hidden);
+  const normed = buffer('normed', hidden);
+  const codes = buffer('codes', hidden, 'i8');
   const scale = buffer('scale', 1);
-  const q = buffer('q', HEADS * HEAD_DIM);
-  const k = buffer('k', KV_HEADS * HEAD_DIM);
-  const v = buffer('v', KV_HEADS * HEAD_DIM);
-  const attended = buffer('attended', HEADS * HEAD_DIM);
-  const attendedCodes = buffer('attended codes', HEADS * HEAD_DIM, 'i8');
-  const gate = buffer('gate', FEED_FORWARD);
-  const up = buffer('up', FEED_FORWARD);
-  const gatedCodes = buffer('gated codes', FEED_FORWARD, 'i8');
-  const update = buffer('update', HIDDEN);
-  const last = buffer('last', HIDDEN, 'f32', 'outputs');
+  const q = buffer('q', HEADS * headDim);
+  const k = buffer('k', KV_HEADS * headDim);
+  const v = buffer('v', KV_HEADS * headDim);
+  const attended = buffer('attended', HEADS * headDim);
+  const attendedCodes = buffer('attended codes', HEADS * headDim, 'i8');
+  const gate = buffer('gate', feedForward);
+  const up = buffer('up', feedForward);
+  const gatedCodes = buffer('gated codes', feedForward, 'i8');
+  const update = buffer('update', hidden);
+  const last = buffer('last', hidden, 'f32', 'outputs');
   const logits = buffer('logits', VOCABULARY, 'f32', 'outputs');
-  const embedding = add(bf16('embedding', VOCABULARY, HIDDEN));
+  const embedding = add(bf16('embedding', VOCABULARY, hidden));
   const eps = Math.fround(1e-5);
   const product = (from: number, name: string, rows: number, columns: number, out: number) =>
     ops.push({ op: 'ternaryMatmul', codes: from, scale, weight: add(ternary(name, rows, columns)), out });
@@ -89,13 +93,13 @@ export function selfTestProgram(seed = 9): Program {
   ops.push({ op: 'embed', table: embedding, out: x });
   for (let layer = 0; layer < LAYERS; layer += 1) {
     const label = `layer ${layer}`;
-    ops.push({ op: 'rmsNorm', x, weight: add(vector('norm', HIDDEN)), eps, out: normed });
+    ops.push({ op: 'rmsNorm', x, weight: add(vector('norm', hidden)), eps, out: normed });
     ops.push({ op: 'quantize', x: normed, codes, scale, label });
-    product(codes, 'q', HEADS * HEAD_DIM, HIDDEN, q);
-    product(codes, 'k', KV_HEADS * HEAD_DIM, HIDDEN, k);
-    product(codes, 'v', KV_HEADS * HEAD_DIM, HIDDEN, v);
-    ops.push({ op: 'rope', x: q, heads: HEADS, headDim: HEAD_DIM });
-    ops.push({ op: 'rope', x: k, heads: KV_HEADS, headDim: HEAD_DIM });
+    product(codes, 'q', HEADS * headDim, hidden, q);
+    product(codes, 'k', KV_HEADS * headDim, hidden, k);
+    product(codes, 'v', KV_HEADS * headDim, hidden, v);
+    ops.push({ op: 'rope', x: q, heads: HEADS, headDim });
+    ops.push({ op: 'rope', x: k, heads: KV_HEADS, headDim });
     ops.push({ op: 'kvAppend', layer, k, v });
     ops.push({
       op: 'attention',
@@ -104,28 +108,28 @@ export function selfTestProgram(seed = 9): Program {
       out: attended,
       heads: HEADS,
       kvHeads: KV_HEADS,
-      headDim: HEAD_DIM,
-      scale: Math.fround(HEAD_DIM ** -0.5),
+      headDim,
+      scale: Math.fround(headDim ** -0.5),
     });
-    ops.push({ op: 'rmsNorm', x: attended, weight: add(vector('sub-norm', HEADS * HEAD_DIM)), eps, out: attended });
+    ops.push({ op: 'rmsNorm', x: attended, weight: add(vector('sub-norm', HEADS * headDim)), eps, out: attended });
     ops.push({ op: 'quantize', x: attended, codes: attendedCodes, scale, label });
-    product(attendedCodes, 'o', HIDDEN, HEADS * HEAD_DIM, update);
+    product(attendedCodes, 'o', hidden, HEADS * headDim, update);
     ops.push({ op: 'add', x, y: update });
-    ops.push({ op: 'rmsNorm', x, weight: add(vector('norm', HIDDEN)), eps, out: normed });
+    ops.push({ op: 'rmsNorm', x, weight: add(vector('norm', hidden)), eps, out: normed });
     ops.push({ op: 'quantize', x: normed, codes, scale, label });
-    product(codes, 'gate', FEED_FORWARD, HIDDEN, gate);
-    product(codes, 'up', FEED_FORWARD, HIDDEN, up);
+    product(codes, 'gate', feedForward, hidden, gate);
+    product(codes, 'up', feedForward, hidden, up);
     ops.push({ op: 'gatedActivation', fn: layer % 2 === 0 ? 'relu2' : 'silu', gate, up, out: gate });
-    ops.push({ op: 'rmsNorm', x: gate, weight: add(vector('sub-norm', FEED_FORWARD)), eps, out: gate });
+    ops.push({ op: 'rmsNorm', x: gate, weight: add(vector('sub-norm', feedForward)), eps, out: gate });
     ops.push({ op: 'quantize', x: gate, codes: gatedCodes, scale, label });
-    product(gatedCodes, 'down', HIDDEN, FEED_FORWARD, update);
+    product(gatedCodes, 'down', hidden, feedForward, update);
     ops.push({ op: 'add', x, y: update });
   }
   ops.push({ op: 'selectOutputs', x, out: last });
-  ops.push({ op: 'rmsNorm', x: last, weight: add(vector('final norm', HIDDEN)), eps, out: last });
+  ops.push({ op: 'rmsNorm', x: last, weight: add(vector('final norm', hidden)), eps, out: last });
   ops.push({ op: 'denseMatmul', x: last, weight: embedding, out: logits });
 
-  return finished(buffers, weights, ops, logits);
+  return finished(buffers, weights, ops, logits, headDim);
 }
 
 function finished(
@@ -133,17 +137,18 @@ function finished(
   weights: readonly Weight[],
   ops: readonly Op[],
   logits: number,
+  headDim = HEAD_DIM,
 ): Program {
-  const half = HEAD_DIM / 2;
+  const half = headDim / 2;
   const angle = (i: number) => Math.floor(i / half) * 1e4 ** (-(i % half) / half);
   return {
     name: 'self-test',
     buffers,
     weights,
     ops,
-    kv: { layers: LAYERS, kvHeads: KV_HEADS, headDim: HEAD_DIM },
+    kv: { layers: LAYERS, kvHeads: KV_HEADS, headDim },
     rope: {
-      rotaryDim: HEAD_DIM,
+      rotaryDim: headDim,
       cos: Float32Array.from({ length: CONTEXT * half }, (_, i) => Math.cos(angle(i))),
       sin: Float32Array.from({ length: CONTEXT * half }, (_, i) => Math.sin(angle(i))),
     },
@@ -205,26 +210,26 @@ function groupedParts(seed: number) {
 }
 
 /** The same for group-scaled programs: Qwen3's graph, several groups a row and one, scales of both types, codes +2. */
-export function groupedSelfTestProgram(seed = 7): Program {
+export function groupedSelfTestProgram(seed = 7, { hidden, feedForward, headDim } = UNEVEN): Program {
   const { weights, add, vector, grouped, buffers, buffer, codesOf, ops } = groupedParts(seed);
-  const queries = HEADS * HEAD_DIM;
-  const keys = KV_HEADS * HEAD_DIM;
-  const [group, attendedGroup, gatedGroup] = [HIDDEN / 3, queries / 2, FEED_FORWARD];
-  const x = buffer('x', HIDDEN);
-  const normed = buffer('normed', HIDDEN);
-  const codes = codesOf('codes', HIDDEN, group);
+  const queries = HEADS * headDim;
+  const keys = KV_HEADS * headDim;
+  const [group, attendedGroup, gatedGroup] = [hidden / 3, queries / 2, feedForward];
+  const x = buffer('x', hidden);
+  const normed = buffer('normed', hidden);
+  const codes = codesOf('codes', hidden, group);
   const scale = buffer('scale', 1);
   const [q, k, v] = [buffer('q', queries), buffer('k', keys), buffer('v', keys)];
   const attended = buffer('attended', queries);
   const attendedCodes = codesOf('attended codes', queries, attendedGroup);
-  const [gate, up] = [buffer('gate', FEED_FORWARD), buffer('up', FEED_FORWARD)];
-  const gatedCodes = codesOf('gated codes', FEED_FORWARD, gatedGroup);
-  const update = buffer('update', HIDDEN);
-  const last = buffer('last', HIDDEN, 'outputs');
-  const lastCodes = codesOf('last codes', HIDDEN, group, 'outputs');
+  const [gate, up] = [buffer('gate', feedForward), buffer('up', feedForward)];
+  const gatedCodes = codesOf('gated codes', feedForward, gatedGroup);
+  const update = buffer('update', hidden);
+  const last = buffer('last', hidden, 'outputs');
+  const lastCodes = codesOf('last codes', hidden, group, 'outputs');
   const lastScale = buffer('last scale', 1, 'outputs');
   const logits = buffer('logits', VOCABULARY, 'outputs');
-  const table = add(grouped('embedding', VOCABULARY, HIDDEN, group));
+  const table = add(grouped('embedding', VOCABULARY, hidden, group));
   const eps = Math.fround(1e-6);
   const product = (from: number, name: string, rows: number, out: number) => {
     const { width, group: of } = buffers[from]!;
@@ -234,7 +239,7 @@ export function groupedSelfTestProgram(seed = 7): Program {
   ops.push({ op: 'embedGrouped', table, out: x });
   for (let layer = 0; layer < LAYERS; layer += 1) {
     const label = `layer ${layer}`;
-    ops.push({ op: 'rmsNorm', x, weight: add(vector('norm', HIDDEN)), eps, out: normed });
+    ops.push({ op: 'rmsNorm', x, weight: add(vector('norm', hidden)), eps, out: normed });
     ops.push({ op: 'quantize16', x: normed, codes, scale, label });
     product(codes, 'q', queries, q);
     product(codes, 'k', keys, k);
@@ -243,31 +248,31 @@ export function groupedSelfTestProgram(seed = 7): Program {
       [q, HEADS],
       [k, KV_HEADS],
     ] as const) {
-      const weight = add(vector('head norm', HEAD_DIM));
-      ops.push({ op: 'rmsNormHeads', x: of, weight, eps, heads, headDim: HEAD_DIM, out: of });
+      const weight = add(vector('head norm', headDim));
+      ops.push({ op: 'rmsNormHeads', x: of, weight, eps, heads, headDim, out: of });
     }
-    ops.push({ op: 'rope', x: q, heads: HEADS, headDim: HEAD_DIM });
-    ops.push({ op: 'rope', x: k, heads: KV_HEADS, headDim: HEAD_DIM });
+    ops.push({ op: 'rope', x: q, heads: HEADS, headDim });
+    ops.push({ op: 'rope', x: k, heads: KV_HEADS, headDim });
     ops.push({ op: 'kvAppend', layer, k, v });
-    const heads = { heads: HEADS, kvHeads: KV_HEADS, headDim: HEAD_DIM };
-    ops.push({ op: 'attention', layer, q, out: attended, ...heads, scale: Math.fround(HEAD_DIM ** -0.5) });
+    const heads = { heads: HEADS, kvHeads: KV_HEADS, headDim };
+    ops.push({ op: 'attention', layer, q, out: attended, ...heads, scale: Math.fround(headDim ** -0.5) });
     ops.push({ op: 'quantize16', x: attended, codes: attendedCodes, scale, label });
-    product(attendedCodes, 'o', HIDDEN, update);
+    product(attendedCodes, 'o', hidden, update);
     ops.push({ op: 'add', x, y: update });
-    ops.push({ op: 'rmsNorm', x, weight: add(vector('norm', HIDDEN)), eps, out: normed });
+    ops.push({ op: 'rmsNorm', x, weight: add(vector('norm', hidden)), eps, out: normed });
     ops.push({ op: 'quantize16', x: normed, codes, scale, label });
-    product(codes, 'gate', FEED_FORWARD, gate);
-    product(codes, 'up', FEED_FORWARD, up);
+    product(codes, 'gate', feedForward, gate);
+    product(codes, 'up', feedForward, up);
     ops.push({ op: 'gatedActivation', fn: layer % 2 === 0 ? 'silu' : 'relu2', gate, up, out: gate });
     ops.push({ op: 'quantize16', x: gate, codes: gatedCodes, scale, label });
-    product(gatedCodes, 'down', HIDDEN, update);
+    product(gatedCodes, 'down', hidden, update);
     ops.push({ op: 'add', x, y: update });
   }
   ops.push({ op: 'selectOutputs', x, out: last });
-  ops.push({ op: 'rmsNorm', x: last, weight: add(vector('final norm', HIDDEN)), eps, out: last });
+  ops.push({ op: 'rmsNorm', x: last, weight: add(vector('final norm', hidden)), eps, out: last });
   ops.push({ op: 'quantize16', x: last, codes: lastCodes, scale: lastScale, label: 'head' });
   ops.push({ op: 'groupedMatmul', codes: lastCodes, scale: lastScale, weight: table, out: logits });
-  return finished(buffers, weights, ops, logits);
+  return finished(buffers, weights, ops, logits, headDim);
 }
 
 /** Experts and how many of them a token has, in the self-test of hybrid programs. */
