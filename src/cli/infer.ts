@@ -221,7 +221,8 @@ function tracePrinter(output: Output): (step: TraceStep) => void {
 
 /** One line on what a generation took and why it ended. */
 export function footer({ model, usage, timings, engine, finishReason }: GenerateResult): string {
-  const { backend, isa, threads, head, endpoint } = engine;
+  const { backend, isa, head, endpoint } = engine;
+  const threads = timings.threads ?? engine.threads;
   const ended = { stop: 'end of text', length: 'token limit', time: 'time limit', cancelled: 'stopped' }[finishReason];
   const { completionTokens: tokens } = usage;
   const rate = timings.tokensPerSecond > 0 ? ` at ${timings.tokensPerSecond.toFixed(0)}/s` : '';

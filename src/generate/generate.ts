@@ -278,6 +278,7 @@ export async function run(
         : undefined;
   const decodeMs = endedAt - startedAt - firstTokenMs;
   const isNew = request.continuation === undefined;
+  const threads = source.threadsUsed?.();
   const sampling = toldSampling(start, isNew ? { request, defaults: source.sampling } : undefined);
   return {
     model: answer?.model ?? source.model,
@@ -300,6 +301,7 @@ export async function run(
       ...(answer?.reasoningTokens === undefined ? {} : { reasoningTokens: answer.reasoningTokens }),
     },
     timings: {
+      ...(threads === undefined ? {} : { threads }),
       promptMs: promptMs ?? 0,
       firstTokenMs,
       tokensPerSecond: written + thought > 1 && decodeMs > 0 ? (1000 * (written + thought - 1)) / decodeMs : 0,

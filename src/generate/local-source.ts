@@ -22,7 +22,7 @@ import type { StructuredWriter } from './structure/structured-writer.ts';
 import { ThoughtReader } from './thought.ts';
 import type { Answer, Ending, Prompt, Start, Task, TokenSource } from './token-source.ts';
 import { styleOf } from './tools/tool-request.ts';
-import type { Alternative, EngineInfo, FinishReason, GenerateRequest, TritCounts } from './types.ts';
+import type { Alternative, FinishReason, GenerateRequest, TritCounts } from './types.ts';
 
 type Asked = GenerateRequest & { readonly signal?: AbortSignal | undefined };
 
@@ -35,9 +35,8 @@ const POSITIONS_AT_ONCE = 16_384;
 export function localSource(model: LoadedModel, prompts?: PromptHost): TokenSource {
   return {
     model: model.name,
-    get info() {
-      return infoNow(model);
-    },
+    info: model.info,
+    threadsUsed: () => threadsUsed(model),
     warnings: warningsOf(model),
     room: { texts: TEXTS_AT_ONCE, positions: Math.max(POSITIONS_AT_ONCE, model.contextLength) },
     sampling: model.sampling,
@@ -52,10 +51,9 @@ export function localSource(model: LoadedModel, prompts?: PromptHost): TokenSour
   };
 }
 
-/** With the number of threads that generation has come to where it was left to the backend, in place of the most it may take. */
-export function infoNow({ info, executable }: Pick<LoadedModel, 'info' | 'executable'>): EngineInfo {
-  const used = executable.threadsUsed?.();
-  return used === undefined ? info : { ...info, threads: used.generation };
+/** What generation has come to where the number was left to the backend. */
+export function threadsUsed({ info, executable }: Pick<LoadedModel, 'info' | 'executable'>): number | undefined {
+  return executable.threadsUsed?.().generation ?? info.threads;
 }
 
 /** What a person should know of the model's files. Whoever reads a result need not know the folders of this machine. */

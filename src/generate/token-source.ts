@@ -117,6 +117,8 @@ export interface TokenSource {
   /** The model as it was asked for. */
   readonly model: string;
   readonly info: EngineInfo;
+  /** How many threads generation runs on now, where it has any here. */
+  readonly threadsUsed?: () => number | undefined;
   /** What a person should know about the model's files. */
   readonly warnings?: readonly string[];
   /** What may be written at once: so many texts, of so many positions together (prompts and the longest answers). */

@@ -149,6 +149,8 @@ export type GenerateResult = {
     readonly promptMs: number;
     readonly firstTokenMs: number;
     readonly tokensPerSecond: number;
+    /** That generation came to, of those of `engine`: a measurement, too. Absent where another program computes. */
+    readonly threads?: number;
   };
   readonly engine: EngineInfo;
   /** Sentences that a user should read, about the model's files or the answer: there if there are any. */
@@ -181,7 +183,7 @@ export type ManyHooks = {
 export type EngineInfo = {
   readonly backend: SourceName;
   readonly isa?: string;
-  /** That generation runs on; absent where another program computes. */
+  /** At most; absent where another program computes. */
   readonly threads?: number;
   readonly head?: HeadPrecision;
   /** Base URL of the server. */

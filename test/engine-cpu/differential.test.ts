@@ -164,6 +164,9 @@ describe.skipIf('reason' in native)('native kernels', () => {
         });
       }
       const { counters } = executable.nativeInfo();
+      expect(executable.threadsUsed()).toEqual({ generation: 2, prompt: 2 });
+      executable[Symbol.dispose]();
+      expect(executable.threadsUsed()).toEqual({ generation: 2, prompt: 2 });
       expect(counters.ternaryMatrix).toBeGreaterThan(0);
       expect(counters.ternaryVector).toBeGreaterThan(0);
       expect(counters.int8).toBeGreaterThan(0);

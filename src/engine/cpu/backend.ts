@@ -79,6 +79,7 @@ export class CpuExecutable implements Executable {
   readonly #addon: NativeAddon;
   readonly #program: Program;
   #handle: NativeHandle | undefined;
+  #lastUsed: ThreadsUsed | undefined;
 
   constructor(addon: NativeAddon, program: Program, options: CpuLoadOptions) {
     const { usable, built } = addon.isas();
@@ -155,7 +156,9 @@ export class CpuExecutable implements Executable {
     this.#addon.useThreads(this.#live(), threads);
   }
 
+  /** After disposal, what it had come to: whoever ends a program may still be told. */
   threadsUsed(): ThreadsUsed {
+    if (this.#lastUsed !== undefined) return this.#lastUsed;
     const { one, many } = this.#addon.info(this.#live()).used;
     return { generation: one, prompt: many };
   }
@@ -171,7 +174,9 @@ export class CpuExecutable implements Executable {
   }
 
   [Symbol.dispose](): void {
-    if (this.#handle !== undefined) this.#addon.dispose(this.#handle);
+    if (this.#handle === undefined) return;
+    this.#lastUsed = this.threadsUsed();
+    this.#addon.dispose(this.#handle);
     this.#handle = undefined;
   }
 
