@@ -2,8 +2,8 @@
 // dense matrices. As kernels/cuda/hybrid.cuh reads them.
 
 import type { BufferId, GroupedWeight, Op, Program, WeightId } from '../program.ts';
-import type { Chain, Memory, Shape } from './encode.ts';
 import { ENDINGS, type Instruction, type MatrixFields, MOST_MATRICES, SOURCES, TYPES } from './instruction.ts';
+import type { Chain, Memory, Shape } from './shape.ts';
 
 type OpOf<K extends Op['op']> = Op & { op: K };
 

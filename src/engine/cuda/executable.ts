@@ -26,10 +26,8 @@ import {
   isOneRow,
   kernelOf,
   labelsOf,
-  type Memory,
   POOL_BYTES,
   packetBytes,
-  type Shape,
   scratchFloats,
   splitsFor,
   type Together,
@@ -39,6 +37,7 @@ import {
 import { layStates, MAXIMA_BYTES, sortedBytes } from './encode-hybrid.ts';
 import type { Gpu, HostMemory, KernelName, Work } from './gpu.ts';
 import { type Instruction, writeInstructions } from './instruction.ts';
+import type { Memory, Shape } from './shape.ts';
 import { type StateSlot, StateSlots } from './state-slots.ts';
 import { placeWeights } from './weights.ts';
 
