@@ -170,7 +170,7 @@ describe('in slices', () => {
   test('the ids are the same, and others have their turn', async () => {
     for (const name of ['llama3', 'llama2', 'sentencepiece']) {
       const tokenizer = await loadTokenizer(goldenFolder(name));
-      const text = 'Once upon a time there was a heron. <|eot_id|> 12345 naïve 日本\n'.repeat(600);
+      const text = 'Once upon a time there was a heron. <|eot_id|> 12345 naïve 日本\n'.repeat(6000);
       let turns = 0;
       let done = false;
       const count = (): void => {
@@ -181,7 +181,7 @@ describe('in slices', () => {
       const ids = await tokenizer.encodeInSlices(text);
       done = true;
       expect(ids).toEqual(tokenizer.encode(text));
-      expect(turns).toBeGreaterThan(2);
+      expect(turns, name).toBeGreaterThan(2);
     }
   });
 
