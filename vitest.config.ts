@@ -9,8 +9,8 @@ export default defineConfig({
     // ten times slower than the one where they were written.
     testTimeout: 240_000,
     hookTimeout: 240_000,
-    // Most tests wait for processes of their own: one worker would leave a machine of two cores idle half the time.
-    maxWorkers: Math.max(2, availableParallelism() - 1),
+    // Most tests wait for processes of their own: as many workers as cores would leave them idle a third of the time.
+    maxWorkers: Math.max(3, availableParallelism() - 1),
     expect: { poll: { timeout: 30_000 } },
   },
 });
