@@ -114,7 +114,10 @@ APART void mass_of_shares(const Instruction& I) {
       if (weight != weight) broken = true;
       else mass += nearest64(weight * 4294967296.0f);
     }
-    if (mass != 0) add_global64(memory.mass + share.row, mass);
+    // A warp's first, in pieces of 16 bits: all threads would queue for one place.
+    const u64 low = (u32)warp_sum((i32)(mass & 0xffff)), middle = (u32)warp_sum((i32)(mass >> 16 & 0xffff));
+    const u64 high = (u32)warp_sum((i32)(mass >> 32));
+    if ((thread() & 31) == 0) add_global64(memory.mass + share.row, low + (middle << 16) + (high << 32));
     if (broken) add_global(memory.broken + share.row, 1);
   }
 }
