@@ -185,8 +185,8 @@ export class CudaExecutable implements Executable {
   }
 
   /** The instructions of a step of these rows: what docs/cuda.md counts, and the tests look at. */
-  instructionsOf(tokens: number, outputs: number, positions: number, sequences = 1): ReturnType<typeof encode> {
-    const shape = this.#shape(tokens, outputs, sequences, positions, false, false);
+  instructionsOf(tokens: number, outputs: number, positions: number): ReturnType<typeof encode> {
+    const shape = this.#shape(tokens, outputs, 1, positions, false, false);
     this.#prepare(shape, 1);
     return encode(this.#program, this.#memory(shape), shape);
   }
