@@ -3,7 +3,8 @@
 //   node scripts/cuda-check.mjs [bits] [long] [speed] [peaks] [profile] [--golden FOLDER] [--kernels FOLDER]
 //
 // bits: every golden case against js, both ways of running; long: against the cpu backend, contexts to 8,192, batches, drafts;
-// speed: tokens and prompts of published shapes; profile: needs kernels built with -DBITNET_PROFILE. Needs `npm run build`.
+// speed: tokens and prompts of published shapes; profile: one row a step, needs kernels built with -DBITNET_PROFILE. Needs
+// `npm run build`.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -314,25 +315,20 @@ if (wants('profile')) {
     const executable = keep(new CudaExecutable(gpu, program));
     const V = program.vocabSize;
     const sequence = executable.createSequence();
-    for (const [tokens, context, count] of [
-      [1, 64, 1],
-      [1, 512, 1],
-      [1, 8192, 1],
-      [32, 8300, 1],
-      [512, 0, 1],
-      [1, 256, 8],
-      [1, 256, 32],
+    for (const [tokens, context] of [
+      [1, 64],
+      [1, 512],
+      [1, 8192],
     ]) {
       if (context > Number(flag('--most', 9000))) continue;
       if (executable.sequenceLength(sequence) > context) executable.truncate(sequence, 0);
       await feedTo(executable, sequence, context, V);
       for (let i = 0; i < 3; i += 1) {
-        const batch = Array.from({ length: count }, () => executable.fork(sequence, context));
-        const rows = batch.map((s) => [s, someTokens(tokens, V, 1)]);
-        await executable.step({ ...stepOf(executable, rows, 'last') });
-        for (const s of batch) executable.freeSequence(s);
+        const line = executable.fork(sequence, context);
+        await executable.step({ ...stepOf(executable, [[line, someTokens(tokens, V, 1)]], 'last') });
+        executable.freeSequence(line);
       }
-      const list = executable.instructionsOf(tokens * count, count, context + tokens, count);
+      const list = executable.instructionsOf(tokens, 1, context + tokens);
       const clocks = new BigUint64Array(BARRIER_BYTES / 8);
       gpu.download(gpu.barrier, new Uint8Array(clocks.buffer));
       const sums = new Map();
@@ -345,7 +341,7 @@ if (wants('profile')) {
         sums.set(key, sum);
       }
       say(
-        `profile: ${name}, ${count} x ${tokens} tokens at context ${context}, ${list.length} instructions; clocks of block 0 each`,
+        `profile: ${name}, ${tokens} tokens at context ${context}, ${list.length} instructions; clocks of block 0 each`,
       );
       for (const [key, { n, took }] of sums) {
         say(`  ${key.padEnd(24)} ${String(n).padStart(4)} x ${Math.round(took / n)}`);

@@ -27,6 +27,8 @@ DEVICE u32 rows_together(const Instruction& I) {
 }
 
 DEVICE void run_many_rows(const Instruction& I, u32 together) {
+  // Nothing is asked for that nobody would wait for.
+  if (block() * together >= I.rows) return;
   Shared& s = shared();
   Together& ours = *(Together*)pool();
   const u32 threads = THREADS / together, warps = WARPS / together, all = thread(), mine = all / threads, tid = all % threads, lane = tid & 31;

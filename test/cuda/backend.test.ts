@@ -48,6 +48,13 @@ describe.skipIf(FAKE_MISSING !== undefined)('on the emulated driver', () => {
     ['a missing barrier', 'products.cuh', '  mark(8);\n  sync();\n', '  mark(8);\n'],
     ['a maximum for each score', 'attention.cuh', '= block_max(score);', '= score + 0.0f * block_max(score);'],
     ['the code sum forgotten', 'products.cuh', ' - code_sum) * factor', ') * factor'],
+    ['a lane left out', 'attention_rows.cuh', 'a[k / 4][k % 4] = two[k / 4][k % 4] + a', 'a[k / 4][k % 4] = a'],
+    [
+      'the code sum of some rows forgotten',
+      'products_many.cuh',
+      ' - code_sum) * divide(of, scale)',
+      ') * divide(of, scale)',
+    ],
     ['codes that begin at 0', 'products.cuh', '(2 * (in >> 4)) & 3) - 1) * code;', '(2 * (in >> 4)) & 3)) * code;'],
   ])('a planted fault is found: %s', { timeout: 300_000 }, async (_, file, from, to) => {
     const reason = await over(driverWith({ file, from, to })).unavailable();
