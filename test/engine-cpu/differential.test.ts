@@ -48,6 +48,20 @@ describe.skipIf('reason' in native)('native kernels', () => {
     });
   };
 
+  test('the threads are told, and the program disposed of, while a step runs', async () => {
+    const executable = await cpuBackend.load(randomProgram(SHAPES.tiny!, 1), { threads: 2 });
+    const sequence = executable.createSequence();
+    for (let i = 0; i < 3; i += 1) {
+      const running = feed(executable, sequence, 1);
+      expect(executable.threadsUsed()).toEqual({ generation: 2, prompt: 2 });
+      await running;
+    }
+    const last = feed(executable, sequence, 1);
+    executable[Symbol.dispose]();
+    expect(executable.threadsUsed()).toEqual({ generation: 2, prompt: 2 });
+    await last;
+  });
+
   test('a cache of windows only is as long as they are, and forks share it', async () => {
     using executable = await cpuBackend.load(randomHybrid(HYBRID_SHAPES.bounded!, 3, 2048), { threads: 1 });
     const kv = () => executable.nativeInfo().memory.kv;
