@@ -1,5 +1,5 @@
-// Every token takes the exponential of every logit, for its probability: with Math.exp that was a sixth of the time of
-// a small model, and 2 ms where the vocabulary has 128,256 tokens. This takes 0.7.
+// A draw from all tokens takes the exponential of every logit: with Math.exp that was a sixth of the time of a small model, and
+// 2 ms where the vocabulary has 128,256 tokens. This takes 0.7.
 
 const STEPS = 64;
 /** ln 2 / 64 as the sum of two: the first has zeros at its end, so that its product with a step is exact. */

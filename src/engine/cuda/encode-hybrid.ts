@@ -1,11 +1,10 @@
 // Instructions of hybrid and mixture models: convolutions and delta rules along a sequence, the router and its experts, small
 // dense matrices. As kernels/cuda/hybrid.cuh reads them.
 
+import { type OpOf, uses } from '../gpu/operands.ts';
 import type { BufferId, GroupedWeight, Op, Program, WeightId } from '../program.ts';
-import { ENDINGS, type Instruction, type MatrixFields, MOST_MATRICES, SOURCES, TYPES } from './instruction.ts';
+import { defined, ENDINGS, type Instruction, type MatrixFields, MOST_MATRICES, SOURCES, TYPES } from './instruction.ts';
 import type { Chain, Memory, Shape } from './shape.ts';
-
-type OpOf<K extends Op['op']> = Op & { op: K };
 
 /** What the encoder knows, as far as these operations need it. */
 export type Context = {
@@ -335,10 +334,7 @@ export type Output = { readonly weight: WeightId; readonly out: BufferId };
  * Operations in an order in which what is made of one row stands together: roundings and rotations of a row that dense
  * matrices also read come before those products, on which they do not depend.
  */
-export function gathered(
-  ops: readonly Op[],
-  uses: (op: Op) => { reads: readonly BufferId[]; writes: readonly BufferId[] },
-): Op[] {
+export function gathered(ops: readonly Op[]): Op[] {
   const list = [...ops];
   for (let i = 1; i < list.length; i += 1) {
     const op = list[i]!;
@@ -405,10 +401,4 @@ export function spread({ instruction, alone, place, clashes }: Chain, memory: Me
     scratch: memory.maxima,
   };
   return [made, { ...rounding, x: place, scratch: memory.maxima, parts: pieces }];
-}
-
-function defined<T extends object>(fields: T): { [K in keyof T]: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
-    [K in keyof T]: Exclude<T[K], undefined>;
-  };
 }

@@ -4,11 +4,13 @@
 //   norm + codes + down + add
 // With more tokens norms and codes are instructions of their own, and so are positions.
 
+import { type OpOf, uses, wrongKind } from '../gpu/operands.ts';
 import type { BufferId, GroupedWeight, Op, Program, WeightId } from '../program.ts';
 import { CudaUnsupportedError } from './addon.ts';
 import { type Context, gathered, HYBRID_LIMITS, rowBytes, smallDense, spread, takeHybrid } from './encode-hybrid.ts';
 import { type KernelName, SHARED_BYTES } from './gpu.ts';
 import {
+  defined,
   ENDINGS,
   type Instruction,
   type MatrixFields,
@@ -76,54 +78,7 @@ export function codesStride(program: Program, codes: BufferId): number {
   return Math.ceil((2 * chunked(width) + 4 * (width / (group ?? width))) / 64) * 64;
 }
 
-type OpOf<K extends Op['op']> = Op & { op: K };
 type Quantize = OpOf<'quantize' | 'quantize16'>;
-
-function uses(op: Op): { reads: readonly BufferId[]; writes: readonly BufferId[] } {
-  switch (op.op) {
-    case 'embed':
-    case 'embedGrouped':
-      return { reads: [], writes: [op.out] };
-    case 'rmsNorm':
-    case 'rmsNormHeads':
-    case 'denseMatmul':
-    case 'selectOutputs':
-      return { reads: [op.x], writes: [op.out] };
-    case 'quantize':
-    case 'quantize16':
-      return { reads: [op.x], writes: [op.codes, op.scale] };
-    case 'groupedMatmul':
-    case 'ternaryMatmul':
-    case 'int8Matmul':
-      return { reads: [op.codes, op.scale], writes: [op.out] };
-    case 'rope':
-    case 'countTrits':
-      return { reads: [op.x], writes: [] };
-    case 'kvAppend':
-      return { reads: [op.k, op.v], writes: [] };
-    case 'attention':
-      return { reads: [op.q], writes: [op.out] };
-    case 'gatedActivation':
-      return { reads: [op.gate, op.up], writes: [op.out] };
-    case 'add':
-      return { reads: [op.x, op.y], writes: [] };
-    case 'hadamard':
-    case 'causalConv':
-      return { reads: [op.x], writes: [op.out] };
-    case 'splitHeads':
-      return { reads: [op.x], writes: [op.first, op.second] };
-    case 'l2NormHeads':
-      return { reads: [op.x], writes: [] };
-    case 'gatedDelta':
-      return { reads: [op.x, op.beta, op.alpha], writes: [op.out] };
-    case 'routeExperts':
-      return { reads: [op.x], writes: [op.experts, op.weights] };
-    case 'expertMatmul':
-      return { reads: [op.codes, op.scale, op.experts], writes: [op.out] };
-    case 'addExperts':
-      return { reads: [op.x, op.y, op.weights], writes: [] };
-  }
-}
 
 /** What reports a NaN or infinity under its label. */
 const reports = (op: Op): op is OpOf<'quantize' | 'quantize16' | 'routeExperts'> =>
@@ -275,7 +230,7 @@ class Encoder {
     const wanted = program.ops.filter(
       (op) => (shape.traced || op.op !== 'countTrits') && (shape.outputs > 0 || !this.#ofOutputs(op)),
     );
-    this.#ops = gathered(wanted, uses);
+    this.#ops = gathered(wanted);
     this.#context = {
       program,
       memory,
@@ -898,16 +853,6 @@ class Encoder {
 export const topScratchBytes = (outputs: number, top: number) => outputs * (8 * top * (SHARES + 1) + 12);
 /** Words that are told of a row: the sum of its weights (2), a count of NaN, one unused, ids, values. */
 export const topWords = (top: number) => 4 + 2 * top;
-
-function defined<T extends object>(fields: T): { [K in keyof T]: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
-    [K in keyof T]: Exclude<T[K], undefined>;
-  };
-}
-
-function wrongKind({ name, kind }: { name: string; kind: string }, wanted: string): TypeError {
-  return new TypeError(`weight "${name}" is ${kind}, the program uses it as ${wanted}`);
-}
 
 /** Throws `CudaUnsupportedError` for a program that the kernels do not run. */
 export function checkProgram(program: Program): void {

@@ -115,6 +115,13 @@ export type Instruction = Omit<Numbers, 'op'> & {
   readonly matrices?: readonly MatrixFields[];
 };
 
+/** The fields that have a value. */
+export function defined<T extends object>(fields: T): { [K in keyof T]: Exclude<T[K], undefined> } {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as {
+    [K in keyof T]: Exclude<T[K], undefined>;
+  };
+}
+
 export const INSTRUCTION_BYTES = 448;
 const MATRICES_AT = WORDS.length * 4 + ADDRESSES.length * 8;
 const MATRIX_BYTES = 56;

@@ -1,5 +1,6 @@
 // From fused runs to dispatches: which kernel, how large a grid, which buffers and arguments, for a step of a given shape.
 
+import { wrongKind } from '../gpu/operands.ts';
 import type { BufferId, Program, WeightId } from '../program.ts';
 import { type Dispatch, dispatch, MetalUnsupportedError } from './addon.ts';
 import { type Gpu, type GpuBuffer, padded } from './gpu.ts';
@@ -930,8 +931,4 @@ export class StepEncoder {
   #stride(buffer: BufferId): number {
     return padded(this.#width(buffer));
   }
-}
-
-function wrongKind({ name, kind }: { name: string; kind: string }, wanted: string): TypeError {
-  return new TypeError(`weight "${name}" is ${kind}, the program uses it as ${wanted}`);
 }

@@ -5,6 +5,7 @@ import {
   type Executable,
   type ExecutableInfo,
   type LoadOptions,
+  MAX_TOP,
   NonFiniteError,
   type SequenceId,
   type Step,
@@ -37,8 +38,6 @@ import { placeWeights } from './weights.ts';
 const MAX_ROWS = 512;
 /** Bytes of logits, and of attention partials, of one command buffer at most. */
 const MAX_SCRATCH_BYTES = 64 << 20;
-/** What `stepTop` can return per row. */
-export const MAX_TOP = 64;
 const KEPT_TAPES = 16;
 
 type Sequence = {

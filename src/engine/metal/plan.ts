@@ -14,6 +14,7 @@
 //   [add +] norm + rotate + quantize · qkv, z · beta · alpha · convolution · q and k to length 1 · delta rule · head norms ·
 //   gate + rotate + quantize · o · add + norm + rotate + quantize · gate, up · activation + rotate + quantize · down
 
+import { uses } from '../gpu/operands.ts';
 import type { BufferId, Op, Program, WeightId } from '../program.ts';
 import { MetalUnsupportedError } from './addon.ts';
 
@@ -183,53 +184,6 @@ export type Plan = {
   /** Buffers that hold a quantization's scale: (scale, sum of codes) per row, or the scale of int16 codes alone. */
   readonly scales: ReadonlySet<BufferId>;
 };
-
-/** Buffers an operation reads, and those it overwrites whole. An operation in place is among the readers only. */
-function uses(op: Op): { reads: readonly BufferId[]; writes: readonly BufferId[] } {
-  switch (op.op) {
-    case 'embed':
-    case 'embedGrouped':
-      return { reads: [], writes: [op.out] };
-    case 'rmsNorm':
-    case 'rmsNormHeads':
-    case 'denseMatmul':
-    case 'selectOutputs':
-      return { reads: [op.x], writes: [op.out] };
-    case 'quantize':
-    case 'quantize16':
-      return { reads: [op.x], writes: [op.codes, op.scale] };
-    case 'groupedMatmul':
-    case 'ternaryMatmul':
-    case 'int8Matmul':
-      return { reads: [op.codes, op.scale], writes: [op.out] };
-    case 'rope':
-    case 'countTrits':
-      return { reads: [op.x], writes: [] };
-    case 'kvAppend':
-      return { reads: [op.k, op.v], writes: [] };
-    case 'attention':
-      return { reads: [op.q], writes: [op.out] };
-    case 'gatedActivation':
-      return { reads: [op.gate, op.up], writes: [op.out] };
-    case 'add':
-      return { reads: [op.x, op.y], writes: [] };
-    case 'hadamard':
-    case 'causalConv':
-      return { reads: [op.x], writes: [op.out] };
-    case 'splitHeads':
-      return { reads: [op.x], writes: [op.first, op.second] };
-    case 'l2NormHeads':
-      return { reads: [op.x], writes: [] };
-    case 'gatedDelta':
-      return { reads: [op.x, op.beta, op.alpha], writes: [op.out] };
-    case 'routeExperts':
-      return { reads: [op.x], writes: [op.experts, op.weights] };
-    case 'expertMatmul':
-      return { reads: [op.codes, op.scale, op.experts], writes: [op.out] };
-    case 'addExperts':
-      return { reads: [op.x, op.y, op.weights], writes: [] };
-  }
-}
 
 /** Must the program's logits equal the reference's bit for bit? */
 export function isExact(program: Program): boolean {
