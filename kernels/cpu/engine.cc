@@ -333,7 +333,7 @@ struct Engine {
   int32_t key_parts = 1;
   Array<float> shared;         // per row and KV head: see shared_floats
   int64_t shared_stride = 0;
-  Array<Arrivals> arrivals;    // the same; 0 between stages
+  Array<Arrivals> arrivals;    // the same; 0 when a stage begins
   Array<int32_t> order;        // choices by expert, since they were grouped
   Array<int32_t> expert_ends;  // scratch of grouping
   Array<Segment> segments;
@@ -1780,6 +1780,8 @@ bool engine_begin(Engine* e, const Step& step, Failure* f) {
     const uint64_t floats = (uint64_t)(pairs * e->shared_stride);
     // Nothing in it outlasts a step.
     if ((floats > e->shared.size && !e->shared.allocate(floats)) || !e->arrivals.grow(pairs)) return memory();
+    // A step whose threads were lost has left some.
+    for (int32_t i = 0; i < pairs; i += 1) e->arrivals[i].count = 0;
   }
   for (int32_t i = 0; i < e->stage_count; i += 1) {
     Stage& s = e->stages[i];

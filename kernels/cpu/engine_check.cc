@@ -240,6 +240,15 @@ bool run(Engine* e, Pool& pool, int32_t sequence, std::vector<int32_t> tokens, b
   Failure f;
   const Step step{n, tokens.data(), sequences.data(), positions.data(), n, outputs.data(), true, out.data(), counts.data()};
   if (!engine_begin(e, step, &f)) return false;
+  // As when threads are lost in the middle of an attention: the step begins again, unless states went with it.
+  if (engine_memory(e).recurrent == 0) {
+    for (int32_t stage = 0; stage < engine_stages(e); stage += 1) {
+      const bool last = engine_starts_layer(e, stage);
+      for (int32_t i = 0; i < engine_items(e, stage) - last; i += 1) engine_run_item(e, stage, i, 0);
+      if (last) break;
+    }
+    if (engine_abandon(e) || !engine_begin(e, step, &f)) return false;
+  }
   pool.run(e, alone);
   if (!engine_end(e, &f)) return false;
   logits.insert(logits.end(), out.begin(), out.end());
