@@ -12,13 +12,13 @@ namespace {
  */
 constexpr double kOne = 1048576.0;  // 2^20
 
-BITNET_INLINE int64_t bits_of_double(double x) {
-  int64_t bits;
+BITNET_INLINE uint64_t bits_of_double(double x) {
+  uint64_t bits;
   __builtin_memcpy(&bits, &x, sizeof bits);
   return bits;
 }
 
-/** Sums of 16 lanes' multiples of 2^-32, each with the bits of kOne on top. */
+/** Sums of 16 lanes' multiples of 2^-32, each with the bits of kOne on top; they wrap around. */
 struct Units {
 #if defined(__AVX512F__)
   __m512i sum[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
@@ -30,7 +30,12 @@ struct Units {
     sum[0] = _mm512_add_epi64(sum[0], _mm512_castpd_si512(_mm512_add_pd(low, one)));
     sum[1] = _mm512_add_epi64(sum[1], _mm512_castpd_si512(_mm512_add_pd(high, one)));
   }
-  BITNET_INLINE int64_t all() const { return _mm512_reduce_add_epi64(_mm512_add_epi64(sum[0], sum[1])); }
+  BITNET_INLINE uint64_t all() const {
+    uint64_t lanes[8], total = 0;
+    _mm512_storeu_si512(lanes, _mm512_add_epi64(sum[0], sum[1]));
+    for (const uint64_t lane : lanes) total += lane;
+    return total;
+  }
 #elif defined(__AVX2__)
   __m256i sum[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
   BITNET_INLINE void add(V16 a) {
@@ -41,20 +46,20 @@ struct Units {
       sum[i] = _mm256_add_epi64(sum[i], _mm256_castpd_si256(_mm256_add_pd(d, one)));
     }
   }
-  BITNET_INLINE int64_t all() const {
-    int64_t lanes[4];
+  BITNET_INLINE uint64_t all() const {
+    uint64_t lanes[4];
     _mm256_storeu_si256((__m256i*)lanes, _mm256_add_epi64(_mm256_add_epi64(sum[0], sum[1]), _mm256_add_epi64(sum[2], sum[3])));
     return (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
   }
 #else
-  int64_t sum[16] = {};
+  uint64_t sum[16] = {};
   BITNET_INLINE void add(V16 a) {
     float x[16];
     v_store(x, a);
     for (int i = 0; i < 16; i += 1) sum[i] += bits_of_double((double)x[i] + kOne);
   }
-  BITNET_INLINE int64_t all() const {
-    int64_t total = 0;
+  BITNET_INLINE uint64_t all() const {
+    uint64_t total = 0;
     for (int i = 0; i < 16; i += 1) total += sum[i];
     return total;
   }
@@ -84,7 +89,7 @@ double mass_of(const float* x, int64_t n, float largest) {
   }
   const float sum = v_fold(seen);
   if (sum != sum) return __builtin_nan("");
-  const uint64_t count = (uint64_t)units.all() - (uint64_t)lanes * (uint64_t)bits_of_double(kOne);
+  const uint64_t count = units.all() - (uint64_t)lanes * bits_of_double(kOne);
   return (double)(int64_t)count * 0x1p-32;
 }
 
