@@ -67,7 +67,13 @@ const environment = (more = {}) => ({
  * Runs Windows' Node. Its output goes to files: a pipe or socket of this system is to Node no handle that it knows (EBADF),
  * which is Wine's fault and not Windows'.
  */
-async function wine(args, { env = {}, command = node } = {}) {
+async function wine(args, options) {
+  const done = await wineOnce(args, options);
+  // Wine's server was lost before the program began: nothing of ours ran.
+  return done.out === '' && /^wine client error/m.test(done.told) ? await wineOnce(args, options) : done;
+}
+
+async function wineOnce(args, { env = {}, command = node } = {}) {
   const files = ['out', 'told'].map((name) => join(scratch, name));
   const fds = files.map((file) => openSync(file, 'w'));
   const child = spawn(command[0], [...command.slice(1), ...args], {

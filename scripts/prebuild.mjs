@@ -213,6 +213,11 @@ export function wineNode() {
   process.env.NODE_SKIP_PLATFORM_CHECK = '1';
   // No desktop, no offer to install Mono or a browser.
   process.env.WINEDLLOVERRIDES ??= 'mscoree,mshtml=';
+  // Debian's Wine ends its server with the last program, and a program that starts just then is refused (seen in CI, "recvmsg:
+  // Connection reset by peer"): it stays for a minute.
+  mkdirSync(process.env.WINEPREFIX, { recursive: true });
+  const server = ['wineserver', '/usr/lib/wine/wineserver64'].find((command) => works(command));
+  if (server !== undefined) spawnSync(server, ['--persistent=60'], { stdio: 'ignore' });
   return [wine, join(folder, 'bin', 'node.exe')];
 }
 
