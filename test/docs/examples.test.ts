@@ -42,6 +42,7 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'bitnet-gf3 bench --shape large --concurrency 4': GIGABYTES,
   'bitnet-gf3 bench --shape bonsai-8b --threads 16': GIGABYTES,
   'bitnet-gf3 bench --shape bonsai-27b --threads 16': GIGABYTES,
+  'bitnet-gf3 bench --backend cuda': 'needs an NVIDIA GPU',
   'bitnet-gf3 bench --threads sweep': 'measures a quiet machine; test/bench/sweep.test.ts sweeps a small shape',
   'npm link': 'changes the machine; test/packages/npm-package.test.ts starts both names by npx',
   'npm test': 'is this',
