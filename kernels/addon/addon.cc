@@ -10,7 +10,7 @@
 //   createSequence(h) / freeSequence(h, id) / sequenceLength(h, id) / rewindLimit(h, id) / truncate(h, id, n) / fork(h, id, n)
 //   step(h, tokens, sequences, positions, outputRows, trace, logits, tritCounts, topIds, topLogits, masses) -> Promise<{status, op, text}>
 //   useThreads(h, n)                   steps run on n threads from now on; 0: as many as help
-//   info(h) -> {isa, threads, used, prefetch, counters, memory}
+//   info(h) -> {isa, threads, used, found, prefetch, counters, memory}
 //   dispose(h)
 //   expectHugePages(Uint8Array) -> number   for memory that is about to be filled: where its first huge page begins
 //   quantizeRows(bytes, dtype, rows, columns, codes, rowScale, threads) -> Promise<number>   first bad row, or -1
@@ -82,6 +82,11 @@ napi_value undefined(napi_env env) {
 napi_value number(napi_env env, double n) {
   napi_value v;
   napi_create_double(env, n, &v);
+  return v;
+}
+napi_value boolean(napi_env env, bool b) {
+  napi_value v;
+  napi_get_boolean(env, b, &v);
   return v;
 }
 napi_value string(napi_env env, const char* s) {
@@ -211,17 +216,18 @@ napi_value Load(napi_env env, napi_callback_info info) {
   napi_value argv[1];
   if (!arguments(env, info, argv)) return throw_type(env, "load takes one object");
   const napi_value list = property(env, argv[0], "blobs");
-  Bytes words;
+  Bytes words, edges;
   bool is_array = false;
   uint32_t count = 0;
   int32_t threads = 0, prefetch = 0;
   bool fixed = true;
   if (!typed_array(env, property(env, argv[0], "words"), napi_int32_array, &words) ||
+      !typed_array(env, property(env, argv[0], "edges"), napi_int32_array, &edges) ||
       napi_is_array(env, list, &is_array) != napi_ok || !is_array || napi_get_array_length(env, list, &count) != napi_ok ||
       napi_get_value_int32(env, property(env, argv[0], "threads"), &threads) != napi_ok ||
       napi_get_value_bool(env, property(env, argv[0], "fixed"), &fixed) != napi_ok ||
       napi_get_value_int32(env, property(env, argv[0], "prefetch"), &prefetch) != napi_ok)
-    return throw_type(env, "load takes {words: Int32Array, blobs: TypedArray[], isa, threads, fixed, prefetch}");
+    return throw_type(env, "load takes {words: Int32Array, blobs: TypedArray[], isa, threads, fixed, edges: Int32Array, prefetch}");
   if (threads < 1 || threads > kMaxThreads) return throw_type(env, "threads must be in 1..256");
   const std::string isa = text_of(env, property(env, argv[0], "isa"));
   const Kernels* kernels = find_isa(isa.c_str());
@@ -244,7 +250,8 @@ napi_value Load(napi_env env, napi_callback_info info) {
     h->engine = engine_create((const int32_t*)words.data, words.length, blobs.data(), count, kernels, threads, prefetch > 0 ? prefetch : kPrefetch, &failure);
     h->tune = prefetch <= 0;
     if (!h->engine) return throw_failure(env, failure);
-    h->pool.reset(new Pool(threads));
+    const int32_t* edge = (const int32_t*)edges.data;
+    h->pool.reset(new Pool(threads, edges.length ? std::vector<int>(edge, edge + edges.length) : std::vector<int>()));
     h->pool->use(fixed ? threads : 0);
   } catch (const std::exception& e) {
     h->release(env);
@@ -523,6 +530,12 @@ napi_value Info(napi_env env, napi_callback_info info) {
   set(env, used, "few", number(env, h->pool->used(StepKind::few)));
   set(env, used, "many", number(env, h->pool->used(StepKind::many)));
   set(env, r, "used", used);
+  napi_value found;
+  napi_create_object(env, &found);
+  set(env, found, "one", boolean(env, h->pool->found(StepKind::one)));
+  set(env, found, "few", boolean(env, h->pool->found(StepKind::few)));
+  set(env, found, "many", boolean(env, h->pool->found(StepKind::many)));
+  set(env, r, "found", found);
   napi_value prefetch;
   napi_create_object(env, &prefetch);
   set(env, prefetch, "ternary", number(env, (double)engine_prefetch(h->engine, Stream::ternary)));

@@ -67,6 +67,29 @@ int main() {
       expect(choice.best() * 2 <= most + 1, "fewer where they do as well", most, choice.best());
     }
   {
+    // Three caches of six processors: a count close to a full one lies on it, and none is added.
+    const std::vector<int> edges = {6, 12, 18};
+    const ThreadChoice choice(18, edges), plain(18);
+    expect(choice.counts() == std::vector<int>({18, 12, 9, 8, 6, 4, 2, 1}), "three caches of six", 18, choice.counts()[1]);
+    expect(plain.counts() == std::vector<int>({18, 16, 13, 9, 8, 6, 4, 2, 1}), "no caches known", 18, plain.counts()[1]);
+    for (int most : {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256})
+      for (int cache : {1, 2, 3, 4, 5, 6, 8, 12, 16, 64}) {
+        std::vector<int> full;
+        for (int n = cache; n <= most + cache; n += cache) full.push_back(n);
+        const ThreadChoice at_edges(most, full);
+        const std::vector<int>& counts = at_edges.counts();
+        const bool falls = std::is_sorted(counts.rbegin(), counts.rend()) && counts.front() == most && counts.back() >= 1;
+        expect(falls && counts.size() <= ThreadChoice(most).counts().size(), "counts at edges", most, cache);
+      }
+    // Six that share a cache hold each other up: a fuller machine is faster only by whole caches.
+    const Machine caches = [](int n) { return n == 18 ? 1.2 / 12 : n % 6 == 0 ? 1.0 / n : 1.3 / n; };
+    Noise noise;
+    ThreadChoice found(18, edges);
+    excess(found, caches, 18, 100, 0.03, noise);
+    expect(found.best() == 12, "two caches of three", 18, found.best());
+    expect(found.found() && !ThreadChoice(18).found() && ThreadChoice(1).found(), "found", 18, found.best());
+  }
+  {
     // Another program takes half of the cores, then leaves.
     const Machine quiet = [](int n) { return 1.0 / n; };
     const Machine busy = [](int n) { return n <= 8 ? 1.0 / n : 2.0 / n + 0.1; };

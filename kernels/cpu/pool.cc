@@ -120,13 +120,13 @@ bool Pool::Plan::step() {
   return true;
 }
 
-Pool::Pool(int threads)
+Pool::Pool(int threads, const std::vector<int>& edges)
     : threads_(threads < 1 ? 1 : threads > 256 ? 256 : threads),
       ahead_(bytes_ahead()),
       ranges_((size_t)threads_),
       groups_((size_t)(threads_ + kGroup - 1) / kGroup),
       plans_((size_t)threads_) {
-  for (ThreadChoice& choice : choices_) choice = ThreadChoice(threads_);
+  for (ThreadChoice& choice : choices_) choice = ThreadChoice(threads_, edges);
   for (int i = 0; i < threads_; i += 1) parking_.emplace_back(new Parking);
   try {
     for (int i = 1; i < threads_; i += 1) workers_.emplace_back([this, i] { worker(i); });
@@ -344,6 +344,8 @@ void Pool::sleep_while(uint64_t board, int id) {
 
 void Pool::run(Engine* engine, bool alone) {
   const int32_t stages = engine_stages(engine);
+  const StepKind kind = step_kind(engine_rows(engine));
+  alone_[(int)kind] = alone;
   if (alone || threads_ == 1 || fixed_ == 1) {
     for (int32_t s = 0; s < stages && !engine_failed(engine); s += 1) {
       const int32_t items = engine_items(engine, s);
@@ -351,7 +353,6 @@ void Pool::run(Engine* engine, bool alone) {
     }
     return;
   }
-  const StepKind kind = step_kind(engine_rows(engine));
   ThreadChoice& choice = choices_[(int)kind];
   engine_ = engine;
   stages_ = stages;

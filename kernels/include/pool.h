@@ -25,8 +25,11 @@ class Parking;
 
 class Pool {
  public:
-  /** Starts threads - 1 workers; the caller of run() is the remaining one. May throw std::system_error. */
-  explicit Pool(int threads);
+  /**
+   * Starts threads - 1 workers; the caller of run() is the remaining one. `edges`: as ThreadChoice has them. May throw
+   * std::system_error. No thread is pinned: the system moves them away from whatever else runs.
+   */
+  explicit Pool(int threads, const std::vector<int>& edges = {});
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
@@ -36,7 +39,9 @@ class Pool {
   /** How many threads run steps from the next one on: 1..threads(), or 0 for as many as turn out to help. */
   void use(int threads) { fixed_ = threads < 0 ? 0 : threads > threads_ ? threads_ : threads; }
   /** How many run steps of that kind now. */
-  int used(StepKind kind) const { return fixed_ ? fixed_ : choices_[(int)kind].best(); }
+  int used(StepKind kind) const { return fixed_ ? fixed_ : alone_[(int)kind] ? 1 : choices_[(int)kind].best(); }
+  /** Whether that number is what measurement came to; never where one was given. */
+  bool found(StepKind kind) const { return !fixed_ && (alone_[(int)kind] || choices_[(int)kind].found()); }
 
   /** Runs every stage of the step that engine_begin prepared, on several threads or on the caller's alone. */
   void run(Engine* engine, bool alone);
@@ -77,6 +82,7 @@ class Pool {
   std::vector<std::thread> workers_;
   int fixed_ = 0;
   int32_t rows_[kStepKinds] = {};
+  bool alone_[kStepKinds] = {};  // the last step of that kind was too small for several
   ThreadChoice choices_[kStepKinds];
 
   // Of the running step; read only by a thread that holds an item of it.

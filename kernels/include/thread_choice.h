@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 namespace bitnet {
@@ -22,19 +23,27 @@ constexpr StepKind step_kind(int32_t rows) {
 /** The choice for one kind of step. Not for use by several threads at once. */
 class ThreadChoice {
  public:
-  explicit ThreadChoice(int most = 1) {
+  /** `edges`: numbers of threads that fill whole caches or nodes of the machine. */
+  explicit ThreadChoice(int most = 1, const std::vector<int>& edges = {}) {
     // All, three quarters, half, three eighths, .. and powers of two, as cores often come.
     for (int n = most; n >= 1; n -= 1) {
       bool is = (n & (n - 1)) == 0;
       for (int part = most; part >= n; part /= 2) is = is || part == n || (n > 4 && part * 3 / 4 == n);
-      if (is) counts_.push_back(n);
+      if (is) counts_.push_back(n == most ? n : at_edge(n, most, edges));
     }
+    // No more of them than without edges: each costs a comparison.
+    std::sort(counts_.begin(), counts_.end(), std::greater<int>());
+    counts_.erase(std::unique(counts_.begin(), counts_.end()), counts_.end());
     try_count(1);
   }
 
+  /** What is tried, falling. */
+  const std::vector<int>& counts() const { return counts_; }
   int best() const { return counts_[(size_t)best_]; }
   /** Threads of the next measurement. */
   int next() const { return counts_[(size_t)(trial_ >= 0 && turn_ % 2 ? trial_ : best_)]; }
+  /** Whether a first round of comparisons has come to an end: best() is then a finding. */
+  bool found() const { return counts_.size() == 1 || found_; }
   /** Comparisons decided so far. */
   int decided() const { return decided_; }
 
@@ -74,6 +83,16 @@ class ThreadChoice {
   static constexpr size_t kRecent = 8;
   static constexpr int kLeastHold = 64, kMostHold = 1024;
 
+  /** The nearest edge, where one is within an eighth. */
+  static int at_edge(int n, int most, const std::vector<int>& edges) {
+    int best = n, off = n / 8 + 1;
+    for (const int edge : edges) {
+      const int distance = edge < n ? n - edge : edge - n;
+      if (edge >= 1 && edge <= most && distance < off) best = edge, off = distance;
+    }
+    return best;
+  }
+
   static double median(std::vector<double>& v) {
     std::nth_element(v.begin(), v.begin() + (std::ptrdiff_t)(v.size() / 2), v.end());
     return v[v.size() / 2];
@@ -97,6 +116,7 @@ class ThreadChoice {
     if (misses_ < (first_ ? 2 : 1) && try_count(trial_ + toward_)) return;
     trial_ = -1;
     first_ = false;
+    found_ = true;
     waited_ = 0;
     hold_ = moved_ ? kLeastHold : std::min(std::max(2 * hold_, kLeastHold), kMostHold);
     interrupt();
@@ -116,7 +136,7 @@ class ThreadChoice {
   int trial_ = -1;   // or none
   int toward_ = 1;   // fewer threads
   int turn_ = 0, misses_ = 0, decided_ = 0, waited_ = 0, hold_ = kLeastHold;
-  bool moved_ = false, first_ = true;
+  bool moved_ = false, first_ = true, found_ = false;
   double pace_ = 0;
   std::vector<double> kept_, tried_, recent_;
 };

@@ -1,6 +1,7 @@
-// The best logits of a row, so that a greedy or top-k step brings back a few numbers instead of the vocabulary. Two
-// stages: every threadgroup finds the best `count` of its chunk, then one threadgroup per row joins the chunks. Equal
-// logits: the lower id first, as in a scan from id 0. Also the chunk's log-sum-exp, for exact log-probabilities.
+// The best logits of a row and the sum that makes probabilities of logits, so that a step brings back a few numbers instead
+// of the vocabulary: what src/engine/top-logits.ts specifies, to the bit. Every threadgroup finds the best `count` of its
+// chunk, one threadgroup per row joins the chunks, and then every one adds up the weights of its chunk. Equal logits: the
+// lower id first, as in a scan from id 0.
 
 #define TOP_CHUNK 4096u
 #define TOP_NONE 0xffffffffu
@@ -24,13 +25,11 @@ METAL_FUNC void simd_best(thread float& v, thread uint& id) {
     }
 }
 
-// One candidate: (bits of the value, id). One statistic per chunk: (largest, sum of exp(v - largest)).
-// grid: (chunks, rows).
+// One candidate: (bits of the value, id). grid: (chunks, rows).
 kernel void top_chunk(
     device const float*  logits     [[buffer(0)]],
     device uint2*        candidates [[buffer(1)]],
-    device float2*       statistics [[buffer(2)]],
-    constant TopArgs&    a          [[buffer(3)]],
+    constant TopArgs&    a          [[buffer(2)]],
     uint3 group [[threadgroup_position_in_grid]],
     uint thread_index [[thread_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]],
@@ -40,7 +39,6 @@ kernel void top_chunk(
     THREADGROUP_ARRAY(float, values, 4096);
     THREADGROUP_ARRAY(float, best_values, 32);
     THREADGROUP_ARRAY(uint, best_ids, 32);
-    THREADGROUP_ARRAY(float, sums, 32);
     const Place p = place_of(thread_index, lane, simdgroup_index, simdgroups);
     const uint first = group.x * a.chunk;
     const uint size = min(a.chunk, a.width - first);
@@ -50,7 +48,6 @@ kernel void top_chunk(
         values[i] = v;
     }
     // Each thread scans the elements that it stored itself, so the values need no barrier.
-    float largest = 0.0f;
     for (uint n = 0u; n < a.count; ++n) {
         float v = -INFINITY;
         uint id = TOP_NONE;
@@ -66,16 +63,6 @@ kernel void top_chunk(
         if (lane < simdgroups) { v = best_values[lane]; id = best_ids[lane]; }
         simd_best(v, id);
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        if (n == 0u) {
-            largest = v;
-            float sum = 0.0f;
-            for (uint i = thread_index; i < size; i += p.threads) {
-                const float value = values[i];
-                sum += exp(value - largest);
-            }
-            sum = threadgroup_sum(sum, sums, p);
-            if (thread_index == 0u) { statistics[slot] = float2(largest, sum); }
-        }
         if (thread_index == 0u) {
             candidates[slot * a.count + n] = uint2(as_type<uint>(v), id == TOP_NONE ? TOP_NONE : first + id);
         }
@@ -84,14 +71,12 @@ kernel void top_chunk(
     }
 }
 
-// The candidates of a row to its best `count`, values and ids apart, and the row's log-sum-exp. grid: (1, rows).
+// The candidates of a row to its best `count`, values and ids apart. grid: (1, rows).
 kernel void top_merge(
     device uint2*        candidates [[buffer(0)]],
-    device const float2* statistics [[buffer(1)]],
-    device float*        out_values [[buffer(2)]],
-    device uint*         out_ids    [[buffer(3)]],
-    device float*        log_sums   [[buffer(4)]],
-    constant TopArgs&    a          [[buffer(5)]],
+    device float*        out_values [[buffer(1)]],
+    device uint*         out_ids    [[buffer(2)]],
+    constant TopArgs&    a          [[buffer(3)]],
     uint3 group [[threadgroup_position_in_grid]],
     uint thread_index [[thread_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]],
@@ -130,19 +115,61 @@ kernel void top_merge(
         }
         if (id != TOP_NONE && own == id) { candidates[from + mine] = uint2(0u, TOP_NONE); }
     }
-    if (simdgroup_index == 0u) {
-        float largest = -INFINITY;
-        for (uint i = lane; i < a.chunks; i += 32u) {
-            const float2 s = statistics[group.y * a.chunks + i];
-            largest = max(largest, s.x);
+}
+
+// The weights exp(logit - largest) of a chunk, each rounded to a multiple of 2^-32: the sum of integers is exact in any
+// order. Their upper and lower 16 bits are added apart, 4096 of them below 2^29 each. Both are all ones where a weight is
+// NaN: a logit is NaN or +infinity, or none is finite. grid: (chunks, rows).
+kernel void top_mass(
+    device const float*  logits     [[buffer(0)]],
+    device const float*  best       [[buffer(1)]],
+    device uint2*        masses     [[buffer(2)]],
+    constant TopArgs&    a          [[buffer(3)]],
+    uint3 group [[threadgroup_position_in_grid]],
+    uint thread_index [[thread_index_in_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]],
+    uint simdgroup_index [[simdgroup_index_in_threadgroup]],
+    uint simdgroups [[simdgroups_per_threadgroup]])
+{
+    THREADGROUP_ARRAY(uint, uppers, 32);
+    THREADGROUP_ARRAY(uint, lowers, 32);
+    THREADGROUP_ARRAY(uint, broken, 32);
+    const uint threads = simdgroups * 32u;
+    const uint first = group.x * a.chunk;
+    const uint size = min(a.chunk, a.width - first);
+    const float largest = best[group.y * a.count];
+    uint upper_sum = 0u;
+    uint lower_sum = 0u;
+    uint is_broken = 0u;
+    for (uint i = thread_index; i < size; i += threads) {
+        const float weight = exp_f32(logits[group.y * a.stride + first + i] - largest);
+        if (!(weight <= 1.0f)) {
+            is_broken = 1u;
+            continue;
         }
-        largest = simd_max(largest);
-        float sum = 0.0f;
-        for (uint i = lane; i < a.chunks; i += 32u) {
-            const float2 s = statistics[group.y * a.chunks + i];
-            sum += s.y * exp(s.x - largest);
+        // Exact but for the one rounding: 24 bits, moved by powers of two.
+        const float whole = rint(weight * 4294967296.0f);
+        const uint upper = uint(whole * 1.52587890625e-5f);
+        upper_sum += upper;
+        lower_sum += uint(whole - float(upper) * 65536.0f);
+    }
+    for (ushort step = 16; step > 0; step /= 2) {
+        upper_sum += simd_shuffle_xor(upper_sum, step);
+        lower_sum += simd_shuffle_xor(lower_sum, step);
+        is_broken |= simd_shuffle_xor(is_broken, step);
+    }
+    if (lane == 0u) {
+        uppers[simdgroup_index] = upper_sum;
+        lowers[simdgroup_index] = lower_sum;
+        broken[simdgroup_index] = is_broken;
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    if (thread_index == 0u) {
+        for (uint i = 1u; i < simdgroups; ++i) {
+            upper_sum += uppers[i];
+            lower_sum += lowers[i];
+            is_broken |= broken[i];
         }
-        sum = simd_sum(sum);
-        if (lane == 0u) { log_sums[group.y] = largest + log(sum); }
+        masses[group.y * a.chunks + group.x] = is_broken == 0u ? uint2(upper_sum, lower_sum) : uint2(0xffffffffu, 0xffffffffu);
     }
 }

@@ -31,10 +31,14 @@ export type SweepResult = {
 };
 
 const PROMPT_TOKENS = 512;
-const GENERATED_TOKENS = 12;
 const ROUNDS = 3;
-/** Steps in which `auto` may look around before it is timed. */
+/** Tokens written in a round: so many, or as many more as a small model writes in this time, which a pause of the system is no large part of. */
+const GENERATED_TOKENS = 12;
+const MOST_GENERATED = 128;
+const GENERATED_MS = 60;
+/** Steps in which `auto` may look around before it is timed: as many as it takes, but so many at least and at most. */
 const AUTO_STEPS = 40;
+const MOST_AUTO_STEPS = 400;
 
 /** 1, 2, 4, .. and all. */
 export function sweepCounts(most: number): number[] {
@@ -77,6 +81,14 @@ export async function runSweep(
   const quiet: BenchOptions = options.signal === undefined ? {} : { signal: options.signal };
   const started = executable.createSequence();
   await prefill(executable, program, started, promptTokens, CHUNK_ROWS, quiet);
+  const warm = executable.fork(started, promptTokens);
+  const pace = median(await decode(executable, program, [warm], 5, quiet));
+  executable.freeSequence(warm);
+  const room = program.contextLength - promptTokens;
+  const generatedTokens = Math.min(
+    room,
+    Math.max(GENERATED_TOKENS, Math.min(MOST_GENERATED, Math.ceil(GENERATED_MS / pace))),
+  );
   const total = ROUNDS * counts.length;
   for (let round = 0; round < ROUNDS; round += 1) {
     for (const [i, count] of counts.entries()) {
@@ -84,7 +96,7 @@ export async function runSweep(
       if (count === 0) await lookAround(executable, program, started, round, quiet);
       const sequence = executable.createSequence();
       prompts[i]!.push(await prefill(executable, program, sequence, promptTokens, CHUNK_ROWS, quiet));
-      tokens[i]!.push(...(await decode(executable, program, [sequence], GENERATED_TOKENS, quiet)));
+      tokens[i]!.push(...(await decode(executable, program, [sequence], generatedTokens, quiet)));
       executable.freeSequence(sequence);
       options.onProgress?.(round * counts.length + i + 1, total, 'sweep');
     }
@@ -93,7 +105,7 @@ export async function runSweep(
   executable.freeSequence(started);
 
   const { backend, isa, weightBytes } = executable.info;
-  const bytesPerToken = weightBytes + kvBytes(program, promptTokens + GENERATED_TOKENS / 2);
+  const bytesPerToken = weightBytes + kvBytes(program, promptTokens + generatedTokens / 2);
   const multiplyAdds = promptMultiplyAdds(program);
   const rows: SweepRow[] = [];
   for (const [i, threads] of counts.entries()) {
@@ -109,7 +121,7 @@ export async function runSweep(
       peakShare: peak && (promptTokensPerSecond * multiplyAdds) / peak,
     });
   }
-  return { backend, isa, rows, auto, promptTokens, generatedTokens: GENERATED_TOKENS };
+  return { backend, isa, rows, auto, promptTokens, generatedTokens };
 }
 
 /** Steps that are not timed, in which the backend finds out how many threads help. */
@@ -120,10 +132,17 @@ async function lookAround(
   round: number,
   options: BenchOptions,
 ): Promise<void> {
-  const sequence = executable.fork(from, executable.sequenceLength(from));
-  const room = program.contextLength - executable.sequenceLength(sequence);
-  await decode(executable, program, [sequence], Math.min(room, round === 0 ? AUTO_STEPS : 4), options);
-  executable.freeSequence(sequence);
+  const room = program.contextLength - executable.sequenceLength(from);
+  const few = Math.min(room, 4);
+  const least = round === 0 ? AUTO_STEPS : few;
+  const isFound = () => executable.threadsFound?.().generation !== undefined;
+  for (let steps = 0; steps < least || (!isFound() && steps < MOST_AUTO_STEPS); ) {
+    const sequence = executable.fork(from, executable.sequenceLength(from));
+    const count = Math.min(room, Math.max(few, least - steps));
+    await decode(executable, program, [sequence], count, options);
+    executable.freeSequence(sequence);
+    steps += count;
+  }
 }
 
 async function peakMultiplyAdds(threads: number, isa: string | undefined): Promise<number | undefined> {

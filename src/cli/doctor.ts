@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs';
 import { cpus, freemem, totalmem } from 'node:os';
 import { join } from 'node:path';
-import { coreLimits } from '../engine/cpu/cores.ts';
+import { coreLimits, limitText } from '../engine/cpu/cores.ts';
+import { readTopology, type Topology } from '../engine/cpu/topology.ts';
 import { surveyBackends } from '../engine/select.ts';
 import { BitnetError } from '../errors.ts';
 import { findOnnxRuntime } from '../generate/onnx/runtime.ts';
@@ -100,6 +101,7 @@ export const command = defineCommand({
           ['features', cpu.features.join(' ') || 'not known on this system'],
           ['native kernels', cpu.instruction_sets.join(' ') || 'none (see cpu below)'],
           ['threads', threadText(threads)],
+          ['topology', topologyText(threads.topology)],
           ['memory', `${gigabytes(memory.total_bytes)}, ${gigabytes(memory.free_bytes)} free`],
           ['snapshots', `up to ${gigabytes(memory.snapshot_bytes)} of recurrent states a model (BITNET_SNAPSHOT_MIB)`],
           ['models', folders.models],
@@ -136,13 +138,18 @@ type ThreadState = {
   readonly read: readonly { readonly threads: number; readonly bytes_per_second: number }[];
   /** The fewest that read nearly as fast as any number: where a long generation begins to look. */
   readonly enough_to_read: number | null;
+  /** What keeps it from being more. */
+  readonly limit: string;
+  /** Numbers of those that share a last-level cache and of those of a memory node; null where the system does not tell. */
+  readonly topology: Pick<Topology, 'caches' | 'nodes'> | null;
 };
 
 /** Beyond most caches, and read within a tenth of a second. */
 const READ_BYTES = 128 << 20;
 
 async function threadState(): Promise<ThreadState> {
-  const { processors, quota = null, usable } = coreLimits();
+  const limits = coreLimits();
+  const { processors, quota = null, usable } = limits;
   const { loadNative } = await import('../engine/cpu/native.ts');
   const native = await loadNative();
   const read: { threads: number; bytes_per_second: number }[] = [];
@@ -154,17 +161,30 @@ async function threadState(): Promise<ThreadState> {
   }
   const most = Math.max(0, ...read.map((one) => one.bytes_per_second));
   const enough = read.find((one) => one.bytes_per_second > 0.95 * most)?.threads ?? null;
-  return { processors, quota, usable, read, enough_to_read: enough };
+  const { caches, nodes } = readTopology() ?? { caches: [], nodes: [] };
+  const topology = caches.length + nodes.length === 0 ? null : { caches, nodes };
+  return { processors, quota, usable, read, enough_to_read: enough, limit: limitText(limits), topology };
 }
 
-function threadText({ processors, quota, usable, read, enough_to_read: enough }: ThreadState): string {
-  const limits = [
-    `auto tries up to ${usable}`,
-    ...(usable < processors ? [`of ${processors} processors: control groups allow ${quota!.toFixed(1)}`] : []),
-  ].join(' ');
-  if (enough === null) return limits;
+/** `2 memory nodes of 32; 8 caches of 8`: groups of processors that this process may use. */
+export function topologyText(topology: ThreadState['topology']): string {
+  if (topology === null) return 'not told by this system';
+  const text = (groups: readonly (readonly number[])[], name: string) => {
+    const sizes = [...new Set(groups.map((group) => group.length))].sort((a, b) => b - a);
+    return `${groups.length} ${name}${groups.length === 1 ? '' : 's'} of ${sizes.join(' or ')}`;
+  };
+  const { caches, nodes } = topology;
+  return [
+    ...(nodes.length > 0 ? [text(nodes, 'memory node')] : []),
+    ...(caches.length > 0 ? [text(caches, 'last-level cache')] : []),
+  ].join(', ');
+}
+
+function threadText({ usable, limit, read, enough_to_read: enough }: ThreadState): string {
+  const most = `auto tries up to ${usable} (${limit})`;
+  if (enough === null) return most;
   const rates = read.map((one) => `${one.threads}: ${(one.bytes_per_second / 1e9).toFixed(1)}`).join(', ');
-  return `${limits}; memory is read fastest by ${enough} (GB/s by threads: ${rates})`;
+  return `${most}; memory is read fastest by ${enough} (GB/s by threads: ${rates})`;
 }
 
 /** Instruction sets that the native addon runs here; none without it. */

@@ -68,6 +68,9 @@ export type ExecutableInfo = {
 /** Threads that steps run on: a generation is limited by memory, a prompt by the multiply-add units. */
 export type ThreadsUsed = { readonly generation: number; readonly prompt: number };
 
+/** What measurement has come to; undefined: nothing yet, or the number was given. */
+export type ThreadsFound = { readonly [Work in keyof ThreadsUsed]: ThreadsUsed[Work] | undefined };
+
 /** A loaded program. Not reentrant: one step at a time. */
 export interface Executable extends Disposable {
   readonly info: ExecutableInfo;
@@ -91,6 +94,8 @@ export interface Executable extends Disposable {
   useThreads?(threads: number): void;
   /** How many steps run on now; changes while that is found out. */
   threadsUsed?(): ThreadsUsed;
+  /** What of that was found out. */
+  threadsFound?(): ThreadsFound;
 }
 
 export const BACKEND_NAMES = ['metal', 'cuda', 'cpu', 'wasm', 'js'] as const;

@@ -5,6 +5,7 @@ import { type CallHooks, ChildHost } from '../child/child-host.ts';
 import { BitnetError } from '../errors.ts';
 import type { EngineOptions } from './engine.ts';
 import { NOTHING_KEPT, type PrefixCacheCounts } from './prefix-cache.ts';
+import type { ThreadsTold } from './threads-told.ts';
 import type {
   GenerateHooks,
   GenerateRequest,
@@ -21,6 +22,7 @@ export type GenerateEvent =
   | { readonly kind: 'thought'; readonly text: string }
   | { readonly kind: 'prompt'; readonly done: number; readonly total: number }
   | { readonly kind: 'kept'; readonly kept: PrefixCacheCounts }
+  | { readonly kind: 'threads'; readonly threads: ThreadsTold }
   | { readonly kind: 'tokens'; readonly done: number };
 
 /** What crosses to it. Events that nobody listens to are not sent: each takes as long as a token of a small model. */
@@ -63,11 +65,18 @@ function limits(maxSeconds: number | undefined, signal: AbortSignal | undefined)
   };
 }
 
+export type EngineHostHooks = {
+  /** Called once for each load of a model whose number of threads was left to the engine, when it has been found. */
+  readonly onThreads?: (told: ThreadsTold) => void;
+};
+
 export class EngineHost {
   readonly #host: ChildHost;
+  readonly #hooks: EngineHostHooks;
   #kept = NOTHING_KEPT;
 
-  constructor(options: EngineOptions = {}) {
+  constructor(options: EngineOptions = {}, hooks: EngineHostHooks = {}) {
+    this.#hooks = hooks;
     const died = (how: string) => new EngineDiedError(how);
     this.#host = new ChildHost({ beside: import.meta.url, file: 'engine-process', options, died });
   }
@@ -91,7 +100,7 @@ export class EngineHost {
       if (told.kind === 'step') onStep?.(told.step);
       else if (told.kind === 'thought') onThought?.(told.text);
       else if (told.kind === 'prompt') onPrompt?.(told.done, told.total);
-      else if (told.kind === 'kept') this.#kept = told.kept;
+      else this.#take(told);
     };
     const call: GenerateCall = { request, listens: [onStep, onThought, onPrompt].some((hook) => hook !== undefined) };
     const result = await this.#host.call('generate', call, { onEvent, ...limits(request.maxSeconds, signal) });
@@ -106,11 +115,17 @@ export class EngineHost {
     const onEvent = (event: unknown) => {
       const told = event as GenerateEvent;
       if (told.kind === 'tokens') onTokens?.(told.done);
-      else if (told.kind === 'kept') this.#kept = told.kept;
+      else this.#take(told);
     };
     const call: ManyCall = { request, listens: onTokens !== undefined };
     const result = await this.#host.call('generateMany', call, { onEvent, ...limits(request.maxSeconds, signal) });
     return result as ManyResult;
+  }
+
+  /** What is told of the engine itself, by whichever call. */
+  #take(told: GenerateEvent): void {
+    if (told.kind === 'kept') this.#kept = told.kept;
+    else if (told.kind === 'threads') this.#hooks.onThreads?.(told.threads);
   }
 
   /** Ends the child; running requests end with an error. Resolves when the process is gone. */

@@ -36,7 +36,7 @@ serveParent({
         onPrompt: (done, total) => tell({ kind: 'prompt', done, total }),
       }),
     });
-    return await result.finally(() => tell({ kind: 'kept', kept: engine.kept }));
+    return await result.finally(() => tellOf(engine, tell));
   },
   generateMany: async (call) => {
     const { generateManyWith } = await import('./generate-many.ts');
@@ -52,9 +52,15 @@ serveParent({
     };
     const engine = engineOf(call);
     const result = generateManyWith(engine, request, { signal: call.signal, ...(listens && { onToken }) });
-    return await result.finally(() => tell({ kind: 'kept', kept: engine.kept }));
+    return await result.finally(() => tellOf(engine, tell));
   },
 });
+
+/** What has changed in the engine itself. */
+function tellOf(engine: Engine, tell: (told: GenerateEvent) => void): void {
+  tell({ kind: 'kept', kept: engine.kept });
+  for (const threads of engine.takeThreadsFound()) tell({ kind: 'threads', threads });
+}
 
 /** What a server computes with; its tools have no argument for it. */
 function backendOf(name = ''): BackendChoice {

@@ -14,6 +14,7 @@ import type { PromptHost } from './prompt-host.ts';
 import { samplingDefaults } from './sampling-defaults.ts';
 import { Scheduler, type SchedulerOptions } from './scheduler.ts';
 import { snapshotBudget } from './snapshot-budget.ts';
+import { type ThreadsTold, threadsTold } from './threads-told.ts';
 import { type BackendChoice, ownBackend, type TokenSource } from './token-source.ts';
 import type { HeadPrecision } from './types.ts';
 
@@ -66,6 +67,7 @@ export class Engine implements Disposable {
   readonly #options: EngineOptions;
   /** In order of use, the last used last. */
   readonly #models = new Map<string, Entry>();
+  readonly #told = new WeakSet<LoadedModel>();
 
   constructor(options: EngineOptions = {}) {
     this.#options = options;
@@ -120,6 +122,19 @@ export class Engine implements Disposable {
   get kept(): PrefixCacheCounts {
     const counts = [...this.#models.values()].map(({ model }) => model?.scheduler.cacheCounts ?? NOTHING_KEPT);
     return counts.reduce(addCounts, NOTHING_KEPT);
+  }
+
+  /** What has been found out, since the last call, of the threads that help: of each model that is loaded once. */
+  takeThreadsFound(): ThreadsTold[] {
+    const told: ThreadsTold[] = [];
+    for (const { model } of this.#models.values()) {
+      if (model === undefined || this.#told.has(model)) continue;
+      const found = model.executable.threadsFound?.();
+      if (found?.generation === undefined) continue;
+      this.#told.add(model);
+      told.push(threadsTold(model.name, found, model.info.threads));
+    }
+    return told;
   }
 
   [Symbol.dispose](): void {

@@ -8,11 +8,11 @@ import { gf3Residue, isConserved, tritSum } from '../gf3/sums.ts';
 import { now } from './clock.ts';
 import type { ContinuationState } from './continuation.ts';
 import { Engine } from './engine.ts';
+import { isJson } from './json-in.ts';
 import { checkSampling, samplingState, toldSampling } from './sampling-request.ts';
 import { StopScanner } from './stop-scanner.ts';
 import type { Structure, StructureRequest } from './structure/structure.ts';
 import type { Answer, BackendChoice, Piece, Start, TokenSource } from './token-source.ts';
-import { parseToolCalls } from './tools/tool-calls.ts';
 import { type Tool, toolsOf } from './tools/tool-request.ts';
 import type { GenerateHooks, GenerateRequest, GenerateResult, TraceStep } from './types.ts';
 
@@ -274,7 +274,7 @@ export async function run(
     answer?.toolCalls !== undefined
       ? { content: completion, calls: answer.toolCalls }
       : tools.length > 0
-        ? parseToolCalls(completion, tools, output)
+        ? (await import('./tools/tool-calls.ts')).parseToolCalls(completion, tools, output)
         : undefined;
   const decodeMs = endedAt - startedAt - firstTokenMs;
   const isNew = request.continuation === undefined;
@@ -309,15 +309,6 @@ export async function run(
     engine: source.info,
     ...(warnings.length === 0 ? {} : { warnings }),
   };
-}
-
-function isJson(text: string): boolean {
-  try {
-    JSON.parse(text);
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 /** The trace without numbers that turned out to be another token's. */

@@ -201,11 +201,11 @@ function answerOf(thought: ThoughtReader | undefined, structured: StructuredWrit
     ? ['the model was still thinking when it had to end: there is no answer yet (more tokens, or thinking off)']
     : [];
   const forced = structured?.forced ?? 0;
-  if (forced > 0) {
-    warnings.push(
-      `max_tokens was used up: the last ${forced === 1 ? 'token is' : `${forced} tokens are`} the shortest ending that fits the structure`,
-    );
-  }
+  const ending = `the last ${forced === 1 ? 'token is' : `${forced} tokens are`} the shortest ending that fits the structure`;
+  const limit = structured?.limit;
+  if (limit !== undefined)
+    warnings.push(`${limit.text.what} here, so that the text was ended${forced > 0 ? `: ${ending}` : ''}`);
+  else if (forced > 0) warnings.push(`max_tokens was used up: ${ending}`);
   const thoughts =
     thought === undefined || thought.tokens === 0 ? {} : { reasoning: thought.text, reasoningTokens: thought.tokens };
   return warnings.length === 0 && thoughts.reasoning === undefined ? {} : { answer: { ...thoughts, warnings } };

@@ -5,7 +5,7 @@ import type { ChatMessage } from '../tokenizer/chat-template.ts';
 import { leastTokens } from '../tokenizer/least-tokens.ts';
 import type { Tokenizer } from '../tokenizer/tokenizer.ts';
 import type { Prompt } from './token-source.ts';
-import { withParsedArguments } from './tools/tool-calls.ts';
+import { withParsedArguments } from './tools/call-arguments.ts';
 import { toolsOf, toTemplate } from './tools/tool-request.ts';
 import type { GenerateRequest } from './types.ts';
 

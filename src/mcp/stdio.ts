@@ -27,7 +27,7 @@ export type StdioOptions = {
 export async function serveOnStdio({ signal, allowedRoots }: StdioOptions): Promise<void> {
   const wire = claimStdout();
   const logger = new Logger();
-  const engine = new EngineServices(allowedRoots === undefined ? {} : { allowedRoots });
+  const engine = new EngineServices({ logger, ...(allowedRoots !== undefined && { allowedRoots }) });
   const services = new QueuedServices(engine, LIMITS).forClient('stdio');
   const ended = new Promise<string>((resolve) => {
     process.stdin.once('end', () => resolve('stdin ended'));

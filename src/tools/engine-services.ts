@@ -4,6 +4,7 @@
 import type { EngineHost } from '../generate/engine-host.ts';
 import { NOTHING_KEPT, type PrefixCacheCounts } from '../generate/prefix-cache.ts';
 import type { GenerateHooks, GenerateRequest, GenerateResult, ManyRequest, ManyResult } from '../generate/types.ts';
+import type { Logger } from '../logger.ts';
 import type { MorphismHooks } from '../world/morphism.ts';
 import type { WorldHost, WorldService } from '../world/world-host.ts';
 import type { InvertResult, StepRequest, StepResult } from '../world/worlds.ts';
@@ -19,6 +20,8 @@ export type EngineServicesOptions = {
    * state, and any server with the same model can go on: what stateless servers behind a load balancer need.
    */
   readonly shortHandles?: boolean;
+  /** Told of each model how many threads help it. */
+  readonly logger?: Pick<Logger, 'info'>;
 };
 
 export class EngineServices implements Services {
@@ -65,8 +68,12 @@ export class EngineServices implements Services {
 
   async #engine(): Promise<EngineHost> {
     const { allowedRoots } = this;
+    const { logger } = this.#options;
     this.#host ??= import('../generate/engine-host.ts').then(
-      ({ EngineHost }) => new EngineHost(allowedRoots === undefined ? {} : { allowedRoots }),
+      ({ EngineHost }) =>
+        new EngineHost(allowedRoots === undefined ? {} : { allowedRoots }, {
+          onThreads: (told) => logger?.info('threads found', { ...told }),
+        }),
     );
     this.#running = await this.#host;
     return this.#running;

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { topologyText } from '../../src/cli/doctor.ts';
 import { openMockServer } from '../generate/openai/mock-server.ts';
 import { runCli } from './run-cli.ts';
 
@@ -60,4 +61,22 @@ test('doctor gives up on a server that does not answer', async () => {
   const { code, stdout } = await runCli(['doctor'], { env: { BITNET_OPENAI_BASE_URL: server.url } });
   expect(code).toBe(0);
   expect(stdout).toContain('no answer within 1.5 s');
+});
+
+test('doctor tells which processors share caches and memory', async () => {
+  const range = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => from + i);
+  const caches = [range(0, 8), range(8, 16), range(16, 22)];
+  expect(topologyText({ caches, nodes: [range(0, 16), range(16, 22)] })).toBe(
+    '2 memory nodes of 16 or 6, 3 last-level caches of 8 or 6',
+  );
+  expect(topologyText({ caches: [], nodes: [[0]] })).toBe('1 memory node of 1');
+  expect(topologyText(null)).toBe('not told by this system');
+  const { stdout } = await runCli(['doctor', '--json']);
+  const { threads } = JSON.parse(stdout) as {
+    threads: { processors: number; limit: string; topology: { caches: number[][]; nodes: number[][] } | null };
+  };
+  expect(threads.limit).toMatch(/processor/);
+  for (const groups of Object.values(threads.topology ?? {})) {
+    expect([0, threads.processors]).toContain(groups.flat().length);
+  }
 });

@@ -1,7 +1,7 @@
 // How many threads a process may run at once, from files as Linux has them.
 
 import { expect, test } from 'vitest';
-import { coreLimits } from '../../src/engine/cpu/cores.ts';
+import { coreLimits, limitText } from '../../src/engine/cpu/cores.ts';
 
 const limits = (processors: number, files: Readonly<Record<string, string>>) =>
   coreLimits({ processors, read: (path) => files[path] });
@@ -44,4 +44,31 @@ test.each([
   ['a period of 0', { '/proc/self/cgroup': '0::/\n', '/sys/fs/cgroup/cpu.max': '100 0\n' }],
 ])('files with %s limit nothing', (_, files) => {
   expect(limits(4, files as Readonly<Record<string, string>>)).toEqual({ processors: 4, quota: undefined, usable: 4 });
+});
+
+test('what limits is told', () => {
+  const quota = {
+    '/proc/self/cgroup': '0::/\n',
+    '/sys/fs/cgroup/cpu.max': '150000 100000\n',
+    '/sys/devices/system/cpu/online': '0-15\n',
+  };
+  expect(limitText(limits(8, quota))).toBe('control groups allow the time of 1.5 processors, of 8');
+  const mask = { '/sys/devices/system/cpu/online': '0-15\n' };
+  expect(limitText(limits(8, mask))).toBe('the affinity mask or a cpuset allows 8 processors, of 16');
+  expect(limitText(limits(16, mask))).toBe('the machine has 16 processors');
+  // Where the system does not tell how many there are.
+  expect(limitText(limits(1, {}))).toBe('the machine has 1 processor');
+});
+
+test('the mask is counted from the list that Linux has, with those that run', () => {
+  const files: Record<string, string> = {
+    '/proc/self/status': 'Cpus_allowed_list:\t0-2,64-127\n',
+    '/sys/devices/system/cpu/online': '0-7\n',
+  };
+  expect(coreLimits({ read: (path) => files[path] })).toEqual({
+    online: 8,
+    processors: 3,
+    quota: undefined,
+    usable: 3,
+  });
 });

@@ -2,6 +2,7 @@
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, expect, test } from 'vitest';
+import { cpuBackend } from '../../src/engine/cpu/backend.ts';
 import { childrenOf, isAlive, RawClient, ROOT } from './server-process.ts';
 
 const LONG = { prompt: 'Once upon a time', max_tokens: 900, temperature: 1, max_seconds: 60 };
@@ -65,6 +66,30 @@ test('stdout carries protocol only, whatever happens', async () => {
   for (const line of client.lines) expect(JSON.parse(line)).toMatchObject({ jsonrpc: '2.0' });
   const answered = client.lines.map((line) => JSON.parse(line)).filter(({ id }) => id === 99);
   expect(answered[0]?.error?.code).toBe(-32601);
+});
+
+const noNative = (await cpuBackend.unavailable()) !== undefined;
+test.skipIf(noNative)('the log says once how many threads help a model', async () => {
+  const client = await connect({ BITNET_BACKEND: 'cpu' });
+  const told = () => {
+    const lines = client.stderr
+      .join('')
+      .split('\n')
+      .filter((line) => line.includes('threads found'));
+    return lines.map((line) => JSON.parse(line) as Record<string, unknown>);
+  };
+  const prompt = 'Once upon a time there was a girl who had a red ball and a blue ball and a green ball.';
+  // Guesses make steps of several rows, which are not those of a generation.
+  for (let i = 0; i < 20 && told().length === 0; i += 1) {
+    await client.call('generate_with_trace', { prompt: `${i}. ${prompt}`, max_tokens: 100, temperature: 1 });
+  }
+  await client.call('generate_with_trace', { prompt, max_tokens: 20 });
+  expect(told()).toEqual([expect.objectContaining({ level: 30, name: 'bitnet-gf3', model: 'default' })]);
+  const { generation, prompts, of, reason } = told()[0]!;
+  expect(generation).toBeGreaterThan(0);
+  expect(of).toBeGreaterThanOrEqual(generation as number);
+  expect(prompts === null || (prompts as number) > 0).toBe(true);
+  expect(reason).toMatch(/processor/);
 });
 
 test('color_at answers while a model writes', async () => {

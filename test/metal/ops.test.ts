@@ -7,6 +7,7 @@ import { describe, expect, test } from 'vitest';
 import { NonFiniteError } from '../../src/engine/backend.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { Program } from '../../src/engine/program.ts';
+import { emptyTop, topLogits } from '../../src/engine/top-logits.ts';
 import { FAKE_MISSING, figures, loadOnFake, SCHEDULES, withSchedule } from './fake-device.ts';
 import { feed, ProgramBuilder, relativeError, runBoth, someTokens } from './tiny-programs.ts';
 
@@ -338,39 +339,70 @@ describe.skipIf(FAKE_MISSING !== undefined)('operations in the grid emulator', (
     }
   });
 
-  test('stepTop: the ids, logits and log-sums of a sorted scan, ties to the lower id', async () => {
+  test('the largest logits and the sums of weights: the reference’s bits, with the logits and without', async () => {
     for (const [width, count] of [
+      [1, 1],
       [40, 40],
+      [4096, 2],
       [5000, 1],
       [9000, 64],
     ] as const) {
       const p = new ProgramBuilder(width);
       // Coarse values, so that ties are common.
-      const x = p.data(width, 'f16');
-      const program = p.finish(x);
+      const program = p.finish(p.data(width, 'f16'));
       using executable = loadOnFake(program);
-      const tokens = someTokens(3, 40, 5);
-      const { logits } = await feed(executable, executable.createSequence(), tokens);
+      const tokens = someTokens(3, Math.min(40, width), 5);
       const sequence = executable.createSequence();
-      const top = await executable.stepTop(
-        {
-          tokens: Int32Array.from(tokens),
-          sequences: new Int32Array(3).fill(sequence),
-          positions: Int32Array.of(0, 1, 2),
-          outputRows: Int32Array.of(0, 1, 2),
-        },
-        count,
-      );
-      for (let row = 0; row < 3; row += 1) {
-        const values = logits.subarray(row * width, (row + 1) * width);
-        const ids = Array.from(values.keys()).sort((a, b) => values[b]! - values[a]! || a - b);
-        const best = ids.slice(0, count);
-        expect([...top.ids.subarray(row * count, (row + 1) * count)]).toEqual(best);
-        expect([...top.logits.subarray(row * count, (row + 1) * count)]).toEqual(best.map((id) => values[id]!));
-        const logSum = Math.log(values.reduce((sum, v) => sum + Math.exp(v), 0));
-        expect(top.logSums[row]).toBeCloseTo(logSum, 4);
-      }
+      const step = {
+        tokens: Int32Array.from(tokens),
+        sequences: new Int32Array(3).fill(sequence),
+        positions: Int32Array.of(0, 1, 2),
+        outputRows: Int32Array.of(0, 2),
+        top: count,
+      };
+      const { logits, top } = await executable.step(step);
+      expect(logits.length).toBe(2 * width);
+      expect(top).toEqual(topLogits(logits, 2, count));
+      executable.truncate(sequence, 0);
+      expect(await executable.step({ ...step, withoutLogits: true })).toMatchObject({
+        logits: new Float32Array(0),
+        top,
+      });
+      executable.truncate(sequence, 0);
+      expect((await executable.step({ ...step, top: 0 })).top).toEqual(emptyTop(0, 0));
     }
+  });
+
+  test('the largest of logits that are no numbers, and of many that weigh next to nothing', async () => {
+    const width = 5000;
+    const p = new ProgramBuilder(8);
+    const x = p.buffer('x', width);
+    const table = p.dense('data', 8, width, 'f32');
+    const rows = Array.from({ length: 8 }, (_, i) => new Float32Array(table.bytes.buffer, 4 * i * width, width));
+    rows[1]!.fill(Number.NEGATIVE_INFINITY);
+    rows[2]![4999] = Number.NaN;
+    rows[3]![7] = Number.POSITIVE_INFINITY;
+    rows[4]!.fill(Number.NEGATIVE_INFINITY, 1);
+    // Weights around half of 2^-32, where the rounding shows: e^-22.87 and on both sides.
+    rows[5]!.forEach((_, i, row) => {
+      row[i] = i === 2500 ? 3 : 3 - 22 - i / 4000;
+    });
+    rows[6]!.fill(Number.NaN);
+    rows[7]!.fill(-80);
+    p.ops.push({ op: 'embed', table: p.weight(table), out: x });
+    using executable = loadOnFake(p.finish(x));
+    const tokens = Int32Array.of(0, 1, 2, 3, 4, 5, 6, 7);
+    const { logits, top } = await executable.step({
+      tokens,
+      sequences: new Int32Array(8).fill(executable.createSequence()),
+      positions: tokens,
+      outputRows: tokens,
+      top: 3,
+    });
+    const wanted = topLogits(logits, 8, 3);
+    expect(top).toEqual(wanted);
+    expect([...top.mass].map(Number.isNaN)).toEqual([false, true, true, true, false, false, true, false]);
+    expect([top.mass[4], top.mass[7]]).toEqual([1, width]);
   });
 
   test('NaN and infinity fail the step with the label; the next step is as if nothing had happened', async () => {

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { afterAll, describe, expect, test } from 'vitest';
+import type { Executable, Step, TopLogits } from '../../src/engine/backend.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import { type MetalAddon, MetalUnsupportedError } from '../../src/engine/metal/addon.ts';
 import { createMetalBackend, MetalUnavailableError, metalBackend } from '../../src/engine/metal/backend.ts';
@@ -278,6 +279,27 @@ describe.skipIf(FAKE_MISSING !== undefined)('the backend over the fake device', 
     }
   });
 
+  test('a wrong top is found', async () => {
+    const off = (change: (top: TopLogits) => void) =>
+      selfTest(async (program) => {
+        const reference = await jsBackend.load(program, {});
+        return Object.assign(Object.create(reference) as Executable, {
+          createSequence: () => reference.createSequence(),
+          step: async (step: Step) => {
+            const result = await reference.step(step);
+            change(result.top);
+            return result;
+          },
+          [Symbol.dispose]: () => reference[Symbol.dispose](),
+        });
+      });
+    expect(await off(() => {})).toBeUndefined();
+    const wrong = /largest logits that it told, or the sums of their weights/;
+    expect(await off(({ mass }) => mass.set([mass[0]! + 2 ** -32]))).toMatch(wrong);
+    expect(await off(({ ids }) => ids.set([ids[1]!, ids[0]!]))).toMatch(wrong);
+    expect(await off(({ logits }) => logits.set([Number.NaN], logits.length - 1))).toMatch(wrong);
+  });
+
   test('nothing is left behind: every buffer is released', async () => {
     setFlagsFromString('--expose-gc');
     const collectGarbage = runInNewContext('gc') as () => void;
@@ -296,15 +318,14 @@ describe.skipIf(FAKE_MISSING !== undefined)('the backend over the fake device', 
       const sequence = executable.createSequence();
       await feed(executable, sequence, someTokens(40, 96, 1));
       executable.fork(sequence, 40);
-      await executable.stepTop(
-        {
-          tokens: Int32Array.of(1),
-          sequences: Int32Array.of(sequence),
-          positions: Int32Array.of(40),
-          outputRows: Int32Array.of(0),
-        },
-        3,
-      );
+      await executable.step({
+        tokens: Int32Array.of(1),
+        sequences: Int32Array.of(sequence),
+        positions: Int32Array.of(40),
+        outputRows: Int32Array.of(0),
+        top: 3,
+        withoutLogits: true,
+      });
       executable[Symbol.dispose]();
       executable[Symbol.dispose]();
     };

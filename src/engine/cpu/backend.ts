@@ -10,6 +10,7 @@ import {
   type SequenceId,
   type Step,
   type StepResult,
+  type ThreadsFound,
   type ThreadsUsed,
 } from '../backend.ts';
 import type { Program } from '../program.ts';
@@ -20,6 +21,7 @@ import { emptyTop } from '../top-logits.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import { coreLimits } from './cores.ts';
 import { loadNative, type NativeAddon, type NativeHandle, type NativeInfo } from './native.ts';
+import { fullGroups, readTopology } from './topology.ts';
 import { hugePageMemory } from './weight-memory.ts';
 
 /** Values of BITNET_ISA. */
@@ -62,7 +64,15 @@ const MOST_THREADS = 256;
 /** To ask for the threads used takes 6 us, as long as a hundredth of a small model's step. */
 const STEPS_BETWEEN_READS = 16;
 
-const usedOf = ({ used }: NativeInfo): ThreadsUsed => ({ generation: used.one, prompt: used.many });
+type Threads = { readonly used: ThreadsUsed; readonly found: ThreadsFound };
+
+const threadsOf = ({ used, found }: NativeInfo): Threads => ({
+  used: { generation: used.one, prompt: used.many },
+  found: {
+    generation: found.one ? used.one : undefined,
+    prompt: found.many ? used.many : undefined,
+  },
+});
 
 /** The instruction set to ask the addon for: '' is its own choice. */
 export function chooseIsa(wanted: string | undefined, usable: readonly string[], built: readonly string[]): string {
@@ -85,7 +95,7 @@ export class CpuExecutable implements Executable {
   readonly #program: Program;
   #handle: NativeHandle | undefined;
   /** As last read: the addon does not tell during a step, or when it was disposed. */
-  #used: ThreadsUsed;
+  #threads: Threads;
   #steps = 0;
   #isRunning = false;
 
@@ -96,15 +106,16 @@ export class CpuExecutable implements Executable {
     const fixed = options.threads !== undefined;
     // Each step sees to the rows that it needs: the kernels read the tables where they are.
     const { words, blobs } = encodeProgram(program, program.rope.upTo?.(0));
+    const edges = Int32Array.from(fixed ? [] : fullGroups(readTopology(), threads));
     try {
-      this.#handle = addon.load({ words, blobs, isa, threads, fixed, prefetch: options.prefetchBytes ?? 0 });
+      this.#handle = addon.load({ words, blobs, isa, threads, fixed, edges, prefetch: options.prefetchBytes ?? 0 });
     } catch (error) {
       throw new NativeEngineError({ what: (error as Error).message, where: program.name }, { cause: error });
     }
     this.#addon = addon;
     this.#program = program;
     const loaded = addon.info(this.#handle);
-    this.#used = usedOf(loaded);
+    this.#threads = threadsOf(loaded);
     this.info = { backend: 'cpu', isa: loaded.isa, threads: loaded.threads, weightBytes: weightBytesPerToken(program) };
   }
 
@@ -156,7 +167,7 @@ export class CpuExecutable implements Executable {
     const { tokens, sequences, positions, outputRows } = step;
     const args = [tokens, sequences, positions, outputRows, trace, logits, tritCounts] as const;
     const tops = [top.ids, top.logits, top.mass] as const;
-    if (this.#steps++ % STEPS_BETWEEN_READS === 0) this.threadsUsed();
+    if (this.#steps++ % STEPS_BETWEEN_READS === 0) this.#readThreads();
     const running = this.#addon.step(handle, ...args, ...tops);
     this.#isRunning = true;
     const result = await running.finally(() => {
@@ -172,8 +183,16 @@ export class CpuExecutable implements Executable {
 
   /** During a step, what was known before it; after disposal, what it had come to: whoever ends a program may still be told. */
   threadsUsed(): ThreadsUsed {
-    if (this.#handle !== undefined && !this.#isRunning) this.#used = usedOf(this.#addon.info(this.#handle));
-    return this.#used;
+    return this.#readThreads().used;
+  }
+
+  threadsFound(): ThreadsFound {
+    return this.#readThreads().found;
+  }
+
+  #readThreads(): Threads {
+    if (this.#handle !== undefined && !this.#isRunning) this.#threads = threadsOf(this.#addon.info(this.#handle));
+    return this.#threads;
   }
 
   /** Moves the weights to huge pages where the system has them. */
@@ -188,7 +207,7 @@ export class CpuExecutable implements Executable {
 
   [Symbol.dispose](): void {
     if (this.#handle === undefined) return;
-    this.threadsUsed();
+    this.#readThreads();
     this.#addon.dispose(this.#handle);
     this.#handle = undefined;
   }

@@ -1,11 +1,13 @@
 // How many threads can run at once: the processors that this process may be put on, and the time on them that its control
 // groups allow. Node knows the first everywhere and the second only in its later versions.
 
-import { readFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { onlineProcessors, type ReadText, readText, readTopology } from './topology.ts';
 
 export type CoreLimits = {
+  /** Processors of the machine that run; undefined where the system does not tell. */
+  readonly online: number | undefined;
   /** Processors of the affinity mask. */
   readonly processors: number;
   /** Processors' worth of time that control groups allow; undefined without a limit. */
@@ -16,26 +18,30 @@ export type CoreLimits = {
 
 export type CoreSources = {
   readonly processors?: number;
-  /** Text of a file, undefined where there is none. */
-  readonly read?: (path: string) => string | undefined;
+  readonly read?: ReadText;
 };
 
 /** A quota of 1.5 processors leaves two threads: the system stops both in turn, and one would leave half a processor idle. */
-export function coreLimits({ processors = availableParallelism(), read = textOf }: CoreSources = {}): CoreLimits {
+export function coreLimits({ read = readText, ...given }: CoreSources = {}): CoreLimits {
+  // What Node counts has a quota in it in some of its versions.
+  const processors = given.processors ?? readTopology(read)?.processors.length ?? availableParallelism();
   const quota = cgroupQuota(read);
-  return { processors, quota, usable: Math.max(1, Math.min(processors, Math.ceil(quota ?? processors))) };
+  const usable = Math.max(1, Math.min(processors, Math.ceil(quota ?? processors)));
+  return { online: onlineProcessors(read), processors, quota, usable };
 }
 
-function textOf(path: string): string | undefined {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch {
-    return undefined;
-  }
+/** What keeps threads from being more than `usable`, in words. */
+export function limitText({ online, processors, quota, usable }: CoreLimits): string {
+  const of = (count: number) => `${count} ${count === 1 ? 'processor' : 'processors'}`;
+  if (quota !== undefined && usable < processors)
+    return `control groups allow the time of ${of(Number(quota.toFixed(1)))}, of ${processors}`;
+  if (online !== undefined && processors < online)
+    return `the affinity mask or a cpuset allows ${of(processors)}, of ${online}`;
+  return `the machine has ${of(processors)}`;
 }
 
 /** The least of the groups that this process is in. Source: Linux, Documentation/admin-guide/cgroup-v2.rst, cpu.max. */
-function cgroupQuota(read: (path: string) => string | undefined): number | undefined {
+function cgroupQuota(read: ReadText): number | undefined {
   const quotas: number[] = [];
   for (const line of read('/proc/self/cgroup')?.split('\n') ?? []) {
     const [, controllers, group] = /^\d+:([^:]*):(\/.*)$/.exec(line) ?? [];

@@ -11,6 +11,8 @@ export type NativeInfo = {
   readonly threads: number;
   /** How many run steps of one row, of a few and of many. */
   readonly used: { readonly one: number; readonly few: number; readonly many: number };
+  /** Whether those numbers are what measurement came to; never where one was given. */
+  readonly found: { readonly one: boolean; readonly few: boolean; readonly many: boolean };
   /** Bytes that each thread asks for ahead of its stream of weights. */
   readonly prefetch: {
     readonly ternary: number;
@@ -50,6 +52,8 @@ export type NativeAddon = {
     threads: number;
     /** Always so many; else as many of them as turn out to help. */
     fixed: boolean;
+    /** Numbers of threads that fill whole caches or nodes: tried in place of others close to them. */
+    edges: Int32Array;
     /** Bytes, or 0: the usual distance, until `settle` finds a better one. */
     prefetch: number;
   }): NativeHandle;

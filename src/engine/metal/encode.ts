@@ -899,22 +899,26 @@ export class StepEncoder {
   #topDispatches({ outputs, top }: Shape): Dispatch[] {
     const { vocabSize, logits } = this.#program;
     const chunks = Math.ceil(vocabSize / TOP_CHUNK);
+    const row = this.#memory.activations[logits]!;
     const candidates = this.#memory.scratch.get('top candidates')!;
-    const statistics = this.#memory.scratch.get('top statistics')!;
+    const values = this.#memory.scratch.get('top values')!;
     const a = { width: vocabSize, stride: this.#stride(logits), count: top, chunks, chunk: TOP_CHUNK };
     return [
       dispatch('top_chunk', [chunks, outputs, 1], this.#threads('top_chunk', 256), {
-        logits: this.#memory.activations[logits]!,
+        logits: row,
         candidates,
-        statistics,
         a,
       }),
       dispatch('top_merge', [1, outputs, 1], this.#threads('top_merge', 256), {
         candidates,
-        statistics,
-        out_values: this.#memory.scratch.get('top values')!,
+        out_values: values,
         out_ids: this.#memory.scratch.get('top ids')!,
-        log_sums: this.#memory.scratch.get('log sums')!,
+        a,
+      }),
+      dispatch('top_mass', [chunks, outputs, 1], this.#threads('top_mass', 256), {
+        logits: row,
+        best: values,
+        masses: this.#memory.scratch.get('top masses')!,
         a,
       }),
     ];

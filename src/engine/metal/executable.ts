@@ -5,15 +5,15 @@ import {
   type Executable,
   type ExecutableInfo,
   type LoadOptions,
-  MAX_TOP,
   NonFiniteError,
   type SequenceId,
   type Step,
   type StepResult,
+  type TopLogits,
 } from '../backend.ts';
 import type { BufferId, Program } from '../program.ts';
 import { checkRewind } from '../rewind.ts';
-import { asAsked } from '../top-logits.ts';
+import { emptyTop, topLogits } from '../top-logits.ts';
 import { checkStep, weightBytesPerToken } from '../validate.ts';
 import type { Dispatch } from './addon.ts';
 import {
@@ -45,15 +45,6 @@ type Sequence = {
   readonly blocks: number[];
   /** Of its recurrent states; undefined before its first step, when they are zeros. */
   slot: number | undefined;
-};
-
-export type TopResult = {
-  /** (O, count): the highest logits' ids, best first; among equals the lower id first. */
-  readonly ids: Uint32Array;
-  /** (O, count). */
-  readonly logits: Float32Array;
-  /** (O): log of the sum of exp(logit); logit - logSum is a token's log-probability. */
-  readonly logSums: Float32Array;
 };
 
 export type MetalOptions = LoadOptions &
@@ -164,44 +155,45 @@ export class MetalExecutable implements Executable {
   async step(step: Step): Promise<StepResult> {
     const { vocabSize, tracePoints } = this.#program;
     const traced = step.trace === true;
-    const logits = new Float32Array(step.outputRows.length * vocabSize);
+    const count = step.top ?? 0;
+    const outputs = step.outputRows.length;
+    const logits = new Float32Array(step.withoutLogits === true ? 0 : outputs * vocabSize);
+    const top = emptyTop(outputs, count);
     const tritCounts = new Int32Array(traced ? step.tokens.length * tracePoints * 3 : 0);
-    await this.#run(step, 0, (part) => {
-      const stride = padded(vocabSize);
-      const from = new Float32Array(this.#activationMemory(this.#program.logits));
-      for (let i = 0; i < part.outputs; i += 1) {
-        logits.set(from.subarray(i * stride, i * stride + vocabSize), (part.firstOutput + i) * vocabSize);
+    await this.#run(step, count, (part) => {
+      if (logits.length > 0) {
+        for (let i = 0; i < part.outputs; i += 1) logits.set(this.#logitsOf(i), (part.firstOutput + i) * vocabSize);
       }
+      if (count > 0) this.#readTop(part, count, top);
       if (traced && tracePoints > 0) {
         const counts = new Int32Array(this.#scratchMemory('trit counts'), 0, part.tokens * tracePoints * 3);
         tritCounts.set(counts, part.firstToken * tracePoints * 3);
       }
     });
-    return { ...asAsked(step, logits), tritCounts };
+    return { logits, top, tritCounts };
   }
 
-  /**
-   * As `step`, but finds the `count` best logits of each output row on the GPU, so that a greedy or top-k step brings
-   * back a few numbers instead of the vocabulary. 1 <= count <= 64.
-   */
-  async stepTop(step: Step, count: number): Promise<TopResult> {
-    if (!Number.isInteger(count) || count < 1 || count > Math.min(MAX_TOP, this.#program.vocabSize)) {
-      throw new RangeError(`stepTop takes a count of 1 to ${MAX_TOP}, not ${count}`);
+  /** Of an output row of the part that has just run. */
+  #logitsOf(row: number): Float32Array {
+    const { logits, vocabSize } = this.#program;
+    return new Float32Array(this.#activationMemory(logits), row * padded(vocabSize) * 4, vocabSize);
+  }
+
+  #readTop({ firstOutput, outputs }: Part, count: number, { ids, logits, mass }: TopLogits): void {
+    if (outputs === 0) return;
+    const chunks = Math.ceil(this.#program.vocabSize / TOP_CHUNK);
+    ids.set(new Int32Array(this.#scratchMemory('top ids'), 0, outputs * count), firstOutput * count);
+    logits.set(new Float32Array(this.#scratchMemory('top values'), 0, outputs * count), firstOutput * count);
+    const parts = new Uint32Array(this.#scratchMemory('top masses'), 0, outputs * chunks * 2);
+    for (let row = 0; row < outputs; row += 1) {
+      const to = firstOutput + row;
+      mass[to] = massOfParts(parts.subarray(row * chunks * 2, (row + 1) * chunks * 2));
+      if (!Number.isNaN(mass[to])) continue;
+      // The order of what is no number is the reference's.
+      const found = topLogits(this.#logitsOf(row), 1, count);
+      ids.set(found.ids, to * count);
+      logits.set(found.logits, to * count);
     }
-    const outputs = step.outputRows.length;
-    const result = {
-      ids: new Uint32Array(outputs * count),
-      logits: new Float32Array(outputs * count),
-      logSums: new Float32Array(outputs),
-    };
-    await this.#run(step, count, (part) => {
-      const { firstOutput, outputs: n } = part;
-      if (n === 0) return;
-      result.ids.set(new Uint32Array(this.#scratchMemory('top ids'), 0, n * count), firstOutput * count);
-      result.logits.set(new Float32Array(this.#scratchMemory('top values'), 0, n * count), firstOutput * count);
-      result.logSums.set(new Float32Array(this.#scratchMemory('log sums'), 0, n), firstOutput);
-    });
-    return result;
   }
 
   /** The dispatches of one decoded token at `position`: what docs/metal.md counts, and the tests look at. */
@@ -439,10 +431,9 @@ export class MetalExecutable implements Executable {
     if (top > 0) {
       const chunks = Math.ceil(this.#program.vocabSize / TOP_CHUNK);
       this.#scratchBuffer('top candidates', outputs * chunks * top * 8);
-      this.#scratchBuffer('top statistics', outputs * chunks * 8);
       this.#scratchBuffer('top ids', outputs * top * 4);
       this.#scratchBuffer('top values', outputs * top * 4);
-      this.#scratchBuffer('log sums', outputs * 4);
+      this.#scratchBuffer('top masses', outputs * chunks * 8);
     }
     if (tokens > this.#memory.rows) this.#allocateActivations(tokens);
     // Logits are the one wide buffer: as many rows of them as a step asked for, not as it has tokens.
@@ -518,3 +509,14 @@ type Part = {
   readonly firstOutput: number;
   readonly outputs: number;
 };
+
+/** Of what `top_mass` wrote of the chunks of a row; NaN where one has a NaN. */
+function massOfParts(parts: Uint32Array): number {
+  let sum = 0;
+  for (let i = 0; i < parts.length; i += 2) {
+    if (parts[i] === 0xffffffff) return Number.NaN;
+    // Below 2^53: 2^32 for each token of the vocabulary at most.
+    sum += 2 ** 16 * parts[i]! + parts[i + 1]!;
+  }
+  return sum / 2 ** 32;
+}

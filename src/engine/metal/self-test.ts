@@ -14,6 +14,7 @@ import type {
   VectorWeight,
   Weight,
 } from '../program.ts';
+import { topLogits } from '../top-logits.ts';
 
 /** Largest difference of a logit, as a share of the largest logit: float32 noise is a hundred times smaller. */
 export const SELF_TEST_TOLERANCE = 1e-4;
@@ -445,23 +446,40 @@ export function hybridSelfTestProgram(seed = 5): Program {
   };
 }
 
-/** Logits of every row of the self-test's steps. */
-async function logitsOf(executable: Executable, steps = STEPS): Promise<Float32Array[]> {
+/** Largest logits that the self-test asks for. */
+const TOP = 5;
+
+type Found = {
+  /** Of every row of the self-test's steps. */
+  readonly logits: readonly Float32Array[];
+  /** Whether the largest logits and sums of weights that the steps told are those of these logits. */
+  readonly isTopRight: boolean;
+};
+
+async function run(executable: Executable, steps = STEPS): Promise<Found> {
   const sequence = executable.createSequence();
   const all: Float32Array[] = [];
+  let isTopRight = true;
   let position = 0;
   for (const tokens of steps) {
-    const { logits } = await executable.step({
+    const { logits, top } = await executable.step({
       tokens: Int32Array.from(tokens),
       sequences: new Int32Array(tokens.length).fill(sequence),
       positions: Int32Array.from(tokens, (_, i) => position + i),
       outputRows: Int32Array.from(tokens, (_, i) => i),
+      top: TOP,
     });
+    const wanted = topLogits(logits, tokens.length, TOP);
+    const isSame = (of: 'ids' | 'logits' | 'mass') => top[of].every((value, i) => Object.is(value, wanted[of][i]));
+    isTopRight &&= isSame('ids') && isSame('logits') && isSame('mass');
     position += tokens.length;
     all.push(logits);
   }
-  return all;
+  return { logits: all, isTopRight };
 }
+
+const WRONG_TOP =
+  'in its self-test the largest logits that it told, or the sums of their weights, were not those of its logits';
 
 /** Undefined when the executable computes what the reference computes; else one sentence. */
 export async function selfTest(
@@ -470,8 +488,8 @@ export async function selfTest(
 ): Promise<string | undefined> {
   using reference = await jsBackend.load(program, {});
   using executable = await load(program);
-  const expected = await logitsOf(reference);
-  const actual = await logitsOf(executable);
+  const { logits: expected } = await run(reference);
+  const { logits: actual, isTopRight } = await run(executable);
   let largest = 0;
   let worst = 0;
   expected.forEach((logits, step) => {
@@ -481,7 +499,7 @@ export async function selfTest(
       worst = Math.max(worst, Math.abs(value - actual[step]![i]!));
     });
   });
-  if (worst <= SELF_TEST_TOLERANCE * largest) return undefined;
+  if (worst <= SELF_TEST_TOLERANCE * largest) return isTopRight ? undefined : WRONG_TOP;
   return `its self-test differs from the reference by ${worst.toPrecision(3)} (logits up to ${largest.toPrecision(3)})`;
 }
 
@@ -509,8 +527,8 @@ async function sameBits(
 ): Promise<string | undefined> {
   using reference = await jsBackend.load(program, {});
   using executable = await load(program);
-  const expected = await logitsOf(reference, steps);
-  const actual = await logitsOf(executable, steps);
+  const { logits: expected } = await run(reference, steps);
+  const { logits: actual, isTopRight } = await run(executable, steps);
   let different = 0;
   let all = 0;
   expected.forEach((logits, step) => {
@@ -520,6 +538,6 @@ async function sameBits(
     all += wanted.length;
     different += wanted.reduce((sum, word, i) => sum + (word === found[i] ? 0 : 1), 0);
   });
-  if (different === 0) return undefined;
+  if (different === 0) return isTopRight ? undefined : WRONG_TOP;
   return `in its self-test ${different} of ${all} logits of a ${kind} model are not the reference's, bit for bit`;
 }

@@ -322,8 +322,9 @@ export const KERNELS = {
     a: 'DeltaArgs',
   },
   route_experts: { x: 0, experts: 1, shares: 2, status: 3, a: 'RouteArgs' },
-  top_chunk: { logits: 0, candidates: 1, statistics: 2, a: 'TopArgs' },
-  top_merge: { candidates: 0, statistics: 1, out_values: 2, out_ids: 3, log_sums: 4, a: 'TopArgs' },
+  top_chunk: { logits: 0, candidates: 1, a: 'TopArgs' },
+  top_merge: { candidates: 0, out_values: 1, out_ids: 2, a: 'TopArgs' },
+  top_mass: { logits: 0, best: 1, masses: 2, a: 'TopArgs' },
 } as const;
 
 export type KernelName = keyof typeof KERNELS;

@@ -2,6 +2,7 @@
 // none. A body of `data:` lines is a stream of events; one that begins with a bracket is JSON, one object or one a line.
 
 import { JsonError, parseJson } from '../../formats/strict-json.ts';
+import { isJson } from '../json-in.ts';
 import { OpenAiResponseError, OpenAiStreamError } from './errors.ts';
 import { readEvents, readLines, StreamLimitError } from './event-stream.ts';
 import { errorWords, oneLine, wordsOf } from './words.ts';
@@ -99,7 +100,7 @@ async function* fromEvents(body: AsyncIterable<Uint8Array>, from: Origin): Async
       yield END_OF_ANSWER;
       return;
     }
-    if (type === 'error') throw brokenOff(isJson(text) ? wordsOf(parse(text, from.url)) : wordsOf(text), from);
+    if (type === 'error') throw brokenOff(isAnswer(text) ? wordsOf(parse(text, from.url)) : wordsOf(text), from);
     yield withoutError(parse(text, from.url), from);
   }
 }
@@ -112,7 +113,7 @@ async function* fromJson(body: AsyncIterable<Uint8Array>, from: Origin): AsyncGe
   for await (const line of readLines(body, { eventLength: MAX_EVENT, totalBytes: MAX_STREAM })) {
     const text = line.trim();
     if (text === '') continue;
-    if (whole.length > 0 || (count === 0 && !isJson(text))) {
+    if (whole.length > 0 || (count === 0 && !isAnswer(text))) {
       length += text.length + 1;
       if (length > MAX_EVENT) throw new StreamLimitError(`an object exceeds ${MAX_EVENT} characters`);
       whole.push(text);
@@ -130,14 +131,8 @@ async function* fromJson(body: AsyncIterable<Uint8Array>, from: Origin): AsyncGe
   if (count <= 1) yield END_OF_ANSWER;
 }
 
-function isJson(text: string): boolean {
-  try {
-    parseJson(text, { where: '' });
-    return true;
-  } catch {
-    return false;
-  }
-}
+/** As `parse` reads. */
+const isAnswer = (text: string) => isJson(text, (json) => parseJson(json, { where: '' }));
 
 /** Throws OpenAiStreamError for what is not JSON, or nests too deep. */
 export function parse(text: string, url: string): unknown {

@@ -4,6 +4,7 @@
 import { ArgumentError, CancelledError } from '../../errors.ts';
 import { now } from '../clock.ts';
 import type { LoadRequest } from '../engine.ts';
+import { jsonObjectIn } from '../json-in.ts';
 import type { Structure } from '../structure/structure.ts';
 import type { Answer, Ending, Prompt, Start, Task, TokenSource } from '../token-source.ts';
 import type { ParsedCall } from '../tools/tool-calls.ts';
@@ -203,17 +204,8 @@ class CallParts {
     const named = [...this.#calls.values()]
       .filter(({ name }) => name !== '')
       .map((call, i) => ({ ...call, id: call.id || `call_${i}`, arguments: call.arguments || '{}' }));
-    const isWhole = (call: ParsedCall) => isJsonObject(call.arguments);
+    const isWhole = (call: ParsedCall) => jsonObjectIn(call.arguments) !== undefined;
     return { whole: named.filter(isWhole), broken: named.filter((call) => !isWhole(call)).map(({ name }) => name) };
-  }
-}
-
-function isJsonObject(text: string): boolean {
-  try {
-    const value: unknown = JSON.parse(text);
-    return typeof value === 'object' && value !== null && !Array.isArray(value);
-  } catch {
-    return false;
   }
 }
 

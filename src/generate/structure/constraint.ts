@@ -3,7 +3,7 @@
 
 import type { Matcher, Place } from './matcher.ts';
 import type { Structure, StructureReader } from './structure.ts';
-import { StructureError } from './structure-error.ts';
+import { StructureError, StructureLimitError } from './structure-error.ts';
 import { countOf, type Found, type TokenMask, type TokenTrie } from './token-trie.ts';
 
 /** Bytes that are spelled only to tell how many tokens they take. */
@@ -27,6 +27,9 @@ export class Constraint {
   #isFirst = true;
   /** Tokens of the ending that was forced. */
   forced = 0;
+  /** The limit that was met since the last token, and the one that the text had to end for though there was room. */
+  #met: StructureLimitError | undefined;
+  limit: StructureLimitError | undefined;
 
   constructor(reader: StructureReader, structure: Structure) {
     this.#trie = reader.trie;
@@ -42,12 +45,14 @@ export class Constraint {
 
   /** The text is whole and nothing can follow. */
   get isOver(): boolean {
-    return this.#place.accepts && (this.#place.ways.length === 0 || this.#ending?.length === 0);
+    return this.#ending === undefined
+      ? this.#place.accepts && this.#place.ways.length === 0
+      : this.#ending.length === 0;
   }
 
   /** The text is whole, whatever might follow. */
   get isWhole(): boolean {
-    return this.#place.accepts;
+    return this.#ending === undefined ? this.#place.accepts : this.#ending.length === 0;
   }
 
   /** Throws StructureError when even the shortest text takes more than `tokens`. */
@@ -84,25 +89,46 @@ export class Constraint {
   /** Begins the shortest ending; undefined where the text is whole. */
   end(): number | undefined {
     this.#ending ??= [...(this.#endingFrom(this.#place) ?? [])];
+    this.limit ??= this.#met;
     return this.mustTake(0);
   }
 
-  allowed(): Allowed {
-    const { mask, count } = this.#trie.allowed(this.#matcher, this.#place);
+  /**
+   * Undefined where it takes more than the limits allow to find them: only the ending is left. Throws StructureLimitError
+   * where that is so from the start.
+   */
+  allowed(): Allowed | undefined {
+    const found = this.#withinLimits(() => this.#trie.allowed(this.#matcher, this.#place));
+    if (found === undefined) {
+      if (this.#isFirst) throw this.#met!;
+      return undefined;
+    }
+    const { mask, count } = found;
     // The decoder would take such a space away.
     if (this.#isFirst && this.#trie.stripsStart) return { ...this.#withoutSpaces(mask), mayEnd: this.#place.accepts };
     return { mask, count, mayEnd: this.#place.accepts };
   }
 
+  /** The result, or undefined beyond a limit. */
+  #withinLimits<Result>(work: () => Result): Result | undefined {
+    try {
+      return work();
+    } catch (error) {
+      if (!(error instanceof StructureLimitError)) throw error;
+      this.#met = error;
+      return undefined;
+    }
+  }
+
   /** Works ahead for `allowed`, for about so many milliseconds; true when there is nothing left to do. */
   prepare(ms: number): boolean {
-    return this.#trie.prepare(this.#matcher, this.#place, ms);
+    return this.#ending !== undefined || this.#trie.prepare(this.#matcher, this.#place, ms);
   }
 
   /** Whether the text can still be ended within `left` tokens after this one. */
   leavesRoom(token: number, left: number): boolean {
-    const next = this.#matcher.walk(this.#place, this.#trie.bytesOf(token));
-    return next !== null && this.#isShort(next, left);
+    const next = this.#withinLimits(() => this.#matcher.walk(this.#place, this.#trie.bytesOf(token)));
+    return next != null && this.#isShort(next, left);
   }
 
   /** Whether the text can be ended within `left` tokens from here. */
@@ -120,6 +146,9 @@ export class Constraint {
 
   /** Takes a token that was chosen or had to be. Throws StructureError for one that does not fit. */
   take(token: number): void {
+    // Where it leads is known.
+    if (this.#ending !== undefined) return;
+    this.#met = undefined;
     const next = this.#matcher.walk(this.#place, this.#trie.bytesOf(token));
     if (next === null) {
       throw new StructureError({
@@ -133,10 +162,14 @@ export class Constraint {
 
   #endingFrom(place: Place): readonly number[] | undefined {
     if (this.#endings.has(place)) return this.#endings.get(place);
-    const ending = this.#trie.spell(this.#matcher.shortestEnding(place));
+    const ending = this.#trie.spell(this.#shortestEnding(place));
     if (this.#endings.size > 256) this.#endings.clear();
     this.#endings.set(place, ending);
     return ending;
+  }
+
+  #shortestEnding(place: Place): Uint8Array {
+    return this.#withinLimits(() => this.#matcher.shortestEnding(place)) ?? this.#matcher.endingOfOneWay(place);
   }
 
   #withoutSpaces(mask: TokenMask): Found {

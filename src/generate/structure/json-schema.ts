@@ -6,7 +6,7 @@ import type { Automaton, NodeId, RuleId } from './automaton.ts';
 import { AutomatonBuilder } from './automaton.ts';
 import { type Bounds, writeIntegers, writeNumbers } from './numbers.ts';
 import { textsMatching } from './pattern.ts';
-import { isOpen, type Plain, type Schema, SchemaReader, type Type } from './schema-keywords.ts';
+import { isOpen, type Plain, type Schema, SchemaReader, saysAnything, type Type } from './schema-keywords.ts';
 import { overLimit, StructureError } from './structure-error.ts';
 import { ANY_TEXT, both, contains, ofLength, otherThan, type TextSet, writeStrings, writeTexts } from './text-set.ts';
 
@@ -103,7 +103,7 @@ export class SchemaWriter {
     this.#reader = new SchemaReader(schema);
     this.#schemas += 1;
     for (const plain of this.#reader.alternatives(schema)) {
-      const { values, types } = plain;
+      const { values } = plain;
       const texts = (values ?? [])
         .filter((value) => this.#reader.fitsBeside(plain, value))
         .filter((value) => typeof value !== 'string' || contains(bare, value))
@@ -116,13 +116,10 @@ export class SchemaWriter {
         to,
       );
       if (values !== undefined) continue;
-      if (types?.has('string') !== true) {
-        this.#plain(plain, from, to);
-        continue;
-      }
-      writeTexts(this.#builder, both(bare, this.#textsOf(plain)), from, to);
-      const others = new Set([...types].filter((type) => type !== 'string'));
-      if (others.size > 0) this.#plain({ ...plain, types: others }, from, to);
+      // Where anything may stand, bare words and numbers are read as text.
+      const wanted = saysAnything(plain) ? this.#wantedTypes(plain) : new Set<Type>(['object', 'array', 'string']);
+      if (wanted.delete('string')) writeTexts(this.#builder, both(bare, this.#textsOf(plain)), from, to);
+      for (const type of wanted) this.#ofType(type, plain, from, to);
     }
     for (let next = this.#waiting.pop(); next !== undefined; next = this.#waiting.pop()) this.#writeRule(...next);
   }
@@ -143,15 +140,19 @@ export class SchemaWriter {
   }
 
   #plain(plain: Plain, from: NodeId, to: NodeId): void {
-    const { values, types } = plain;
+    const { values } = plain;
     if (values !== undefined) {
       const fitting = values.filter((value) => this.#reader.fitsBeside(plain, value) && this.#isWithin(value));
       this.#builder.texts(from, fitting.map(jsonOf), to);
       return;
     }
-    const wanted = new Set<Type>(types ?? ['object', 'array', 'string', 'number', 'boolean', 'null']);
+    for (const type of this.#wantedTypes(plain)) this.#ofType(type, plain, from, to);
+  }
+
+  #wantedTypes(plain: Plain): Set<Type> {
+    const wanted = new Set<Type>(plain.types ?? ['object', 'array', 'string', 'number', 'boolean', 'null']);
     for (const not of plain.not ?? []) this.#takeAway(wanted, plain, not);
-    for (const type of wanted) this.#ofType(type, plain, from, to);
+    return wanted;
   }
 
   /** Of `not`, what says that whole types are out; a boolean or null that is out as a value is as well. */

@@ -20,13 +20,16 @@ const MAX_KEPT = 30_000;
 const MAX_WAYS_OF_RUN = 64;
 
 /** Stacks of calls. `atRoot`: one of them is empty. */
-type Calls = {
-  readonly id: number;
+type Stacks = {
   readonly atRoot: boolean;
   /** Node to go on at, and the stacks below, ascending by node. */
-  readonly frames: readonly { readonly back: NodeId; readonly below: Calls }[];
+  readonly frames: readonly { readonly back: NodeId; readonly below: Stacks }[];
   /** Fewest bytes from here to the end of the text. */
   readonly least: number;
+};
+type Calls = Omit<Stacks, 'frames'> & {
+  readonly id: number;
+  readonly frames: readonly { readonly back: NodeId; readonly below: Calls }[];
 };
 
 export type Place = {
@@ -230,6 +233,60 @@ export class Matcher {
     return Uint8Array.from(bytes);
   }
 
+  /**
+   * One of the shortest endings along a single way, for a place from which following all ways takes more than the limits
+   * allow.
+   */
+  endingOfOneWay({ ways, accepts }: Place): Uint8Array {
+    const bytes: number[] = [];
+    if (accepts) return new Uint8Array();
+    const { least } = this.#automaton;
+    const lengthOf = ({ node, calls }: OneWay) => least[node]! + calls.least;
+    let at: OneWay = ways.reduce((best: OneWay, way) => (lengthOf(way) < lengthOf(best) ? way : best), ways[0]!);
+    for (;;) {
+      const next = this.#nextByte(at);
+      if (next === undefined) return Uint8Array.from(bytes);
+      bytes.push(next.byte);
+      at = next.to;
+    }
+  }
+
+  /** The next byte of a shortest ending, found by moves that take none; undefined at the end of the text. */
+  #nextByte(from: OneWay): { readonly byte: number; readonly to: OneWay } | undefined {
+    const { edges, calls: callsOf, empty, isEnd, least, rules } = this.#automaton;
+    const open: (OneWay & { readonly depth: number })[] = [{ ...from, depth: 0 }];
+    // No rule begins with itself, so that calls within calls come to an end, and what comes back to a node at the same depth
+    // has gone in a circle.
+    const seen = new Set<string>();
+    for (let at = open.pop(); at !== undefined; at = open.pop()) {
+      const { node, calls, depth } = at;
+      if (seen.has(`${node} ${depth}`)) continue;
+      seen.add(`${node} ${depth}`);
+      const own = edges[node]!;
+      for (let i = 0; i < own.length; i += EDGE) {
+        const target = own[i + 2]!;
+        if (1 + least[target]! === least[node])
+          return { byte: readable(own[i]!, own[i + 1]!), to: { node: target, calls } };
+      }
+      if (isEnd[node] === 1) {
+        if (calls.atRoot) return undefined;
+        for (const { back, below } of calls.frames) {
+          if (least[back]! + below.least === calls.least) open.push({ node: back, calls: below, depth: depth - 1 });
+        }
+      }
+      for (const to of empty[node]!) if (least[to] === least[node]) open.push({ node: to, calls, depth });
+      const called = callsOf[node]!;
+      for (let i = 0; i < called.length; i += 2) {
+        const [start, back] = [rules[called[i]!]!.start, called[i + 1]!];
+        if (least[start]! + least[back]! !== least[node]) continue;
+        const inner = { atRoot: false, frames: [{ back, below: calls }], least: least[back]! + calls.least };
+        open.push({ node: start, calls: inner, depth: depth + 1 });
+      }
+    }
+    // `least` is exact: there is always one.
+    throw new Error('a place has no way to its end');
+  }
+
   #towardsEnd(at: Place): { readonly byte: number; readonly place: Place } {
     for (const byte of this.#firstBytes(at)) {
       const next = this.step(at, byte);
@@ -334,6 +391,14 @@ export class Matcher {
     this.#calls.set(key, calls);
     return calls;
   }
+}
+
+type OneWay = { readonly node: NodeId; readonly calls: Stacks };
+
+/** A byte of a range, letters and digits before others. */
+function readable(low: number, high: number): number {
+  for (const [from, to] of READABLE) if (low <= to && high >= from) return Math.max(low, from);
+  return low;
 }
 
 const READABLE = [

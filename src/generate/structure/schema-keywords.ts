@@ -572,6 +572,11 @@ export function isOpen({ properties, required, namePatterns }: Plain): boolean {
   return properties.size === 0 && required.size === 0 && namePatterns.size === 0;
 }
 
+/** Whether it says which values may stand there: not where any may. */
+export function saysAnything({ types, values, not }: Plain): boolean {
+  return types !== undefined || values !== undefined || not !== undefined;
+}
+
 function propertyOf(plain: Plain, name: string): Schema | undefined {
   return plain.properties.get(name) ?? plain.additional;
 }

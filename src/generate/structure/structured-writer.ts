@@ -14,6 +14,7 @@ import {
 import type { ThoughtReader } from '../thought.ts';
 import { Constraint } from './constraint.ts';
 import { type Structure, StructureReader } from './structure.ts';
+import type { StructureLimitError } from './structure-error.ts';
 
 export type Written = Choice & {
   /** The model had no choice. */
@@ -24,6 +25,9 @@ export type Written = Choice & {
 const MAX_TRIES = 64;
 /** What is kept free behind a thought that is cut, beside its ending. */
 const BEHIND_THOUGHT = 1;
+
+/** Whole already, and nothing else fits: as a stop token says it. */
+const OVER: Written = { token: -1, logprob: 0, forced: true };
 
 type Vocabulary = { readonly reader: StructureReader; readonly stops: readonly number[] };
 
@@ -124,6 +128,11 @@ export class StructuredWriter {
     return this.#constraint.forced;
   }
 
+  /** Why the text was ended though there was room; undefined where it was not. */
+  get limit(): StructureLimitError | undefined {
+    return this.#constraint.limit;
+  }
+
   /** The text is whole, whatever might follow. */
   get isWhole(): boolean {
     return this.#constraint.isWhole;
@@ -145,7 +154,12 @@ export class StructuredWriter {
     };
     const must = this.#constraint.mustTake(left);
     if (must !== undefined) return taken(tellToken(logits, must, topLogprobs, mass), true);
-    const { mask: shared, count, mayEnd } = this.#constraint.allowed();
+    const allowed = this.#constraint.allowed();
+    if (allowed === undefined) {
+      const end = this.#constraint.end();
+      return end === undefined ? OVER : taken(tellToken(logits, end, topLogprobs, mass), true);
+    }
+    const { mask: shared, count, mayEnd } = allowed;
     const open = this.#mayOpen;
     this.#mayOpen = undefined;
     const others = new Set([
@@ -174,8 +188,7 @@ export class StructuredWriter {
     }
     const end = this.#constraint.end();
     if (end !== undefined) return taken(among.tell(end), true);
-    // Whole already, and nothing else fits: as a stop token says it.
-    return { token: -1, logprob: 0, forced: true };
+    return OVER;
   }
 
   /** What the model may put between its thought and the answer. */

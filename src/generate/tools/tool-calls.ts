@@ -6,7 +6,9 @@
 // A call that is cut or broken stays in the text: a client sees what the model wrote, not nothing.
 
 import { createHash } from 'node:crypto';
+import { jsonIn } from '../json-in.ts';
 import type { Tool } from './tool-request.ts';
+import { valueIn } from './xml-value.ts';
 
 export type ParsedCall = {
   readonly id: string;
@@ -85,7 +87,7 @@ function readXml(text: string, tools: readonly Tool[]): Omit<ParsedCall, 'id'> |
   const head = markAt(text, FUNCTION);
   if (head === undefined || !text.endsWith(FUNCTION_END)) return undefined;
   const { name } = head;
-  const properties = tools.find((tool) => tool.name === name)?.parameters.properties;
+  const tool = tools.find((one) => one.name === name);
   const given = new Map<string, unknown>();
   let rest = text.slice(head.end, -FUNCTION_END.length).trim();
   while (rest !== '') {
@@ -96,8 +98,7 @@ function readXml(text: string, tools: readonly Tool[]): Omit<ParsedCall, 'id'> |
     // The line breaks are the marks' own.
     if (value.startsWith('\n')) value = value.slice(1);
     if (value.endsWith('\n')) value = value.slice(0, -1);
-    const schema = (properties as Record<string, unknown> | undefined)?.[parameter.name];
-    given.set(parameter.name, valueIn(value, schema));
+    given.set(parameter.name, valueIn(value, parameter.name, tool?.parameters));
     rest = rest.slice(end + PARAMETER_END.length).trimStart();
   }
   return { name, arguments: JSON.stringify(Object.fromEntries(given)) };
@@ -108,57 +109,4 @@ function markAt(text: string, mark: string): { readonly name: string; readonly e
   const close = text.startsWith(mark) ? text.indexOf('>') : -1;
   const name = text.slice(mark.length, Math.max(close, mark.length)).trim();
   return close < 0 || name === '' || name.includes('\n') ? undefined : { name, end: close + 1 };
-}
-
-/** A text where the schema takes one; else its JSON, if it is any. */
-function valueIn(text: string, schema: unknown): unknown {
-  const listed = (schema as { readonly enum?: unknown } | undefined)?.enum;
-  if (Array.isArray(listed)) {
-    if (listed.includes(text)) return text;
-    const found: unknown = listed.find((value) => JSON.stringify(value) === text.trim());
-    if (found !== undefined) return found;
-  }
-  const types = typesOf(schema);
-  const value = jsonIn(text);
-  if (value === undefined) return text;
-  if (typeof value === 'string') return types === undefined || types.includes('string') ? text : value;
-  if (types === undefined) return /^\s*[[{]/.test(text) ? value : text;
-  const type = value === null ? 'null' : Array.isArray(value) ? 'array' : typeof value;
-  const isWanted = types.includes(type) || (type === 'number' && types.includes('integer'));
-  return isWanted || !types.includes('string') ? value : text;
-}
-
-/** Types that a schema takes at its top, as far as it says so there. */
-function typesOf(schema: unknown): string[] | undefined {
-  if (typeof schema !== 'object' || schema === null) return undefined;
-  const { type, anyOf, oneOf, enum: values } = schema as { [keyword: string]: unknown };
-  if (typeof type === 'string') return [type];
-  if (Array.isArray(type)) return type.filter((one) => typeof one === 'string');
-  if (Array.isArray(values)) return [...new Set(values.map((one) => (one === null ? 'null' : typeof one)))];
-  const parts = Array.isArray(anyOf) ? anyOf : Array.isArray(oneOf) ? oneOf : [];
-  const found = parts.map(typesOf);
-  return found.length > 0 && found.every((one) => one !== undefined) ? found.flat() : undefined;
-}
-
-function jsonIn(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-}
-
-/** Messages with the arguments of calls as objects, which templates write out in their own way. */
-export function withParsedArguments<M extends { readonly tool_calls?: unknown }>(messages: readonly M[]): readonly M[] {
-  if (!messages.some(({ tool_calls }) => Array.isArray(tool_calls) && tool_calls.length > 0)) return messages;
-  return messages.map((message) => {
-    if (!Array.isArray(message.tool_calls)) return message;
-    const calls = message.tool_calls.map((call: { readonly function?: { readonly arguments?: unknown } }) => {
-      const given = call.function?.arguments;
-      const parsed = typeof given === 'string' ? jsonIn(given) : undefined;
-      const isObject = typeof parsed === 'object' && parsed !== null && !Array.isArray(parsed);
-      return isObject ? { ...call, function: { ...call.function, arguments: parsed } } : call;
-    });
-    return { ...message, tool_calls: calls };
-  });
 }

@@ -47,7 +47,7 @@ export async function serveOnHttp(options: ServeHttpOptions): Promise<void> {
   const metrics = new Metrics();
   // Who calls over a network may name models, not look around in the file system.
   const allowedRoots = options.allowedRoots ?? (isLoopback(host) ? undefined : []);
-  const engine = new EngineServices({ shortHandles: false, ...(allowedRoots && { allowedRoots }) });
+  const engine = new EngineServices({ logger, shortHandles: false, ...(allowedRoots && { allowedRoots }) });
   const queued = new QueuedServices(engine, {
     slots: maxRunning,
     guests: true,

@@ -53,7 +53,7 @@ function wander(
   for (let left = room; left > 0 && !constraint.isOver; left--) {
     let token = constraint.mustTake(left);
     if (token === undefined) {
-      const { mask, mayEnd } = constraint.allowed();
+      const { mask, mayEnd } = constraint.allowed()!;
       if (mayEnd && draw.chance(0.3)) break;
       const allowed: number[] = [];
       for (let id = 0; id < reader.trie.vocabSize; id++)
@@ -116,7 +116,7 @@ test('a character that is cut between tokens stays a character', async () => {
   const [first, ...rest] = Buffer.from('😀!');
   const single = (byte: number) => reader.trie.spell(Uint8Array.of(byte))![0]!;
   constraint.take(single(first!));
-  const { mask, count, mayEnd } = constraint.allowed();
+  const { mask, count, mayEnd } = constraint.allowed()!;
   expect([count, mayEnd]).toEqual([1, false]);
   expect(mask[single(0x9f) >> 5]! & (1 << (single(0x9f) & 31))).not.toBe(0);
   for (const byte of rest) constraint.take(single(byte));

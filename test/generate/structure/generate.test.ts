@@ -64,6 +64,17 @@ describe('the embedded model', { timeout: 60_000 }, () => {
     }
   });
 
+  test('a text that can be read in too many ways is ended, whole, and that is said', async () => {
+    const grammar = 'root ::= ([a-z ]{0,100}){0,100} "." [a-z]';
+    const asked = { model: 'default', prompt: 'Once upon a time', grammar, temperature: 1, sampleSeed: 5n } as const;
+    const result = await generateWith(engine, { ...asked, maxTokens: 200 });
+    expect(result.completion).toMatch(/^[a-z ]{20,}\.[a-z]$/);
+    expect(result.finishReason).toBe('stop');
+    expect(result.warnings?.join()).toMatch(
+      /^the structure needs more than 4000 ways to read a text here, so that the text was ended: the last .* shortest ending/,
+    );
+  });
+
   test('goes on within the structure where the time was over', async () => {
     const begun = await generateWith(engine, { ...ASKED, maxTokens: 60, maxSeconds: 1e-6 });
     expect(begun.finishReason).toBe('time');

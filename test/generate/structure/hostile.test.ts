@@ -40,10 +40,11 @@ function wander(structure: Structure, room: number, seed: number): string {
   for (let left = room; left > 0 && !constraint.isOver; left--) {
     let token = constraint.mustTake(left);
     if (token === undefined) {
-      const { mask, mayEnd } = constraint.allowed();
-      if (mayEnd && draw.chance(0.2)) break;
+      const found = constraint.allowed();
+      if (found?.mayEnd && draw.chance(0.2)) break;
       const fitting = range(TOKENS.length, (id) => id).filter(
-        (id) => (mask[id >> 5]! & (1 << (id & 31))) !== 0 && constraint.leavesRoom(id, left - 1),
+        (id) =>
+          found !== undefined && (found.mask[id >> 5]! & (1 << (id & 31))) !== 0 && constraint.leavesRoom(id, left - 1),
       );
       token = fitting.length === 0 ? constraint.end() : fitting[draw.below(fitting.length)];
       if (token === undefined) break;
@@ -177,4 +178,63 @@ test.each([
 ])('names that are names of something else: %s', (text, shortest) => {
   const structure: Structure = { kind: 'schema', text };
   expect(wander(structure, new Constraint(reader, structure).fewest, 1)).toBe(shortest);
+});
+
+describe('a text that comes to be read in more ways than are followed', () => {
+  const grammar = (text: string): Structure => ({ kind: 'grammar', text });
+  // After some thirty letters each may be of any repetition and any place within it.
+  const repeats = 'root ::= ([a-z]{0,100}){0,100} ("." | "!" [0-9]{2})';
+
+  test.each([20, 60])('is ended where that is, whole and within %i tokens', (room) => {
+    for (const seed of [1, 2]) expect(wander(grammar(repeats), room, seed)).toMatch(/^[a-z]*(\.|![0-9]{2})$/);
+  });
+
+  test('says so, and only then', () => {
+    const begin = (text: string) => {
+      const constraint = new Constraint(reader, grammar(text));
+      let tokens = 0;
+      for (; tokens < 200 && constraint.allowed() !== undefined; tokens++) constraint.take('a'.charCodeAt(0));
+      return { constraint, tokens };
+    };
+    const { constraint, tokens } = begin(repeats);
+    expect(tokens).toBeGreaterThan(20);
+    expect(tokens).toBeLessThan(200);
+    expect(constraint.limit).toBeUndefined();
+    expect([constraint.end(), constraint.isOver, constraint.isWhole]).toEqual(['.'.charCodeAt(0), true, true]);
+    expect(constraint.limit?.message).toContain('more than 4000 ways to read a text');
+    expect(constraint.end()).toBeUndefined();
+    const plain = begin('root ::= [a-z]{0,1000} "."').constraint;
+    expect([plain.end(), plain.limit]).toEqual(['.'.charCodeAt(0), undefined]);
+  });
+
+  test('though its ending leads there, too', () => {
+    // The shortest ending needs all ways behind the mark: it is found along one.
+    const ending = 'root ::= [a-z]{0,50} "!" "a"{50} ([a-z]{0,100}){0,100} "b"{3}';
+    for (const room of [54, 60, 90]) expect(wander(grammar(ending), room, 1)).toMatch(/^[a-z]*!a{50}[a-z]*b{3}$/);
+  });
+
+  test('is refused where it is so from the start', () => {
+    expect(() => wander(grammar('root ::= ("a"?){5000}'), 20, 1)).toThrow('more than 4000 ways to read a text');
+  });
+
+  test.each([
+    repeats,
+    'root ::= (("a"*)*)* (x | y)\nx ::= "(" x ")" | "[" y "]" | "z"\ny ::= "(" y "]" | x? x',
+    'root ::= s s\ns ::= "a" s s | "b" s? | "c"',
+    'root ::= ("é" | [^a-z0-9 -~]) ("" | "long" | [A-C]{2})',
+  ])('one way to the end is as short as any: %s', (text) => {
+    const draw = drawFrom(11);
+    const matcher = new Matcher(automatonOf(grammar(text)));
+    for (let round = 0; round < 30; round++) {
+      let place = matcher.start;
+      for (let i = draw.below(12); i > 0; i--) {
+        const next = range(256, (byte) => matcher.step(place, byte)).filter((one) => one !== null);
+        if (next.length === 0) break;
+        place = next[draw.below(next.length)]!;
+      }
+      const ending = matcher.endingOfOneWay(place);
+      expect(ending.length).toBe(place.least);
+      expect(matcher.walk(place, ending)?.accepts).toBe(true);
+    }
+  });
 });

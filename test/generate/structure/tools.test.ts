@@ -1,11 +1,14 @@
 // Calls of tools: what a model wrote as data, and what holds it to write them.
 
+import { Ajv2020 } from 'ajv/dist/2020.js';
 import { describe, expect, test } from 'vitest';
 import { Matcher } from '../../../src/generate/structure/matcher.ts';
 import { automatonOfTools } from '../../../src/generate/structure/tool-automaton.ts';
-import { parseToolCalls, withParsedArguments } from '../../../src/generate/tools/tool-calls.ts';
+import { withParsedArguments } from '../../../src/generate/tools/call-arguments.ts';
+import { parseToolCalls } from '../../../src/generate/tools/tool-calls.ts';
 import { readTools, styleOf, toolsOf } from '../../../src/generate/tools/tool-request.ts';
 import { StreamedText } from '../../../src/openai/streamed-text.ts';
+import { drawFrom } from './random-schemas.ts';
 
 const SEARCH = {
   name: 'search',
@@ -229,6 +232,254 @@ describe('arguments in XML that are hard to tell from their marks', () => {
       matcher.walk(matcher.start, Buffer.from(`<tool_call>\n{"name": "f", "arguments": ${given}}\n</tool_call>`))
         ?.accepts ?? false;
     expect(['{"a":1}', 'null'].map(fits)).toEqual([true, false]);
+  });
+});
+
+describe('a value in XML is the first of its readings that fits', () => {
+  const toolOf = (schema: unknown, more: object = {}) => ({
+    name: 'f',
+    parameters: { type: 'object', properties: { a: schema }, required: ['a'], ...more },
+  });
+  const call = (value: string) =>
+    `<tool_call>\n<function=f>\n<parameter=a>\n${value}\n</parameter>\n</function>\n</tool_call>`;
+  const read = (schema: unknown, value: string, more?: object) => {
+    const [found] = parseToolCalls(call(value), readTools([toolOf(schema, more)]), '').calls;
+    return (JSON.parse(found!.arguments) as { a: unknown }).a;
+  };
+  const [text, whole, number] = [{ type: 'string' }, { type: 'integer' }, { type: 'number' }];
+  const either = { anyOf: [text, whole] };
+
+  test.each<[string, unknown, [value: string, read: unknown][]]>([
+    [
+      'a string or an integer',
+      either,
+      [
+        ['42', 42],
+        [' 42 ', 42],
+        ['-7', -7],
+        ['007', '007'],
+        ['42.0', '42.0'],
+        ['1.5', '1.5'],
+        ['1e3', '1e3'],
+        ['12345678901234567890', '12345678901234567890'],
+        ['1e999', '1e999'],
+        ['true', 'true'],
+        ['null', 'null'],
+        ['"42"', '"42"'],
+        ['[42]', '[42]'],
+        ['', ''],
+      ],
+    ],
+    [
+      'listed types',
+      { type: ['string', 'number', 'null'] },
+      [
+        ['1.5', 1.5],
+        ['1.10', '1.10'],
+        ['null', null],
+        ['Null', 'Null'],
+        ['true', 'true'],
+      ],
+    ],
+    [
+      'bounds of the integer',
+      {
+        oneOf: [
+          { type: 'string', maxLength: 9 },
+          { type: 'integer', maximum: 10 },
+        ],
+      },
+      [
+        ['5', 5],
+        ['50', '50'],
+      ],
+    ],
+    [
+      'a pattern of the string',
+      { anyOf: [{ type: 'string', pattern: '^[0-9]{5}$' }, whole] },
+      [
+        ['12345', 12345],
+        ['01234', '01234'],
+        ['"01234"', '01234'],
+      ],
+    ],
+    [
+      'allOf around it',
+      { allOf: [either, { type: ['string', 'integer'], minimum: 3 }] },
+      [
+        ['42', 42],
+        ['2', '2'],
+      ],
+    ],
+    [
+      'a list of both',
+      { enum: ['1', 2, '2', null] },
+      [
+        ['1', '1'],
+        ['2', '2'],
+        ['null', null],
+      ],
+    ],
+    [
+      'a list beside a type',
+      { anyOf: [{ enum: ['1', 'x'] }, whole] },
+      [
+        ['1', '1'],
+        ['2', 2],
+        ['x', 'x'],
+      ],
+    ],
+    ['const', { const: 5 }, [['5', 5]]],
+    ['not a string', { type: ['string', 'integer'], not: text }, [['5', 5]]],
+    [
+      'an object or a text',
+      { anyOf: [{ type: 'object' }, text] },
+      [
+        ['{"x": 1}', { x: 1 }],
+        ['{x}', '{x}'],
+        ['[1]', '[1]'],
+      ],
+    ],
+    [
+      'a number alone',
+      number,
+      [
+        ['1.10', 1.1],
+        ['1e3', 1000],
+        ['x', 'x'],
+      ],
+    ],
+    [
+      'a string alone',
+      text,
+      [
+        ['1', '1'],
+        ['null', 'null'],
+        ['{"x": 1}', '{"x": 1}'],
+      ],
+    ],
+    [
+      'anything',
+      {},
+      [
+        ['1', '1'],
+        ['{"x": 1}', { x: 1 }],
+        ['"x"', '"x"'],
+        ['null', 'null'],
+      ],
+    ],
+    [
+      'what cannot be enforced',
+      { ...either, if: {} },
+      [
+        ['42', 42],
+        ['x', 'x'],
+      ],
+    ],
+    [
+      'nothing that fits',
+      { type: 'integer', maximum: 3 },
+      [
+        ['9', 9],
+        ['true', true],
+        ['x', 'x'],
+      ],
+    ],
+  ])('%s', (_, schema, cases) => {
+    expect(cases.map(([value]) => [value, read(schema, value)])).toEqual(cases);
+  });
+
+  test('what a $ref leads to is known', () => {
+    const more = {
+      $defs: { id: { $ref: '#/$defs/number' }, number: whole, maybe: { anyOf: [text, { type: 'null' }] } },
+    };
+    expect(read({ $ref: '#/$defs/id' }, '42', more)).toBe(42);
+    expect(read({ $ref: '#/$defs/maybe' }, 'null', more)).toBe(null);
+    expect(read({ $ref: '#/$defs/maybe' }, '42', more)).toBe('42');
+    expect(read({ $ref: '#/$defs/none' }, '42', more)).toBe('42');
+    expect(read({ anyOf: [{ $ref: '#/$defs/none' }, whole] }, '[42]', more)).toEqual([42]);
+  });
+
+  // Whatever the model was let write is read as a value of the schema.
+  test.each<unknown>([
+    either,
+    { type: ['string', 'number', 'boolean', 'null'], maxLength: 6, maximum: 50 },
+    {
+      anyOf: [
+        { type: 'string', pattern: '^[0-9.e-]{1,6}$' },
+        { type: 'integer', minimum: 100 },
+      ],
+    },
+    { anyOf: [{ enum: ['1', 'null', '[]'] }, { type: 'array', maxItems: 2 }, { type: 'null' }] },
+    {
+      anyOf: [
+        { type: 'string', minLength: 2 },
+        { type: 'object', properties: { x: whole }, required: ['x'] },
+      ],
+    },
+    { allOf: [{ type: ['string', 'integer'] }, { anyOf: [{ maximum: 9 }, { minLength: 3 }] }] },
+    { type: ['string', 'integer'], not: text },
+    { $ref: '#/$defs/code' },
+    {},
+  ])('what fits is read as what fits: %j', (schema) => {
+    const more = {
+      $defs: {
+        code: {
+          anyOf: [
+            { type: 'string', maxLength: 3 },
+            { type: 'integer', multipleOf: 7 },
+          ],
+        },
+      },
+    };
+    const tool = toolOf(schema, more);
+    const matcher = new Matcher(automatonOfTools({ style: 'xml', mustCall: true, many: false, tools: [tool] }));
+    const valid = new Ajv2020({ strict: false }).compile(tool.parameters);
+    const draw = drawFrom(7);
+    const pieces = [
+      '1',
+      '4',
+      '2',
+      '0',
+      '.',
+      'e',
+      '-',
+      'x',
+      'ab',
+      'null',
+      'true',
+      '[',
+      ']',
+      '{"x": 7}',
+      '"',
+      ' ',
+      ',',
+      '\n',
+      '[]',
+    ];
+    let count = 0;
+    const values = Array.from({ length: 4000 }, () =>
+      Array.from({ length: draw.below(5) }, () => pieces[draw.below(pieces.length)]).join(''),
+    );
+    for (const value of new Set(values)) {
+      if (matcher.walk(matcher.start, Buffer.from(call(value)))?.accepts !== true) continue;
+      count += 1;
+      expect(valid({ a: read(schema, value, more) }), value).toBe(true);
+    }
+    expect(count).toBeGreaterThan(2);
+  });
+
+  test('a string that is ruled out is not written, and anything may be a bare text', () => {
+    const fits = (schema: unknown, value: string) => {
+      const matcher = new Matcher(
+        automatonOfTools({ style: 'xml', mustCall: true, many: false, tools: [toolOf(schema)] }),
+      );
+      return matcher.walk(matcher.start, Buffer.from(call(value)))?.accepts ?? false;
+    };
+    const out = { type: ['string', 'integer'], not: text };
+    expect(['5', 'x'].map((value) => fits(out, value))).toEqual([true, false]);
+    expect(['5', 'x', '{"x": [1]}', '"x"'].map((value) => fits({}, value))).toEqual([true, true, true, true]);
+    expect(() => fits({ type: 'string', not: { enum: ['x'] } }, 'y')).toThrow('this "not" cannot be enforced');
   });
 });
 
