@@ -270,7 +270,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('planted faults', () => {
   test.each(FAULTS)('%s: %s', { timeout: 300_000 }, async (name, _, from, to) => {
     using js = await jsBackend.load(programs[name], {});
     const addon = fakeAddon();
-    const gpu = await Gpu.open(addon, addon.probe(driverWith({ file: 'hybrid.cuh', from, to })), NO_KERNELS.bytes);
+    const gpu = await Gpu.open(addon, addon.probe(driverWith({ file: 'hybrid.cuh', from, to })), NO_KERNELS.ptx());
     using cuda = new CudaExecutable(gpu, programs[name]);
     const found = await run(cuda, steps).catch(() => undefined);
     expect(found).not.toEqual(await run(js, steps));
