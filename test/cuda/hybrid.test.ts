@@ -8,8 +8,9 @@ import { type Executable, NonFiniteError, type SequenceId } from '../../src/engi
 import { CudaExecutable } from '../../src/engine/cuda/executable.ts';
 import { Gpu } from '../../src/engine/cuda/gpu.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
-import { hybridSelfTestProgram } from '../../src/engine/metal/self-test.ts';
+import { hybridSelfTestProgram, selfTestProgram } from '../../src/engine/metal/self-test.ts';
 import type { Program } from '../../src/engine/program.ts';
+import { stateBytes } from '../../src/engine/state-bytes.ts';
 import { openModel } from '../../src/model/open-model.ts';
 import { hybridProgram } from '../generate/hybrid-program.ts';
 import { HYBRID_SHAPES, type HybridShape, randomHybrid } from '../kernels/hybrid-program.ts';
@@ -213,6 +214,27 @@ describe.skipIf(FAKE_MISSING !== undefined)('sequences with recurrent states', (
     expect(again.logits).toEqual(wanted.logits);
     expect(() => cuda.truncate(two, 1)).toThrow(/exists from 2 on/);
     expect(() => cuda.fork(two, 1)).toThrow(/exists from 2 on/);
+  });
+
+  test('their memory is told as it is taken, with both copies of a convolution', async () => {
+    const program = hybridProgram();
+    const gpu = fakeGpu();
+    using cuda = new CudaExecutable(gpu, program);
+    // Two layers: 3 rows of 32 floats, rounded up to 512 bytes, twice; 2 heads of 8 keys, for 32 columns each.
+    const bytes = 2 * (2 * 512 + 2 * 8 * 32 * 4);
+    expect(cuda.info.recurrentBytes).toBe(bytes);
+    expect(stateBytes(program, cuda.info.recurrentBytes)).toBe(bytes);
+    expect(stateBytes(hybridProgram({ window: 16 }), bytes)).toBe(bytes + 2 * 4 * 16 * 8);
+    const sequence = cuda.createSequence();
+    await cuda.step(stepOf(cuda, sequence, [1, 2, 3]));
+    const before = gpu.memoryLeft();
+    cuda.fork(sequence, 3);
+    expect(before - gpu.memoryLeft()).toBe(bytes);
+  });
+
+  test('a program without any tells nothing', () => {
+    using cuda = loadOnFake(selfTestProgram());
+    expect(cuda.info.recurrentBytes).toBeUndefined();
   });
 
   test('no memory for another state: words, and the others go on', async () => {

@@ -110,7 +110,14 @@ export class CudaExecutable implements Executable {
     this.#kv = new KvBlocks(gpu, layers * 2 * kvHeads * headDim * BLOCK_POSITIONS * 4);
     this.#states = new StateSlots(gpu, layStates(program).bytes);
     this.#weights = placeWeights(gpu, program, this.#states.bytes);
-    this.info = { backend: 'cuda', isa: gpu.name, threads: 1, weightBytes: weightBytesPerToken(program) };
+    this.info = {
+      backend: 'cuda',
+      isa: gpu.name,
+      threads: 1,
+      weightBytes: weightBytesPerToken(program),
+      // Convolutions' states have two copies, heads whole slices.
+      ...(this.#states.bytes > 0 && { recurrentBytes: this.#states.bytes }),
+    };
     try {
       this.#host('failed', 4 * Math.max(1, this.#labels.length));
       const table = program.contextLength * Math.max(1, program.rope.rotaryDim / 2) * 4;
