@@ -137,7 +137,8 @@ export class Gpu implements BlockMemory {
     }
   }
 
-  performNow(work: readonly Work[]): void {
+  copyPieces(pieces: readonly { readonly to: number; readonly from: number }[], bytes: number): void {
+    const work = pieces.map(({ to, from }): Work => ({ copy: 'within', to, from, bytes }));
     this.#ours(() => this.#addon.perform(writeWork(work), true));
   }
 
