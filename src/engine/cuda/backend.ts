@@ -2,7 +2,7 @@
 
 import type { Backend, LoadOptions } from '../backend.ts';
 import { selfTestDifference } from '../gpu/self-test.ts';
-import { EVEN, groupedSelfTestProgram, hybridSelfTestProgram, selfTestProgram } from '../metal/self-test.ts';
+import { EVEN, groupedSelfTestProgram, hybridSelfTestProgram, selfTestProgram } from '../gpu/self-test-programs.ts';
 import type { Program } from '../program.ts';
 import { type CudaAddon, CudaError, CudaUnavailableError, type DeviceInfo } from './addon.ts';
 import { CudaExecutable, type CudaOptions } from './executable.ts';

@@ -3,15 +3,14 @@
 import type { Executable } from '../backend.ts';
 import { jsBackend } from '../js/backend.ts';
 import type { Program } from '../program.ts';
+import { STEPS } from './self-test-programs.ts';
 
-/** A prompt, a short step, then one token. */
-const STEPS: readonly (readonly number[])[] = [[1, 95, 17, 40, 40, 3, 88, 21, 64, 9, 30], [77, 5], [11]];
-
-async function logitsOf(executable: Executable): Promise<Float32Array[]> {
+/** Logits of every row of the steps, one sequence's. */
+export async function logitsOf(executable: Executable, steps = STEPS): Promise<Float32Array[]> {
   const sequence = executable.createSequence();
   const all: Float32Array[] = [];
   let position = 0;
-  for (const tokens of STEPS) {
+  for (const tokens of steps) {
     const { logits } = await executable.step({
       tokens: Int32Array.from(tokens),
       sequences: new Int32Array(tokens.length).fill(sequence),
@@ -24,15 +23,17 @@ async function logitsOf(executable: Executable): Promise<Float32Array[]> {
   return all;
 }
 
-/** Undefined when the executable has the reference's very bits; else one sentence. */
+/** Undefined when the executable has the reference's very bits; else one sentence. `kind`: of the model, in that sentence. */
 export async function selfTestDifference(
   load: (program: Program) => Promise<Executable>,
   program: Program,
+  steps = STEPS,
+  kind?: string,
 ): Promise<string | undefined> {
   using reference = await jsBackend.load(program, {});
   using executable = await load(program);
-  const expected = await logitsOf(reference);
-  const actual = await logitsOf(executable);
+  const expected = await logitsOf(reference, steps);
+  const actual = await logitsOf(executable, steps);
   let different = 0;
   let all = 0;
   expected.forEach((logits, step) => {
@@ -43,5 +44,6 @@ export async function selfTestDifference(
     different += wanted.reduce((sum, word, i) => sum + (word === found[i] ? 0 : 1), 0);
   });
   if (different === 0) return undefined;
-  return `in its self-test ${different} of ${all} logits are not the reference's, bit for bit`;
+  const of = kind === undefined ? '' : ` of a ${kind} model`;
+  return `in its self-test ${different} of ${all} logits${of} are not the reference's, bit for bit`;
 }
