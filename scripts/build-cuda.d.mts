@@ -1,5 +1,6 @@
 export function buildCuda(): { readonly path: string } | { readonly path?: undefined; readonly reason: string };
 export function whyNoNvcc(): string | undefined;
 export function makePtx(): string;
-export function makeCubins(to?: string, generations?: readonly number[]): string[];
+export const NVCC_FLAGS: readonly string[];
+export function nvccVersion(): string;
 export function nvcc(): string;

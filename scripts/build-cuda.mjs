@@ -2,8 +2,8 @@
 //
 //   node scripts/build-cuda.mjs            builds kernels/cuda/addon.cc unless up to date: a C++ compiler, nothing of CUDA
 //   node scripts/build-cuda.mjs --ptx      makes kernels/cuda/kernels.ptx, which is committed; needs nvcc
-//   node scripts/build-cuda.mjs --cubins   makes kernels/cuda/kernels-NN.cubin for packages; needs nvcc
 //
+// Machine code for packages is made by scripts/cubins.mjs.
 // The addon's file name holds a hash of all that went into it, as in build-native.mjs.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -69,10 +69,9 @@ export function buildCuda() {
 // ---- kernels
 
 /** Without fused multiply-adds: one rounding an operation. */
-const NVCC = ['-O3', '-std=c++17', '-fmad=false', '--expt-relaxed-constexpr'];
+export const NVCC_FLAGS = ['-O3', '-std=c++17', '-fmad=false', '--expt-relaxed-constexpr'];
 /** nvcc writes its own newest version, which only the newest drivers take; nothing in the kernels is newer than this one. */
 const PTX_VERSION = '7.8';
-const CUBINS = [80, 86, 89, 90, 120];
 
 export const nvcc = () => process.env.NVCC || 'nvcc';
 
@@ -80,6 +79,13 @@ export const nvcc = () => process.env.NVCC || 'nvcc';
 export function whyNoNvcc() {
   const done = spawnSync(nvcc(), ['--version'], { encoding: 'utf8' });
   return done.status === 0 ? undefined : `nvcc is not here (${done.error?.message ?? done.stderr})`;
+}
+
+/** 13.0.88, say. */
+export function nvccVersion() {
+  return (
+    /V(\d+\.\d+\.\d+)/.exec(spawnSync(nvcc(), ['--version'], { encoding: 'utf8' }).stdout)?.[1] ?? 'of unknown version'
+  );
 }
 
 function run(args) {
@@ -92,7 +98,7 @@ export function makePtx() {
   const work = mkdtempSync(join(tmpdir(), 'cuda-'));
   try {
     const path = join(work, 'kernels.ptx');
-    run([...NVCC, '-arch=compute_80', '-ptx', 'kernels.cu', '-o', path]);
+    run([...NVCC_FLAGS, '-arch=compute_80', '-ptx', 'kernels.cu', '-o', path]);
     const text = readFileSync(path, 'utf8')
       .replace(/^\.version .*$/m, `.version ${PTX_VERSION}`)
       // A hint that older versions do not know.
@@ -105,23 +111,12 @@ export function makePtx() {
   }
 }
 
-export function makeCubins(to = folder, generations = CUBINS) {
-  const paths = [];
-  for (const generation of generations) {
-    const path = join(to, `kernels-${generation}.cubin`);
-    run([...NVCC, `-arch=sm_${generation}`, '-cubin', 'kernels.cu', '-o', path]);
-    paths.push(path);
-  }
-  return paths;
-}
-
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   if (process.argv.includes('--ptx')) {
     writeFileSync(join(folder, 'kernels.ptx'), makePtx());
     process.stderr.write(`${join(folder, 'kernels.ptx')}\n`);
   }
-  if (process.argv.includes('--cubins')) process.stderr.write(`${makeCubins().join('\n')}\n`);
-  if (!process.argv.includes('--ptx') && !process.argv.includes('--cubins')) {
+  if (!process.argv.includes('--ptx')) {
     const built = buildCuda();
     process.stderr.write(`${built.path ?? `CUDA addon not built: ${built.reason}`}\n`);
     if (built.path === undefined && process.argv.includes('--strict')) process.exit(1);

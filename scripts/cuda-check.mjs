@@ -1,6 +1,6 @@
 // On a machine with an NVIDIA card: that the cuda backend computes what the others compute, and how fast.
 //
-//   node scripts/cuda-check.mjs [bits] [long] [speed] [peaks] [profile] [--golden FOLDER] [--kernels FOLDER]
+//   node scripts/cuda-check.mjs [bits] [long] [speed] [peaks] [profile] [--golden FOLDER] [--cubin FILE]
 //
 // bits: every golden case against js, both ways of running; long: against the cpu backend, contexts to 8,192, batches, drafts;
 // speed: tokens and prompts of published shapes; profile: one row a step, needs kernels built with -DBITNET_PROFILE. Needs
@@ -22,8 +22,9 @@ const golden = flag('--golden', join(root, 'test', 'golden'));
 const say = (line) => process.stdout.write(`${line}\n`);
 
 const { CudaExecutable } = await dist('engine/cuda/executable.js');
-const { Gpu, BARRIER_BYTES } = await dist('engine/cuda/gpu.js');
-const { readKernels } = await dist('engine/cuda/kernels.js');
+const { openKernels } = await dist('engine/cuda/backend.js');
+const { BARRIER_BYTES } = await dist('engine/cuda/gpu.js');
+const { packageKernels } = await dist('engine/cuda/kernels.js');
 const { jsBackend } = await dist('engine/js/backend.js');
 const { openModel } = await dist('model/open-model.js');
 const { randomModel, BENCH_SHAPES } = await dist('bench/random-model.js');
@@ -33,12 +34,13 @@ if (built.path === undefined) throw new Error(built.reason);
 const addon = createRequire(import.meta.url)(built.path);
 const info = addon.probe(flag('--library', 'libcuda.so.1'));
 let from = performance.now();
-const image = readKernels(info.capability, flag('--kernels', undefined));
-const gpu = await Gpu.open(addon, info, image.bytes);
+const given = flag('--cubin', undefined);
+const kernels = given === undefined ? {} : { cubin: () => ({ bytes: readFileSync(given) }) };
+const { gpu, detail } = await openKernels(addon, info, { ...packageKernels, ...kernels });
 say(
   `${info.name}, driver ${info.driver}, ${info.multiprocessors} multiprocessors, ${Math.round(info.memoryBytes / 2 ** 30)} GiB`,
 );
-say(`kernels: ${image.compiled ? 'cubin' : 'PTX'}, loaded in ${(performance.now() - from).toFixed(0)} ms`);
+say(`${detail}; loaded in ${(performance.now() - from).toFixed(0)} ms`);
 
 /** What has to go when its part is done. */
 const kept = [];

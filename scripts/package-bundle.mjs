@@ -124,7 +124,8 @@ export async function bundleProgram({ outdir, up, write = true }) {
 
 /** What the bundled program finds in the package's folder; `more` are other files of the package. */
 export function copyBesideProgram(folder, more = []) {
-  for (const path of ['models', 'skills', 'kernels/wasm', 'kernels/metal', 'prebuilds', 'LICENSE', ...more]) {
+  const kernels = ['wasm', 'metal', 'cuda/kernels.ptx'].map((path) => `kernels/${path}`);
+  for (const path of ['models', 'skills', ...kernels, 'prebuilds', 'LICENSE', ...more]) {
     if (path === 'prebuilds' && !existsSync(join(ROOT, path))) continue;
     cpSync(join(ROOT, path), join(folder, path), {
       recursive: true,

@@ -1,5 +1,6 @@
-// The native addons for other people's machines: prebuilds/TARGET/{bitnet,train}.node (on macOS metal.node, too) with a
-// manifest, which travel inside the one tarball, the plugin and the bundle. Never committed.
+// The native addons for other people's machines: prebuilds/TARGET/{bitnet,train}.node (on macOS metal.node, on the others
+// cuda.node, too) with a manifest, and prebuilds/cuda, the CUDA kernels' machine code (scripts/cubins.mjs). They travel
+// inside the one tarball, the plugin and the bundle. Never committed.
 //
 //   npm run prebuilds                                  all that this machine has the tools for
 //   npm run prebuilds -- linux-x64 win32-x64           these; a tool that is missing is then an error
@@ -13,6 +14,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, w
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
+import { makeCubins, whyCubinsNotCurrent } from './cubins.mjs';
 
 export const root = fileURLToPath(new URL('..', import.meta.url));
 const tools = join(root, 'build', 'tools');
@@ -86,6 +88,9 @@ function zig(target) {
 
 const MINGW = 'x86_64-w64-mingw32';
 
+/** Not a system's, but for the cards of all of them. */
+const CUDA = 'cuda';
+
 /** An import library by which Node's functions are looked for at their first call; see kernels/windows/delay_load.cc. */
 function delayLibrary(work) {
   const { def_paths } = createRequire(import.meta.url)('node-api-headers');
@@ -105,7 +110,7 @@ function delayLibrary(work) {
 const TARGETS = {
   'linux-x64': {
     arch: 'x64',
-    kinds: ['bitnet', 'train'],
+    kinds: ['bitnet', 'train', 'cuda'],
     toolchain: () => zig('x86_64-linux-gnu.2.17'),
     runner: () => (process.platform === 'linux' && process.arch === 'x64' ? [process.execPath] : undefined),
   },
@@ -118,7 +123,7 @@ const TARGETS = {
   },
   'linux-arm64': {
     arch: 'arm64',
-    kinds: ['bitnet', 'train'],
+    kinds: ['bitnet', 'train', 'cuda'],
     toolchain: () => zig('aarch64-linux-gnu.2.17'),
     runner: () => {
       if (!works('qemu-aarch64-static') || !existsSync('/usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1'))
@@ -139,7 +144,7 @@ const TARGETS = {
   },
   'win32-x64': {
     arch: 'x64',
-    kinds: ['bitnet', 'train'],
+    kinds: ['bitnet', 'train', 'cuda'],
     toolchain: (work) => {
       const compiler = `${MINGW}-g++-posix`;
       if (!works(compiler)) return undefined;
@@ -159,6 +164,8 @@ const TARGETS = {
           delayLibrary(work),
           '-ldelayimp',
         ],
+        // Its functions that open a library need none.
+        spell: (flag) => (flag === '-ldl' ? '-lkernel32' : flag),
         extra: [join(root, 'kernels', 'windows', 'delay_load.cc')],
         licenses: ['mingw-w64-x86-64-dev', 'gcc-mingw-w64-base'].map((part) => `/usr/share/doc/${part}/copyright`),
       };
@@ -247,6 +254,7 @@ const version = () => JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'
 
 /** Builds one target; says in one sentence why not where a tool is missing. */
 async function build(name) {
+  if (name === CUDA) return makeCubins();
   const { arch, kinds, toolchain, runner, whyNotRun, lacks = [] } = TARGETS[name];
   mkdirSync(join(root, 'build'), { recursive: true });
   const work = mkdtempSync(join(root, 'build', '.prebuild-'));
@@ -308,6 +316,7 @@ async function build(name) {
 
 /** What is wrong with the prebuilt binaries of a target, if anything: absent, damaged, of other sources or version. */
 export function whyNotCurrent(name, from = root) {
+  if (name === CUDA) return whyCubinsNotCurrent(from);
   const folder = join(from, 'prebuilds', name);
   if (!existsSync(join(folder, 'manifest.json'))) return `${name} is not built`;
   if (!(name in TARGETS)) return `${name} is no target`;
@@ -326,11 +335,11 @@ export function whyNotCurrent(name, from = root) {
   return undefined;
 }
 
-export const TARGET_NAMES = Object.keys(TARGETS);
+export const TARGET_NAMES = [...Object.keys(TARGETS), CUDA];
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const named = process.argv.slice(2).filter((word) => !word.startsWith('--'));
-  const unknown = named.filter((name) => !(name in TARGETS));
+  const unknown = named.filter((name) => !TARGET_NAMES.includes(name));
   if (unknown.length > 0) {
     process.stderr.write(`no such target: ${unknown.join(', ')}; there are ${TARGET_NAMES.join(', ')}\n`);
     process.exit(2);

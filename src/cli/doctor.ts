@@ -77,10 +77,11 @@ export const command = defineCommand({
       },
       threads,
       memory: { total_bytes: totalmem(), free_bytes: freemem(), snapshot_bytes: snapshotBudget() },
-      backends: backends.map(({ backend, reason }) => ({
+      backends: backends.map(({ backend, reason, detail }) => ({
         name: backend,
         usable: reason === undefined,
         ...(reason !== undefined && { reason }),
+        ...(detail !== undefined && { detail }),
       })),
       auto: chosen ?? null,
       sources: [onnx, openai],
@@ -111,9 +112,9 @@ export const command = defineCommand({
       output.line('\nBackends, in the order in which auto takes them:');
       output.line(
         table(
-          report.backends.map(({ name, usable, reason }) => [
-            `${usable ? '✓' : '✗'} ${name}`,
-            name === chosen ? 'chosen by auto' : usable ? 'usable' : reason!,
+          report.backends.map((state) => [
+            `${state.usable ? '✓' : '✗'} ${state.name}`,
+            backendText(state, state.name === chosen),
           ]),
         ),
       );
@@ -128,6 +129,13 @@ export const command = defineCommand({
     return chosen === undefined ? 1 : 0;
   },
 });
+
+export function backendText({ usable, reason, detail }: BackendState, chosen: boolean): string {
+  if (!usable) return reason ?? '';
+  return [chosen ? 'chosen by auto' : 'usable', ...(detail === undefined ? [] : [detail])].join('; ');
+}
+
+type BackendState = { readonly usable: boolean; readonly reason?: string; readonly detail?: string };
 
 type ThreadState = {
   readonly processors: number;

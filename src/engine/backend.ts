@@ -63,6 +63,8 @@ export type ExecutableInfo = {
   readonly threads: number;
   /** Bytes of weights that one decoded token reads. */
   readonly weightBytes: number;
+  /** Bytes of recurrent states that a sequence takes here, where that is more than the program's. */
+  readonly recurrentBytes?: number;
 };
 
 /** Threads that steps run on: a generation is limited by memory, a prompt by the multiply-add units. */
@@ -111,6 +113,8 @@ export interface Backend {
    * waited for; the sentence then says so.
    */
   unavailable(options?: { readonly now?: boolean }): Promise<string | undefined>;
+  /** Of a backend that is usable here, what `doctor` says of it beside that. */
+  detail?(): Promise<string | undefined>;
   /** Memory from which this backend reads the weights of a large model fastest, where that is not just any. */
   weightMemory?(): Promise<Allocate>;
   /** Throws `UnsupportedProgramError` for a program that another backend may run. */

@@ -145,9 +145,21 @@ function warnOnce({ backend, reasons }: Selection, options: SelectOptions): void
   warn(`using the ${backend.name} backend: ${missed.map((one) => one.reason).join('; ')}`);
 }
 
-/** Every backend with the reason why it does not work here, for `doctor`. */
-export async function surveyBackends(): Promise<{ backend: BackendName; reason: string | undefined }[]> {
+export type Surveyed = {
+  readonly backend: BackendName;
+  /** Why it does not work here; undefined where it does. */
+  readonly reason: string | undefined;
+  /** What else there is to say of one that does. */
+  readonly detail: string | undefined;
+};
+
+/** Every backend, for `doctor`. */
+export async function surveyBackends(): Promise<Surveyed[]> {
   return Promise.all(
-    BACKEND_NAMES.map(async (backend) => ({ backend, reason: await (await LOADERS[backend]()).unavailable() })),
+    BACKEND_NAMES.map(async (name) => {
+      const backend = await LOADERS[name]();
+      const reason = await backend.unavailable();
+      return { backend: name, reason, detail: reason === undefined ? await backend.detail?.() : undefined };
+    }),
   );
 }

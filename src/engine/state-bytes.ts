@@ -2,7 +2,7 @@
 
 import type { Program } from './program.ts';
 
-/** Bytes of a sequence's recurrent states. */
+/** Bytes of a sequence's recurrent states: what the program asks for. */
 export function recurrentBytes({ recurrent = [] }: Pick<Program, 'recurrent'>): number {
   return recurrent.reduce((sum, { width }) => sum + 4 * width, 0);
 }
@@ -13,7 +13,13 @@ function windowBytes({ kv, contextLength }: Pick<Program, 'kv' | 'contextLength'
   return 2 * 4 * positions * kv.kvHeads * kv.headDim;
 }
 
-/** Bytes that a copy of a sequence takes of its own; 0 where sequences can be cut to any length. */
-export function stateBytes(program: Pick<Program, 'kv' | 'recurrent' | 'contextLength'>): number {
-  return recurrentBytes(program) + windowBytes(program);
+/**
+ * Bytes that a copy of a sequence takes of its own; 0 where sequences can be cut to any length. `kept`: of recurrent states, where
+ * the backend says so (`ExecutableInfo.recurrentBytes`).
+ */
+export function stateBytes(
+  program: Pick<Program, 'kv' | 'recurrent' | 'contextLength'>,
+  kept: number = recurrentBytes(program),
+): number {
+  return kept + windowBytes(program);
 }

@@ -224,7 +224,7 @@ export async function loadProgram(location: LocatedModel, request: LoadRequest):
   const executable = await loadOn(choice, program, {
     ...(request.threads === undefined ? {} : { threads: request.threads }),
   });
-  const { backend, isa, threads, weightBytes } = executable.info;
+  const { backend, isa, threads, weightBytes, recurrentBytes } = executable.info;
   const { contextLength, vocabSize } = program;
   const maxDrafts = MAX_DRAFTS[backend];
   return {
@@ -238,7 +238,7 @@ export async function loadProgram(location: LocatedModel, request: LoadRequest):
       maxRows: MAX_ROWS[backend],
       maxDrafts: weightBytes <= CACHED_BYTES ? Math.min(maxDrafts, MAX_DRAFTS_CACHED) : maxDrafts,
       cachedTokens: 4 * contextLength,
-      stateBytes: stateBytes(program),
+      stateBytes: stateBytes(program, recurrentBytes),
       snapshotBytes: snapshotBudget(),
     },
   };

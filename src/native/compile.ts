@@ -161,7 +161,7 @@ export async function compileUnits(
     if (!done.ok) return { reason: `could not compile ${source}: ${done.text}` };
     objects.push(object);
   }
-  const linked = await run([...objects, '-o', output, ...link, ...recipe.link]);
+  const linked = await run([...objects, '-o', output, ...link, ...recipe.link.map(spell)]);
   return linked.ok ? { without } : { reason: `could not link the addon: ${linked.text}` };
 }
 

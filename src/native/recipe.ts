@@ -115,7 +115,8 @@ export const RECIPES: Readonly<Record<AddonKind, Recipe>> = {
     others: /^$/,
     flags: () => ['-std=c++17', '-O2', '-fPIC', '-fvisibility=hidden', '-DNAPI_VERSION=8'],
     units: () => [plain('cuda/addon.cc')],
-    link: process.platform === 'linux' ? ['-ldl'] : [],
+    // Of the GNU C library before 2.34; others know it by another name (`spell`) or need none.
+    link: ['-ldl'],
   },
 };
 

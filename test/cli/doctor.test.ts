@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { topologyText } from '../../src/cli/doctor.ts';
+import { backendText, topologyText } from '../../src/cli/doctor.ts';
 import { openMockServer } from '../generate/openai/mock-server.ts';
 import { runCli } from './run-cli.ts';
 
@@ -19,6 +19,14 @@ test('doctor for people', async () => {
   expect(stdout).toContain('✓ js');
   expect(stdout).toContain('chosen by auto');
   expect(stdout).toContain('/some/cache');
+});
+
+test('a backend that works may have more to say', () => {
+  const detail = 'kernels: the cubin for compute capability 9.0';
+  expect(backendText({ usable: true, detail }, true)).toBe(`chosen by auto; ${detail}`);
+  expect(backendText({ usable: true, detail }, false)).toBe(`usable; ${detail}`);
+  expect(backendText({ usable: true }, true)).toBe('chosen by auto');
+  expect(backendText({ usable: false, reason: 'no card' }, false)).toBe('no card');
 });
 
 test('doctor tells whether the other sources of tokens can be used', async () => {

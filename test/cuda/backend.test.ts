@@ -7,7 +7,7 @@ import { whyNoDriver } from '../../src/engine/cuda/platform.ts';
 import { buildDriver, driverWith, FAKE_MISSING, fakeAddon, NO_KERNELS, withSettings } from './fake-driver.ts';
 
 const over = (library: string) =>
-  createCudaBackend({ loadAddon: async () => ({ addon: fakeAddon() }), library, kernels: () => NO_KERNELS });
+  createCudaBackend({ loadAddon: async () => ({ addon: fakeAddon() }), library, kernels: NO_KERNELS });
 
 test.skipIf(whyNoDriver() === undefined)('without a driver it says so in a line, and builds nothing', async () => {
   expect(await cudaBackend.unavailable()).toMatch(/^(there is no NVIDIA driver|CUDA needs Linux or Windows)/);

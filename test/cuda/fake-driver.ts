@@ -21,6 +21,7 @@ import { buildCuda } from '../../scripts/build-cuda.mjs';
 import type { CudaAddon } from '../../src/engine/cuda/addon.ts';
 import { CudaExecutable, type CudaOptions } from '../../src/engine/cuda/executable.ts';
 import { Gpu } from '../../src/engine/cuda/gpu.ts';
+import type { KernelSource } from '../../src/engine/cuda/kernels.ts';
 import type { Program } from '../../src/engine/program.ts';
 
 const root = join(import.meta.dirname, '../..');
@@ -97,11 +98,14 @@ export function fakeAddon(): CudaAddon {
   return addon;
 }
 
-export const NO_KERNELS = { bytes: Buffer.from('// compiled into the driver\0'), compiled: false };
+export const NO_KERNELS: KernelSource = {
+  cubin: () => ({ reason: 'the kernels are compiled into the driver' }),
+  ptx: () => Buffer.from('// compiled into the driver\0'),
+};
 
 export async function newGpu(): Promise<Gpu> {
   const addon = fakeAddon();
-  return Gpu.open(addon, addon.probe(buildDriver()), NO_KERNELS.bytes);
+  return Gpu.open(addon, addon.probe(buildDriver()), NO_KERNELS.ptx());
 }
 
 let gpu: Gpu | undefined;

@@ -7,9 +7,10 @@ import { describe, expect, test } from 'vitest';
 import { type Executable, NonFiniteError, type SequenceId } from '../../src/engine/backend.ts';
 import { CudaExecutable } from '../../src/engine/cuda/executable.ts';
 import { Gpu } from '../../src/engine/cuda/gpu.ts';
+import { hybridSelfTestProgram, selfTestProgram } from '../../src/engine/gpu/self-test-programs.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
-import { hybridSelfTestProgram } from '../../src/engine/metal/self-test.ts';
 import type { Program } from '../../src/engine/program.ts';
+import { stateBytes } from '../../src/engine/state-bytes.ts';
 import { openModel } from '../../src/model/open-model.ts';
 import { hybridProgram } from '../generate/hybrid-program.ts';
 import { HYBRID_SHAPES, type HybridShape, randomHybrid } from '../kernels/hybrid-program.ts';
@@ -215,6 +216,27 @@ describe.skipIf(FAKE_MISSING !== undefined)('sequences with recurrent states', (
     expect(() => cuda.fork(two, 1)).toThrow(/exists from 2 on/);
   });
 
+  test('their memory is told as it is taken, with both copies of a convolution', async () => {
+    const program = hybridProgram();
+    const gpu = fakeGpu();
+    using cuda = new CudaExecutable(gpu, program);
+    // Two layers: 3 rows of 32 floats, rounded up to 512 bytes, twice; 2 heads of 8 keys, for 32 columns each.
+    const bytes = 2 * (2 * 512 + 2 * 8 * 32 * 4);
+    expect(cuda.info.recurrentBytes).toBe(bytes);
+    expect(stateBytes(program, cuda.info.recurrentBytes)).toBe(bytes);
+    expect(stateBytes(hybridProgram({ window: 16 }), bytes)).toBe(bytes + 2 * 4 * 16 * 8);
+    const sequence = cuda.createSequence();
+    await cuda.step(stepOf(cuda, sequence, [1, 2, 3]));
+    const before = gpu.memoryLeft();
+    cuda.fork(sequence, 3);
+    expect(before - gpu.memoryLeft()).toBe(bytes);
+  });
+
+  test('a program without any tells nothing', () => {
+    using cuda = loadOnFake(selfTestProgram());
+    expect(cuda.info.recurrentBytes).toBeUndefined();
+  });
+
   test('no memory for another state: words, and the others go on', async () => {
     const program = randomHybrid(HYBRID_SHAPES.recurrent!, 5);
     const gpu = fakeGpu();
@@ -270,7 +292,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('planted faults', () => {
   test.each(FAULTS)('%s: %s', { timeout: 300_000 }, async (name, _, from, to) => {
     using js = await jsBackend.load(programs[name], {});
     const addon = fakeAddon();
-    const gpu = await Gpu.open(addon, addon.probe(driverWith({ file: 'hybrid.cuh', from, to })), NO_KERNELS.bytes);
+    const gpu = await Gpu.open(addon, addon.probe(driverWith({ file: 'hybrid.cuh', from, to })), NO_KERNELS.ptx());
     using cuda = new CudaExecutable(gpu, programs[name]);
     const found = await run(cuda, steps).catch(() => undefined);
     expect(found).not.toEqual(await run(js, steps));

@@ -8,8 +8,8 @@ import { isOneRow } from '../../src/engine/cuda/encode.ts';
 import { CudaExecutable } from '../../src/engine/cuda/executable.ts';
 import { Gpu } from '../../src/engine/cuda/gpu.ts';
 import { selfTestDifference } from '../../src/engine/gpu/self-test.ts';
+import { EVEN, groupedSelfTestProgram, selfTestProgram } from '../../src/engine/gpu/self-test-programs.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
-import { EVEN, groupedSelfTestProgram, selfTestProgram } from '../../src/engine/metal/self-test.ts';
 import type { Program } from '../../src/engine/program.ts';
 import { buildDriver, driverWith, FAKE_MISSING, fakeAddon, NO_KERNELS, withSettings } from './fake-driver.ts';
 
@@ -52,11 +52,15 @@ async function walk(e: Executable): Promise<Uint32Array[]> {
   return found;
 }
 
-/** A card of so many multiprocessors, with the shared memory of a large one. */
-const cardOf = (sms: number, library = buildDriver()) =>
-  withSettings({ FAKE_CUDA_SMS: String(sms), FAKE_CUDA_SHARED: '232448' }, () => {
+/** Shared memory that a block can have: 9.0, 8.0, 8.6 and 8.9 and 12.0, and the least that is taken. */
+const LARGE = 232_448;
+const SHARED = { '8.0': 166_912, '8.6': 101_376, least: 98_304 } as const;
+
+/** A card of so many multiprocessors, with the shared memory of a large one unless told otherwise. */
+const cardOf = (sms: number, library = buildDriver(), shared: number = LARGE) =>
+  withSettings({ FAKE_CUDA_SMS: String(sms), FAKE_CUDA_SHARED: String(shared) }, () => {
     const addon = fakeAddon();
-    return Gpu.open(addon, addon.probe(library), NO_KERNELS.bytes);
+    return Gpu.open(addon, addon.probe(library), NO_KERNELS.ptx());
   });
 
 describe.skipIf(FAKE_MISSING !== undefined)('one row on a card with much shared memory', () => {
@@ -85,6 +89,32 @@ describe.skipIf(FAKE_MISSING !== undefined)('one row on a card with much shared 
       });
     });
   }
+
+  // The driver here refuses a block more than its card has, and memory behind it is a page that nobody may touch.
+  test.each([
+    ['8.0', true],
+    ['8.6', false],
+    ['least', false],
+  ] as const)('shared memory of %s decides how attention is done', { timeout: 300_000 }, async (card, split) => {
+    const gpu = await cardOf(7, buildDriver(), SHARED[card]);
+    expect(gpu.sharedBytes.one).toBe(SHARED[card]);
+    for (const program of [bitnet, bonsai]) {
+      using cuda = new CudaExecutable(gpu, program);
+      const kinds = cuda.instructionsOf(1, 1, 300).map(({ op }) => op);
+      expect(kinds.includes('attendSplit')).toBe(split);
+    }
+    // Heads of 128, the widest that are split: two tiles of a cache, then a token.
+    using js = await jsBackend.load(bonsai, {});
+    using cuda = new CudaExecutable(gpu, bonsai);
+    const [wanted, found] = await Promise.all(
+      [js, cuda].map(async (e) => {
+        const sequence = e.createSequence();
+        await logitsOf(e, sequence, someTokens(66, 3), false);
+        return logitsOf(e, sequence, [5]);
+      }),
+    );
+    expect(found).toEqual(wanted);
+  });
 
   test.each([
     ['ternary', selfTestProgram(9, EVEN)],

@@ -3,13 +3,13 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { type Executable, NonFiniteError, type SequenceId } from '../../src/engine/backend.ts';
+import { KvCacheFullError } from '../../src/engine/gpu/kv-blocks.ts';
+import { hybridSelfTestProgram } from '../../src/engine/gpu/self-test-programs.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import { MetalError, MetalUnsupportedError } from '../../src/engine/metal/addon.ts';
 import { sharedAttention } from '../../src/engine/metal/encode.ts';
 import type { MetalOptions } from '../../src/engine/metal/executable.ts';
-import { KvCacheFullError } from '../../src/engine/metal/kv-pool.ts';
 import { checkProgram, isHybrid, planProgram } from '../../src/engine/metal/plan.ts';
-import { hybridSelfTestProgram } from '../../src/engine/metal/self-test.ts';
 import type { BufferId, Op, Program } from '../../src/engine/program.ts';
 import { FAKE_MISSING, figures, loadOnFake, SCHEDULES, withSchedule, withSettings } from './fake-device.ts';
 import { feed, ProgramBuilder, randomFloats, relativeError, someTokens } from './tiny-programs.ts';

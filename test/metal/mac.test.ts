@@ -4,9 +4,9 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { hybridSelfTestProgram } from '../../src/engine/gpu/self-test-programs.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import { metalBackend } from '../../src/engine/metal/backend.ts';
-import { hybridSelfTestProgram } from '../../src/engine/metal/self-test.ts';
 import { openCheckpoint } from '../../src/formats/open-checkpoint.ts';
 import { openModel } from '../../src/model/open-model.ts';
 import { toFloat32 } from '../../src/quant/to-float32.ts';

@@ -7,9 +7,9 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { buildFake, findTools, KERNELS } from '../../scripts/metal-tools.mjs';
+import { groupedSelfTestProgram, hybridSelfTestProgram } from '../../src/engine/gpu/self-test-programs.ts';
 import { type MetalAddon, MetalUnsupportedError } from '../../src/engine/metal/addon.ts';
 import { createMetalBackend } from '../../src/engine/metal/backend.ts';
-import { groupedSelfTestProgram, hybridSelfTestProgram } from '../../src/engine/metal/self-test.ts';
 import { readKernelText } from '../../src/engine/metal/shaders.ts';
 
 /** Where the fake device cannot be built; fake-device.ts says loudly why. */

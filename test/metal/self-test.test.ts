@@ -7,18 +7,15 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { afterAll, describe, expect, test } from 'vitest';
 import type { Executable, Step, TopLogits } from '../../src/engine/backend.ts';
+import {
+  groupedSelfTestProgram,
+  hybridSelfTestProgram,
+  selfTestProgram,
+} from '../../src/engine/gpu/self-test-programs.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import { type MetalAddon, MetalUnsupportedError } from '../../src/engine/metal/addon.ts';
 import { createMetalBackend, MetalUnavailableError, metalBackend } from '../../src/engine/metal/backend.ts';
-import {
-  groupedSelfTest,
-  groupedSelfTestProgram,
-  hybridSelfTest,
-  hybridSelfTestProgram,
-  SELF_TEST_TOLERANCE,
-  selfTest,
-  selfTestProgram,
-} from '../../src/engine/metal/self-test.ts';
+import { groupedSelfTest, hybridSelfTest, SELF_TEST_TOLERANCE, selfTest } from '../../src/engine/metal/self-test.ts';
 import { CANDIDATES, readTuning, tuningFile } from '../../src/engine/metal/tuning.ts';
 import type { Op, Program } from '../../src/engine/program.ts';
 import { FAKE_MISSING, fakeAddon, figures, loadOnFake, SCHEDULES, withSchedule, withSettings } from './fake-device.ts';

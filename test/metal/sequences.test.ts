@@ -2,10 +2,10 @@
 
 import { describe, expect, test } from 'vitest';
 import type { Executable } from '../../src/engine/backend.ts';
+import { KvCacheFullError } from '../../src/engine/gpu/kv-blocks.ts';
+import { selfTestProgram } from '../../src/engine/gpu/self-test-programs.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import { MetalError } from '../../src/engine/metal/addon.ts';
-import { KvCacheFullError } from '../../src/engine/metal/kv-pool.ts';
-import { selfTestProgram } from '../../src/engine/metal/self-test.ts';
 import { FAKE_MISSING, figures, loadOnFake, withSettings } from './fake-device.ts';
 import { feed, relativeError, someTokens } from './tiny-programs.ts';
 

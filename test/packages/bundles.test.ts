@@ -10,6 +10,7 @@ import { iconPng } from '../../scripts/package-icon.mjs';
 import { packMcpb, stageMcpb } from '../../scripts/package-mcpb.mjs';
 import { stagePlugin, UP, whyStale } from '../../scripts/package-plugin.mjs';
 import { whyNotCurrent } from '../../scripts/prebuild.mjs';
+import { CUBINS, findCubin, kernelSources } from '../../src/engine/cuda/kernels.ts';
 import { targetName } from '../../src/native/machine.ts';
 import { ALL_TOOLS } from '../../src/tools/all-tools.ts';
 import { childrenOf, ROOT } from '../mcp/server-process.ts';
@@ -19,6 +20,16 @@ const readJson = (path: string) => JSON.parse(readFileSync(join(ROOT, path), 'ut
 const { name, version, mcpName } = readJson('package.json');
 /** The workflow and .ci/run build them first (npm run prebuilds). */
 const whyNoPrebuilt = whyNotCurrent(targetName());
+const whyNoCubins = whyNotCurrent('cuda');
+
+/** CUDA where no compiler is: the text for the driver, and machine code if it was made here. */
+function expectCudaKernels(root: string): void {
+  expect(readFileSync(join(root, 'kernels/cuda/kernels.ptx'), 'latin1').slice(-2)).toBe('\n\0');
+  expect(kernelSources(root)).toBeUndefined();
+  for (const capability of whyNoCubins === undefined ? CUBINS : []) {
+    expect(findCubin(capability, root)).toHaveProperty('bytes');
+  }
+}
 
 describe('the plugin', () => {
   const folder = temporaryFolder();
@@ -104,6 +115,12 @@ describe('the plugin', () => {
   test.runIf(whyNoPrebuilt !== undefined)(`skipped: native code in the plugin (${whyNoPrebuilt})`, () => {
     expect(whyNoPrebuilt).toBeTypeOf('string');
   });
+
+  test('brings the CUDA kernels', () => expectCudaKernels(plugin));
+
+  test.runIf(whyNoCubins !== undefined)(`skipped: their machine code in the plugin (${whyNoCubins})`, () => {
+    expect(whyNoCubins).toBeTypeOf('string');
+  });
 });
 
 describe('the bundle for Claude Desktop', () => {
@@ -119,11 +136,13 @@ describe('the bundle for Claude Desktop', () => {
   afterAll(() => folder[Symbol.dispose]());
 
   test('is small, and holds no training data, sources or native code but what is prebuilt', () => {
-    expect(statSync(file).size).toBeLessThan(12e6);
+    expect(statSync(file).size).toBeLessThan(16e6);
     const paths = readdirSync(installed, { recursive: true, encoding: 'utf8' });
     expect(paths.filter((path) => /(^|\/)(src|test|node_modules|master)(\/|$)|\.(cc|h|mm|ts)$/.test(path))).toEqual([]);
     expect(paths.filter((path) => path.endsWith('.node') && !path.startsWith('prebuilds/'))).toEqual([]);
   });
+
+  test('brings the CUDA kernels', () => expectCudaKernels(installed));
 
   test('its manifest names the tools that the server has', () => {
     const manifest = JSON.parse(readFileSync(join(installed, 'manifest.json'), 'utf8'));

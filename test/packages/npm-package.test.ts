@@ -15,6 +15,7 @@ import {
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { whyNotCurrent } from '../../scripts/prebuild.mjs';
+import { CUBINS, findCubin } from '../../src/engine/cuda/kernels.ts';
 import { targetName } from '../../src/native/machine.ts';
 import { ALL_TOOLS } from '../../src/tools/all-tools.ts';
 import { ROOT } from '../mcp/server-process.ts';
@@ -96,6 +97,8 @@ test('holds what it needs and nothing else', () => {
     'schemas/color_at.json',
     'dist/native/build.js',
     'kernels/cpu/engine.cc',
+    'kernels/cuda/kernels.ptx',
+    'kernels/cuda/addon.cc',
     '.claude-plugin/plugin.json',
     'skills/mlx-bitnet-gf3/SKILL.md',
     'skills/triads.json',
@@ -130,7 +133,7 @@ test('holds what it needs and nothing else', () => {
   // Code that V8 made here is of no use elsewhere.
   expect(paths.filter((path) => path.startsWith('dist/bundle/'))).not.toEqual([]);
   expect(paths.filter((path) => path.startsWith('dist/bundle/code'))).toEqual([]);
-  expect(packed.size, 'bytes to download').toBeLessThan(12e6);
+  expect(packed.size, 'bytes to download').toBeLessThan(16e6);
 });
 
 test('npx starts it: help, a color, text', () => {
@@ -182,6 +185,17 @@ test.skipIf(whyNoPrebuilt !== undefined)(
 
 test.runIf(whyNoPrebuilt !== undefined)(`skipped: native code without a compiler (${whyNoPrebuilt})`, () => {
   expect(whyNoPrebuilt).toBeTypeOf('string');
+});
+
+const whyNoCubins = whyNotCurrent('cuda');
+
+test.skipIf(whyNoCubins !== undefined)('the CUDA kernels come as machine code for every card that has some', () => {
+  const installed = join(folder.path, 'node_modules/bitnet-gf3-mcp');
+  for (const capability of CUBINS) expect(findCubin(capability, installed)).toHaveProperty('bytes');
+});
+
+test.runIf(whyNoCubins !== undefined)(`skipped: machine code of the CUDA kernels (${whyNoCubins})`, () => {
+  expect(whyNoCubins).toBeTypeOf('string');
 });
 
 test('the library has its names and types', () => {

@@ -2,19 +2,19 @@
 
 import type { Backend, LoadOptions } from '../backend.ts';
 import { selfTestDifference } from '../gpu/self-test.ts';
-import { EVEN, groupedSelfTestProgram, hybridSelfTestProgram, selfTestProgram } from '../metal/self-test.ts';
+import { EVEN, groupedSelfTestProgram, hybridSelfTestProgram, selfTestProgram } from '../gpu/self-test-programs.ts';
 import type { Program } from '../program.ts';
-import { type CudaAddon, CudaUnavailableError, type DeviceInfo } from './addon.ts';
+import { type CudaAddon, CudaError, CudaUnavailableError, type DeviceInfo } from './addon.ts';
 import { CudaExecutable, type CudaOptions } from './executable.ts';
 import { Gpu, SHARED_BYTES } from './gpu.ts';
-import { type KernelImage, readKernels } from './kernels.ts';
+import { capabilityText, type KernelSource, packageKernels } from './kernels.ts';
 import { loadCudaAddon } from './native.ts';
 import { driverLibrary } from './platform.ts';
 
 export type CudaBackendOptions = {
   readonly loadAddon: () => Promise<{ addon: CudaAddon } | { reason: string }>;
   readonly library?: string;
-  readonly kernels?: (capability: number) => KernelImage;
+  readonly kernels?: KernelSource;
 };
 
 export type CudaBackend = Omit<Backend, 'load'> & {
@@ -28,14 +28,24 @@ const LEAST_CAPABILITY = 80;
 /** What a start may wait for the card. */
 const WAIT_MS = 3000;
 
-type Ready = { readonly gpu: Gpu } | { readonly reason: string };
+/** How long the driver takes for the PTX text. */
+const COMPILES = 'half a minute or more the first time';
+
+/** What the driver says of code that is not for it, or for that card. */
+const REFUSED = /^CUDA: cuModule/;
+
+type Ready = { readonly gpu: Gpu; readonly detail: string } | { readonly reason: string };
+
+/** The driver compiles: why, while it lasts. */
+type Progress = { compiling: string | undefined };
 
 /** A backend over a given addon and driver: the real ones, or those of the tests. */
 export function createCudaBackend(options: CudaBackendOptions): CudaBackend {
   let ready: Promise<Ready> | undefined;
   /** Opened and tried once a process: CUDA is used only where it computes what the reference computes. */
+  const progress: Progress = { compiling: undefined };
   const open = () => {
-    ready ??= prepare(options);
+    ready ??= prepare(options, progress);
     return ready;
   };
   const reasonOf = (state: Ready) =>
@@ -48,7 +58,15 @@ export function createCudaBackend(options: CudaBackendOptions): CudaBackend {
       // A cubin is there in a moment; who compiles is not waited for.
       const waited = new Promise<'waited'>((resolve) => setTimeout(resolve, WAIT_MS, 'waited').unref());
       const state = await Promise.race([opening, waited]);
-      return state === 'waited' ? 'the driver compiles the CUDA kernels; later starts need not wait' : reasonOf(state);
+      if (state !== 'waited') return reasonOf(state);
+      const { compiling } = progress;
+      if (compiling === undefined)
+        return `the CUDA kernels are being tested, for more than ${WAIT_MS / 1000} s already`;
+      return `the driver compiles the CUDA kernels, ${COMPILES} (${compiling}); later starts need not wait`;
+    },
+    detail: async () => {
+      const state = await open();
+      return 'reason' in state ? undefined : state.detail;
     },
     load: async (program: Program, loadOptions: LoadOptions) => {
       const state = await open();
@@ -59,25 +77,56 @@ export function createCudaBackend(options: CudaBackendOptions): CudaBackend {
   };
 }
 
-async function prepare({ loadAddon, library, kernels = readKernels }: CudaBackendOptions): Promise<Ready> {
+async function prepare(
+  { loadAddon, library, kernels = packageKernels }: CudaBackendOptions,
+  progress: Progress,
+): Promise<Ready> {
   const loaded = await loadAddon();
   if ('reason' in loaded) return loaded;
   try {
     const info = loaded.addon.probe(library ?? driverLibrary());
     const refused = whyNot(info);
     if (refused !== undefined) return { reason: refused };
-    const gpu = await Gpu.open(loaded.addon, info, kernels(info.capability).bytes);
+    const { gpu, detail } = await openKernels(loaded.addon, info, kernels, progress);
     // Steps of one row have a kernel for even sizes.
     const even = [selfTestProgram(9, EVEN), groupedSelfTestProgram(7, EVEN)];
     for (const program of [selfTestProgram(), groupedSelfTestProgram(), hybridSelfTestProgram(), ...even]) {
       const failure = await selfTestDifference(async () => new CudaExecutable(gpu, program), program);
       if (failure !== undefined) return { reason: `CUDA on ${gpu.name} is not used: ${failure}` };
     }
-    return { gpu };
+    return { gpu, detail };
   } catch (error) {
     // Whatever a foreign driver does, the other backends still work.
     return { reason: error instanceof Error ? error.message : String(error) };
+  } finally {
+    progress.compiling = undefined;
   }
+}
+
+/** The card with the kernels from a cubin or, where there is none or the driver refuses it (an older one), from the PTX text. */
+export async function openKernels(
+  addon: CudaAddon,
+  info: DeviceInfo,
+  kernels: KernelSource,
+  progress: Progress = { compiling: undefined },
+): Promise<{ readonly gpu: Gpu; readonly detail: string }> {
+  const found = kernels.cubin(info.capability);
+  let why: string;
+  if ('bytes' in found) {
+    try {
+      const gpu = await Gpu.open(addon, info, found.bytes);
+      return { gpu, detail: `kernels: the cubin for compute capability ${capabilityText(info.capability)}` };
+    } catch (error) {
+      if (!(error instanceof CudaError) || !REFUSED.test(error.text.what)) throw error;
+      why = `the driver refuses the cubin: ${error.text.what.replace(/^CUDA: /, '')}`;
+    }
+  } else {
+    why = found.reason;
+  }
+  progress.compiling = why;
+  const gpu = await Gpu.open(addon, info, kernels.ptx());
+  progress.compiling = undefined;
+  return { gpu, detail: `kernels: PTX, which the driver compiles, ${COMPILES} (${why})` };
 }
 
 function whyNot({ name, count, driver, capability, sharedBytes }: DeviceInfo): string | undefined {
@@ -86,8 +135,7 @@ function whyNot({ name, count, driver, capability, sharedBytes }: DeviceInfo): s
   if (driver < LEAST_DRIVER)
     return `the NVIDIA driver is for CUDA ${version(driver)}, ${version(LEAST_DRIVER)} is needed`;
   if (capability < LEAST_CAPABILITY || sharedBytes < SHARED_BYTES) {
-    const own = `${Math.floor(capability / 10)}.${capability % 10}`;
-    return `${name} has compute capability ${own}, the kernels need 8.0 and ${SHARED_BYTES} bytes of shared memory`;
+    return `${name} has compute capability ${capabilityText(capability)}, the kernels need 8.0 and ${SHARED_BYTES} bytes of shared memory`;
   }
   return undefined;
 }

@@ -12,10 +12,10 @@ import {
   type TopLogits,
 } from '../backend.ts';
 import { BLOCK_POSITIONS, KvBlocks } from '../gpu/kv-blocks.ts';
+import { type Part, type PartLimits, Sequences } from '../gpu/sequences.ts';
 import type { Program } from '../program.ts';
-import { checkRewind } from '../rewind.ts';
 import { emptyTop } from '../top-logits.ts';
-import { checkStep, weightBytesPerToken } from '../validate.ts';
+import { weightBytesPerToken } from '../validate.ts';
 import { CudaError, CudaUnsupportedError } from './addon.ts';
 import {
   attentionFor,
@@ -50,12 +50,6 @@ const INPUT_HEADER = 64;
 /** Rows up to which this thread waits for the device. */
 const WAIT_ROWS = 8;
 
-type Sequence = {
-  length: number;
-  readonly blocks: number[];
-  /** Of its recurrent states; undefined before its first step, when they are zeros. */
-  states: StateSlot | undefined;
-};
 /** What of a step decides its list. */
 type Asked = Pick<Step, 'trace' | 'top' | 'withoutLogits'>;
 type List = {
@@ -84,7 +78,7 @@ export class CudaExecutable implements Executable {
   readonly #weights: ReturnType<typeof placeWeights>;
   readonly #kv: KvBlocks;
   readonly #states: StateSlots;
-  readonly #sequences = new Map<SequenceId, Sequence>();
+  readonly #sequences: Sequences<StateSlot>;
   readonly #lists = new Map<string, List>();
   readonly #places = new Map<string, Place>();
   readonly #hosts = new Map<string, HostMemory>();
@@ -94,9 +88,6 @@ export class CudaExecutable implements Executable {
   #tag = 1;
   /** Positions whose rotations are there. */
   #turns = 0;
-  #nextSequence = 0;
-  #running = false;
-  #disposed = false;
 
   constructor(gpu: Gpu, program: Program, options: CudaOptions = {}) {
     if (options.signal?.aborted) throw new CancelledError('loading was cancelled');
@@ -109,8 +100,16 @@ export class CudaExecutable implements Executable {
     const { layers, kvHeads, headDim } = program.kv;
     this.#kv = new KvBlocks(gpu, layers * 2 * kvHeads * headDim * BLOCK_POSITIONS * 4);
     this.#states = new StateSlots(gpu, layStates(program).bytes);
+    this.#sequences = new Sequences(program, this.#kv, this.#states);
     this.#weights = placeWeights(gpu, program, this.#states.bytes);
-    this.info = { backend: 'cuda', isa: gpu.name, threads: 1, weightBytes: weightBytesPerToken(program) };
+    this.info = {
+      backend: 'cuda',
+      isa: gpu.name,
+      threads: 1,
+      weightBytes: weightBytesPerToken(program),
+      // Convolutions' states have two copies, heads whole slices.
+      ...(this.#states.bytes > 0 && { recurrentBytes: this.#states.bytes }),
+    };
     try {
       this.#host('failed', 4 * Math.max(1, this.#labels.length));
       const table = program.contextLength * Math.max(1, program.rope.rotaryDim / 2) * 4;
@@ -123,61 +122,27 @@ export class CudaExecutable implements Executable {
   }
 
   createSequence(): SequenceId {
-    const id = this.#nextSequence++;
-    this.#sequences.set(id, { length: 0, blocks: [], states: undefined });
-    return id;
+    return this.#sequences.create();
   }
 
   freeSequence(sequence: SequenceId): void {
-    const found = this.#sequences.get(sequence);
-    if (found !== undefined) this.#cut(found, 0);
-    this.#sequences.delete(sequence);
+    this.#sequences.free(sequence);
   }
 
   sequenceLength(sequence: SequenceId): number {
-    return this.#sequence(sequence).length;
+    return this.#sequences.sequenceLength(sequence);
   }
 
-  /** Layers with windows keep all their keys, so only recurrent states limit it. */
   rewindLimit(sequence: SequenceId): number {
-    const { length } = this.#sequence(sequence);
-    return this.#states.bytes === 0 ? 0 : length;
+    return this.#sequences.rewindLimit(sequence);
   }
 
   truncate(sequence: SequenceId, length: number): void {
-    const found = this.#sequence(sequence);
-    checkRewind(this, 'truncate to', sequence, length);
-    this.#cut(found, length);
-  }
-
-  /** To a length, at which it keeps its states only if it is its own. */
-  #cut(sequence: Sequence, length: number): void {
-    sequence.length = length;
-    this.#kv.trim(sequence.blocks, length);
-    if (length > 0 || sequence.states === undefined) return;
-    this.#states.give(sequence.states);
-    sequence.states = undefined;
+    this.#sequences.truncate(sequence, length);
   }
 
   fork(sequence: SequenceId, length: number): SequenceId {
-    const from = this.#sequence(sequence);
-    checkRewind(this, 'fork at', sequence, length);
-    const to: Sequence = { length, blocks: [], states: undefined };
-    const bytes = this.#kv.blockBytes;
-    try {
-      this.#kv.reserve(to.blocks, length);
-      if (to.blocks.length > 0) {
-        const copies = to.blocks.map((at, i): Work => ({ copy: 'within', to: at, from: from.blocks[i]!, bytes }));
-        this.#gpu.performNow(copies);
-      }
-      if (length > 0 && from.states !== undefined) to.states = this.#states.copyOf(from.states);
-    } catch (error) {
-      this.#cut(to, 0);
-      throw error;
-    }
-    const id = this.createSequence();
-    this.#sequences.set(id, to);
-    return id;
+    return this.#sequences.fork(sequence, length);
   }
 
   async step(step: Step): Promise<StepResult> {
@@ -189,7 +154,9 @@ export class CudaExecutable implements Executable {
     let only: Float32Array | undefined;
     let logits: Float32Array | undefined;
     const tritCounts = new Int32Array(traced ? step.tokens.length * tracePoints * 3 : 0);
-    await this.#run(step, (part) => {
+    const limits = () => this.#limits(step);
+    await this.#sequences.run(step, limits, async (part) => {
+      await this.#runPart(step, part);
       if (top.mass.length > 0) this.#readTop(part, top, step.top!);
       if (step.withoutLogits !== true) {
         const found = new Float32Array(this.#hosts.get('logits')!.memory, 0, part.outputs * vocabSize);
@@ -228,9 +195,7 @@ export class CudaExecutable implements Executable {
   }
 
   [Symbol.dispose](): void {
-    if (this.#disposed) return;
-    if (this.#running) throw new RangeError('disposed while a step runs');
-    this.#disposed = true;
+    if (!this.#sequences.close()) return;
     this.#gpu.release(this.#weights.address);
     this.#kv.dispose();
     this.#states.dispose();
@@ -238,67 +203,19 @@ export class CudaExecutable implements Executable {
     for (const { address } of this.#places.values()) this.#gpu.release(address);
     this.#places.clear();
     this.#hosts.clear();
-    this.#sequences.clear();
   }
 
   // ---- a step
 
-  async #run(step: Step, finished: (part: Part) => void): Promise<void> {
-    if (this.#disposed) throw new RangeError('the executable was disposed');
-    if (this.#running) throw new RangeError('one step at a time');
-    checkStep(this.#program, step, (sequence) => this.#sequences.get(sequence)?.length);
-    this.#running = true;
-    const lengths = new Map<Sequence, number>();
-    step.sequences.forEach((id, t) => {
-      lengths.set(this.#sequence(id), step.positions[t]! + 1);
-    });
-    let begun = false;
-    try {
-      for (const [sequence, length] of lengths) {
-        this.#kv.reserve(sequence.blocks, length);
-        if (this.#states.bytes > 0) sequence.states ??= this.#states.take();
-      }
-      for (const part of this.#parts(step)) {
-        begun = true;
-        await this.#runPart(step, part);
-        finished(part);
-      }
-      // Only a finished step moves the sequences on.
-      for (const [sequence, length] of lengths) sequence.length = length;
-    } catch (error) {
-      // What a failed step did to recurrent states cannot be undone.
-      const lost = begun && this.#states.bytes > 0;
-      for (const sequence of lengths.keys()) this.#cut(sequence, lost ? 0 : sequence.length);
-      throw error;
-    } finally {
-      this.#running = false;
-    }
-  }
-
   /** Parts small enough for the activations, the logits and attention's scratch. */
-  *#parts(step: Step): Generator<Part> {
-    const tokens = step.tokens.length;
-    const maxOutputs = Math.max(1, Math.floor(MAX_LOGITS_BYTES / (this.#program.vocabSize * 4)));
+  #limits(step: Step): PartLimits {
+    const outputs = Math.max(1, Math.floor(MAX_LOGITS_BYTES / (this.#program.vocabSize * 4)));
     let positions = 0;
     for (const position of step.positions) positions = Math.max(positions, position + 1);
-    const kind = this.#attentionFor(tokens, new Set(step.sequences).size, positions);
+    const kind = this.#attentionFor(step.tokens.length, new Set(step.sequences).size, positions);
     const rowBytes = Math.max(1, scratchFloats(this.#program, kind, splitsFor(positions)) * 4);
-    const maxRows = Math.max(1, Math.min(this.#maxRows, Math.floor(MAX_SCRATCH_BYTES / rowBytes)));
-    let firstToken = 0;
-    let firstOutput = 0;
-    while (firstToken < tokens) {
-      let end = firstToken;
-      let outputs = 0;
-      while (end < tokens && end - firstToken < maxRows) {
-        const wanted = step.outputRows[firstOutput + outputs] === end;
-        if (wanted && outputs === maxOutputs) break;
-        if (wanted) outputs += 1;
-        end += 1;
-      }
-      yield { firstToken, tokens: end - firstToken, firstOutput, outputs };
-      firstToken = end;
-      firstOutput += outputs;
-    }
+    const rows = Math.max(1, Math.min(this.#maxRows, Math.floor(MAX_SCRATCH_BYTES / rowBytes)));
+    return { rows, outputs };
   }
 
   #shape(tokens: number, outputs: number, sequences: number, positions: number, asked: Asked): Shape {
@@ -381,7 +298,7 @@ export class CudaExecutable implements Executable {
   /** The copies that a part has written are those that count. */
   #moveStates(step: Step, { firstToken, tokens }: Part): void {
     for (const id of new Set(step.sequences.subarray(firstToken, firstToken + tokens))) {
-      const { states } = this.#sequence(id);
+      const { states } = this.#sequences.get(id);
       if (states !== undefined) states.copy = 1 - states.copy;
     }
   }
@@ -395,7 +312,7 @@ export class CudaExecutable implements Executable {
     let stride = 1;
     for (let t = firstToken; t < firstToken + tokens; t += 1) {
       if (t === firstToken || step.sequences[t] !== step.sequences[t - 1]) sequences += 1;
-      stride = Math.max(stride, this.#sequence(step.sequences[t]!).blocks.length);
+      stride = Math.max(stride, this.#sequences.get(step.sequences[t]!).blocks.length);
     }
     const tables = Math.ceil((INPUT_HEADER + 4 * (3 * tokens + outputs + sequences + 1)) / 8) * 8;
     return { sequences, stride, tables };
@@ -427,7 +344,7 @@ export class CudaExecutable implements Executable {
       const id = step.sequences[firstToken + t]!;
       if (t === 0 || id !== step.sequences[firstToken + t - 1]) {
         row += 1;
-        const sequence = this.#sequence(id);
+        const sequence = this.#sequences.get(id);
         sequence.blocks.forEach((block, i) => {
           table[row * stride + i] = BigInt(block);
         });
@@ -601,17 +518,4 @@ export class CudaExecutable implements Executable {
     this.#hosts.set(name, made);
     return made;
   }
-
-  #sequence(id: SequenceId): Sequence {
-    const found = this.#sequences.get(id);
-    if (found === undefined) throw new RangeError(`sequence ${id} does not exist`);
-    return found;
-  }
 }
-
-type Part = {
-  readonly firstToken: number;
-  readonly tokens: number;
-  readonly firstOutput: number;
-  readonly outputs: number;
-};

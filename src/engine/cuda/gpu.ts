@@ -1,5 +1,6 @@
 // The device side of the addon: memory, lists of work, and a device that is lost stays lost.
 
+import { deviceErrorText } from '../gpu/device-error.ts';
 import type { BlockMemory } from '../gpu/kv-blocks.ts';
 import { type CudaAddon, CudaError, type DeviceInfo } from './addon.ts';
 
@@ -137,7 +138,8 @@ export class Gpu implements BlockMemory {
     }
   }
 
-  performNow(work: readonly Work[]): void {
+  copyPieces(pieces: readonly { readonly to: number; readonly from: number }[], bytes: number): void {
+    const work = pieces.map(({ to, from }): Work => ({ copy: 'within', to, from, bytes }));
     this.#ours(() => this.#addon.perform(writeWork(work), true));
   }
 
@@ -168,8 +170,4 @@ export class Gpu implements BlockMemory {
 
 const sharedBytesOf = (info: DeviceInfo) => Math.max(SHARED_BYTES, info.sharedBytes);
 
-function cudaError(cause: unknown, where?: string): CudaError {
-  const what = `CUDA: ${cause instanceof Error ? cause.message : String(cause)}`;
-  const fix = 'use --backend cpu, and report this with the output of `doctor`';
-  return new CudaError({ what, ...(where === undefined ? {} : { where }), fix }, { cause });
-}
+const cudaError = (cause: unknown, where?: string) => new CudaError(deviceErrorText('CUDA', cause, where), { cause });

@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs';
+import { join } from 'node:path';
 
 /** Why no machine of this kind has a CUDA driver; undefined where one may. */
 export function whyNoCuda(): string | undefined {
@@ -16,6 +17,10 @@ const DRIVER_SIGNS = ['/dev/nvidiactl', '/dev/nvidia0', '/dev/dxg', '/dev/nvhost
 /** Without looking for the library: undefined where a driver may be. */
 export function whyNoDriver(): string | undefined {
   const elsewhere = whyNoCuda();
-  if (elsewhere !== undefined || process.platform === 'win32') return elsewhere;
-  return DRIVER_SIGNS.some((path) => existsSync(path)) ? undefined : 'there is no NVIDIA driver on this machine';
+  if (elsewhere !== undefined) return elsewhere;
+  const signs =
+    process.platform === 'win32'
+      ? [join(process.env.SystemRoot ?? 'C:\\Windows', 'System32', driverLibrary())]
+      : DRIVER_SIGNS;
+  return signs.some((path) => existsSync(path)) ? undefined : 'there is no NVIDIA driver on this machine';
 }

@@ -41,7 +41,7 @@ export class StateSlots {
   copyOf({ address: from, copy }: StateSlot): StateSlot {
     const { address: to } = this.take();
     try {
-      this.#gpu.performNow([{ copy: 'within', to, from, bytes: this.bytes }]);
+      this.#gpu.copyPieces([{ to, from }], this.bytes);
     } catch (error) {
       this.give({ address: to, copy });
       throw error;

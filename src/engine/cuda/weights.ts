@@ -1,14 +1,13 @@
 // Weights on the device, in one piece of memory and in the layout of the file; rows (of a ternary matrix: quads) are padded
 // to whole chunks of 128 columns where they are not.
 
+import { padRows, rowsOf, scalesOf, type WeightRows } from '../gpu/weight-rows.ts';
 import type { Program, Weight } from '../program.ts';
 import { CudaUnsupportedError } from './addon.ts';
 import type { Gpu } from './gpu.ts';
 
 /** Columns that a step of a product takes: 64, or 128 of an int8 matrix. */
 export const CHUNK = 128;
-/** Four trits 0: codes 1. */
-const ZERO_TRITS = 0x55;
 const ALIGN = 256;
 /** Left for activations, the first sequences and others. */
 const RESERVE_BYTES = 256 << 20;
@@ -24,33 +23,25 @@ export type PlacedWeight = {
   readonly stride: number;
 };
 
-type Piece = { readonly bytes: Uint8Array; readonly rowBytes: number; readonly stride: number; readonly fill: number };
-
-const bytesOf = (array: ArrayBufferView) => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+type Piece = {
+  readonly rows: WeightRows;
+  /** Elements from row to row. */
+  readonly stride: number;
+};
 
 /** What a weight is on the device: its elements, and its scales. */
 function piecesOf(weight: Weight): readonly Piece[] {
-  const whole = (bytes: Uint8Array): Piece => ({ bytes, rowBytes: bytes.length, stride: bytes.length, fill: 0 });
-  switch (weight.kind) {
-    case 'ternary':
-      return [{ bytes: weight.bytes, rowBytes: weight.columns, stride: chunked(weight.columns), fill: ZERO_TRITS }];
-    case 'int8': {
-      const { columns, codes, rowScale } = weight;
-      const rows = { bytes: bytesOf(codes), rowBytes: columns, stride: chunked(columns), fill: 0 };
-      return [rows, whole(bytesOf(rowScale))];
-    }
-    case 'dense': {
-      const rowBytes = weight.columns * (weight.dtype === 'f32' ? 4 : 2);
-      return [{ bytes: weight.bytes, rowBytes, stride: rowBytes, fill: 0 }];
-    }
-    case 'grouped':
-      return [whole(weight.bytes), whole(weight.scales)];
-    case 'vector':
-      return [whole(bytesOf(weight.values))];
-  }
+  const rows = rowsOf(weight);
+  const padded = weight.kind === 'ternary' || weight.kind === 'int8';
+  const elements: Piece = { rows, stride: padded ? chunked(rows.columns) : rows.columns };
+  const bytes = scalesOf(weight);
+  if (bytes === undefined) return [elements];
+  const columns = bytes.length;
+  return [elements, { rows: { bytes, rows: 1, columns, elementBytes: 1, fill: 0 }, stride: columns }];
 }
 
-const sizeOf = ({ bytes, rowBytes, stride }: Piece) => aligned((bytes.length / Math.max(1, rowBytes)) * stride);
+const paddedBytes = ({ rows: { bytes, columns }, stride }: Piece) => (bytes.length / Math.max(1, columns)) * stride;
+const sizeOf = (piece: Piece) => aligned(paddedBytes(piece));
 
 /** Puts every weight there, with `beside` bytes left for a sequence; frees nothing on failure but what it took. Throws `CudaUnsupportedError` where it does not fit. */
 export function placeWeights(gpu: Gpu, program: Program, beside = 0): { address: number; placed: PlacedWeight[] } {
@@ -68,13 +59,11 @@ export function placeWeights(gpu: Gpu, program: Program, beside = 0): { address:
   const put = (piece: Piece): number => {
     const to = at;
     at += sizeOf(piece);
-    const { bytes, rowBytes, stride, fill } = piece;
-    if (stride === rowBytes) gpu.upload(to, bytes);
+    const { rows, stride } = piece;
+    if (stride === rows.columns) gpu.upload(to, rows.bytes);
     else {
-      const padded = new Uint8Array((bytes.length / rowBytes) * stride).fill(fill);
-      for (let from = 0, row = 0; from < bytes.length; from += rowBytes, row += stride) {
-        padded.set(bytes.subarray(from, from + rowBytes), row);
-      }
+      const padded = new Uint8Array(paddedBytes(piece));
+      padRows(rows, stride, padded);
       gpu.upload(to, padded);
     }
     return to;
@@ -83,7 +72,7 @@ export function placeWeights(gpu: Gpu, program: Program, beside = 0): { address:
     const placed = pieces.map(([elements, scales]) => ({
       address: put(elements!),
       scales: scales === undefined ? 0 : put(scales),
-      stride: elements!.stride,
+      stride: elements!.stride * elements!.rows.elementBytes,
     }));
     return { address, placed };
   } catch (error) {

@@ -11,10 +11,10 @@ import {
   type StepResult,
   type TopLogits,
 } from '../backend.ts';
+import { type Part, type PartLimits, Sequences } from '../gpu/sequences.ts';
 import type { BufferId, Program } from '../program.ts';
-import { checkRewind } from '../rewind.ts';
 import { emptyTop, topLogits } from '../top-logits.ts';
-import { checkStep, weightBytesPerToken } from '../validate.ts';
+import { weightBytesPerToken } from '../validate.ts';
 import type { Dispatch } from './addon.ts';
 import {
   type AttentionOptions,
@@ -40,13 +40,6 @@ const MAX_ROWS = 512;
 const MAX_SCRATCH_BYTES = 64 << 20;
 const KEPT_TAPES = 16;
 
-type Sequence = {
-  length: number;
-  readonly blocks: number[];
-  /** Of its recurrent states; undefined before its first step, when they are zeros. */
-  slot: number | undefined;
-};
-
 export type MetalOptions = LoadOptions &
   AttentionOptions & {
     readonly tuning?: Tuning;
@@ -65,11 +58,8 @@ export class MetalExecutable implements Executable {
   readonly #tuning: Tuning;
   readonly #maxRows: number;
   readonly #shareFrom: number | undefined;
-  readonly #sequences = new Map<SequenceId, Sequence>();
+  readonly #sequences: Sequences<number>;
   readonly #tapes = new Map<string, Uint32Array>();
-  #nextSequence = 0;
-  #running = false;
-  #disposed = false;
 
   constructor(gpu: Gpu, program: Program, options: MetalOptions) {
     if (options.signal?.aborted) throw new CancelledError('loading was cancelled');
@@ -93,63 +83,33 @@ export class MetalExecutable implements Executable {
       statusRows: 0,
       scratch: new Map(),
     };
+    this.#sequences = new Sequences(program, this.#memory.pool, this.#memory.states);
     this.#encoder = new StepEncoder(gpu, program, this.#memory, this.#tuning, options);
     this.info = { backend: 'metal', isa: gpu.name, threads: 1, weightBytes: weightBytesPerToken(program) };
   }
 
   createSequence(): SequenceId {
-    const id = this.#nextSequence++;
-    this.#sequences.set(id, { length: 0, blocks: [], slot: undefined });
-    return id;
+    return this.#sequences.create();
   }
 
   freeSequence(sequence: SequenceId): void {
-    const found = this.#sequences.get(sequence);
-    if (found !== undefined) this.#cut(found, 0);
-    this.#sequences.delete(sequence);
+    this.#sequences.free(sequence);
   }
 
   sequenceLength(sequence: SequenceId): number {
-    return this.#sequence(sequence).length;
+    return this.#sequences.sequenceLength(sequence);
   }
 
-  /** Layers with windows keep all their keys, so only recurrent states limit it. */
   rewindLimit(sequence: SequenceId): number {
-    const { length } = this.#sequence(sequence);
-    return this.#memory.states.stride === 0 ? 0 : length;
+    return this.#sequences.rewindLimit(sequence);
   }
 
   truncate(sequence: SequenceId, length: number): void {
-    const found = this.#sequence(sequence);
-    checkRewind(this, 'truncate to', sequence, length);
-    this.#cut(found, length);
+    this.#sequences.truncate(sequence, length);
   }
 
   fork(sequence: SequenceId, length: number): SequenceId {
-    const from = this.#sequence(sequence);
-    checkRewind(this, 'fork at', sequence, length);
-    const { pool, states } = this.#memory;
-    const to: Sequence = { length, blocks: [], slot: undefined };
-    try {
-      pool.reserve(to.blocks, length);
-      pool.copy(from.blocks, to.blocks);
-      if (length > 0 && from.slot !== undefined) to.slot = states.copy(from.slot);
-    } catch (error) {
-      this.#cut(to, 0);
-      throw error;
-    }
-    const id = this.#nextSequence++;
-    this.#sequences.set(id, to);
-    return id;
-  }
-
-  /** Cuts a sequence to a length, at which it keeps its states only if it is its own. */
-  #cut(sequence: Sequence, length: number): void {
-    sequence.length = length;
-    this.#memory.pool.trim(sequence.blocks, length);
-    if (length > 0 || sequence.slot === undefined) return;
-    this.#memory.states.give(sequence.slot);
-    sequence.slot = undefined;
+    return this.#sequences.fork(sequence, length);
   }
 
   async step(step: Step): Promise<StepResult> {
@@ -198,8 +158,8 @@ export class MetalExecutable implements Executable {
 
   /** The dispatches of one decoded token at `position`: what docs/metal.md counts, and the tests look at. */
   dispatchesAt(position: number): readonly Dispatch[] {
-    const sequence: Sequence = { length: 0, blocks: [], slot: undefined };
-    this.#reserve(sequence, 1);
+    const sequence = this.#sequences.create();
+    this.#sequences.reserve(this.#sequences.get(sequence), 1);
     const shape = {
       tokens: 1,
       outputs: 1,
@@ -209,14 +169,12 @@ export class MetalExecutable implements Executable {
       top: 0,
     };
     this.#prepare(shape);
-    this.#cut(sequence, 0);
+    this.#sequences.free(sequence);
     return this.#encoder.encode(this.#planOf(shape), shape);
   }
 
   [Symbol.dispose](): void {
-    if (this.#disposed) return;
-    if (this.#running) throw new RangeError('disposed while a step runs');
-    this.#disposed = true;
+    if (!this.#sequences.close()) return;
     for (const { buffer, scales } of this.#memory.weights) {
       this.#gpu.release(buffer);
       if (scales !== undefined) this.#gpu.release(scales);
@@ -227,7 +185,6 @@ export class MetalExecutable implements Executable {
       this.#gpu.release(buffer);
     this.#memory.pool.dispose();
     this.#memory.states.dispose();
-    this.#sequences.clear();
     this.#tapes.clear();
   }
 
@@ -270,39 +227,12 @@ export class MetalExecutable implements Executable {
 
   // ---- a step
 
-  async #run(step: Step, top: number, finished: (part: Part) => void): Promise<void> {
-    if (this.#disposed) throw new RangeError('the executable was disposed');
-    if (this.#running) throw new RangeError('one step at a time');
-    checkStep(this.#program, step, (sequence) => this.#sequences.get(sequence)?.length);
-    this.#running = true;
-    const lengths = new Map<Sequence, number>();
-    step.sequences.forEach((id, t) => {
-      lengths.set(this.#sequence(id), step.positions[t]! + 1);
+  #run(step: Step, top: number, finished: (part: Part) => void): Promise<void> {
+    const limits = () => this.#limits(step);
+    return this.#sequences.run(step, limits, async (part) => {
+      await this.#runPart(step, part, top);
+      finished(part);
     });
-    let begun = false;
-    try {
-      for (const [sequence, length] of lengths) this.#reserve(sequence, length);
-      for (const part of this.#parts(step)) {
-        begun = true;
-        await this.#runPart(step, part, top);
-        finished(part);
-      }
-      // Only a finished step moves the sequences on.
-      for (const [sequence, length] of lengths) sequence.length = length;
-    } catch (error) {
-      // What a failed step did to recurrent states cannot be undone.
-      const lost = begun && this.#memory.states.stride > 0;
-      for (const sequence of lengths.keys()) this.#cut(sequence, lost ? 0 : sequence.length);
-      throw error;
-    } finally {
-      this.#running = false;
-    }
-  }
-
-  #reserve(sequence: Sequence, length: number): void {
-    const { pool, states } = this.#memory;
-    pool.reserve(sequence.blocks, length);
-    if (states.stride > 0) sequence.slot ??= states.take();
   }
 
   /** As a shape counts them. */
@@ -311,29 +241,12 @@ export class MetalExecutable implements Executable {
   }
 
   /** Parts small enough for the activations, the logits and the attention's partial sums. */
-  *#parts(step: Step): Generator<Part> {
-    const tokens = step.tokens.length;
-    const { vocabSize } = this.#program;
-    const maxOutputs = Math.max(1, Math.floor(MAX_SCRATCH_BYTES / (padded(vocabSize) * 4)));
+  #limits(step: Step): PartLimits {
+    const outputs = Math.max(1, Math.floor(MAX_SCRATCH_BYTES / (padded(this.#program.vocabSize) * 4)));
     let longest = 0;
     for (const position of step.positions) longest = Math.max(longest, position);
     const rowPartials = Math.max(1, this.#rowPartials(splitsAt(longest)));
-    const maxRows = Math.min(this.#maxRows, Math.max(1, Math.floor(MAX_SCRATCH_BYTES / rowPartials)));
-    let firstToken = 0;
-    let firstOutput = 0;
-    while (firstToken < tokens) {
-      let end = firstToken;
-      let outputs = 0;
-      while (end < tokens && end - firstToken < maxRows) {
-        const wanted = step.outputRows[firstOutput + outputs] === end;
-        if (wanted && outputs === maxOutputs) break;
-        if (wanted) outputs += 1;
-        end += 1;
-      }
-      yield { firstToken, tokens: end - firstToken, firstOutput, outputs };
-      firstToken = end;
-      firstOutput += outputs;
-    }
+    return { rows: Math.min(this.#maxRows, Math.max(1, Math.floor(MAX_SCRATCH_BYTES / rowPartials))), outputs };
   }
 
   async #runPart(step: Step, part: Part, top: number): Promise<void> {
@@ -373,7 +286,7 @@ export class MetalExecutable implements Executable {
       const id = step.sequences[firstToken + t]!;
       if (t === 0 || id !== step.sequences[firstToken + t - 1]) {
         row += 1;
-        const { blocks, slot } = this.#sequence(id);
+        const { blocks, states: slot } = this.#sequences.get(id);
         table.set(blocks, row * stride);
         if (slot !== undefined) runs.set([t, t, slot * states.stride, 0], 4 * row);
       }
@@ -480,12 +393,6 @@ export class MetalExecutable implements Executable {
     return this.#memory.activations[buffer]!.memory!;
   }
 
-  #sequence(id: SequenceId): Sequence {
-    const found = this.#sequences.get(id);
-    if (found === undefined) throw new RangeError(`sequence ${id} does not exist`);
-    return found;
-  }
-
   #headCount(): number {
     let heads = 0;
     for (const op of this.#program.ops) if (op.op === 'attention') heads = Math.max(heads, op.heads);
@@ -502,13 +409,6 @@ export class MetalExecutable implements Executable {
     return traced ? this.#plans.traced : this.#plans.plain;
   }
 }
-
-type Part = {
-  readonly firstToken: number;
-  readonly tokens: number;
-  readonly firstOutput: number;
-  readonly outputs: number;
-};
 
 /** Of what `top_mass` wrote of the chunks of a row; NaN where one has a NaN. */
 function massOfParts(parts: Uint32Array): number {

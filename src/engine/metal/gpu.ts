@@ -1,5 +1,6 @@
 // The device side of the addon: pipelines by name, buffers with a life, and the addon's errors as ours.
 
+import { deviceErrorText } from '../gpu/device-error.ts';
 import { type Bound, type Dispatch, type MetalAddon, MetalError, writeTape } from './addon.ts';
 import type { KernelName } from './signatures.ts';
 
@@ -81,7 +82,5 @@ function ours<T>(call: () => T, where?: string): T {
 }
 
 function metalError(cause: unknown, where: string | undefined): MetalError {
-  const what = `Metal: ${cause instanceof Error ? cause.message : String(cause)}`;
-  const fix = 'use --backend cpu, and report this with the output of `doctor`';
-  return new MetalError(where === undefined ? { what, fix } : { what, where, fix }, { cause });
+  return new MetalError(deviceErrorText('Metal', cause, where), { cause });
 }

@@ -2,7 +2,7 @@
 // arXiv:2309.06180, at Apple's scale). Sequences of any lengths share a step and a dispatch, and growing copies nothing
 // but, rarely, the whole pool.
 
-import { BitnetError } from '../../errors.ts';
+import { BlockList, KvCacheFullError } from '../gpu/kv-blocks.ts';
 import type { KvSpec } from '../program.ts';
 import type { Gpu, GpuBuffer } from './gpu.ts';
 
@@ -11,13 +11,7 @@ export const BLOCK_POSITIONS = 32;
 
 const FIRST_BLOCKS = 4;
 
-/** No more positions fit in the cache. */
-export class KvCacheFullError extends BitnetError {
-  readonly code = 'KV_CACHE_FULL';
-  readonly fault = 'job';
-}
-
-export class KvPool {
+export class KvPool extends BlockList {
   /** Floats of a head's key or value: D rounded up to whole vectors of 4; the rest stays zero. */
   readonly headStride: number;
   /** Floats of a block: [layer][k, v][kv head][position][headStride]. */
@@ -26,9 +20,9 @@ export class KvPool {
   readonly #gpu: Gpu;
   #buffer: (GpuBuffer & { readonly memory: ArrayBuffer }) | undefined;
   #blocks = 0;
-  #free: number[] = [];
 
   constructor(gpu: Gpu, kv: KvSpec) {
+    super(BLOCK_POSITIONS);
     this.#gpu = gpu;
     this.headStride = Math.ceil(kv.headDim / 4) * 4;
     this.layerStride = 2 * kv.kvHeads * BLOCK_POSITIONS * this.headStride;
@@ -38,21 +32,6 @@ export class KvPool {
   get buffer(): GpuBuffer {
     if (this.#buffer === undefined) throw new RangeError('no block was taken yet');
     return this.#buffer;
-  }
-
-  /** Extends `blocks` to hold `positions`. Returns how many blocks it added. True to all or nothing. */
-  reserve(blocks: number[], positions: number): number {
-    const added = Math.ceil(positions / BLOCK_POSITIONS) - blocks.length;
-    if (added <= 0) return 0;
-    if (added > this.#free.length) this.#grow(this.#blocks + added - this.#free.length);
-    for (let i = 0; i < added; i += 1) blocks.push(this.#free.pop()!);
-    return added;
-  }
-
-  /** Gives back the blocks that `positions` do not need. */
-  trim(blocks: number[], positions: number): void {
-    const needed = Math.ceil(positions / BLOCK_POSITIONS);
-    while (blocks.length > needed) this.#free.push(blocks.pop()!);
   }
 
   copy(from: readonly number[], to: readonly number[]): void {
@@ -69,7 +48,8 @@ export class KvPool {
     this.#buffer = undefined;
   }
 
-  #grow(wanted: number): void {
+  protected override grow(missing: number): void {
+    const wanted = this.#blocks + missing;
     // 32-bit indices in the kernels, and what one Metal buffer may hold.
     const bytes = this.blockStride * 4;
     const most = Math.min(Math.floor((2 ** 32 - 1) / this.blockStride), Math.floor(this.#gpu.maxBufferLength / bytes));
@@ -85,7 +65,7 @@ export class KvPool {
       new Float32Array(buffer.memory).set(new Float32Array(this.#buffer.memory, 0, this.#blocks * this.blockStride));
       this.#gpu.release(this.#buffer);
     }
-    for (let block = blocks - 1; block >= this.#blocks; block -= 1) this.#free.push(block);
+    for (let block = blocks - 1; block >= this.#blocks; block -= 1) this.free.push(block);
     this.#blocks = blocks;
     this.#buffer = buffer;
   }

@@ -1,9 +1,9 @@
 // Recurrent states of all sequences: one GPU buffer cut into slots, a slot per sequence that has run. Every step overwrites
 // them, so a sequence has them only at its length; whoever wants to come back copies the slot in time.
 
+import { KvCacheFullError } from '../gpu/kv-blocks.ts';
 import type { RecurrentSpec } from '../program.ts';
 import type { Gpu, GpuBuffer } from './gpu.ts';
-import { KvCacheFullError } from './kv-pool.ts';
 
 /** Floats that a state's place is rounded up to: 16 bytes. */
 const ALIGN = 4;
@@ -33,6 +33,11 @@ export class StatePool {
     this.stride = recurrent.length === 0 ? 0 : Math.max(ALIGN, at);
   }
 
+  /** Of a slot. */
+  get bytes(): number {
+    return 4 * this.stride;
+  }
+
   /** Absent where the program has no states, or no sequence has run. */
   get id(): number | undefined {
     return this.#buffer?.id;
@@ -52,7 +57,7 @@ export class StatePool {
   }
 
   /** A slot with another's contents. */
-  copy(from: number): number {
+  copyOf(from: number): number {
     const slot = this.take();
     this.#floats().copyWithin(slot * this.stride, from * this.stride, (from + 1) * this.stride);
     return slot;

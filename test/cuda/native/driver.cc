@@ -71,6 +71,23 @@ static bool ready(Fiber& f) {
 
 constexpr size_t STACK = 64 << 10;
 
+/** A block's shared memory, which ends at a page that nobody may touch; used again by later launches. */
+static char* shared_memory(size_t i, size_t bytes) {
+  static std::vector<std::pair<char*, size_t>> all;
+  constexpr size_t page = 4096;
+  const size_t size = (bytes + page - 1) / page * page;
+  if (i >= all.size()) all.resize(i + 1);
+  auto& [at, have] = all[i];
+  if (have != size) {
+    if (at) munmap(at, have + page);
+    at = (char*)mmap(nullptr, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    mprotect(at + size, page, PROT_NONE);
+    have = size;
+  }
+  std::memset(at, 0xab, size);
+  return at + size - (bytes + 127) / 128 * 128;
+}
+
 /** Runs `blocks` blocks at once. False: they wait for one another for ever. */
 static bool run(std::vector<Block>& all, size_t shared) {
   const u32 n = (u32)all.size() * 512;
@@ -82,11 +99,7 @@ static bool run(std::vector<Block>& all, size_t shared) {
     have = n;
   }
   std::vector<Fiber> fibers(n);
-  std::vector<std::vector<char>> memory(all.size(), std::vector<char>(shared + 128));
-  for (size_t b = 0; b < all.size(); b++) {
-    std::memset(memory[b].data(), 0xab, memory[b].size());
-    all[b].memory = (char*)(((uintptr_t)memory[b].data() + 127) / 128 * 128);
-  }
+  for (size_t b = 0; b < all.size(); b++) all[b].memory = shared_memory(b, shared);
   for (u32 i = 0; i < n; i++) {
     Fiber& f = fibers[i];
     f.block = &all[i / 512];
@@ -130,7 +143,7 @@ static bool run(std::vector<Block>& all, size_t shared) {
 
 namespace {
 using Result = int;
-constexpr Result OK = 0, OUT_OF_MEMORY = 2, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719;
+constexpr Result OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719;
 
 u64 number(const char* name, u64 otherwise) {
   const char* v = std::getenv(name);
@@ -159,9 +172,18 @@ const std::map<std::string, void (*)(void**)> kernels = {
     {"bitnet_attend_batch", call_phase<bitnet_attend_batch>},
 };
 
-Result launch(void* function, u32 blocks, u32 shared, void** arguments) {
+/** One of a module: with the shared memory that its blocks may have. */
+struct Function {
+  void (*entry)(void**);
+  u32 most_shared = 48 << 10;
+};
+
+Result launch(void* handle, u32 blocks, u32 shared, void** arguments) {
   if (fails("cuLaunchKernel")) return ILLEGAL_ADDRESS;
-  emulator::entry = (void (*)(void**))function;
+  const auto* given = (const Function*)handle;
+  if (shared > given->most_shared) return INVALID_VALUE;
+  void* function = (void*)given->entry;
+  emulator::entry = given->entry;
   emulator::arguments = arguments;
   emulator::grid = blocks;
   emulator::shared_bytes = shared;
@@ -210,10 +232,13 @@ DRIVER cuModuleLoadData(void** m, const void* image) {
 }
 DRIVER cuModuleGetFunction(void** f, void*, const char* name) {
   const auto found = kernels.find(name);
-  *f = found == kernels.end() ? nullptr : (void*)found->second;
-  return *f ? OK : NOT_FOUND;
+  if (found == kernels.end()) return NOT_FOUND;
+  return *f = new Function{found->second}, OK;
 }
-DRIVER cuFuncSetAttribute(void*, int, int) { return OK; }
+DRIVER cuFuncSetAttribute(void* f, int, int bytes) {
+  if ((u64)bytes > number("FAKE_CUDA_SHARED", 101376)) return INVALID_VALUE;
+  return ((Function*)f)->most_shared = (u32)bytes, OK;
+}
 DRIVER cuMemAlloc_v2(u64* p, size_t n) {
   if (fails("cuMemAlloc") || in_use + n > number("FAKE_CUDA_MEMORY", 1ull << 32)) return OUT_OF_MEMORY;
   const size_t page = 4096, padded = (n + 63) / 64 * 64, all = (padded + page - 1) / page * page;
