@@ -31,7 +31,7 @@ const CPU_FLAGS = [
 ];
 
 /** A server that takes longer to list its models is not one to wait for here. */
-const PROBE_MS = 1500;
+const PROBE_MS = 3_000;
 
 type SourceState = {
   readonly name: 'onnx' | 'openai';
