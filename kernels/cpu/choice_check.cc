@@ -67,6 +67,47 @@ int main() {
       expect(choice.best() * 2 <= most + 1, "fewer where they do as well", most, choice.best());
     }
   {
+    // One of two threads is twice as slow: that shows in two steps.
+    ThreadChoice choice(2);
+    int slow = 0;
+    for (int i = 0; i < 100; i += 1) {
+      slow += choice.next() == 1;
+      choice.record((choice.next() == 1 ? 1 : 0.52) * random.next(0.04));
+    }
+    expect(choice.best() == 2 && choice.decided() == 1 && slow == 2, "a clear loser", 2, slow);
+  }
+  {
+    // A thread loses its core now and then for far longer than a step takes, and then all wait for it. What a run comes to
+    // is chance; many runs together must not be far from the best.
+    const int runs = 100, steps = 300;
+    for (const int most : {2, 16}) {
+      double sum = 0, least = 1e9;
+      const auto step = [&](int n) {
+        double worst = 0;
+        for (int i = 0; i < n; i += 1) {
+          const bool lost = random.next(1) < (most == 2 ? 0.3 : 0.1);
+          const double delay = (most == 2 ? 1.0 : 0.3) * random.next(1);
+          if (lost) worst = std::max(worst, delay);
+        }
+        return 1.0 / n + 0.01 * n + worst;
+      };
+      for (int n = 1; n <= most; n += 1) {
+        double mean = 0;
+        for (int i = 0; i < 20000; i += 1) mean += step(n) / 20000;
+        least = std::min(least, mean);
+      }
+      for (int run = 0; run < runs; run += 1) {
+        ThreadChoice choice(most);
+        for (int i = 0; i < steps; i += 1) {
+          const double took = step(choice.next());
+          sum += took / (runs * steps);
+          choice.record(took);
+        }
+      }
+      expect(sum / least < 1.15, "threads that lose their cores", most, sum / least);
+    }
+  }
+  {
     // Three caches of six processors: a count close to a full one lies on it, and none is added.
     const std::vector<int> edges = {6, 12, 18};
     const ThreadChoice choice(18, edges), plain(18);

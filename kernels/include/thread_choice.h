@@ -53,7 +53,7 @@ class ThreadChoice {
     if (trial_ >= 0) {
       (turn_ % 2 ? tried_ : kept_).push_back(seconds);
       turn_ += 1;
-      if (turn_ == 2 * (first_ ? kFirstPairs : kPairs)) decide();
+      if (turn_ == 2 * (first_ ? kFirstPairs : kPairs) || (turn_ == 2 * kClearPairs && clearly_slower())) decide();
       return;
     }
     recent_.push_back(seconds);
@@ -79,9 +79,9 @@ class ThreadChoice {
   }
 
  private:
-  static constexpr int kFirstPairs = 3, kPairs = 5;
+  static constexpr int kFirstPairs = 3, kPairs = 5, kClearPairs = 2;
   static constexpr size_t kRecent = 8;
-  static constexpr int kLeastHold = 64, kMostHold = 1024;
+  static constexpr int kMovedHold = 32, kLeastHold = 64, kMostHold = 1024;
 
   /** The nearest edge, where one is within an eighth. */
   static int at_edge(int n, int most, const std::vector<int>& edges) {
@@ -104,6 +104,11 @@ class ThreadChoice {
     return trial_ >= 0;
   }
 
+  /** What takes a third longer whenever it is tried need not be tried to the end. */
+  bool clearly_slower() const {
+    return *std::min_element(tried_.begin(), tried_.end()) > 1.3 * *std::max_element(kept_.begin(), kept_.end());
+  }
+
   void decide() {
     const double kept = median(kept_), tried = median(tried_);
     // More threads have to earn it; fewer only have to do as well.
@@ -118,7 +123,7 @@ class ThreadChoice {
     first_ = false;
     found_ = true;
     waited_ = 0;
-    hold_ = moved_ ? kLeastHold : std::min(std::max(2 * hold_, kLeastHold), kMostHold);
+    hold_ = moved_ ? kMovedHold : std::min(std::max(2 * hold_, kLeastHold), kMostHold);
     interrupt();
   }
 
