@@ -326,6 +326,16 @@ APART void attend_one(const Instruction& I, const Input& in) {
   }
 }
 
+/** Positions from low to below high: what a row sees of a block of the cache. */
+struct Bounds {
+  u32 low, high;
+};
+DEVICE Bounds seen_of_block(const Seen& s, u32 b) {
+  const u32 low = b * POSITIONS > s.first ? b * POSITIONS : s.first;
+  const u32 high = (b + 1) * POSITIONS < s.end ? (b + 1) * POSITIONS : s.end;
+  return {low, high};
+}
+
 APART void scores(const Instruction& I, const Input& in) {
   const u32 D = I.head_dim, group = I.heads / I.kv_heads, each = I.kv_heads * I.splits, tid = thread();
   const bool tiles = tiled(I);
@@ -335,8 +345,7 @@ APART void scores(const Instruction& I, const Input& in) {
   for (u32 item = block(); item < I.rows * each; item += blocks()) {
     const u32 t = item / each, kv = item % each / I.splits, b = item % I.splits;
     const Seen s = seen_by(I, in, t);
-    const u32 low = b * POSITIONS > s.first ? b * POSITIONS : s.first;
-    const u32 high = (b + 1) * POSITIONS < s.end ? (b + 1) * POSITIONS : s.end;
+    const auto [low, high] = seen_of_block(s, b);
     if (low >= high) continue;
     if (tiles && (item != block() || !I.fused)) {
       ask_tile(I, key_at(I, in, s.table_row, kv, b * POSITIONS), key_tile());
@@ -382,8 +391,7 @@ APART void values(const Instruction& I, const Input& in) {
   for (u32 item = block(); item < I.rows * each; item += blocks()) {
     const u32 t = item / each, kv = item % each / I.splits, b = item % I.splits;
     const Seen s = seen_by(I, in, t);
-    const u32 low = b * POSITIONS > s.first ? b * POSITIONS : s.first;
-    const u32 high = (b + 1) * POSITIONS < s.end ? (b + 1) * POSITIONS : s.end;
+    const auto [low, high] = seen_of_block(s, b);
     if (low >= high) continue;
     if (tiles && (item != block() || !I.fused)) {
       ask_tile(I, value_at(I, in, s.table_row, kv, b * POSITIONS), key_tile());

@@ -646,6 +646,14 @@ APART void delta_one(const Instruction& I, const Input& in) {
   }
 }
 
+/** b and g of a head, of 32 rows of a run from t on into place row % 64: a row by each lane. */
+DEVICE void make_gates(const Instruction& I, const Run& run, u32 rows, u32 h, u32 t, u32 lane, float decay, float bias, float* gates) {
+  if (t + lane >= rows) return;
+  const u64 at = (u64)(run.from + t + lane) * I.heads + h;
+  gates[(t + lane) % DELTA_GATES] = sigmoid_f32(load((const float*)I.y + at));
+  gates[DELTA_GATES + (t + lane) % DELTA_GATES] = exp_f32(decay * softplus_f32(load((const float*)I.codes + at) + bias));
+}
+
 /** Several rows, heads of any size. */
 APART void delta_rows(const Instruction& I, const Input& in) {
   const u32 D = I.head_dim, lane = thread() & 31, warp = thread() / 32, warps = delta_warps(I), items = delta_items(I, in);
@@ -680,13 +688,7 @@ APART void delta_rows(const Instruction& I, const Input& in) {
       }
       copies_asked();
     };
-    /** b and g of 32 rows, a row by each lane, into place row % 64. */
-    auto gates_from = [&](u32 t) {
-      if (t + lane >= rows) return;
-      const u64 at = (u64)(it.run.from + t + lane) * I.heads + h;
-      gates[(t + lane) % DELTA_GATES] = sigmoid_f32(load((const float*)I.y + at));
-      gates[DELTA_GATES + (t + lane) % DELTA_GATES] = exp_f32(decay * softplus_f32(load((const float*)I.codes + at) + bias));
-    };
+    auto gates_from = [&](u32 t) { make_gates(I, it.run, rows, h, t, lane, decay, bias, gates); };
     ask_row(0);
     if (rows > 1) ask_row(1);
     float v = load(v_at);
@@ -813,12 +815,7 @@ APART void delta_quarters(const Instruction& I, const Input& in) {
       copy_ahead(to + 4 * QUARTER_STRIDE, k_at + (u64)t * x_stride);
       copies_asked();
     };
-    auto gates_from = [&](u32 t) {
-      if (t + lane >= rows) return;
-      const u64 at = (u64)(run.from + t + lane) * I.heads + h;
-      gates[(t + lane) % DELTA_GATES] = sigmoid_f32(load((const float*)I.y + at));
-      gates[DELTA_GATES + (t + lane) % DELTA_GATES] = exp_f32(decay * softplus_f32(load((const float*)I.codes + at) + bias));
-    };
+    auto gates_from = [&](u32 t) { make_gates(I, run, rows, h, t, lane, decay, bias, gates); };
     auto sums = [&](const float (&a)[QUARTER], const float (&b)[QUARTER], float& of_a, float& of_b) {
       of_a = of_b = 0.0f;
       ROLLED for (u32 turn = 0; turn < 4; turn++) {

@@ -11,7 +11,7 @@ import {
   type LoadOptions,
   UnsupportedProgramError,
 } from './backend.ts';
-import { whyNoDriver } from './cuda/platform.ts';
+import { COMPILING, whyNoDriver } from './cuda/platform.ts';
 import { whyNoMetal } from './metal/platform.ts';
 import type { Program } from './program.ts';
 import type { WeightPreparation } from './weight-preparation.ts';
@@ -135,14 +135,23 @@ function noBackend(): ArgumentError {
 
 let warned = false;
 
-function warnOnce({ backend, reasons }: Selection, options: SelectOptions): void {
-  // Metal is expected on Apple silicon only, CUDA where there is a driver (and then it says why not), native code everywhere.
-  const expected = process.platform === 'darwin' && process.arch === 'arm64' ? ['metal', 'cpu'] : ['cpu'];
-  const missed = reasons.filter((one) => expected.includes(one.backend));
-  if (warned || missed.length === 0) return;
+function warnOnce(selection: Selection, options: SelectOptions): void {
+  const line = missedLine(selection);
+  if (warned || line === undefined) return;
   warned = true;
-  const warn = options.warn ?? ((line: string) => process.stderr.write(`${line}\n`));
-  warn(`using the ${backend.name} backend: ${missed.map((one) => one.reason).join('; ')}`);
+  const warn = options.warn ?? ((text: string) => process.stderr.write(`${text}\n`));
+  warn(line);
+}
+
+/**
+ * What to tell who did not ask for a backend: native code is expected everywhere, Metal on Apple silicon. What is wrong with an
+ * NVIDIA card `doctor` tells, but that its driver is busy, now.
+ */
+export function missedLine({ backend, reasons }: Selection): string | undefined {
+  const expected = process.platform === 'darwin' && process.arch === 'arm64' ? ['metal', 'cpu'] : ['cpu'];
+  const missed = reasons.filter((one) => expected.includes(one.backend) || one.reason.startsWith(COMPILING));
+  if (missed.length === 0) return undefined;
+  return `using the ${backend.name} backend: ${missed.map((one) => one.reason).join('; ')}`;
 }
 
 export type Surveyed = {

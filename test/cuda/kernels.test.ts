@@ -7,6 +7,8 @@ import { afterAll, beforeEach, describe, expect, onTestFinished, test, vi } from
 import { packCubins, whyCubinsNotCurrent } from '../../scripts/cubins.mjs';
 import { createCudaBackend, openKernels } from '../../src/engine/cuda/backend.ts';
 import { CUBINS, cubinFolder, findCubin, type KernelSource, packageKernels } from '../../src/engine/cuda/kernels.ts';
+import { jsBackend } from '../../src/engine/js/backend.ts';
+import { missedLine } from '../../src/engine/select.ts';
 import { buildDriver, FAKE_MISSING, fakeAddon, KERNELS, NO_KERNELS, withSettings } from './fake-driver.ts';
 
 const home = mkdtempSync(join(tmpdir(), 'cubins-'));
@@ -210,8 +212,14 @@ describe.skipIf(FAKE_MISSING !== undefined)('on the emulated driver', () => {
     });
     const told = backend.unavailable({ now: true });
     await vi.advanceTimersByTimeAsync(3000);
-    expect(await told).toBe(
+    const reason = await told;
+    expect(reason).toBe(
       'the driver compiles the CUDA kernels, half a minute or more the first time (the kernels are compiled into the driver); later starts need not wait',
     );
+    // A start tells it; what is wrong with a card is for `doctor`.
+    const selection = { backend: jsBackend, reasons: [{ backend: 'cuda', reason: reason! }] } as const;
+    expect(missedLine(selection)).toBe(`using the js backend: ${reason}`);
+    const old = { backend: 'cuda', reason: 'the NVIDIA driver finds no card' } as const;
+    expect(missedLine({ backend: jsBackend, reasons: [old] })).toBeUndefined();
   });
 });

@@ -9,7 +9,7 @@ import { CudaExecutable, type CudaOptions } from './executable.ts';
 import { Gpu, SHARED_BYTES } from './gpu.ts';
 import { capabilityText, type KernelSource, packageKernels } from './kernels.ts';
 import { loadCudaAddon } from './native.ts';
-import { driverLibrary } from './platform.ts';
+import { COMPILING, driverLibrary } from './platform.ts';
 
 export type CudaBackendOptions = {
   readonly loadAddon: () => Promise<{ addon: CudaAddon } | { reason: string }>;
@@ -62,7 +62,7 @@ export function createCudaBackend(options: CudaBackendOptions): CudaBackend {
       const { compiling } = progress;
       if (compiling === undefined)
         return `the CUDA kernels are being tested, for more than ${WAIT_MS / 1000} s already`;
-      return `the driver compiles the CUDA kernels, ${COMPILES} (${compiling}); later starts need not wait`;
+      return `${COMPILING}, ${COMPILES} (${compiling}); later starts need not wait`;
     },
     detail: async () => {
       const state = await open();

@@ -8,6 +8,9 @@ export function whyNoCuda(): string | undefined {
   return `CUDA needs Linux or Windows, this is ${platform} on ${arch}`;
 }
 
+/** How the reason of a backend that is only not there yet begins. */
+export const COMPILING = 'the driver compiles the CUDA kernels';
+
 /** The driver's library. */
 export const driverLibrary = () => (process.platform === 'win32' ? 'nvcuda.dll' : 'libcuda.so.1');
 
