@@ -515,12 +515,23 @@ BITNET_INLINE void int8_row_512(const Int8Args& a, int64_t r, int64_t t) {
   }
 }
 
+/** Rows [begin, end). A function of its own, so that one number of tokens does not take registers from another. */
+template <int NT>
+__attribute__((noinline)) void int8_rows_512(const Int8Args& a, int64_t begin, int64_t end, int64_t t) {
+  for (int64_t r = begin; r < end; r += 1) int8_row_512<NT>(a, r, t);
+}
+
 void int8_512(const Int8Args& a) {
-  for (int64_t r = a.begin; r < a.end; r += 1) {
+  // Rows that later tokens meet again are few enough to stay in cache. One by one tokens would wait for their own sums.
+  const int64_t rows = a.T <= 4 ? a.end - a.begin : 4;
+  for (int64_t r = a.begin; r < a.end; r += rows) {
+    const int64_t stop = r + rows < a.end ? r + rows : a.end;
     int64_t t = 0;
-    for (; t + 8 <= a.T; t += 8) int8_row_512<8>(a, r, t);
-    for (; t + 4 <= a.T; t += 4) int8_row_512<4>(a, r, t);
-    for (; t < a.T; t += 1) int8_row_512<1>(a, r, t);
+    for (; t + 8 <= a.T; t += 8) int8_rows_512<8>(a, r, stop, t);
+    for (; t + 4 <= a.T; t += 4) int8_rows_512<4>(a, r, stop, t);
+    if (a.T - t == 3) int8_rows_512<3>(a, r, stop, t);
+    if (a.T - t == 2) int8_rows_512<2>(a, r, stop, t);
+    if (a.T - t == 1) int8_rows_512<1>(a, r, stop, t);
   }
 }
 

@@ -58,7 +58,8 @@ bool same(const std::vector<float>& a, const std::vector<float>& b) {
 }
 
 /** Codes of T rows as the engine keeps them; also compares quantize. */
-bool make_codes(const Kernels& k, Random& r, int64_t T, int64_t C, std::vector<int8_t>& codes, std::vector<float>& scale) {
+bool make_codes(const Kernels& k, Random& r, int64_t T, int64_t C, bool largest, std::vector<int8_t>& codes,
+                std::vector<float>& scale) {
   const int64_t stride = code_stride(C);
   codes.assign((size_t)(T * stride), 0);
   scale.assign((size_t)T, 0);
@@ -66,6 +67,13 @@ bool make_codes(const Kernels& k, Random& r, int64_t T, int64_t C, std::vector<i
   for (int64_t t = 0; t < T; t += 1) {
     auto x = floats(r, C);
     float s = 0;
+    // Of one sign and size all along, or here and there.
+    const bool all = r.below(2), negative = r.below(2);
+    for (int64_t from = 0; largest && from < C; from += 64) {
+      const int kind = all ? 0 : r.below(4);
+      for (int64_t c = from; c < C && c < from + 64; c += 1)
+        x[(size_t)c] = kind == 0 ? (negative ? -1.0f : 1.0f) : kind == 1 ? 0.0f : (float)(r.below(255) - 127) / 127;
+    }
     if (!kScalarKernels.quantize(x.data(), C, codes.data() + t * stride, &scale[(size_t)t])) return false;
     if (!k.quantize(x.data(), C, other.data(), &s) || s != scale[(size_t)t]) return false;
     if (memcmp(other.data(), codes.data() + t * stride, (size_t)code_sum_at(C) + 4)) return false;
@@ -75,13 +83,15 @@ bool make_codes(const Kernels& k, Random& r, int64_t T, int64_t C, std::vector<i
   return true;
 }
 
-const char* check_matmul(const Kernels& k, Random& r, int64_t R, int64_t C, int64_t T) {
+/** largest: with sums as large as they get. */
+const char* check_matmul(const Kernels& k, Random& r, int64_t R, int64_t C, int64_t T, bool largest = false) {
   std::vector<int8_t> codes;
   std::vector<float> scale;
-  if (!make_codes(k, r, T, C, codes, scale)) return differs(k, "quantize", T, C, 0);
+  if (!make_codes(k, r, T, C, largest, codes, scale)) return differs(k, "quantize", T, C, 0);
   const int64_t Q = (R + 3) / 4;
   std::vector<uint8_t> w((size_t)(Q * C));
   for (auto& b : w) b = (uint8_t)(r.below(3) | r.below(3) << 2 | r.below(3) << 4 | r.below(3) << 6);
+  for (int64_t q = 0; largest && q + 1 < Q; q += 2) memset(&w[(size_t)(q * C)], q % 4 ? 0x00 : 0xaa, (size_t)C);
   const auto tail_of = [&](const std::vector<uint8_t>& bytes, int64_t rows, int64_t* first) {
     *first = first_tail_row(rows, C);
     std::vector<uint8_t> tail(bytes.begin() + *first * C, bytes.end());
@@ -111,6 +121,7 @@ const char* check_matmul(const Kernels& k, Random& r, int64_t R, int64_t C, int6
 
   std::vector<uint8_t> w8((size_t)(R * C));
   for (auto& b : w8) b = (uint8_t)r.next();
+  for (int64_t row = 0; largest && row + 1 < R; row += 2) memset(&w8[(size_t)(row * C)], row % 4 ? 0x80 : 0x7f, (size_t)C);
   const auto tail8 = tail_of(w8, R, &first);
   const auto row_scale = floats(r, R);
   Int8Args args8{w8.data(), tail8.data(), first, row_scale.data(), C, R, 0, R, codes.data(), scale.data(), T, expected.data(), 2048};
@@ -118,6 +129,7 @@ const char* check_matmul(const Kernels& k, Random& r, int64_t R, int64_t C, int6
   args8.out = got.data();
   k.int8(args8);
   if (!same(expected, got)) return differs(k, "int8 product", R, C, T);
+  if (largest) return nullptr;
 
   const auto x = floats(r, T * C);
   for (int dtype = 0; dtype < 3; dtype += 1) {
@@ -532,6 +544,9 @@ const char* selftest(const Kernels& table, uint32_t seed) {
     for (int64_t T : {1, 2, 3, 4, 5, 8, 17})
       if (const char* text = check_matmul(table, r, R, C, T)) return text;
   }
+  for (int64_t T = 1; T <= 12; T += 1)
+    for (int64_t R : {23, 131})
+      if (const char* text = check_matmul(table, r, R, 1090, T, true)) return text;
   if (const char* text = check_matmul(table, r, 37, 2050, 33)) return text;
   if (const char* text = check_matmul(table, r, 64, 1030, 111)) return text;
   if (const char* text = check_matmul(table, r, 263, 190, 80)) return text;
