@@ -28,15 +28,7 @@ const root = join(import.meta.dirname, '../..');
 export const KERNELS = join(root, 'kernels/cuda');
 const NATIVE = join(import.meta.dirname, 'native');
 
-const FLAGS = [
-  '-std=c++17',
-  '-O1',
-  '-fPIC',
-  '-shared',
-  '-ffp-contract=off',
-  '-fvisibility=hidden',
-  '-DBITNET_EMULATOR',
-];
+const FLAGS = ['-std=c++17', '-fPIC', '-shared', '-ffp-contract=off', '-fvisibility=hidden', '-DBITNET_EMULATOR'];
 
 /** Why the emulator cannot be built here; undefined where it can. */
 export const FAKE_MISSING =
@@ -54,14 +46,15 @@ function compiler(): string {
   return process.env.CXX || 'c++';
 }
 
-/** The driver with these kernels in it. */
-export function buildDriver(kernels = KERNELS): string {
+/** The driver with these kernels in it. What runs briefly takes longer to optimize than to run. */
+export function buildDriver(kernels = KERNELS, optimize: '-O1' | '-O2' = '-O2'): string {
+  const flags = [...FLAGS, optimize];
   const sources = [kernels, NATIVE].flatMap((folder) =>
     readdirSync(folder)
       .filter((name) => /\.(cuh?|h|cc)$/.test(name) && name !== 'addon.cc')
       .map((name) => join(folder, name)),
   );
-  const hash = createHash('sha256').update(JSON.stringify(FLAGS));
+  const hash = createHash('sha256').update(JSON.stringify(flags));
   for (const path of sources) hash.update(readFileSync(path));
   const folder = join(root, 'build/native');
   const path = join(folder, `fake-cuda-${hash.digest('hex').slice(0, 16)}.so`);
@@ -72,7 +65,7 @@ export function buildDriver(kernels = KERNELS): string {
     const made = join(work, 'driver.so');
     const done = spawnSync(
       compiler(),
-      [...FLAGS, `-I${NATIVE}`, `-I${kernels}`, join(NATIVE, 'driver.cc'), '-o', made],
+      [...flags, `-I${NATIVE}`, `-I${kernels}`, join(NATIVE, 'driver.cc'), '-o', made],
       {
         encoding: 'utf8',
       },
@@ -130,7 +123,7 @@ export function driverWith(fault: { file: string; from: string; to: string }): s
     const source = readFileSync(join(kernels, fault.file), 'utf8');
     if (!source.includes(fault.from)) throw new Error(`${fault.file} has no "${fault.from}" any more`);
     writeFileSync(join(kernels, fault.file), source.replace(fault.from, fault.to));
-    return buildDriver(kernels);
+    return buildDriver(kernels, '-O1');
   } finally {
     rmSync(kernels, { recursive: true });
   }

@@ -48,10 +48,10 @@ test('every reader of what others wrote has a target', () => {
 });
 
 test('a short run of all finds nothing', async () => {
-  // What the seeds go through, and as many again; those of templates alone are above a thousand.
-  const { code, out } = await fuzz('--all', '--runs', '2500', '--seed', '1');
+  // What the seeds go through, and more; those of templates alone are above a thousand.
+  const { code, out } = await fuzz('--all', '--runs', '1500', '--seed', '1');
   for (const target of TARGETS) {
-    expect(out).toMatch(new RegExp(`^${target}: 2500 inputs in .*, [1-9]\\d* of \\d+ places, .* 0 findings$`, 'm'));
+    expect(out).toMatch(new RegExp(`^${target}: 1500 inputs in .*, [1-9]\\d* of \\d+ places, .* 0 findings$`, 'm'));
   }
   expect(code, out).toBe(0);
 });
