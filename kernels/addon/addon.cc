@@ -524,17 +524,18 @@ napi_value Info(napi_env env, napi_callback_info info) {
   set(env, memory, "recurrent", number(env, (double)m.recurrent));
   set(env, r, "isa", string(env, engine_sizes(h->engine).isa));
   set(env, r, "threads", number(env, h->pool->threads()));
-  napi_value used;
+  napi_value used, found;
   napi_create_object(env, &used);
-  set(env, used, "one", number(env, h->pool->used(StepKind::one)));
-  set(env, used, "few", number(env, h->pool->used(StepKind::few)));
-  set(env, used, "many", number(env, h->pool->used(StepKind::many)));
-  set(env, r, "used", used);
-  napi_value found;
   napi_create_object(env, &found);
-  set(env, found, "one", boolean(env, h->pool->found(StepKind::one)));
-  set(env, found, "few", boolean(env, h->pool->found(StepKind::few)));
-  set(env, found, "many", boolean(env, h->pool->found(StepKind::many)));
+  const struct {
+    const char* name;
+    StepKind kind;
+  } kinds[] = {{"one", StepKind::one}, {"few", StepKind::few}, {"many", StepKind::many}};
+  for (const auto& [name, kind] : kinds) {
+    set(env, used, name, number(env, h->pool->used(kind)));
+    set(env, found, name, boolean(env, h->pool->found(kind)));
+  }
+  set(env, r, "used", used);
   set(env, r, "found", found);
   napi_value prefetch;
   napi_create_object(env, &prefetch);

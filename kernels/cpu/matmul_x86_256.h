@@ -61,12 +61,15 @@ BITNET_INLINE void fold(__m256i& total, __m256i part) {
 __attribute__((noinline)) void cut_blocks(const TernaryArgs& a, int32_t* ends) {
   const int64_t stride = bitnet::code_stride(a.C), end = bitnet::round_up(a.C, 64);
   // A look at the activations costs a third of a byte row.
-  const bool pays = a.end - a.begin >= 16;
-  for (int64_t c = 512; !pays && c < end; c += 512) *ends++ = (int32_t)c;
+  if (a.end - a.begin < 16) {
+    for (int64_t c = 512; c < end; c += 512) *ends++ = (int32_t)c;
+    *ends = (int32_t)end;
+    return;
+  }
   const __m256i one = _mm256_set1_epi8(1), most = _mm256_set1_epi16(32767 / 8);
   __m256i sum[kRowTokens];
   for (int64_t k = 0; k < a.T; k += 1) sum[k] = _mm256_setzero_si256();
-  for (int64_t c = 0; pays && c < end; c += 64) {
+  for (int64_t c = 0; c < end; c += 64) {
     __m256i size[kRowTokens], over = _mm256_setzero_si256();
     for (int64_t k = 0; k < a.T; k += 1) {
       const int8_t* x = a.x + k * stride + c;

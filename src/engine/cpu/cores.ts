@@ -3,7 +3,7 @@
 
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
-import { onlineProcessors, type ReadText, readText, readTopology } from './topology.ts';
+import { allowedProcessors, onlineProcessors, type ReadText, readText } from './topology.ts';
 
 export type CoreLimits = {
   /** Processors of the machine that run; undefined where the system does not tell. */
@@ -24,7 +24,7 @@ export type CoreSources = {
 /** A quota of 1.5 processors leaves two threads: the system stops both in turn, and one would leave half a processor idle. */
 export function coreLimits({ read = readText, ...given }: CoreSources = {}): CoreLimits {
   // What Node counts has a quota in it in some of its versions.
-  const processors = given.processors ?? readTopology(read)?.processors.length ?? availableParallelism();
+  const processors = given.processors ?? allowedProcessors(read)?.length ?? availableParallelism();
   const quota = cgroupQuota(read);
   const usable = Math.max(1, Math.min(processors, Math.ceil(quota ?? processors)));
   return { online: onlineProcessors(read), processors, quota, usable };

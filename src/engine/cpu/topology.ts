@@ -6,7 +6,7 @@
 import { readFileSync } from 'node:fs';
 
 export type Topology = {
-  /** Numbers of the processors of the affinity mask, which a cpuset narrows as well. */
+  /** `allowedProcessors`. */
   readonly processors: readonly number[];
   /** Those of them that share a last-level cache, by their first; empty where the system does not tell of all. */
   readonly caches: readonly (readonly number[])[];
@@ -25,13 +25,19 @@ const MOST_CACHES = 16;
 const CPU = '/sys/devices/system/cpu';
 const NODE = '/sys/devices/system/node';
 
-/** Undefined where the system does not say which processors may be used. */
-export function readTopology(read: ReadText = readText): Topology | undefined {
+/** Numbers of the processors of the affinity mask, which a cpuset narrows as well; undefined where the system does not tell. */
+export function allowedProcessors(read: ReadText = readText): readonly number[] | undefined {
   const allowed = numbersIn(/^Cpus_allowed_list:(.*)$/m.exec(read('/proc/self/status') ?? '')?.[1] ?? '');
   // The mask may name processors that the machine could have and has not.
   const online = new Set(numbersIn(read(`${CPU}/online`) ?? ''));
   const processors = allowed?.filter((processor) => online.size === 0 || online.has(processor)) ?? [];
-  if (processors.length === 0) return undefined;
+  return processors.length === 0 ? undefined : processors;
+}
+
+/** Undefined where the system does not say which processors may be used. */
+export function readTopology(read: ReadText = readText): Topology | undefined {
+  const processors = allowedProcessors(read);
+  if (processors === undefined) return undefined;
   return { processors, caches: lastCaches(processors, read), nodes: memoryNodes(processors, read) };
 }
 

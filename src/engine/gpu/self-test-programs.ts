@@ -39,15 +39,7 @@ function* uniforms(seed: number): Generator<number, never> {
 }
 
 export function selfTestProgram(seed = 9, { hidden, feedForward, headDim } = UNEVEN): Program {
-  const random = uniforms(seed);
-  const next = () => random.next().value;
-  const weights: Weight[] = [];
-  const add = (weight: Weight) => weights.push(weight) - 1;
-  const vector = (name: string, length: number): VectorWeight => ({
-    kind: 'vector',
-    name,
-    values: Float32Array.from({ length }, () => 1 + 0.5 * next()),
-  });
+  const { next, weights, add, vector, buffers, buffer, ops } = programParts(seed);
   const ternary = (name: string, rows: number, columns: number): TernaryWeight => {
     const bytes = new Uint8Array(Math.ceil(rows / 4) * columns);
     for (let i = 0; i < bytes.length; i += 1) {
@@ -61,25 +53,22 @@ export function selfTestProgram(seed = 9, { hidden, feedForward, headDim } = UNE
     return { kind: 'dense', name, rows, columns, dtype: 'bf16', bytes: new Uint8Array(words.buffer) };
   };
 
-  const buffers: { name: string; dtype: 'f32' | 'i8'; rows: 'tokens' | 'outputs'; width: number }[] = [];
-  const buffer = (name: string, width: number, dtype: 'f32' | 'i8' = 'f32', rows: 'tokens' | 'outputs' = 'tokens') =>
-    buffers.push({ name, dtype, rows, width }) - 1;
-  const ops: Op[] = [];
+  const codesOf = (name: string, width: number) => buffers.push({ name, dtype: 'i8', rows: 'tokens', width }) - 1;
   const x = buffer('x', hidden);
   const normed = buffer('normed', hidden);
-  const codes = buffer('codes', hidden, 'i8');
+  const codes = codesOf('codes', hidden);
   const scale = buffer('scale', 1);
   const q = buffer('q', HEADS * headDim);
   const k = buffer('k', KV_HEADS * headDim);
   const v = buffer('v', KV_HEADS * headDim);
   const attended = buffer('attended', HEADS * headDim);
-  const attendedCodes = buffer('attended codes', HEADS * headDim, 'i8');
+  const attendedCodes = codesOf('attended codes', HEADS * headDim);
   const gate = buffer('gate', feedForward);
   const up = buffer('up', feedForward);
-  const gatedCodes = buffer('gated codes', feedForward, 'i8');
+  const gatedCodes = codesOf('gated codes', feedForward);
   const update = buffer('update', hidden);
-  const last = buffer('last', hidden, 'f32', 'outputs');
-  const logits = buffer('logits', VOCABULARY, 'f32', 'outputs');
+  const last = buffer('last', hidden, 'outputs');
+  const logits = buffer('logits', VOCABULARY, 'outputs');
   const embedding = add(bf16('embedding', VOCABULARY, hidden));
   const eps = Math.fround(1e-5);
   const product = (from: number, name: string, rows: number, columns: number, out: number) =>
@@ -154,8 +143,8 @@ function finished(
   };
 }
 
-/** Weights, buffers and operations of a group-scaled program in the making. */
-function groupedParts(seed: number) {
+/** Weights, buffers and operations of a program in the making. */
+function programParts(seed: number) {
   const random = uniforms(seed);
   const next = () => random.next().value;
   const weights: Weight[] = [];
@@ -165,6 +154,17 @@ function groupedParts(seed: number) {
     name,
     values: Float32Array.from({ length }, () => 1 + 0.5 * next()),
   });
+  const buffers: BufferSpec[] = [];
+  const buffer = (name: string, width: number, rows: BufferSpec['rows'] = 'tokens') =>
+    buffers.push({ name, dtype: 'f32', rows, width }) - 1;
+  const ops: Op[] = [];
+  return { next, weights, add, vector, buffers, buffer, ops };
+}
+
+/** The same for a group-scaled one. */
+function groupedParts(seed: number) {
+  const parts = programParts(seed);
+  const { next, buffers } = parts;
   let made = 0;
   const grouped = (name: string, rows: number, columns: number, group: number, experts = 1): GroupedWeight => {
     const blocks = Math.ceil(columns / 4);
@@ -195,13 +195,9 @@ function groupedParts(seed: number) {
     const of = new Uint8Array(halves.buffer);
     return { kind: 'grouped', name, ...shape, layout: 'panel64', bytes, scaleType: 'f16', scales: of };
   };
-  const buffers: BufferSpec[] = [];
-  const buffer = (name: string, width: number, rows: BufferSpec['rows'] = 'tokens') =>
-    buffers.push({ name, dtype: 'f32', rows, width }) - 1;
   const codesOf = (name: string, width: number, group: number, rows: BufferSpec['rows'] = 'tokens') =>
     buffers.push({ name, dtype: 'i16', rows, width, group }) - 1;
-  const ops: Op[] = [];
-  return { next, weights, add, vector, grouped, buffers, buffer, codesOf, ops };
+  return { ...parts, grouped, codesOf };
 }
 
 /** The same for group-scaled programs: Qwen3's graph, several groups a row and one, scales of both types, codes +2. */

@@ -1,7 +1,7 @@
 // Weights on the GPU. They stay in the layout of the file: where a matrix has whole 16-byte rows and lies on pages of its
 // own it is not even copied. Only rows of other lengths are copied once, padded to 16 elements.
 
-import { padRows, rowsOf, scalesOf } from '../gpu/weight-rows.ts';
+import { padRows, rowsOf, scalesOf, type WeightRows } from '../gpu/weight-rows.ts';
 import type { Program, Weight } from '../program.ts';
 import { type Gpu, type GpuBuffer, padded } from './gpu.ts';
 
@@ -29,12 +29,13 @@ function placeWeight(gpu: Gpu, weight: Weight): PlacedWeight {
   }
   const rows = rowsOf(weight);
   const stride = padded(rows.columns);
-  const elements = { buffer: stride === rows.columns ? gpu.place(rows.bytes, name) : padding(), stride };
+  const elements = { buffer: placeRows(gpu, name, rows, stride), stride };
   return scales === undefined ? elements : { ...elements, scales: gpu.place(scales, `${name}, row scales`) };
+}
 
-  function padding(): GpuBuffer {
-    const buffer = gpu.allocate(rows.rows * stride * rows.elementBytes, name);
-    padRows(rows, stride, new Uint8Array(buffer.memory));
-    return buffer;
-  }
+function placeRows(gpu: Gpu, name: string, rows: WeightRows, stride: number): GpuBuffer {
+  if (stride === rows.columns) return gpu.place(rows.bytes, name);
+  const buffer = gpu.allocate(rows.rows * stride * rows.elementBytes, name);
+  padRows(rows, stride, new Uint8Array(buffer.memory));
+  return buffer;
 }
