@@ -36,6 +36,15 @@ const info = addon.probe(flag('--library', 'libcuda.so.1'));
 let from = performance.now();
 const given = flag('--cubin', undefined);
 const kernels = given === undefined ? {} : { cubin: () => ({ bytes: readFileSync(given) }) };
+// How long the driver's part of each step takes.
+let inDriver = 0;
+const { perform } = addon;
+addon.perform = (...given) => {
+  const before = performance.now();
+  const done = perform(...given);
+  inDriver = performance.now() - before;
+  return done;
+};
 const { gpu, detail } = await openKernels(addon, info, { ...packageKernels, ...kernels });
 say(
   `${info.name}, driver ${info.driver}, ${info.multiprocessors} multiprocessors, ${Math.round(info.memoryBytes / 2 ** 30)} GiB`,
@@ -283,12 +292,12 @@ if (wants('speed')) {
       for (const [way, work] of Object.entries(ways)) {
         const line = executable.fork(sequence, context);
         const times = [];
-        for (let i = 0; i < 40; i += 1) {
+        for (let i = 0; i < 200; i += 1) {
           from = performance.now();
           await work(line);
           times.push(performance.now() - from);
         }
-        say(`  context ${context}, ${way}: ${spread(times.slice(8))} ms a token`);
+        say(`  context ${context}, ${way}: ${spread(times.slice(100))} ms a token`);
         executable.freeSequence(line);
       }
     }
@@ -349,6 +358,16 @@ if (wants('profile')) {
         say(`  ${key.padEnd(24)} ${String(n).padStart(4)} x ${Math.round(took / n)}`);
       }
       if (tokens > 1) continue;
+      const times = [];
+      const line = executable.fork(sequence, context);
+      for (let i = 0; i < 200; i += 1) {
+        from = performance.now();
+        await best(executable, line, 1);
+        times.push([performance.now() - from, inDriver]);
+      }
+      executable.freeSequence(line);
+      const [whole, driver] = [0, 1].map((k) => median(times.slice(100).map((pair) => pair[k])));
+      say(`  a step ${whole.toFixed(3)} ms, in the driver ${driver.toFixed(3)} ms`);
       // What mark(NUMBER) in the kernels found, between it and the mark before, of all instructions of a kind.
       const marks = new Uint32Array(clocks.buffer, 60_000, 144);
       const { layers } = program.kv;

@@ -118,6 +118,43 @@ DEVICE void copies_there_but(u32 newest) {
   }
 }
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+/** Can one thread ask for a whole stretch? An `Arrival` then tells when all of it has come. */
+DEVICE constexpr bool bulk_copies() { return true; }
+DEVICE u32 in_shared(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+DEVICE void begin_arrival(u64* arrival, u32 tellers) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0],%1;" ::"r"(in_shared(arrival)), "r"(tellers) : "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+/** One of the tellers: how many bytes it asks for. */
+DEVICE void expect(u64* arrival, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _,[%0],%1;" ::"r"(in_shared(arrival)), "r"(bytes) : "memory");
+}
+/** Whole 16 bytes. */
+DEVICE void copy_bulk(void* to, const void* from, u32 bytes, u64* arrival) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0],[%1],%2,[%3];" ::"r"(in_shared(to)), "l"(from), "r"(bytes), "r"(in_shared(arrival))
+               : "memory");
+}
+/** Waits for what was asked for the `parity`th time, modulo 2. */
+DEVICE void await_bulk(u64* arrival, u32 parity) {
+  u32 there;
+  do asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p,[%1],%2; selp.u32 %0,1,0,p;}" : "=r"(there) : "r"(in_shared(arrival)), "r"(parity) : "memory");
+  while (!there);
+}
+/** Into the L2 cache. */
+DEVICE void fetch_bulk(const void* from, u32 bytes) { asm volatile("cp.async.bulk.prefetch.L2.global [%0],%1;" ::"l"(from), "r"(bytes) : "memory"); }
+/** What was written to shared memory comes before stretches that are asked for behind the next barrier. */
+DEVICE void before_bulk() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+#else
+DEVICE constexpr bool bulk_copies() { return false; }
+DEVICE void begin_arrival(u64*, u32) {}
+DEVICE void expect(u64*, u32) {}
+DEVICE void copy_bulk(void*, const void*, u32, u64*) {}
+DEVICE void await_bulk(u64*, u32) {}
+DEVICE void fetch_bulk(const void*, u32) {}
+DEVICE void before_bulk() {}
+#endif
+
 DEVICE void add_shared(i32* p, i32 v) { atomicAdd(p, v); }
 DEVICE void max_shared(u32* p, u32 v) { atomicMax(p, v); }
 DEVICE u32 take_shared(u32* p) { return atomicAdd(p, 1); }

@@ -1073,7 +1073,7 @@ APART void experts_few(const Instruction& I) {
   const u32 groups = I.width / I.group, chunks = (I.group + 127) / 128, each = I.ending == GATE ? 2 : 1;
   // No more panels than there are threads for their rows.
   const u32 slots = groups < WARPS ? groups : WARPS, at_once = WARPS / slots < THREADS / 64 ? WARPS / slots : THREADS / 64;
-  const u32 panels = items_of(I), sets = (panels + at_once - 1) / at_once, slices = (groups + WARPS - 1) / WARPS;
+  const u32 panels = I.items, sets = (panels + at_once - 1) / at_once, slices = (groups + WARPS - 1) / WARPS;
   float* const parts = (float*)pool();
   u32 parity = 0;
   for (u32 item = block(); item < I.rows * sets; item += blocks()) {
@@ -1137,7 +1137,7 @@ DEVICE u32 staged_codes(const Instruction& I) { return (2 * I.code_stride + 4 * 
 /** Many tokens: a block has a tile of an expert's choices and 16 panels, a warp one of them; a lane adds its groups itself. */
 APART void experts_many(const Instruction& I) {
   const u32 tid = thread(), lane = tid & 31, g = lane / 4, piece = lane & 3;
-  const u32 groups = I.width / I.group, chunks = (I.group + 127) / 128, panels = items_of(I), sets = (panels + WARPS - 1) / WARPS;
+  const u32 groups = I.width / I.group, chunks = (I.group + 127) / 128, panels = I.items, sets = (panels + WARPS - 1) / WARPS;
   const u32 row_bytes_ = staged_codes(I), words = (2 * I.code_stride + 4 * groups + 15) / 16;
   const Sorted sorted = sorted_of(I.counters, I.rows, I.heads);
   const u32 tiles = load(sorted.tiles);

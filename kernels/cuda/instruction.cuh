@@ -54,7 +54,8 @@ struct Matrix {
   u32 rows, tiles, stride, out_stride;
   u32 quads, half;
   float scale;
-  u32 unused;
+  /** Tiles of the matrices before it; ~0 where there is no matrix. */
+  u32 first;
 };
 
 struct Instruction {
@@ -68,14 +69,16 @@ struct Instruction {
   u32 rotary, splits, out_stride, type;
   /** Of rows: block of the rotation behind the norm, 0 for none; whether it is the inverse; see hybrid.cuh. */
   u32 turn, back, key_heads, choices;
+  /** Tiles of a product, and in how many pieces blocks take a panel. */
+  u32 items, cut, unused[2];
   u64 x, y, weight, out;
   u64 codes, scales, cosine, sine;
   u64 scratch, failed, weight2, counters;
   Matrix m[4];
 };
 static_assert(sizeof(Matrix) == 56, "as instruction.ts writes it");
-static_assert(sizeof(Instruction) == 448, "as instruction.ts writes it");
-constexpr u32 INSTRUCTION_BYTES = 448;
+static_assert(sizeof(Instruction) == 464, "as instruction.ts writes it");
+constexpr u32 INSTRUCTION_BYTES = 464;
 
 /** What changes from step to step. Every array lies behind it in the same memory. */
 struct Input {

@@ -139,15 +139,18 @@ template <bool MANY> DEVICE void run(const Instruction& I, const Input& in, cons
 }
 
 /**
- * The operations of ONE_ROW in encode.ts, and no others: their code stands here and is not called, since a call costs local
- * memory, and is fetched again in every layer.
+ * The operations of ONE_ROW in encode.ts, of products those KINDS, and no others: their code stands here and is not called, since a call costs local
+ * memory, and is fetched again in every layer. Fewer kinds need fewer registers: a spilled one is as far away as L2.
  */
-DEVICE void run_one(const Instruction& I, const Input& in, u32 tag, const Gate& gate) {
+constexpr u32 TERNARIES = 1, GROUPS = 2, FLOATS = 4;
+template <u32 KINDS> DEVICE void run_one(const Instruction& I, const Input& in, u32 tag, const Gate& gate) {
   switch (I.op) {
     case TERNARY:
-      return ternary_one(I, gate);
+      if (KINDS & TERNARIES) ternary_one(I, gate);
+      return;
     case GROUPED:
-      return grouped_one(I, gate);
+      if (KINDS & GROUPS) grouped_one(I, gate);
+      return;
     case ATTEND_SPLIT:
       return attend_split(I, in, tag, gate);
     case INT8:
@@ -158,9 +161,11 @@ DEVICE void run_one(const Instruction& I, const Input& in, u32 tag, const Gate& 
     case EMBED:
       return run_embed(I, in);
     case DENSE:
-      return dense_rows(I);
+      if (KINDS & FLOATS) dense_rows(I);
+      return;
     case DENSE_SMALL:
-      return run_dense_small(I);
+      if (KINDS & FLOATS) run_dense_small(I);
+      return;
     case TOP_OF_SHARES:
       return top_of_shares(I);
     case TOP:
@@ -178,7 +183,8 @@ DEVICE void know_row(const Input& in) {
   if (thread() != 0) return;
   shared().position = *(const u32*)in.positions;
   shared().table_row = *(const u32*)in.table_rows;
-  shared().share.n = ~0u;
+  shared().share.heads = 0;
+  begin_arrivals();
 }
 
 DEVICE Words part_at(u64 list, u32 n, u32 i) {
@@ -229,8 +235,9 @@ template <class Run> DEVICE void run_list(u64 list, u32 n, u32 base, u64 input, 
     const Words part = part_at(list, n, i + 2);
     mark(20);
     mark_kind(held(i));
-    run_instruction(held(i), in, i, Gate{i == 0 ? nullptr : count, base + i * blocks()});
+    run_instruction(held(i), in, i, Gate{i == 0 ? nullptr : count, base + i * blocks(), i + 1 < n ? &held(i + 1) : nullptr});
     hold(i + 2, part);
+    before_bulk();
     mark(15);
     sync();
     mark(16);
@@ -248,7 +255,13 @@ KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
 
 /** The same for steps of one row. `tag`: the first of n numbers that no launch before has had. */
 KERNEL bitnet_one(u64 list, u32 n, u32 base, u64 input, u64 barrier, u32 tag) {
-  run_list(list, n, base, input, barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { run_one(I, in, tag + i, gate); });
+  run_list(list, n, base, input, barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { run_one<TERNARIES>(I, in, tag + i, gate); });
+}
+KERNEL bitnet_one_grouped(u64 list, u32 n, u32 base, u64 input, u64 barrier, u32 tag) {
+  run_list(list, n, base, input, barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { run_one<GROUPS>(I, in, tag + i, gate); });
+}
+KERNEL bitnet_one_any(u64 list, u32 n, u32 base, u64 input, u64 barrier, u32 tag) {
+  run_list(list, n, base, input, barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { run_one<TERNARIES | GROUPS | FLOATS>(I, in, tag + i, gate); });
 }
 
 /** The instruction of a launch of its own. */
@@ -261,7 +274,7 @@ DEVICE const Instruction& alone(u64 list, u32 n, u32 index) {
 KERNEL bitnet_phase(u64 list, u32 n, u32 index, u64 input) {
   const Input& in = *(const Input*)input;
   know_row(in);
-  run<true>(alone(list, n, index), in, Gate{nullptr, 0});
+  run<true>(alone(list, n, index), in, Gate{nullptr, 0, nullptr});
 }
 
 KERNEL bitnet_rows(u64 list, u32 n, u32 index, u64) { run_all_rows(alone(list, n, index)); }

@@ -20,7 +20,7 @@ DEVICE void ask_int8(const char* from, char* to, u32 bytes, bool there) {
 DEVICE void int8_one(const Instruction& I, const Gate& gate) {
   const u32 lane = thread() & 31, warp = thread() / 32, places = I.splits, bytes = I.code_stride, piece = int8_piece(I);
   const Matrix& m = I.m[0];
-  const u32 rows = m.rows, stride = m.stride, step = blocks() * WARPS;
+  const u32 rows = m.rows, stride = m.stride, step = blocks() * WARPS, asked = shared().asked;
   const float* const scales = (const float*)m.scales;
   float* const out = (float*)m.out;
   char* const ring = shared_memory() + shared_size() - (WARPS - warp) * places * piece;
@@ -34,8 +34,9 @@ DEVICE void int8_one(const Instruction& I, const Gate& gate) {
   };
   ROLLED for (u32 k = 0; k < places; k++) ask(k, ring + k * piece);
   gate.pass();
+  count_asked(asked, I.norm ? NORM_ASKED : 0);
   char* const codes = codes_place(I);
-  make_one<8>(I, codes, places);
+  make_one<8>(I, codes, places, asked);
   const float scale = shared().scale;
   u32 place = 0;
   float row_scale = 0.0f, mine = 0.0f;
@@ -61,10 +62,13 @@ DEVICE void int8_one(const Instruction& I, const Gate& gate) {
   }
 }
 
-// ---- grouped: a block takes panels of 64 rows, a warp of it every 16th group; a piece is a group's codes and scales.
+// ---- grouped: a block takes panels of 64 rows, or where they are few quarters of them (`cut` 2: 1 << 2 to a panel), so that more
+// blocks have some; a warp of it every 16th group. A piece is a group's codes and scales. Both planes of the codes are columns of one `mma`.
 
-/** Columns of a group are whole 32s: 512 bytes each; then 64 scales of two bytes or four. */
-DEVICE u32 group_bytes(const Instruction& I) { return I.group / 32 * 512; }
+/** An item's rows: of 16 words of four rows each so many. */
+DEVICE u32 item_words(const Instruction& I) { return 16 >> I.cut; }
+/** Of an item's group: a word's codes of 4 columns are 4 bytes; all 64 scales of two bytes or four. */
+DEVICE u32 group_bytes(const Instruction& I) { return I.group * item_words(I); }
 DEVICE u32 group_piece(const Instruction& I) { return group_bytes(I) + 256; }
 DEVICE char* group_ring(const Instruction& I, u32 warp) {
   return shared_memory() + shared_size() - (WARPS - warp) * I.splits * group_piece(I);
@@ -72,138 +76,195 @@ DEVICE char* group_ring(const Instruction& I, u32 warp) {
 
 /** A warp's pieces one after the other: groups, matrices of an item, items. */
 struct GroupWalk {
-  u32 warp, item, sub, group;
-  DEVICE_MEMBER void begin(u32 of) {
+  u32 warp, item, sub, group, scales;
+  /** This lane's first 16 bytes. */
+  const char *w, *s;
+  DEVICE_MEMBER void locate(const Instruction& I, u32 items, u32 each, u32 groups) {
+    if (item >= items) return;
+    const u32 lane = thread() & 31, cut = I.cut;
+    u32 panel = item >> cut;
+    const Matrix& m = I.m[each == 2 ? sub : part_of(I, panel)];
+    const u32 first = panel * groups + warp;
+    scales = m.half ? 128 : 256;
+    // Lines of 64 bytes are 4 columns of a panel; 4 >> cut times 16 bytes of each are the item's.
+    w = (const char*)m.w + (u64)first * (I.group * 16) + (item & ((1 << cut) - 1)) * (64 >> cut) + (lane >> (2 - cut)) * 64 + (lane & ((4 >> cut) - 1)) * 16;
+    s = (const char*)m.scales + (u64)first * scales + lane * 16;
+  }
+  DEVICE_MEMBER void begin(const Instruction& I, u32 of, u32 items, u32 each, u32 groups) {
     warp = group = of;
     item = block();
     sub = 0;
+    locate(I, items, each, groups);
   }
-  DEVICE_MEMBER void next(u32 each, u32 groups) {
+  DEVICE_MEMBER void next(const Instruction& I, u32 items, u32 each, u32 groups) {
     group += WARPS;
-    if (group < groups) return;
+    if (group < groups) {
+      w += WARPS * 16 * I.group;
+      s += WARPS * scales;
+      return;
+    }
     group = warp;
-    if (++sub < each) return;
-    sub = 0;
-    item += blocks();
+    if (++sub == each) {
+      sub = 0;
+      item += blocks();
+    }
+    locate(I, items, each, groups);
   }
-  DEVICE_MEMBER void ask(const Instruction& I, u32 items, u32 each, u32 groups, char* to) const {
+  DEVICE_MEMBER void ask(const Instruction& I, u32 items, u32 groups, char* to) const {
     if (item < items && group < groups) {
-      u32 panel = item;
-      const Matrix& m = I.m[each == 2 ? sub : part_of(I, panel)];
-      const u32 bytes = group_bytes(I), scales = m.half ? 128 : 256;
-      const char* w = (const char*)m.w + ((u64)panel * groups + group) * bytes;
-      const char* s = (const char*)m.scales + ((u64)panel * groups + group) * scales;
-      ROLLED for (u32 i = (thread() & 31) * 16; i < bytes; i += 512) copy_ahead(to + i, w + i);
-      if ((thread() & 31) * 16 < scales) copy_ahead(to + bytes + (thread() & 31) * 16, s + (thread() & 31) * 16);
+      const u32 at = (thread() & 31) * 16, bytes = group_bytes(I), step = 512 << I.cut;
+      const char* from = w;
+      ROLLED for (u32 i = at; i < bytes; i += 512, from += step) copy_ahead(to + i, from);
+      if (at < scales) copy_ahead(to + bytes + at, s);
     }
     copies_asked();
   }
 };
 
+/** Groups whose products lie in shared memory at once. */
+constexpr u32 GROUPS_AT_ONCE = 3 * WARPS;
+
+/**
+ * A group of an item, a panel (CUT 0) or a quarter of one (2): rows of an `mma` are a field of 16 words, or four of 4. `word`: the
+ * panel's that is the item's first.
+ */
+template <u32 CUT> DEVICE void group_of_one(const Instruction& I, const char* w, const char* codes, u32 half, u32 group, u32 word, float* to) {
+  constexpr u32 WORDS = 16 >> CUT, LINE = 4 * WORDS, SETS = 4 >> CUT;
+  const u32 lane = thread() & 31, g = lane / 4, piece = lane & 3, steps = I.group / 32, code_stride = I.code_stride;
+  const char* const a = w + piece * LINE + (CUT == 0 ? g * 8 : g % WORDS * 4);
+  // Column g of the codes: hi where it is even, else lo.
+  const char* const b = codes + (g & 1) * code_stride + group * I.group + piece * 4;
+  const char* const scales = w + group_bytes(I);
+  i32 sum[SETS][4];
+  UNROLL for (u32 f = 0; f < SETS; f++) {
+    UNROLL for (u32 e = 0; e < 4; e++) sum[f][e] = 0;
+  }
+  ROLLED for (u32 k = 0; k < steps; k++) {
+    const char* const at = a + k * 8 * LINE;
+    const u32 b0 = *(const u32*)(b + k * 32), b1 = *(const u32*)(b + k * 32 + 16);
+    if (CUT == 0) {
+      const u64 x = *(const u64*)at, y = *(const u64*)(at + 4 * LINE);
+      UNROLL for (u32 f = 0; f < SETS; f++)
+        mma_u8(sum[f], (u32)x & mask_of(f), (u32)(x >> 32) & mask_of(f), (u32)y & mask_of(f), (u32)(y >> 32) & mask_of(f), b0, b1);
+    } else {
+      const u32 x = *(const u32*)at, y = *(const u32*)(at + 4 * LINE);
+      const u32 low = mask_of(g / 4), high = mask_of(g / 4 + 2);
+      mma_u8(sum[0], x & low, x & high, y & low, y & high, b0, b1);
+    }
+  }
+  i32 of_codes = 0;
+  ROLLED for (u32 k = 0; k < steps; k++) of_codes += ((const i32*)(codes + 2 * code_stride))[group * steps + k];
+  auto result = [&](u32 field, u32 of, i32 hi, i32 lo) {
+    const i32 all = 256 * (hi >> (2 * field)) + (lo >> (2 * field)) - of_codes;
+    to[field * WORDS + of] = (float)all * group_scale(scales, half, field * 16 + word + of);
+  };
+  // Columns of a plane are alike: each of a row's four lanes has other results.
+  i32 mine[4];
+  UNROLL for (u32 e = 0; e < 4; e++) {
+    mine[e] = sum[0][e];
+    UNROLL for (u32 f = 1; f < SETS; f++) mine[e] = piece == f ? sum[f][e] : mine[e];
+  }
+  if (CUT == 0) {
+    result(piece, 2 * g, mine[0], mine[1]);
+    result(piece, 2 * g + 1, mine[2], mine[3]);
+  } else if (piece < 2) {
+    result(g / 4 + 2 * piece, g & 3, piece ? mine[2] : mine[0], piece ? mine[3] : mine[1]);
+  }
+}
+
 DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
   const Shared& s = shared();
-  const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3, places = I.splits;
-  const u32 items = items_of(I), each = I.ending == GATE ? 2 : 1, groups = I.width / I.group, bytes = group_piece(I);
-  const u32 steps = I.group / 32, code_stride = I.code_stride;
+  const u32 tid = thread(), warp = tid / 32, places = I.splits, asked = s.asked, cut = I.cut, words = item_words(I), rows = 4 * words;
+  const u32 items = I.items << cut, each = I.ending == GATE ? 2 : 1, groups = I.width / I.group, bytes = group_piece(I);
   char* const codes = codes_place(I);
-  float* const products = (float*)after_codes<16>(I);  // [of two][group of sixteen][row]
+  float* const products = (float*)after_codes<16>(I);  // [gate or up][group][row]
   char* const ring = group_ring(I, warp);
-  one_ahead(I);
-  GroupWalk from;
-  // The first warp asks for the last one's, too.
-  if (tid < SPEAKER) {
-    ROLLED for (u32 of = warp; of < WARPS; of += WARPS - 1) {
-      char* to = group_ring(I, of);
-      from.begin(of);
-      ROLLED for (u32 k = 0; k < places; k++, to += bytes) {
-        from.ask(I, items, each, groups, to);
-        from.next(each, groups);
+  const bool busy = block() < items;
+  if (busy) {
+    one_ahead(I);
+    GroupWalk ahead;
+    // The first warp asks for the last one's, too.
+    if (tid < SPEAKER) {
+      ROLLED for (u32 of = warp; of < WARPS; of += WARPS - 1) {
+        char* to = group_ring(I, of);
+        ahead.begin(I, of, items, each, groups);
+        ROLLED for (u32 k = 0; k < places; k++, to += bytes) {
+          ahead.ask(I, items, groups, to);
+          ahead.next(I, items, each, groups);
+        }
       }
     }
   }
   mark(18);
   gate.pass();
   mark(19);
-  if (block() >= items) return;
+  if (!busy) return;
+  count_asked(asked, I.norm ? NORM_ASKED : 0);
+  /** Where a result of an item goes that is this thread's: field by field. Null past the matrix. */
+  auto place_of = [&](u32 item) -> float* {
+    u32 panel = item >> cut;
+    const Matrix& m = I.m[each == 2 ? 0 : part_of(I, panel)];
+    const u32 row = panel * 64 + (tid >> (4 - cut)) * 16 + (item & ((1 << cut) - 1)) * words + (tid & (words - 1));
+    return tid < rows && row < m.rows ? (float*)m.out + row : nullptr;
+  };
   // What the first item's results are added to, asked for early.
-  float old = 0.0f;
-  if (I.ending == ADD && tid < 64) {
-    u32 panel = block();
-    const Matrix& m = I.m[part_of(I, panel)];
-    if (panel * 64 + tid < m.rows) old = load((const float*)m.out + panel * 64 + tid);
-  }
+  float* to = place_of(block());
+  float old = I.ending == ADD && to ? load(to) : 0.0f;
   mark(0);
   // Of the groups of copies the norm's was the first.
-  make_one<16>(I, codes, warp == 0 ? 2 * places : places);
-  from.begin(warp);
-  ROLLED for (u32 k = 0; k < places; k++) from.next(each, groups);
-  u32 place = 0, parity = 0;
+  make_one<16>(I, codes, warp == 0 ? 2 * places : places, asked);
+  GroupWalk from;
+  from.begin(I, warp, items, each, groups);
+  ROLLED for (u32 k = 0; k < places; k++) from.next(I, items, each, groups);
+  u32 place = 0;
   ROLLED for (u32 item = block(); item < items; item += blocks()) {
     float total[2] = {0.0f, 0.0f};
-    u32 panel = item;
-    const u32 part = each == 2 ? 0 : part_of(I, panel);
+    u32 panel = item >> cut;
+    const u32 part = each == 2 ? 0 : part_of(I, panel), word = (item & ((1 << cut) - 1)) * words;
+    // Gate and up at once, where a row's groups are.
+    const bool together = groups <= GROUPS_AT_ONCE;
     ROLLED for (u32 sub = 0; sub < each; sub++) {
-      const Matrix& m = I.m[each == 2 ? sub : part];
-      ROLLED for (u32 first = 0; first < groups; first += WARPS) {
-        float* const product = products + parity * (WARPS * 64);
-        parity ^= 1;
-        const u32 group = first + warp;
-        if (group < groups) {
+      const u32 half = I.m[each == 2 ? sub : part].half;
+      float* const product = products + sub * (GROUPS_AT_ONCE * rows);
+      ROLLED for (u32 first = 0; first < groups; first += GROUPS_AT_ONCE) {
+        const u32 here = groups - first < GROUPS_AT_ONCE ? groups - first : GROUPS_AT_ONCE;
+        ROLLED for (u32 group = warp; group < here; group += WARPS) {
           mark(10);
           copies_there_but(places - 1);
           sync_warp();
           mark(7);
-          const char* const w = ring + place * bytes + piece * 64 + g * 8;
-          const char* const b = codes + group * I.group + piece * 4;
-          i32 hi[4][4], lo[4][4];
-          UNROLL for (u32 f = 0; f < 4; f++) {
-            UNROLL for (u32 e = 0; e < 4; e++) hi[f][e] = lo[f][e] = 0;
-          }
-          ROLLED for (u32 k = 0; k < steps; k++) {
-            const u64 a = *(const u64*)(w + k * 512), c = *(const u64*)(w + k * 512 + 256);
-            const u32 h0 = *(const u32*)(b + k * 32), h1 = *(const u32*)(b + k * 32 + 16);
-            const u32 l0 = *(const u32*)(b + code_stride + k * 32), l1 = *(const u32*)(b + code_stride + k * 32 + 16);
-            UNROLL for (u32 f = 0; f < 4; f++) {
-              const u32 a0 = (u32)a & mask_of(f), a1 = (u32)(a >> 32) & mask_of(f), a2 = (u32)c & mask_of(f), a3 = (u32)(c >> 32) & mask_of(f);
-              mma_u8(hi[f], a0, a1, a2, a3, h0, h1);
-              mma_u8(lo[f], a0, a1, a2, a3, l0, l1);
-            }
-          }
-          if (piece == 0) {
-            i32 of_codes = 0;
-            ROLLED for (u32 k = 0; k < steps; k++) of_codes += ((const i32*)(codes + 2 * code_stride))[group * steps + k];
-            const char* const scales = ring + place * bytes + steps * 512;
-            UNROLL for (u32 f = 0; f < 4; f++) {
-              UNROLL for (u32 e = 0; e < 2; e++) {
-                const u32 row = f * 16 + 2 * g + e;
-                const i32 sum = 256 * (hi[f][2 * e] >> (2 * f)) + (lo[f][2 * e] >> (2 * f)) - of_codes;
-                product[warp * 64 + row] = (float)sum * group_scale(scales, m.half, row);
-              }
-            }
-          }
+          const char* const w = ring + place * bytes;
+          float* const results = product + group * rows;
+          if (cut == 0) group_of_one<0>(I, w, codes, half, first + group, word, results);
+          else group_of_one<2>(I, w, codes, half, first + group, word, results);
           sync_warp();
-          from.ask(I, items, each, groups, ring + place * bytes);
-          from.next(each, groups);
+          from.ask(I, items, groups, ring + place * bytes);
+          from.next(I, items, each, groups);
           place = place + 1 == places ? 0 : place + 1;
         }
+        if (together && sub + 1 < each) continue;
         mark(8);
         sync();
         mark(9);
-        if (tid < 64) {
-          const u32 here = groups - first < WARPS ? groups - first : WARPS;
-          float sum = total[sub];
-          UNROLL4 for (u32 k = 0; k < here; k++) sum = sum + product[k * 64 + tid];
-          total[sub] = sum;
+        if (tid < rows) {
+          auto add = [&](float& sum, const float* p) {
+            UNROLL4 for (u32 k = 0; k < here; k++) sum = sum + p[k * rows];
+          };
+          if (sub == 0 || together) add(total[0], products + tid);
+          if (sub == 1) add(total[1], products + GROUPS_AT_ONCE * rows + tid);
         }
+        // Before others come in their place.
+        if (!together || item + blocks() < items) sync();
       }
     }
-    const Matrix& m = I.m[part];
-    const u32 row = panel * 64 + tid;
-    if (tid < 64 && row < m.rows) {
+    if (item != block()) {
+      to = place_of(item);
+      if (I.ending == ADD && to) old = load(to);
+    }
+    if (to) {
       float y = total[0] * s.scale;
-      if (I.ending == GATE) y = joined(I, y, total[1] * s.scale);
-      if (I.ending == ADD) y = (item == block() ? old : load((const float*)m.out + row)) + y;
-      ((float*)m.out)[row] = y;
+      if (each == 2) y = joined(I, y, total[1] * s.scale);
+      *to = I.ending == ADD ? old + y : y;
     }
   }
 }

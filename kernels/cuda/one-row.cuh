@@ -18,6 +18,8 @@ constexpr u32 SPEAKER = THREADS - 32;
 struct Gate {
   u32* count;
   u32 target;
+  /** What comes behind this instruction; null where nothing does, or nobody knows. */
+  const Instruction* next;
   DEVICE_MEMBER void pass() const {
     if (count != nullptr && thread() == SPEAKER) await(count, target);
     sync();
@@ -35,8 +37,30 @@ template <u32 BITS> DEVICE char* after_codes(const Instruction& I) {
   return codes_place(I) + (bytes + 127) / 128 * 128;
 }
 
-/** Before the barrier: the norm's weights, as a group of copies of their own. */
+DEVICE void begin_arrivals() {
+  Shared& s = shared();
+  UNROLL for (u32 k = 0; k < sizeof s.arrivals / sizeof s.arrivals[0]; k++) begin_arrival(&s.arrivals[k], 1);
+  s.asked = 0;
+}
+constexpr u32 NORM_ASKED = 1, WEIGHTS_ASKED = 2;
+/** Behind the grid's barrier, where everybody knows how it was: what this instruction asked for. */
+DEVICE void count_asked(u32 asked, u32 what) {
+  if (bulk_copies() && thread() == 0) shared().asked = asked ^ what;
+}
+
+/** Who asks for stretches: of a warp that has little else to do before the barrier. */
+constexpr u32 ASKER = SPEAKER - 32;
+
+/** Before the barrier: the norm's weights, as a stretch or a group of copies of their own. */
 DEVICE void one_ahead(const Instruction& I) {
+  if (bulk_copies()) {
+    if (I.norm && thread() == ASKER) {
+      u64* const arrival = &shared().arrivals[0];
+      expect(arrival, I.width * 4);
+      copy_bulk(norm_place(I), (const void*)I.weight, I.width * 4, arrival);
+    }
+    return;
+  }
   if (I.norm) {
     const u32 vectors = I.width / 4;
     float* const to = norm_place(I);
@@ -74,8 +98,11 @@ DEVICE u32 packed(i32 a, i32 b, i32 c, i32 d) { return (u32)(a & 255) | (u32)(b 
 DEVICE u32 magnitude(float x) { return bits(x) & 0x7fffffff; }
 DEVICE u32 larger(u32 a, u32 b) { return a > b ? a : b; }
 
+/** Of the next instruction's weights those that this block will ask for, to L2. */
+DEVICE void fetch_next(const Instruction& I);
+
 /** Makes the row from H vectors a thread. */
-template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char* codes, u32 newer) {
+template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char* codes, u32 newer, u32 asked, const Instruction* next) {
   Shared& s = shared();
   const u32 tid = thread(), n = I.width, vectors = n / 4, norm = I.norm, code_stride = I.code_stride, words = code_stride / 4;
   Floats x[H];
@@ -98,13 +125,17 @@ template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char*
         to[3 * stride] = x[k].w * x[k].w;
       }
     }
-    copies_there_but(newer);
+    if (bulk_copies()) await_bulk(&s.arrivals[0], asked & NORM_ASKED);
+    else copies_there_but(newer);
     mark(1);
     sync();
     mark(2);
     if (tid < 32) {
       const float sum = sum_of_one(squares, n);
       if (tid == 0) s.inverse = divide(1.0f, root(divide(sum, (float)n) + I.eps));
+    } else if (bulk_copies() && tid == ASKER && next != nullptr) {
+      // While the others wait.
+      fetch_next(*next);
     }
     mark(3);
     sync();
@@ -181,10 +212,11 @@ template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char*
 
 /**
  * Codes of the row in shared memory, behind those of 16 bits the sums of every 32; its scale and codes' sums in `shared()`. All
- * copies have come. `newer`: groups of copies after the norm's.
+ * copies have come. `newer`: groups of copies after the norm's. `asked`: of `shared()`, before this instruction.
+ * `next`: an instruction whose weights are fetched meanwhile, or null.
  */
-template <u32 BITS> DEVICE void make_one(const Instruction& I, char* codes, u32 newer) {
-  if (I.code_stride <= 2 * 4 * THREADS) make_held_one<BITS, 2>(I, codes, newer);
-  else if (I.code_stride <= 4 * 4 * THREADS) make_held_one<BITS, 4>(I, codes, newer);
-  else make_held_one<BITS, 8>(I, codes, newer);
+template <u32 BITS> DEVICE void make_one(const Instruction& I, char* codes, u32 newer, u32 asked, const Instruction* next = nullptr) {
+  if (I.code_stride <= 2 * 4 * THREADS) make_held_one<BITS, 2>(I, codes, newer, asked, next);
+  else if (I.code_stride <= 4 * 4 * THREADS) make_held_one<BITS, 4>(I, codes, newer, asked, next);
+  else make_held_one<BITS, 8>(I, codes, newer, asked, next);
 }

@@ -9,24 +9,15 @@
 #include "one-row.cuh"
 
 DEVICE constexpr u32 mask_of(u32 f) { return 0x03030303u << (2 * f); }
-/**
- * Weights that are fetched before the grid's barrier lie at the end of shared memory, each lane's 16 bytes where the same lane
- * finds them; `splits` of a product with one row says how many of them a lane has.
- */
+/** Weights that are fetched before the grid's barrier lie at the end of shared memory; of `splits` such pieces of a product. */
 constexpr u32 STAGED_BYTES = THREADS * 16;
-DEVICE Words* staged(const Instruction& I) { return (Words*)(shared_memory() + shared_size() - I.splits * STAGED_BYTES) + thread(); }
 
-/** Which matrix and which of its tiles an item is. */
+/** Which matrix and which of its tiles an item is; not of GATE. */
 DEVICE u32 part_of(const Instruction& I, u32& tile) {
-  u32 p = 0;
-  ROLLED while (p + 1 < I.parts && tile >= I.m[p].tiles) tile -= I.m[p++].tiles;
+  static_assert(sizeof I.m == 4 * sizeof(Matrix), "as it is written out here");
+  const u32 p = (tile >= I.m[1].first) + (tile >= I.m[2].first) + (tile >= I.m[3].first);
+  tile -= I.m[p].first;
   return p;
-}
-DEVICE u32 items_of(const Instruction& I) {
-  if (I.ending == GATE) return I.m[0].tiles;
-  u32 n = 0;
-  ROLLED for (u32 p = 0; p < I.parts; p++) n += I.m[p].tiles;
-  return n;
 }
 
 /** Gate and up. The commonest here, so that no call stands in a step's way. */
@@ -47,24 +38,6 @@ DEVICE void finish(const Instruction& I, const Matrix& m, u32 t, u32 row, float 
 
 // ---- ternary
 
-struct Walk {
-  u32 mine, subs, total;
-};
-/** Of a row's chunks of 64 columns every 16th is a warp's. */
-DEVICE u32 chunks_of(const Instruction& I, u32 warp) {
-  const u32 chunks = I.code_stride / 64;
-  return warp < chunks ? (chunks - warp + WARPS - 1) / WARPS : 0;
-}
-/** What this warp does for one row of codes: of each of the block's tiles every 16th chunk of 64 columns. */
-DEVICE Walk walk_of(const Instruction& I) {
-  Walk w;
-  const u32 items = items_of(I);
-  w.mine = chunks_of(I, thread() / 32);
-  w.subs = 0;
-  ROLLED for (u32 tile = block(); tile < items; tile += blocks()) w.subs += I.ending == GATE ? 2 : 1;
-  w.total = w.subs * w.mine;
-  return w;
-}
 /** The tile of a sub-item: of GATE gate and up in turn. */
 DEVICE const Matrix& tile_of(const Instruction& I, u32 sub, u32& tile) {
   const bool gate = I.ending == GATE;
@@ -89,130 +62,185 @@ DEVICE float ternary_value(const Matrix& m, i32 sum, u32 field, i32 code_sum, fl
   return (float)((sum >> (2 * field)) - code_sum) * divide(m.scale, scale);
 }
 
-/** The only row of a step. */
-DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
-  Shared& s = shared();
-  const u32 tid = thread(), lane = tid & 31, warp = tid / 32;
-  // Before the barrier: the norm's weights, the first weights.
-  one_ahead(I);
-  const Walk w = walk_of(I);
-  const Words* const from_stage = staged(I);
-  const u32 each_warp = w.mine, splits = I.splits, n = w.total < splits ? w.total : splits;
-  // The first warp asks for the last one's, too.
-  if (tid < SPEAKER) {
-    ROLLED for (u32 of = warp; of < WARPS; of += WARPS - 1) {
-      Words* to = staged(I) + (of - warp) * 32;
-      const u32 mine = chunks_of(I, of), all = w.subs * mine;
-      u32 left = all < splits ? all : splits;
-      ROLLED for (u32 sub = 0; sub < w.subs && left > 0; sub++) {
-        u32 tile;
-        const Matrix& m = tile_of(I, sub, tile);
-        const char* at = quad_at(m, tile, of);
-        ROLLED for (u32 i = 0; i < mine && left > 0; i++, left--, to += THREADS) {
-          if (at) copy_ahead(to, at + i * (WARPS * 64));
-        }
-      }
+/** Of one row `splits` of the block's tiles are staged as they lie in memory: quad after quad, `code_stride` bytes each. */
+DEVICE char* staged_tiles(const Instruction& I) { return shared_memory() + shared_size() - I.splits * 8 * I.code_stride; }
+
+/** A result of the only row: where it goes, or null; its factors, of gate and up. */
+struct OneResult {
+  float* to;
+  float factor, other;
+};
+/** Of an item's 32 results a lane's. */
+DEVICE OneResult result_of(const Instruction& I, u32 item) {
+  OneResult r = {nullptr, 0.0f, 0.0f};
+  if (item >= I.items) return r;
+  const u32 lane = thread() & 31;
+  u32 tile = item;
+  const Matrix& m = I.m[I.ending == GATE ? 0 : part_of(I, tile)];
+  const u32 quad = tile * 8 + lane % 8, row = quad + lane / 8 * m.quads;
+  if (quad < m.quads && row < m.rows) r = {(float*)m.out + row, m.scale, I.m[1].scale};
+  return r;
+}
+
+/** Calls `take` with place and bytes of each tile that is staged. */
+template <class Take> DEVICE void each_tile(const Instruction& I, const Take& take) {
+  const u32 bytes = I.code_stride, splits = I.splits;
+  const bool both = I.ending == GATE;
+  ROLLED for (u32 sub = 0; sub < splits; sub++) {
+    u32 tile = block() + (both ? sub / 2 : sub) * blocks();
+    if (tile >= I.items) break;
+    const Matrix& m = I.m[both ? sub & 1 : part_of(I, tile)];
+    const u32 left = m.quads - tile * 8;
+    take((const char*)m.w + (u64)tile * (8 * bytes), (left < 8 ? left : 8) * bytes);
+  }
+}
+DEVICE void fetch_next(const Instruction& I) {
+  if (I.op == TERNARY && I.fused) each_tile(I, [](const char* from, u32 n) { fetch_bulk(from, n); });
+}
+
+/** Before the barrier: the block's first tiles. */
+DEVICE void ask_tiles(const Instruction& I) {
+  const u32 lane = thread() & 31, warp = thread() / 32, bytes = I.code_stride, splits = I.splits;
+  const bool both = I.ending == GATE;
+  const u32 each = both ? 2 : 1;
+  if (bulk_copies()) {
+    if (thread() != ASKER) return;
+    u64* const arrival = &shared().arrivals[1];
+    char* to = staged_tiles(I);
+    u32 all = 0;
+    each_tile(I, [&](const char* from, u32 n) {
+      copy_bulk(to, from, n, arrival);
+      to += 8 * bytes;
+      all += n;
+    });
+    expect(arrival, all);
+    return;
+  }
+  // Quad after quad, all lanes of a warp.
+  if (thread() < SPEAKER) {
+    ROLLED for (u32 q = warp; q < splits * 8; q += WARPS - 1) {
+      u32 tile = block() + q / 8 / each * blocks();
+      if (tile >= I.items) break;
+      const Matrix& m = I.m[both ? q / 8 & 1 : part_of(I, tile)];
+      const u32 quad = tile * 8 + q % 8;
+      if (quad >= m.quads) continue;
+      const char* const from = (const char*)m.w + (u64)quad * bytes;
+      char* const to = staged_tiles(I) + q * bytes;
+      ROLLED for (u32 at = lane * 16; at < bytes; at += 512) copy_ahead(to + at, from + at);
     }
   }
   copies_asked();
-  char* const codes = codes_place(I);
-  i32* const acc = (i32*)after_codes<8>(I);  // [sub][warp][row]
-  // This thread's result: where it goes.
-  const u32 each = I.ending == GATE ? 2 : 1, results = w.subs / each * 32, ending = I.ending, field = tid % 32 / 8;
-  float* to = nullptr;
-  float scale = 0.0f, other = 0.0f;
-  if (tid < results) {
-    u32 tile;
-    const Matrix& m = tile_of(I, tid / 32 * each, tile);
-    const u32 quad = tile * 8 + tid % 8, row = quad + field * m.quads;
-    if (quad < m.quads && row < m.rows) {
-      to = (float*)m.out + row;
-      scale = m.scale;
-      other = I.m[1].scale;
-    }
+}
+
+/** The only row of a step. */
+DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
+  Shared& s = shared();
+  const u32 tid = thread(), lane = tid & 31, warp = tid / 32, items = I.items, asked = s.asked;
+  const bool both = I.ending == GATE, busy = block() < items;
+  const u32 each = both ? 2 : 1;
+  if (busy) {
+    one_ahead(I);
+    ask_tiles(I);
   }
+  char* const codes = codes_place(I);
+  i32* const acc = (i32*)after_codes<8>(I);  // [tile of the block][warp][row]
+  u32 tiles = 0;
+  ROLLED for (u32 next = block(); next < items; next += blocks()) tiles += each;
+  // This thread's result.
+  u32 item = block() + warp * blocks(), sub = warp * each;
+  OneResult mine = result_of(I, item);
+  const bool adds = I.ending == ADD;
   mark(18);
   gate.pass();
   mark(19);
-  if (w.subs == 0) return;
+  if (!busy) return;
+  count_asked(asked, WEIGHTS_ASKED | (I.norm ? NORM_ASKED : 0));
   // What is there already, asked for early.
-  const float old = ending == ADD && to != nullptr ? load(to) : 0.0f;
+  float old = adds && mine.to != nullptr ? load(mine.to) : 0.0f;
   mark(0);
-  make_one<8>(I, codes, 1);
-  if (to != nullptr) {
-    scale = divide(scale, s.scale);
-    if (ending == GATE) other = divide(other, s.scale);
+  make_one<8>(I, codes, 1, asked, gate.next);
+  if (mine.to != nullptr) {
+    mine.factor = divide(mine.factor, s.scale);
+    if (both) mine.other = divide(mine.other, s.scale);
   }
-  const char* const mine = codes + (lane & 3) * 16 + warp * 64;
+  if (bulk_copies()) await_bulk(&s.arrivals[1], asked / WEIGHTS_ASKED & 1);
+  const u32 piece = warp * 64 + (lane & 3) * 16, end = I.code_stride, there = I.splits < tiles ? I.splits : tiles;
   i32* place = acc + warp * 32 + lane / 4;
-  mark(7);
-  // Past the last quad nothing was fetched, and its rows are nobody's.
-  u32 k = 0;
-  ROLLED for (u32 sub = 0; sub < w.subs; sub++, place += WARPS * 32) {
-    i32 low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0}, low2[4] = {0, 0, 0, 0}, high2[4] = {0, 0, 0, 0};
-    auto step = [&](const Words& a, const Words& b) {
-      mma_u8(low, a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b.x, b.y);
-      mma_u8(high, a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b.x, b.y);
-      mma_u8(low2, a.z & mask_of(0), a.z & mask_of(1), a.w & mask_of(0), a.w & mask_of(1), b.z, b.w);
-      mma_u8(high2, a.z & mask_of(2), a.z & mask_of(3), a.w & mask_of(2), a.w & mask_of(3), b.z, b.w);
-    };
-    const u32 there = n - k < each_warp ? n - k : each_warp;
-    const Words* const first = from_stage + k * THREADS;
-    // Two at a time: the second's bytes come while the first is multiplied.
-    u32 i = 0;
-    ROLLED for (; i + 2 <= there; i += 2) {
-      const Words a = first[i * THREADS], b = *(const Words*)(mine + i * (WARPS * 64));
-      const Words c = first[(i + 1) * THREADS], d = *(const Words*)(mine + (i + 1) * (WARPS * 64));
-      step(a, b);
-      step(c, d);
-    }
-    if (i < there) step(first[i * THREADS], *(const Words*)(mine + i * (WARPS * 64)));
-    k += there;
-    if (there < each_warp) {
-      u32 tile;
-      const Matrix& m = tile_of(I, sub, tile);
-      const char* const at = quad_at(m, tile, warp);
-      ROLLED for (i = there; i < each_warp; i += 4) {
-        Words next[4];
-        UNROLL for (u32 x = 0; x < 4; x++) next[x] = at && i + x < each_warp ? stream(at + (i + x) * (WARPS * 64)) : Words{0, 0, 0, 0};
-        UNROLL for (u32 x = 0; x < 4; x++) {
-          if (i + x < each_warp) step(next[x], *(const Words*)(mine + (i + x) * (WARPS * 64)));
-        }
-      }
-    }
+  auto keep = [&](const i32 (&low)[4], const i32 (&high)[4], const i32 (&low2)[4], const i32 (&high2)[4]) {
     if ((lane & 3) == 0) {
       place[0] = low[0] + low2[0];
       place[8] = low[2] + low2[2];
       place[16] = high[0] + high2[0];
       place[24] = high[2] + high2[2];
     }
+    place += WARPS * 32;
+  };
+  auto step = [](i32 (&low)[4], i32 (&high)[4], i32 (&low2)[4], i32 (&high2)[4], const Words& a, const Words& b) {
+    mma_u8(low, a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b.x, b.y);
+    mma_u8(high, a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b.x, b.y);
+    mma_u8(low2, a.z & mask_of(0), a.z & mask_of(1), a.w & mask_of(0), a.w & mask_of(1), b.z, b.w);
+    mma_u8(high2, a.z & mask_of(2), a.z & mask_of(3), a.w & mask_of(2), a.w & mask_of(3), b.z, b.w);
+  };
+  mark(7);
+  // Past the last quad nothing was fetched, and its rows are nobody's.
+  const char* staged = staged_tiles(I) + lane / 4 * end;
+  ROLLED for (u32 tile = 0; tile < there; tile++, staged += 8 * end) {
+    i32 low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0}, low2[4] = {0, 0, 0, 0}, high2[4] = {0, 0, 0, 0};
+    // Two at a time: the second's bytes come while the first is multiplied.
+    u32 at = piece;
+    ROLLED for (; at + WARPS * 64 < end; at += 2 * WARPS * 64) {
+      const Words a = *(const Words*)(staged + at), b = *(const Words*)(codes + at);
+      const Words c = *(const Words*)(staged + at + WARPS * 64), d = *(const Words*)(codes + at + WARPS * 64);
+      step(low, high, low2, high2, a, b);
+      step(low, high, low2, high2, c, d);
+    }
+    if (at < end) step(low, high, low2, high2, *(const Words*)(staged + at), *(const Words*)(codes + at));
+    keep(low, high, low2, high2);
+  }
+  // Those that had no room.
+  ROLLED for (u32 sub = there; sub < tiles; sub++) {
+    i32 low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0}, low2[4] = {0, 0, 0, 0}, high2[4] = {0, 0, 0, 0};
+    u32 tile;
+    const Matrix& m = tile_of(I, sub, tile);
+    const char* const from = quad_at(m, tile, warp);
+    ROLLED for (u32 at = piece; at < end; at += 4 * WARPS * 64) {
+      Words v[4];
+      UNROLL for (u32 x = 0; x < 4; x++) {
+        const u32 here = at + x * (WARPS * 64);
+        v[x] = from && here < end ? stream(from + (here - piece)) : Words{0, 0, 0, 0};
+      }
+      UNROLL for (u32 x = 0; x < 4; x++) {
+        if (at + x * (WARPS * 64) < end) step(low, high, low2, high2, v[x], *(const Words*)(codes + at + x * (WARPS * 64)));
+      }
+    }
+    keep(low, high, low2, high2);
   }
   i32 code_sum = 0;
   UNROLL for (u32 x = 0; x < WARPS; x++) code_sum += s.code_sums[x];
   mark(8);
   sync();
   mark(9);
-  auto value = [&](u32 sub, float factor) {
-    const i32* const from = acc + sub * (WARPS * 32) + tid % 32;
+  auto value = [&](const i32* from, float factor) {
     i32 sum = 0;
     UNROLL for (u32 x = 0; x < WARPS; x++) sum += from[x * 32];
-    return (float)((sum >> (2 * field)) - code_sum) * factor;
+    return (float)((sum >> (2 * (lane / 8))) - code_sum) * factor;
   };
-  if (to != nullptr) {
-    float y = value(tid / 32 * each, scale);
-    if (ending == GATE) y = joined(I, y, value(tid / 32 * each + 1, other));
-    *to = ending == ADD ? old + y : y;
-  }
-  // More than a result a thread: on cards with few multiprocessors.
-  ROLLED for (u32 v = tid + THREADS; v < results; v += THREADS) {
-    u32 tile;
-    const Matrix& m = tile_of(I, v / 32 * each, tile);
-    const u32 quad = tile * 8 + v % 8, row = quad + field * m.quads;
-    if (quad >= m.quads || row >= m.rows) continue;
-    float* const out = (float*)m.out + row;
-    float y = value(v / 32 * each, divide(m.scale, s.scale));
-    if (ending == GATE) y = joined(I, y, value(v / 32 * each + 1, divide(I.m[1].scale, s.scale)));
-    *out = ending == ADD ? load(out) + y : y;
+  // One turn, but on cards with few multiprocessors.
+  ROLLED while (item < items) {
+    if (mine.to != nullptr) {
+      const i32* const from = acc + sub * (WARPS * 32) + lane;
+      float y = value(from, mine.factor);
+      if (both) y = joined(I, y, value(from + WARPS * 32, mine.other));
+      *mine.to = adds ? old + y : y;
+    }
+    item += WARPS * blocks();
+    sub += WARPS * each;
+    if (item >= items) break;
+    mine = result_of(I, item);
+    if (mine.to == nullptr) continue;
+    mine.factor = divide(mine.factor, s.scale);
+    if (both) mine.other = divide(mine.other, s.scale);
+    if (adds) old = load(mine.to);
   }
 }
 
@@ -363,7 +391,7 @@ DEVICE u64 planes_stride(const Instruction& I) { return I.splits; }
 APART void grouped_rows(const Instruction& I) {
   constexpr u32 N = 8;
   const u32 lane = thread() & 31, warp = thread() / 32, g = lane / 4, piece = lane & 3;
-  const u32 items = items_of(I), each = I.ending == GATE ? 2 : 1, groups = I.width / I.group;
+  const u32 items = I.items, each = I.ending == GATE ? 2 : 1, groups = I.width / I.group;
   const u32 slices = (groups + WARPS - 1) / WARPS, rounds = (I.rows + 7) / 8;
   if (block() >= items * rounds) return;
   float* const parts = (float*)pool();

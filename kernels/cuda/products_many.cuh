@@ -19,7 +19,7 @@ DEVICE Words* staged_chunks(const Instruction& I) { return (Words*)(shared_memor
 
 /** Before the barrier: the first weights of what this block multiplies, in the order in which it does. */
 APART void ternary_some_ahead(const Instruction& I) {
-  const u32 chunks = I.code_stride / 64, items = items_of(I), each = I.ending == GATE ? 2 : 1, warp = thread() / 32;
+  const u32 chunks = I.code_stride / 64, items = I.items, each = I.ending == GATE ? 2 : 1, warp = thread() / 32;
   if (block() >= items) return;
   const u32 subs = ((items - 1 - block()) / blocks() + 1) * each, all = subs * chunks;
   const u32 n = all < most_chunks(I) ? all : most_chunks(I);
@@ -37,7 +37,7 @@ APART void ternary_some_ahead(const Instruction& I) {
 
 DEVICE void ternary_some(const Instruction& I) {
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3;
-  const u32 chunks = I.code_stride / 64, each = I.ending == GATE ? 2 : 1, items = items_of(I);
+  const u32 chunks = I.code_stride / 64, each = I.ending == GATE ? 2 : 1, items = I.items;
   // Eights of tokens, and in how many shares their warps take the columns.
   u32 eights = 1;
   while (eights * 8 < I.rows) eights *= 2;

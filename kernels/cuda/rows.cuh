@@ -9,10 +9,15 @@ constexpr u32 HELD = 14;
 
 /** A block's share of an instruction ATTEND_SPLIT, and whose rotation `cosine` and `sine` below are: see attend-split.cuh. */
 struct Share {
-  u32 first, from, tiles, count, runs, run, kv, head, low, n, turned, unused;
+  u32 first, from, tiles, count, runs, run, kv, head, low, n;
+  /** What it depends on beside the step. */
+  u32 window, heads, kv_heads, turned, unused[2];
 };
 /** Tiles of a share, and half of a head that turns, at most. */
 constexpr u32 SHARE_TILES = 64, SHARE_TURNED = 64;
+
+/** Arrivals from which on tiles' are. */
+constexpr u32 PLACES_ARRIVE = 2;
 
 /** The start of a block's shared memory. */
 struct Shared {
@@ -25,6 +30,9 @@ struct Shared {
   i32 code_sums[WARPS];
   /** Of the step's first row, so that a step of one token need not ask for it again and again. */
   u32 position, table_row;
+  /** Of the norm's weights, of a product's, of tiles of keys and values; how often each was asked for, modulo 2, in bits. */
+  u64 arrivals[PLACES_ARRIVE + 4];
+  u32 asked, unused;
   Share share;
   u64 share_tiles[SHARE_TILES];
   float cosine[SHARE_TURNED], sine[SHARE_TURNED];
@@ -32,7 +40,9 @@ struct Shared {
   u32 marks[6][24], marked, kind;
 #endif
 };
+#ifndef BITNET_PROFILE
 static_assert(sizeof(Shared) <= 3072, "as encode.ts has it");
+#endif
 constexpr u32 POOL_AT = (sizeof(Shared) + 127) / 128 * 128;
 
 DEVICE Shared& shared() { return *(Shared*)shared_memory(); }

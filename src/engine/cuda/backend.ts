@@ -2,7 +2,13 @@
 
 import type { Backend, LoadOptions } from '../backend.ts';
 import { selfTestDifference } from '../gpu/self-test.ts';
-import { EVEN, groupedSelfTestProgram, hybridSelfTestProgram, selfTestProgram } from '../gpu/self-test-programs.ts';
+import {
+  EVEN,
+  EVEN_INT8,
+  groupedSelfTestProgram,
+  hybridSelfTestProgram,
+  selfTestProgram,
+} from '../gpu/self-test-programs.ts';
 import type { Program } from '../program.ts';
 import { type CudaAddon, CudaError, CudaUnavailableError, type DeviceInfo } from './addon.ts';
 import { CudaExecutable, type CudaOptions } from './executable.ts';
@@ -88,8 +94,8 @@ async function prepare(
     const refused = whyNot(info);
     if (refused !== undefined) return { reason: refused };
     const { gpu, detail } = await openKernels(loaded.addon, info, kernels, progress);
-    // Steps of one row have a kernel for even sizes.
-    const even = [selfTestProgram(9, EVEN), groupedSelfTestProgram(7, EVEN)];
+    // Of even sizes a step of one row has three kernels.
+    const even = [selfTestProgram(9, EVEN), selfTestProgram(9, EVEN_INT8), groupedSelfTestProgram(7, EVEN)];
     for (const program of [selfTestProgram(), groupedSelfTestProgram(), hybridSelfTestProgram(), ...even]) {
       const failure = await selfTestDifference(async () => new CudaExecutable(gpu, program), program);
       if (failure !== undefined) return { reason: `CUDA on ${gpu.name} is not used: ${failure}` };

@@ -13,6 +13,7 @@ import {
   defined,
   ENDINGS,
   type Instruction,
+  itemsOf,
   type MatrixFields,
   MOST_MATRICES,
   type Operation,
@@ -25,13 +26,18 @@ import { chunked } from './weights.ts';
 
 /** Threads of a block, as in rows.cuh; bytes of a block's own fields, at most. */
 const THREADS = 512;
+const WARPS = THREADS / 32;
 const OWN_BYTES = 3072;
 export const POOL_BYTES = SHARED_BYTES - OWN_BYTES;
 /** Vectors of weights that a lane fetches ahead, at most; pieces of a warp's ring. */
 const MOST_STAGED = 16;
 const MOST_PLACES = 8;
-/** PLACES times PLACE_FLOATS of attend-split.cuh, SHARE_TILES and SHARE_TURNED of rows.cuh; heads of a kv head there, at most. */
-const SPLIT_PLACES = 4 * 128 * 68;
+/** Group-scaled panels are taken whole, or in quarters; GROUPS_AT_ONCE of one-products.cuh. */
+const CUTS: readonly number[] = [0, 2];
+const GROUPS_AT_ONCE = 3 * WARPS;
+/** PLACES times PLACE_FLOATS and PART_FLOATS of attend-split.cuh, SHARE_TILES and SHARE_TURNED of rows.cuh; heads of a kv head there, at most. */
+const SPLIT_PLACES = 4 * 128 * 64;
+const SPLIT_PARTS = 16 * 2 * 64;
 const SHARE_TILES = 64;
 const SHARE_TURNED = 64;
 const SPLIT_GROUP = 16;
@@ -106,7 +112,7 @@ export function attentionFor(
 ): AttentionKind {
   const { headDim, kvHeads } = program.kv;
   const { grid } = together;
-  const group = groupOf(program);
+  const { group } = headsOf(program);
   const tiled = headDim <= TILE_DIM && headDim % 4 === 0;
   if (tokens === 1 && waits && canSplit(program, positions, together)) return 'split';
   if (!tiled) {
@@ -129,25 +135,39 @@ export function attentionFor(
 /** Has every kv head a block, and the block memory for its tiles, their scores, and what it adds up? */
 function canSplit(program: Program, positions: number, { grid, sharedBytes }: Together): boolean {
   const { headDim, kvHeads } = program.kv;
-  const group = groupOf(program);
+  const { group } = headsOf(program);
   const { rotaryDim } = program.rope;
   if (headDim % 16 !== 0 || headDim > TILE_DIM || group > SPLIT_GROUP || grid < kvHeads) return false;
   if (rotaryDim > headDim || rotaryDim / 2 > SHARE_TURNED) return false;
   const tiles = Math.ceil(positions / 64);
-  const each = Math.ceil(tiles / Math.floor(grid / kvHeads));
+  // Up to two tiles are a block's alone.
+  const each = Math.max(Math.ceil(tiles / Math.floor(grid / kvHeads)), Math.min(tiles, 2));
   if (each > SHARE_TILES || each * group * headDim + tiles * (1 + group) > SPLIT_PLACES) return false;
-  const behind = headDim * (4 + 2 * (group + 1) + group) + group * (each * 65 + 1);
+  const behind = headDim * (4 + 2 * (group + 1) + group + 1) + group * (each * 65 + 1) + 4 + SPLIT_PARTS;
   return OWN_BYTES + 4 * (SPLIT_PLACES + behind) <= sharedBytes;
 }
 
 /** Bytes of what blocks tell one another: the largest scores, then sums of tiles. */
 export function packetBytes(program: Program, { grid }: Together, splits: number): number {
-  const heads = Math.max(0, ...program.ops.map((op) => (op.op === 'attention' ? op.heads : 0)));
-  return 8 * heads * (grid + splits * (program.kv.headDim + 1));
+  return 8 * headsOf(program).most * (grid + splits * (program.kv.headDim + 1));
 }
 
-const groupOf = (program: Program) =>
-  Math.max(1, ...program.ops.map((op) => (op.op === 'attention' ? Math.ceil(op.heads / op.kvHeads) : 0)));
+/** What every step asks of a program's operations: the most query heads, and the most that share keys. */
+type Heads = { readonly most: number; readonly group: number };
+const knownHeads = new WeakMap<Program, Heads>();
+function headsOf(program: Program): Heads {
+  const known = knownHeads.get(program);
+  if (known !== undefined) return known;
+  let [most, group] = [0, 1];
+  for (const op of program.ops) {
+    if (op.op !== 'attention') continue;
+    most = Math.max(most, op.heads);
+    group = Math.max(group, Math.ceil(op.heads / op.kvHeads));
+  }
+  const found = { most, group };
+  knownHeads.set(program, found);
+  return found;
+}
 
 /** Blocks of 64 positions that scratch is for. */
 export const splitsFor = (positions: number) => Math.ceil(Math.ceil(positions / 64) / SPLIT_STEP) * SPLIT_STEP;
@@ -159,8 +179,7 @@ function attendBytes(heads: number, headDim: number, positions: number): number 
 /** Floats of scratch of a row. */
 export function scratchFloats(program: Program, kind: AttentionKind, splits: number): number {
   if (kind !== 'blocks') return 0;
-  const heads = Math.max(0, ...program.ops.map((op) => (op.op === 'attention' ? op.heads : 0)));
-  return heads * splits * (66 + program.kv.headDim);
+  return headsOf(program).most * splits * (66 + program.kv.headDim);
 }
 
 /** Floats of scratch of a block of the grid: the scores of what it works on. */
@@ -204,7 +223,15 @@ const ONE_ROW: ReadonlySet<Operation> = new Set([
 ]);
 const FUSED_PRODUCTS: ReadonlySet<Operation> = new Set(['ternary', 'grouped', 'int8']);
 
-export const isOneRow = (list: readonly Instruction[]): boolean =>
+/** The kernel for a list of one row with its kinds of products; undefined where it has other operations. */
+export function oneRowKernel(list: readonly Instruction[]): KernelName | undefined {
+  if (!isOneRow(list)) return undefined;
+  const has = (...ops: Operation[]) => list.some(({ op }) => ops.includes(op));
+  if (has('dense', 'denseSmall') || (has('ternary') && has('grouped'))) return 'bitnet_one_any';
+  return has('grouped') ? 'bitnet_one_grouped' : 'bitnet_one';
+}
+
+const isOneRow = (list: readonly Instruction[]): boolean =>
   list.every(({ op, fused }) => ONE_ROW.has(op) || (fused === 1 && FUSED_PRODUCTS.has(op)));
 
 class Encoder {
@@ -649,10 +676,10 @@ class Encoder {
     if (instruction.source !== 0 || (instruction.keep ?? 0) !== 0 || this.#isLive(codes, next)) return undefined;
     if (width % 4 !== 0 || width > MOST_ONE_WIDTH) return undefined;
     if (product.op === 'grouped' && group % 32 !== 0) return undefined;
-    const used = OWN_BYTES + (norm === 1 ? normBytes(width) : 0) + this.#productBytes(product);
-    const splits = this.#staged(product, this.#memory.sharedBytes - used);
-    if (splits === undefined) return undefined;
-    return { fused: 1, splits, ...defined({ norm, weight, eps, x, xStride, status, failed }) };
+    const left = this.#memory.sharedBytes - OWN_BYTES - (norm === 1 ? normBytes(width) : 0);
+    const staged = this.#staged(product, left);
+    if (staged === undefined) return undefined;
+    return { fused: 1, ...staged, ...defined({ norm, weight, eps, x, xStride, status, failed }) };
   }
 
   /** How many vectors of weights a lane can fetch before it has the rows: `staged_chunks` of products_many.cuh. */
@@ -664,32 +691,45 @@ class Encoder {
   }
 
   /**
-   * Weights that fit in `left` bytes: vectors that a lane of a ternary product fetches before it has the row, places of a warp's
-   * ring; undefined where the product cannot do with so few.
+   * What a product of one row asks for before it has the row, in `left` bytes with its codes and sums: tiles of a ternary one, places
+   * of a warp's ring; into what pieces a block takes panels. Undefined where the product cannot do with so few bytes.
    */
-  #staged(
-    { op, ending, width = 0, group = 1, codeStride = 0, matrices = [] }: Instruction,
-    left: number,
-  ): number | undefined {
-    if (op === 'ternary') return left < 0 ? undefined : Math.min(MOST_STAGED, Math.floor(left / (THREADS * 16)));
+  #staged(product: Instruction, left: number): Partial<Instruction> | undefined {
+    const { op, ending, width = 0, group = 1, codeStride = 0, matrices = [] } = product;
     const { grid } = this.#memory;
-    const warps = THREADS / 32;
     const gate = ending === ENDINGS.indexOf('gate');
-    const tiles = gate ? matrices[0]!.tiles : matrices.reduce((n, m) => n + m.tiles, 0);
-    const [pieces, bytes] =
-      op === 'int8'
-        ? [Math.ceil(matrices[0]!.rows / (grid * warps)), Math.ceil(codeStride / 512) * 512]
-        : [Math.ceil(tiles / grid) * (gate ? 2 : 1) * Math.ceil(width / group / warps), (group / 32) * 512 + 256];
-    const places = Math.min(MOST_PLACES, pieces, Math.floor(left / (warps * bytes)));
-    return places < 1 ? undefined : places;
-  }
-
-  /** Shared memory of a product with one row: its codes and sums. */
-  #productBytes({ op, codeStride = 0, width = 0, ending, matrices = [] }: Instruction): number {
-    if (op === 'int8') return codeStride + 128;
-    if (op === 'grouped') return 2 * codeStride + width / 8 + 128 + 2 * 16 * 64 * 4;
-    const tiles = ending === ENDINGS.indexOf('gate') ? matrices[0]!.tiles : matrices.reduce((n, m) => n + m.tiles, 0);
-    return codeStride + 128 + Math.ceil(tiles / this.#memory.grid) * matrices.length * 16 * 128;
+    const each = gate ? 2 : 1;
+    const items = itemsOf(matrices, gate);
+    const ring = (pieces: number, bytes: number, room: number): number =>
+      Math.min(MOST_PLACES, pieces, Math.floor(room / (WARPS * bytes)));
+    switch (op) {
+      case 'ternary': {
+        const tiles = Math.ceil(items / grid) * each;
+        const room = left - codeStride - 128 - tiles * WARPS * 128;
+        if (room < 0) return undefined;
+        return { splits: Math.min(tiles, each * Math.floor(room / (each * 8 * codeStride))) };
+      }
+      case 'int8': {
+        const pieces = Math.ceil(matrices[0]!.rows / (grid * WARPS));
+        const splits = ring(pieces, Math.ceil(codeStride / 512) * 512, left - codeStride - 128);
+        return splits < 1 ? undefined : { splits };
+      }
+      default: {
+        const codes = 2 * codeStride + width / 8 + 128;
+        const groups = width / group;
+        const ways = CUTS.map((cut) => {
+          const pieces = Math.ceil((items << cut) / grid) * each * Math.ceil(groups / WARPS);
+          const room = left - codes - each * GROUPS_AT_ONCE * (64 >> cut) * 4;
+          // A piece takes half as long as its rows and what there is beside them.
+          const work = pieces * (2 + (4 >> cut));
+          return { cut, splits: ring(pieces, ((group * 16) >> cut) + 256, room), work };
+        }).filter(({ splits }) => splits >= 1);
+        if (ways.length === 0) return undefined;
+        // As little as possible for the block that has most.
+        const { cut, splits } = ways.reduce((best, way) => (way.work < best.work ? way : best));
+        return { cut, splits };
+      }
+    }
   }
 
   /** What follows a product and is done with its results. */

@@ -23,9 +23,9 @@ import {
   checkProgram,
   codesStride,
   encode,
-  isOneRow,
   kernelOf,
   labelsOf,
+  oneRowKernel,
   POOL_BYTES,
   packetBytes,
   scratchFloats,
@@ -56,7 +56,8 @@ type List = {
   readonly address: number;
   readonly length: number;
   readonly kernels: readonly KernelName[];
-  readonly oneRow: boolean;
+  /** Of a step of one row: the kernel that has all its operations and no others. */
+  readonly oneRow?: KernelName;
 };
 /** Memory of the device, and how much. */
 type Place = { address: number; bytes: number };
@@ -284,9 +285,9 @@ export class CudaExecutable implements Executable {
         this.#gpu.takeBarrier(list.length, grid),
         inputAt,
         this.#gpu.barrier,
-        ...(list.oneRow ? [this.#takeTags(list.length)] : []),
+        ...(list.oneRow === undefined ? [] : [this.#takeTags(list.length)]),
       ];
-      work.push({ kernel: list.oneRow ? 'bitnet_one' : 'bitnet_step', grid, together: true, sharedBytes, args });
+      work.push({ kernel: list.oneRow ?? 'bitnet_step', grid, together: true, sharedBytes, args });
     }
     await this.#gpu.perform(work, this.#program.name, tokens <= WAIT_ROWS);
     this.#moveStates(step, part);
@@ -449,7 +450,7 @@ export class CudaExecutable implements Executable {
 
   #encode(shape: Shape): Instruction[] {
     const list = encode(this.#program, this.#memory(shape), shape);
-    if (shape.attention !== 'split' || isOneRow(list)) return list;
+    if (shape.attention !== 'split' || oneRowKernel(list) !== undefined) return list;
     // Beside operations that only the other kernel has, attention is done as it does it.
     const { tokens, positions } = shape;
     const other = { ...shape, attention: this.#attentionFor(tokens, 1, positions, false) };
@@ -472,8 +473,9 @@ export class CudaExecutable implements Executable {
       this.#gpu.release(list.address);
       this.#lists.delete(oldest);
     }
-    const oneRow = shape.tokens === 1 && isOneRow(instructions);
-    const list = { address, length: instructions.length, kernels: instructions.map(kernelOf), oneRow };
+    const oneRow = shape.tokens === 1 ? oneRowKernel(instructions) : undefined;
+    const kernels = instructions.map(kernelOf);
+    const list = { address, length: instructions.length, kernels, ...(oneRow !== undefined && { oneRow }) };
     this.#lists.set(key, list);
     return list;
   }

@@ -8,6 +8,8 @@ import { type CudaAddon, CudaError, type DeviceInfo } from './addon.ts';
 export const KERNELS = [
   'bitnet_step',
   'bitnet_one',
+  'bitnet_one_grouped',
+  'bitnet_one_any',
   'bitnet_phase',
   'bitnet_rows',
   'bitnet_some',
@@ -44,7 +46,7 @@ export function writeWork(work: readonly Work[]): Float64Array {
       numbers.push(2, KERNELS.indexOf(kernel), grid, sharedBytes, together ? 1 : 0, args.length, ...args);
     }
   }
-  return Float64Array.from(numbers);
+  return new Float64Array(numbers);
 }
 
 /** The barrier's counter; behind it what a profiling build of the kernels writes. */

@@ -77,6 +77,10 @@ const WORDS = [
   ['back', 'u32'],
   ['keyHeads', 'u32'],
   ['choices', 'u32'],
+  ['items', 'u32'],
+  ['cut', 'u32'],
+  ['unused', 'u32'],
+  ['unused2', 'u32'],
 ] as const;
 const ADDRESSES = [
   'x',
@@ -92,6 +96,10 @@ const ADDRESSES = [
   'weight2',
   'counters',
 ] as const;
+
+/** Tiles of a product: of gate and up, which are taken together, one's. */
+export const itemsOf = (matrices: readonly MatrixFields[], gate: boolean): number =>
+  gate ? matrices[0]!.tiles : matrices.reduce((n, { tiles }) => n + tiles, 0);
 
 /** A matrix of a product and where it goes; strides in bytes (weights) and floats (out). */
 export type MatrixFields = {
@@ -122,17 +130,21 @@ export function defined<T extends object>(fields: T): { [K in keyof T]: Exclude<
   };
 }
 
-export const INSTRUCTION_BYTES = 448;
+export const INSTRUCTION_BYTES = 464;
 const MATRICES_AT = WORDS.length * 4 + ADDRESSES.length * 8;
 const MATRIX_BYTES = 56;
 export const MOST_MATRICES = 4;
+/** What `first` is of a matrix that is not there. */
+const NO_MATRIX = 0xffff_ffff;
 
 export function writeInstructions(list: readonly Instruction[]): Uint8Array {
   const bytes = new Uint8Array(list.length * INSTRUCTION_BYTES);
   const view = new DataView(bytes.buffer);
   list.forEach((instruction, i) => {
     const at = i * INSTRUCTION_BYTES;
-    const fields: Numbers = { ...instruction, op: OPERATIONS.indexOf(instruction.op) };
+    const { matrices = [], ending = 0 } = instruction;
+    const items = matrices.length > 0 ? itemsOf(matrices, ENDINGS[ending] === 'gate') : 0;
+    const fields: Numbers = { ...instruction, op: OPERATIONS.indexOf(instruction.op), items };
     WORDS.forEach(([name, type], k) => {
       const value = fields[name] ?? 0;
       if (type === 'f32') view.setFloat32(at + 4 * k, value, true);
@@ -141,7 +153,12 @@ export function writeInstructions(list: readonly Instruction[]): Uint8Array {
     ADDRESSES.forEach((name, k) => {
       view.setBigUint64(at + 4 * WORDS.length + 8 * k, BigInt(fields[name] ?? 0), true);
     });
-    (instruction.matrices ?? []).forEach((matrix, k) => {
+    let first = 0;
+    for (let k = 0; k < MOST_MATRICES; k += 1) {
+      view.setUint32(at + MATRICES_AT + k * MATRIX_BYTES + 52, k < matrices.length ? first : NO_MATRIX, true);
+      first += matrices[k]?.tiles ?? 0;
+    }
+    matrices.forEach((matrix, k) => {
       const to = at + MATRICES_AT + k * MATRIX_BYTES;
       const { weights, scales, out, rows, tiles, stride, outStride, quads, half, scale } = matrix;
       [weights, scales, out].forEach((address, j) => {

@@ -6,6 +6,7 @@ import type {
   BufferSpec,
   DenseWeight,
   GroupedWeight,
+  Int8Weight,
   Op,
   Program,
   TernaryWeight,
@@ -19,10 +20,17 @@ const FEED_FORWARD = 150;
 const HEADS = 6;
 const KV_HEADS = 2;
 const HEAD_DIM = 12;
-export type SelfTestSizes = { readonly hidden: number; readonly feedForward: number; readonly headDim: number };
+export type SelfTestSizes = {
+  readonly hidden: number;
+  readonly feedForward: number;
+  readonly headDim: number;
+  /** The head of a ternary program; a table of floats unless told otherwise. */
+  readonly head?: 'int8';
+};
 const UNEVEN: SelfTestSizes = { hidden: HIDDEN, feedForward: FEED_FORWARD, headDim: HEAD_DIM };
 /** Whole chunks, groups of whole 32 columns, heads of whole 16: what kernels for published shapes may ask for. */
 export const EVEN: SelfTestSizes = { hidden: 96, feedForward: 160, headDim: 32 };
+export const EVEN_INT8: SelfTestSizes = { ...EVEN, head: 'int8' };
 const VOCABULARY = 96;
 const LAYERS = 2;
 const CONTEXT = 64;
@@ -38,7 +46,7 @@ function* uniforms(seed: number): Generator<number, never> {
   }
 }
 
-export function selfTestProgram(seed = 9, { hidden, feedForward, headDim } = UNEVEN): Program {
+export function selfTestProgram(seed = 9, { hidden, feedForward, headDim, head } = UNEVEN): Program {
   const { next, weights, add, vector, buffers, buffer, ops } = programParts(seed);
   const ternary = (name: string, rows: number, columns: number): TernaryWeight => {
     const bytes = new Uint8Array(Math.ceil(rows / 4) * columns);
@@ -111,7 +119,22 @@ export function selfTestProgram(seed = 9, { hidden, feedForward, headDim } = UNE
   }
   ops.push({ op: 'selectOutputs', x, out: last });
   ops.push({ op: 'rmsNorm', x: last, weight: add(vector('final norm', hidden)), eps, out: last });
-  ops.push({ op: 'denseMatmul', x: last, weight: embedding, out: logits });
+  if (head === 'int8') {
+    const lastCodes = buffers.push({ name: 'last codes', dtype: 'i8', rows: 'outputs', width: hidden }) - 1;
+    const lastScale = buffer('last scale', 1, 'outputs');
+    ops.push({ op: 'quantize', x: last, codes: lastCodes, scale: lastScale, label: 'head' });
+    const weight: Int8Weight = {
+      kind: 'int8',
+      name: 'head',
+      rows: VOCABULARY,
+      columns: hidden,
+      codes: Int8Array.from({ length: VOCABULARY * hidden }, () => Math.round(127 * next())),
+      rowScale: Float32Array.from({ length: VOCABULARY }, () => 0.01 + 0.005 * next()),
+    };
+    ops.push({ op: 'int8Matmul', codes: lastCodes, scale: lastScale, weight: add(weight), out: logits });
+  } else {
+    ops.push({ op: 'denseMatmul', x: last, weight: embedding, out: logits });
+  }
 
   return finished(buffers, weights, ops, logits, headDim);
 }

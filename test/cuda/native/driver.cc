@@ -44,7 +44,7 @@ fiber_switch:
 namespace emulator {
 Fiber* now = nullptr;
 u32 grid = 1, shared_bytes = 0;
-bool late = false;
+bool late = false, bulk = true, misused = false;
 static void* scheduler = nullptr;
 
 void wait() { fiber_switch(&now->stack_pointer, scheduler); }
@@ -113,6 +113,8 @@ static bool run(std::vector<Block>& all, size_t shared) {
   const char* setting = std::getenv("FAKE_CUDA_SCHEDULE");
   const int schedule = setting ? std::atoi(setting) : 0;
   late = schedule > 0;
+  const char* capability = std::getenv("FAKE_CUDA_CAPABILITY");
+  bulk = !capability || std::atoi(capability) >= 90;
   std::vector<u32> order(n);
   for (u32 i = 0; i < n; i++) order[i] = schedule == 1 ? n - 1 - i : i;
   if (schedule == 2) {
@@ -123,6 +125,7 @@ static bool run(std::vector<Block>& all, size_t shared) {
     }
   }
   u32 left = n;
+  misused = false;
   while (left > 0) {
     bool moved = false;
     for (u32 i : order) {
@@ -135,7 +138,7 @@ static bool run(std::vector<Block>& all, size_t shared) {
     }
     if (!moved) return false;
   }
-  return true;
+  return !misused;
 }
 }  // namespace emulator
 
@@ -158,11 +161,15 @@ std::map<char*, std::pair<void*, size_t>> places;
 u64 in_use = 0;
 
 void call_step(void** a) { bitnet_step(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3], *(u64*)a[4]); }
-void call_one(void** a) { bitnet_one(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3], *(u64*)a[4], *(u32*)a[5]); }
+template <void (*KERNEL_OF)(u64, u32, u32, u64, u64, u32)> void call_one(void** a) {
+  KERNEL_OF(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3], *(u64*)a[4], *(u32*)a[5]);
+}
 template <void (*KERNEL_OF)(u64, u32, u32, u64)> void call_phase(void** a) { KERNEL_OF(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3]); }
 const std::map<std::string, void (*)(void**)> kernels = {
     {"bitnet_step", call_step},
-    {"bitnet_one", call_one},
+    {"bitnet_one", call_one<bitnet_one>},
+    {"bitnet_one_grouped", call_one<bitnet_one_grouped>},
+    {"bitnet_one_any", call_one<bitnet_one_any>},
     {"bitnet_phase", call_phase<bitnet_phase>},
     {"bitnet_rows", call_phase<bitnet_rows>},
     {"bitnet_some", call_phase<bitnet_some>},
@@ -175,6 +182,8 @@ const std::map<std::string, void (*)(void**)> kernels = {
 /** One of a module: with the shared memory that its blocks may have. */
 struct Function {
   void (*entry)(void**);
+  /** Blocks wait for one another. */
+  bool together;
   u32 most_shared = 48 << 10;
 };
 
@@ -182,12 +191,11 @@ Result launch(void* handle, u32 blocks, u32 shared, void** arguments) {
   if (fails("cuLaunchKernel")) return ILLEGAL_ADDRESS;
   const auto* given = (const Function*)handle;
   if (shared > given->most_shared) return INVALID_VALUE;
-  void* function = (void*)given->entry;
   emulator::entry = given->entry;
   emulator::arguments = arguments;
   emulator::grid = blocks;
   emulator::shared_bytes = shared;
-  if (function == (void*)call_step || function == (void*)call_one) {
+  if (given->together) {
     std::vector<emulator::Block> all(blocks);
     for (u32 b = 0; b < blocks; b++) all[b].index = b;
     return emulator::run(all, shared) ? OK : LAUNCH_FAILED;
@@ -233,7 +241,8 @@ DRIVER cuModuleLoadData(void** m, const void* image) {
 DRIVER cuModuleGetFunction(void** f, void*, const char* name) {
   const auto found = kernels.find(name);
   if (found == kernels.end()) return NOT_FOUND;
-  return *f = new Function{found->second}, OK;
+  const bool together = found->first == "bitnet_step" || found->first.rfind("bitnet_one", 0) == 0;
+  return *f = new Function{found->second, together}, OK;
 }
 DRIVER cuFuncSetAttribute(void* f, int, int bytes) {
   if ((u64)bytes > number("FAKE_CUDA_SHARED", 101376)) return INVALID_VALUE;

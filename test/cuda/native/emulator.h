@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -41,6 +42,14 @@ struct Block {
   u32 some[6] = {}, some_generations[6] = {};
   char* memory = nullptr;
   Warp warps[16];
+  /** Stretches that were asked for and have not come. */
+  struct Stretch {
+    void* to;
+    const void* from;
+    u32 bytes;
+    u64* arrival;
+  };
+  std::vector<Stretch> stretches;
 };
 struct Fiber {
   void* stack_pointer = nullptr;
@@ -64,6 +73,10 @@ extern Fiber* now;
 extern u32 grid, shared_bytes;
 /** Copies come when they are waited for, and not before; else at once. */
 extern bool late;
+/** As on cards of 9.0 and later. */
+extern bool bulk;
+/** Something was done that the hardware does not forgive: the launch fails. */
+extern bool misused;
 void wait();
 
 inline Warp& warp() { return now->block->warps[now->thread / 32]; }
@@ -196,6 +209,68 @@ inline void copies_there_but(u32 newest) {
   for (size_t& mark : f.groups) mark -= n;
 }
 template <int NEWEST> inline void copies_there() { copies_there_but(NEWEST); }
+namespace emulator {
+/** What an arrival holds: bytes that have not come, tellers who have not told, their number, how often all was there. */
+struct Arrival {
+  i32 bytes;
+  uint8_t left, tellers;
+  uint16_t times;
+};
+static_assert(sizeof(Arrival) == sizeof(u64), "in place of the hardware's");
+inline Arrival& arrival_at(u64* p) { return *(Arrival*)p; }
+inline void look_at(Arrival& a) {
+  if (a.left > 0 || a.bytes > 0) return;
+  a.left = a.tellers;
+  a.times++;
+}
+inline void bring(const Block::Stretch& s) {
+  std::memcpy(s.to, s.from, s.bytes);
+  Arrival& a = arrival_at(s.arrival);
+  a.bytes -= (i32)s.bytes;
+  look_at(a);
+}
+}  // namespace emulator
+inline bool bulk_copies() { return emulator::bulk; }
+inline void begin_arrival(u64* p, u32 tellers) { emulator::arrival_at(p) = {0, (uint8_t)tellers, (uint8_t)tellers, 0}; }
+inline void expect(u64* p, u32 bytes) {
+  emulator::Arrival& a = emulator::arrival_at(p);
+  // A teller too many, before all was there.
+  if (a.left == 0) emulator::misused = true;
+  a.bytes += (i32)bytes;
+  a.left--;
+  emulator::look_at(a);
+}
+inline void copy_bulk(void* to, const void* from, u32 bytes, u64* arrival) {
+  if (((uintptr_t)to | (uintptr_t)from | bytes) & 15) emulator::misused = true;
+  const emulator::Block::Stretch s{to, from, bytes, arrival};
+  if (emulator::late) emulator::now->block->stretches.push_back(s);
+  else emulator::bring(s);
+}
+inline void await_bulk(u64* p, u32 parity) {
+  emulator::Arrival& a = emulator::arrival_at(p);
+  while ((a.times & 1) == parity) {
+    auto& all = emulator::now->block->stretches;
+    for (size_t i = 0; i < all.size();) {
+      if (all[i].arrival != p) {
+        i++;
+        continue;
+      }
+      const auto s = all[i];
+      all.erase(all.begin() + (long)i);
+      emulator::bring(s);
+    }
+    if ((a.times & 1) != parity) return;
+    emulator::now->word = (const volatile u32*)p + 1;
+    emulator::now->value = *((const volatile u32*)p + 1);
+    emulator::wait();
+  }
+}
+inline void fetch_bulk(const void* from, u32 bytes) {
+  // All that is asked for has to be there.
+  for (u32 at = 0; at < bytes; at += 64) fetch((const char*)from + at);
+}
+inline void before_bulk() {}
+
 inline void add_shared(i32* p, i32 v) { *p += v; }
 inline void max_shared(u32* p, u32 v) { *p = v > *p ? v : *p; }
 inline void add_global64(u64* p, u64 v) { *p += v; }
