@@ -5,7 +5,7 @@ import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 export const ROOT = fileURLToPath(new URL('..', import.meta.url));
@@ -209,17 +209,13 @@ export function compile(command, args, options = {}) {
 const BUILD_LIMIT_MS = 240_000;
 
 /**
- * Builds `name` from what `parts` names unless a build of the same inputs is there. `make(folder)` must leave the file
- * in `folder`. Test files run side by side: the first builds, the others wait for it.
+ * Builds `file` unless it is there. `make(folder)` must leave a file of that name in `folder`. Test files run side by side: the
+ * first builds, the others wait for it.
  */
-function cached(name, parts, make) {
-  const hash = createHash('sha256');
-  for (const part of parts) hash.update(part).update('\0');
-  const folder = join(BUILD, `${hash.digest('hex').slice(0, 16)}-${name.replace(/\W+/g, '-')}`);
-  const file = join(folder, name);
+export function buildOnce(file, make) {
   if (existsSync(file)) return file;
-  mkdirSync(BUILD, { recursive: true });
-  const lock = `${folder}.lock`;
+  mkdirSync(dirname(file), { recursive: true });
+  const lock = `${file}.lock`;
   const deadline = Date.now() + BUILD_LIMIT_MS;
   for (;;) {
     try {
@@ -231,18 +227,25 @@ function cached(name, parts, make) {
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100);
     }
   }
-  const working = `${folder}.${process.pid}`;
+  const working = `${file}.${process.pid}`;
   try {
     if (existsSync(file)) return file;
     mkdirSync(working, { recursive: true });
     make(working);
-    mkdirSync(folder, { recursive: true });
-    renameSync(join(working, name), file);
+    renameSync(join(working, basename(file)), file);
     return file;
   } finally {
     rmSync(working, { recursive: true, force: true });
     rmSync(lock, { recursive: true, force: true });
   }
+}
+
+/** Builds `name` from what `parts` names, once. */
+function cached(name, parts, make) {
+  const hash = createHash('sha256');
+  for (const part of parts) hash.update(part).update('\0');
+  const folder = `${hash.digest('hex').slice(0, 16)}-${name.replace(/\W+/g, '-')}`;
+  return buildOnce(join(BUILD, folder, name), make);
 }
 
 const read = (...path) => readFileSync(join(NATIVE, ...path), 'utf8');

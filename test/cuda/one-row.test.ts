@@ -11,7 +11,8 @@ import { selfTestDifference } from '../../src/engine/gpu/self-test.ts';
 import { EVEN, groupedSelfTestProgram, selfTestProgram } from '../../src/engine/gpu/self-test-programs.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { Program } from '../../src/engine/program.ts';
-import { buildDriver, driverWith, FAKE_MISSING, fakeAddon, NO_KERNELS, withSettings } from './fake-driver.ts';
+import { buildDriver, FAKE_MISSING, fakeAddon, NO_KERNELS, withSettings } from './fake-driver.ts';
+import { driverWithFaults, type FaultName, withFault } from './planted-faults.ts';
 
 const shape = { layers: 1, heads: 4, kvHeads: 2, vocab: 150, tied: true } as const;
 const bitnet = randomModel(
@@ -129,12 +130,18 @@ describe.skipIf(FAKE_MISSING !== undefined)('one row on a card with much shared 
     expect(await selfTestDifference(async () => new CudaExecutable(gpu, program), program)).toBeUndefined();
   });
 
-  test.each([
-    ['only its own largest score', 'receive(all + c, tag)', 'receive(all + p.run, tag)'],
-    ['tiles from the highest', 'out = out + all[t * mine + c]', 'out = out + all[(p.tiles - 1 - t) * mine + c]'],
-  ])('a planted fault is found: %s', { timeout: 300_000 }, async (_, from, to) => {
-    const gpu = await cardOf(24, driverWith({ file: 'attend-split.cuh', from, to }));
-    using cuda = new CudaExecutable(gpu, bitnet);
-    expect(await walk(cuda)).not.toEqual(wanted.get(bitnet));
+  test('the kernels with faults are right while none is turned on', { timeout: 300_000 }, async () => {
+    using cuda = new CudaExecutable(await cardOf(24, driverWithFaults()), bitnet);
+    expect(await walk(cuda)).toEqual(wanted.get(bitnet));
   });
+
+  test.each<FaultName>(['only its own largest score', 'tiles from the highest'])(
+    'a planted fault is found: %s',
+    { timeout: 300_000 },
+    async (name) => {
+      const gpu = await cardOf(24, driverWithFaults());
+      using cuda = new CudaExecutable(gpu, bitnet);
+      expect(await withFault(name, () => walk(cuda))).not.toEqual(wanted.get(bitnet));
+    },
+  );
 });
