@@ -251,12 +251,18 @@ function cached(name, parts, make) {
 const read = (...path) => readFileSync(join(NATIVE, ...path), 'utf8');
 const include = (name) => join(createRequire(import.meta.url).resolve(`${name}/package.json`), '..', 'include');
 
+/** Halves are converted by an instruction where this processor has it; else by a function, to the same bits. */
+function halfFlags() {
+  const cpu = existsSync('/proc/cpuinfo') ? readFileSync('/proc/cpuinfo', 'utf8') : '';
+  return /^flags\s*:.* f16c( |$)/m.test(cpu) ? ['-mf16c'] : [];
+}
+
 /** addon.mm over the fake device over the emulator of the kernels in `kernels`: a .node file. Throws when it fails. */
 export function buildFake({ kernels = KERNELS, addon = join(KERNELS, 'addon.mm') } = {}) {
   const tools = findTools();
   if (tools.fakeMissing !== undefined) throw new Error(tools.fakeMissing);
   const { text, starts } = joinKernels(kernels);
-  const flags = ['-std=c++17', '-O1', '-fPIC', '-ffp-contract=off', '-Wno-attributes'];
+  const flags = ['-std=c++17', '-O1', '-fPIC', '-ffp-contract=off', '-Wno-attributes', ...halfFlags()];
   const emulator = [read('emulator', 'emulator.h'), read('emulator', 'emulator.cc'), read('msl_types.h')];
   const scheduler = cached('emulator.o', [...emulator, ...flags], (folder) => {
     compile(tools.gxx, [

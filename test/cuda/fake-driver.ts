@@ -14,6 +14,9 @@ import { CudaExecutable, type CudaOptions } from '../../src/engine/cuda/executab
 import { Gpu } from '../../src/engine/cuda/gpu.ts';
 import type { KernelSource } from '../../src/engine/cuda/kernels.ts';
 import type { Program } from '../../src/engine/program.ts';
+import { withSettings } from '../kernels/with-settings.ts';
+
+export { withSettings };
 
 const root = join(import.meta.dirname, '../..');
 export const KERNELS = join(root, 'kernels/cuda');
@@ -101,17 +104,3 @@ export const loadOnFake = (program: Program, options: CudaOptions = {}): CudaExe
 
 /** Orders in which the emulator runs threads: in order, from the last, shuffled. */
 export const SCHEDULES = [0, 1, 2] as const;
-
-/** Runs `work` with the driver's settings, and puts them back. */
-export async function withSettings<T>(settings: Record<string, string>, work: () => Promise<T> | T): Promise<T> {
-  const before = Object.keys(settings).map((name) => [name, process.env[name]] as const);
-  Object.assign(process.env, settings);
-  try {
-    return await work();
-  } finally {
-    for (const [name, value] of before) {
-      if (value === undefined) delete process.env[name];
-      else process.env[name] = value;
-    }
-  }
-}

@@ -4,11 +4,10 @@
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { type Fault, plantFault } from '../kernels/plant-fault.ts';
 import { buildDriver, KERNELS, withSettings } from './fake-driver.ts';
 
-/** A file of kernels/cuda, text in it with «what is wrong then» marked, and what stands there instead. */
-type Fault = readonly [file: string, where: string, instead: string];
-
+/** In files of kernels/cuda. */
 const FAULTS = {
   'a wrong field of a word': ['products.cuh', 'return 0x03030303u << (2 * «f»);', 'f ^ 1'],
   'a sum of something else': ['rows.cuh', '«s = s + v.x * v.x;»', 's = s + v.x * v.y;'],
@@ -43,17 +42,6 @@ const FAULTS = {
 export type FaultName = keyof typeof FAULTS;
 const NAMES = Object.keys(FAULTS) as FaultName[];
 
-/** `source` with a fault that is there once `planted(number)`. */
-function plant(source: string, number: number, [file, where, instead]: Fault): string {
-  const [before = '', right = '', after = ''] = where.split(/[«»]/);
-  const at = source.indexOf(before + right + after);
-  if (at < 0) throw new Error(`${file} has no "${before + right + after}" any more`);
-  const both = right.endsWith(';')
-    ? `if (planted(${number})) { ${instead} } else { ${right} }`
-    : `(planted(${number}) ? (${instead}) : (${right}))`;
-  return source.slice(0, at) + before + both + after + source.slice(at + (before + right + after).length);
-}
-
 /** The driver with all of them, turned off. */
 export function driverWithFaults(): string {
   const kernels = mkdtempSync(join(tmpdir(), 'cuda-'));
@@ -61,7 +49,7 @@ export function driverWithFaults(): string {
     cpSync(KERNELS, kernels, { recursive: true, filter: (path) => !path.endsWith('.ptx') });
     NAMES.forEach((name, i) => {
       const path = join(kernels, FAULTS[name][0]);
-      writeFileSync(path, plant(readFileSync(path, 'utf8'), i + 1, FAULTS[name]));
+      writeFileSync(path, plantFault(readFileSync(path, 'utf8'), i + 1, FAULTS[name]));
     });
     return buildDriver(kernels);
   } finally {
