@@ -54,7 +54,7 @@ const NOT_RUN: Readonly<Record<string, string>> = {
   'npm install bitnet-gf3-mcp': 'is not on npm yet; test/packages/npm-package.test.ts installs the packed package',
   'npx vitest run test/color': 'is this',
   'npx @modelcontextprotocol/inspector node REPO/dist/cli/main.js': 'npm run interop runs the inspector',
-  'scripts/kernel-selftest': 'compiles every instruction set; test/kernels/toolchains.test.ts runs it',
+  'scripts/kernel-selftest': 'compiles every instruction set; test/kernels/x86-64.test.ts runs it',
   'claude mcp add bitnet-gf3 -- node /path/to/bitnet-gf3-mcp/dist/cli/main.js': CLIENT,
   'claude mcp add --transport http bitnet-gf3 http://127.0.0.1:8069/mcp': CLIENT,
   'claude mcp add --transport http bitnet-gf3 https://mcp.example.com/mcp -H "Authorization: Bearer $BITNET_TOKEN"':
