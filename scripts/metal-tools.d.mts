@@ -26,3 +26,4 @@ export function buildOnce(file: string, make: (folder: string) => void): string;
 export function buildFake(options?: { kernels?: string; addon?: string }): string;
 export function checkAddressSpaces(kernels?: string): void;
 export function buildCuda(options?: { kernels?: string; architecture?: string }): string;
+export function checkCuda(kernels?: string): string;

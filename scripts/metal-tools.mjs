@@ -3,8 +3,18 @@
 
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -398,23 +408,39 @@ export function translateForCuda(source) {
   return out;
 }
 
-/** check.cu over the kernels: one program for an NVIDIA GPU. `architecture` as nvcc's -arch takes it; later ones run it, too. */
-export function buildCuda({ kernels = KERNELS, architecture = 'sm_80' } = {}) {
+// No contraction: the emulator, whose results the recordings hold, has none either.
+const NVCC_FLAGS = ['-std=c++17', '-O2', '--fmad=false', '-Xcudafe', '--diag_suppress=177', '-I', join(NATIVE, 'cuda')];
+
+function nvcc(folder, source, ...flags) {
   const tools = findTools();
   if (tools.nvcc === undefined) throw new Error(tools.nvccMissing);
+  writeFileSync(join(folder, 'kernels.cuh'), source);
+  compile(tools.nvcc, [...NVCC_FLAGS, '-I', folder, join(NATIVE, 'cuda', 'check.cu'), ...flags]);
+}
+
+/** check.cu over the kernels: one program for an NVIDIA GPU. `architecture` as nvcc's -arch takes it; later ones run it, too. */
+export function buildCuda({ kernels = KERNELS, architecture = 'sm_80' } = {}) {
   const source = translateForCuda(joinKernels(kernels).text);
   const parts = [source, read('cuda', 'metal_cuda.cuh'), read('cuda', 'check.cu'), read('msl_types.h'), architecture];
   return cached('metal_cuda_check', parts, (folder) => {
-    writeFileSync(join(folder, 'kernels.cuh'), source);
-    // No contraction: the emulator, whose results the recordings hold, has none either.
-    const flags = ['-std=c++17', '-O2', `-arch=${architecture}`, '--fmad=false', '-Xcudafe', '--diag_suppress=177'];
-    const include = ['-I', folder, '-I', join(NATIVE, 'cuda')];
-    compile(tools.nvcc, [
-      ...flags,
-      ...include,
-      join(NATIVE, 'cuda', 'check.cu'),
-      '-o',
-      join(folder, 'metal_cuda_check'),
-    ]);
+    nvcc(folder, source, `-arch=${architecture}`, '-o', join(folder, 'metal_cuda_check'));
   });
+}
+
+/** Whether CUDA's compiler takes the kernels, down to PTX: their machine code is for those who run it. Throws its messages. */
+export function checkCuda(kernels = KERNELS) {
+  const folder = mkdtempSync(join(tmpdir(), 'metal-cuda-'));
+  try {
+    nvcc(
+      folder,
+      translateForCuda(joinKernels(kernels).text),
+      '-arch=compute_80',
+      '-ptx',
+      '-o',
+      join(folder, 'out.ptx'),
+    );
+    return readFileSync(join(folder, 'out.ptx'), 'utf8');
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
