@@ -21,6 +21,9 @@ export function findTools(): {
   clangMissing: string | undefined;
   nvccMissing: string | undefined;
 };
+/** `make(folder)` leaves a file of this name in `folder`; unless it is there already. */
+export function buildOnce(file: string, make: (folder: string) => void): string;
 export function buildFake(options?: { kernels?: string; addon?: string }): string;
 export function checkAddressSpaces(kernels?: string): void;
 export function buildCuda(options?: { kernels?: string; architecture?: string }): string;
+export function checkCuda(kernels?: string): string;

@@ -3,9 +3,19 @@
 
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { createRequire } from 'node:module';
-import { join } from 'node:path';
+import { tmpdir } from 'node:os';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 export const ROOT = fileURLToPath(new URL('..', import.meta.url));
@@ -209,17 +219,13 @@ export function compile(command, args, options = {}) {
 const BUILD_LIMIT_MS = 240_000;
 
 /**
- * Builds `name` from what `parts` names unless a build of the same inputs is there. `make(folder)` must leave the file
- * in `folder`. Test files run side by side: the first builds, the others wait for it.
+ * Builds `file` unless it is there. `make(folder)` must leave a file of that name in `folder`. Test files run side by side: the
+ * first builds, the others wait for it.
  */
-function cached(name, parts, make) {
-  const hash = createHash('sha256');
-  for (const part of parts) hash.update(part).update('\0');
-  const folder = join(BUILD, `${hash.digest('hex').slice(0, 16)}-${name.replace(/\W+/g, '-')}`);
-  const file = join(folder, name);
+export function buildOnce(file, make) {
   if (existsSync(file)) return file;
-  mkdirSync(BUILD, { recursive: true });
-  const lock = `${folder}.lock`;
+  mkdirSync(dirname(file), { recursive: true });
+  const lock = `${file}.lock`;
   const deadline = Date.now() + BUILD_LIMIT_MS;
   for (;;) {
     try {
@@ -231,13 +237,12 @@ function cached(name, parts, make) {
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100);
     }
   }
-  const working = `${folder}.${process.pid}`;
+  const working = `${file}.${process.pid}`;
   try {
     if (existsSync(file)) return file;
     mkdirSync(working, { recursive: true });
     make(working);
-    mkdirSync(folder, { recursive: true });
-    renameSync(join(working, name), file);
+    renameSync(join(working, basename(file)), file);
     return file;
   } finally {
     rmSync(working, { recursive: true, force: true });
@@ -245,15 +250,29 @@ function cached(name, parts, make) {
   }
 }
 
+/** Builds `name` from what `parts` names, once. */
+function cached(name, parts, make) {
+  const hash = createHash('sha256');
+  for (const part of parts) hash.update(part).update('\0');
+  const folder = `${hash.digest('hex').slice(0, 16)}-${name.replace(/\W+/g, '-')}`;
+  return buildOnce(join(BUILD, folder, name), make);
+}
+
 const read = (...path) => readFileSync(join(NATIVE, ...path), 'utf8');
 const include = (name) => join(createRequire(import.meta.url).resolve(`${name}/package.json`), '..', 'include');
+
+/** Halves are converted by an instruction where this processor has it; else by a function, to the same bits. */
+function halfFlags() {
+  const cpu = existsSync('/proc/cpuinfo') ? readFileSync('/proc/cpuinfo', 'utf8') : '';
+  return /^flags\s*:.* f16c( |$)/m.test(cpu) ? ['-mf16c'] : [];
+}
 
 /** addon.mm over the fake device over the emulator of the kernels in `kernels`: a .node file. Throws when it fails. */
 export function buildFake({ kernels = KERNELS, addon = join(KERNELS, 'addon.mm') } = {}) {
   const tools = findTools();
   if (tools.fakeMissing !== undefined) throw new Error(tools.fakeMissing);
   const { text, starts } = joinKernels(kernels);
-  const flags = ['-std=c++17', '-O1', '-fPIC', '-ffp-contract=off', '-Wno-attributes'];
+  const flags = ['-std=c++17', '-O1', '-fPIC', '-ffp-contract=off', '-Wno-attributes', ...halfFlags()];
   const emulator = [read('emulator', 'emulator.h'), read('emulator', 'emulator.cc'), read('msl_types.h')];
   const scheduler = cached('emulator.o', [...emulator, ...flags], (folder) => {
     compile(tools.gxx, [
@@ -389,23 +408,39 @@ export function translateForCuda(source) {
   return out;
 }
 
-/** check.cu over the kernels: one program for an NVIDIA GPU. `architecture` as nvcc's -arch takes it; later ones run it, too. */
-export function buildCuda({ kernels = KERNELS, architecture = 'sm_80' } = {}) {
+// No contraction: the emulator, whose results the recordings hold, has none either.
+const NVCC_FLAGS = ['-std=c++17', '-O2', '--fmad=false', '-Xcudafe', '--diag_suppress=177', '-I', join(NATIVE, 'cuda')];
+
+function nvcc(folder, source, ...flags) {
   const tools = findTools();
   if (tools.nvcc === undefined) throw new Error(tools.nvccMissing);
+  writeFileSync(join(folder, 'kernels.cuh'), source);
+  compile(tools.nvcc, [...NVCC_FLAGS, '-I', folder, join(NATIVE, 'cuda', 'check.cu'), ...flags]);
+}
+
+/** check.cu over the kernels: one program for an NVIDIA GPU. `architecture` as nvcc's -arch takes it; later ones run it, too. */
+export function buildCuda({ kernels = KERNELS, architecture = 'sm_80' } = {}) {
   const source = translateForCuda(joinKernels(kernels).text);
   const parts = [source, read('cuda', 'metal_cuda.cuh'), read('cuda', 'check.cu'), read('msl_types.h'), architecture];
   return cached('metal_cuda_check', parts, (folder) => {
-    writeFileSync(join(folder, 'kernels.cuh'), source);
-    // No contraction: the emulator, whose results the recordings hold, has none either.
-    const flags = ['-std=c++17', '-O2', `-arch=${architecture}`, '--fmad=false', '-Xcudafe', '--diag_suppress=177'];
-    const include = ['-I', folder, '-I', join(NATIVE, 'cuda')];
-    compile(tools.nvcc, [
-      ...flags,
-      ...include,
-      join(NATIVE, 'cuda', 'check.cu'),
-      '-o',
-      join(folder, 'metal_cuda_check'),
-    ]);
+    nvcc(folder, source, `-arch=${architecture}`, '-o', join(folder, 'metal_cuda_check'));
   });
+}
+
+/** Whether CUDA's compiler takes the kernels, down to PTX: their machine code is for those who run it. Throws its messages. */
+export function checkCuda(kernels = KERNELS) {
+  const folder = mkdtempSync(join(tmpdir(), 'metal-cuda-'));
+  try {
+    nvcc(
+      folder,
+      translateForCuda(joinKernels(kernels).text),
+      '-arch=compute_80',
+      '-ptx',
+      '-o',
+      join(folder, 'out.ptx'),
+    );
+    return readFileSync(join(folder, 'out.ptx'), 'utf8');
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }

@@ -4,7 +4,8 @@
 import { describe, expect, test } from 'vitest';
 import { createCudaBackend, cudaBackend } from '../../src/engine/cuda/backend.ts';
 import { whyNoDriver } from '../../src/engine/cuda/platform.ts';
-import { buildDriver, driverWith, FAKE_MISSING, fakeAddon, NO_KERNELS, withSettings } from './fake-driver.ts';
+import { buildDriver, FAKE_MISSING, fakeAddon, NO_KERNELS, withSettings } from './fake-driver.ts';
+import { driverWithFaults, type FaultName, withFault } from './planted-faults.ts';
 
 const over = (library: string) =>
   createCudaBackend({ loadAddon: async () => ({ addon: fakeAddon() }), library, kernels: NO_KERNELS });
@@ -37,27 +38,21 @@ describe.skipIf(FAKE_MISSING !== undefined)('on the emulated driver', () => {
     expect(await over(buildDriver()).unavailable()).toBeUndefined();
   });
 
-  test.each([
-    [
-      'a wrong field of a word',
-      'products.cuh',
-      'return 0x03030303u << (2 * f);',
-      'return 0x03030303u << (2 * (f ^ 1));',
-    ],
-    ['a sum of something else', 'rows.cuh', 's = s + v.x * v.x;', 's = s + v.x * v.y;'],
-    ['a missing barrier', 'products.cuh', '  mark(8);\n  sync();\n', '  mark(8);\n'],
-    ['a maximum for each score', 'attention.cuh', '= block_max(score);', '= score + 0.0f * block_max(score);'],
-    ['the code sum forgotten', 'products.cuh', ' - code_sum) * factor', ') * factor'],
-    ['a lane left out', 'attention_rows.cuh', 'a[k / 4][k % 4] = two[k / 4][k % 4] + a', 'a[k / 4][k % 4] = a'],
-    [
-      'the code sum of some rows forgotten',
-      'products_many.cuh',
-      ' - code_sum) * divide(of, scale)',
-      ') * divide(of, scale)',
-    ],
-    ['codes that begin at 0', 'products.cuh', '(2 * (in >> 4)) & 3) - 1) * code;', '(2 * (in >> 4)) & 3)) * code;'],
-  ])('a planted fault is found: %s', { timeout: 300_000 }, async (_, file, from, to) => {
-    const reason = await over(driverWith({ file, from, to })).unavailable();
+  test('so do those with faults, while none is turned on', { timeout: 300_000 }, async () => {
+    expect(await over(driverWithFaults()).unavailable()).toBeUndefined();
+  });
+
+  test.each<FaultName>([
+    'a wrong field of a word',
+    'a sum of something else',
+    'a missing barrier',
+    'a maximum for each score',
+    'the code sum forgotten',
+    'a lane left out',
+    'the code sum of some rows forgotten',
+    'codes that begin at 0',
+  ])('a planted fault is found: %s', { timeout: 300_000 }, async (name) => {
+    const reason = await withFault(name, () => over(driverWithFaults()).unavailable());
     expect(reason).toMatch(/in its self-test \d+ of \d+ logits are not the reference's/);
   });
 });

@@ -2,33 +2,35 @@
 
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll } from 'vitest';
 import { buildCuda } from '../../scripts/build-cuda.mjs';
+import { buildOnce } from '../../scripts/metal-tools.mjs';
 import type { CudaAddon } from '../../src/engine/cuda/addon.ts';
 import { CudaExecutable, type CudaOptions } from '../../src/engine/cuda/executable.ts';
 import { Gpu } from '../../src/engine/cuda/gpu.ts';
 import type { KernelSource } from '../../src/engine/cuda/kernels.ts';
 import type { Program } from '../../src/engine/program.ts';
+import { withSettings } from '../kernels/with-settings.ts';
+
+export { withSettings };
 
 const root = join(import.meta.dirname, '../..');
 export const KERNELS = join(root, 'kernels/cuda');
 const NATIVE = join(import.meta.dirname, 'native');
 
-const FLAGS = ['-std=c++17', '-fPIC', '-shared', '-ffp-contract=off', '-fvisibility=hidden', '-DBITNET_EMULATOR'];
+const FLAGS = [
+  '-std=c++17',
+  '-fPIC',
+  '-shared',
+  '-ffp-contract=off',
+  '-fvisibility=hidden',
+  '-DBITNET_EMULATOR',
+  '-O2',
+];
 
 /** Why the emulator cannot be built here; undefined where it can. */
 export const FAKE_MISSING =
@@ -46,36 +48,21 @@ function compiler(): string {
   return process.env.CXX || 'c++';
 }
 
-/** The driver with these kernels in it. What runs briefly takes longer to optimize than to run. */
-export function buildDriver(kernels = KERNELS, optimize: '-O1' | '-O2' = '-O2'): string {
-  const flags = [...FLAGS, optimize];
+/** The driver with these kernels in it, built once per set of sources. */
+export function buildDriver(kernels = KERNELS): string {
   const sources = [kernels, NATIVE].flatMap((folder) =>
     readdirSync(folder)
       .filter((name) => /\.(cuh?|h|cc)$/.test(name) && name !== 'addon.cc')
       .map((name) => join(folder, name)),
   );
-  const hash = createHash('sha256').update(JSON.stringify(flags));
+  const hash = createHash('sha256').update(JSON.stringify(FLAGS));
   for (const path of sources) hash.update(readFileSync(path));
-  const folder = join(root, 'build/native');
-  const path = join(folder, `fake-cuda-${hash.digest('hex').slice(0, 16)}.so`);
-  if (existsSync(path)) return path;
-  mkdirSync(folder, { recursive: true });
-  const work = mkdtempSync(join(folder, '.work-'));
-  try {
-    const made = join(work, 'driver.so');
-    const done = spawnSync(
-      compiler(),
-      [...flags, `-I${NATIVE}`, `-I${kernels}`, join(NATIVE, 'driver.cc'), '-o', made],
-      {
-        encoding: 'utf8',
-      },
-    );
+  const name = `fake-cuda-${hash.digest('hex').slice(0, 16)}.so`;
+  return buildOnce(join(root, 'build/native', name), (folder) => {
+    const args = [...FLAGS, `-I${NATIVE}`, `-I${kernels}`, join(NATIVE, 'driver.cc'), '-o', join(folder, name)];
+    const done = spawnSync(compiler(), args, { encoding: 'utf8' });
     if (done.status !== 0) throw new Error(done.stderr);
-    renameSync(made, path);
-    return path;
-  } finally {
-    rmSync(work, { recursive: true });
-  }
+  });
 }
 
 /** An addon of its own: the addon holds one driver and one device. */
@@ -115,33 +102,5 @@ export const fakeGpu = (): Gpu => gpu!;
 export const loadOnFake = (program: Program, options: CudaOptions = {}): CudaExecutable =>
   new CudaExecutable(fakeGpu(), program, options);
 
-/** Kernels with `to` in place of `from`, as a driver. */
-export function driverWith(fault: { file: string; from: string; to: string }): string {
-  const kernels = mkdtempSync(join(tmpdir(), 'cuda-'));
-  try {
-    cpSync(KERNELS, kernels, { recursive: true });
-    const source = readFileSync(join(kernels, fault.file), 'utf8');
-    if (!source.includes(fault.from)) throw new Error(`${fault.file} has no "${fault.from}" any more`);
-    writeFileSync(join(kernels, fault.file), source.replace(fault.from, fault.to));
-    return buildDriver(kernels, '-O1');
-  } finally {
-    rmSync(kernels, { recursive: true });
-  }
-}
-
 /** Orders in which the emulator runs threads: in order, from the last, shuffled. */
 export const SCHEDULES = [0, 1, 2] as const;
-
-/** Runs `work` with the driver's settings, and puts them back. */
-export async function withSettings<T>(settings: Record<string, string>, work: () => Promise<T> | T): Promise<T> {
-  const before = Object.keys(settings).map((name) => [name, process.env[name]] as const);
-  Object.assign(process.env, settings);
-  try {
-    return await work();
-  } finally {
-    for (const [name, value] of before) {
-      if (value === undefined) delete process.env[name];
-      else process.env[name] = value;
-    }
-  }
-}

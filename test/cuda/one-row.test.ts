@@ -11,7 +11,8 @@ import { selfTestDifference } from '../../src/engine/gpu/self-test.ts';
 import { EVEN, EVEN_INT8, groupedSelfTestProgram, selfTestProgram } from '../../src/engine/gpu/self-test-programs.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { Program } from '../../src/engine/program.ts';
-import { buildDriver, driverWith, FAKE_MISSING, fakeAddon, NO_KERNELS, withSettings } from './fake-driver.ts';
+import { buildDriver, FAKE_MISSING, fakeAddon, NO_KERNELS, withSettings } from './fake-driver.ts';
+import { driverWithFaults, type FaultName, withFault } from './planted-faults.ts';
 
 const shape = { layers: 1, heads: 4, kvHeads: 2, vocab: 150, tied: true } as const;
 const bitnet = randomModel(
@@ -133,26 +134,21 @@ describe.skipIf(FAKE_MISSING !== undefined)('one row on a card with much shared 
     expect(await selfTestDifference(async () => new CudaExecutable(gpu, program), program)).toBeUndefined();
   });
 
-  test.each([
-    ['only its own largest score', 'attend-split.cuh', 'receive(all + c, tag)', 'receive(all + p.run, tag)'],
-    [
-      'tiles from the highest',
-      'attend-split.cuh',
-      'out = out + all[t * mine + c]',
-      'out = out + all[(p.tiles - 1 - t) * mine + c]',
-    ],
-    [
-      'weights that nobody waits for',
-      'products.cuh',
-      'await_bulk(&s.arrivals[1], asked / WEIGHTS_ASKED & 1)',
-      '(void)0',
-    ],
-  ])('a planted fault is found: %s', { timeout: 300_000 }, async (_, file, from, to) => {
-    await withSettings({ FAKE_CUDA_SCHEDULE: '1' }, async () => {
-      const gpu = await cardOf(24, driverWith({ file, from, to }));
-      using cuda = new CudaExecutable(gpu, bitnet);
-      const found = await walk(cuda).catch((error: unknown) => error);
-      expect(found).not.toEqual(wanted.get(bitnet));
-    });
+  test('the kernels with faults are right while none is turned on', { timeout: 300_000 }, async () => {
+    using cuda = new CudaExecutable(await cardOf(24, driverWithFaults()), bitnet);
+    expect(await walk(cuda)).toEqual(wanted.get(bitnet));
   });
+
+  test.each<FaultName>(['only its own largest score', 'tiles from the highest', 'weights that nobody waits for'])(
+    'a planted fault is found: %s',
+    { timeout: 300_000 },
+    async (name) => {
+      await withSettings({ FAKE_CUDA_SCHEDULE: '1' }, async () => {
+        const gpu = await cardOf(24, driverWithFaults());
+        using cuda = new CudaExecutable(gpu, bitnet);
+        const found = await withFault(name, () => walk(cuda)).catch((error: unknown) => error);
+        expect(found).not.toEqual(wanted.get(bitnet));
+      });
+    },
+  );
 });

@@ -8,6 +8,9 @@ import { MetalExecutable, type MetalOptions } from '../../src/engine/metal/execu
 import { Gpu } from '../../src/engine/metal/gpu.ts';
 import { readKernelText } from '../../src/engine/metal/shaders.ts';
 import type { Program } from '../../src/engine/program.ts';
+import { withSettings } from '../kernels/with-settings.ts';
+
+export { withSettings };
 
 /** Why the fake device cannot be built here; undefined where it can. */
 export const FAKE_MISSING = findTools().fakeMissing;
@@ -32,20 +35,6 @@ export function loadOnFake(program: Program, options: MetalOptions = {}): MetalE
 
 /** Orders in which the emulator runs threads: in order, reversed and greedy, shuffled, shuffled and greedy. */
 export const SCHEDULES = [0, 1, 2, 3] as const;
-
-/** Runs `work` with the fake device's settings, and puts them back. */
-export async function withSettings<T>(settings: Record<string, string>, work: () => Promise<T> | T): Promise<T> {
-  const before = Object.keys(settings).map((name) => [name, process.env[name]] as const);
-  Object.assign(process.env, settings);
-  try {
-    return await work();
-  } finally {
-    for (const [name, value] of before) {
-      if (value === undefined) delete process.env[name];
-      else process.env[name] = value;
-    }
-  }
-}
 
 export const withSchedule = <T>(schedule: number, work: () => Promise<T> | T): Promise<T> =>
   withSettings({ FAKE_METAL_SCHEDULE: String(schedule) }, work);

@@ -2,6 +2,7 @@
 // nobody may touch, so that a kernel that reads past it dies there. Settings, read at each use:
 //   FAKE_CUDA_SCHEDULE  0 in order, 1 from the last thread, 2 shuffled; from 1 on copies into shared memory come as late as they may
 //   FAKE_CUDA_FAIL      a function's name: it returns error 700 (or, for memory, 2) from then on
+//   FAKE_CUDA_FAULT     the number of a fault that planted-faults.ts put into the kernels: it is there
 //   FAKE_CUDA_SMS, FAKE_CUDA_SHARED, FAKE_CUDA_DRIVER, FAKE_CUDA_CAPABILITY (80 for 8.0), FAKE_CUDA_COUNT
 #include "emulator.h"
 
@@ -43,7 +44,7 @@ fiber_switch:
 
 namespace emulator {
 Fiber* now = nullptr;
-u32 grid = 1, shared_bytes = 0;
+u32 grid = 1, shared_bytes = 0, fault = 0;
 bool late = false, bulk = true, misused = false;
 static void* scheduler = nullptr;
 
@@ -69,7 +70,8 @@ static bool ready(Fiber& f) {
   return true;
 }
 
-constexpr size_t STACK = 64 << 10;
+/** No power of two: tops of stacks that far apart would share a few lines of the caches. */
+constexpr size_t STACK = (64 << 10) + 1088;
 
 /** A block's shared memory, which ends at a page that nobody may touch; used again by later launches. */
 static char* shared_memory(size_t i, size_t bytes) {
@@ -128,8 +130,11 @@ static bool run(std::vector<Block>& all, size_t shared) {
   misused = false;
   while (left > 0) {
     bool moved = false;
-    for (u32 i : order) {
-      Fiber& f = fibers[i];
+    for (u32 k = 0; k < n; k++) {
+      // Soon to run: its fields, then what it has on its stack.
+      if (k + 12 < n) __builtin_prefetch(&fibers[order[k + 12]]);
+      if (k + 4 < n) __builtin_prefetch(fibers[order[k + 4]].stack_pointer);
+      Fiber& f = fibers[order[k]];
       if (f.done || !ready(f)) continue;
       moved = true;
       now = &f;
@@ -195,6 +200,7 @@ Result launch(void* handle, u32 blocks, u32 shared, void** arguments) {
   emulator::arguments = arguments;
   emulator::grid = blocks;
   emulator::shared_bytes = shared;
+  emulator::fault = (u32)number("FAKE_CUDA_FAULT", 0);
   if (given->together) {
     std::vector<emulator::Block> all(blocks);
     for (u32 b = 0; b < blocks; b++) all[b].index = b;

@@ -81,8 +81,12 @@ struct Kernel {
 };
 
 [[noreturn]] void fail(const std::string& what, int line);
-void touch_device(Memory* memory, size_t offset, size_t size, bool write, int line);
-void touch_threadgroup(Trace& trace, bool write, const char* array, size_t index, int line);
+struct ThreadgroupArray;
+void touch_tracked(Memory* memory, size_t offset, size_t size, bool write, int line);
+inline void touch_device(Memory* memory, size_t offset, size_t size, bool write, int line) {
+  if (memory->tracked) touch_tracked(memory, offset, size, write, line);
+}
+void touch_threadgroup(ThreadgroupArray& array, bool write, size_t index, int line);
 void threadgroup_barrier(int line);
 
 /** Brings the lanes of a simdgroup together: `resolve` runs once, over the 32 lanes' `payload`. */
@@ -96,6 +100,8 @@ extern uint64_t switches;
 extern uint64_t idle_groups;
 /** Did the running threadgroup store to a buffer? */
 extern bool stored;
+/** The planted fault that is turned on; 0: none. */
+extern uint planted_fault;
 
 // ---- pointers that check
 
@@ -159,6 +165,8 @@ template <class T> struct DevicePointer<const T> : Pointer<T> {
 struct ThreadgroupArray {
   const char* name;
   std::vector<Trace> traces;
+  /** By the running threadgroup; else the traces are those of nobody. */
+  bool touched = false;
   ThreadgroupArray(const char* name, size_t count);
 };
 
@@ -181,8 +189,8 @@ template <class T> struct ThreadgroupPointer {
            std::to_string(array->traces.size()), line);
     }
   }
-  T load(int line) const { check(line); touch_threadgroup(array->traces[at], false, array->name, at, line); return data[at]; }
-  void store(T v, int line) const { check(line); touch_threadgroup(array->traces[at], true, array->name, at, line); data[at] = v; }
+  T load(int line) const { check(line); touch_threadgroup(*array, false, at, line); return data[at]; }
+  void store(T v, int line) const { check(line); touch_threadgroup(*array, true, at, line); data[at] = v; }
 };
 
 template <class T, size_t N> struct Threadgroup : ThreadgroupArray {
@@ -305,6 +313,9 @@ inline void simdgroup_multiply_accumulate(
 #undef EMU_LINE
 
 }  // namespace metal
+
+/** Asked by kernels that a test put faults into: has it turned on this one? */
+inline bool planted(uint number) { return emu::planted_fault == number; }
 
 #define METAL_FUNC static inline
 #define MSL_UNROLL

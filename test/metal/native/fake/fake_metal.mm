@@ -3,6 +3,7 @@
 //
 // Controls and figures go through the environment, where Node sees them in process.env:
 //   FAKE_METAL_SCHEDULE     order of threads (see emulator.h), default 3
+//   FAKE_METAL_FAULT        the number of a fault that planted-faults.test.ts put into the kernels: it is there
 //   FAKE_METAL_MAX_THREADS  maxTotalThreadsPerThreadgroup of every pipeline, default 1024
 //   FAKE_METAL_BUFFER_LIMIT maxBufferLength
 //   FAKE_METAL_FAIL         when "1", the next command buffer fails as a lost GPU would
