@@ -90,8 +90,8 @@ struct GroupWalk {
     w = (const char*)m.w + (u64)first * (I.group * 16) + (item & ((1 << cut) - 1)) * (64 >> cut) + (lane >> (2 - cut)) * 64 + (lane & ((4 >> cut) - 1)) * 16;
     s = (const char*)m.scales + (u64)first * scales + lane * 16;
   }
-  DEVICE_MEMBER void begin(const Instruction& I, u32 of, u32 items, u32 each, u32 groups) {
-    warp = group = of;
+  DEVICE_MEMBER void begin(const Instruction& I, u32 items, u32 each, u32 groups) {
+    warp = group = thread() / 32;
     item = block();
     sub = 0;
     locate(I, items, each, groups);
@@ -139,7 +139,7 @@ template <u32 CUT> DEVICE void group_of_one(const Instruction& I, const char* w,
   UNROLL for (u32 f = 0; f < SETS; f++) {
     UNROLL for (u32 e = 0; e < 4; e++) sum[f][e] = 0;
   }
-  ROLLED for (u32 k = 0; k < steps; k++) {
+  UNROLL4 for (u32 k = 0; k < steps; k++) {
     const char* const at = a + k * 8 * LINE;
     const u32 b0 = *(const u32*)(b + k * 32), b1 = *(const u32*)(b + k * 32 + 16);
     if (CUT == 0) {
@@ -153,7 +153,7 @@ template <u32 CUT> DEVICE void group_of_one(const Instruction& I, const char* w,
     }
   }
   i32 of_codes = 0;
-  ROLLED for (u32 k = 0; k < steps; k++) of_codes += ((const i32*)(codes + 2 * code_stride))[group * steps + k];
+  UNROLL4 for (u32 k = 0; k < steps; k++) of_codes += ((const i32*)(codes + 2 * code_stride))[group * steps + k];
   auto result = [&](u32 field, u32 of, i32 hi, i32 lo) {
     const i32 all = 256 * (hi >> (2 * field)) + (lo >> (2 * field)) - of_codes;
     to[field * WORDS + of] = (float)all * group_scale(scales, half, field * 16 + word + of);
@@ -183,16 +183,11 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
   if (busy) {
     one_ahead(I);
     GroupWalk ahead;
-    // The first warp asks for the last one's, too.
-    if (tid < SPEAKER) {
-      ROLLED for (u32 of = warp; of < WARPS; of += WARPS - 1) {
-        char* to = group_ring(I, of);
-        ahead.begin(I, of, items, each, groups);
-        ROLLED for (u32 k = 0; k < places; k++, to += bytes) {
-          ahead.ask(I, items, groups, to);
-          ahead.next(I, items, each, groups);
-        }
-      }
+    ahead.begin(I, items, each, groups);
+    char* to = ring;
+    ROLLED for (u32 k = 0; k < places; k++, to += bytes) {
+      ahead.ask(I, items, groups, to);
+      ahead.next(I, items, each, groups);
     }
   }
   mark(18);
@@ -212,9 +207,9 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
   float old = I.ending == ADD && to ? load(to) : 0.0f;
   mark(0);
   // Of the groups of copies the norm's was the first.
-  make_one<16>(I, codes, warp == 0 ? 2 * places : places, asked);
+  make_one<16>(I, codes, places, asked);
   GroupWalk from;
-  from.begin(I, warp, items, each, groups);
+  from.begin(I, items, each, groups);
   ROLLED for (u32 k = 0; k < places; k++) from.next(I, items, each, groups);
   u32 place = 0;
   ROLLED for (u32 item = block(); item < items; item += blocks()) {
