@@ -149,6 +149,21 @@ DEVICE float receive(const u64* p, u32 tag) {
   return from_bits((u32)v);
 }
 
+/**
+ * Launches that overlap (sm_90): the next one's blocks may begin, and ask for what no kernel writes; what the kernels before this one
+ * wrote is read, and anything is written, only behind `wait_for_earlier`, which every kernel has.
+ */
+DEVICE void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+DEVICE void wait_for_earlier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 /** sum + the products of four signed bytes. */
 DEVICE i32 dot4(u32 a, u32 b, i32 sum) { return __dp4a((i32)a, (i32)b, sum); }
 

@@ -35,84 +35,124 @@ APART void ternary_some_ahead(const Instruction& I) {
   copies_asked();
 }
 
-DEVICE void ternary_some(const Instruction& I) {
+/** What a token's results are scaled with. */
+struct SomeScale {
+  float scale;
+  i32 code_sum;
+};
+/** Steps whose codes are on their way at once. */
+constexpr u32 CODES_AHEAD = 8;
+
+/**
+ * ITEMS tiles of the block's, from `item` on, in one pass over the codes; EACH is 2 for gate and up. Partial sums lie behind the
+ * tokens' scales. FIRST: nothing of what was asked for has been waited for.
+ */
+template <u32 EACH, u32 ITEMS> DEVICE void some_pass(const Instruction& I, u32 item, u32 sub0, bool first) {
+  constexpr u32 SUBS = EACH * ITEMS, MOST = SOME_ROWS * 32 / THREADS;
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3;
-  const u32 chunks = I.code_stride / 64, each = I.ending == GATE ? 2 : 1, items = items_of(I);
+  const u32 chunks = I.code_stride / 64, rows = I.rows;
   // Eights of tokens, and in how many shares their warps take the columns.
   u32 eights = 1;
-  while (eights * 8 < I.rows) eights *= 2;
+  while (eights * 8 < rows) eights *= 2;
   const u32 shares = WARPS / eights, mine = warp / eights, eight = warp % eights, tokens = eights * 8;
-  i32* parts = (i32*)pool();
-  const u32 n = most_chunks(I);
-  const Words* staged_here = staged_chunks(I) + lane;
+  SomeScale* const scales = (SomeScale*)pool();
+  i32* const parts = (i32*)(scales + SOME_ROWS);
   const u32 t = eight * 8 + g;
-  const char* codes = (const char*)I.codes + (u64)(t < I.rows ? t : I.rows - 1) * I.code_stride + piece * 16;
+  const char* codes = (const char*)I.codes + (u64)(t < rows ? t : rows - 1) * I.code_stride + piece * 16 + mine * 64;
   const u32 steps = mine < chunks ? (chunks - mine + shares - 1) / shares : 0;
-  copies_there<0>();
-  sync();
-  for (u32 item = block(), sub0 = 0; item < items; item += blocks(), sub0 += each) {
-    i32 low[2][4], high[2][4];
-    UNROLL for (u32 s = 0; s < 2; s++) {
-      UNROLL for (u32 e = 0; e < 4; e++) low[s][e] = high[s][e] = 0;
+  Words b[CODES_AHEAD];
+  UNROLL for (u32 k = 0; k < CODES_AHEAD; k++) {
+    if (k < steps) b[k] = load((const Words*)(codes + k * shares * 64));
+  }
+  if (first && tid < rows) scales[tid] = {load((const float*)I.scales + 2 * tid), load((const i32*)I.scales + 2 * tid + 1)};
+  // This thread's results: where they go, and what is there.
+  const u32 field = lane / 8;
+  const bool adds = I.ending == ADD;
+  float old[MOST];
+  auto ask_old = [&](u32 of) {
+    u32 tile = of;
+    const Matrix& m = I.m[EACH == 2 ? 0 : part_of(I, tile)];
+    const u32 quad = tile * 8 + tid % 8, row = quad + field * m.quads;
+    UNROLL for (u32 k = 0; k < MOST; k++) {
+      const u32 token = warp + k * WARPS;
+      old[k] = adds && token < rows && quad < m.quads && row < m.rows ? load((const float*)m.out + (u64)token * m.out_stride + row) : 0.0f;
     }
-    const char* from[2];
-    UNROLL for (u32 s = 0; s < 2; s++) {
-      u32 tile = 0;
-      from[s] = nullptr;
-      if (s < each) {
-        const Matrix& m = tile_of(I, sub0 + s, tile);
-        from[s] = quad_at(m, tile, 0);
-      }
-    }
-    // Codes of several steps are on their way at once.
-    constexpr u32 AT_ONCE = 8;
-    for (u32 i0 = 0; i0 < steps; i0 += AT_ONCE) {
-      Words b[AT_ONCE];
-      UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
-        if (i0 + k < steps) b[k] = load((const Words*)(codes + (mine + (i0 + k) * shares) * 64));
-      }
-      UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
-        if (i0 + k >= steps) continue;
-        const u32 c = mine + (i0 + k) * shares;
-        UNROLL for (u32 s = 0; s < 2; s++) {
-          if (s >= each) continue;
-          const u32 at = (sub0 + s) * chunks + c;
-          const Words a = at < n ? staged_here[at * 32] : from[s] ? stream(from[s] + c * 64) : Words{0, 0, 0, 0};
-          ternary_step(low[s], high[s], a, b[k]);
-        }
-      }
-    }
-    UNROLL for (u32 s = 0; s < 2; s++) {
-      if (s >= each) continue;
-      i32* part = parts + ((s * shares + mine) * tokens + eight * 8 + 2 * piece) * PART_STRIDE + g;
-      UNROLL for (u32 e = 0; e < 2; e++) {
-        part[e * PART_STRIDE] = low[s][e];
-        part[e * PART_STRIDE + 8] = low[s][2 + e];
-        part[e * PART_STRIDE + 16] = high[s][e];
-        part[e * PART_STRIDE + 24] = high[s][2 + e];
-      }
-    }
-    sync();
+  };
+  ask_old(item);
+  const u32 n = most_chunks(I);
+  const Words* staged_here = staged_chunks(I) + (sub0 * chunks + mine) * 32 + lane;
+  const char* from[SUBS];
+  i32 low[SUBS][4], high[SUBS][4];
+  UNROLL for (u32 s = 0; s < SUBS; s++) {
     u32 tile = 0;
-    const Matrix& m = tile_of(I, sub0, tile);
-    for (u32 v = tid; v < 32 * I.rows; v += THREADS) {
-      const u32 token = v / 32, field = v % 32 / 8, quad = tile * 8 + v % 8, row = quad + field * m.quads;
-      if (quad >= m.quads || row >= m.rows) continue;
-      const float scale = load((const float*)I.scales + 2 * token);
-      const i32 code_sum = load((const i32*)I.scales + 2 * token + 1);
-      float* out = (float*)m.out + (u64)token * m.out_stride + row;
-      const float old = I.ending == ADD ? load((const float*)out) : 0.0f;
-      auto value = [&](u32 s, float of) {
-        const i32* part = parts + (s * shares * tokens + token) * PART_STRIDE + v % 32;
-        i32 sum = 0;
-        for (u32 k = 0; k < shares; k++) sum += part[k * tokens * PART_STRIDE];
-        return (float)((sum >> (2 * field)) - code_sum) * divide(of, scale);
-      };
-      const float y = value(0, m.scale);
-      *out = each == 2 ? joined(I, y, value(1, I.m[1].scale)) : I.ending == ADD ? old + y : y;
-    }
+    const Matrix& m = tile_of(I, sub0 + s, tile);
+    from[s] = quad_at(m, tile, mine);
+    UNROLL for (u32 e = 0; e < 4; e++) low[s][e] = high[s][e] = 0;
+  }
+  if (first) {
+    copies_there<0>();
     sync();
   }
+  for (u32 i0 = 0; i0 < steps; i0 += CODES_AHEAD) {
+    UNROLL for (u32 k = 0; k < CODES_AHEAD; k++) {
+      const u32 i = i0 + k, at = i * shares;
+      if (i >= steps) continue;
+      const Words code = b[k];
+      if (i + CODES_AHEAD < steps) b[k] = load((const Words*)(codes + (at + CODES_AHEAD * shares) * 64));
+      UNROLL for (u32 s = 0; s < SUBS; s++) {
+        const bool there = (sub0 + s) * chunks + mine + at < n;
+        const Words a = there ? staged_here[(s * chunks + at) * 32] : from[s] ? stream(from[s] + at * 64) : Words{0, 0, 0, 0};
+        ternary_step(low[s], high[s], a, code);
+      }
+    }
+  }
+  UNROLL for (u32 j = 0; j < ITEMS; j++) {
+    // The results before have been made of the partial sums.
+    if (j > 0 || !first) sync();
+    UNROLL for (u32 s = 0; s < EACH; s++) {
+      i32* part = parts + ((s * shares + mine) * tokens + eight * 8 + 2 * piece) * PART_STRIDE + g;
+      UNROLL for (u32 e = 0; e < 2; e++) {
+        part[e * PART_STRIDE] = low[j * EACH + s][e];
+        part[e * PART_STRIDE + 8] = low[j * EACH + s][2 + e];
+        part[e * PART_STRIDE + 16] = high[j * EACH + s][e];
+        part[e * PART_STRIDE + 24] = high[j * EACH + s][2 + e];
+      }
+    }
+    if (j > 0) ask_old(item + j * blocks());
+    sync();
+    u32 tile = item + j * blocks();
+    const Matrix& m = I.m[EACH == 2 ? 0 : part_of(I, tile)];
+    const u32 quad = tile * 8 + tid % 8, row = quad + field * m.quads;
+    if (quad >= m.quads || row >= m.rows) continue;
+    UNROLL for (u32 k = 0; k < MOST; k++) {
+      const u32 token = warp + k * WARPS;
+      if (token >= rows) continue;
+      const SomeScale of = scales[token];
+      auto value = [&](u32 s, float scale) {
+        const i32* part = parts + (s * shares * tokens + token) * PART_STRIDE + lane;
+        i32 sum = 0;
+        UNROLL4 for (u32 x = 0; x < shares; x++) sum += part[x * tokens * PART_STRIDE];
+        return (float)((sum >> (2 * field)) - of.code_sum) * divide(scale, of.scale);
+      };
+      const float y = value(0, m.scale);
+      ((float*)m.out)[(u64)token * m.out_stride + row] = EACH == 2 ? joined(I, y, value(1, I.m[1].scale)) : adds ? old[k] + y : y;
+    }
+  }
+}
+
+template <u32 EACH> DEVICE void some_of(const Instruction& I) {
+  const u32 items = items_of(I);
+  bool first = true;
+  for (u32 item = block(), sub = 0; item < items; item += 2 * blocks(), sub += 2 * EACH) {
+    if (item + blocks() < items) some_pass<EACH, 2>(I, item, sub, first);
+    else some_pass<EACH, 1>(I, item, sub, first);
+    first = false;
+  }
+}
+
+DEVICE void ternary_some(const Instruction& I) {
+  if (I.ending == GATE) some_of<2>(I);
+  else some_of<1>(I);
 }
 
 // ---- many rows
@@ -287,22 +327,28 @@ DEVICE void ternary_tiles(const Instruction& I) {
 
 // ---- int8: the head of a batch
 
-/** Bytes from row to row of codes in shared memory: 16 more than they have, for the banks. */
-DEVICE u32 head_stride(const Instruction& I) { return I.code_stride + 16; }
+/** Bytes from row to row of codes in shared memory: 64 more than they have, for the banks. */
+DEVICE u32 head_stride(const Instruction& I) { return I.code_stride + 64; }
 /** Eights of tokens whose codes fit. */
 DEVICE u32 head_eights(const Instruction& I) {
   const u32 fit = (shared_size() - POOL_AT) / (8 * head_stride(I));
   return fit >= 4 ? 4 : fit >= 2 ? 2 : fit;
 }
 
-/** 8 N tokens' codes in shared memory; a warp takes tiles of 16 rows, 128 columns a step, two steps on their way. */
+/** Steps of weights on their way. */
+constexpr u32 HEAD_AHEAD = 3;
+
+/**
+ * 8 N tokens' codes in shared memory; a warp takes tiles of 16 rows, 128 columns a step. Four lanes read 64 bytes next to each other:
+ * a sector of which half is wanted would come twice. The first weights are asked for before the kernel before has ended.
+ */
 template <u32 N> DEVICE void int8_of_rows(const Instruction& I) {
   const u32 tid = thread(), lane = tid & 31, g = lane / 4, piece = lane & 3;
   const Matrix& m = I.m[0];
   const u32 chunks = I.code_stride / 128, first = block() * WARPS + tid / 32, step = blocks() * WARPS;
   const u32 mine = first < m.tiles ? (m.tiles - first + step - 1) / step : 0, total = mine * chunks;
   const u32 rows = m.rows, stride = m.stride, words = I.code_stride / 16;
-  const char* const base = (const char*)m.w + piece * 32;
+  const char* const base = (const char*)m.w + piece * 16;
   char* codes = pool();
   for (u32 t0 = 0; t0 < I.rows; t0 += 8 * N) {
     u32 lt = 0, lc = 0;
@@ -312,13 +358,14 @@ template <u32 N> DEVICE void int8_of_rows(const Instruction& I) {
       const char* one = base + (u64)(row < rows ? row : rows - 1) * stride + lc * 128;
       const char* two = base + (u64)(row + 8 < rows ? row + 8 : rows - 1) * stride + lc * 128;
       a[0] = stream(one);
-      a[1] = stream(one + 16);
+      a[1] = stream(one + 64);
       a[2] = stream(two);
-      a[3] = stream(two + 16);
+      a[3] = stream(two + 64);
       if (++lc == chunks) lc = 0, lt++;
     };
-    Words ahead[2][4];
-    UNROLL for (u32 k = 0; k < 2; k++) fetch_next(ahead[k]);
+    Words ahead[HEAD_AHEAD][4];
+    UNROLL for (u32 k = 0; k < HEAD_AHEAD; k++) fetch_next(ahead[k]);
+    if (t0 == 0) wait_for_earlier();
     for (u32 i = tid; i < 8 * N * words; i += THREADS) {
       const u32 row = i / words, at = i % words * 16, t = t0 + row < I.rows ? t0 + row : I.rows - 1;
       copy_ahead(codes + row * head_stride(I) + at, (const char*)I.codes + (u64)t * I.code_stride + at);
@@ -341,19 +388,19 @@ template <u32 N> DEVICE void int8_of_rows(const Instruction& I) {
       }
     };
     fetch_scales(first < m.tiles ? first : 0);
-    const char* b_at = codes + g * head_stride(I) + piece * 32;
+    const char* b_at = codes + g * head_stride(I) + piece * 16;
     i32 acc[N][4];
     UNROLL for (u32 n = 0; n < N; n++) {
       UNROLL for (u32 e = 0; e < 4; e++) acc[n][e] = 0;
     }
     u32 tile = first, c = 0;
-    for (u32 from = 0; from < total; from += 2) {
-      UNROLL for (u32 k = 0; k < 2; k++) {
+    for (u32 from = 0; from < total; from += HEAD_AHEAD) {
+      UNROLL for (u32 k = 0; k < HEAD_AHEAD; k++) {
         if (from + k >= total) continue;
         UNROLL for (u32 n = 0; n < N; n++) {
           const Words* b = (const Words*)(b_at + n * 8 * head_stride(I) + c * 128);
           int8_step(acc[n], ahead[k][0], ahead[k][2], b[0]);
-          int8_step(acc[n], ahead[k][1], ahead[k][3], b[1]);
+          int8_step(acc[n], ahead[k][1], ahead[k][3], b[4]);
         }
         fetch_next(ahead[k]);
         if (++c < chunks) continue;
@@ -378,8 +425,10 @@ template <u32 N> DEVICE void int8_of_rows(const Instruction& I) {
 
 DEVICE void int8_of_rows(const Instruction& I) {
   const u32 fit = head_eights(I);
-  if (fit == 0) int8_rows<4>(I);
-  else if (I.rows <= 8 || fit == 1) int8_of_rows<1>(I);
+  if (fit == 0) {
+    wait_for_earlier();
+    int8_rows<4>(I);
+  } else if (I.rows <= 8 || fit == 1) int8_of_rows<1>(I);
   else if (I.rows <= 16 || fit == 2) int8_of_rows<2>(I);
   else int8_of_rows<4>(I);
 }

@@ -227,6 +227,7 @@ export class CudaExecutable implements Executable {
       tokens,
       outputs,
       attention,
+      single: sequences === tokens,
       splits: splitsFor(rounded),
       positions: rounded,
       traced,
@@ -275,7 +276,8 @@ export class CudaExecutable implements Executable {
     // Several rows have kernels of their own for what takes longest.
     if (list.length > 0 && (this.#phases || tokens > 1)) {
       list.kernels.forEach((kernel, i) => {
-        work.push({ kernel, grid, together: false, sharedBytes, args: [list.address, list.length, i, inputAt] });
+        const how = i === 0 ? 'plain' : 'early';
+        work.push({ kernel, grid, how, sharedBytes, args: [list.address, list.length, i, inputAt, this.#gpu.barrier] });
       });
     } else if (list.length > 0) {
       const args = [
@@ -286,7 +288,7 @@ export class CudaExecutable implements Executable {
         this.#gpu.barrier,
         ...(list.oneRow ? [this.#takeTags(list.length)] : []),
       ];
-      work.push({ kernel: list.oneRow ? 'bitnet_one' : 'bitnet_step', grid, together: true, sharedBytes, args });
+      work.push({ kernel: list.oneRow ? 'bitnet_one' : 'bitnet_step', grid, how: 'together', sharedBytes, args });
     }
     await this.#gpu.perform(work, this.#program.name, tokens <= WAIT_ROWS);
     this.#moveStates(step, part);
@@ -458,9 +460,9 @@ export class CudaExecutable implements Executable {
   }
 
   #list(shape: Shape): List {
-    const { tokens, outputs, attention, splits, positions, traced, top, logits } = shape;
+    const { tokens, outputs, attention, single, splits, positions, traced, top, logits } = shape;
     // The positions count only where they decide how many heads a block takes.
-    const key = `${tokens} ${outputs} ${attention} ${splits} ${attention === 'whole' ? positions : 0} ${traced} ${top} ${logits}`;
+    const key = `${tokens} ${outputs} ${attention} ${single} ${splits} ${attention === 'whole' ? positions : 0} ${traced} ${top} ${logits}`;
     const known = this.#lists.get(key);
     if (known !== undefined) return known;
     const instructions = this.#encode(shape);

@@ -29,8 +29,8 @@ export type Work =
   | {
       readonly kernel: KernelName;
       readonly grid: number;
-      /** The whole grid at once, or an error. */
-      readonly together: boolean;
+      /** The whole grid at once, or an error; or, where card and driver can, before the launch before it has ended. */
+      readonly how: 'together' | 'early' | 'plain';
       readonly sharedBytes: number;
       readonly args: readonly number[];
     };
@@ -40,8 +40,9 @@ export function writeWork(work: readonly Work[]): Float64Array {
   for (const item of work) {
     if ('copy' in item) numbers.push(item.copy === 'in' ? 0 : 1, item.to, item.from, item.bytes);
     else {
-      const { kernel, grid, together, sharedBytes, args } = item;
-      numbers.push(2, KERNELS.indexOf(kernel), grid, sharedBytes, together ? 1 : 0, args.length, ...args);
+      const { kernel, grid, how, sharedBytes, args } = item;
+      const way = ['plain', 'together', 'early'].indexOf(how);
+      numbers.push(2, KERNELS.indexOf(kernel), grid, sharedBytes, way, args.length, ...args);
     }
   }
   return Float64Array.from(numbers);

@@ -12,6 +12,8 @@ export type Shape = {
   readonly tokens: number;
   readonly outputs: number;
   readonly attention: AttentionKind;
+  /** Each row is its sequence's only one. */
+  readonly single: boolean;
   /** Blocks of 64 positions that attention's scratch is for. */
   readonly splits: number;
   /** Of the longest row. */

@@ -51,7 +51,7 @@ struct Fiber {
   u32 value = 0;
   const volatile u32* count = nullptr;
   u32 target = 0;
-  bool done = false;
+  bool done = false, waited = false;
   /** Copies that were asked for and have not come; those of a group end at its mark. */
   struct Copy {
     void* to;
@@ -64,6 +64,8 @@ extern Fiber* now;
 extern u32 grid, shared_bytes;
 /** Copies come when they are waited for, and not before; else at once. */
 extern bool late;
+/** The kernel was launched before the ones before it had to be done; a thread that has not waited reads what they wrote. */
+extern bool early, too_early;
 void wait();
 
 inline Warp& warp() { return now->block->warps[now->thread / 32]; }
@@ -162,7 +164,12 @@ inline i32 warp_sum(i32 v) {
   return (i32)sum;
 }
 
-template <class T> inline T load(const T* p) { return *p; }
+template <class T> inline T load(const T* p) {
+  if (emulator::early && !emulator::now->waited) emulator::too_early = true;
+  return *p;
+}
+inline void let_next_begin() {}
+inline void wait_for_earlier() { emulator::now->waited = true; }
 inline Words stream(const void* p) {
   Words v;
   std::memcpy(&v, p, 16);
