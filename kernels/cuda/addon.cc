@@ -215,13 +215,15 @@ std::string perform(const std::vector<double>& work) {
       void* function = functions.at((size_t)work[i]);
       const unsigned grid = (unsigned)work[i + 1], shared = (unsigned)work[i + 2];
       const bool together = work[i + 3] == 1, early = work[i + 3] == 2;
-      const size_t n = (size_t)work[i + 4];
-      i += 5;
+      // The first argument may be more than a number: then it is told where it lies.
+      void* const given = (void*)(uintptr_t)work[i + 4];
+      const size_t n = (size_t)work[i + 5], before = given ? 1 : 0;
+      i += 6;
       uint64_t values[8];
-      void* arguments[8];
+      void* arguments[9] = {given};
       for (size_t a = 0; a < n && a < 8; a++) {
         values[a] = (uint64_t)work[i + a];
-        arguments[a] = &values[a];
+        arguments[before + a] = &values[a];
       }
       i += n;
       if (together) TRY(cuLaunchCooperativeKernel, function, grid, 1, 1, THREADS, 1, 1, shared, stream, arguments);

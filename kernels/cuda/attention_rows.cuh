@@ -379,7 +379,7 @@ DEVICE void attend_rows(const Instruction& I, const Input& in) {
 
 // ---- a row of each sequence
 
-/** Heads of a kv head that are multiplied together; four warps have a block of the cache, a block of threads four of them at once. */
+/** Heads of a kv head that are multiplied together; four warps have a block of the cache. */
 constexpr u32 HEADS_AT_ONCE = 4, FOURS = WARPS / 4;
 /** Floats of a piece: 32 dimensions of a block's keys, or 16 positions of its values. */
 constexpr u32 ROW_PIECE = 32 * POSITIONS, ROW_POSITIONS = 16;
@@ -388,22 +388,24 @@ struct BatchFour {
   /** Exponentials, and what a thread tells another: [position][head]. */
   float e[POSITIONS * HEADS_AT_ONCE], told[POSITIONS * HEADS_AT_ONCE];
 };
-/** Of a row and a kv head. */
-struct BatchRow {
+/** Of a row and a kv head, whose blocks G fours take in turn. */
+template <u32 G> struct BatchRow {
   /** [dimension][head]. */
   float q[TILE_DIM * HEADS_AT_ONCE];
   /** Sums of the fours' blocks, of two rounds: [dimension][head], and of the exponentials. */
-  float sums[2][FOURS][TILE_DIM * HEADS_AT_ONCE], totals[2][FOURS][HEADS_AT_ONCE];
-  u32 most[FOURS][2][HEADS_AT_ONCE];
-  BatchFour fours[FOURS];
+  float sums[2][G][TILE_DIM * HEADS_AT_ONCE], totals[2][G][HEADS_AT_ONCE];
+  u32 most[G][2][HEADS_AT_ONCE];
+  BatchFour fours[G];
 };
-template <u32 SLOTS> constexpr u32 BATCH_BYTES = sizeof(BatchRow) + FOURS * SLOTS * ROW_PIECE * 4;
+template <u32 SLOTS> constexpr u32 BATCH_BYTES = FOURS / 2 * sizeof(BatchRow<2>) + FOURS * SLOTS * ROW_PIECE * 4;
+static_assert(sizeof(BatchRow<FOURS>) <= FOURS / 2 * sizeof(BatchRow<2>), "the other way needs less");
 
-/** A row's own heads: queries to shared memory, key and value to the cache. 16 threads each; whole warps take part. */
-template <u32 N> DEVICE void ready_own(const Instruction& I, const Input& in, const Seen& s, u32 t, u32 kv, u32 h0, u32 heads, float* q, bool first) {
-  const u32 at = thread() / 16, first_head = kv * (I.heads / I.kv_heads) + h0;
+/** A row's own heads: queries to shared memory, key and value to the cache. 16 threads each of a row's; whole warps take part. */
+template <u32 N>
+APART void ready_own(const Instruction& I, const Input& in, Seen s, u32 t, u32 kv, u32 h0, u32 heads, u32 tid, float* q, bool first) {
+  const u32 at = tid / 16, first_head = kv * (I.heads / I.kv_heads) + h0;
   const u32 slot = at < heads ? QUERY : at == heads ? KEY : VALUE;
-  const bool works = thread() / 32 < (heads + 3) / 2;
+  const bool works = tid / 32 < (heads + 3) / 2;
   Turn<N> turn;
   if (works) turn = turn_of<N>(I, s.position, I.rotary != 0 && slot != VALUE);
   if (first) wait_for_earlier();
@@ -416,24 +418,29 @@ template <u32 N> DEVICE void ready_own(const Instruction& I, const Input& in, co
 }
 
 /**
- * A block of threads has a row and a kv head; its fours take the blocks of the cache in turn, four next to each other a round. First
- * all scores, which go to the block's scratch, then block after block of values, whose sums are added from the lowest on.
- * SLOTS: pieces in a four's ring. Of a FUSED instruction the row is its sequence's only one: the cache is as earlier steps left it.
+ * G fours have a row and a kv head; they take the blocks of the cache in turn, neighbors in a round. First all scores, which go to the
+ * row's scratch, then block after block of values, whose sums are added from the lowest on. SLOTS: pieces in a four's ring. Of
+ * a FUSED instruction the row is its sequence's only one: the cache is as earlier steps left it.
  */
-template <u32 SLOTS> DEVICE void attend_batch_of(const Instruction& I, const Input& in) {
-  constexpr u32 H = HEADS_AT_ONCE;
+template <u32 SLOTS, u32 G> DEVICE void attend_batch_of(const Instruction& I, const Input& in) {
+  constexpr u32 H = HEADS_AT_ONCE, ALL = G * 128, ITEMS = FOURS / G;
   const u32 D = I.head_dim, group = I.heads / I.kv_heads, sets = (group + H - 1) / H;
-  const u32 all = thread(), four = all / 128, tid = all % 128, lane = tid & 31, warp = tid / 32;
-  BatchRow& row = *(BatchRow*)pool();
-  float* const ring = (float*)(pool() + sizeof(BatchRow)) + four * SLOTS * ROW_PIECE;
+  const u32 which = thread() / ALL, all = thread() % ALL, four = all / 128, tid = all % 128, lane = tid & 31, warp = tid / 32;
+  const u32 barrier = which * G + four;
+  BatchRow<G>& row = ((BatchRow<G>*)pool())[which];
+  float* const ring = (float*)((BatchRow<G>*)pool() + ITEMS) + barrier * SLOTS * ROW_PIECE;
   float* const e = row.fours[four].e;
   float* const told = row.fours[four].told;
-  float* const scratch = (float*)I.scratch + (u64)block() * I.splits * POSITIONS * H;
+  float* const scratch = (float*)I.scratch + (u64)(which * blocks() + block()) * I.splits * POSITIONS * H;
+  auto sync_row = [&]() {
+    if (G == FOURS) sync();
+    else sync_half(which);
+  };
   const u32 key_pieces_each = (D + 31) / 32;
   const float nothing = -from_bits(0x7f800000);
   const bool fused = I.fused != 0;
   bool first_item = true;
-  for (u32 item = block(); item < I.rows * I.kv_heads * sets; item += blocks()) {
+  for (u32 item = which * blocks() + block(); item < I.rows * I.kv_heads * sets; item += ITEMS * blocks()) {
     const u32 t = item / (I.kv_heads * sets), kv = item / sets % I.kv_heads, h0 = item % sets * H;
     const u32 heads = group - h0 < H ? group - h0 : H;
     const Seen s = seen_by(I, in, t);
@@ -464,39 +471,36 @@ template <u32 SLOTS> DEVICE void attend_batch_of(const Instruction& I, const Inp
         }
         if (++asked_part == (asked_keys ? key_pieces_each : POSITIONS / ROW_POSITIONS)) {
           asked_part = 0;
-          asked_block += FOURS;
+          asked_block += G;
           if (asked_block >= b1 && asked_keys) asked_keys = false, asked_block = own0;
         }
       }
       copies_asked();
     };
-    auto ask_first = [&]() {
-      UNROLL for (u32 p = 0; p < SLOTS - 1; p++) ask(p, place_of());
-    };
-    // What earlier steps left in the cache is asked for before this step's keys and values are there.
-    const bool early = fused && own0 + (key_pieces_each < SLOTS - 1 ? FOURS : 0) + 1 < b1;
-    if (early) ask_first();
+    // What earlier steps left in the cache is asked for before this step's keys and values are there: up to the last block.
+    u32 asked = 0;
+    ROLLED while (fused && asked < SLOTS - 1 && asked_block + 1 < b1) ask(asked++, place_of());
     if (fused) {
-      if (D == 32) ready_own<2>(I, in, s, t, kv, h0, heads, row.q, first_item);
-      else if (D == 64) ready_own<4>(I, in, s, t, kv, h0, heads, row.q, first_item);
-      else ready_own<8>(I, in, s, t, kv, h0, heads, row.q, first_item);
+      if (D == 32) ready_own<2>(I, in, s, t, kv, h0, heads, all, row.q, first_item);
+      else if (D == 64) ready_own<4>(I, in, s, t, kv, h0, heads, all, row.q, first_item);
+      else ready_own<8>(I, in, s, t, kv, h0, heads, all, row.q, first_item);
     } else {
       if (first_item) wait_for_earlier();
-      for (u32 i = all; i < D * heads; i += THREADS) {
+      for (u32 i = all; i < D * heads; i += ALL) {
         const u32 h = i / D, d = i % D;
         row.q[d * H + h] = load((const float*)I.x + (u64)t * I.x_stride + (kv * group + h0 + h) * D + d);
       }
     }
     first_item = false;
-    for (u32 i = all; i < D * H; i += THREADS) {
+    for (u32 i = all; i < D * H; i += ALL) {
       if (i % H >= heads) row.q[i] = 0.0f;
     }
-    sync();
-    if (!early) ask_first();
+    sync_row();
+    ROLLED for (; asked < SLOTS - 1; asked++) ask(asked, place_of());
     const float* next = place_of();
     auto turn_ring = [&](u32 p) {
       copies_there<SLOTS - 2>();
-      sync_four(four);
+      sync_four(barrier);
       ask(p + SLOTS - 1, next);
       next = place_of();
     };
@@ -505,7 +509,7 @@ template <u32 SLOTS> DEVICE void attend_batch_of(const Instruction& I, const Inp
     u32 found[H];
     UNROLL for (u32 h = 0; h < H; h++) found[h] = 0;
     u32 p = 0;
-    for (u32 b = own0; b < b1; b += FOURS) {
+    for (u32 b = own0; b < b1; b += G) {
       float sum[8][H];
       UNROLL for (u32 l = 0; l < 8; l++) {
         UNROLL for (u32 h = 0; h < H; h++) sum[l][h] = 0.0f;
@@ -533,7 +537,7 @@ template <u32 SLOTS> DEVICE void attend_batch_of(const Instruction& I, const Inp
       float r[H];
       UNROLL for (u32 h = 0; h < H; h++) r[h] = ((sum[0][h] + sum[4][h]) + (sum[2][h] + sum[6][h])) + ((sum[1][h] + sum[5][h]) + (sum[3][h] + sum[7][h]));
       if (part == 1) *(Floats*)(told + key * H) = {r[0], r[1], r[2], r[3]};
-      sync_four(four);
+      sync_four(barrier);
       if (part == 1) continue;
       const Floats other = *(const Floats*)(told + key * H);
       const float others[H] = {other.x, other.y, other.z, other.w};
@@ -550,7 +554,7 @@ template <u32 SLOTS> DEVICE void attend_batch_of(const Instruction& I, const Inp
       const u32 v = warp_max(found[h]);
       if (lane == 0 && part == 0) row.most[four][warp][h] = v;
     }
-    sync_four(four);
+    sync_four(barrier);
     // Values: a thread has a dimension of all heads; exponentials are two heads' of a position, asked for a block ahead.
     const u32 e0 = part * 2;
     const float* mine = scratch + key * H + e0;
@@ -561,29 +565,31 @@ template <u32 SLOTS> DEVICE void attend_batch_of(const Instruction& I, const Inp
       UNROLL for (u32 k = 0; k < 2; k++) score[k] = load(from + k);
     };
     ask_scores(own0);
-    sync();
+    sync_row();
     float largest[2];
     UNROLL for (u32 k = 0; k < 2; k++) {
       u32 most = 0;
-      UNROLL for (u32 f = 0; f < FOURS; f++) {
+      UNROLL for (u32 f = 0; f < G; f++) {
         UNROLL for (u32 w = 0; w < 2; w++) most = larger(most, row.most[f][w][e0 + k]);
       }
       largest[k] = lowered(most);
     }
-    // A thread adds up one dimension of one head.
-    float out = 0.0f, total = 0.0f;
+    // A thread adds up dimensions of one head.
+    constexpr u32 OUTS = TILE_DIM * H / ALL;
+    float out[OUTS], total = 0.0f;
+    UNROLL for (u32 k = 0; k < OUTS; k++) out[k] = 0.0f;
     const u32 of = tid / 16;
-    for (u32 from = b0, round = 0; from < b1; from += FOURS, round++) {
+    for (u32 from = b0, round = 0; from < b1; from += G, round++) {
       const u32 b = from + four;
-      float(&sums)[FOURS][TILE_DIM * H] = row.sums[round & 1];
-      float(&totals)[FOURS][H] = row.totals[round & 1];
+      float(&sums)[G][TILE_DIM * H] = row.sums[round & 1];
+      float(&totals)[G][H] = row.totals[round & 1];
       if (b < b1) {
         const u32 low = s.first > b * POSITIONS ? s.first - b * POSITIONS : 0;
         const u32 high = s.end - b * POSITIONS < POSITIONS ? s.end - b * POSITIONS : POSITIONS;
         Pair w = {0.0f, 0.0f};
         if (key >= low && key < high) w = {exp_f32(score[0] - largest[0]), exp_f32(score[1] - largest[1])};
         *(Pair*)(e + key * H + e0) = w;
-        ask_scores(b + FOURS);
+        ask_scores(b + G);
         float x[H];
         UNROLL for (u32 h = 0; h < H; h++) x[h] = 0.0f;
         for (u32 k = 0; k < POSITIONS / ROW_POSITIONS; k++, p++) {
@@ -618,22 +624,32 @@ template <u32 SLOTS> DEVICE void attend_batch_of(const Instruction& I, const Inp
         }
         if (tid < D) *(Floats*)(sums[four] + tid * H) = {x[0], x[1], x[2], x[3]};
       }
-      sync();
-      const u32 blocks_here = b1 - from < FOURS ? b1 - from : FOURS;
-      for (u32 f = 0; f < blocks_here; f++) {
-        out = out + sums[f][all];
+      sync_row();
+      const u32 blocks_here = b1 - from < G ? b1 - from : G;
+      ROLLED for (u32 f = 0; f < blocks_here; f++) {
+        UNROLL for (u32 k = 0; k < OUTS; k++) out[k] = out[k] + sums[f][all + k * ALL];
         total = total + totals[f][all % H];
       }
     }
     copies_there<0>();
-    const u32 d = all / H, h = all % H;
-    if (d < D && h < heads) ((float*)I.out)[(u64)t * I.out_stride + (kv * group + h0 + h) * D + d] = divide(out, total);
-    sync();
+    const u32 h = all % H;
+    UNROLL for (u32 k = 0; k < OUTS; k++) {
+      const u32 d = (all + k * ALL) / H;
+      if (d < D && h < heads) ((float*)I.out)[(u64)t * I.out_stride + (kv * group + h0 + h) * D + d] = divide(out[k], total);
+    }
+    sync_row();
   }
   if (first_item) wait_for_earlier();
 }
 
+/** Few rows have all of a block, so that none is left without one; of more two share it. */
+template <u32 SLOTS> DEVICE void attend_batch_with(const Instruction& I, const Input& in) {
+  const u32 sets = (I.heads / I.kv_heads + HEADS_AT_ONCE - 1) / HEADS_AT_ONCE;
+  if (I.rows * I.kv_heads * sets <= blocks()) attend_batch_of<SLOTS, FOURS>(I, in);
+  else attend_batch_of<SLOTS, 2>(I, in);
+}
+
 DEVICE void attend_batch(const Instruction& I, const Input& in) {
-  if (POOL_AT + BATCH_BYTES<3> <= shared_size()) attend_batch_of<3>(I, in);
-  else attend_batch_of<2>(I, in);
+  if (POOL_AT + BATCH_BYTES<6> <= shared_size()) attend_batch_with<6>(I, in);
+  else attend_batch_with<2>(I, in);
 }

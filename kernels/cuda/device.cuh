@@ -16,6 +16,8 @@ using i32 = int32_t;
 #define APART static __device__ __noinline__
 #define KERNEL extern "C" __global__ void __launch_bounds__(512, 1)
 #define PLAIN_KERNEL extern "C" __global__ void __launch_bounds__(256, 2)
+/** What a launch brings with it. */
+#define GIVEN const __grid_constant__
 #define UNROLL _Pragma("unroll")
 #define UNROLL4 _Pragma("unroll 4")
 #define UNROLL2 _Pragma("unroll 2")

@@ -255,11 +255,11 @@ KERNEL bitnet_one(u64 list, u32 n, u32 base, u64 input, u64 barrier, u32 tag) {
  * The instruction of a launch of its own, which may have begun while the one before still runs, as the next one may from here on:
  * device.cuh. Each of these kernels waits, also where a block has nothing to do: the kernel behind it relies on that.
  */
-DEVICE const Instruction& alone(u64 list, u32 n, u32 index) {
+DEVICE const Instruction& alone(const Instruction& given) {
   let_next_begin();
-  hold(index, part_at(list, n, index));
+  for (u32 i = thread(); i < INSTRUCTION_BYTES / 8; i += THREADS) ((u64*)shared().ring[0])[i] = ((const u64*)&given)[i];
   sync();
-  return held(index);
+  return held(0);
 }
 
 #ifdef BITNET_PROFILE
@@ -275,45 +275,45 @@ DEVICE void tell_time(u64, u32, u32) {}
 #endif
 
 /** `work`: with the instruction; waits for the kernel before. */
-template <class Work> DEVICE void run_alone(u64 list, u32 n, u32 index, u64 barrier, const Work& work) {
+template <class Work> DEVICE void run_alone(const Instruction& given, u64 barrier, u32 index, const Work& work) {
   tell_time(barrier, index, 0);
-  work(alone(list, n, index));
+  work(alone(given));
   tell_time(barrier, index, 1);
 }
 
-KERNEL bitnet_phase(u64 list, u32 n, u32 index, u64 input, u64 barrier) {
+KERNEL bitnet_phase(GIVEN Instruction given, u64 input, u64 barrier, u32 index) {
   const Input& in = *(const Input*)input;
   know_row(in);
-  run_alone(list, n, index, barrier, [&](const Instruction& I) {
+  run_alone(given, barrier, index, [&](const Instruction& I) {
     wait_for_earlier();
     run<true>(I, in, Gate{nullptr, 0});
   });
 }
-KERNEL bitnet_rows(u64 list, u32 n, u32 index, u64, u64 barrier) {
-  run_alone(list, n, index, barrier, [](const Instruction& I) { run_all_rows(I); });
+KERNEL bitnet_rows(GIVEN Instruction given, u64, u64 barrier, u32 index) {
+  run_alone(given, barrier, index, [](const Instruction& I) { run_all_rows(I); });
 }
-KERNEL bitnet_some(u64 list, u32 n, u32 index, u64, u64 barrier) {
-  run_alone(list, n, index, barrier, [](const Instruction& I) {
+KERNEL bitnet_some(GIVEN Instruction given, u64, u64 barrier, u32 index) {
+  run_alone(given, barrier, index, [](const Instruction& I) {
     ternary_some_ahead(I);
     wait_for_earlier();
     ternary_some(I);
   });
 }
-KERNEL bitnet_tiles(u64 list, u32 n, u32 index, u64, u64 barrier) {
-  run_alone(list, n, index, barrier, [](const Instruction& I) {
+KERNEL bitnet_tiles(GIVEN Instruction given, u64, u64 barrier, u32 index) {
+  run_alone(given, barrier, index, [](const Instruction& I) {
     wait_for_earlier();
     ternary_tiles(I);
   });
 }
-KERNEL bitnet_head(u64 list, u32 n, u32 index, u64, u64 barrier) {
-  run_alone(list, n, index, barrier, [](const Instruction& I) { int8_of_rows(I); });
+KERNEL bitnet_head(GIVEN Instruction given, u64, u64 barrier, u32 index) {
+  run_alone(given, barrier, index, [](const Instruction& I) { int8_of_rows(I); });
 }
-KERNEL bitnet_attend_rows(u64 list, u32 n, u32 index, u64 input, u64 barrier) {
-  run_alone(list, n, index, barrier, [input](const Instruction& I) {
+KERNEL bitnet_attend_rows(GIVEN Instruction given, u64 input, u64 barrier, u32 index) {
+  run_alone(given, barrier, index, [input](const Instruction& I) {
     wait_for_earlier();
     attend_rows(I, *(const Input*)input);
   });
 }
-KERNEL bitnet_attend_batch(u64 list, u32 n, u32 index, u64 input, u64 barrier) {
-  run_alone(list, n, index, barrier, [input](const Instruction& I) { attend_batch(I, *(const Input*)input); });
+KERNEL bitnet_attend_batch(GIVEN Instruction given, u64 input, u64 barrier, u32 index) {
+  run_alone(given, barrier, index, [input](const Instruction& I) { attend_batch(I, *(const Input*)input); });
 }

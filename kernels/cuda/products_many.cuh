@@ -40,45 +40,55 @@ struct SomeScale {
   float scale;
   i32 code_sum;
 };
-/** Steps whose codes are on their way at once. */
-constexpr u32 CODES_AHEAD = 8;
+/** Steps whose codes are on their way at once: 512 bytes of a warp each, 16 of a lane, which alone reads them. */
+constexpr u32 CODES_AHEAD = 8, MOST_SUMS = SOME_ROWS * 32 / THREADS;
+struct SomeMemory {
+  SomeScale scales[SOME_ROWS];
+  /** What is there where results are added. */
+  float old[MOST_SUMS][THREADS];
+  /** Later partial sums. */
+  Words codes[CODES_AHEAD][THREADS];
+};
+static_assert(2 * WARPS * 8 * PART_STRIDE * 4 <= CODES_AHEAD * THREADS * 16, "partial sums of gate and up lie where codes did");
 
 /**
- * ITEMS tiles of the block's, from `item` on, in one pass over the codes; EACH is 2 for gate and up. Partial sums lie behind the
- * tokens' scales. FIRST: nothing of what was asked for has been waited for.
+ * ITEMS tiles of the block's, from `item` on, in one pass over the codes; EACH is 2 for gate and up. Loops are short: code that runs
+ * once or twice waits for itself. FIRST: nothing of what was asked for has been waited for.
  */
 template <u32 EACH, u32 ITEMS> DEVICE void some_pass(const Instruction& I, u32 item, u32 sub0, bool first) {
-  constexpr u32 SUBS = EACH * ITEMS, MOST = SOME_ROWS * 32 / THREADS;
+  constexpr u32 SUBS = EACH * ITEMS;
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3;
   const u32 chunks = I.code_stride / 64, rows = I.rows;
   // Eights of tokens, and in how many shares their warps take the columns.
   u32 eights = 1;
   while (eights * 8 < rows) eights *= 2;
   const u32 shares = WARPS / eights, mine = warp / eights, eight = warp % eights, tokens = eights * 8;
-  SomeScale* const scales = (SomeScale*)pool();
-  i32* const parts = (i32*)(scales + SOME_ROWS);
-  const u32 t = eight * 8 + g;
+  SomeMemory& memory = *(SomeMemory*)pool();
+  i32* const parts = (i32*)memory.codes;
+  const u32 t = eight * 8 + g, steps = mine < chunks ? (chunks - mine + shares - 1) / shares : 0;
   const char* codes = (const char*)I.codes + (u64)(t < rows ? t : rows - 1) * I.code_stride + piece * 16 + mine * 64;
-  const u32 steps = mine < chunks ? (chunks - mine + shares - 1) / shares : 0;
-  Words b[CODES_AHEAD];
-  UNROLL for (u32 k = 0; k < CODES_AHEAD; k++) {
-    if (k < steps) b[k] = load((const Words*)(codes + k * shares * 64));
-  }
-  if (first && tid < rows) scales[tid] = {load((const float*)I.scales + 2 * tid), load((const i32*)I.scales + 2 * tid + 1)};
+  auto ask = [&](u32 i) {
+    if (i < steps) copy_ahead(&memory.codes[i % CODES_AHEAD][tid], codes + i * shares * 64);
+    copies_asked();
+  };
+  // Partial sums of the pass before lie there.
+  if (!first) sync();
+  ROLLED for (u32 i = 0; i < CODES_AHEAD; i++) ask(i);
+  if (first && tid < rows) memory.scales[tid] = {load((const float*)I.scales + 2 * tid), load((const i32*)I.scales + 2 * tid + 1)};
   // This thread's results: where they go, and what is there.
   const u32 field = lane / 8;
   const bool adds = I.ending == ADD;
-  float old[MOST];
+  float old[MOST_SUMS];
   auto ask_old = [&](u32 of) {
     u32 tile = of;
     const Matrix& m = I.m[EACH == 2 ? 0 : part_of(I, tile)];
     const u32 quad = tile * 8 + tid % 8, row = quad + field * m.quads;
-    UNROLL for (u32 k = 0; k < MOST; k++) {
+    UNROLL for (u32 k = 0; k < MOST_SUMS; k++) {
       const u32 token = warp + k * WARPS;
-      old[k] = adds && token < rows && quad < m.quads && row < m.rows ? load((const float*)m.out + (u64)token * m.out_stride + row) : 0.0f;
+      old[k] = token < rows && quad < m.quads && row < m.rows ? load((const float*)m.out + (u64)token * m.out_stride + row) : 0.0f;
     }
   };
-  ask_old(item);
+  if (adds) ask_old(item);
   const u32 n = most_chunks(I);
   const Words* staged_here = staged_chunks(I) + (sub0 * chunks + mine) * 32 + lane;
   const char* from[SUBS];
@@ -90,25 +100,22 @@ template <u32 EACH, u32 ITEMS> DEVICE void some_pass(const Instruction& I, u32 i
     UNROLL for (u32 e = 0; e < 4; e++) low[s][e] = high[s][e] = 0;
   }
   if (first) {
-    copies_there<0>();
+    copies_there<CODES_AHEAD - 1>();
     sync();
   }
-  for (u32 i0 = 0; i0 < steps; i0 += CODES_AHEAD) {
-    UNROLL for (u32 k = 0; k < CODES_AHEAD; k++) {
-      const u32 i = i0 + k, at = i * shares;
-      if (i >= steps) continue;
-      const Words code = b[k];
-      if (i + CODES_AHEAD < steps) b[k] = load((const Words*)(codes + (at + CODES_AHEAD * shares) * 64));
-      UNROLL for (u32 s = 0; s < SUBS; s++) {
-        const bool there = (sub0 + s) * chunks + mine + at < n;
-        const Words a = there ? staged_here[(s * chunks + at) * 32] : from[s] ? stream(from[s] + at * 64) : Words{0, 0, 0, 0};
-        ternary_step(low[s], high[s], a, code);
-      }
+  ROLLED for (u32 i = 0, at = 0; i < steps; i++, at += shares) {
+    copies_there<CODES_AHEAD - 1>();
+    const Words code = memory.codes[i % CODES_AHEAD][tid];
+    UNROLL for (u32 s = 0; s < SUBS; s++) {
+      const bool there = (sub0 + s) * chunks + mine + at < n;
+      const Words a = there ? staged_here[(s * chunks + at) * 32] : from[s] ? stream(from[s] + at * 64) : Words{0, 0, 0, 0};
+      ternary_step(low[s], high[s], a, code);
     }
+    ask(i + CODES_AHEAD);
   }
   UNROLL for (u32 j = 0; j < ITEMS; j++) {
-    // The results before have been made of the partial sums.
-    if (j > 0 || !first) sync();
+    // All codes have been read, or the results before been made.
+    sync();
     UNROLL for (u32 s = 0; s < EACH; s++) {
       i32* part = parts + ((s * shares + mine) * tokens + eight * 8 + 2 * piece) * PART_STRIDE + g;
       UNROLL for (u32 e = 0; e < 2; e++) {
@@ -118,24 +125,27 @@ template <u32 EACH, u32 ITEMS> DEVICE void some_pass(const Instruction& I, u32 i
         part[e * PART_STRIDE + 24] = high[j * EACH + s][2 + e];
       }
     }
-    if (j > 0) ask_old(item + j * blocks());
+    if (adds) {
+      if (j > 0) ask_old(item + j * blocks());
+      UNROLL for (u32 k = 0; k < MOST_SUMS; k++) memory.old[k][tid] = old[k];
+    }
     sync();
     u32 tile = item + j * blocks();
     const Matrix& m = I.m[EACH == 2 ? 0 : part_of(I, tile)];
     const u32 quad = tile * 8 + tid % 8, row = quad + field * m.quads;
     if (quad >= m.quads || row >= m.rows) continue;
-    UNROLL for (u32 k = 0; k < MOST; k++) {
-      const u32 token = warp + k * WARPS;
-      if (token >= rows) continue;
-      const SomeScale of = scales[token];
+    const float factor = m.scale, other = I.m[1].scale;
+    float* out = (float*)m.out + row;
+    ROLLED for (u32 token = warp, k = 0; token < rows; token += WARPS, k++) {
+      const SomeScale of = memory.scales[token];
       auto value = [&](u32 s, float scale) {
         const i32* part = parts + (s * shares * tokens + token) * PART_STRIDE + lane;
         i32 sum = 0;
-        UNROLL4 for (u32 x = 0; x < shares; x++) sum += part[x * tokens * PART_STRIDE];
+        UNROLL2 for (u32 x = 0; x < shares; x++) sum += part[x * tokens * PART_STRIDE];
         return (float)((sum >> (2 * field)) - of.code_sum) * divide(scale, of.scale);
       };
-      const float y = value(0, m.scale);
-      ((float*)m.out)[(u64)token * m.out_stride + row] = EACH == 2 ? joined(I, y, value(1, I.m[1].scale)) : adds ? old[k] + y : y;
+      const float y = value(0, factor);
+      out[(u64)token * m.out_stride] = EACH == 2 ? joined(I, y, value(1, other)) : adds ? memory.old[k][tid] + y : y;
     }
   }
 }

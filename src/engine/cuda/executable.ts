@@ -33,10 +33,11 @@ import {
   type Together,
   topScratchBytes,
   topWords,
+  WHOLE_MEMORY,
 } from './encode.ts';
 import { layStates, MAXIMA_BYTES, sortedBytes } from './encode-hybrid.ts';
 import type { Gpu, HostMemory, KernelName, Work } from './gpu.ts';
-import { type Instruction, writeInstructions } from './instruction.ts';
+import { INSTRUCTION_BYTES, type Instruction, writeInstructions } from './instruction.ts';
 import type { Memory, Shape } from './shape.ts';
 import { type StateSlot, StateSlots } from './state-slots.ts';
 import { placeWeights } from './weights.ts';
@@ -53,10 +54,13 @@ const WAIT_ROWS = 8;
 /** What of a step decides its list. */
 type Asked = Pick<Step, 'trace' | 'top' | 'withoutLogits'>;
 type List = {
+  /** On the device. */
   readonly address: number;
   readonly length: number;
-  readonly kernels: readonly KernelName[];
   readonly oneRow: boolean;
+  /** Of a list whose instructions are launched one by one: here, whose kernels they are. */
+  readonly here?: HostMemory;
+  readonly kernels: readonly KernelName[];
 };
 /** Memory of the device, and how much. */
 type Place = { address: number; bytes: number };
@@ -188,8 +192,8 @@ export class CudaExecutable implements Executable {
   }
 
   /** The instructions of a step of these rows: what docs/cuda.md counts, and the tests look at. */
-  instructionsOf(tokens: number, outputs: number, positions: number, sequences = 1): Instruction[] {
-    const shape = this.#shape(tokens, outputs, sequences, positions, {});
+  instructionsOf(tokens: number, outputs: number, positions: number, sequences = 1, asked: Asked = {}): Instruction[] {
+    const shape = this.#shape(tokens, outputs, sequences, positions, asked);
     this.#prepare(shape, 1);
     return this.#encode(shape);
   }
@@ -274,10 +278,13 @@ export class CudaExecutable implements Executable {
     const sharedBytes = this.#sharedBytes(shape);
     const work: Work[] = [{ copy: 'in', to: inputAt, from: input.address, bytes: inputBytes }];
     // Several rows have kernels of their own for what takes longest.
-    if (list.length > 0 && (this.#phases || tokens > 1)) {
+    if (list.here !== undefined) {
+      const { address } = list.here;
       list.kernels.forEach((kernel, i) => {
-        const how = i === 0 ? 'plain' : 'early';
-        work.push({ kernel, grid, how, sharedBytes, args: [list.address, list.length, i, inputAt, this.#gpu.barrier] });
+        const given = address + i * INSTRUCTION_BYTES;
+        const args = [inputAt, this.#gpu.barrier, i];
+        const bytes = WHOLE_MEMORY.has(kernel) ? this.#gpu.sharedBytes.one : sharedBytes;
+        work.push({ kernel, grid, how: i === 0 ? 'plain' : 'early', sharedBytes: bytes, given, args });
       });
     } else if (list.length > 0) {
       const args = [
@@ -446,6 +453,7 @@ export class CudaExecutable implements Executable {
       grid: this.#gpu.info.multiprocessors,
       packets: this.#places.get('packets')?.address ?? 0,
       sharedBytes: this.#sharedBytes(shape),
+      mostSharedBytes: this.#gpu.sharedBytes.one,
     };
   }
 
@@ -467,22 +475,34 @@ export class CudaExecutable implements Executable {
     if (known !== undefined) return known;
     const instructions = this.#encode(shape);
     const bytes = writeInstructions(instructions);
-    const address = this.#take(bytes.length, 'instructions');
-    this.#gpu.upload(address, bytes);
+    const alone = instructions.length > 0 && (this.#phases || tokens > 1);
+    let here: HostMemory | undefined;
+    let address = 0;
+    if (alone) {
+      here = this.#gpu.host(bytes.length);
+      new Uint8Array(here.memory).set(bytes);
+    } else {
+      address = this.#take(bytes.length, 'instructions');
+      this.#gpu.upload(address, bytes);
+    }
     if (this.#lists.size >= KEPT_LISTS) {
       const [oldest, list] = this.#lists.entries().next().value!;
-      this.#gpu.release(list.address);
+      this.#forgetList(list);
       this.#lists.delete(oldest);
     }
     const oneRow = shape.tokens === 1 && isOneRow(instructions);
-    const list = { address, length: instructions.length, kernels: instructions.map(kernelOf), oneRow };
+    const kernels = alone ? instructions.map(kernelOf) : [];
+    const list = { address, length: instructions.length, oneRow, kernels, ...(here === undefined ? {} : { here }) };
     this.#lists.set(key, list);
     return list;
   }
 
   #forgetLists(): void {
-    for (const { address } of this.#lists.values()) this.#gpu.release(address);
+    for (const list of this.#lists.values()) this.#forgetList(list);
     this.#lists.clear();
+  }
+  #forgetList({ address }: List): void {
+    if (address !== 0) this.#gpu.release(address);
   }
 
   #take(bytes: number, what: string): number {

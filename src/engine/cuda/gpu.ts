@@ -32,6 +32,8 @@ export type Work =
       /** The whole grid at once, or an error; or, where card and driver can, before the launch before it has ended. */
       readonly how: 'together' | 'early' | 'plain';
       readonly sharedBytes: number;
+      /** This machine's address of an argument before the others that is more than a number. */
+      readonly given?: number;
       readonly args: readonly number[];
     };
 
@@ -40,9 +42,9 @@ export function writeWork(work: readonly Work[]): Float64Array {
   for (const item of work) {
     if ('copy' in item) numbers.push(item.copy === 'in' ? 0 : 1, item.to, item.from, item.bytes);
     else {
-      const { kernel, grid, how, sharedBytes, args } = item;
+      const { kernel, grid, how, sharedBytes, given = 0, args } = item;
       const way = ['plain', 'together', 'early'].indexOf(how);
-      numbers.push(2, KERNELS.indexOf(kernel), grid, sharedBytes, way, args.length, ...args);
+      numbers.push(2, KERNELS.indexOf(kernel), grid, sharedBytes, way, given, args.length, ...args);
     }
   }
   return Float64Array.from(numbers);

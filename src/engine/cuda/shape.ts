@@ -44,9 +44,10 @@ export type Memory = {
   readonly choices: number;
   /** Largest elements of pieces of rows: `MAXIMA_BYTES`. */
   readonly maxima: number;
-  /** Blocks of the grid, and their shared memory. */
+  /** Blocks of the grid, and their shared memory; that of kernels of `WHOLE_MEMORY`. */
   readonly grid: number;
   readonly sharedBytes: number;
+  readonly mostSharedBytes: number;
   /** What of the shared memory is an instruction's own, at least. */
   readonly poolBytes: number;
 };

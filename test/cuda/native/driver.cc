@@ -159,7 +159,7 @@ u64 in_use = 0;
 
 void call_step(void** a) { bitnet_step(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3], *(u64*)a[4]); }
 void call_one(void** a) { bitnet_one(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3], *(u64*)a[4], *(u32*)a[5]); }
-template <void (*KERNEL_OF)(u64, u32, u32, u64, u64)> void call_phase(void** a) { KERNEL_OF(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3], *(u64*)a[4]); }
+template <void (*KERNEL_OF)(Instruction, u64, u64, u32)> void call_phase(void** a) { KERNEL_OF(*(const Instruction*)a[0], *(u64*)a[1], *(u64*)a[2], *(u32*)a[3]); }
 const std::map<std::string, void (*)(void**)> kernels = {
     {"bitnet_step", call_step},
     {"bitnet_one", call_one},

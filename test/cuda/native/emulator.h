@@ -16,6 +16,7 @@ using i32 = int32_t;
 #define APART static
 #define KERNEL extern "C" void
 #define PLAIN_KERNEL extern "C" void
+#define GIVEN const
 #define UNROLL
 #define UNROLL4
 #define UNROLL2
