@@ -381,8 +381,8 @@ DEVICE void attend_rows(const Instruction& I, const Input& in) {
 
 /** Heads of a kv head that are multiplied together; four warps have a block of the cache. */
 constexpr u32 HEADS_AT_ONCE = 4, FOURS = WARPS / 4;
-/** Floats of a piece: 32 dimensions of a block's keys, or 16 positions of its values. */
-constexpr u32 ROW_PIECE = 32 * POSITIONS, ROW_POSITIONS = 16;
+/** A piece has DIMS dimensions of a block's keys, or half as many positions of its values. */
+constexpr u32 STEPS = 16;
 /** Of each four beside its ring. */
 struct BatchFour {
   /** Exponentials, and what a thread tells another: [position][head]. */
@@ -397,7 +397,7 @@ template <u32 G> struct BatchRow {
   u32 most[G][2][HEADS_AT_ONCE];
   BatchFour fours[G];
 };
-template <u32 SLOTS> constexpr u32 BATCH_BYTES = FOURS / 2 * sizeof(BatchRow<2>) + FOURS * SLOTS * ROW_PIECE * 4;
+template <u32 SLOTS, u32 DIMS> constexpr u32 BATCH_BYTES = FOURS / 2 * sizeof(BatchRow<2>) + FOURS * SLOTS * DIMS * POSITIONS * 4;
 static_assert(sizeof(BatchRow<FOURS>) <= FOURS / 2 * sizeof(BatchRow<2>), "the other way needs less");
 
 /** A row's own heads: queries to shared memory, key and value to the cache. 16 threads each of a row's; whole warps take part. */
@@ -422,8 +422,8 @@ APART void ready_own(const Instruction& I, const Input& in, Seen s, u32 t, u32 k
  * row's scratch, then block after block of values, whose sums are added from the lowest on. SLOTS: pieces in a four's ring. Of
  * a FUSED instruction the row is its sequence's only one: the cache is as earlier steps left it.
  */
-template <u32 SLOTS, u32 G> DEVICE void attend_batch_of(const Instruction& I, const Input& in) {
-  constexpr u32 H = HEADS_AT_ONCE, ALL = G * 128, ITEMS = FOURS / G;
+template <u32 SLOTS, u32 DIMS, u32 G> APART void attend_batch_of(const Instruction& I, const Input& in) {
+  constexpr u32 H = HEADS_AT_ONCE, ALL = G * 128, ITEMS = FOURS / G, ROW_PIECE = DIMS * POSITIONS, ROW_POSITIONS = DIMS / 2;
   const u32 D = I.head_dim, group = I.heads / I.kv_heads, sets = (group + H - 1) / H;
   const u32 which = thread() / ALL, all = thread() % ALL, four = all / 128, tid = all % 128, lane = tid & 31, warp = tid / 32;
   const u32 barrier = which * G + four;
@@ -436,7 +436,7 @@ template <u32 SLOTS, u32 G> DEVICE void attend_batch_of(const Instruction& I, co
     if (G == FOURS) sync();
     else sync_half(which);
   };
-  const u32 key_pieces_each = (D + 31) / 32;
+  const u32 key_pieces_each = (D + DIMS - 1) / DIMS;
   const float nothing = -from_bits(0x7f800000);
   const bool fused = I.fused != 0;
   bool first_item = true;
@@ -446,6 +446,9 @@ template <u32 SLOTS, u32 G> DEVICE void attend_batch_of(const Instruction& I, co
     const Seen s = seen_by(I, in, t);
     const u32 b0 = s.first / POSITIONS, b1 = (s.end + POSITIONS - 1) / POSITIONS, own0 = b0 + four;
     const Cached cache = cached(I, in, s.table_row, kv);
+    // Of the last block no more than there is.
+    auto high_of = [&](u32 b) { return s.end - b * POSITIONS < POSITIONS ? s.end - b * POSITIONS : POSITIONS; };
+    auto value_pieces = [&](u32 b) { return (high_of(b) + ROW_POSITIONS - 1) / ROW_POSITIONS; };
     // Pieces are asked for one after the other: block and part of the next; where it is is looked up one piece ahead.
     u32 asked_block = own0, asked_part = 0;
     bool asked_keys = true;
@@ -456,20 +459,20 @@ template <u32 SLOTS, u32 G> DEVICE void attend_batch_of(const Instruction& I, co
     auto ask = [&](u32 p, const float* from) {
       if (from != nullptr) {
         float* to = ring + p % SLOTS * ROW_PIECE + 4 * tid;
-        // Of the last block no more than there is: positions of keys lie in fours, the same ones of each of a thread's copies.
-        const u32 high = s.end - asked_block * POSITIONS;
+        const u32 high = high_of(asked_block);
         u32 n = 0;
         if (asked_keys) {
-          const u32 left = D - asked_part * 32;
-          if (4 * (tid % (POSITIONS / 4)) < high) n = (left < 32 ? left : 32) * POSITIONS / 4;
-        } else if (high > asked_part * ROW_POSITIONS) {
+          const u32 left = D - asked_part * DIMS;
+          // Positions of keys lie in fours, the same ones of each of a thread's copies.
+          if (4 * (tid % (POSITIONS / 4)) < high) n = (left < DIMS ? left : DIMS) * POSITIONS / 4;
+        } else {
           const u32 left = high - asked_part * ROW_POSITIONS;
           n = (left < ROW_POSITIONS ? left : ROW_POSITIONS) * D / 4;
         }
-        UNROLL for (u32 i = 0; i < 4; i++) {
+        UNROLL for (u32 i = 0; i < DIMS / 8; i++) {
           if (tid + 128 * i < n) copy_ahead(to + 512 * i, from + 4 * tid + 512 * i);
         }
-        if (++asked_part == (asked_keys ? key_pieces_each : POSITIONS / ROW_POSITIONS)) {
+        if (++asked_part == (asked_keys ? key_pieces_each : value_pieces(asked_block))) {
           asked_part = 0;
           asked_block += G;
           if (asked_block >= b1 && asked_keys) asked_keys = false, asked_block = own0;
@@ -516,21 +519,27 @@ template <u32 SLOTS, u32 G> DEVICE void attend_batch_of(const Instruction& I, co
       }
       for (u32 k = 0; k < key_pieces_each; k++, p++) {
         turn_ring(p);
-        const float* keys = ring + p % SLOTS * ROW_PIECE + part * POSITIONS + key;
-        const float* x = row.q + (k * 32 + part) * H;
-        auto step = [&](u32 l, u32 d) {
-          const Floats a = *(const Floats*)(x + d * H);
-          const float v = keys[d * POSITIONS];
-          sum[l][0] = sum[l][0] + a.x * v;
-          sum[l][1] = sum[l][1] + a.y * v;
-          sum[l][2] = sum[l][2] + a.z * v;
-          sum[l][3] = sum[l][3] + a.w * v;
-        };
-        if (k * 32 + 32 <= D) {
-          UNROLL for (u32 n = 0; n < 16; n++) step(n % 8, 2 * n);
-        } else {
-          UNROLL for (u32 n = 0; n < 16; n++) {
-            if (k * 32 + 2 * n + part < D) step(n % 8, 2 * n);
+        // Keys that nobody sees: all of a warp's.
+        if (b * POSITIONS + (key & ~31u) >= s.end) continue;
+        ROLLED for (u32 d0 = 0; d0 < DIMS && k * DIMS + d0 < D; d0 += 2 * STEPS) {
+          const float* keys = ring + p % SLOTS * ROW_PIECE + (d0 + part) * POSITIONS + key;
+          const float* x = row.q + (k * DIMS + d0 + part) * H;
+          // D is a multiple of 4, and where it is none of 32 the rest is few.
+          const u32 left = D - k * DIMS - d0;
+          auto step = [&](u32 l, u32 d) {
+            const Floats a = *(const Floats*)(x + d * H);
+            const float v = keys[d * POSITIONS];
+            sum[l][0] = sum[l][0] + a.x * v;
+            sum[l][1] = sum[l][1] + a.y * v;
+            sum[l][2] = sum[l][2] + a.z * v;
+            sum[l][3] = sum[l][3] + a.w * v;
+          };
+          if (left >= 2 * STEPS) {
+            UNROLL for (u32 n = 0; n < STEPS; n++) step(n % 8, 2 * n);
+          } else {
+            UNROLL for (u32 n = 0; n < STEPS; n++) {
+              if (2 * n + part < left) step(n % 8, 2 * n);
+            }
           }
         }
       }
@@ -585,14 +594,14 @@ template <u32 SLOTS, u32 G> DEVICE void attend_batch_of(const Instruction& I, co
       float(&totals)[G][H] = row.totals[round & 1];
       if (b < b1) {
         const u32 low = s.first > b * POSITIONS ? s.first - b * POSITIONS : 0;
-        const u32 high = s.end - b * POSITIONS < POSITIONS ? s.end - b * POSITIONS : POSITIONS;
+        const u32 high = high_of(b), value_pieces_here = value_pieces(b);
         Pair w = {0.0f, 0.0f};
         if (key >= low && key < high) w = {exp_f32(score[0] - largest[0]), exp_f32(score[1] - largest[1])};
         *(Pair*)(e + key * H + e0) = w;
         ask_scores(b + G);
         float x[H];
         UNROLL for (u32 h = 0; h < H; h++) x[h] = 0.0f;
-        for (u32 k = 0; k < POSITIONS / ROW_POSITIONS; k++, p++) {
+        for (u32 k = 0; k < value_pieces_here; k++, p++) {
           turn_ring(p);
           if (k == 0 && tid < 64) {
             float sum = 0.0f;
@@ -604,22 +613,24 @@ template <u32 SLOTS, u32 G> DEVICE void attend_batch_of(const Instruction& I, co
             if ((tid & 15) == 0) totals[four][of] = sum;
           }
           if (tid >= D) continue;
-          const float* values = ring + p % SLOTS * ROW_PIECE + tid;
-          const float* weights = e + k * ROW_POSITIONS * H;
-          const u32 j0 = low > k * ROW_POSITIONS ? low - k * ROW_POSITIONS : 0;
-          const u32 j1 = high < k * ROW_POSITIONS ? 0 : high - k * ROW_POSITIONS;
-          auto step = [&](u32 j) {
-            const Floats a = *(const Floats*)(weights + j * H);
-            const float v = values[j * D];
-            x[0] = x[0] + a.x * v;
-            x[1] = x[1] + a.y * v;
-            x[2] = x[2] + a.z * v;
-            x[3] = x[3] + a.w * v;
-          };
-          if (j0 == 0 && j1 >= ROW_POSITIONS) {
-            UNROLL for (u32 j = 0; j < ROW_POSITIONS; j++) step(j);
-          } else {
-            for (u32 j = j0; j < j1 && j < ROW_POSITIONS; j++) step(j);
+          ROLLED for (u32 at = 0; at < ROW_POSITIONS; at += STEPS) {
+            const float* values = ring + p % SLOTS * ROW_PIECE + at * D + tid;
+            const u32 from = k * ROW_POSITIONS + at;
+            const float* weights = e + from * H;
+            const u32 j0 = low > from ? low - from : 0, j1 = high < from ? 0 : high - from;
+            auto step = [&](u32 j) {
+              const Floats a = *(const Floats*)(weights + j * H);
+              const float v = values[j * D];
+              x[0] = x[0] + a.x * v;
+              x[1] = x[1] + a.y * v;
+              x[2] = x[2] + a.z * v;
+              x[3] = x[3] + a.w * v;
+            };
+            if (j0 == 0 && j1 >= STEPS) {
+              UNROLL for (u32 j = 0; j < STEPS; j++) step(j);
+            } else {
+              for (u32 j = j0; j < j1 && j < STEPS; j++) step(j);
+            }
           }
         }
         if (tid < D) *(Floats*)(sums[four] + tid * H) = {x[0], x[1], x[2], x[3]};
@@ -643,13 +654,13 @@ template <u32 SLOTS, u32 G> DEVICE void attend_batch_of(const Instruction& I, co
 }
 
 /** Few rows have all of a block, so that none is left without one; of more two share it. */
-template <u32 SLOTS> DEVICE void attend_batch_with(const Instruction& I, const Input& in) {
+template <u32 SLOTS, u32 DIMS> DEVICE void attend_batch_with(const Instruction& I, const Input& in) {
   const u32 sets = (I.heads / I.kv_heads + HEADS_AT_ONCE - 1) / HEADS_AT_ONCE;
-  if (I.rows * I.kv_heads * sets <= blocks()) attend_batch_of<SLOTS, FOURS>(I, in);
-  else attend_batch_of<SLOTS, 2>(I, in);
+  if (I.rows * I.kv_heads * sets <= blocks()) attend_batch_of<SLOTS, DIMS, FOURS>(I, in);
+  else attend_batch_of<SLOTS, DIMS, 2>(I, in);
 }
 
 DEVICE void attend_batch(const Instruction& I, const Input& in) {
-  if (POOL_AT + BATCH_BYTES<6> <= shared_size()) attend_batch_with<6>(I, in);
-  else attend_batch_with<2>(I, in);
+  if (POOL_AT + BATCH_BYTES<3, 64> <= shared_size()) attend_batch_with<3, 64>(I, in);
+  else attend_batch_with<2, 32>(I, in);
 }

@@ -337,44 +337,66 @@ DEVICE void ternary_tiles(const Instruction& I) {
 
 // ---- int8: the head of a batch
 
-/** Bytes from row to row of codes in shared memory: 64 more than they have, for the banks. */
-DEVICE u32 head_stride(const Instruction& I) { return I.code_stride + 64; }
-/** Eights of tokens whose codes fit. */
-DEVICE u32 head_eights(const Instruction& I) {
-  const u32 fit = (shared_size() - POOL_AT) / (8 * head_stride(I));
+/** Bytes from row to row of codes in shared memory: 16 more than they have, for the banks. */
+DEVICE u32 head_stride(const Instruction& I) { return I.code_stride + 16; }
+/** Pieces of a warp's ring, 16 rows x 128 columns each. */
+constexpr u32 HEAD_PLACES = 4, HEAD_PIECE = 2048, HEAD_RINGS = WARPS * HEAD_PLACES * HEAD_PIECE;
+/** Eights of tokens whose codes fit, beside the rings or without. */
+DEVICE u32 head_eights(const Instruction& I, u32 beside) {
+  if (shared_size() < POOL_AT + beside) return 0;
+  const u32 fit = (shared_size() - POOL_AT - beside) / (8 * head_stride(I));
   return fit >= 4 ? 4 : fit >= 2 ? 2 : fit;
 }
 
-/** Steps of weights on their way. */
-constexpr u32 HEAD_AHEAD = 3;
-
 /**
- * 8 N tokens' codes in shared memory; a warp takes tiles of 16 rows, 128 columns a step. Four lanes read 64 bytes next to each other:
- * a sector of which half is wanted would come twice. The first weights are asked for before the kernel before has ended.
+ * 8 N tokens' codes in shared memory; a warp takes tiles of 16 rows, 128 columns a step. RINGS: weights come through the warp's ring, in
+ * whole lines and three steps ahead; else two steps are on their way in registers. The first are asked for before the kernel
+ * before has ended.
  */
-template <u32 N> DEVICE void int8_of_rows(const Instruction& I) {
+template <u32 N, bool RINGS> DEVICE void int8_of_rows(const Instruction& I) {
   const u32 tid = thread(), lane = tid & 31, g = lane / 4, piece = lane & 3;
   const Matrix& m = I.m[0];
   const u32 chunks = I.code_stride / 128, first = block() * WARPS + tid / 32, step = blocks() * WARPS;
   const u32 mine = first < m.tiles ? (m.tiles - first + step - 1) / step : 0, total = mine * chunks;
   const u32 rows = m.rows, stride = m.stride, words = I.code_stride / 16;
-  const char* const base = (const char*)m.w + piece * 16;
-  char* codes = pool();
+  const char* const base = (const char*)m.w;
+  char* const ring = pool() + tid / 32 * (HEAD_PLACES * HEAD_PIECE);
+  char* const codes = pool() + (RINGS ? HEAD_RINGS : 0);
+  auto row_at = [&](u32 row) { return base + (u64)(row < rows ? row : rows - 1) * stride; };
   for (u32 t0 = 0; t0 < I.rows; t0 += 8 * N) {
-    u32 lt = 0, lc = 0;
+    // The step that is asked for next.
+    u32 lt = 0, lc = 0, asked = 0;
+    auto next_step = [&]() {
+      if (++lc == chunks) lc = 0, lt++;
+    };
+    auto ask = [&]() {
+      if (lt < mine) {
+        char* const to = ring + asked++ % HEAD_PLACES * HEAD_PIECE;
+        UNROLL for (u32 k = 0; k < 4; k++) {
+          const u32 row = 4 * k + lane / 8, chunk = lane & 7;
+          copy_ahead(to + row * 128 + ((chunk ^ (row & 7)) << 4), row_at((first + lt * step) * 16 + row) + lc * 128 + chunk * 16);
+        }
+        next_step();
+      }
+      copies_asked();
+    };
     auto fetch_next = [&](Words (&a)[4]) {
       if (lt >= mine) return;
       const u32 row = (first + lt * step) * 16 + g;
-      const char* one = base + (u64)(row < rows ? row : rows - 1) * stride + lc * 128;
-      const char* two = base + (u64)(row + 8 < rows ? row + 8 : rows - 1) * stride + lc * 128;
+      const char* one = row_at(row) + lc * 128 + piece * 32;
+      const char* two = row_at(row + 8) + lc * 128 + piece * 32;
       a[0] = stream(one);
-      a[1] = stream(one + 64);
+      a[1] = stream(one + 16);
       a[2] = stream(two);
-      a[3] = stream(two + 64);
-      if (++lc == chunks) lc = 0, lt++;
+      a[3] = stream(two + 16);
+      next_step();
     };
-    Words ahead[HEAD_AHEAD][4];
-    UNROLL for (u32 k = 0; k < HEAD_AHEAD; k++) fetch_next(ahead[k]);
+    Words ahead[2][4];
+    if (RINGS) {
+      ROLLED for (u32 k = 0; k < HEAD_PLACES - 1; k++) ask();
+    } else {
+      UNROLL for (u32 k = 0; k < 2; k++) fetch_next(ahead[k]);
+    }
     if (t0 == 0) wait_for_earlier();
     for (u32 i = tid; i < 8 * N * words; i += THREADS) {
       const u32 row = i / words, at = i % words * 16, t = t0 + row < I.rows ? t0 + row : I.rows - 1;
@@ -398,47 +420,75 @@ template <u32 N> DEVICE void int8_of_rows(const Instruction& I) {
       }
     };
     fetch_scales(first < m.tiles ? first : 0);
-    const char* b_at = codes + g * head_stride(I) + piece * 16;
+    const char* b_at = codes + g * head_stride(I) + piece * 32;
     i32 acc[N][4];
     UNROLL for (u32 n = 0; n < N; n++) {
       UNROLL for (u32 e = 0; e < 4; e++) acc[n][e] = 0;
     }
     u32 tile = first, c = 0;
-    for (u32 from = 0; from < total; from += HEAD_AHEAD) {
-      UNROLL for (u32 k = 0; k < HEAD_AHEAD; k++) {
-        if (from + k >= total) continue;
-        UNROLL for (u32 n = 0; n < N; n++) {
-          const Words* b = (const Words*)(b_at + n * 8 * head_stride(I) + c * 128);
-          int8_step(acc[n], ahead[k][0], ahead[k][2], b[0]);
-          int8_step(acc[n], ahead[k][1], ahead[k][3], b[4]);
-        }
-        fetch_next(ahead[k]);
-        if (++c < chunks) continue;
-        UNROLL for (u32 n = 0; n < N; n++) {
-          UNROLL for (u32 e = 0; e < 4; e++) {
-            const u32 token = t0 + n * 8 + 2 * piece + (e & 1), row = tile * 16 + g + (e >> 1) * 8;
-            if (row < m.rows && token < I.rows) {
-              const float factor = divide(row_scale[e >> 1], scale[n][e & 1]);
-              ((float*)m.out)[(u64)token * m.out_stride + row] = (float)acc[n][e] * factor;
-            }
-            acc[n][e] = 0;
+    auto multiply = [&](const Words (&a)[4]) {
+      UNROLL for (u32 n = 0; n < N; n++) {
+        const Words* b = (const Words*)(b_at + n * 8 * head_stride(I) + c * 128);
+        int8_step(acc[n], a[0], a[2], b[0]);
+        int8_step(acc[n], a[1], a[3], b[1]);
+      }
+    };
+    auto end_step = [&]() {
+      if (++c < chunks) return;
+      UNROLL for (u32 n = 0; n < N; n++) {
+        UNROLL for (u32 e = 0; e < 4; e++) {
+          const u32 token = t0 + n * 8 + 2 * piece + (e & 1), row = tile * 16 + g + (e >> 1) * 8;
+          if (row < m.rows && token < I.rows) {
+            const float factor = divide(row_scale[e >> 1], scale[n][e & 1]);
+            ((float*)m.out)[(u64)token * m.out_stride + row] = (float)acc[n][e] * factor;
           }
+          acc[n][e] = 0;
         }
-        c = 0;
-        tile += step;
-        fetch_scales(tile < m.tiles ? tile : 0);
+      }
+      c = 0;
+      tile += step;
+      fetch_scales(tile < m.tiles ? tile : 0);
+    };
+    if (RINGS) {
+      ROLLED for (u32 i = 0; i < total; i++) {
+        copies_there<HEAD_PLACES - 2>();
+        sync_warp();
+        // Into the place that all have read in the step before.
+        ask();
+        const char* const here = ring + i % HEAD_PLACES * HEAD_PIECE + g * 128;
+        const u32 one = ((2 * piece) ^ g) << 4, two = ((2 * piece + 1) ^ g) << 4;
+        const Words a[4] = {*(const Words*)(here + one), *(const Words*)(here + two), *(const Words*)(here + 1024 + one), *(const Words*)(here + 1024 + two)};
+        multiply(a);
+        end_step();
+      }
+    } else {
+      for (u32 from = 0; from < total; from += 2) {
+        UNROLL for (u32 k = 0; k < 2; k++) {
+          if (from + k >= total) continue;
+          multiply(ahead[k]);
+          fetch_next(ahead[k]);
+          end_step();
+        }
       }
     }
     sync();
   }
 }
 
+template <bool RINGS> DEVICE void int8_of_eights(const Instruction& I, u32 fit) {
+  if (I.rows <= 8 || fit == 1) int8_of_rows<1, RINGS>(I);
+  else if (I.rows <= 16 || fit == 2) int8_of_rows<2, RINGS>(I);
+  else int8_of_rows<4, RINGS>(I);
+}
+
 DEVICE void int8_of_rows(const Instruction& I) {
-  const u32 fit = head_eights(I);
+  const u32 fit = head_eights(I, 0), beside = head_eights(I, HEAD_RINGS);
   if (fit == 0) {
     wait_for_earlier();
     int8_rows<4>(I);
-  } else if (I.rows <= 8 || fit == 1) int8_of_rows<1>(I);
-  else if (I.rows <= 16 || fit == 2) int8_of_rows<2>(I);
-  else int8_of_rows<4>(I);
+  } else if (beside > 0 && (8 * beside >= I.rows || beside == fit)) {
+    int8_of_eights<true>(I, beside);
+  } else {
+    int8_of_eights<false>(I, fit);
+  }
 }

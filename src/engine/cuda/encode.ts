@@ -192,7 +192,12 @@ export function kernelOf({ op, rows }: Instruction): KernelName {
   }
 }
 /** Kernels whose blocks have all the shared memory there is; of the others' the rest is cache. */
-export const WHOLE_MEMORY: ReadonlySet<KernelName> = new Set(['bitnet_rows', 'bitnet_some', 'bitnet_attend_batch']);
+export const WHOLE_MEMORY: ReadonlySet<KernelName> = new Set([
+  'bitnet_rows',
+  'bitnet_some',
+  'bitnet_head',
+  'bitnet_attend_batch',
+]);
 /** What the kernel for steps of one row has; products only of rows that are made there. */
 const ONE_ROW: ReadonlySet<Operation> = new Set([
   'embed',

@@ -49,7 +49,7 @@ const MAX_SCRATCH_BYTES = 256 << 20;
 const KEPT_LISTS = 32;
 const INPUT_HEADER = 64;
 /** Rows up to which this thread waits for the device. */
-const WAIT_ROWS = 8;
+const WAIT_ROWS = 32;
 
 /** What of a step decides its list. */
 type Asked = Pick<Step, 'trace' | 'top' | 'withoutLogits'>;
