@@ -172,31 +172,41 @@ struct TokenScale {
   float factor[2];
   i32 code_sum, pad;
 };
-/** Tokens of a block's tile, columns that are staged at once, stages in shared memory. */
-constexpr u32 TILE_TOKENS = 128, STAGE = 128, STAGES = 3;
+/** Tokens of a block's tile, columns that are staged at once. */
+constexpr u32 TILE_TOKENS = 128, STAGE = 128;
 /** Units of 32 rows of a block: 4 warps' of UNITS each. */
 template <u32 UNITS> constexpr u32 STAGE_BYTES = (TILE_TOKENS + 4 * UNITS * 8) * STAGE;
 
-/** 16 bytes of a staged row of 128: 32 bytes at a time four rows next to each other are in different banks. */
-DEVICE u32 staged_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ ((row & 3) << 1)) << 4); }
+/**
+ * 16 bytes of a staged row of 128: of two or, FOUR, of one at a time rows next to each other are in different banks; the latter is how
+ * four warps together read them.
+ */
+template <bool FOUR> DEVICE u32 staged_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ (FOUR ? row & 7 : (row & 3) << 1)) << 4); }
 struct alignas(8) Twowords {
   u32 x, y;
 };
+
+template <bool FOUR> constexpr u32 tile_stages = FOUR ? 4 : 3;
 
 /** Tiles of a block, as `part_of` counts tiles of 8 quads. */
 template <u32 UNITS> DEVICE u32 block_tiles(const Instruction& I, const Matrix& m) {
   return I.ending == GATE ? (m.tiles + 3) / 4 : (m.tiles + 4 * UNITS - 1) / (4 * UNITS);
 }
 
-/** A block has 128 UNITS rows (of gate and up 128 each) and 128 tokens, a warp 32 UNITS and 32. */
-template <u32 UNITS> DEVICE void ternary_tiles_of(const Instruction& I) {
+/**
+ * A block has 128 UNITS rows (of gate and up 128 each) and 128 tokens, a warp 32 UNITS and 32. FOUR: warps of the same tokens multiply
+ * together, see mma_four.
+ */
+template <u32 UNITS, bool FOUR> DEVICE void ternary_tiles_of(const Instruction& I) {
+  constexpr u32 STAGES = tile_stages<FOUR>;
+  char* const staged_here = FOUR ? tile_place(pool()) : pool();
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3;
   const u32 row_warp = warp & 3, token_warp = warp / 4, stages = I.code_stride / STAGE;
   const bool gate = I.ending == GATE;
   u32 tiles = 0;
   for (u32 p = 0; p < (gate ? 1 : I.parts); p++) tiles += block_tiles<UNITS>(I, I.m[p]);
   const u32 groups = (I.rows + TILE_TOKENS - 1) / TILE_TOKENS;
-  TokenScale* const token_scales = (TokenScale*)(pool() + STAGES * STAGE_BYTES<UNITS>);
+  TokenScale* const token_scales = (TokenScale*)(staged_here + STAGES * STAGE_BYTES<UNITS>);
   for (u32 item = block(); item < tiles * groups; item += blocks()) {
     const u32 t0 = item / tiles * TILE_TOKENS;
     u32 large = item % tiles, p = 0;
@@ -219,10 +229,10 @@ template <u32 UNITS> DEVICE void ternary_tiles_of(const Instruction& I) {
       const Matrix& m = matrix_of(unit);
       if (quad < m.quads) weight_from = (const char*)m.w + (u64)quad * m.stride + sixteen * 16;
     }
-    const u32 code_to = staged_at(copied, sixteen);
+    const u32 code_to = staged_at<FOUR>(copied, sixteen);
     auto ask = [&](u32 stage) {
       if (stage < stages) {
-        char* to = pool() + stage % STAGES * STAGE_BYTES<UNITS> + code_to;
+        char* to = staged_here + stage % STAGES * STAGE_BYTES<UNITS> + code_to;
         copy_ahead(to, code_from[0] + stage * STAGE);
         copy_ahead(to + 64 * STAGE, code_from[1] + stage * STAGE);
         if (weight_from) copy_ahead(to + TILE_TOKENS * STAGE, weight_from + stage * STAGE);
@@ -244,20 +254,36 @@ template <u32 UNITS> DEVICE void ternary_tiles_of(const Instruction& I) {
     const u32 token_at = (token_warp * 32 + g) * STAGE, quad_row = TILE_TOKENS * STAGE + (row_warp * UNITS * 8 + g) * STAGE;
     for (u32 stage = 0; stage < stages; stage++) {
       copies_there<STAGES - 2>();
+      if (FOUR) copies_for_tiles();
       sync();
       ask(stage + STAGES - 1);
-      const char* here = pool() + stage % STAGES * STAGE_BYTES<UNITS>;
-      // 32 columns at a time, 8 of a lane, so that few words are held.
-      UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
-        const u32 at = (k ^ (g & 3)) * 32 + piece * 8;
-        Twowords b[4];
-        UNROLL for (u32 n = 0; n < 4; n++) b[n] = *(const Twowords*)(here + token_at + n * 8 * STAGE + at);
-        UNROLL for (u32 u = 0; u < UNITS; u++) {
-          const Twowords a = *(const Twowords*)(here + quad_row + u * 8 * STAGE + at);
-          UNROLL for (u32 n = 0; n < 4; n++)
-            mma_u8(low[u][n], a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b[n].x, b[n].y);
-          UNROLL for (u32 n = 0; n < 4; n++)
-            mma_u8(high[u][n], a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b[n].x, b[n].y);
+      const char* here = staged_here + stage % STAGES * STAGE_BYTES<UNITS>;
+      if constexpr (FOUR) {
+        UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
+          u32 a[UNITS][2];
+          UNROLL for (u32 u = 0; u < UNITS; u++) {
+            UNROLL for (u32 h = 0; h < 2; h++) a[u][h] = *(const u32*)(here + quad_row + u * 8 * STAGE + (((2 * k + h) ^ g) << 4) + piece * 4);
+          }
+          mma_begin();
+          UNROLL for (u32 u = 0; u < UNITS; u++) {
+            mma_four(low[u], a[u][0] & mask_of(0), a[u][0] & mask_of(1), a[u][1] & mask_of(0), a[u][1] & mask_of(1), here + token_warp * 32 * STAGE, k);
+            mma_four(high[u], a[u][0] & mask_of(2), a[u][0] & mask_of(3), a[u][1] & mask_of(2), a[u][1] & mask_of(3), here + token_warp * 32 * STAGE, k);
+          }
+          mma_end();
+        }
+      } else {
+        // 32 columns at a time, 8 of a lane, so that few words are held.
+        UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
+          const u32 at = (k ^ (g & 3)) * 32 + piece * 8;
+          Twowords b[4];
+          UNROLL for (u32 n = 0; n < 4; n++) b[n] = *(const Twowords*)(here + token_at + n * 8 * STAGE + at);
+          UNROLL for (u32 u = 0; u < UNITS; u++) {
+            const Twowords a = *(const Twowords*)(here + quad_row + u * 8 * STAGE + at);
+            UNROLL for (u32 n = 0; n < 4; n++)
+              mma_u8(low[u][n], a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b[n].x, b[n].y);
+            UNROLL for (u32 n = 0; n < 4; n++)
+              mma_u8(high[u][n], a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b[n].x, b[n].y);
+          }
         }
       }
     }
@@ -328,11 +354,17 @@ template <u32 UNITS> DEVICE void ternary_tiles_of(const Instruction& I) {
 }
 
 /** Tiles as large as leave no multiprocessor without one. */
-DEVICE void ternary_tiles(const Instruction& I) {
+template <bool FOUR> DEVICE void ternary_tiles(const Instruction& I) {
   u32 tiles = 0;
   for (u32 p = 0; p < I.parts; p++) tiles += block_tiles<2>(I, I.m[p]);
-  if (I.ending == GATE || tiles * ((I.rows + TILE_TOKENS - 1) / TILE_TOKENS) >= blocks()) ternary_tiles_of<2>(I);
-  else ternary_tiles_of<1>(I);
+  if (I.ending == GATE || tiles * ((I.rows + TILE_TOKENS - 1) / TILE_TOKENS) >= blocks()) ternary_tiles_of<2, FOUR>(I);
+  else ternary_tiles_of<1, FOUR>(I);
+}
+
+DEVICE void ternary_tiles(const Instruction& I) {
+  constexpr u32 bytes = 1024 + tile_stages<true> * STAGE_BYTES<2> + TILE_TOKENS * sizeof(TokenScale);
+  if (four_warps() && POOL_AT + bytes <= shared_size()) ternary_tiles<true>(I);
+  else ternary_tiles<false>(I);
 }
 
 // ---- int8: the head of a batch

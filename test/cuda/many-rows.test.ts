@@ -110,12 +110,17 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
   test('a batch that leaves blocks without a row, with the shared memory of 9.0', { timeout: 300_000 }, () =>
     withSettings({ FAKE_CUDA_SCHEDULE: '2', FAKE_CUDA_SMS: '20', FAKE_CUDA_SHARED: '232448' }, async () => {
       const program = randomModel({ ...small, hidden: 256, heads: 2, kvHeads: 1, headDim: 128 }, 'int8', 600);
-      await expectSame(program, (e) => batches(e, lengths), new CudaExecutable(await newGpu(), program));
+      // And products of tiles, by warps in fours.
+      await expectSame(
+        program,
+        async (e) => [...(await batches(e, lengths)), await step(e, [[e.createSequence(), someTokens(150, 7)]])],
+        new CudaExecutable(await newGpu(), program),
+      );
     }),
   );
 
   // Three multiprocessors: a row of each, two, four; products of one and of several tiles a block; the head of a batch.
-  test.each([2, 3, 5, 9, 17, 33, 64, 65])('%i rows', { timeout: 300_000 }, (rows) =>
+  test.each([2, 3, 5, 9, 17, 33, 64, 65, 150])('%i rows', { timeout: 300_000 }, (rows) =>
     withSettings({ FAKE_CUDA_SCHEDULE: String(rows % 3) }, () =>
       expectSame(bitnet, async (e) => {
         const sequence = e.createSequence();
@@ -134,7 +139,11 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
 
   test('a card whose kernels do not wait themselves', { timeout: 300_000 }, async () => {
     await withSettings({ FAKE_CUDA_CAPABILITY: '80', FAKE_CUDA_FAIL: 'cuLaunchKernelEx' }, async () => {
-      await expectSame(bitnet, (e) => batches(e, [5, 70]), new CudaExecutable(await newGpu(), bitnet));
+      await expectSame(
+        bitnet,
+        async (e) => [...(await batches(e, [5, 70])), await step(e, [[e.createSequence(), someTokens(150, 7)]])],
+        new CudaExecutable(await newGpu(), bitnet),
+      );
     });
   });
 

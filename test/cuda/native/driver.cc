@@ -44,7 +44,7 @@ fiber_switch:
 namespace emulator {
 Fiber* now = nullptr;
 u32 grid = 1, shared_bytes = 0;
-bool late = false, early = false, too_early = false;
+bool late = false, early = false, too_early = false, fours = false;
 static void* scheduler = nullptr;
 
 void wait() { fiber_switch(&now->stack_pointer, scheduler); }
@@ -182,6 +182,7 @@ Result launch(void* handle, u32 blocks, u32 shared, void** arguments, bool early
   if (fails("cuLaunchKernel")) return ILLEGAL_ADDRESS;
   emulator::early = early;
   emulator::too_early = false;
+  emulator::fours = number("FAKE_CUDA_CAPABILITY", 90) == 90;
   const auto* given = (const Function*)handle;
   if (shared > given->most_shared) return INVALID_VALUE;
   void* function = (void*)given->entry;

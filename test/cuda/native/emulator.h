@@ -260,3 +260,32 @@ template <class Byte> inline void mma(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a
 }  // namespace emulator
 inline void mma_u8(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) { emulator::mma<uint8_t>(d, a0, a1, a2, a3, b0, b1); }
 inline void mma_s8(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) { emulator::mma<int8_t>(d, a0, a1, a2, a3, b0, b1); }
+
+namespace emulator {
+/** Is the card one whose warps multiply in fours? */
+extern bool fours;
+}  // namespace emulator
+inline bool four_warps() { return emulator::fours; }
+inline char* tile_place(char* p) { return p; }
+inline void copies_for_tiles() {}
+inline void mma_begin() {}
+inline void mma_end() {}
+inline void mma_four(i32 (&d)[4][4], u32 a0, u32 a1, u32 a2, u32 a3, const char* b, u32 step) {
+  const u32 mine[6] = {a0, a1, a2, a3, 0, 0};
+  auto all = emulator::exchange(mine, 6);
+  const u32 lane = thread() % 32, g = lane / 4, t = lane % 4;
+  auto sum = [&](u32 row, u32 column) {
+    i32 s = 0;
+    for (u32 k = 0; k < 32; k++) {
+      const u32 a = all[row % 8 * 4 + k % 16 / 4][(row >= 8) + 2 * (k >= 16)], at = 32 * step + k;
+      s += (i32)(a >> (8 * (k % 4)) & 255) * (i32)(int8_t)b[column * 128 + ((at / 16 ^ (column & 7)) << 4) + at % 16];
+    }
+    return s;
+  };
+  for (u32 n = 0; n < 4; n++) {
+    d[n][0] += sum(g, 8 * n + 2 * t);
+    d[n][1] += sum(g, 8 * n + 2 * t + 1);
+    d[n][2] += sum(g + 8, 8 * n + 2 * t);
+    d[n][3] += sum(g + 8, 8 * n + 2 * t + 1);
+  }
+}
