@@ -407,10 +407,14 @@ if (wants('launches')) {
         sum.since += i === 0 ? 0 : at(i, 1) - at(i - 1, 1);
         sums.set(key, sum);
       }
-      say(`launches: ${name}, ${count} sequences, ${each} rows each at ${context}: ${at(list.length - 1, 1).toFixed(0)} us, ${(1000 * here).toFixed(0)} here`);
+      say(
+        `launches: ${name}, ${count} sequences, ${each} rows each at ${context}: ${at(list.length - 1, 1).toFixed(0)} us, ${(1000 * here).toFixed(0)} here`,
+      );
       say('  microseconds each from the end of the one before, and from when its last block began');
       for (const [key, { n, took, since }] of sums) {
-        say(`  ${key.padEnd(36)} ${String(n).padStart(4)} x ${(since / n).toFixed(1).padStart(6)} ${(took / n).toFixed(1).padStart(6)}`);
+        say(
+          `  ${key.padEnd(36)} ${String(n).padStart(4)} x ${(since / n).toFixed(1).padStart(6)} ${(took / n).toFixed(1).padStart(6)}`,
+        );
       }
     }
     drop();

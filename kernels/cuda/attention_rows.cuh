@@ -381,8 +381,8 @@ DEVICE void attend_rows(const Instruction& I, const Input& in) {
 
 /** Heads of a kv head that are multiplied together; four warps have a block of the cache. */
 constexpr u32 HEADS_AT_ONCE = 4, FOURS = WARPS / 4;
-/** A piece has DIMS dimensions of a block's keys, or half as many positions of its values. */
-constexpr u32 STEPS = 16;
+/** Steps of a loop that stand behind one another: code that is fetched for a few rounds is short, or the fetching takes longest. */
+constexpr u32 STEPS = 8;
 /** Of each four beside its ring. */
 struct BatchFour {
   /** Exponentials, and what a thread tells another: [position][head]. */
@@ -449,82 +449,74 @@ template <u32 SLOTS, u32 DIMS, u32 G> APART void attend_batch_of(const Instructi
     // Of the last block no more than there is.
     auto high_of = [&](u32 b) { return s.end - b * POSITIONS < POSITIONS ? s.end - b * POSITIONS : POSITIONS; };
     auto value_pieces = [&](u32 b) { return (high_of(b) + ROW_POSITIONS - 1) / ROW_POSITIONS; };
-    // Pieces are asked for one after the other: block and part of the next; where it is is looked up one piece ahead.
+    // Pieces are asked for one after the other: block and part of the next. One has DIMS dimensions of a block's keys, or half as many
+    // positions of its values.
     u32 asked_block = own0, asked_part = 0;
     bool asked_keys = true;
-    auto place_of = [&]() -> const float* {
-      if (asked_block >= b1) return nullptr;
-      return asked_keys ? cache.keys_of(asked_block) + asked_part * ROW_PIECE : cache.values_of(asked_block) + asked_part * ROW_POSITIONS * D;
-    };
-    auto ask = [&](u32 p, const float* from) {
-      if (from != nullptr) {
-        float* to = ring + p % SLOTS * ROW_PIECE + 4 * tid;
-        const u32 high = high_of(asked_block);
-        u32 n = 0;
-        if (asked_keys) {
-          const u32 left = D - asked_part * DIMS;
-          // Positions of keys lie in fours, the same ones of each of a thread's copies.
-          if (4 * (tid % (POSITIONS / 4)) < high) n = (left < DIMS ? left : DIMS) * POSITIONS / 4;
-        } else {
-          const u32 left = high - asked_part * ROW_POSITIONS;
-          n = (left < ROW_POSITIONS ? left : ROW_POSITIONS) * D / 4;
-        }
-        UNROLL for (u32 i = 0; i < DIMS / 8; i++) {
-          if (tid + 128 * i < n) copy_ahead(to + 512 * i, from + 4 * tid + 512 * i);
-        }
+    u64 asked_at = own0 < b1 ? cache.table[own0] : 0;
+    auto ask = [&](u32 p) {
+      if (asked_block < b1) {
+        float* const to = ring + p % SLOTS * ROW_PIECE;
+        const float* from = (const float*)(asked_at + (asked_keys ? cache.keys : cache.values)) + asked_part * (asked_keys ? ROW_PIECE : ROW_POSITIONS * D);
+        const u32 high = high_of(asked_block), left = asked_keys ? D - asked_part * DIMS : high - asked_part * ROW_POSITIONS;
+        const u32 most = asked_keys ? DIMS : ROW_POSITIONS;
+        u32 n = (left < most ? left : most) * (asked_keys ? POSITIONS : D) / 4;
+        // Positions of keys lie in fours, the same ones of each of a thread's copies.
+        if (asked_keys && 4 * (tid % (POSITIONS / 4)) >= high) n = 0;
+        ROLLED for (u32 i = tid; i < n; i += 128) copy_ahead(to + 4 * i, from + 4 * i);
         if (++asked_part == (asked_keys ? key_pieces_each : value_pieces(asked_block))) {
           asked_part = 0;
           asked_block += G;
           if (asked_block >= b1 && asked_keys) asked_keys = false, asked_block = own0;
+          if (asked_block < b1) asked_at = cache.table[asked_block];
         }
       }
       copies_asked();
     };
     // What earlier steps left in the cache is asked for before this step's keys and values are there: up to the last block.
     u32 asked = 0;
-    ROLLED while (fused && asked < SLOTS - 1 && asked_block + 1 < b1) ask(asked++, place_of());
-    if (fused) {
-      if (D == 32) ready_own<2>(I, in, s, t, kv, h0, heads, all, row.q, first_item);
-      else if (D == 64) ready_own<4>(I, in, s, t, kv, h0, heads, all, row.q, first_item);
-      else ready_own<8>(I, in, s, t, kv, h0, heads, all, row.q, first_item);
-    } else {
-      if (first_item) wait_for_earlier();
-      for (u32 i = all; i < D * heads; i += ALL) {
-        const u32 h = i / D, d = i % D;
-        row.q[d * H + h] = load((const float*)I.x + (u64)t * I.x_stride + (kv * group + h0 + h) * D + d);
+    ROLLED for (u32 ready = 0; ready < 2; ready++) {
+      ROLLED while (asked < SLOTS - 1 && (ready || (fused && asked_block + 1 < b1))) ask(asked++);
+      if (ready) break;
+      if (fused) {
+        if (D == 32) ready_own<2>(I, in, s, t, kv, h0, heads, all, row.q, first_item);
+        else if (D == 64) ready_own<4>(I, in, s, t, kv, h0, heads, all, row.q, first_item);
+        else ready_own<8>(I, in, s, t, kv, h0, heads, all, row.q, first_item);
+      } else {
+        if (first_item) wait_for_earlier();
+        const float* const x = (const float*)I.x + (u64)t * I.x_stride + (kv * group + h0) * D;
+        ROLLED for (u32 h = 0; h < heads; h++) {
+          ROLLED for (u32 d = all; d < D; d += ALL) row.q[d * H + h] = load(x + h * D + d);
+        }
       }
+      first_item = false;
+      ROLLED for (u32 i = all; i < D * H; i += ALL) {
+        if (i % H >= heads) row.q[i] = 0.0f;
+      }
+      sync_row();
     }
-    first_item = false;
-    for (u32 i = all; i < D * H; i += ALL) {
-      if (i % H >= heads) row.q[i] = 0.0f;
-    }
-    sync_row();
-    ROLLED for (; asked < SLOTS - 1; asked++) ask(asked, place_of());
-    const float* next = place_of();
     auto turn_ring = [&](u32 p) {
       copies_there<SLOTS - 2>();
       sync_four(barrier);
-      ask(p + SLOTS - 1, next);
-      next = place_of();
+      ask(p + SLOTS - 1);
     };
     // Scores: a thread has a key and every second of the 16 lanes.
     const u32 key = tid % POSITIONS, part = tid / POSITIONS;
     u32 found[H];
     UNROLL for (u32 h = 0; h < H; h++) found[h] = 0;
     u32 p = 0;
-    for (u32 b = own0; b < b1; b += G) {
+    ROLLED for (u32 b = own0; b < b1; b += G) {
       float sum[8][H];
       UNROLL for (u32 l = 0; l < 8; l++) {
         UNROLL for (u32 h = 0; h < H; h++) sum[l][h] = 0.0f;
       }
-      for (u32 k = 0; k < key_pieces_each; k++, p++) {
+      ROLLED for (u32 k = 0; k < key_pieces_each; k++, p++) {
         turn_ring(p);
         // Keys that nobody sees: all of a warp's.
         if (b * POSITIONS + (key & ~31u) >= s.end) continue;
         ROLLED for (u32 d0 = 0; d0 < DIMS && k * DIMS + d0 < D; d0 += 2 * STEPS) {
           const float* keys = ring + p % SLOTS * ROW_PIECE + (d0 + part) * POSITIONS + key;
           const float* x = row.q + (k * DIMS + d0 + part) * H;
-          // D is a multiple of 4, and where it is none of 32 the rest is few.
           const u32 left = D - k * DIMS - d0;
           auto step = [&](u32 l, u32 d) {
             const Floats a = *(const Floats*)(x + d * H);
@@ -535,10 +527,10 @@ template <u32 SLOTS, u32 DIMS, u32 G> APART void attend_batch_of(const Instructi
             sum[l][3] = sum[l][3] + a.w * v;
           };
           if (left >= 2 * STEPS) {
-            UNROLL for (u32 n = 0; n < STEPS; n++) step(n % 8, 2 * n);
+            UNROLL for (u32 n = 0; n < STEPS; n++) step(n, 2 * n);
           } else {
             UNROLL for (u32 n = 0; n < STEPS; n++) {
-              if (2 * n + part < left) step(n % 8, 2 * n);
+              if (2 * n + part < left) step(n, 2 * n);
             }
           }
         }
@@ -601,7 +593,7 @@ template <u32 SLOTS, u32 DIMS, u32 G> APART void attend_batch_of(const Instructi
         ask_scores(b + G);
         float x[H];
         UNROLL for (u32 h = 0; h < H; h++) x[h] = 0.0f;
-        for (u32 k = 0; k < value_pieces_here; k++, p++) {
+        ROLLED for (u32 k = 0; k < value_pieces_here; k++, p++) {
           turn_ring(p);
           if (k == 0 && tid < 64) {
             float sum = 0.0f;
@@ -613,25 +605,23 @@ template <u32 SLOTS, u32 DIMS, u32 G> APART void attend_batch_of(const Instructi
             if ((tid & 15) == 0) totals[four][of] = sum;
           }
           if (tid >= D) continue;
-          ROLLED for (u32 at = 0; at < ROW_POSITIONS; at += STEPS) {
-            const float* values = ring + p % SLOTS * ROW_PIECE + at * D + tid;
-            const u32 from = k * ROW_POSITIONS + at;
-            const float* weights = e + from * H;
-            const u32 j0 = low > from ? low - from : 0, j1 = high < from ? 0 : high - from;
-            auto step = [&](u32 j) {
-              const Floats a = *(const Floats*)(weights + j * H);
-              const float v = values[j * D];
-              x[0] = x[0] + a.x * v;
-              x[1] = x[1] + a.y * v;
-              x[2] = x[2] + a.z * v;
-              x[3] = x[3] + a.w * v;
-            };
-            if (j0 == 0 && j1 >= STEPS) {
-              UNROLL for (u32 j = 0; j < STEPS; j++) step(j);
-            } else {
-              for (u32 j = j0; j < j1 && j < STEPS; j++) step(j);
-            }
+          const float* values = ring + p % SLOTS * ROW_PIECE + tid;
+          const u32 from = k * ROW_POSITIONS;
+          const float* weights = e + from * H;
+          auto step = [&](u32 j) {
+            const Floats a = *(const Floats*)(weights + j * H);
+            const float v = values[j * D];
+            x[0] = x[0] + a.x * v;
+            x[1] = x[1] + a.y * v;
+            x[2] = x[2] + a.z * v;
+            x[3] = x[3] + a.w * v;
+          };
+          const u32 end = high - from < ROW_POSITIONS ? high - from : ROW_POSITIONS;
+          u32 j = low > from ? low - from : 0;
+          ROLLED for (; j + STEPS <= end; j += STEPS) {
+            UNROLL for (u32 i = 0; i < STEPS; i++) step(j + i);
           }
+          ROLLED for (; j < end; j++) step(j);
         }
         if (tid < D) *(Floats*)(sums[four] + tid * H) = {x[0], x[1], x[2], x[3]};
       }

@@ -8,15 +8,7 @@ import { CudaExecutable } from '../../src/engine/cuda/executable.ts';
 import { Gpu } from '../../src/engine/cuda/gpu.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { Program } from '../../src/engine/program.ts';
-import {
-  driverWith,
-  FAKE_MISSING,
-  fakeAddon,
-  loadOnFake,
-  NO_KERNELS,
-  newGpu,
-  withSettings,
-} from './fake-driver.ts';
+import { driverWith, FAKE_MISSING, fakeAddon, loadOnFake, NO_KERNELS, newGpu, withSettings } from './fake-driver.ts';
 
 const VOCAB = 160;
 const small = {
@@ -73,7 +65,11 @@ async function batches(e: Executable, lengths: readonly number[]): Promise<Uint3
   return all;
 }
 
-async function expectSame(program: Program, work: (e: Executable) => Promise<Uint32Array[]>, cuda = loadOnFake(program)) {
+async function expectSame(
+  program: Program,
+  work: (e: Executable) => Promise<Uint32Array[]>,
+  cuda = loadOnFake(program),
+) {
   using js = await jsBackend.load(program, {});
   using executable = cuda;
   expect(await work(executable)).toEqual(await work(js));
@@ -160,11 +156,23 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
   });
 
   test.each([
-    ['sums of blocks from the highest', 'out[k] + sums[f][all + k * ALL];', 'out[k] + sums[blocks_here - 1 - f][all + k * ALL];'],
-    ['the largest of the first four warps only', 'f < G; f++) {\n        UNROLL for (u32 w', 'f < 1; f++) {\n        UNROLL for (u32 w'],
+    [
+      'sums of blocks from the highest',
+      'out[k] + sums[f][all + k * ALL];',
+      'out[k] + sums[blocks_here - 1 - f][all + k * ALL];',
+    ],
+    [
+      'the largest of the first four warps only',
+      'f < G; f++) {\n        UNROLL for (u32 w',
+      'f < 1; f++) {\n        UNROLL for (u32 w',
+    ],
   ])('a planted fault is found: %s', { timeout: 300_000 }, async (_, from, to) => {
     const addon = fakeAddon();
-    const gpu = await Gpu.open(addon, addon.probe(driverWith({ file: 'attention_rows.cuh', from, to })), NO_KERNELS.ptx());
+    const gpu = await Gpu.open(
+      addon,
+      addon.probe(driverWith({ file: 'attention_rows.cuh', from, to })),
+      NO_KERNELS.ptx(),
+    );
     using js = await jsBackend.load(bitnet, {});
     using cuda = new CudaExecutable(gpu, bitnet);
     expect(await batches(cuda, lengths)).not.toEqual(await batches(js, lengths));

@@ -36,7 +36,7 @@ import {
   WHOLE_MEMORY,
 } from './encode.ts';
 import { layStates, MAXIMA_BYTES, sortedBytes } from './encode-hybrid.ts';
-import type { Gpu, HostMemory, KernelName, Work } from './gpu.ts';
+import { type Gpu, type HostMemory, type Work, writeWork } from './gpu.ts';
 import { INSTRUCTION_BYTES, type Instruction, writeInstructions } from './instruction.ts';
 import type { Memory, Shape } from './shape.ts';
 import { type StateSlot, StateSlots } from './state-slots.ts';
@@ -58,9 +58,9 @@ type List = {
   readonly address: number;
   readonly length: number;
   readonly oneRow: boolean;
-  /** Of a list whose instructions are launched one by one: here, whose kernels they are. */
+  /** Of a list whose instructions are launched one by one: those, and the launches. */
   readonly here?: HostMemory;
-  readonly kernels: readonly KernelName[];
+  readonly launches?: Float64Array;
 };
 /** Memory of the device, and how much. */
 type Place = { address: number; bytes: number };
@@ -278,14 +278,8 @@ export class CudaExecutable implements Executable {
     const sharedBytes = this.#sharedBytes(shape);
     const work: Work[] = [{ copy: 'in', to: inputAt, from: input.address, bytes: inputBytes }];
     // Several rows have kernels of their own for what takes longest.
-    if (list.here !== undefined) {
-      const { address } = list.here;
-      list.kernels.forEach((kernel, i) => {
-        const given = address + i * INSTRUCTION_BYTES;
-        const args = [inputAt, this.#gpu.barrier, i];
-        const bytes = WHOLE_MEMORY.has(kernel) ? this.#gpu.sharedBytes.one : sharedBytes;
-        work.push({ kernel, grid, how: i === 0 ? 'plain' : 'early', sharedBytes: bytes, given, args });
-      });
+    if (list.launches !== undefined) {
+      work.push({ numbers: list.launches });
     } else if (list.length > 0) {
       const args = [
         list.address,
@@ -476,11 +470,12 @@ export class CudaExecutable implements Executable {
     const instructions = this.#encode(shape);
     const bytes = writeInstructions(instructions);
     const alone = instructions.length > 0 && (this.#phases || tokens > 1);
-    let here: HostMemory | undefined;
+    let launched: Pick<List, 'here' | 'launches'> = {};
     let address = 0;
     if (alone) {
-      here = this.#gpu.host(bytes.length);
+      const here = this.#gpu.host(bytes.length);
       new Uint8Array(here.memory).set(bytes);
+      launched = { here, launches: writeWork(this.#launches(instructions, here.address, shape)) };
     } else {
       address = this.#take(bytes.length, 'instructions');
       this.#gpu.upload(address, bytes);
@@ -491,10 +486,26 @@ export class CudaExecutable implements Executable {
       this.#lists.delete(oldest);
     }
     const oneRow = shape.tokens === 1 && isOneRow(instructions);
-    const kernels = alone ? instructions.map(kernelOf) : [];
-    const list = { address, length: instructions.length, oneRow, kernels, ...(here === undefined ? {} : { here }) };
+    const list = { address, length: instructions.length, oneRow, ...launched };
     this.#lists.set(key, list);
     return list;
+  }
+
+  /** A launch for each instruction. Several rows have kernels of their own for what takes longest. */
+  #launches(instructions: readonly Instruction[], address: number, shape: Shape): Work[] {
+    const { info, barrier, sharedBytes } = this.#gpu;
+    const input = this.#places.get('input')!.address;
+    return instructions.map((instruction, i) => {
+      const kernel = kernelOf(instruction);
+      return {
+        kernel,
+        grid: info.multiprocessors,
+        how: i === 0 ? 'plain' : 'early',
+        sharedBytes: WHOLE_MEMORY.has(kernel) ? sharedBytes.one : this.#sharedBytes(shape),
+        given: address + i * INSTRUCTION_BYTES,
+        args: [input, barrier, i],
+      };
+    });
   }
 
   #forgetLists(): void {
