@@ -307,13 +307,13 @@ if (wants('speed')) {
     for (const count of [8, 32]) {
       const batch = Array.from({ length: count }, () => executable.fork(sequence, 256));
       const times = [];
-      for (let i = 0; i < 20; i += 1) {
+      for (let i = 0; i < 60; i += 1) {
         from = performance.now();
         const parts = batch.map((s) => [s, [i]]);
         await executable.step({ ...stepOf(executable, parts), ...ONE });
         times.push(performance.now() - from);
       }
-      const ms = times.slice(5);
+      const ms = times.slice(20);
       say(`  batch ${count} at context 256: ${spread(ms)} ms, ${Math.round((1000 * count) / median(ms))} tokens/s`);
       for (const s of batch) executable.freeSequence(s);
     }
