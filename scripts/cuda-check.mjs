@@ -1,10 +1,10 @@
 // On a machine with an NVIDIA card: that the cuda backend computes what the others compute, and how fast.
 //
-//   node scripts/cuda-check.mjs [bits] [long] [speed] [peaks] [profile] [--golden FOLDER] [--cubin FILE]
+//   node scripts/cuda-check.mjs [bits] [long] [speed] [profile] [launches] [--golden FOLDER] [--cubin FILE] [--in-order]
 //
 // bits: every golden case against js, both ways of running; long: against the cpu backend, contexts to 8,192, batches, drafts;
-// speed: tokens and prompts of published shapes; profile: one row a step, needs kernels built with -DBITNET_PROFILE. Needs
-// `npm run build`.
+// speed: tokens and prompts of published shapes; profile: one row a step; launches: several rows, instruction by instruction. The
+// last two need kernels built with -DBITNET_PROFILE. Needs `npm run build`.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -32,6 +32,16 @@ const { randomModel, BENCH_SHAPES } = await dist('bench/random-model.js');
 const built = buildCuda();
 if (built.path === undefined) throw new Error(built.reason);
 const addon = createRequire(import.meta.url)(built.path);
+if (wants('--in-order')) {
+  // Launches of several rows wait for the one before, as on cards before 9.0.
+  const { perform } = addon;
+  addon.perform = (work, here) => {
+    for (let i = 0; i < work.length; i += work[i] === 2 ? 7 + work[i + 6] : 4) {
+      if (work[i] === 2 && work[i + 4] === 2) work[i + 4] = 0;
+    }
+    return perform(work, here);
+  };
+}
 const info = addon.probe(flag('--library', 'libcuda.so.1'));
 let from = performance.now();
 const given = flag('--cubin', undefined);
@@ -306,13 +316,13 @@ if (wants('speed')) {
     for (const count of [8, 32]) {
       const batch = Array.from({ length: count }, () => executable.fork(sequence, 256));
       const times = [];
-      for (let i = 0; i < 20; i += 1) {
+      for (let i = 0; i < 60; i += 1) {
         from = performance.now();
         const parts = batch.map((s) => [s, [i]]);
         await executable.step({ ...stepOf(executable, parts), ...ONE });
         times.push(performance.now() - from);
       }
-      const ms = times.slice(5);
+      const ms = times.slice(20);
       say(`  batch ${count} at context 256: ${spread(ms)} ms, ${Math.round((1000 * count) / median(ms))} tokens/s`);
       for (const s of batch) executable.freeSequence(s);
     }
@@ -375,6 +385,55 @@ if (wants('profile')) {
         const found = [...marks.subarray(24 * kind, 24 * kind + 24)].map((v) => Math.round(v / layers));
         const shown = found.flatMap((v, i) => (v > 0 ? [`${i}: ${v}`] : []));
         say(`    marks of ${name.padEnd(10)} ${shown.join(', ')}`);
+      }
+    }
+    drop();
+  }
+}
+
+if (wants('launches')) {
+  for (const name of (flag('--shapes', '2b4t') ?? '').split(',')) {
+    const program = published(name);
+    const executable = keep(new CudaExecutable(gpu, program));
+    const V = program.vocabSize;
+    const sequence = executable.createSequence();
+    await feedTo(executable, sequence, 256, V);
+    for (const [count, each, context] of [
+      [32, 1, 256],
+      [8, 1, 256],
+      [1, 512, 0],
+    ]) {
+      let here = 0;
+      for (let i = 0; i < 5; i += 1) {
+        const lines = Array.from({ length: count }, () => executable.fork(sequence, context));
+        const parts = lines.map((s) => [s, someTokens(each, V, i)]);
+        const step = { ...stepOf(executable, parts, 'last'), ...ONE };
+        from = performance.now();
+        await executable.step(step);
+        here = performance.now() - from;
+        for (const s of lines) executable.freeSequence(s);
+      }
+      const list = executable.instructionsOf(count * each, count, context + each, count, ONE);
+      const times = new BigUint64Array(BARRIER_BYTES / 8);
+      gpu.download(gpu.barrier, new Uint8Array(times.buffer));
+      const at = (i, end) => Number(times[8 + 2 * i + end] - times[8]) / 1000;
+      const sums = new Map();
+      for (const [i, { op, ending = 0, width, heads }] of list.entries()) {
+        const key = `${op} ${ending} ${width ?? heads ?? ''} after ${list[i - 1]?.op ?? 'none'}`;
+        const sum = sums.get(key) ?? { n: 0, took: 0, since: 0 };
+        sum.n += 1;
+        sum.took += at(i, 1) - at(i, 0);
+        sum.since += i === 0 ? 0 : at(i, 1) - at(i - 1, 1);
+        sums.set(key, sum);
+      }
+      say(
+        `launches: ${name}, ${count} sequences, ${each} rows each at ${context}: ${at(list.length - 1, 1).toFixed(0)} us, ${(1000 * here).toFixed(0)} here`,
+      );
+      say('  microseconds each from the end of the one before, and from when its last block began');
+      for (const [key, { n, took, since }] of sums) {
+        say(
+          `  ${key.padEnd(36)} ${String(n).padStart(4)} x ${(since / n).toFixed(1).padStart(6)} ${(took / n).toFixed(1).padStart(6)}`,
+        );
       }
     }
     drop();

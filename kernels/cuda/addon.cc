@@ -20,6 +20,21 @@ using Result = int;
 using Device = int;
 using Address = uint64_t;
 
+// CUlaunchAttribute and CUlaunchConfig.
+struct LaunchAttribute {
+  int id, pad;
+  union {
+    int allowed;
+    char bytes[64];
+  } value;
+};
+struct LaunchConfig {
+  unsigned grid[3], block[3], shared;
+  void* stream;
+  LaunchAttribute* attributes;
+  unsigned count;
+};
+
 struct Driver {
   Result (*cuInit)(unsigned);
   Result (*cuDriverGetVersion)(int*);
@@ -34,6 +49,7 @@ struct Driver {
   Result (*cuModuleLoadData)(void**, const void*);
   Result (*cuModuleGetFunction)(void**, void*, const char*);
   Result (*cuFuncSetAttribute)(void*, int, int);
+  Result (*cuFuncGetAttribute)(int*, int, void*);
   Result (*cuMemAlloc_v2)(Address*, size_t);
   Result (*cuMemFree_v2)(Address);
   Result (*cuMemHostAlloc)(void**, size_t, unsigned);
@@ -48,16 +64,22 @@ struct Driver {
   Result (*cuLaunchKernel)(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
   Result (*cuLaunchCooperativeKernel)(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**);
   Result (*cuGetErrorName)(Result, const char**);
+  /** Null in drivers before CUDA 11.8. */
+  Result (*cuLaunchKernelEx)(const LaunchConfig*, void*, void**, void**);
 };
 
 // CUdevice_attribute and CUfunction_attribute.
-constexpr int MULTIPROCESSORS = 16, MAJOR = 75, MINOR = 76, COOPERATIVE = 95, SHARED_OPTIN = 97, MAX_DYNAMIC_SHARED = 8;
+constexpr int MULTIPROCESSORS = 16, MAJOR = 75, MINOR = 76, COOPERATIVE = 95, SHARED_OPTIN = 97, MAX_DYNAMIC_SHARED = 8, PTX_VERSION = 5;
+// CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION.
+constexpr int BEGINS_EARLY = 6;
 constexpr unsigned THREADS = 512, NON_BLOCKING = 1;
 
 Driver driver;
 void* context = nullptr;
 void* stream = nullptr;
 std::vector<void*> functions;
+/** Do the kernels wait for the ones before them? Only those compiled for 9.0 or later do; PTX text of 8.0 does not. */
+bool wait_themselves = false;
 
 std::string failure(const char* call, Result result) {
   const char* name = nullptr;
@@ -98,6 +120,7 @@ std::string open_library(const std::string& name) {
   FIND(cuModuleLoadData)
   FIND(cuModuleGetFunction)
   FIND(cuFuncSetAttribute)
+  FIND(cuFuncGetAttribute)
   FIND(cuMemAlloc_v2)
   FIND(cuMemFree_v2)
   FIND(cuMemHostAlloc)
@@ -111,6 +134,7 @@ std::string open_library(const std::string& name) {
   FIND(cuStreamSynchronize)
   FIND(cuLaunchKernel)
   FIND(cuLaunchCooperativeKernel)
+  *(void**)&driver.cuLaunchKernelEx = find("cuLaunchKernelEx");
   return "";
 }
 
@@ -151,12 +175,26 @@ std::string start(const std::string& image, const std::vector<std::string>& name
   void* module;
   TRY(cuModuleLoadData, &module, image.c_str());
   functions.clear();
+  wait_themselves = driver.cuLaunchKernelEx != nullptr;
   for (const std::string& name : names) {
     void* function;
     TRY(cuModuleGetFunction, &function, module, name.c_str());
     TRY(cuFuncSetAttribute, function, MAX_DYNAMIC_SHARED, shared);
+    int version = 0;
+    TRY(cuFuncGetAttribute, &version, PTX_VERSION, function);
+    if (version < 90) wait_themselves = false;
     functions.push_back(function);
   }
+  return "";
+}
+
+/** A launch that may begin while the one before it still runs. */
+std::string launch_early(void* function, unsigned grid, unsigned shared, void** arguments) {
+  LaunchAttribute attribute{};
+  attribute.id = BEGINS_EARLY;
+  attribute.value.allowed = 1;
+  const LaunchConfig config{{grid, 1, 1}, {THREADS, 1, 1}, shared, stream, &attribute, 1};
+  TRY(cuLaunchKernelEx, &config, function, arguments, nullptr);
   return "";
 }
 
@@ -176,17 +214,23 @@ std::string perform(const std::vector<double>& work) {
     } else {
       void* function = functions.at((size_t)work[i]);
       const unsigned grid = (unsigned)work[i + 1], shared = (unsigned)work[i + 2];
-      const bool together = work[i + 3] != 0;
-      const size_t n = (size_t)work[i + 4];
-      i += 5;
+      const bool together = work[i + 3] == 1, early = work[i + 3] == 2;
+      // The first argument may be more than a number: then it is told where it lies.
+      void* const given = (void*)(uintptr_t)work[i + 4];
+      const size_t n = (size_t)work[i + 5], before = given ? 1 : 0;
+      i += 6;
       uint64_t values[8];
-      void* arguments[8];
+      void* arguments[9] = {given};
       for (size_t a = 0; a < n && a < 8; a++) {
         values[a] = (uint64_t)work[i + a];
-        arguments[a] = &values[a];
+        arguments[before + a] = &values[a];
       }
       i += n;
       if (together) TRY(cuLaunchCooperativeKernel, function, grid, 1, 1, THREADS, 1, 1, shared, stream, arguments);
+      else if (early && wait_themselves) {
+        const std::string error = launch_early(function, grid, shared, arguments);
+        if (!error.empty()) return error;
+      }
       else TRY(cuLaunchKernel, function, grid, 1, 1, THREADS, 1, 1, shared, stream, arguments, nullptr);
     }
   }

@@ -6,61 +6,82 @@
 
 #include "attention.cuh"
 
-/**
- * One phase for what comes before attention: of a fused instruction's fields (attention.cuh) x, y and weight are q, k and v of
- * all rows. 16 threads have a head: norm (`codes`, `weight2`: its weights, or 0), rotation, and k and v go to the cache. N: 16ths of
- * a head's dimensions, all of which are turned (or none).
- */
-template <u32 N> APART void ready_rows(const Instruction& I, const Input& in) {
+/** What comes before attention: 16 threads have a head of a row's queries, of its key or of its value. */
+enum Slot : u32 { QUERY, KEY, VALUE };
+
+/** Rotation of a head's elements lane, lane + 16, ...: N 16ths of its dimensions, all of which are turned (or none). */
+template <u32 N> struct Turn {
+  float c[N / 2], s[N / 2];
+};
+template <u32 N> DEVICE Turn<N> turn_of(const Instruction& I, u32 position, bool turned) {
+  Turn<N> turn;
+  UNROLL for (u32 k = 0; k < N / 2; k++) {
+    const u64 at = (u64)position * (8 * N) + (thread() & 15) + 16 * k;
+    turn.c[k] = turned ? ((const float*)I.cosine)[at] : 1.0f;
+    turn.s[k] = turned ? ((const float*)I.sine)[at] : 0.0f;
+  }
+  return turn;
+}
+
+/** Head `head` of row t, normed (`codes`, `weight2`: the norms' weights, or 0) and turned; of a fused instruction's fields (attention.cuh). */
+template <u32 N> DEVICE void ready_head(const Instruction& I, u32 t, u32 slot, u32 head, const Turn<N>& turn, float (&v)[N]) {
   constexpr u32 D = 16 * N, HALF = N / 2;
-  const u32 lane = thread() & 15, slots = I.heads + 2 * I.kv_heads, all = I.rows * slots;
+  const u32 lane = thread() & 15;
+  const float* x = slot == QUERY ? (const float*)I.x + (u64)t * I.x_stride : (const float*)(slot == VALUE ? I.weight : I.y) + (u64)t * I.y_stride;
+  x += head * D + lane;
+  UNROLL for (u32 k = 0; k < N; k++) v[k] = load(x + 16 * k);
+  if (I.codes) {
+    float sum = 0.0f;
+    UNROLL for (u32 k = 0; k < N; k++) sum = sum + v[k] * v[k];
+    sum = fold(sum);
+    const float r = divide(1.0f, root(divide(from_bits((u32)broadcast16((i32)bits(sum))), (float)D) + I.eps));
+    const float* weight = (const float*)(slot == QUERY ? I.codes : I.weight2) + lane;
+    if (slot != VALUE) {
+      UNROLL for (u32 k = 0; k < N; k++) v[k] = (v[k] * r) * weight[16 * k];
+    }
+  }
+  if (I.rotary == 0 || slot == VALUE) return;
+  UNROLL for (u32 k = 0; k < HALF; k++) {
+    const float a = v[k], b = v[k + HALF];
+    v[k] = a * turn.c[k] - b * turn.s[k];
+    v[k + HALF] = b * turn.c[k] + a * turn.s[k];
+  }
+}
+
+/** A key or value into the cache. */
+template <u32 N> DEVICE void append_head(const Instruction& I, const Input& in, u32 table_row, u32 slot, u32 head, u32 position, const float (&v)[N]) {
+  const u32 lane = thread() & 15;
+  if (slot == VALUE) {
+    float* to = value_at(I, in, table_row, head, position) + lane;
+    UNROLL for (u32 k = 0; k < N; k++) to[16 * k] = v[k];
+  } else {
+    float* to = key_at(I, in, table_row, head, position) + (u64)lane * POSITIONS;
+    UNROLL for (u32 k = 0; k < N; k++) to[16 * k * POSITIONS] = v[k];
+  }
+}
+
+/** All rows' heads: queries in place, keys and values to the cache. */
+template <u32 N> APART void ready_rows(const Instruction& I, const Input& in) {
+  const u32 slots = I.heads + 2 * I.kv_heads, all = I.rows * slots;
   const u32* positions = (const u32*)in.positions;
   const u32* table_rows = (const u32*)in.table_rows;
   for (u32 from = block() * (THREADS / 16); from < all; from += blocks() * (THREADS / 16)) {
     const u32 item = from + thread() / 16;
     const bool there = item < all;
-    const u32 t = there ? item / slots : 0, slot = there ? item % slots : 0;
-    const bool query = slot < I.heads, value = slot >= I.heads + I.kv_heads;
-    const u32 head = query ? slot : value ? slot - I.heads - I.kv_heads : slot - I.heads;
-    const float* x = query ? (const float*)I.x + (u64)t * I.x_stride : (const float*)(value ? I.weight : I.y) + (u64)t * I.y_stride;
-    x += head * D + lane;
+    const u32 t = there ? item / slots : 0, at = there ? item % slots : 0;
+    const u32 slot = at < I.heads ? QUERY : at < I.heads + I.kv_heads ? KEY : VALUE;
+    const u32 head = slot == QUERY ? at : slot == KEY ? at - I.heads : at - I.heads - I.kv_heads;
     const u32 position = positions[t], table_row = table_rows[t];
+    const Turn<N> turn = turn_of<N>(I, position, I.rotary != 0 && slot != VALUE);
     float v[N];
-    UNROLL for (u32 k = 0; k < N; k++) v[k] = load(x + 16 * k);
-    const bool turned = I.rotary != 0 && !value;
-    float c[HALF], s[HALF];
-    UNROLL for (u32 k = 0; k < HALF; k++) {
-      const u64 at = (u64)position * (D / 2) + lane + 16 * k;
-      c[k] = turned ? ((const float*)I.cosine)[at] : 1.0f;
-      s[k] = turned ? ((const float*)I.sine)[at] : 0.0f;
-    }
-    if (I.codes) {
-      float sum = 0.0f;
-      UNROLL for (u32 k = 0; k < N; k++) sum = sum + v[k] * v[k];
-      sum = fold(sum);
-      const float r = divide(1.0f, root(divide(from_bits((u32)broadcast16((i32)bits(sum))), (float)D) + I.eps));
-      const float* weight = (const float*)(query ? I.codes : I.weight2) + lane;
-      if (!value) {
-        UNROLL for (u32 k = 0; k < N; k++) v[k] = (v[k] * r) * weight[16 * k];
-      }
-    }
-    if (turned) {
-      UNROLL for (u32 k = 0; k < HALF; k++) {
-        const float a = v[k], b = v[k + HALF];
-        v[k] = a * c[k] - b * s[k];
-        v[k + HALF] = b * c[k] + a * s[k];
-      }
-    }
+    ready_head<N>(I, t, slot, head, turn, v);
     if (!there) continue;
-    if (query) {
-      UNROLL for (u32 k = 0; k < N; k++) ((float*)x)[16 * k] = v[k];
-    } else if (value) {
-      float* to = value_at(I, in, table_row, head, position) + lane;
-      UNROLL for (u32 k = 0; k < N; k++) to[16 * k] = v[k];
-    } else {
-      float* to = key_at(I, in, table_row, head, position) + (u64)lane * POSITIONS;
-      UNROLL for (u32 k = 0; k < N; k++) to[16 * k * POSITIONS] = v[k];
+    if (slot != QUERY) {
+      append_head<N>(I, in, table_row, slot, head, position, v);
+      continue;
     }
+    float* to = (float*)I.x + (u64)t * I.x_stride + head * 16 * N + (thread() & 15);
+    UNROLL for (u32 k = 0; k < N; k++) to[16 * k] = v[k];
   }
 }
 
@@ -358,103 +379,166 @@ DEVICE void attend_rows(const Instruction& I, const Input& in) {
 
 // ---- a row of each sequence
 
-/** Heads of a kv head that are multiplied together; four warps have one row's, and work on their own. */
-constexpr u32 HEADS_AT_ONCE = 4;
-/** Floats of a piece: 32 dimensions of a block's keys, or 16 positions of its values. */
-constexpr u32 ROW_PIECE = 32 * POSITIONS, ROW_POSITIONS = 16;
-/** Shared memory of four warps beside their ring: queries, two blocks' exponentials, what a thread tells another. */
-constexpr u32 ROW_BYTES = (TILE_DIM * HEADS_AT_ONCE + 2 * POSITIONS * HEADS_AT_ONCE + POSITIONS * HEADS_AT_ONCE + 16) * 4;
-DEVICE u32 four_bytes(u32 slots) { return slots * ROW_PIECE * 4 + ROW_BYTES; }
+/** Heads of a kv head that are multiplied together; four warps have a block of the cache. */
+constexpr u32 HEADS_AT_ONCE = 4, FOURS = WARPS / 4;
+/** Steps of a loop that stand behind one another: code that is fetched for a few rounds is short, or the fetching takes longest. */
+constexpr u32 STEPS = 8;
+/** Of each four beside its ring. */
+struct BatchFour {
+  /** Exponentials, and what a thread tells another: [position][head]. */
+  float e[POSITIONS * HEADS_AT_ONCE], told[POSITIONS * HEADS_AT_ONCE];
+};
+/** Of a row and a kv head, whose blocks G fours take in turn. */
+template <u32 G> struct BatchRow {
+  /** [dimension][head]. */
+  float q[TILE_DIM * HEADS_AT_ONCE];
+  /** Sums of the fours' blocks, of two rounds: [dimension][head], and of the exponentials. */
+  float sums[2][G][TILE_DIM * HEADS_AT_ONCE], totals[2][G][HEADS_AT_ONCE];
+  u32 most[G][2][HEADS_AT_ONCE];
+  BatchFour fours[G];
+};
+template <u32 SLOTS, u32 DIMS> constexpr u32 BATCH_BYTES = FOURS / 2 * sizeof(BatchRow<2>) + FOURS * SLOTS * DIMS * POSITIONS * 4;
+static_assert(sizeof(BatchRow<FOURS>) <= FOURS / 2 * sizeof(BatchRow<2>), "the other way needs less");
 
-/** SLOTS: pieces in a ring. */
-template <u32 SLOTS> DEVICE void attend_batch_of(const Instruction& I, const Input& in) {
-  constexpr u32 H = HEADS_AT_ONCE;
+/** A row's own heads: queries to shared memory, key and value to the cache. 16 threads each of a row's; whole warps take part. */
+template <u32 N>
+APART void ready_own(const Instruction& I, const Input& in, Seen s, u32 t, u32 kv, u32 h0, u32 heads, u32 tid, float* q, bool first) {
+  const u32 at = tid / 16, first_head = kv * (I.heads / I.kv_heads) + h0;
+  const u32 slot = at < heads ? QUERY : at == heads ? KEY : VALUE;
+  const bool works = tid / 32 < (heads + 3) / 2;
+  Turn<N> turn;
+  if (works) turn = turn_of<N>(I, s.position, I.rotary != 0 && slot != VALUE);
+  if (first) wait_for_earlier();
+  if (!works) return;
+  float v[N];
+  ready_head<N>(I, t, slot, slot == QUERY ? first_head + at : kv, turn, v);
+  if (at > heads + 1) return;
+  if (slot != QUERY) append_head<N>(I, in, s.table_row, slot, kv, s.position, v);
+  else UNROLL for (u32 k = 0; k < N; k++) q[((thread() & 15) + 16 * k) * HEADS_AT_ONCE + at] = v[k];
+}
+
+/**
+ * G fours have a row and a kv head; they take the blocks of the cache in turn, neighbors in a round. First all scores, which go to the
+ * row's scratch, then block after block of values, whose sums are added from the lowest on. SLOTS: pieces in a four's ring. Of
+ * a FUSED instruction the row is its sequence's only one: the cache is as earlier steps left it.
+ */
+template <u32 SLOTS, u32 DIMS, u32 G> APART void attend_batch_of(const Instruction& I, const Input& in) {
+  constexpr u32 H = HEADS_AT_ONCE, ALL = G * 128, ITEMS = FOURS / G, ROW_PIECE = DIMS * POSITIONS, ROW_POSITIONS = DIMS / 2;
   const u32 D = I.head_dim, group = I.heads / I.kv_heads, sets = (group + H - 1) / H;
-  const u32 all = thread(), four = all / 128, tid = all % 128, lane = tid & 31, warp = tid / 32;
-  float* ring = (float*)(pool() + four * four_bytes(SLOTS));
-  float* q = ring + SLOTS * ROW_PIECE;             // [dimension][head]
-  float* es = q + TILE_DIM * H;                    // of two blocks: [position][head]
-  float* told = es + 2 * POSITIONS * H;            // [position][head]
-  float* few = told + POSITIONS * H;               // largest by warp and head, then totals
-  const u32 worker = four * blocks() + block(), workers = 4 * blocks();
-  float* const scratch = (float*)I.scratch + (u64)worker * I.splits * POSITIONS * H;
-  const u32 key_pieces_each = (D + 31) / 32;
+  const u32 which = thread() / ALL, all = thread() % ALL, four = all / 128, tid = all % 128, lane = tid & 31, warp = tid / 32;
+  const u32 barrier = which * G + four;
+  BatchRow<G>& row = ((BatchRow<G>*)pool())[which];
+  float* const ring = (float*)((BatchRow<G>*)pool() + ITEMS) + barrier * SLOTS * ROW_PIECE;
+  float* const e = row.fours[four].e;
+  float* const told = row.fours[four].told;
+  float* const scratch = (float*)I.scratch + (u64)(which * blocks() + block()) * I.splits * POSITIONS * H;
+  auto sync_row = [&]() {
+    if (G == FOURS) sync();
+    else sync_half(which);
+  };
+  const u32 key_pieces_each = (D + DIMS - 1) / DIMS;
   const float nothing = -from_bits(0x7f800000);
-  for (u32 item = worker; item < I.rows * I.kv_heads * sets; item += workers) {
+  const bool fused = I.fused != 0;
+  bool first_item = true;
+  for (u32 item = which * blocks() + block(); item < I.rows * I.kv_heads * sets; item += ITEMS * blocks()) {
     const u32 t = item / (I.kv_heads * sets), kv = item / sets % I.kv_heads, h0 = item % sets * H;
     const u32 heads = group - h0 < H ? group - h0 : H;
     const Seen s = seen_by(I, in, t);
-    const u32 b0 = s.first / POSITIONS, b1 = (s.end + POSITIONS - 1) / POSITIONS;
+    const u32 b0 = s.first / POSITIONS, b1 = (s.end + POSITIONS - 1) / POSITIONS, own0 = b0 + four;
     const Cached cache = cached(I, in, s.table_row, kv);
-    // Pieces are asked for one after the other: block and part of the next; where it is is looked up one piece ahead.
-    u32 asked_block = b0, asked_part = 0;
+    // Of the last block no more than there is.
+    auto high_of = [&](u32 b) { return s.end - b * POSITIONS < POSITIONS ? s.end - b * POSITIONS : POSITIONS; };
+    auto value_pieces = [&](u32 b) { return (high_of(b) + ROW_POSITIONS - 1) / ROW_POSITIONS; };
+    // Pieces are asked for one after the other: block and part of the next. One has DIMS dimensions of a block's keys, or half as many
+    // positions of its values.
+    u32 asked_block = own0, asked_part = 0;
     bool asked_keys = true;
-    auto place_of = [&]() -> const float* {
-      if (asked_block >= b1) return nullptr;
-      return asked_keys ? cache.keys_of(asked_block) + asked_part * ROW_PIECE : cache.values_of(asked_block) + asked_part * ROW_POSITIONS * D;
-    };
-    auto ask = [&](u32 p, const float* from) {
-      if (from != nullptr) {
-        float* to = ring + p % SLOTS * ROW_PIECE + 4 * tid;
-        const u32 left = D - asked_part * 32, n = asked_keys ? (left < 32 ? left : 32) * POSITIONS / 4 : ROW_POSITIONS * D / 4;
-        UNROLL for (u32 i = 0; i < 4; i++) {
-          if (tid + 128 * i < n) copy_ahead(to + 512 * i, from + 4 * tid + 512 * i);
-        }
-        if (++asked_part == (asked_keys ? key_pieces_each : POSITIONS / ROW_POSITIONS)) {
+    u64 asked_at = own0 < b1 ? cache.table[own0] : 0;
+    auto ask = [&](u32 p) {
+      if (asked_block < b1) {
+        float* const to = ring + p % SLOTS * ROW_PIECE;
+        const float* from = (const float*)(asked_at + (asked_keys ? cache.keys : cache.values)) + asked_part * (asked_keys ? ROW_PIECE : ROW_POSITIONS * D);
+        const u32 high = high_of(asked_block), left = asked_keys ? D - asked_part * DIMS : high - asked_part * ROW_POSITIONS;
+        const u32 most = asked_keys ? DIMS : ROW_POSITIONS;
+        u32 n = (left < most ? left : most) * (asked_keys ? POSITIONS : D) / 4;
+        // Positions of keys lie in fours, the same ones of each of a thread's copies.
+        if (asked_keys && 4 * (tid % (POSITIONS / 4)) >= high) n = 0;
+        ROLLED for (u32 i = tid; i < n; i += 128) copy_ahead(to + 4 * i, from + 4 * i);
+        if (++asked_part == (asked_keys ? key_pieces_each : value_pieces(asked_block))) {
           asked_part = 0;
-          if (++asked_block == b1 && asked_keys) asked_keys = false, asked_block = b0;
+          asked_block += G;
+          if (asked_block >= b1 && asked_keys) asked_keys = false, asked_block = own0;
+          if (asked_block < b1) asked_at = cache.table[asked_block];
         }
       }
       copies_asked();
     };
-    UNROLL for (u32 p = 0; p < SLOTS - 1; p++) ask(p, place_of());
-    const float* next = place_of();
-    if (tid < D) {
-      const float* x = (const float*)I.x + (u64)t * I.x_stride + (kv * group + h0) * D + tid;
-      float v[H];
-      UNROLL for (u32 h = 0; h < H; h++) v[h] = h < heads ? load(x + h * D) : 0.0f;
-      *(Floats*)(q + tid * H) = {v[0], v[1], v[2], v[3]};
+    // What earlier steps left in the cache is asked for before this step's keys and values are there: up to the last block.
+    u32 asked = 0;
+    ROLLED for (u32 ready = 0; ready < 2; ready++) {
+      ROLLED while (asked < SLOTS - 1 && (ready || (fused && asked_block + 1 < b1))) ask(asked++);
+      if (ready) break;
+      if (fused) {
+        if (D == 32) ready_own<2>(I, in, s, t, kv, h0, heads, all, row.q, first_item);
+        else if (D == 64) ready_own<4>(I, in, s, t, kv, h0, heads, all, row.q, first_item);
+        else ready_own<8>(I, in, s, t, kv, h0, heads, all, row.q, first_item);
+      } else {
+        if (first_item) wait_for_earlier();
+        const float* const x = (const float*)I.x + (u64)t * I.x_stride + (kv * group + h0) * D;
+        ROLLED for (u32 h = 0; h < heads; h++) {
+          ROLLED for (u32 d = all; d < D; d += ALL) row.q[d * H + h] = load(x + h * D + d);
+        }
+      }
+      first_item = false;
+      ROLLED for (u32 i = all; i < D * H; i += ALL) {
+        if (i % H >= heads) row.q[i] = 0.0f;
+      }
+      sync_row();
     }
     auto turn_ring = [&](u32 p) {
       copies_there<SLOTS - 2>();
-      sync_four(four);
-      ask(p + SLOTS - 1, next);
-      next = place_of();
+      sync_four(barrier);
+      ask(p + SLOTS - 1);
     };
     // Scores: a thread has a key and every second of the 16 lanes.
     const u32 key = tid % POSITIONS, part = tid / POSITIONS;
     u32 found[H];
     UNROLL for (u32 h = 0; h < H; h++) found[h] = 0;
     u32 p = 0;
-    for (u32 b = b0; b < b1; b++) {
+    ROLLED for (u32 b = own0; b < b1; b += G) {
       float sum[8][H];
       UNROLL for (u32 l = 0; l < 8; l++) {
         UNROLL for (u32 h = 0; h < H; h++) sum[l][h] = 0.0f;
       }
-      for (u32 k = 0; k < key_pieces_each; k++, p++) {
+      ROLLED for (u32 k = 0; k < key_pieces_each; k++, p++) {
         turn_ring(p);
-        const float* keys = ring + p % SLOTS * ROW_PIECE + part * POSITIONS + key;
-        const float* x = q + (k * 32 + part) * H;
-        auto step = [&](u32 l, u32 d) {
-          const Floats a = *(const Floats*)(x + d * H);
-          const float v = keys[d * POSITIONS];
-          sum[l][0] = sum[l][0] + a.x * v;
-          sum[l][1] = sum[l][1] + a.y * v;
-          sum[l][2] = sum[l][2] + a.z * v;
-          sum[l][3] = sum[l][3] + a.w * v;
-        };
-        if (k * 32 + 32 <= D) {
-          UNROLL for (u32 n = 0; n < 16; n++) step(n % 8, 2 * n);
-        } else {
-          UNROLL for (u32 n = 0; n < 16; n++) {
-            if (k * 32 + 2 * n + part < D) step(n % 8, 2 * n);
+        // Keys that nobody sees: all of a warp's.
+        if (b * POSITIONS + (key & ~31u) >= s.end) continue;
+        ROLLED for (u32 d0 = 0; d0 < DIMS && k * DIMS + d0 < D; d0 += 2 * STEPS) {
+          const float* keys = ring + p % SLOTS * ROW_PIECE + (d0 + part) * POSITIONS + key;
+          const float* x = row.q + (k * DIMS + d0 + part) * H;
+          const u32 left = D - k * DIMS - d0;
+          auto step = [&](u32 l, u32 d) {
+            const Floats a = *(const Floats*)(x + d * H);
+            const float v = keys[d * POSITIONS];
+            sum[l][0] = sum[l][0] + a.x * v;
+            sum[l][1] = sum[l][1] + a.y * v;
+            sum[l][2] = sum[l][2] + a.z * v;
+            sum[l][3] = sum[l][3] + a.w * v;
+          };
+          if (left >= 2 * STEPS) {
+            UNROLL for (u32 n = 0; n < STEPS; n++) step(n, 2 * n);
+          } else {
+            UNROLL for (u32 n = 0; n < STEPS; n++) {
+              if (2 * n + part < left) step(n, 2 * n);
+            }
           }
         }
       }
       float r[H];
       UNROLL for (u32 h = 0; h < H; h++) r[h] = ((sum[0][h] + sum[4][h]) + (sum[2][h] + sum[6][h])) + ((sum[1][h] + sum[5][h]) + (sum[3][h] + sum[7][h]));
       if (part == 1) *(Floats*)(told + key * H) = {r[0], r[1], r[2], r[3]};
-      sync_four(four);
+      sync_four(barrier);
       if (part == 1) continue;
       const Floats other = *(const Floats*)(told + key * H);
       const float others[H] = {other.x, other.y, other.z, other.w};
@@ -469,78 +553,104 @@ template <u32 SLOTS> DEVICE void attend_batch_of(const Instruction& I, const Inp
     }
     UNROLL for (u32 h = 0; h < H; h++) {
       const u32 v = warp_max(found[h]);
-      if (lane == 0 && part == 0) ((u32*)few)[warp * H + h] = v;
+      if (lane == 0 && part == 0) row.most[four][warp][h] = v;
     }
-    sync_four(four);
-    // Values: a thread has a dimension of all heads; exponentials are two heads' of a position.
+    sync_four(barrier);
+    // Values: a thread has a dimension of all heads; exponentials are two heads' of a position, asked for a block ahead.
     const u32 e0 = part * 2;
+    const float* mine = scratch + key * H + e0;
+    float score[2];
+    auto ask_scores = [&](u32 b) {
+      if (b >= b1) return;
+      const float* from = mine + (u64)(b - b0) * POSITIONS * H;
+      UNROLL for (u32 k = 0; k < 2; k++) score[k] = load(from + k);
+    };
+    ask_scores(own0);
+    sync_row();
     float largest[2];
     UNROLL for (u32 k = 0; k < 2; k++) {
-      const u32 a = ((const u32*)few)[e0 + k], b = ((const u32*)few)[H + e0 + k];
-      largest[k] = lowered(a > b ? a : b);
+      u32 most = 0;
+      UNROLL for (u32 f = 0; f < G; f++) {
+        UNROLL for (u32 w = 0; w < 2; w++) most = larger(most, row.most[f][w][e0 + k]);
+      }
+      largest[k] = lowered(most);
     }
-    float out[H], total = 0.0f;
-    UNROLL for (u32 h = 0; h < H; h++) out[h] = 0.0f;
+    // A thread adds up dimensions of one head.
+    constexpr u32 OUTS = TILE_DIM * H / ALL;
+    float out[OUTS], total = 0.0f;
+    UNROLL for (u32 k = 0; k < OUTS; k++) out[k] = 0.0f;
     const u32 of = tid / 16;
-    const float* mine = scratch + key * H + e0;
-    float score[2] = {load(mine), load(mine + 1)};
-    for (u32 b = b0; b < b1; b++) {
-      float* e = es + (b & 1) * POSITIONS * H;
-      const u32 low = s.first > b * POSITIONS ? s.first - b * POSITIONS : 0;
-      const u32 high = s.end - b * POSITIONS < POSITIONS ? s.end - b * POSITIONS : POSITIONS;
-      Pair w = {0.0f, 0.0f};
-      if (key >= low && key < high) w = {exp_f32(score[0] - largest[0]), exp_f32(score[1] - largest[1])};
-      *(Pair*)(e + key * H + e0) = w;
-      if (b + 1 < b1) {
-        const float* later = mine + (u64)(b + 1 - b0) * POSITIONS * H;
-        score[0] = load(later);
-        score[1] = load(later + 1);
-      }
-      float x[H];
-      UNROLL for (u32 h = 0; h < H; h++) x[h] = 0.0f;
-      for (u32 k = 0; k < POSITIONS / ROW_POSITIONS; k++, p++) {
-        turn_ring(p);
-        if (k == 0 && tid < 64) {
-          float sum = 0.0f;
-          UNROLL for (u32 n = 0; n < 4; n++) {
-            const u32 i = low + (tid & 15) + 16 * n;
-            if (i < POSITIONS) sum = sum + e[i * H + of];
+    for (u32 from = b0, round = 0; from < b1; from += G, round++) {
+      const u32 b = from + four;
+      float(&sums)[G][TILE_DIM * H] = row.sums[round & 1];
+      float(&totals)[G][H] = row.totals[round & 1];
+      if (b < b1) {
+        const u32 low = s.first > b * POSITIONS ? s.first - b * POSITIONS : 0;
+        const u32 high = high_of(b), value_pieces_here = value_pieces(b);
+        Pair w = {0.0f, 0.0f};
+        if (key >= low && key < high) w = {exp_f32(score[0] - largest[0]), exp_f32(score[1] - largest[1])};
+        *(Pair*)(e + key * H + e0) = w;
+        ask_scores(b + G);
+        float x[H];
+        UNROLL for (u32 h = 0; h < H; h++) x[h] = 0.0f;
+        ROLLED for (u32 k = 0; k < value_pieces_here; k++, p++) {
+          turn_ring(p);
+          if (k == 0 && tid < 64) {
+            float sum = 0.0f;
+            UNROLL for (u32 n = 0; n < 4; n++) {
+              const u32 i = low + (tid & 15) + 16 * n;
+              if (i < POSITIONS) sum = sum + e[i * H + of];
+            }
+            sum = fold(sum);
+            if ((tid & 15) == 0) totals[four][of] = sum;
           }
-          total = total + fold(sum);
+          if (tid >= D) continue;
+          const float* values = ring + p % SLOTS * ROW_PIECE + tid;
+          const u32 from = k * ROW_POSITIONS;
+          const float* weights = e + from * H;
+          auto step = [&](u32 j) {
+            const Floats a = *(const Floats*)(weights + j * H);
+            const float v = values[j * D];
+            x[0] = x[0] + a.x * v;
+            x[1] = x[1] + a.y * v;
+            x[2] = x[2] + a.z * v;
+            x[3] = x[3] + a.w * v;
+          };
+          const u32 end = high - from < ROW_POSITIONS ? high - from : ROW_POSITIONS;
+          u32 j = low > from ? low - from : 0;
+          ROLLED for (; j + STEPS <= end; j += STEPS) {
+            UNROLL for (u32 i = 0; i < STEPS; i++) step(j + i);
+          }
+          ROLLED for (; j < end; j++) step(j);
         }
-        if (tid >= D) continue;
-        const float* values = ring + p % SLOTS * ROW_PIECE + tid;
-        const float* weights = e + k * ROW_POSITIONS * H;
-        const u32 j0 = low > k * ROW_POSITIONS ? low - k * ROW_POSITIONS : 0;
-        const u32 j1 = high < k * ROW_POSITIONS ? 0 : high - k * ROW_POSITIONS;
-        auto step = [&](u32 j) {
-          const Floats a = *(const Floats*)(weights + j * H);
-          const float v = values[j * D];
-          x[0] = x[0] + a.x * v;
-          x[1] = x[1] + a.y * v;
-          x[2] = x[2] + a.z * v;
-          x[3] = x[3] + a.w * v;
-        };
-        if (j0 == 0 && j1 >= ROW_POSITIONS) {
-          UNROLL for (u32 j = 0; j < ROW_POSITIONS; j++) step(j);
-        } else {
-          for (u32 j = j0; j < j1 && j < ROW_POSITIONS; j++) step(j);
-        }
+        if (tid < D) *(Floats*)(sums[four] + tid * H) = {x[0], x[1], x[2], x[3]};
       }
-      UNROLL for (u32 h = 0; h < H; h++) out[h] = out[h] + x[h];
+      sync_row();
+      const u32 blocks_here = b1 - from < G ? b1 - from : G;
+      ROLLED for (u32 f = 0; f < blocks_here; f++) {
+        UNROLL for (u32 k = 0; k < OUTS; k++) out[k] = out[k] + sums[f][all + k * ALL];
+        total = total + totals[f][all % H];
+      }
     }
     copies_there<0>();
-    if (tid < 64 && (tid & 15) == 0) few[2 * H + of] = total;
-    sync_four(four);
-    if (tid < D) {
-      UNROLL for (u32 h = 0; h < H; h++) {
-        if (h < heads) ((float*)I.out)[(u64)t * I.out_stride + (kv * group + h0 + h) * D + tid] = divide(out[h], few[2 * H + h]);
-      }
+    const u32 h = all % H;
+    UNROLL for (u32 k = 0; k < OUTS; k++) {
+      const u32 d = (all + k * ALL) / H;
+      if (d < D && h < heads) ((float*)I.out)[(u64)t * I.out_stride + (kv * group + h0 + h) * D + d] = divide(out[k], total);
     }
+    sync_row();
   }
+  if (first_item) wait_for_earlier();
+}
+
+/** Few rows have all of a block, so that none is left without one; of more two share it. */
+template <u32 SLOTS, u32 DIMS> DEVICE void attend_batch_with(const Instruction& I, const Input& in) {
+  const u32 sets = (I.heads / I.kv_heads + HEADS_AT_ONCE - 1) / HEADS_AT_ONCE;
+  if (I.rows * I.kv_heads * sets <= blocks()) attend_batch_of<SLOTS, DIMS, FOURS>(I, in);
+  else attend_batch_of<SLOTS, DIMS, 2>(I, in);
 }
 
 DEVICE void attend_batch(const Instruction& I, const Input& in) {
-  if (POOL_AT + 4 * four_bytes(3) <= shared_size()) attend_batch_of<3>(I, in);
-  else attend_batch_of<2>(I, in);
+  if (POOL_AT + BATCH_BYTES<3, 64> <= shared_size()) attend_batch_with<3, 64>(I, in);
+  else attend_batch_with<2, 32>(I, in);
 }

@@ -16,6 +16,8 @@ using i32 = int32_t;
 #define APART static __device__ __noinline__
 #define KERNEL extern "C" __global__ void __launch_bounds__(512, 1)
 #define PLAIN_KERNEL extern "C" __global__ void __launch_bounds__(256, 2)
+/** What a launch brings with it. */
+#define GIVEN const __grid_constant__
 #define UNROLL _Pragma("unroll")
 #define UNROLL4 _Pragma("unroll 4")
 #define UNROLL2 _Pragma("unroll 2")
@@ -32,7 +34,7 @@ struct alignas(8) Pair {
   float x, y;
 };
 
-extern __shared__ __align__(128) char block_memory[];
+extern __shared__ __align__(1024) char block_memory[];
 DEVICE char* shared_memory() { return block_memory; }
 DEVICE u32 shared_size() {
   u32 v;
@@ -186,6 +188,21 @@ DEVICE float receive(const u64* p, u32 tag) {
   return from_bits((u32)v);
 }
 
+/**
+ * Launches that overlap (sm_90): the next one's blocks may begin, and ask for what no kernel writes; what the kernels before this one
+ * wrote is read, and anything is written, only behind `wait_for_earlier`, which every kernel has.
+ */
+DEVICE void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+DEVICE void wait_for_earlier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 /** sum + the products of four signed bytes. */
 DEVICE i32 dot4(u32 a, u32 b, i32 sum) { return __dp4a((i32)a, (i32)b, sum); }
 
@@ -199,6 +216,52 @@ DEVICE void mma_s8(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) 
   asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
                : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
                : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/** Do four warps multiply together (wgmma)? Only in machine code for 9.0, of which no other card can run a word. */
+DEVICE constexpr bool four_warps() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  return true;
+#else
+  return false;
+#endif
+}
+/** Where in shared memory such tiles may begin. */
+DEVICE char* tile_place(char* p) {
+  const u32 at = (u32)__cvta_generic_to_shared(p);
+  return p + ((at + 1023) / 1024 * 1024 - at);
+}
+/** Copies that have come are for them, too. */
+DEVICE void copies_for_tiles() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+DEVICE void mma_begin() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+DEVICE void mma_end() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;" ::: "memory");
+#endif
+}
+/**
+ * d (64 x 32, 16 of a warp's rows; as four of mma_u8) += a (64 x 32, as of mma_u8) b (32 x 32, signed): columns 32 `step` .. of 32 rows of
+ * 128 bytes in shared memory, whose sixteen bytes i lie at i ^ row % 8. Between mma_begin and mma_end, which four warps pass together.
+ */
+DEVICE void mma_four(i32 (&d)[4][4], u32 a0, u32 a1, u32 a2, u32 a3, const char* b, u32 step) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  // Address and distance of eight rows in sixteens of bytes; 128 bytes are permuted.
+  const u64 at = (u32)__cvta_generic_to_shared(b) / 16 + 2 * step | 1ull << 16 | 64ull << 32 | 1ull << 62;
+  asm volatile(
+      "{.reg .pred p;\nsetp.ne.b32 p,1,0;\n"
+      "wgmma.mma_async.sync.aligned.m64n32k32.s32.u8.s8 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15},{%16,%17,%18,%19},%20,p;}"
+      : "+r"(d[0][0]), "+r"(d[0][1]), "+r"(d[0][2]), "+r"(d[0][3]), "+r"(d[1][0]), "+r"(d[1][1]), "+r"(d[1][2]), "+r"(d[1][3]), "+r"(d[2][0]),
+        "+r"(d[2][1]), "+r"(d[2][2]), "+r"(d[2][3]), "+r"(d[3][0]), "+r"(d[3][1]), "+r"(d[3][2]), "+r"(d[3][3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(at));
+#endif
 }
 #else
 #include "emulator.h"

@@ -264,26 +264,69 @@ KERNEL bitnet_one_any(u64 list, u32 n, u32 base, u64 input, u64 barrier, u32 tag
   run_list(list, n, base, input, barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { run_one<TERNARIES | GROUPS | FLOATS>(I, in, tag + i, gate); });
 }
 
-/** The instruction of a launch of its own. */
-DEVICE const Instruction& alone(u64 list, u32 n, u32 index) {
-  hold(index, part_at(list, n, index));
+/**
+ * The instruction of a launch of its own, which may have begun while the one before still runs, as the next one may from here on:
+ * device.cuh. Each of these kernels waits, also where a block has nothing to do: the kernel behind it relies on that.
+ */
+DEVICE const Instruction& alone(const Instruction& given) {
+  let_next_begin();
+  for (u32 i = thread(); i < INSTRUCTION_BYTES / 8; i += THREADS) ((u64*)shared().ring[0])[i] = ((const u64*)&given)[i];
   sync();
-  return held(index);
+  return held(0);
 }
 
-KERNEL bitnet_phase(u64 list, u32 n, u32 index, u64 input) {
+#ifdef BITNET_PROFILE
+/** Nanoseconds, behind the barrier: when the last block of instruction `index` began (0) and ended (1). */
+DEVICE void tell_time(u64 barrier, u32 index, u32 what) {
+  if (what) sync();
+  u64 now;
+  asm volatile("mov.u64 %0,%%globaltimer;" : "=l"(now));
+  if (thread() == 0) atomicMax((unsigned long long*)barrier + 8 + 2 * index + what, (unsigned long long)now);
+}
+#else
+DEVICE void tell_time(u64, u32, u32) {}
+#endif
+
+/** `work`: with the instruction; waits for the kernel before. */
+template <class Work> DEVICE void run_alone(const Instruction& given, u64 barrier, u32 index, const Work& work) {
+  tell_time(barrier, index, 0);
+  work(alone(given));
+  tell_time(barrier, index, 1);
+}
+
+KERNEL bitnet_phase(GIVEN Instruction given, u64 input, u64 barrier, u32 index) {
   const Input& in = *(const Input*)input;
   know_row(in);
-  run<true>(alone(list, n, index), in, Gate{nullptr, 0, nullptr});
+  run_alone(given, barrier, index, [&](const Instruction& I) {
+    wait_for_earlier();
+    run<true>(I, in, Gate{nullptr, 0, nullptr});
+  });
 }
-
-KERNEL bitnet_rows(u64 list, u32 n, u32 index, u64) { run_all_rows(alone(list, n, index)); }
-KERNEL bitnet_some(u64 list, u32 n, u32 index, u64) {
-  const Instruction& I = alone(list, n, index);
-  ternary_some_ahead(I);
-  ternary_some(I);
+KERNEL bitnet_rows(GIVEN Instruction given, u64, u64 barrier, u32 index) {
+  run_alone(given, barrier, index, [](const Instruction& I) { run_all_rows(I); });
 }
-KERNEL bitnet_tiles(u64 list, u32 n, u32 index, u64) { ternary_tiles(alone(list, n, index)); }
-KERNEL bitnet_head(u64 list, u32 n, u32 index, u64) { int8_of_rows(alone(list, n, index)); }
-KERNEL bitnet_attend_rows(u64 list, u32 n, u32 index, u64 input) { attend_rows(alone(list, n, index), *(const Input*)input); }
-KERNEL bitnet_attend_batch(u64 list, u32 n, u32 index, u64 input) { attend_batch(alone(list, n, index), *(const Input*)input); }
+KERNEL bitnet_some(GIVEN Instruction given, u64, u64 barrier, u32 index) {
+  run_alone(given, barrier, index, [](const Instruction& I) {
+    ternary_some_ahead(I);
+    wait_for_earlier();
+    ternary_some(I);
+  });
+}
+KERNEL bitnet_tiles(GIVEN Instruction given, u64, u64 barrier, u32 index) {
+  run_alone(given, barrier, index, [](const Instruction& I) {
+    wait_for_earlier();
+    ternary_tiles(I);
+  });
+}
+KERNEL bitnet_head(GIVEN Instruction given, u64, u64 barrier, u32 index) {
+  run_alone(given, barrier, index, [](const Instruction& I) { int8_of_rows(I); });
+}
+KERNEL bitnet_attend_rows(GIVEN Instruction given, u64 input, u64 barrier, u32 index) {
+  run_alone(given, barrier, index, [input](const Instruction& I) {
+    wait_for_earlier();
+    attend_rows(I, *(const Input*)input);
+  });
+}
+KERNEL bitnet_attend_batch(GIVEN Instruction given, u64 input, u64 barrier, u32 index) {
+  run_alone(given, barrier, index, [input](const Instruction& I) { attend_batch(I, *(const Input*)input); });
+}

@@ -35,84 +35,134 @@ APART void ternary_some_ahead(const Instruction& I) {
   copies_asked();
 }
 
-DEVICE void ternary_some(const Instruction& I) {
+/** What a token's results are scaled with. */
+struct SomeScale {
+  float scale;
+  i32 code_sum;
+};
+/** Steps whose codes are on their way at once: 512 bytes of a warp each, 16 of a lane, which alone reads them. */
+constexpr u32 CODES_AHEAD = 8, MOST_SUMS = SOME_ROWS * 32 / THREADS;
+struct SomeMemory {
+  SomeScale scales[SOME_ROWS];
+  /** What is there where results are added. */
+  float old[MOST_SUMS][THREADS];
+  /** Later partial sums. */
+  Words codes[CODES_AHEAD][THREADS];
+};
+static_assert(2 * WARPS * 8 * PART_STRIDE * 4 <= CODES_AHEAD * THREADS * 16, "partial sums of gate and up lie where codes did");
+
+/**
+ * ITEMS tiles of the block's, from `item` on, in one pass over the codes; EACH is 2 for gate and up. Loops are short: code that runs
+ * once or twice waits for itself. FIRST: nothing of what was asked for has been waited for.
+ */
+template <u32 EACH, u32 ITEMS> DEVICE void some_pass(const Instruction& I, u32 item, u32 sub0, bool first) {
+  constexpr u32 SUBS = EACH * ITEMS;
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3;
-  const u32 chunks = I.code_stride / 64, each = I.ending == GATE ? 2 : 1, items = I.items;
+  const u32 chunks = I.code_stride / 64, rows = I.rows;
   // Eights of tokens, and in how many shares their warps take the columns.
   u32 eights = 1;
-  while (eights * 8 < I.rows) eights *= 2;
+  while (eights * 8 < rows) eights *= 2;
   const u32 shares = WARPS / eights, mine = warp / eights, eight = warp % eights, tokens = eights * 8;
-  i32* parts = (i32*)pool();
+  SomeMemory& memory = *(SomeMemory*)pool();
+  i32* const parts = (i32*)memory.codes;
+  const u32 t = eight * 8 + g, steps = mine < chunks ? (chunks - mine + shares - 1) / shares : 0;
+  const char* codes = (const char*)I.codes + (u64)(t < rows ? t : rows - 1) * I.code_stride + piece * 16 + mine * 64;
+  auto ask = [&](u32 i) {
+    if (i < steps) copy_ahead(&memory.codes[i % CODES_AHEAD][tid], codes + i * shares * 64);
+    copies_asked();
+  };
+  // Partial sums of the pass before lie there.
+  if (!first) sync();
+  ROLLED for (u32 i = 0; i < CODES_AHEAD; i++) ask(i);
+  if (first && tid < rows) memory.scales[tid] = {load((const float*)I.scales + 2 * tid), load((const i32*)I.scales + 2 * tid + 1)};
+  // This thread's results: where they go, and what is there.
+  const u32 field = lane / 8;
+  const bool adds = I.ending == ADD;
+  float old[MOST_SUMS];
+  auto ask_old = [&](u32 of) {
+    u32 tile = of;
+    const Matrix& m = I.m[EACH == 2 ? 0 : part_of(I, tile)];
+    const u32 quad = tile * 8 + tid % 8, row = quad + field * m.quads;
+    UNROLL for (u32 k = 0; k < MOST_SUMS; k++) {
+      const u32 token = warp + k * WARPS;
+      old[k] = token < rows && quad < m.quads && row < m.rows ? load((const float*)m.out + (u64)token * m.out_stride + row) : 0.0f;
+    }
+  };
+  if (adds) ask_old(item);
   const u32 n = most_chunks(I);
-  const Words* staged_here = staged_chunks(I) + lane;
-  const u32 t = eight * 8 + g;
-  const char* codes = (const char*)I.codes + (u64)(t < I.rows ? t : I.rows - 1) * I.code_stride + piece * 16;
-  const u32 steps = mine < chunks ? (chunks - mine + shares - 1) / shares : 0;
-  copies_there<0>();
-  sync();
-  for (u32 item = block(), sub0 = 0; item < items; item += blocks(), sub0 += each) {
-    i32 low[2][4], high[2][4];
-    UNROLL for (u32 s = 0; s < 2; s++) {
-      UNROLL for (u32 e = 0; e < 4; e++) low[s][e] = high[s][e] = 0;
-    }
-    const char* from[2];
-    UNROLL for (u32 s = 0; s < 2; s++) {
-      u32 tile = 0;
-      from[s] = nullptr;
-      if (s < each) {
-        const Matrix& m = tile_of(I, sub0 + s, tile);
-        from[s] = quad_at(m, tile, 0);
-      }
-    }
-    // Codes of several steps are on their way at once.
-    constexpr u32 AT_ONCE = 8;
-    for (u32 i0 = 0; i0 < steps; i0 += AT_ONCE) {
-      Words b[AT_ONCE];
-      UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
-        if (i0 + k < steps) b[k] = load((const Words*)(codes + (mine + (i0 + k) * shares) * 64));
-      }
-      UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
-        if (i0 + k >= steps) continue;
-        const u32 c = mine + (i0 + k) * shares;
-        UNROLL for (u32 s = 0; s < 2; s++) {
-          if (s >= each) continue;
-          const u32 at = (sub0 + s) * chunks + c;
-          const Words a = at < n ? staged_here[at * 32] : from[s] ? stream(from[s] + c * 64) : Words{0, 0, 0, 0};
-          ternary_step(low[s], high[s], a, b[k]);
-        }
-      }
-    }
-    UNROLL for (u32 s = 0; s < 2; s++) {
-      if (s >= each) continue;
-      i32* part = parts + ((s * shares + mine) * tokens + eight * 8 + 2 * piece) * PART_STRIDE + g;
-      UNROLL for (u32 e = 0; e < 2; e++) {
-        part[e * PART_STRIDE] = low[s][e];
-        part[e * PART_STRIDE + 8] = low[s][2 + e];
-        part[e * PART_STRIDE + 16] = high[s][e];
-        part[e * PART_STRIDE + 24] = high[s][2 + e];
-      }
-    }
-    sync();
+  const Words* staged_here = staged_chunks(I) + (sub0 * chunks + mine) * 32 + lane;
+  const char* from[SUBS];
+  i32 low[SUBS][4], high[SUBS][4];
+  UNROLL for (u32 s = 0; s < SUBS; s++) {
     u32 tile = 0;
-    const Matrix& m = tile_of(I, sub0, tile);
-    for (u32 v = tid; v < 32 * I.rows; v += THREADS) {
-      const u32 token = v / 32, field = v % 32 / 8, quad = tile * 8 + v % 8, row = quad + field * m.quads;
-      if (quad >= m.quads || row >= m.rows) continue;
-      const float scale = load((const float*)I.scales + 2 * token);
-      const i32 code_sum = load((const i32*)I.scales + 2 * token + 1);
-      float* out = (float*)m.out + (u64)token * m.out_stride + row;
-      const float old = I.ending == ADD ? load((const float*)out) : 0.0f;
-      auto value = [&](u32 s, float of) {
-        const i32* part = parts + (s * shares * tokens + token) * PART_STRIDE + v % 32;
-        i32 sum = 0;
-        for (u32 k = 0; k < shares; k++) sum += part[k * tokens * PART_STRIDE];
-        return (float)((sum >> (2 * field)) - code_sum) * divide(of, scale);
-      };
-      const float y = value(0, m.scale);
-      *out = each == 2 ? joined(I, y, value(1, I.m[1].scale)) : I.ending == ADD ? old + y : y;
-    }
+    const Matrix& m = tile_of(I, sub0 + s, tile);
+    from[s] = quad_at(m, tile, mine);
+    UNROLL for (u32 e = 0; e < 4; e++) low[s][e] = high[s][e] = 0;
+  }
+  if (first) {
+    copies_there<CODES_AHEAD - 1>();
     sync();
   }
+  ROLLED for (u32 i = 0, at = 0; i < steps; i++, at += shares) {
+    copies_there<CODES_AHEAD - 1>();
+    const Words code = memory.codes[i % CODES_AHEAD][tid];
+    UNROLL for (u32 s = 0; s < SUBS; s++) {
+      const bool there = (sub0 + s) * chunks + mine + at < n;
+      const Words a = there ? staged_here[(s * chunks + at) * 32] : from[s] ? stream(from[s] + at * 64) : Words{0, 0, 0, 0};
+      ternary_step(low[s], high[s], a, code);
+    }
+    ask(i + CODES_AHEAD);
+  }
+  UNROLL for (u32 j = 0; j < ITEMS; j++) {
+    // All codes have been read, or the results before been made.
+    sync();
+    UNROLL for (u32 s = 0; s < EACH; s++) {
+      i32* part = parts + ((s * shares + mine) * tokens + eight * 8 + 2 * piece) * PART_STRIDE + g;
+      UNROLL for (u32 e = 0; e < 2; e++) {
+        part[e * PART_STRIDE] = low[j * EACH + s][e];
+        part[e * PART_STRIDE + 8] = low[j * EACH + s][2 + e];
+        part[e * PART_STRIDE + 16] = high[j * EACH + s][e];
+        part[e * PART_STRIDE + 24] = high[j * EACH + s][2 + e];
+      }
+    }
+    if (adds) {
+      if (j > 0) ask_old(item + j * blocks());
+      UNROLL for (u32 k = 0; k < MOST_SUMS; k++) memory.old[k][tid] = old[k];
+    }
+    sync();
+    u32 tile = item + j * blocks();
+    const Matrix& m = I.m[EACH == 2 ? 0 : part_of(I, tile)];
+    const u32 quad = tile * 8 + tid % 8, row = quad + field * m.quads;
+    if (quad >= m.quads || row >= m.rows) continue;
+    const float factor = m.scale, other = I.m[1].scale;
+    float* out = (float*)m.out + row;
+    ROLLED for (u32 token = warp, k = 0; token < rows; token += WARPS, k++) {
+      const SomeScale of = memory.scales[token];
+      auto value = [&](u32 s, float scale) {
+        const i32* part = parts + (s * shares * tokens + token) * PART_STRIDE + lane;
+        i32 sum = 0;
+        UNROLL2 for (u32 x = 0; x < shares; x++) sum += part[x * tokens * PART_STRIDE];
+        return (float)((sum >> (2 * field)) - of.code_sum) * divide(scale, of.scale);
+      };
+      const float y = value(0, factor);
+      out[(u64)token * m.out_stride] = EACH == 2 ? joined(I, y, value(1, other)) : adds ? memory.old[k][tid] + y : y;
+    }
+  }
+}
+
+template <u32 EACH> DEVICE void some_of(const Instruction& I) {
+  const u32 items = I.items;
+  bool first = true;
+  for (u32 item = block(), sub = 0; item < items; item += 2 * blocks(), sub += 2 * EACH) {
+    if (item + blocks() < items) some_pass<EACH, 2>(I, item, sub, first);
+    else some_pass<EACH, 1>(I, item, sub, first);
+    first = false;
+  }
+}
+
+DEVICE void ternary_some(const Instruction& I) {
+  if (I.ending == GATE) some_of<2>(I);
+  else some_of<1>(I);
 }
 
 // ---- many rows
@@ -122,31 +172,41 @@ struct TokenScale {
   float factor[2];
   i32 code_sum, pad;
 };
-/** Tokens of a block's tile, columns that are staged at once, stages in shared memory. */
-constexpr u32 TILE_TOKENS = 128, STAGE = 128, STAGES = 3;
+/** Tokens of a block's tile, columns that are staged at once. */
+constexpr u32 TILE_TOKENS = 128, STAGE = 128;
 /** Units of 32 rows of a block: 4 warps' of UNITS each. */
 template <u32 UNITS> constexpr u32 STAGE_BYTES = (TILE_TOKENS + 4 * UNITS * 8) * STAGE;
 
-/** 16 bytes of a staged row of 128: 32 bytes at a time four rows next to each other are in different banks. */
-DEVICE u32 staged_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ ((row & 3) << 1)) << 4); }
+/**
+ * 16 bytes of a staged row of 128: of two or, FOUR, of one at a time rows next to each other are in different banks; the latter is how
+ * four warps together read them.
+ */
+template <bool FOUR> DEVICE u32 staged_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ (FOUR ? row & 7 : (row & 3) << 1)) << 4); }
 struct alignas(8) Twowords {
   u32 x, y;
 };
+
+template <bool FOUR> constexpr u32 tile_stages = FOUR ? 4 : 3;
 
 /** Tiles of a block, as `part_of` counts tiles of 8 quads. */
 template <u32 UNITS> DEVICE u32 block_tiles(const Instruction& I, const Matrix& m) {
   return I.ending == GATE ? (m.tiles + 3) / 4 : (m.tiles + 4 * UNITS - 1) / (4 * UNITS);
 }
 
-/** A block has 128 UNITS rows (of gate and up 128 each) and 128 tokens, a warp 32 UNITS and 32. */
-template <u32 UNITS> DEVICE void ternary_tiles_of(const Instruction& I) {
+/**
+ * A block has 128 UNITS rows (of gate and up 128 each) and 128 tokens, a warp 32 UNITS and 32. FOUR: warps of the same tokens multiply
+ * together, see mma_four.
+ */
+template <u32 UNITS, bool FOUR> DEVICE void ternary_tiles_of(const Instruction& I) {
+  constexpr u32 STAGES = tile_stages<FOUR>;
+  char* const staged_here = FOUR ? tile_place(pool()) : pool();
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3;
   const u32 row_warp = warp & 3, token_warp = warp / 4, stages = I.code_stride / STAGE;
   const bool gate = I.ending == GATE;
   u32 tiles = 0;
   for (u32 p = 0; p < (gate ? 1 : I.parts); p++) tiles += block_tiles<UNITS>(I, I.m[p]);
   const u32 groups = (I.rows + TILE_TOKENS - 1) / TILE_TOKENS;
-  TokenScale* const token_scales = (TokenScale*)(pool() + STAGES * STAGE_BYTES<UNITS>);
+  TokenScale* const token_scales = (TokenScale*)(staged_here + STAGES * STAGE_BYTES<UNITS>);
   for (u32 item = block(); item < tiles * groups; item += blocks()) {
     const u32 t0 = item / tiles * TILE_TOKENS;
     u32 large = item % tiles, p = 0;
@@ -169,10 +229,10 @@ template <u32 UNITS> DEVICE void ternary_tiles_of(const Instruction& I) {
       const Matrix& m = matrix_of(unit);
       if (quad < m.quads) weight_from = (const char*)m.w + (u64)quad * m.stride + sixteen * 16;
     }
-    const u32 code_to = staged_at(copied, sixteen);
+    const u32 code_to = staged_at<FOUR>(copied, sixteen);
     auto ask = [&](u32 stage) {
       if (stage < stages) {
-        char* to = pool() + stage % STAGES * STAGE_BYTES<UNITS> + code_to;
+        char* to = staged_here + stage % STAGES * STAGE_BYTES<UNITS> + code_to;
         copy_ahead(to, code_from[0] + stage * STAGE);
         copy_ahead(to + 64 * STAGE, code_from[1] + stage * STAGE);
         if (weight_from) copy_ahead(to + TILE_TOKENS * STAGE, weight_from + stage * STAGE);
@@ -194,20 +254,36 @@ template <u32 UNITS> DEVICE void ternary_tiles_of(const Instruction& I) {
     const u32 token_at = (token_warp * 32 + g) * STAGE, quad_row = TILE_TOKENS * STAGE + (row_warp * UNITS * 8 + g) * STAGE;
     for (u32 stage = 0; stage < stages; stage++) {
       copies_there<STAGES - 2>();
+      if (FOUR) copies_for_tiles();
       sync();
       ask(stage + STAGES - 1);
-      const char* here = pool() + stage % STAGES * STAGE_BYTES<UNITS>;
-      // 32 columns at a time, 8 of a lane, so that few words are held.
-      UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
-        const u32 at = (k ^ (g & 3)) * 32 + piece * 8;
-        Twowords b[4];
-        UNROLL for (u32 n = 0; n < 4; n++) b[n] = *(const Twowords*)(here + token_at + n * 8 * STAGE + at);
-        UNROLL for (u32 u = 0; u < UNITS; u++) {
-          const Twowords a = *(const Twowords*)(here + quad_row + u * 8 * STAGE + at);
-          UNROLL for (u32 n = 0; n < 4; n++)
-            mma_u8(low[u][n], a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b[n].x, b[n].y);
-          UNROLL for (u32 n = 0; n < 4; n++)
-            mma_u8(high[u][n], a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b[n].x, b[n].y);
+      const char* here = staged_here + stage % STAGES * STAGE_BYTES<UNITS>;
+      if constexpr (FOUR) {
+        UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
+          u32 a[UNITS][2];
+          UNROLL for (u32 u = 0; u < UNITS; u++) {
+            UNROLL for (u32 h = 0; h < 2; h++) a[u][h] = *(const u32*)(here + quad_row + u * 8 * STAGE + (((2 * k + h) ^ g) << 4) + piece * 4);
+          }
+          mma_begin();
+          UNROLL for (u32 u = 0; u < UNITS; u++) {
+            mma_four(low[u], a[u][0] & mask_of(0), a[u][0] & mask_of(1), a[u][1] & mask_of(0), a[u][1] & mask_of(1), here + token_warp * 32 * STAGE, k);
+            mma_four(high[u], a[u][0] & mask_of(2), a[u][0] & mask_of(3), a[u][1] & mask_of(2), a[u][1] & mask_of(3), here + token_warp * 32 * STAGE, k);
+          }
+          mma_end();
+        }
+      } else {
+        // 32 columns at a time, 8 of a lane, so that few words are held.
+        UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
+          const u32 at = (k ^ (g & 3)) * 32 + piece * 8;
+          Twowords b[4];
+          UNROLL for (u32 n = 0; n < 4; n++) b[n] = *(const Twowords*)(here + token_at + n * 8 * STAGE + at);
+          UNROLL for (u32 u = 0; u < UNITS; u++) {
+            const Twowords a = *(const Twowords*)(here + quad_row + u * 8 * STAGE + at);
+            UNROLL for (u32 n = 0; n < 4; n++)
+              mma_u8(low[u][n], a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b[n].x, b[n].y);
+            UNROLL for (u32 n = 0; n < 4; n++)
+              mma_u8(high[u][n], a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b[n].x, b[n].y);
+          }
         }
       }
     }
@@ -278,47 +354,82 @@ template <u32 UNITS> DEVICE void ternary_tiles_of(const Instruction& I) {
 }
 
 /** Tiles as large as leave no multiprocessor without one. */
-DEVICE void ternary_tiles(const Instruction& I) {
+template <bool FOUR> DEVICE void ternary_tiles(const Instruction& I) {
   u32 tiles = 0;
   for (u32 p = 0; p < I.parts; p++) tiles += block_tiles<2>(I, I.m[p]);
-  if (I.ending == GATE || tiles * ((I.rows + TILE_TOKENS - 1) / TILE_TOKENS) >= blocks()) ternary_tiles_of<2>(I);
-  else ternary_tiles_of<1>(I);
+  if (I.ending == GATE || tiles * ((I.rows + TILE_TOKENS - 1) / TILE_TOKENS) >= blocks()) ternary_tiles_of<2, FOUR>(I);
+  else ternary_tiles_of<1, FOUR>(I);
+}
+
+DEVICE void ternary_tiles(const Instruction& I) {
+  constexpr u32 bytes = 1024 + tile_stages<true> * STAGE_BYTES<2> + TILE_TOKENS * sizeof(TokenScale);
+  if (four_warps() && POOL_AT + bytes <= shared_size()) ternary_tiles<true>(I);
+  else ternary_tiles<false>(I);
 }
 
 // ---- int8: the head of a batch
 
 /** Bytes from row to row of codes in shared memory: 16 more than they have, for the banks. */
 DEVICE u32 head_stride(const Instruction& I) { return I.code_stride + 16; }
-/** Eights of tokens whose codes fit. */
-DEVICE u32 head_eights(const Instruction& I) {
-  const u32 fit = (shared_size() - POOL_AT) / (8 * head_stride(I));
+/** Pieces of a warp's ring, 16 rows x 128 columns each. */
+constexpr u32 HEAD_PLACES = 4, HEAD_PIECE = 2048, HEAD_RINGS = WARPS * HEAD_PLACES * HEAD_PIECE;
+/** Eights of tokens whose codes fit, beside the rings or without. */
+DEVICE u32 head_eights(const Instruction& I, u32 beside) {
+  if (shared_size() < POOL_AT + beside) return 0;
+  const u32 fit = (shared_size() - POOL_AT - beside) / (8 * head_stride(I));
   return fit >= 4 ? 4 : fit >= 2 ? 2 : fit;
 }
 
-/** 8 N tokens' codes in shared memory; a warp takes tiles of 16 rows, 128 columns a step, two steps on their way. */
-template <u32 N> DEVICE void int8_of_rows(const Instruction& I) {
+/**
+ * 8 N tokens' codes in shared memory; a warp takes tiles of 16 rows, 128 columns a step. RINGS: weights come through the warp's ring, in
+ * whole lines and three steps ahead; else two steps are on their way in registers. The first are asked for before the kernel
+ * before has ended.
+ */
+template <u32 N, bool RINGS> DEVICE void int8_of_rows(const Instruction& I) {
   const u32 tid = thread(), lane = tid & 31, g = lane / 4, piece = lane & 3;
   const Matrix& m = I.m[0];
   const u32 chunks = I.code_stride / 128, first = block() * WARPS + tid / 32, step = blocks() * WARPS;
   const u32 mine = first < m.tiles ? (m.tiles - first + step - 1) / step : 0, total = mine * chunks;
   const u32 rows = m.rows, stride = m.stride, words = I.code_stride / 16;
-  const char* const base = (const char*)m.w + piece * 32;
-  char* codes = pool();
+  const char* const base = (const char*)m.w;
+  char* const ring = pool() + tid / 32 * (HEAD_PLACES * HEAD_PIECE);
+  char* const codes = pool() + (RINGS ? HEAD_RINGS : 0);
+  auto row_at = [&](u32 row) { return base + (u64)(row < rows ? row : rows - 1) * stride; };
   for (u32 t0 = 0; t0 < I.rows; t0 += 8 * N) {
-    u32 lt = 0, lc = 0;
+    // The step that is asked for next.
+    u32 lt = 0, lc = 0, asked = 0;
+    auto next_step = [&]() {
+      if (++lc == chunks) lc = 0, lt++;
+    };
+    auto ask = [&]() {
+      if (lt < mine) {
+        char* const to = ring + asked++ % HEAD_PLACES * HEAD_PIECE;
+        UNROLL for (u32 k = 0; k < 4; k++) {
+          const u32 row = 4 * k + lane / 8, chunk = lane & 7;
+          copy_ahead(to + row * 128 + ((chunk ^ (row & 7)) << 4), row_at((first + lt * step) * 16 + row) + lc * 128 + chunk * 16);
+        }
+        next_step();
+      }
+      copies_asked();
+    };
     auto fetch_next = [&](Words (&a)[4]) {
       if (lt >= mine) return;
       const u32 row = (first + lt * step) * 16 + g;
-      const char* one = base + (u64)(row < rows ? row : rows - 1) * stride + lc * 128;
-      const char* two = base + (u64)(row + 8 < rows ? row + 8 : rows - 1) * stride + lc * 128;
+      const char* one = row_at(row) + lc * 128 + piece * 32;
+      const char* two = row_at(row + 8) + lc * 128 + piece * 32;
       a[0] = stream(one);
       a[1] = stream(one + 16);
       a[2] = stream(two);
       a[3] = stream(two + 16);
-      if (++lc == chunks) lc = 0, lt++;
+      next_step();
     };
     Words ahead[2][4];
-    UNROLL for (u32 k = 0; k < 2; k++) fetch_next(ahead[k]);
+    if (RINGS) {
+      ROLLED for (u32 k = 0; k < HEAD_PLACES - 1; k++) ask();
+    } else {
+      UNROLL for (u32 k = 0; k < 2; k++) fetch_next(ahead[k]);
+    }
+    if (t0 == 0) wait_for_earlier();
     for (u32 i = tid; i < 8 * N * words; i += THREADS) {
       const u32 row = i / words, at = i % words * 16, t = t0 + row < I.rows ? t0 + row : I.rows - 1;
       copy_ahead(codes + row * head_stride(I) + at, (const char*)I.codes + (u64)t * I.code_stride + at);
@@ -347,39 +458,69 @@ template <u32 N> DEVICE void int8_of_rows(const Instruction& I) {
       UNROLL for (u32 e = 0; e < 4; e++) acc[n][e] = 0;
     }
     u32 tile = first, c = 0;
-    for (u32 from = 0; from < total; from += 2) {
-      UNROLL for (u32 k = 0; k < 2; k++) {
-        if (from + k >= total) continue;
-        UNROLL for (u32 n = 0; n < N; n++) {
-          const Words* b = (const Words*)(b_at + n * 8 * head_stride(I) + c * 128);
-          int8_step(acc[n], ahead[k][0], ahead[k][2], b[0]);
-          int8_step(acc[n], ahead[k][1], ahead[k][3], b[1]);
-        }
-        fetch_next(ahead[k]);
-        if (++c < chunks) continue;
-        UNROLL for (u32 n = 0; n < N; n++) {
-          UNROLL for (u32 e = 0; e < 4; e++) {
-            const u32 token = t0 + n * 8 + 2 * piece + (e & 1), row = tile * 16 + g + (e >> 1) * 8;
-            if (row < m.rows && token < I.rows) {
-              const float factor = divide(row_scale[e >> 1], scale[n][e & 1]);
-              ((float*)m.out)[(u64)token * m.out_stride + row] = (float)acc[n][e] * factor;
-            }
-            acc[n][e] = 0;
+    auto multiply = [&](const Words (&a)[4]) {
+      UNROLL for (u32 n = 0; n < N; n++) {
+        const Words* b = (const Words*)(b_at + n * 8 * head_stride(I) + c * 128);
+        int8_step(acc[n], a[0], a[2], b[0]);
+        int8_step(acc[n], a[1], a[3], b[1]);
+      }
+    };
+    auto end_step = [&]() {
+      if (++c < chunks) return;
+      UNROLL for (u32 n = 0; n < N; n++) {
+        UNROLL for (u32 e = 0; e < 4; e++) {
+          const u32 token = t0 + n * 8 + 2 * piece + (e & 1), row = tile * 16 + g + (e >> 1) * 8;
+          if (row < m.rows && token < I.rows) {
+            const float factor = divide(row_scale[e >> 1], scale[n][e & 1]);
+            ((float*)m.out)[(u64)token * m.out_stride + row] = (float)acc[n][e] * factor;
           }
+          acc[n][e] = 0;
         }
-        c = 0;
-        tile += step;
-        fetch_scales(tile < m.tiles ? tile : 0);
+      }
+      c = 0;
+      tile += step;
+      fetch_scales(tile < m.tiles ? tile : 0);
+    };
+    if (RINGS) {
+      ROLLED for (u32 i = 0; i < total; i++) {
+        copies_there<HEAD_PLACES - 2>();
+        sync_warp();
+        // Into the place that all have read in the step before.
+        ask();
+        const char* const here = ring + i % HEAD_PLACES * HEAD_PIECE + g * 128;
+        const u32 one = ((2 * piece) ^ g) << 4, two = ((2 * piece + 1) ^ g) << 4;
+        const Words a[4] = {*(const Words*)(here + one), *(const Words*)(here + two), *(const Words*)(here + 1024 + one), *(const Words*)(here + 1024 + two)};
+        multiply(a);
+        end_step();
+      }
+    } else {
+      for (u32 from = 0; from < total; from += 2) {
+        UNROLL for (u32 k = 0; k < 2; k++) {
+          if (from + k >= total) continue;
+          multiply(ahead[k]);
+          fetch_next(ahead[k]);
+          end_step();
+        }
       }
     }
     sync();
   }
 }
 
+template <bool RINGS> DEVICE void int8_of_eights(const Instruction& I, u32 fit) {
+  if (I.rows <= 8 || fit == 1) int8_of_rows<1, RINGS>(I);
+  else if (I.rows <= 16 || fit == 2) int8_of_rows<2, RINGS>(I);
+  else int8_of_rows<4, RINGS>(I);
+}
+
 DEVICE void int8_of_rows(const Instruction& I) {
-  const u32 fit = head_eights(I);
-  if (fit == 0) int8_rows<4>(I);
-  else if (I.rows <= 8 || fit == 1) int8_of_rows<1>(I);
-  else if (I.rows <= 16 || fit == 2) int8_of_rows<2>(I);
-  else int8_of_rows<4>(I);
+  const u32 fit = head_eights(I, 0), beside = head_eights(I, HEAD_RINGS);
+  if (fit == 0) {
+    wait_for_earlier();
+    int8_rows<4>(I);
+  } else if (beside > 0 && (8 * beside >= I.rows || beside == fit)) {
+    int8_of_eights<true>(I, beside);
+  } else {
+    int8_of_eights<false>(I, fit);
+  }
 }

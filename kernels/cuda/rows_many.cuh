@@ -1,8 +1,9 @@
-// Many rows of floats: a block makes four at a time (or two wide ones), each by its own warps, so that the four chains of additions
-// of their norms run side by side. What each step computes: rows.cuh.
+// Several rows of floats. A block makes one, two or four at a time, each by its own warps, so that the chains of additions of their
+// norms run side by side; a row stays in its threads' registers, only the squares go through shared memory. What each step
+// computes: rows.cuh.
 #pragma once
 
-#include "rows.cuh"
+#include "one-row.cuh"
 
 /** At the start of the pool: by row 1 / rms, by warp sums of codes. */
 struct Together {
@@ -12,184 +13,239 @@ struct Together {
 constexpr u32 TOGETHER_BYTES = 128;
 static_assert(sizeof(Together) <= TOGETHER_BYTES, "what follows begins behind it");
 
-/** The weights of the norm, which all rows share. */
-DEVICE u32 shared_weights_bytes(const Instruction& I) { return I.norm ? (I.width * 4 + 15) / 16 * 16 : 0; }
-
-/**
- * Rows that a block makes at once: 4, 2, or 0 where one at a time is better. Four floats at a time have to be in one row; rotations
- * and norms of heads are hybrid.cuh's.
- */
-DEVICE u32 rows_together(const Instruction& I) {
-  if (I.turn || I.heads) return 0;
-  const u32 fit = (shared_size() - POOL_AT - TOGETHER_BYTES - shared_weights_bytes(I)) / row_bytes(I.width);
-  if (I.rows <= blocks() || (I.width | I.x_stride | I.y_stride | I.out_stride) & 3) return 0;
-  return fit >= 4 ? 4 : fit >= 2 ? 2 : 0;
+DEVICE Floats stream_floats(const float* p) {
+  const Words v = stream(p);
+  return {from_bits(v.x), from_bits(v.y), from_bits(v.z), from_bits(v.w)};
 }
 
-DEVICE void run_many_rows(const Instruction& I, u32 together) {
-  // Nothing is asked for that nobody would wait for.
-  if (block() * together >= I.rows) return;
+/** Squares of a row by lane of their sum, with zeros behind them so that it goes in rounds of 16; four floats against meetings in a bank. */
+DEVICE u32 squares_length(u32 width) { return (width + 255) / 256 * 16; }
+DEVICE u32 squares_stride(u32 width) { return squares_length(width) + 4; }
+DEVICE u32 squares_bytes(const Instruction& I) { return I.norm ? 16 * squares_stride(I.width) * 4 : 0; }
+/** Elements of a row with what is added behind them. */
+DEVICE u32 rows_length(const Instruction& I) { return larger(squares_length(I.width) * 16, I.code_stride); }
+/** Vectors of four that a thread holds, at most. */
+constexpr u32 MOST_HELD = 14;
+
+/**
+ * Rows that a block makes at once; 0 where all of it makes one as `run_rows` does. Four floats at a time have to be in one row;
+ * rotations and norms of heads are hybrid.cuh's.
+ */
+DEVICE u32 rows_together(const Instruction& I) {
+  if (I.turn || I.heads || (I.width | I.x_stride | I.y_stride | I.out_stride) & 3) return 0;
+  const u32 length = rows_length(I);
+  u32 together = I.rows <= blocks() ? 1 : I.rows <= 2 * blocks() ? 2 : 4;
+  while (together > 0 && (length > MOST_HELD * 4 * (THREADS / together) ||
+                          POOL_AT + TOGETHER_BYTES + together * squares_bytes(I) > shared_size()))
+    together /= 2;
+  return together;
+}
+
+/** laneSum from squares by lane, by one warp, both halves alike; in its first thread. */
+DEVICE float sum_of_rows_squares(const float* squares, u32 width) {
+  const Floats* p = (const Floats*)(squares + (thread() & 15) * squares_stride(width));
+  const Floats* const end = p + squares_length(width) / 4;
+  float s = 0.0f;
+  Floats v[4];
+  UNROLL for (u32 k = 0; k < 4; k++) v[k] = p[k];
+  // Sixteen are loaded while the sixteen before are added: 4 clocks an addition.
+  UNROLL2 for (p += 4; p < end; p += 4) {
+    Floats next[4];
+    UNROLL for (u32 k = 0; k < 4; k++) next[k] = p[k];
+    UNROLL for (u32 k = 0; k < 4; k++) s = (((s + v[k].x) + v[k].y) + v[k].z) + v[k].w;
+    UNROLL for (u32 k = 0; k < 4; k++) v[k] = next[k];
+  }
+  UNROLL for (u32 k = 0; k < 4; k++) s = (((s + v[k].x) + v[k].y) + v[k].z) + v[k].w;
+  return fold(s);
+}
+
+/** The largest of the threads of `warps` warps from `first` on, told through `by_warp`. */
+DEVICE u32 largest_of_warps(u32 most, u32* by_warp, u32 first, u32 warps) {
+  most = warp_max(most);
+  if ((thread() & 31) == 0) by_warp[thread() / 32] = most;
+  sync();
+  for (u32 w = 0; w < warps; w++) most = larger(most, by_warp[first + w]);
+  return most;
+}
+
+/**
+ * TOGETHER rows at once, H vectors a thread; BARE: of x alone. Nobody has waited for the kernel before. Each apart: where they stand
+ * together, registers are spilled.
+ */
+template <u32 TOGETHER, u32 H, bool BARE> APART void make_rows(const Instruction& I) {
   Shared& s = shared();
   Together& ours = *(Together*)pool();
-  const u32 threads = THREADS / together, warps = WARPS / together, all = thread(), mine = all / threads, tid = all % threads, lane = tid & 31;
+  constexpr u32 threads = THREADS / TOGETHER, warps = WARPS / TOGETHER;
+  const u32 all = thread(), mine = all / threads, tid = all % threads, lane = tid & 31;
   // Fields in registers: the compiler cannot know that what is stored below is none of them.
-  const u32 n = I.width, stride = lane_stride(n), source = I.source, code_stride = I.code_stride, norm = I.norm, keep = I.keep, rows = I.rows;
-  float* const weights = (float*)(pool() + TOGETHER_BYTES);
-  float* const xs = (float*)(pool() + TOGETHER_BYTES + shared_weights_bytes(I) + mine * row_bytes(n));
-  if (norm) {
-    for (u32 i = all; i < n / 4; i += THREADS) copy_ahead(weights + 4 * i, (const float*)I.weight + 4 * i);
-    copies_asked();
+  const u32 n = I.width, vectors = n / 4, source = I.source, code_stride = I.code_stride, words = code_stride / 4, norm = I.norm, keep = I.keep;
+  const u32 rows = I.rows, stride = squares_stride(n), squares_end = squares_length(n) * 4;
+  float* const squares = (float*)(pool() + TOGETHER_BYTES + mine * squares_bytes(I));
+  const float* const weight = (const float*)I.weight;
+  // Few vectors' weights wait in registers for the sum; of many they come when it is there.
+  constexpr bool EARLY = H <= 4;
+  Floats w[EARLY ? H : 1];
+  if (EARLY && norm) {
+    UNROLL for (u32 k = 0; k < H; k++) {
+      const u32 v = tid + k * threads;
+      if (v < vectors) w[EARLY ? k : 0] = stream_floats(weight + 4 * v);
+    }
   }
-  constexpr u32 AT_ONCE = 4;
-  // Element i of a row and the three behind it: lanes next to each other.
-  auto place = [&](u32 i) { return xs + (i & 15) * stride + (i >> 4); };
-  auto get = [&](u32 i) {
-    const float* p = place(i);
-    return Floats{p[0], p[stride], p[2 * stride], p[3 * stride]};
-  };
-  auto put = [&](u32 i, const Floats& v) {
-    float* p = place(i);
-    p[0] = v.x;
-    p[stride] = v.y;
-    p[2 * stride] = v.z;
-    p[3 * stride] = v.w;
-  };
-  for (u32 from = block() * together; from < rows; from += blocks() * together) {
-    const u32 t = from + mine < rows ? from + mine : rows - 1;
+  wait_for_earlier();
+  for (u32 from = block() * TOGETHER; from < rows; from += blocks() * TOGETHER) {
     const bool there = from + mine < rows;
-    float* const x = (float*)I.x + (u64)t * I.x_stride;
-    const float* const y = (const float*)I.y + (u64)t * I.y_stride;
-    for (u32 i0 = 4 * tid; i0 < n; i0 += 4 * AT_ONCE * threads) {
-      Floats a[AT_ONCE], b[AT_ONCE];
-      UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
-        const u32 i = i0 + 4 * k * threads;
-        a[k] = b[k] = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (i < n) a[k] = load((const Floats*)(x + i));
-        if (i < n && source != PLAIN) b[k] = load((const Floats*)(y + i));
-      }
-      UNROLL for (u32 k = 0; k < AT_ONCE; k++) {
-        const u32 i = i0 + 4 * k * threads;
-        if (i >= n) continue;
+    const u32 t = there ? from + mine : rows - 1;
+    float* const row = (float*)I.x + (u64)t * I.x_stride;
+    const float* const other = (const float*)I.y + (u64)t * I.y_stride;
+    Floats x[H];
+    UNROLL for (u32 k = 0; k < H; k++) {
+      const u32 v = tid + k * threads;
+      x[k] = {0.0f, 0.0f, 0.0f, 0.0f};
+      if (v < vectors) x[k] = load((const Floats*)row + v);
+    }
+    if (!BARE) {
+      UNROLL for (u32 k = 0; k < H; k++) {
+        const u32 v = tid + k * threads;
+        if (v >= vectors) continue;
+        const Floats y = load((const Floats*)other + v);
         if (source == SUM) {
-          a[k] = {a[k].x + b[k].x, a[k].y + b[k].y, a[k].z + b[k].z, a[k].w + b[k].w};
-          if (there) *(Floats*)(x + i) = a[k];
-        } else if (source != PLAIN) {
-          a[k] = {activated(source, I.limit, a[k].x, b[k].x), activated(source, I.limit, a[k].y, b[k].y),
-                  activated(source, I.limit, a[k].z, b[k].z), activated(source, I.limit, a[k].w, b[k].w)};
+          x[k] = {x[k].x + y.x, x[k].y + y.y, x[k].z + y.z, x[k].w + y.w};
+          if (there) ((Floats*)row)[v] = x[k];
+        } else {
+          x[k] = {activated(source, I.limit, x[k].x, y.x), activated(source, I.limit, x[k].y, y.y), activated(source, I.limit, x[k].z, y.z),
+                  activated(source, I.limit, x[k].w, y.w)};
         }
-        put(i, a[k]);
       }
     }
-    for (u32 i = n + tid; i < 16 * lane_length(n); i += threads) xs[lane_place(i, stride)] = 0.0f;
-    copies_there<0>();
-    sync();
-    float r = 1.0f;
     if (norm) {
+      UNROLL for (u32 k = 0; k < H; k++) {
+        const u32 v = tid + k * threads;
+        if (v >= squares_end) continue;
+        float* const to = squares + 4 * (v & 3) * stride + v / 4;
+        to[0] = x[k].x * x[k].x;
+        to[stride] = x[k].y * x[k].y;
+        to[2 * stride] = x[k].z * x[k].z;
+        to[3 * stride] = x[k].w * x[k].w;
+      }
+      sync();
       // Warps of different schedulers.
       if (tid / 32 == mine % warps) {
-        const float sum = sum_of_squares(xs, n);
+        const float sum = sum_of_rows_squares(squares, n);
         if (lane == 0) ours.inverse[mine] = divide(1.0f, root(divide(sum, (float)n) + I.eps));
       }
       sync();
-      r = ours.inverse[mine];
+      const float r = ours.inverse[mine];
+      UNROLL for (u32 k = 0; k < H; k++) {
+        const u32 v = tid + k * threads;
+        if (v >= vectors) continue;
+        const Floats by = EARLY ? w[EARLY ? k : 0] : *(const Floats*)(weight + 4 * v);
+        x[k] = {(x[k].x * r) * by.x, (x[k].y * r) * by.y, (x[k].z * r) * by.z, (x[k].w * r) * by.w};
+      }
     }
     u32 most = 0;
-    auto larger = [&](float v) {
-      const u32 b = bits(v) & 0x7fffffff;
-      most = b > most ? b : most;
-    };
-    UNROLL4 for (u32 i = 4 * tid; i < n; i += 4 * threads) {
-      Floats a = get(i);
-      if (norm) {
-        const Floats w = *(const Floats*)(weights + i);
-        a = {(a.x * r) * w.x, (a.y * r) * w.y, (a.z * r) * w.z, (a.w * r) * w.w};
-        put(i, a);
-      }
-      if (keep && there) *(Floats*)((float*)I.out + (u64)t * I.out_stride + i) = a;
-      larger(a.x);
-      larger(a.y);
-      larger(a.z);
-      larger(a.w);
+    UNROLL for (u32 k = 0; k < H; k++) {
+      const u32 v = tid + k * threads;
+      if (v >= vectors) continue;
+      if (keep && there) *(Floats*)((float*)I.out + (u64)t * I.out_stride + 4 * v) = x[k];
+      most = larger(larger(larger(magnitude(x[k].x), magnitude(x[k].y)), larger(magnitude(x[k].z), magnitude(x[k].w))), most);
     }
-    if (I.quantize) {
-      most = warp_max(most);
-      if (lane == 0) s.largest[all / 32] = most;
-      sync();
-      for (u32 w = 0; w < warps; w++) most = s.largest[mine * warps + w] > most ? s.largest[mine * warps + w] : most;
-      if (most >= 0x7f800000 && tid == 0 && there) ((u32*)I.failed)[I.status] = 1;
-      const float largest = from_bits(most);
-      char* const codes = (char*)I.codes + (u64)t * I.splits;
-      if (I.quantize == 8) {
-        const float scale = scale8(largest);
-        i32 sum = 0;
-        auto code_of = [&](float v) {
-          i32 code = nearest(v * scale);
-          code = code > 127 ? 127 : code;
-          code = code < -128 ? -128 : code;
-          sum += code;
-          return (u32)code & 255;
-        };
-        UNROLL4 for (u32 i = 4 * tid; i < n; i += 4 * threads) {
-          const Floats a = get(i);
-          const u32 word = code_of(a.x) | code_of(a.y) << 8 | code_of(a.z) << 16 | code_of(a.w) << 24;
-          if (there) *(u32*)(codes + i) = word;
-        }
-        for (u32 i = n + 4 * tid; i < code_stride && there; i += 4 * threads) *(u32*)(codes + i) = 0;
-        sum = warp_sum(sum);
-        if (lane == 0) ours.sums[all / 32] = sum;
-        sync();
-        if (tid == 0 && there) {
-          i32 both = 0;
-          for (u32 w = 0; w < warps; w++) both += ours.sums[mine * warps + w];
-          ((float*)I.scales)[2 * t] = scale;
-          ((i32*)I.scales)[2 * t + 1] = both;
-        }
-      } else {
-        const float scale = divide(32639.0f, largest);
-        const bool usable = scale < from_bits(0x7f800000);
-        auto code_of = [&](float v) {
-          if (!usable) return 0;
-          const i32 code = nearest(v * scale);
-          return code > 32639 ? 32639 : code < -32639 ? -32639 : code;
-        };
-        if (there) {
-          for (u32 i = 4 * tid; i < n; i += 4 * threads) {
-            const Floats a = get(i);
-            const i32 code[4] = {code_of(a.x), code_of(a.y), code_of(a.z), code_of(a.w)};
-            u32 high = 0, low = 0;
-            UNROLL for (u32 k = 0; k < 4; k++) {
-              const i32 hi = (code[k] + 128) >> 8;
-              high |= ((u32)hi & 255) << (8 * k);
-              low |= ((u32)(code[k] - 256 * hi) & 255) << (8 * k);
-            }
-            *(u32*)(codes + i) = high;
-            *(u32*)(codes + code_stride + i) = low;
-          }
-          for (u32 i = n + 4 * tid; i < code_stride; i += 4 * threads) *(u32*)(codes + i) = *(u32*)(codes + code_stride + i) = 0;
-          if (tid == 0) {
-            ((float*)I.scales)[2 * t] = usable ? divide(largest, 32639.0f) : 0.0f;
-            ((i32*)I.scales)[2 * t + 1] = 0;
-          }
-        }
-        sync();
-        if (there) {
-          const signed char* hi = (const signed char*)codes;
-          i32* sums = (i32*)(codes + 2 * code_stride);
-          for (u32 g = tid / 32; g * I.group < n; g += warps) {
-            i32 part = 0;
-            for (u32 i = lane; i < I.group; i += 32) part += 256 * hi[g * I.group + i] + hi[code_stride + g * I.group + i];
-            part = warp_sum(part);
-            if (lane == 0) sums[g] = part;
-          }
-        }
+    if (!I.quantize) continue;
+    most = largest_of_warps(most, s.largest, mine * warps, warps);
+    if (most >= 0x7f800000 && tid == 0 && there) ((u32*)I.failed)[I.status] = 1;
+    const float largest = from_bits(most);
+    char* const codes = (char*)I.codes + (u64)t * I.splits;
+    if (I.quantize == 8) {
+      const float scale = scale8(largest);
+      i32 sum = 0;
+      auto code_of = [&](float v) {
+        i32 code = nearest(v * scale);
+        code = code > 127 ? 127 : code;
+        code = code < -128 ? -128 : code;
+        sum += code;
+        return (u32)code & 255;
+      };
+      UNROLL for (u32 k = 0; k < H; k++) {
+        const u32 v = tid + k * threads;
+        // Past the row they are 0.
+        if (v < words && there) ((u32*)codes)[v] = code_of(x[k].x) | code_of(x[k].y) << 8 | code_of(x[k].z) << 16 | code_of(x[k].w) << 24;
       }
+      sum = warp_sum(sum);
+      if (lane == 0) ours.sums[all / 32] = sum;
+      sync();
+      if (tid == 0 && there) {
+        i32 both = 0;
+        for (u32 w = 0; w < warps; w++) both += ours.sums[mine * warps + w];
+        ((float*)I.scales)[2 * t] = scale;
+        ((i32*)I.scales)[2 * t + 1] = both;
+      }
+      continue;
+    }
+    const float scale = divide(32639.0f, largest);
+    const bool usable = scale < from_bits(0x7f800000);
+    const bool by_warps = I.group == 128;
+    i32* const sums = (i32*)(codes + 2 * code_stride);
+    UNROLL for (u32 k = 0; k < H; k++) {
+      const u32 v = tid + k * threads;
+      const float given[4] = {x[k].x, x[k].y, x[k].z, x[k].w};
+      u32 high = 0, low = 0;
+      i32 sum = 0;
+      UNROLL for (u32 e = 0; e < 4; e++) {
+        i32 code = usable ? nearest(given[e] * scale) : 0;
+        code = code > 32639 ? 32639 : code < -32639 ? -32639 : code;
+        const i32 hi = (code + 128) >> 8;
+        high |= ((u32)hi & 255) << (8 * e);
+        low |= ((u32)(code - 256 * hi) & 255) << (8 * e);
+        sum += code;
+      }
+      if (v < words && there) {
+        ((u32*)codes)[v] = high;
+        ((u32*)(codes + code_stride))[v] = low;
+      }
+      // A warp's vectors are 128 elements next to each other.
+      if (by_warps && v - lane < vectors) {
+        sum = warp_sum(v < vectors ? sum : 0);
+        if (lane == 0 && there) sums[v / 32] = sum;
+      }
+    }
+    if (tid == 0 && there) {
+      ((float*)I.scales)[2 * t] = usable ? divide(largest, 32639.0f) : 0.0f;
+      ((i32*)I.scales)[2 * t + 1] = 0;
     }
     sync();
+    if (by_warps || !there) continue;
+    const signed char* hi = (const signed char*)codes;
+    for (u32 g = tid / 32; g * I.group < n; g += warps) {
+      i32 part = 0;
+      for (u32 i = lane; i < I.group; i += 32) part += 256 * hi[g * I.group + i] + hi[code_stride + g * I.group + i];
+      part = warp_sum(part);
+      if (lane == 0) sums[g] = part;
+    }
+  }
+}
+
+template <bool BARE> DEVICE void make_rows(const Instruction& I, u32 together) {
+  const u32 vectors = rows_length(I) / 4;
+  if (together == 4) {
+    if (vectors <= 8 * (THREADS / 4)) make_rows<4, 8, BARE>(I);
+    else make_rows<4, MOST_HELD, BARE>(I);
+  } else if (together == 2) {
+    if (vectors <= 4 * (THREADS / 2)) make_rows<2, 4, BARE>(I);
+    else make_rows<2, MOST_HELD, BARE>(I);
+  } else {
+    if (vectors <= 2 * THREADS) make_rows<1, 2, BARE>(I);
+    else if (vectors <= 4 * THREADS) make_rows<1, 4, BARE>(I);
+    else make_rows<1, MOST_HELD, BARE>(I);
   }
 }
 
 DEVICE void run_all_rows(const Instruction& I) {
   const u32 together = rows_together(I);
-  if (together) run_many_rows(I, together);
-  else run_rows(I);
+  if (together == 0) {
+    wait_for_earlier();
+    run_rows(I);
+  } else if (I.source == PLAIN) {
+    make_rows<true>(I, together);
+  } else {
+    make_rows<false>(I, together);
+  }
 }

@@ -40,11 +40,16 @@ DEVICE bool before(float a, u32 a_id, float b, u32 b_id) { return a > b || (a ==
 template <class At> DEVICE Ranked next_of(u32 n, const Ranked& last, At at) {
   Shared& s = shared();
   Ranked best{-from_bits(0x7f800000), NOBODY};
-  for (u32 i = thread(); i < n; i += THREADS) {
-    const Ranked one = at(i);
-    if (one.id == NOBODY || one.value != one.value) continue;
-    if (last.id != NOBODY && !before(last.value, last.id, one.value, one.id)) continue;
-    if (best.id == NOBODY || before(one.value, one.id, best.value, best.id)) best = one;
+  // Four are on their way at once.
+  ROLLED for (u32 from = thread(); from < n; from += 4 * THREADS) {
+    Ranked four[4];
+    UNROLL for (u32 k = 0; k < 4; k++) four[k] = from + k * THREADS < n ? at(from + k * THREADS) : Ranked{0.0f, NOBODY};
+    UNROLL for (u32 k = 0; k < 4; k++) {
+      const Ranked one = four[k];
+      if (one.id == NOBODY || one.value != one.value) continue;
+      if (last.id != NOBODY && !before(last.value, last.id, one.value, one.id)) continue;
+      if (best.id == NOBODY || before(one.value, one.id, best.value, best.id)) best = one;
+    }
   }
   const float most = block_max(best.value);
   // The id matters only where the value is the largest: its complement, so that the lowest is the largest.
@@ -107,12 +112,17 @@ APART void mass_of_shares(const Instruction& I) {
     float* const kept = I.y ? (float*)I.y + (u64)share.row * I.width + share.from : nullptr;
     u64 mass = 0;
     bool broken = false;
-    for (u32 i = thread(); i < share.count; i += THREADS) {
-      const float v = load(logits + i);
-      if (kept) kept[i] = v;
-      const float weight = exp_f32(v - largest);
-      if (weight != weight) broken = true;
-      else mass += nearest64(weight * 4294967296.0f);
+    ROLLED for (u32 from = thread(); from < share.count; from += 4 * THREADS) {
+      float four[4];
+      UNROLL for (u32 k = 0; k < 4; k++) four[k] = from + k * THREADS < share.count ? load(logits + from + k * THREADS) : largest;
+      UNROLL for (u32 k = 0; k < 4; k++) {
+        const u32 i = from + k * THREADS;
+        if (i >= share.count) continue;
+        if (kept) kept[i] = four[k];
+        const float weight = exp_f32(four[k] - largest);
+        if (weight != weight) broken = true;
+        else mass += nearest64(weight * 4294967296.0f);
+      }
     }
     // A warp's first, in pieces of 16 bits: all threads would queue for one place.
     const u64 low = (u32)warp_sum((i32)(mass & 0xffff)), middle = (u32)warp_sum((i32)(mass >> 16 & 0xffff));

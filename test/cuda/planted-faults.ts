@@ -15,7 +15,7 @@ const FAULTS = {
   'a maximum for each score': ['attention.cuh', '= «block_max(score)»;', 'score + 0.0f * block_max(score)'],
   'the code sum forgotten': ['products.cuh', ' - «code_sum») * factor', '0'],
   'a lane left out': ['attention_rows.cuh', 'a[k / 4][k % 4] = «two[k / 4][k % 4]» + a', '0.0f'],
-  'the code sum of some rows forgotten': ['products_many.cuh', ' - «code_sum») * divide(of, scale)', '0'],
+  'the code sum of some rows forgotten': ['products_many.cuh', ' - «of.code_sum») * divide(scale, of.scale)', '0'],
   'codes that begin at 0': ['products.cuh', '(2 * (in >> 4)) & 3) - «1») * code;', '0'],
 
   'sums that stay where they are': ['hybrid.cuh', '«of_a = shuffle_down(of_a, 1);»', ''],
@@ -34,6 +34,13 @@ const FAULTS = {
   'a choice of a tile too few': ['hybrid.cuh', 'if (2 * piece + «e» < count) {', 'e + 1'],
   'one scale for two rows': ['hybrid.cuh', '* «scale[f][1]»;', 'scale[f][0]'],
   'the low plane alone': ['hybrid.cuh', '«half» * plane + k * 32', '1'],
+
+  'rows that do not wait': ['rows_many.cuh', '  «wait_for_earlier();»\n  for (u32 from', ''],
+  'products that do not wait': ['kernels.cu', '«wait_for_earlier();»\n    ternary_some(I)', ''],
+  'attention that does not wait': ['attention_rows.cuh', 'if (first) «wait_for_earlier();»\n  if (!works)', ''],
+  'a head that does not wait': ['products_many.cuh', 'if (t0 == 0) «wait_for_earlier();»', ''],
+  'the sums of the first block alone': ['attention_rows.cuh', 'out[k] + sums[«f»][all + k * ALL];', '0'],
+  'the largest of the first four warps only': ['attention_rows.cuh', 'f < «G»; f++) {\n        UNROLL for (u32 w', '1'],
 
   'only its own largest score': ['attend-split.cuh', '«receive(all + c, tag)»', 'receive(all + p.run, tag)'],
   'weights that nobody waits for': [

@@ -2,7 +2,7 @@
 // instruction does both: every instruction is a barrier of the whole grid. A BitNet layer of one token becomes 5:
 //   norm + codes + q, k, v · rope + append + attention · norm + codes + o + add · norm + codes + gate, up + activation ·
 //   norm + codes + down + add
-// With more tokens norms and codes are instructions of their own, and so are positions.
+// With more tokens norms and codes are instructions of their own, and so are positions where a sequence has several rows.
 
 import { type OpOf, uses, wrongKind } from '../gpu/operands.ts';
 import type { BufferId, GroupedWeight, Op, Program, WeightId } from '../program.ts';
@@ -41,7 +41,7 @@ const SPLIT_PARTS = 16 * 2 * 64;
 const SHARE_TILES = 64;
 const SHARE_TURNED = 64;
 const SPLIT_GROUP = 16;
-/** Shares of a row of logits whose largest are found at once. */
+/** Shares of a row of logits whose largest are found at once, at most. */
 const SHARES = 64;
 /** Positions up to which one block does a row's attention where its heads are too wide for tiles. */
 const WHOLE_POSITIONS = 256;
@@ -61,9 +61,9 @@ const SPLIT_STEP = 8;
 /** Floats of a head that a warp makes of one length: a convolution's share of shared memory. */
 const MOST_HEAD_ROW = 1024;
 
-/** Rows up to which the weights of ternary products are fetched ahead, and the partial sums of such a product: products_many.cuh. */
+/** Rows up to which the weights of ternary products are fetched ahead, and the rest of such a product: `SomeMemory` of products_many.cuh. */
 const SOME_ROWS = 64;
-const PARTS_BYTES = 16 * 8 * 36 * 4;
+const SOME_BYTES = SOME_ROWS * (8 + 32 * 4) + 8 * THREADS * 16;
 
 /** What the kernels can hold. */
 export const LIMITS = { ternaryColumns: 131_071, headDim: 256, heads: 512 } as const;
@@ -122,7 +122,7 @@ export function attentionFor(
   const blocks = Math.ceil(positions / 64);
   const items = tokens * kvHeads * Math.ceil(group / HEADS_AT_ONCE);
   const costs: [AttentionKind, number][] = [
-    ['batch', Math.max(2 * blocks * Math.ceil(items / (4 * grid)), (3 * items * blocks) / grid)],
+    ['batch', Math.max((4 + blocks) * Math.ceil(items / grid), (3 * items * blocks) / grid)],
     ['blocks', 15 + 4 * Math.max(1, (tokens * kvHeads * blocks) / grid)],
   ];
   if (tokens >= ROWS_OF_RUNS * sequences && group <= QUERIES) {
@@ -185,7 +185,7 @@ export function scratchFloats(program: Program, kind: AttentionKind, splits: num
 /** Floats of scratch of a block of the grid: the scores of what it works on. */
 export function blockScratchFloats(kind: AttentionKind, splits: number): number {
   if (kind === 'rows') return 2 * splits * 64 * QUERIES;
-  return kind === 'batch' ? 4 * splits * 64 * HEADS_AT_ONCE : 0;
+  return kind === 'batch' ? 2 * splits * 64 * HEADS_AT_ONCE : 0;
 }
 
 export function encode(program: Program, memory: Memory, shape: Shape): Instruction[] {
@@ -210,6 +210,13 @@ export function kernelOf({ op, rows }: Instruction): KernelName {
       return 'bitnet_phase';
   }
 }
+/** Kernels whose blocks have all the shared memory there is; of the others' the rest is cache. */
+export const WHOLE_MEMORY: ReadonlySet<KernelName> = new Set([
+  'bitnet_rows',
+  'bitnet_some',
+  'bitnet_head',
+  'bitnet_attend_batch',
+]);
 /** What the kernel for steps of one row has; products only of rows that are made there. */
 const ONE_ROW: ReadonlySet<Operation> = new Set([
   'embed',
@@ -683,10 +690,10 @@ class Encoder {
   }
 
   /** How many vectors of weights a lane can fetch before it has the rows: `staged_chunks` of products_many.cuh. */
-  #stagedOfRows({ op, rows, ending }: Instruction): Partial<Instruction> {
+  #stagedOfRows({ op, rows }: Instruction): Partial<Instruction> {
     if (op !== 'ternary' || rows > SOME_ROWS) return {};
-    const used = OWN_BYTES + PARTS_BYTES * (ending === ENDINGS.indexOf('gate') ? 2 : 1);
-    const left = Math.floor((this.#memory.sharedBytes - used) / (THREADS * 16));
+    const { sharedBytes, mostSharedBytes } = this.#memory;
+    const left = Math.floor(((rows === 1 ? sharedBytes : mostSharedBytes) - OWN_BYTES - SOME_BYTES) / (THREADS * 16));
     return { splits: Math.max(0, Math.min(MOST_STAGED, left)) };
   }
 
@@ -772,8 +779,8 @@ class Encoder {
   }
 
   /**
-   * [Norms of heads,] positions, append and attention: of one row as one, of several as two instructions; 0 where the operations
-   * are others.
+   * [Norms of heads,] positions, append and attention: of one row as one, as of a row of each of many sequences, of others as two
+   * instructions; 0 where the operations are others.
    */
   #attention(i: number): number {
     let next = i;
@@ -823,6 +830,10 @@ class Encoder {
     }
     if (first === undefined || !READY_DIMS.includes(headDim) || ![0, headDim].includes(this.#program.rope.rotaryDim))
       return 0;
+    if (this.#shape.attention === 'batch' && this.#shape.single) {
+      this.#attend(attention, { ...fields, fused: 1 });
+      return end - i;
+    }
     this.#list.push({
       ...fields,
       op: 'ready',
@@ -879,7 +890,8 @@ class Encoder {
       x: this.#address(logits),
       xStride: vocabSize,
       y: this.#memory.logits,
-      parts: SHARES,
+      // Of many rows two for each block.
+      parts: Math.max(1, Math.min(SHARES, Math.floor((2 * this.#memory.grid) / this.#shape.outputs))),
       group: this.#shape.top,
       scratch: this.#memory.scratch,
       out: this.#memory.tops,

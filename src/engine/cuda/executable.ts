@@ -33,10 +33,11 @@ import {
   type Together,
   topScratchBytes,
   topWords,
+  WHOLE_MEMORY,
 } from './encode.ts';
 import { layStates, MAXIMA_BYTES, sortedBytes } from './encode-hybrid.ts';
-import type { Gpu, HostMemory, KernelName, Work } from './gpu.ts';
-import { type Instruction, writeInstructions } from './instruction.ts';
+import { type Gpu, type HostMemory, type KernelName, type Work, writeWork } from './gpu.ts';
+import { INSTRUCTION_BYTES, type Instruction, writeInstructions } from './instruction.ts';
 import type { Memory, Shape } from './shape.ts';
 import { type StateSlot, StateSlots } from './state-slots.ts';
 import { placeWeights } from './weights.ts';
@@ -48,16 +49,19 @@ const MAX_SCRATCH_BYTES = 256 << 20;
 const KEPT_LISTS = 32;
 const INPUT_HEADER = 64;
 /** Rows up to which this thread waits for the device. */
-const WAIT_ROWS = 8;
+const WAIT_ROWS = 32;
 
 /** What of a step decides its list. */
 type Asked = Pick<Step, 'trace' | 'top' | 'withoutLogits'>;
 type List = {
+  /** On the device. */
   readonly address: number;
   readonly length: number;
-  readonly kernels: readonly KernelName[];
-  /** Of a step of one row: the kernel that has all its operations and no others. */
+  /** Of a step of one row: the kernel that has all its operations and few others. */
   readonly oneRow?: KernelName;
+  /** Of a list whose instructions are launched one by one: those, and the launches. */
+  readonly here?: HostMemory;
+  readonly launches?: Float64Array;
 };
 /** Memory of the device, and how much. */
 type Place = { address: number; bytes: number };
@@ -189,8 +193,8 @@ export class CudaExecutable implements Executable {
   }
 
   /** The instructions of a step of these rows: what docs/cuda.md counts, and the tests look at. */
-  instructionsOf(tokens: number, outputs: number, positions: number, sequences = 1): Instruction[] {
-    const shape = this.#shape(tokens, outputs, sequences, positions, {});
+  instructionsOf(tokens: number, outputs: number, positions: number, sequences = 1, asked: Asked = {}): Instruction[] {
+    const shape = this.#shape(tokens, outputs, sequences, positions, asked);
     this.#prepare(shape, 1);
     return this.#encode(shape);
   }
@@ -228,6 +232,7 @@ export class CudaExecutable implements Executable {
       tokens,
       outputs,
       attention,
+      single: sequences === tokens,
       splits: splitsFor(rounded),
       positions: rounded,
       traced,
@@ -274,10 +279,8 @@ export class CudaExecutable implements Executable {
     const sharedBytes = this.#sharedBytes(shape);
     const work: Work[] = [{ copy: 'in', to: inputAt, from: input.address, bytes: inputBytes }];
     // Several rows have kernels of their own for what takes longest.
-    if (list.length > 0 && (this.#phases || tokens > 1)) {
-      list.kernels.forEach((kernel, i) => {
-        work.push({ kernel, grid, together: false, sharedBytes, args: [list.address, list.length, i, inputAt] });
-      });
+    if (list.launches !== undefined) {
+      work.push({ numbers: list.launches });
     } else if (list.length > 0) {
       const args = [
         list.address,
@@ -287,7 +290,7 @@ export class CudaExecutable implements Executable {
         this.#gpu.barrier,
         ...(list.oneRow === undefined ? [] : [this.#takeTags(list.length)]),
       ];
-      work.push({ kernel: list.oneRow ?? 'bitnet_step', grid, together: true, sharedBytes, args });
+      work.push({ kernel: list.oneRow ?? 'bitnet_step', grid, how: 'together', sharedBytes, args });
     }
     await this.#gpu.perform(work, this.#program.name, tokens <= WAIT_ROWS);
     this.#moveStates(step, part);
@@ -445,6 +448,7 @@ export class CudaExecutable implements Executable {
       grid: this.#gpu.info.multiprocessors,
       packets: this.#places.get('packets')?.address ?? 0,
       sharedBytes: this.#sharedBytes(shape),
+      mostSharedBytes: this.#gpu.sharedBytes.one,
     };
   }
 
@@ -459,30 +463,58 @@ export class CudaExecutable implements Executable {
   }
 
   #list(shape: Shape): List {
-    const { tokens, outputs, attention, splits, positions, traced, top, logits } = shape;
+    const { tokens, outputs, attention, single, splits, positions, traced, top, logits } = shape;
     // The positions count only where they decide how many heads a block takes.
-    const key = `${tokens} ${outputs} ${attention} ${splits} ${attention === 'whole' ? positions : 0} ${traced} ${top} ${logits}`;
+    const key = `${tokens} ${outputs} ${attention} ${single} ${splits} ${attention === 'whole' ? positions : 0} ${traced} ${top} ${logits}`;
     const known = this.#lists.get(key);
     if (known !== undefined) return known;
     const instructions = this.#encode(shape);
     const bytes = writeInstructions(instructions);
-    const address = this.#take(bytes.length, 'instructions');
-    this.#gpu.upload(address, bytes);
+    const alone = instructions.length > 0 && (this.#phases || tokens > 1);
+    let launched: Pick<List, 'here' | 'launches'> = {};
+    let address = 0;
+    if (alone) {
+      const here = this.#gpu.host(bytes.length);
+      new Uint8Array(here.memory).set(bytes);
+      launched = { here, launches: writeWork(this.#launches(instructions, here.address, shape)) };
+    } else {
+      address = this.#take(bytes.length, 'instructions');
+      this.#gpu.upload(address, bytes);
+    }
     if (this.#lists.size >= KEPT_LISTS) {
       const [oldest, list] = this.#lists.entries().next().value!;
-      this.#gpu.release(list.address);
+      this.#forgetList(list);
       this.#lists.delete(oldest);
     }
     const oneRow = shape.tokens === 1 ? oneRowKernel(instructions) : undefined;
-    const kernels = instructions.map(kernelOf);
-    const list = { address, length: instructions.length, kernels, ...(oneRow !== undefined && { oneRow }) };
+    const list = { address, length: instructions.length, ...(oneRow !== undefined && { oneRow }), ...launched };
     this.#lists.set(key, list);
     return list;
   }
 
+  /** A launch for each instruction. Several rows have kernels of their own for what takes longest. */
+  #launches(instructions: readonly Instruction[], address: number, shape: Shape): Work[] {
+    const { info, barrier, sharedBytes } = this.#gpu;
+    const input = this.#places.get('input')!.address;
+    return instructions.map((instruction, i) => {
+      const kernel = kernelOf(instruction);
+      return {
+        kernel,
+        grid: info.multiprocessors,
+        how: i === 0 ? 'plain' : 'early',
+        sharedBytes: WHOLE_MEMORY.has(kernel) ? sharedBytes.one : this.#sharedBytes(shape),
+        given: address + i * INSTRUCTION_BYTES,
+        args: [input, barrier, i],
+      };
+    });
+  }
+
   #forgetLists(): void {
-    for (const { address } of this.#lists.values()) this.#gpu.release(address);
+    for (const list of this.#lists.values()) this.#forgetList(list);
     this.#lists.clear();
+  }
+  #forgetList({ address }: List): void {
+    if (address !== 0) this.#gpu.release(address);
   }
 
   #take(bytes: number, what: string): number {

@@ -25,28 +25,36 @@ export const SHARED_BYTES = 98_304;
 /** Of steps of many rows: the rest of a multiprocessor's memory is its cache, through which their weights stream. */
 const MOST_SHARED_BYTES = 131_072;
 
-/** Copies and launches; `writeWork` turns them into the addon's numbers. */
+/** Copies and launches; `writeWork` turns them into the addon's numbers, which may be kept. */
 export type Work =
+  | { readonly numbers: Float64Array }
   | { readonly copy: 'in' | 'within'; readonly to: number; readonly from: number; readonly bytes: number }
   | {
       readonly kernel: KernelName;
       readonly grid: number;
-      /** The whole grid at once, or an error. */
-      readonly together: boolean;
+      /** The whole grid at once, or an error; or, where card and driver can, before the launch before it has ended. */
+      readonly how: 'together' | 'early' | 'plain';
       readonly sharedBytes: number;
+      /** This machine's address of an argument before the others that is more than a number. */
+      readonly given?: number;
       readonly args: readonly number[];
     };
 
 export function writeWork(work: readonly Work[]): Float64Array {
-  const numbers: number[] = [];
-  for (const item of work) {
-    if ('copy' in item) numbers.push(item.copy === 'in' ? 0 : 1, item.to, item.from, item.bytes);
-    else {
-      const { kernel, grid, together, sharedBytes, args } = item;
-      numbers.push(2, KERNELS.indexOf(kernel), grid, sharedBytes, together ? 1 : 0, args.length, ...args);
-    }
+  const parts = work.map((item) => {
+    if ('numbers' in item) return item.numbers;
+    if ('copy' in item) return [item.copy === 'in' ? 0 : 1, item.to, item.from, item.bytes];
+    const { kernel, grid, how, sharedBytes, given = 0, args } = item;
+    const way = ['plain', 'together', 'early'].indexOf(how);
+    return [2, KERNELS.indexOf(kernel), grid, sharedBytes, way, given, args.length, ...args];
+  });
+  const all = new Float64Array(parts.reduce((n, { length }) => n + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
   }
-  return new Float64Array(numbers);
+  return all;
 }
 
 /** The barrier's counter; behind it what a profiling build of the kernels writes. */

@@ -12,6 +12,8 @@ export type Shape = {
   readonly tokens: number;
   readonly outputs: number;
   readonly attention: AttentionKind;
+  /** Each row is its sequence's only one. */
+  readonly single: boolean;
   /** Blocks of 64 positions that attention's scratch is for. */
   readonly splits: number;
   /** Of the longest row. */
@@ -42,9 +44,10 @@ export type Memory = {
   readonly choices: number;
   /** Largest elements of pieces of rows: `MAXIMA_BYTES`. */
   readonly maxima: number;
-  /** Blocks of the grid, and their shared memory. */
+  /** Blocks of the grid, and their shared memory; that of kernels of `WHOLE_MEMORY`. */
   readonly grid: number;
   readonly sharedBytes: number;
+  readonly mostSharedBytes: number;
   /** What of the shared memory is an instruction's own, at least. */
   readonly poolBytes: number;
 };

@@ -45,7 +45,7 @@ fiber_switch:
 namespace emulator {
 Fiber* now = nullptr;
 u32 grid = 1, shared_bytes = 0, fault = 0;
-bool late = false, bulk = true, misused = false;
+bool late = false, bulk = true, misused = false, early = false, too_early = false, fours = false;
 static void* scheduler = nullptr;
 
 void wait() { fiber_switch(&now->stack_pointer, scheduler); }
@@ -143,7 +143,7 @@ static bool run(std::vector<Block>& all, size_t shared) {
     }
     if (!moved) return false;
   }
-  return !misused;
+  return !misused && !too_early;
 }
 }  // namespace emulator
 
@@ -169,7 +169,7 @@ void call_step(void** a) { bitnet_step(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(
 template <void (*KERNEL_OF)(u64, u32, u32, u64, u64, u32)> void call_one(void** a) {
   KERNEL_OF(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3], *(u64*)a[4], *(u32*)a[5]);
 }
-template <void (*KERNEL_OF)(u64, u32, u32, u64)> void call_phase(void** a) { KERNEL_OF(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3]); }
+template <void (*KERNEL_OF)(Instruction, u64, u64, u32)> void call_phase(void** a) { KERNEL_OF(*(const Instruction*)a[0], *(u64*)a[1], *(u64*)a[2], *(u32*)a[3]); }
 const std::map<std::string, void (*)(void**)> kernels = {
     {"bitnet_step", call_step},
     {"bitnet_one", call_one<bitnet_one>},
@@ -192,8 +192,11 @@ struct Function {
   u32 most_shared = 48 << 10;
 };
 
-Result launch(void* handle, u32 blocks, u32 shared, void** arguments) {
+Result launch(void* handle, u32 blocks, u32 shared, void** arguments, bool early = false) {
   if (fails("cuLaunchKernel")) return ILLEGAL_ADDRESS;
+  emulator::early = early;
+  emulator::too_early = false;
+  emulator::fours = number("FAKE_CUDA_CAPABILITY", 90) == 90;
   const auto* given = (const Function*)handle;
   if (shared > given->most_shared) return INVALID_VALUE;
   emulator::entry = given->entry;
@@ -254,6 +257,7 @@ DRIVER cuFuncSetAttribute(void* f, int, int bytes) {
   if ((u64)bytes > number("FAKE_CUDA_SHARED", 101376)) return INVALID_VALUE;
   return ((Function*)f)->most_shared = (u32)bytes, OK;
 }
+DRIVER cuFuncGetAttribute(int* v, int, void*) { return *v = (int)number("FAKE_CUDA_CAPABILITY", 90), OK; }
 DRIVER cuMemAlloc_v2(u64* p, size_t n) {
   if (fails("cuMemAlloc") || in_use + n > number("FAKE_CUDA_MEMORY", 1ull << 32)) return OUT_OF_MEMORY;
   const size_t page = 4096, padded = (n + 63) / 64 * 64, all = (padded + page - 1) / page * page;
@@ -284,6 +288,22 @@ DRIVER cuStreamCreate(void** s, unsigned) { return *s = (void*)1, OK; }
 DRIVER cuStreamSynchronize(void*) { return fails("cuStreamSynchronize") ? ILLEGAL_ADDRESS : OK; }
 DRIVER cuLaunchKernel(void* f, u32 x, u32, u32, u32, u32, u32, u32 shared, void*, void** arguments, void**) {
   return launch(f, x, shared, arguments);
+}
+struct LaunchAttribute {
+  int id, pad;
+  int allowed[16];
+};
+struct LaunchConfig {
+  unsigned grid[3], block[3], shared;
+  void* stream;
+  LaunchAttribute* attributes;
+  unsigned count;
+};
+DRIVER cuLaunchKernelEx(const LaunchConfig* c, void* f, void** arguments, void**) {
+  if (fails("cuLaunchKernelEx")) return INVALID_VALUE;
+  bool early = false;
+  for (unsigned i = 0; i < c->count; i++) early = early || (c->attributes[i].id == 6 && c->attributes[i].allowed[0] != 0);
+  return launch(f, c->grid[0], c->shared, arguments, early);
 }
 DRIVER cuLaunchCooperativeKernel(void* f, u32 x, u32, u32, u32, u32, u32, u32 shared, void*, void** arguments) {
   if (fails("cuLaunchCooperativeKernel")) return 720;

@@ -20,6 +20,7 @@ using i32 = int32_t;
 #define APART static
 #define KERNEL extern "C" void
 #define PLAIN_KERNEL extern "C" void
+#define GIVEN const
 #define UNROLL
 #define UNROLL4
 #define UNROLL2
@@ -63,7 +64,7 @@ struct Fiber {
   u32 value = 0;
   const volatile u32* count = nullptr;
   u32 target = 0;
-  bool done = false;
+  bool done = false, waited = false;
   /** Copies that were asked for and have not come; those of a group end at its mark. */
   struct Copy {
     void* to;
@@ -82,6 +83,8 @@ extern bool bulk;
 extern bool misused;
 /** The planted fault that is turned on; 0: none. */
 extern u32 fault;
+/** The kernel was launched before the ones before it had to be done; a thread that has not waited reads what they wrote. */
+extern bool early, too_early;
 void wait();
 
 inline Warp& warp() { return now->block->warps[now->thread / 32]; }
@@ -183,7 +186,12 @@ inline i32 warp_sum(i32 v) {
   return (i32)sum;
 }
 
-template <class T> inline T load(const T* p) { return *p; }
+template <class T> inline T load(const T* p) {
+  if (emulator::early && !emulator::now->waited) emulator::too_early = true;
+  return *p;
+}
+inline void let_next_begin() {}
+inline void wait_for_earlier() { emulator::now->waited = true; }
 inline Words stream(const void* p) {
   Words v;
   std::memcpy(&v, p, 16);
@@ -347,3 +355,32 @@ template <class Byte> inline void mma(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a
 }  // namespace emulator
 inline void mma_u8(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) { emulator::mma<uint8_t>(d, a0, a1, a2, a3, b0, b1); }
 inline void mma_s8(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) { emulator::mma<int8_t>(d, a0, a1, a2, a3, b0, b1); }
+
+namespace emulator {
+/** Is the card one whose warps multiply in fours? */
+extern bool fours;
+}  // namespace emulator
+inline bool four_warps() { return emulator::fours; }
+inline char* tile_place(char* p) { return p; }
+inline void copies_for_tiles() {}
+inline void mma_begin() {}
+inline void mma_end() {}
+inline void mma_four(i32 (&d)[4][4], u32 a0, u32 a1, u32 a2, u32 a3, const char* b, u32 step) {
+  const u32 mine[6] = {a0, a1, a2, a3, 0, 0};
+  auto all = emulator::exchange(mine, 6);
+  const u32 lane = thread() % 32, g = lane / 4, t = lane % 4;
+  auto sum = [&](u32 row, u32 column) {
+    i32 s = 0;
+    for (u32 k = 0; k < 32; k++) {
+      const u32 a = all[row % 8 * 4 + k % 16 / 4][(row >= 8) + 2 * (k >= 16)], at = 32 * step + k;
+      s += (i32)(a >> (8 * (k % 4)) & 255) * (i32)(int8_t)b[column * 128 + ((at / 16 ^ (column & 7)) << 4) + at % 16];
+    }
+    return s;
+  };
+  for (u32 n = 0; n < 4; n++) {
+    d[n][0] += sum(g, 8 * n + 2 * t);
+    d[n][1] += sum(g, 8 * n + 2 * t + 1);
+    d[n][2] += sum(g + 8, 8 * n + 2 * t);
+    d[n][3] += sum(g + 8, 8 * n + 2 * t + 1);
+  }
+}
