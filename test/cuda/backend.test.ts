@@ -52,8 +52,8 @@ describe.skipIf(FAKE_MISSING !== undefined)('on the emulated driver', () => {
     [
       'the code sum of some rows forgotten',
       'products_many.cuh',
-      ' - code_sum) * divide(of, scale)',
-      ') * divide(of, scale)',
+      ' - of.code_sum) * divide(scale, of.scale)',
+      ') * divide(scale, of.scale)',
     ],
     ['codes that begin at 0', 'products.cuh', '(2 * (in >> 4)) & 3) - 1) * code;', '(2 * (in >> 4)) & 3)) * code;'],
   ])('a planted fault is found: %s', { timeout: 300_000 }, async (_, file, from, to) => {

@@ -157,9 +157,9 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
 
   test.each([
     [
-      'sums of blocks from the highest',
-      'out[k] + sums[f][all + k * ALL];',
-      'out[k] + sums[blocks_here - 1 - f][all + k * ALL];',
+      'exponentials of the first four warps only',
+      'total = total + totals[f][all % H];',
+      'total = total + totals[0][all % H];',
     ],
     [
       'the largest of the first four warps only',
