@@ -1,6 +1,6 @@
 // On a machine with an NVIDIA card: that the cuda backend computes what the others compute, and how fast.
 //
-//   node scripts/cuda-check.mjs [bits] [long] [speed] [profile] [launches] [--golden FOLDER] [--cubin FILE] [--in-order]
+//   node scripts/cuda-check.mjs [bits] [long] [speed] [profile] [launches] [--golden FOLDER] [--cubin FILE] [--in-order] [--forks]
 //
 // bits: every golden case against js, both ways of running; long: against the cpu backend, contexts to 8,192, batches, drafts;
 // speed: tokens and prompts of published shapes; profile: one row a step; launches: several rows, instruction by instruction. The
@@ -314,7 +314,12 @@ if (wants('speed')) {
     executable.truncate(sequence, 0);
     await feedTo(executable, sequence, 256, V);
     for (const count of [8, 32]) {
-      const batch = Array.from({ length: count }, () => executable.fork(sequence, 256));
+      // Sequences of their own, or forks, which share a cache that then comes from L2.
+      const batch = [];
+      for (let i = 0; i < count; i += 1) {
+        batch.push(wants('--forks') ? executable.fork(sequence, 256) : executable.createSequence());
+        await feedTo(executable, batch[i], 256, V);
+      }
       const times = [];
       for (let i = 0; i < 60; i += 1) {
         from = performance.now();

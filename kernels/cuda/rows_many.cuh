@@ -33,12 +33,13 @@ constexpr u32 MOST_HELD = 14;
  */
 DEVICE u32 rows_together(const Instruction& I) {
   if (I.turn || I.heads || (I.width | I.x_stride | I.y_stride | I.out_stride) & 3) return 0;
-  const u32 length = rows_length(I);
-  u32 together = I.rows <= blocks() ? 1 : I.rows <= 2 * blocks() ? 2 : 4;
-  while (together > 0 && (length > MOST_HELD * 4 * (THREADS / together) ||
-                          POOL_AT + TOGETHER_BYTES + together * squares_bytes(I) > shared_size()))
-    together /= 2;
-  return together;
+  const u32 vectors = rows_length(I) / 4;
+  auto fits = [&](u32 together, u32 held) {
+    return vectors <= held * (THREADS / together) && POOL_AT + TOGETHER_BYTES + together * squares_bytes(I) <= shared_size();
+  };
+  if (I.rows > blocks() && I.rows <= 2 * blocks() && I.source == PLAIN && fits(2, 4)) return 2;
+  if (I.rows > blocks() && fits(4, MOST_HELD)) return 4;
+  return fits(1, MOST_HELD) ? 1 : 0;
 }
 
 /** laneSum from squares by lane, by one warp, both halves alike; in its first thread. */
@@ -223,29 +224,23 @@ template <u32 TOGETHER, u32 H, bool BARE> APART void make_rows(const Instruction
   }
 }
 
-template <bool BARE> DEVICE void make_rows(const Instruction& I, u32 together) {
-  const u32 vectors = rows_length(I) / 4;
-  if (together == 4) {
-    if (vectors <= 8 * (THREADS / 4)) make_rows<4, 8, BARE>(I);
-    else make_rows<4, MOST_HELD, BARE>(I);
-  } else if (together == 2) {
-    if (vectors <= 4 * (THREADS / 2)) make_rows<2, 4, BARE>(I);
-    else make_rows<2, MOST_HELD, BARE>(I);
-  } else {
-    if (vectors <= 2 * THREADS) make_rows<1, 2, BARE>(I);
-    else if (vectors <= 4 * THREADS) make_rows<1, 4, BARE>(I);
-    else make_rows<1, MOST_HELD, BARE>(I);
-  }
-}
-
 DEVICE void run_all_rows(const Instruction& I) {
-  const u32 together = rows_together(I);
+  const u32 together = rows_together(I), vectors = rows_length(I) / 4;
   if (together == 0) {
     wait_for_earlier();
     run_rows(I);
-  } else if (I.source == PLAIN) {
-    make_rows<true>(I, together);
+  } else if (I.source != PLAIN) {
+    if (together == 4) make_rows<4, MOST_HELD, false>(I);
+    else if (vectors <= 4 * THREADS) make_rows<1, 4, false>(I);
+    else make_rows<1, MOST_HELD, false>(I);
+  } else if (together == 4) {
+    if (vectors <= 8 * (THREADS / 4)) make_rows<4, 8, true>(I);
+    else make_rows<4, MOST_HELD, true>(I);
+  } else if (together == 2) {
+    make_rows<2, 4, true>(I);
   } else {
-    make_rows<false>(I, together);
+    if (vectors <= 2 * THREADS) make_rows<1, 2, true>(I);
+    else if (vectors <= 4 * THREADS) make_rows<1, 4, true>(I);
+    else make_rows<1, MOST_HELD, true>(I);
   }
 }

@@ -162,14 +162,15 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
     }),
   );
 
-  test.each<FaultName>(['the sums of the first block alone', 'the largest of the first four warps only'])(
-    'a planted fault is found: %s',
-    { timeout: 300_000 },
-    (name) =>
-      withFaults(async (cuda) => {
-        using js = await jsBackend.load(bitnet, {});
-        expect(await withFault(name, () => batches(cuda, lengths))).not.toEqual(await batches(js, lengths));
-      }),
+  test.each<FaultName>([
+    'the sums of the first block alone',
+    'exponentials of the first four warps only',
+    'the largest of the first four warps only',
+  ])('a planted fault is found: %s', { timeout: 300_000 }, (name) =>
+    withFaults(async (cuda) => {
+      using js = await jsBackend.load(bitnet, {});
+      expect(await withFault(name, () => batches(cuda, lengths))).not.toEqual(await batches(js, lengths));
+    }),
   );
 });
 

@@ -40,6 +40,7 @@ const FAULTS = {
   'attention that does not wait': ['attention_rows.cuh', 'if (first) «wait_for_earlier();»\n  if (!works)', ''],
   'a head that does not wait': ['products_many.cuh', 'if (t0 == 0) «wait_for_earlier();»', ''],
   'the sums of the first block alone': ['attention_rows.cuh', 'out[k] + sums[«f»][all + k * ALL];', '0'],
+  'exponentials of the first four warps only': ['attention_rows.cuh', 'total = total + totals[«f»][all % H];', '0'],
   'the largest of the first four warps only': ['attention_rows.cuh', 'f < «G»; f++) {\n        UNROLL for (u32 w', '1'],
 
   'only its own largest score': ['attend-split.cuh', '«receive(all + c, tag)»', 'receive(all + p.run, tag)'],

@@ -210,13 +210,11 @@ export function kernelOf({ op, rows }: Instruction): KernelName {
       return 'bitnet_phase';
   }
 }
-/** Kernels whose blocks have all the shared memory there is; of the others' the rest is cache. */
-export const WHOLE_MEMORY: ReadonlySet<KernelName> = new Set([
-  'bitnet_rows',
-  'bitnet_some',
-  'bitnet_head',
-  'bitnet_attend_batch',
-]);
+/**
+ * Kernels whose blocks have all the shared memory there is; of the others' the rest is cache. None of a prompt's: a card that has
+ * once divided a multiprocessor's memory keeps to it, and attention's scratch lost its cache.
+ */
+export const WHOLE_MEMORY: ReadonlySet<KernelName> = new Set(['bitnet_some', 'bitnet_head', 'bitnet_attend_batch']);
 /** What the kernel for steps of one row has; products only of rows that are made there. */
 const ONE_ROW: ReadonlySet<Operation> = new Set([
   'embed',
