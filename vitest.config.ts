@@ -25,6 +25,7 @@ const LONG = [
   'metal/grouped-golden',
   'engine/random-edits',
   'metal/hybrid-golden',
+  'cuda/many-rows',
   'cuda/backend',
   'cli/terminal',
   'packages/kept-code',

@@ -50,13 +50,14 @@ DEVICE const char* quad_at(const Matrix& m, u32 tile, u32 chunk) {
   return quad < m.quads ? (const char*)m.w + (u64)quad * m.stride + chunk * 64 + (lane & 3) * 16 : nullptr;
 }
 
-/** 32 rows x 64 columns x 8 tokens: fields 0 and 1 into low, 2 and 3 into high. */
-DEVICE void ternary_step(i32 (&low)[4], i32 (&high)[4], const Words& a, const Words& b) {
+/** 32 rows x 64 columns x 8 tokens: fields 0 and 1 into low, 2 and 3 into high; of the other half of the columns into low2 and high2. */
+DEVICE void ternary_step(i32 (&low)[4], i32 (&high)[4], i32 (&low2)[4], i32 (&high2)[4], const Words& a, const Words& b) {
   mma_u8(low, a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b.x, b.y);
   mma_u8(high, a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b.x, b.y);
-  mma_u8(low, a.z & mask_of(0), a.z & mask_of(1), a.w & mask_of(0), a.w & mask_of(1), b.z, b.w);
-  mma_u8(high, a.z & mask_of(2), a.z & mask_of(3), a.w & mask_of(2), a.w & mask_of(3), b.z, b.w);
+  mma_u8(low2, a.z & mask_of(0), a.z & mask_of(1), a.w & mask_of(0), a.w & mask_of(1), b.z, b.w);
+  mma_u8(high2, a.z & mask_of(2), a.z & mask_of(3), a.w & mask_of(2), a.w & mask_of(3), b.z, b.w);
 }
+DEVICE void ternary_step(i32 (&low)[4], i32 (&high)[4], const Words& a, const Words& b) { ternary_step(low, high, low, high, a, b); }
 
 DEVICE float ternary_value(const Matrix& m, i32 sum, u32 field, i32 code_sum, float scale) {
   return (float)((sum >> (2 * field)) - code_sum) * divide(m.scale, scale);
@@ -175,12 +176,6 @@ DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
     }
     place += WARPS * 32;
   };
-  auto step = [](i32 (&low)[4], i32 (&high)[4], i32 (&low2)[4], i32 (&high2)[4], const Words& a, const Words& b) {
-    mma_u8(low, a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b.x, b.y);
-    mma_u8(high, a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b.x, b.y);
-    mma_u8(low2, a.z & mask_of(0), a.z & mask_of(1), a.w & mask_of(0), a.w & mask_of(1), b.z, b.w);
-    mma_u8(high2, a.z & mask_of(2), a.z & mask_of(3), a.w & mask_of(2), a.w & mask_of(3), b.z, b.w);
-  };
   mark(7);
   // Past the last quad nothing was fetched, and its rows are nobody's.
   const char* staged = staged_tiles(I) + lane / 4 * end;
@@ -191,17 +186,17 @@ DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
     ROLLED for (; at + WARPS * 64 < end; at += 2 * WARPS * 64) {
       const Words a = *(const Words*)(staged + at), b = *(const Words*)(codes + at);
       const Words c = *(const Words*)(staged + at + WARPS * 64), d = *(const Words*)(codes + at + WARPS * 64);
-      step(low, high, low2, high2, a, b);
-      step(low, high, low2, high2, c, d);
+      ternary_step(low, high, low2, high2, a, b);
+      ternary_step(low, high, low2, high2, c, d);
     }
-    if (at < end) step(low, high, low2, high2, *(const Words*)(staged + at), *(const Words*)(codes + at));
+    if (at < end) ternary_step(low, high, low2, high2, *(const Words*)(staged + at), *(const Words*)(codes + at));
     keep(low, high, low2, high2);
   }
   // Those that had no room.
-  ROLLED for (u32 sub = there; sub < tiles; sub++) {
+  ROLLED for (u32 k = there; k < tiles; k++) {
     i32 low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0}, low2[4] = {0, 0, 0, 0}, high2[4] = {0, 0, 0, 0};
     u32 tile;
-    const Matrix& m = tile_of(I, sub, tile);
+    const Matrix& m = tile_of(I, k, tile);
     const char* const from = quad_at(m, tile, warp);
     ROLLED for (u32 at = piece; at < end; at += 4 * WARPS * 64) {
       Words v[4];
@@ -210,7 +205,7 @@ DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
         v[x] = from && here < end ? stream(from + (here - piece)) : Words{0, 0, 0, 0};
       }
       UNROLL for (u32 x = 0; x < 4; x++) {
-        if (at + x * (WARPS * 64) < end) step(low, high, low2, high2, v[x], *(const Words*)(codes + at + x * (WARPS * 64)));
+        if (at + x * (WARPS * 64) < end) ternary_step(low, high, low2, high2, v[x], *(const Words*)(codes + at + x * (WARPS * 64)));
       }
     }
     keep(low, high, low2, high2);

@@ -18,12 +18,10 @@ DEVICE Floats stream_floats(const float* p) {
   return {from_bits(v.x), from_bits(v.y), from_bits(v.z), from_bits(v.w)};
 }
 
-/** Squares of a row by lane of their sum, with zeros behind them so that it goes in rounds of 16; four floats against meetings in a bank. */
-DEVICE u32 squares_length(u32 width) { return (width + 255) / 256 * 16; }
-DEVICE u32 squares_stride(u32 width) { return squares_length(width) + 4; }
-DEVICE u32 squares_bytes(const Instruction& I) { return I.norm ? 16 * squares_stride(I.width) * 4 : 0; }
+/** Squares of a row lie as those of a step's only row: one-row.cuh. */
+DEVICE u32 squares_bytes(const Instruction& I) { return I.norm ? 16 * square_stride(I.width) * 4 : 0; }
 /** Elements of a row with what is added behind them. */
-DEVICE u32 rows_length(const Instruction& I) { return larger(squares_length(I.width) * 16, I.code_stride); }
+DEVICE u32 rows_length(const Instruction& I) { return larger(one_floats(I.width), I.code_stride); }
 /** Vectors of four that a thread holds, at most. */
 constexpr u32 MOST_HELD = 14;
 
@@ -40,24 +38,6 @@ DEVICE u32 rows_together(const Instruction& I) {
   if (I.rows > blocks() && I.rows <= 2 * blocks() && I.source == PLAIN && fits(2, 4)) return 2;
   if (I.rows > blocks() && fits(4, MOST_HELD)) return 4;
   return fits(1, MOST_HELD) ? 1 : 0;
-}
-
-/** laneSum from squares by lane, by one warp, both halves alike; in its first thread. */
-DEVICE float sum_of_rows_squares(const float* squares, u32 width) {
-  const Floats* p = (const Floats*)(squares + (thread() & 15) * squares_stride(width));
-  const Floats* const end = p + squares_length(width) / 4;
-  float s = 0.0f;
-  Floats v[4];
-  UNROLL for (u32 k = 0; k < 4; k++) v[k] = p[k];
-  // Sixteen are loaded while the sixteen before are added: 4 clocks an addition.
-  UNROLL2 for (p += 4; p < end; p += 4) {
-    Floats next[4];
-    UNROLL for (u32 k = 0; k < 4; k++) next[k] = p[k];
-    UNROLL for (u32 k = 0; k < 4; k++) s = (((s + v[k].x) + v[k].y) + v[k].z) + v[k].w;
-    UNROLL for (u32 k = 0; k < 4; k++) v[k] = next[k];
-  }
-  UNROLL for (u32 k = 0; k < 4; k++) s = (((s + v[k].x) + v[k].y) + v[k].z) + v[k].w;
-  return fold(s);
 }
 
 /** The largest of the threads of `warps` warps from `first` on, told through `by_warp`. */
@@ -80,7 +60,7 @@ template <u32 TOGETHER, u32 H, bool BARE> APART void make_rows(const Instruction
   const u32 all = thread(), mine = all / threads, tid = all % threads, lane = tid & 31;
   // Fields in registers: the compiler cannot know that what is stored below is none of them.
   const u32 n = I.width, vectors = n / 4, source = I.source, code_stride = I.code_stride, words = code_stride / 4, norm = I.norm, keep = I.keep;
-  const u32 rows = I.rows, stride = squares_stride(n), squares_end = squares_length(n) * 4;
+  const u32 rows = I.rows, stride = square_stride(n), squares_end = one_floats(n) / 4;
   float* const squares = (float*)(pool() + TOGETHER_BYTES + mine * squares_bytes(I));
   const float* const weight = (const float*)I.weight;
   // Few vectors' weights wait in registers for the sum; of many they come when it is there.
@@ -131,7 +111,7 @@ template <u32 TOGETHER, u32 H, bool BARE> APART void make_rows(const Instruction
       sync();
       // Warps of different schedulers.
       if (tid / 32 == mine % warps) {
-        const float sum = sum_of_rows_squares(squares, n);
+        const float sum = sum_of_one(squares, n);
         if (lane == 0) ours.inverse[mine] = divide(1.0f, root(divide(sum, (float)n) + I.eps));
       }
       sync();

@@ -1,7 +1,7 @@
 // Instructions of hybrid and mixture models: convolutions and delta rules along a sequence, the router and its experts, small
 // dense matrices. As kernels/cuda/hybrid.cuh reads them.
 
-import { type OpOf, uses } from '../gpu/operands.ts';
+import { mostOf, type OpOf, uses } from '../gpu/operands.ts';
 import type { BufferId, GroupedWeight, Op, Program, WeightId } from '../program.ts';
 import { defined, ENDINGS, type Instruction, type MatrixFields, MOST_MATRICES, SOURCES, TYPES } from './instruction.ts';
 import type { Chain, Memory, Shape } from './shape.ts';
@@ -74,11 +74,8 @@ export function layStates({ ops, recurrent = [] }: Pick<Program, 'ops' | 'recurr
 /** Bytes of the choices of so many tokens, sorted by expert: `Sorted` of hybrid.cuh. */
 export function sortedBytes(program: Program, tokens: number): number {
   const n = tokens * (program.choices ?? 0);
-  return n === 0 ? 0 : 4 * (4 + 3 * (expertsOf(program) + Math.ceil(n / EXPERT_TILE)) + n);
+  return n === 0 ? 0 : 4 * (4 + 3 * (mostOf(program).experts + Math.ceil(n / EXPERT_TILE)) + n);
 }
-
-const expertsOf = ({ weights }: Program) =>
-  Math.max(0, ...weights.map((weight) => (weight.kind === 'grouped' ? (weight.experts ?? 0) : 0)));
 
 /** The operation at i, joined with what follows where an instruction does both; undefined where it is none of these. */
 export function takeHybrid(context: Context, i: number): Taken | undefined {
@@ -155,7 +152,7 @@ export function takeHybrid(context: Context, i: number): Taken | undefined {
         op: 'sort',
         rows: shape.tokens,
         choices,
-        heads: expertsOf(program),
+        heads: mostOf(program).experts,
         x: context.address(op.experts),
         out: memory.choices,
       };

@@ -4,7 +4,7 @@
 //   norm + codes + down + add
 // With more tokens norms and codes are instructions of their own, and so are positions where a sequence has several rows.
 
-import { type OpOf, uses, wrongKind } from '../gpu/operands.ts';
+import { mostOf, type OpOf, uses, wrongKind } from '../gpu/operands.ts';
 import type { BufferId, GroupedWeight, Op, Program, WeightId } from '../program.ts';
 import { CudaUnsupportedError } from './addon.ts';
 import { type Context, gathered, HYBRID_LIMITS, rowBytes, smallDense, spread, takeHybrid } from './encode-hybrid.ts';
@@ -112,7 +112,7 @@ export function attentionFor(
 ): AttentionKind {
   const { headDim, kvHeads } = program.kv;
   const { grid } = together;
-  const { group } = headsOf(program);
+  const { group } = mostOf(program);
   const tiled = headDim <= TILE_DIM && headDim % 4 === 0;
   if (tokens === 1 && waits && canSplit(program, positions, together)) return 'split';
   if (!tiled) {
@@ -135,7 +135,7 @@ export function attentionFor(
 /** Has every kv head a block, and the block memory for its tiles, their scores, and what it adds up? */
 function canSplit(program: Program, positions: number, { grid, sharedBytes }: Together): boolean {
   const { headDim, kvHeads } = program.kv;
-  const { group } = headsOf(program);
+  const { group } = mostOf(program);
   const { rotaryDim } = program.rope;
   if (headDim % 16 !== 0 || headDim > TILE_DIM || group > SPLIT_GROUP || grid < kvHeads) return false;
   if (rotaryDim > headDim || rotaryDim / 2 > SHARE_TURNED) return false;
@@ -149,24 +149,7 @@ function canSplit(program: Program, positions: number, { grid, sharedBytes }: To
 
 /** Bytes of what blocks tell one another: the largest scores, then sums of tiles. */
 export function packetBytes(program: Program, { grid }: Together, splits: number): number {
-  return 8 * headsOf(program).most * (grid + splits * (program.kv.headDim + 1));
-}
-
-/** What every step asks of a program's operations: the most query heads, and the most that share keys. */
-type Heads = { readonly most: number; readonly group: number };
-const knownHeads = new WeakMap<Program, Heads>();
-function headsOf(program: Program): Heads {
-  const known = knownHeads.get(program);
-  if (known !== undefined) return known;
-  let [most, group] = [0, 1];
-  for (const op of program.ops) {
-    if (op.op !== 'attention') continue;
-    most = Math.max(most, op.heads);
-    group = Math.max(group, Math.ceil(op.heads / op.kvHeads));
-  }
-  const found = { most, group };
-  knownHeads.set(program, found);
-  return found;
+  return 8 * mostOf(program).heads * (grid + splits * (program.kv.headDim + 1));
 }
 
 /** Blocks of 64 positions that scratch is for. */
@@ -179,7 +162,7 @@ function attendBytes(heads: number, headDim: number, positions: number): number 
 /** Floats of scratch of a row. */
 export function scratchFloats(program: Program, kind: AttentionKind, splits: number): number {
   if (kind !== 'blocks') return 0;
-  return headsOf(program).most * splits * (66 + program.kv.headDim);
+  return mostOf(program).heads * splits * (66 + program.kv.headDim);
 }
 
 /** Floats of scratch of a block of the grid: the scores of what it works on. */

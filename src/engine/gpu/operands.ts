@@ -1,6 +1,6 @@
 // What the encoders of both GPUs ask of a program's operations.
 
-import type { BufferId, Op } from '../program.ts';
+import type { BufferId, Op, Program } from '../program.ts';
 
 export type OpOf<K extends Op['op']> = Op & { op: K };
 
@@ -49,6 +49,28 @@ export function uses(op: Op): { reads: readonly BufferId[]; writes: readonly Buf
     case 'addExperts':
       return { reads: [op.x, op.y, op.weights], writes: [] };
   }
+}
+
+/** What every step asks of a program: the most query heads, the most of them that share keys, and a matrix's experts at most. */
+export type Most = { readonly heads: number; readonly group: number; readonly experts: number };
+const known = new WeakMap<Program, Most>();
+
+/** Found once: a program has some hundred operations, and a step on a GPU may take a millisecond. */
+export function mostOf(program: Program): Most {
+  const found = known.get(program);
+  if (found !== undefined) return found;
+  let [heads, group, experts] = [0, 1, 0];
+  for (const op of program.ops) {
+    if (op.op !== 'attention') continue;
+    heads = Math.max(heads, op.heads);
+    group = Math.max(group, Math.ceil(op.heads / op.kvHeads));
+  }
+  for (const weight of program.weights) {
+    if (weight.kind === 'grouped') experts = Math.max(experts, weight.experts ?? 0);
+  }
+  const most = { heads, group, experts };
+  known.set(program, most);
+  return most;
 }
 
 export function wrongKind({ name, kind }: { name: string; kind: string }, wanted: string): TypeError {

@@ -1,6 +1,6 @@
 // From fused runs to dispatches: which kernel, how large a grid, which buffers and arguments, for a step of a given shape.
 
-import { wrongKind } from '../gpu/operands.ts';
+import { mostOf, wrongKind } from '../gpu/operands.ts';
 import type { BufferId, Program, WeightId } from '../program.ts';
 import { type Dispatch, dispatch, MetalUnsupportedError } from './addon.ts';
 import { type Gpu, type GpuBuffer, padded } from './gpu.ts';
@@ -82,9 +82,7 @@ export function rowsOf(program: Program, buffer: BufferId, { tokens, outputs }: 
  */
 export function sharedAttention(program: Program, { tokens, splits }: Shape, least = 2) {
   if (splits < least || tokens > SHARED_ROWS) return undefined;
-  let heads = 0;
-  for (const op of program.ops) if (op.op === 'attention') heads = Math.max(heads, op.heads);
-  const floats = tokens * splits * heads * 4;
+  const floats = tokens * splits * mostOf(program).heads * 4;
   const bytes = {
     parts: floats * SPLIT_BLOCKS * program.kv.headDim,
     scores: floats * ATTENTION_SPLIT,

@@ -11,6 +11,7 @@ import {
   type StepResult,
   type TopLogits,
 } from '../backend.ts';
+import { mostOf } from '../gpu/operands.ts';
 import { type Part, type PartLimits, Sequences } from '../gpu/sequences.ts';
 import type { BufferId, Program } from '../program.ts';
 import { emptyTop, topLogits } from '../top-logits.ts';
@@ -336,7 +337,11 @@ export class MetalExecutable implements Executable {
     const shared = this.#exact
       ? sharedAttention(this.#program, shape, this.#shareFrom)
       : splits > 1
-        ? { parts: tokens * this.#rowPartials(splits), scores: 0, stats: tokens * splits * this.#headCount() * 8 }
+        ? {
+            parts: tokens * this.#rowPartials(splits),
+            scores: 0,
+            stats: tokens * splits * mostOf(this.#program).heads * 8,
+          }
         : undefined;
     this.#scratchBuffer('attention partials', shared?.parts ?? 0);
     this.#scratchBuffer('attention statistics', shared?.stats ?? 0);
@@ -393,16 +398,10 @@ export class MetalExecutable implements Executable {
     return this.#memory.activations[buffer]!.memory!;
   }
 
-  #headCount(): number {
-    let heads = 0;
-    for (const op of this.#program.ops) if (op.op === 'attention') heads = Math.max(heads, op.heads);
-    return heads;
-  }
-
   /** Bytes of attention's partial sums of a row; exact attention has them for few rows only, see `sharedAttention`. */
   #rowPartials(splits: number): number {
     if (splits === 1 || this.#exact) return 0;
-    return splits * this.#headCount() * this.#memory.pool.headStride * 4;
+    return splits * mostOf(this.#program).heads * this.#memory.pool.headStride * 4;
   }
 
   #planOf({ traced }: Shape): Plan {
