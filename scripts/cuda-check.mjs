@@ -32,29 +32,23 @@ const { randomModel, BENCH_SHAPES } = await dist('bench/random-model.js');
 const built = buildCuda();
 if (built.path === undefined) throw new Error(built.reason);
 const addon = createRequire(import.meta.url)(built.path);
-if (wants('--in-order')) {
+/** How long the driver's part of a step took. */
+let inDriver = 0;
+const { perform } = addon;
+addon.perform = (work, here) => {
   // Launches of several rows wait for the one before, as on cards before 9.0.
-  const { perform } = addon;
-  addon.perform = (work, here) => {
-    for (let i = 0; i < work.length; i += work[i] === 2 ? 7 + work[i + 6] : 4) {
-      if (work[i] === 2 && work[i + 4] === 2) work[i + 4] = 0;
-    }
-    return perform(work, here);
-  };
-}
+  for (let i = 0; wants('--in-order') && i < work.length; i += work[i] === 2 ? 7 + work[i + 6] : 4) {
+    if (work[i] === 2 && work[i + 4] === 2) work[i + 4] = 0;
+  }
+  const before = performance.now();
+  const done = perform(work, here);
+  inDriver = performance.now() - before;
+  return done;
+};
 const info = addon.probe(flag('--library', 'libcuda.so.1'));
 let from = performance.now();
 const given = flag('--cubin', undefined);
 const kernels = given === undefined ? {} : { cubin: () => ({ bytes: readFileSync(given) }) };
-// How long the driver's part of each step takes.
-let inDriver = 0;
-const { perform } = addon;
-addon.perform = (...given) => {
-  const before = performance.now();
-  const done = perform(...given);
-  inDriver = performance.now() - before;
-  return done;
-};
 const { gpu, detail } = await openKernels(addon, info, { ...packageKernels, ...kernels });
 say(
   `${info.name}, driver ${info.driver}, ${info.multiprocessors} multiprocessors, ${Math.round(info.memoryBytes / 2 ** 30)} GiB`,
@@ -269,21 +263,22 @@ async function feedTo(executable, sequence, length, vocab) {
   }
 }
 
-/** A model of a published shape, of `--layers` layers; int8 heads but where a ternary head is rotated. */
-function published(name) {
-  const shape = BENCH_SHAPES[name];
-  const layers = Number(flag('--layers', shape.layers));
-  return randomModel({ ...shape, layers }, shape.rotationBlock === undefined ? 'int8' : 'full', 8704, name);
+/** Models of `--shapes` on the card, of `--layers` layers, one after the other; int8 heads but where a ternary head is rotated. */
+function* published(otherwise) {
+  for (const name of flag('--shapes', otherwise).split(',')) {
+    const shape = BENCH_SHAPES[name];
+    const layers = Number(flag('--layers', shape.layers));
+    const program = randomModel({ ...shape, layers }, shape.rotationBlock === undefined ? 'int8' : 'full', 8704, name);
+    const before = performance.now();
+    const executable = keep(new CudaExecutable(gpu, program));
+    say(`${name}: weights on the card in ${(performance.now() - before).toFixed(0)} ms`);
+    yield { name, program, executable, sequence: executable.createSequence(), V: program.vocabSize };
+    drop();
+  }
 }
 
 if (wants('speed')) {
-  for (const name of (flag('--shapes', '2b4t,bonsai-1.7b') ?? '').split(',')) {
-    const program = published(name);
-    from = performance.now();
-    const executable = keep(new CudaExecutable(gpu, program));
-    say(`speed: ${name}, weights on the card in ${(performance.now() - from).toFixed(0)} ms`);
-    const V = program.vocabSize;
-    const sequence = executable.createSequence();
+  for (const { executable, sequence, V } of published('2b4t,bonsai-1.7b')) {
     for (const n of [512, 512, 512]) {
       executable.truncate(sequence, 0);
       const step = stepOf(executable, [[sequence, someTokens(n, V, 3)]], 'last');
@@ -331,16 +326,11 @@ if (wants('speed')) {
       say(`  batch ${count} at context 256: ${spread(ms)} ms, ${Math.round((1000 * count) / median(ms))} tokens/s`);
       for (const s of batch) executable.freeSequence(s);
     }
-    drop();
   }
 }
 
 if (wants('profile')) {
-  for (const name of (flag('--shapes', '2b4t') ?? '').split(',')) {
-    const program = published(name);
-    const executable = keep(new CudaExecutable(gpu, program));
-    const V = program.vocabSize;
-    const sequence = executable.createSequence();
+  for (const { name, program, executable, sequence, V } of published('2b4t')) {
     for (const [tokens, context] of [
       [1, 64],
       [1, 512],
@@ -392,16 +382,11 @@ if (wants('profile')) {
         say(`    marks of ${name.padEnd(10)} ${shown.join(', ')}`);
       }
     }
-    drop();
   }
 }
 
 if (wants('launches')) {
-  for (const name of (flag('--shapes', '2b4t') ?? '').split(',')) {
-    const program = published(name);
-    const executable = keep(new CudaExecutable(gpu, program));
-    const V = program.vocabSize;
-    const sequence = executable.createSequence();
+  for (const { name, executable, sequence, V } of published('2b4t')) {
     await feedTo(executable, sequence, 256, V);
     for (const [count, each, context] of [
       [32, 1, 256],
@@ -441,7 +426,6 @@ if (wants('launches')) {
         );
       }
     }
-    drop();
   }
 }
 

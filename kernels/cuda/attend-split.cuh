@@ -13,8 +13,6 @@ constexpr u32 PLACES = 4, PLACE_FLOATS = TILE_DIM * POSITIONS;
 DEVICE float* tile_place(u32 i) { return (float*)pool() + i % PLACES * PLACE_FLOATS; }
 /** Behind the tiles: weights of the heads' norms, heads as they come, the key, the value, heads in pairs. */
 DEVICE float* behind_places() { return (float*)pool() + PLACES * PLACE_FLOATS; }
-/** Parts of the scores of two heads: [lane of their sums][head][position]. */
-constexpr u32 PART_FLOATS = 16 * 2 * POSITIONS;
 
 /** Tile i of the block's keys (i < n), then of its values. */
 DEVICE void ask_place(const Instruction& I, const Share& p, u32 i) {
@@ -129,7 +127,7 @@ DEVICE void attend_split(const Instruction& I, const Input& in, u32 tag, const G
   float* const added = e + count * stride;          // [head][D], of a block that has all tiles; of two tiles at once both
   float* const most = added + (count + 1) * D;      // [head]
   float* const sums = most + count;                 // [tile][head]
-  float* const parts = behind_places() + split_behind(I, p);
+  float* const parts = behind_places() + split_behind(I, p);  // [lane of the scores' sums][of two heads][position]
   u64* const largest = (u64*)I.scratch;             // [head][run]
   u64* const told = largest + (u64)I.heads * blocks();                                // [kv head][tile][head of it][D]
   u64* const told_sums = told + (u64)I.heads * I.splits * D;                          // [kv head][tile][head of it]

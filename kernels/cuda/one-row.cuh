@@ -97,6 +97,7 @@ DEVICE i32 clamped(float x, i32 low, i32 high) {
 DEVICE u32 packed(i32 a, i32 b, i32 c, i32 d) { return (u32)(a & 255) | (u32)(b & 255) << 8 | (u32)(c & 255) << 16 | (u32)d << 24; }
 DEVICE u32 magnitude(float x) { return bits(x) & 0x7fffffff; }
 DEVICE u32 larger(u32 a, u32 b) { return a > b ? a : b; }
+DEVICE u32 magnitude(const Floats& x) { return larger(larger(magnitude(x.x), magnitude(x.y)), larger(magnitude(x.z), magnitude(x.w))); }
 
 /** Of the next instruction's weights those that this block will ask for, to L2. */
 DEVICE void fetch_next(const Instruction& I);
@@ -150,7 +151,7 @@ template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char*
   }
   u32 most = 0;
   UNROLL for (u32 k = 0; k < H; k++) {
-    most = larger(most, larger(larger(magnitude(x[k].x), magnitude(x[k].y)), larger(magnitude(x[k].z), magnitude(x[k].w))));
+    most = larger(most, magnitude(x[k]));
   }
   mark(4);
   const float largest = largest_of(I, most, block() == 0);

@@ -59,10 +59,6 @@ DEVICE void ternary_step(i32 (&low)[4], i32 (&high)[4], i32 (&low2)[4], i32 (&hi
 }
 DEVICE void ternary_step(i32 (&low)[4], i32 (&high)[4], const Words& a, const Words& b) { ternary_step(low, high, low, high, a, b); }
 
-DEVICE float ternary_value(const Matrix& m, i32 sum, u32 field, i32 code_sum, float scale) {
-  return (float)((sum >> (2 * field)) - code_sum) * divide(m.scale, scale);
-}
-
 /** Of one row `splits` of the block's tiles are staged as they lie in memory: quad after quad, `code_stride` bytes each. */
 DEVICE char* staged_tiles(const Instruction& I) { return shared_memory() + shared_size() - I.splits * 8 * I.code_stride; }
 

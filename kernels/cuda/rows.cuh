@@ -63,7 +63,6 @@ DEVICE char* pool() { return shared_memory() + POOL_AT; }
 DEVICE u32 lane_length(u32 width) { return (width + 127) / 128 * 8; }
 DEVICE u32 lane_stride(u32 width) { return lane_length(width) + 4; }
 DEVICE u32 lane_place(u32 i, u32 stride) { return (i & 15) * stride + (i >> 4); }
-DEVICE u32 row_bytes(u32 width) { return 16 * lane_stride(width) * 4; }
 
 /** Of its own, or the code of its divisions would be everywhere. */
 APART float activated(u32 source, float limit, float gate, float up) {

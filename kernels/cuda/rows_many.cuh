@@ -128,7 +128,7 @@ template <u32 TOGETHER, u32 H, bool BARE> APART void make_rows(const Instruction
       const u32 v = tid + k * threads;
       if (v >= vectors) continue;
       if (keep && there) *(Floats*)((float*)I.out + (u64)t * I.out_stride + 4 * v) = x[k];
-      most = larger(larger(larger(magnitude(x[k].x), magnitude(x[k].y)), larger(magnitude(x[k].z), magnitude(x[k].w))), most);
+      most = larger(magnitude(x[k]), most);
     }
     if (!I.quantize) continue;
     most = largest_of_warps(most, s.largest, mine * warps, warps);
@@ -139,16 +139,14 @@ template <u32 TOGETHER, u32 H, bool BARE> APART void make_rows(const Instruction
       const float scale = scale8(largest);
       i32 sum = 0;
       auto code_of = [&](float v) {
-        i32 code = nearest(v * scale);
-        code = code > 127 ? 127 : code;
-        code = code < -128 ? -128 : code;
+        const i32 code = clamped(v * scale, -128, 127);
         sum += code;
-        return (u32)code & 255;
+        return code;
       };
       UNROLL for (u32 k = 0; k < H; k++) {
         const u32 v = tid + k * threads;
         // Past the row they are 0.
-        if (v < words && there) ((u32*)codes)[v] = code_of(x[k].x) | code_of(x[k].y) << 8 | code_of(x[k].z) << 16 | code_of(x[k].w) << 24;
+        if (v < words && there) ((u32*)codes)[v] = packed(code_of(x[k].x), code_of(x[k].y), code_of(x[k].z), code_of(x[k].w));
       }
       sum = warp_sum(sum);
       if (lane == 0) ours.sums[all / 32] = sum;

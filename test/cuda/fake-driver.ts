@@ -83,9 +83,9 @@ export const NO_KERNELS: KernelSource = {
   ptx: () => Buffer.from('// compiled into the driver\0'),
 };
 
-export async function newGpu(): Promise<Gpu> {
+export async function newGpu(library = buildDriver()): Promise<Gpu> {
   const addon = fakeAddon();
-  return Gpu.open(addon, addon.probe(buildDriver()), NO_KERNELS.ptx());
+  return Gpu.open(addon, addon.probe(library), NO_KERNELS.ptx());
 }
 
 let gpu: Gpu | undefined;

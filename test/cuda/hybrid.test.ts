@@ -6,7 +6,6 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { type Executable, NonFiniteError, type SequenceId } from '../../src/engine/backend.ts';
 import { CudaExecutable } from '../../src/engine/cuda/executable.ts';
-import { Gpu } from '../../src/engine/cuda/gpu.ts';
 import { hybridSelfTestProgram, selfTestProgram } from '../../src/engine/gpu/self-test-programs.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { Program } from '../../src/engine/program.ts';
@@ -15,7 +14,7 @@ import { openModel } from '../../src/model/open-model.ts';
 import { hybridProgram } from '../generate/hybrid-program.ts';
 import { HYBRID_SHAPES, type HybridShape, randomHybrid } from '../kernels/hybrid-program.ts';
 import { randomEdits } from '../kernels/random-edits.ts';
-import { FAKE_MISSING, fakeAddon, fakeGpu, loadOnFake, NO_KERNELS, SCHEDULES, withSettings } from './fake-driver.ts';
+import { FAKE_MISSING, fakeGpu, loadOnFake, newGpu, SCHEDULES, withSettings } from './fake-driver.ts';
 import { driverWithFaults, type FaultName, withFault } from './planted-faults.ts';
 
 const golden = join(import.meta.dirname, '../golden/hybrid');
@@ -279,19 +278,14 @@ describe.skipIf(FAKE_MISSING !== undefined)('planted faults', () => {
     }
   }, 300_000);
 
-  /** A card for each: a fault may lose it. */
-  const newGpu = () => {
-    const addon = fakeAddon();
-    return Gpu.open(addon, addon.probe(driverWithFaults()), NO_KERNELS.ptx());
-  };
-
   test.each(['hybrid', 'quarters', 'experts'] as const)('with none, the steps are right (%s)', async (name) => {
-    using cuda = new CudaExecutable(await newGpu(), programs[name]);
+    using cuda = new CudaExecutable(await newGpu(driverWithFaults()), programs[name]);
     expect(await run(cuda, steps)).toEqual(wanted.get(name));
   });
 
+  // A card for each: a fault may lose it.
   test.each(FAULTS)('%s: %s', { timeout: 300_000 }, async (name, fault) => {
-    using cuda = new CudaExecutable(await newGpu(), programs[name]);
+    using cuda = new CudaExecutable(await newGpu(driverWithFaults()), programs[name]);
     const found = await withFault(fault, () => run(cuda, steps)).catch(() => undefined);
     expect(found).not.toEqual(wanted.get(name));
   });

@@ -5,10 +5,9 @@ import { describe, expect, test } from 'vitest';
 import { randomModel } from '../../src/bench/random-model.ts';
 import type { Executable, SequenceId } from '../../src/engine/backend.ts';
 import { CudaExecutable } from '../../src/engine/cuda/executable.ts';
-import { Gpu } from '../../src/engine/cuda/gpu.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { Program } from '../../src/engine/program.ts';
-import { FAKE_MISSING, fakeAddon, loadOnFake, NO_KERNELS, newGpu, withSettings } from './fake-driver.ts';
+import { FAKE_MISSING, loadOnFake, newGpu, withSettings } from './fake-driver.ts';
 import { driverWithFaults, type FaultName, withFault } from './planted-faults.ts';
 
 const VOCAB = 160;
@@ -176,8 +175,6 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
 
 /** On a card of its own, since a fault may cost it. */
 async function withFaults(work: (cuda: CudaExecutable) => Promise<void>): Promise<void> {
-  const addon = fakeAddon();
-  const gpu = await Gpu.open(addon, addon.probe(driverWithFaults()), NO_KERNELS.ptx());
-  using cuda = new CudaExecutable(gpu, bitnet);
+  using cuda = new CudaExecutable(await newGpu(driverWithFaults()), bitnet);
   await work(cuda);
 }

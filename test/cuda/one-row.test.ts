@@ -6,12 +6,12 @@ import { randomModel } from '../../src/bench/random-model.ts';
 import type { Executable, SequenceId } from '../../src/engine/backend.ts';
 import { oneRowKernel } from '../../src/engine/cuda/encode.ts';
 import { CudaExecutable } from '../../src/engine/cuda/executable.ts';
-import { Gpu } from '../../src/engine/cuda/gpu.ts';
+import type { Gpu } from '../../src/engine/cuda/gpu.ts';
 import { selfTestDifference } from '../../src/engine/gpu/self-test.ts';
 import { EVEN, EVEN_INT8, groupedSelfTestProgram, selfTestProgram } from '../../src/engine/gpu/self-test-programs.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { Program } from '../../src/engine/program.ts';
-import { buildDriver, FAKE_MISSING, fakeAddon, NO_KERNELS, withSettings } from './fake-driver.ts';
+import { buildDriver, FAKE_MISSING, newGpu, withSettings } from './fake-driver.ts';
 import { driverWithFaults, type FaultName, withFault } from './planted-faults.ts';
 
 const shape = { layers: 1, heads: 4, kvHeads: 2, vocab: 150, tied: true } as const;
@@ -59,10 +59,7 @@ const SHARED = { '8.0': 166_912, '8.6': 101_376, least: 98_304 } as const;
 
 /** A card of so many multiprocessors, with the shared memory of a large one unless told otherwise. */
 const cardOf = (sms: number, library = buildDriver(), shared: number = LARGE) =>
-  withSettings({ FAKE_CUDA_SMS: String(sms), FAKE_CUDA_SHARED: String(shared) }, () => {
-    const addon = fakeAddon();
-    return Gpu.open(addon, addon.probe(library), NO_KERNELS.ptx());
-  });
+  withSettings({ FAKE_CUDA_SMS: String(sms), FAKE_CUDA_SHARED: String(shared) }, () => newGpu(library));
 
 describe.skipIf(FAKE_MISSING !== undefined)('one row on a card with much shared memory', () => {
   const gpus = new Map<number, Gpu>();

@@ -38,7 +38,7 @@ const ALIGN = 256;
 /** Most that the kernels' shared memory holds. */
 export const HYBRID_LIMITS = { deltaDim: 512, taps: 64, experts: 1024, choices: 64 } as const;
 
-/** A row in shared memory: `row_bytes` of rows.cuh. */
+/** A row in shared memory: 16 times `lane_stride` of rows.cuh. */
 export const rowBytes = (width: number) => 16 * (Math.ceil(width / 128) * 8 + 4) * 4;
 
 const aligned = (bytes: number) => Math.ceil(bytes / ALIGN) * ALIGN;

@@ -35,7 +35,7 @@ const MOST_PLACES = 8;
 /** Group-scaled panels are taken whole, or in quarters; GROUPS_AT_ONCE of one-products.cuh. */
 const CUTS: readonly number[] = [0, 2];
 const GROUPS_AT_ONCE = 3 * WARPS;
-/** PLACES times PLACE_FLOATS and PART_FLOATS of attend-split.cuh, SHARE_TILES and SHARE_TURNED of rows.cuh; heads of a kv head there, at most. */
+/** PLACES times PLACE_FLOATS and `parts` of attend-split.cuh, SHARE_TILES and SHARE_TURNED of rows.cuh; heads of a kv head there, at most. */
 const SPLIT_PLACES = 4 * 128 * 64;
 const SPLIT_PARTS = 16 * 2 * 64;
 const SHARE_TILES = 64;

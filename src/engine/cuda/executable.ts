@@ -63,6 +63,14 @@ type List = {
   readonly here?: HostMemory;
   readonly launches?: Float64Array;
 };
+/** Of a part's input: its sequences, blocks in a row of their table; where table and states begin, and all bytes. */
+type InputLayout = {
+  readonly sequences: number;
+  readonly stride: number;
+  readonly tables: number;
+  readonly states: number;
+  readonly bytes: number;
+};
 /** Memory of the device, and how much. */
 type Place = { address: number; bytes: number };
 
@@ -264,14 +272,14 @@ export class CudaExecutable implements Executable {
     const { firstToken, tokens, outputs } = part;
     let positions = 0;
     for (let t = firstToken; t < firstToken + tokens; t += 1) positions = Math.max(positions, step.positions[t]! + 1);
-    const { sequences } = this.#inputLayout(step, part);
-    const shape = this.#shape(tokens, outputs, sequences, positions, step);
+    const layout = this.#inputLayout(step, part);
+    const { bytes: inputBytes } = layout;
+    const shape = this.#shape(tokens, outputs, layout.sequences, positions, step);
     this.#turnsUpTo(positions);
-    const inputBytes = this.#inputBytes(step, part);
     this.#prepare(shape, inputBytes);
     const input = this.#hosts.get('input')!;
     const inputAt = this.#places.get('input')!.address;
-    this.#writeInput(step, part, input.memory, inputAt);
+    this.#writeInput(step, part, layout, input.memory, inputAt);
     const failed = new Uint32Array(this.#hosts.get('failed')!.memory);
     failed.fill(0);
     const list = this.#list(shape);
@@ -311,7 +319,7 @@ export class CudaExecutable implements Executable {
    * Header, tokens, positions, rows of the table, output rows, first rows of sequences, the table of blocks, states: see `Input` of
    * instruction.cuh.
    */
-  #inputLayout(step: Step, { firstToken, tokens, outputs }: Part) {
+  #inputLayout(step: Step, { firstToken, tokens, outputs }: Part): InputLayout {
     let sequences = 0;
     let stride = 1;
     for (let t = firstToken; t < firstToken + tokens; t += 1) {
@@ -319,17 +327,13 @@ export class CudaExecutable implements Executable {
       stride = Math.max(stride, this.#sequences.get(step.sequences[t]!).blocks.length);
     }
     const tables = Math.ceil((INPUT_HEADER + 4 * (3 * tokens + outputs + sequences + 1)) / 8) * 8;
-    return { sequences, stride, tables };
+    const states = tables + 8 * sequences * stride;
+    return { sequences, stride, tables, states, bytes: states + 16 * sequences };
   }
 
-  #inputBytes(step: Step, part: Part): number {
-    const { sequences, stride, tables } = this.#inputLayout(step, part);
-    return tables + 8 * sequences * (stride + 2);
-  }
-
-  #writeInput(step: Step, part: Part, memory: ArrayBuffer, address: number): void {
+  #writeInput(step: Step, part: Part, layout: InputLayout, memory: ArrayBuffer, address: number): void {
     const { firstToken, tokens, firstOutput, outputs } = part;
-    const { sequences, stride, tables } = this.#inputLayout(step, part);
+    const { sequences, stride, tables, states } = layout;
     const header = new Uint32Array(memory, 0, 4);
     header.set([tokens, outputs, stride, sequences]);
     const addresses = new BigUint64Array(memory, 16, 6);
@@ -337,7 +341,6 @@ export class CudaExecutable implements Executable {
     [0, tokens, 2 * tokens, 3 * tokens].forEach((word, i) => {
       addresses[i] = BigInt(address + INPUT_HEADER + 4 * word);
     });
-    const states = tables + 8 * sequences * stride;
     addresses[4] = BigInt(address + tables);
     addresses[5] = BigInt(address + states);
     words.set(step.tokens.subarray(firstToken, firstToken + tokens), 0);

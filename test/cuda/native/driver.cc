@@ -45,7 +45,7 @@ fiber_switch:
 namespace emulator {
 Fiber* now = nullptr;
 u32 grid = 1, shared_bytes = 0, fault = 0;
-bool late = false, bulk = true, misused = false, early = false, too_early = false, fours = false;
+bool late = false, bulk = true, misused = false, early = false, fours = false;
 static void* scheduler = nullptr;
 
 void wait() { fiber_switch(&now->stack_pointer, scheduler); }
@@ -143,7 +143,7 @@ static bool run(std::vector<Block>& all, size_t shared) {
     }
     if (!moved) return false;
   }
-  return !misused && !too_early;
+  return !misused;
 }
 }  // namespace emulator
 
@@ -195,7 +195,6 @@ struct Function {
 Result launch(void* handle, u32 blocks, u32 shared, void** arguments, bool early = false) {
   if (fails("cuLaunchKernel")) return ILLEGAL_ADDRESS;
   emulator::early = early;
-  emulator::too_early = false;
   emulator::fours = number("FAKE_CUDA_CAPABILITY", 90) == 90;
   const auto* given = (const Function*)handle;
   if (shared > given->most_shared) return INVALID_VALUE;

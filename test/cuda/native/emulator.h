@@ -83,8 +83,8 @@ extern bool bulk;
 extern bool misused;
 /** The planted fault that is turned on; 0: none. */
 extern u32 fault;
-/** The kernel was launched before the ones before it had to be done; a thread that has not waited reads what they wrote. */
-extern bool early, too_early;
+/** The kernel was launched before the ones before it had to be done: a thread that has not waited must not read what they write. */
+extern bool early;
 void wait();
 
 inline Warp& warp() { return now->block->warps[now->thread / 32]; }
@@ -187,7 +187,7 @@ inline i32 warp_sum(i32 v) {
 }
 
 template <class T> inline T load(const T* p) {
-  if (emulator::early && !emulator::now->waited) emulator::too_early = true;
+  if (emulator::early && !emulator::now->waited) emulator::misused = true;
   return *p;
 }
 inline void let_next_begin() {}
