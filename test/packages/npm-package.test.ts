@@ -5,7 +5,9 @@ import {
   chmodSync,
   cpSync,
   existsSync,
+  lstatSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
   renameSync,
   statSync,
@@ -135,6 +137,38 @@ test('holds what it needs and nothing else', () => {
   expect(paths.filter((path) => path.startsWith('dist/bundle/code'))).toEqual([]);
   expect(packed.size, 'bytes to download').toBeLessThan(16e6);
 });
+
+test('takes as much of the disk as the README says', () => {
+  const said = /A clone takes (\d+) MB .* at most (\d+) MB to download, (\d+) installed/.exec(
+    readFileSync(join(ROOT, 'README.md'), 'utf8'),
+  );
+  const [clone, download, installed] = said!.slice(1).map((megabytes) => Number(megabytes) * 1e6) as [
+    number,
+    number,
+    number,
+  ];
+  expect(packed.size).toBeLessThan(download);
+  const here = bytesIn(join(folder.path, 'node_modules'));
+  expect(here).toBeLessThan(installed);
+  expect(here).toBeGreaterThan(installed / 2);
+  // Not what is there on request, nor what other tools keep there.
+  const modules = bytesIn(join(ROOT, 'node_modules'), /^(onnxruntime-.*|\..*)$/);
+  const files = run('git', ['ls-files', '-z'], ROOT)
+    .stdout.split('\0')
+    .filter((path) => path !== '' && existsSync(join(ROOT, path)));
+  const tree = files.reduce((bytes, path) => bytes + bytesIn(join(ROOT, path)), 0);
+  // Its history is the rest.
+  expect(modules + tree).toBeLessThan(clone);
+  expect(modules + tree).toBeGreaterThan((2 * clone) / 3);
+});
+
+function bytesIn(path: string, without?: RegExp): number {
+  const stat = lstatSync(path);
+  if (!stat.isDirectory()) return stat.size;
+  return readdirSync(path)
+    .filter((name) => without?.test(name) !== true)
+    .reduce((bytes, name) => bytes + bytesIn(join(path, name)), 0);
+}
 
 test('npx starts it: help, a color, text', () => {
   const npx = (...args: string[]) => run('npx', ['--offline', 'bitnet-gf3', ...args], folder.path);
