@@ -83,19 +83,15 @@ struct Piece {
   DEVICE_MEMBER u32 groups(const Instruction& I) const { return I.groups - first < I.chunk ? I.groups - first : I.chunk; }
 };
 
-/** Of an item's group: a word's codes of 4 columns are 4 bytes; all 64 scales of two bytes or four. */
-DEVICE u32 group_bytes(const Instruction& I) { return I.group * 16 >> I.cut; }
+/** Of a panel's group: a word's codes of 4 columns are 4 bytes; all 64 scales of two bytes or four. */
+DEVICE u32 group_bytes(const Instruction& I) { return I.group * 16; }
 constexpr u32 GROUP_SCALES = 256;
-/** What a piece has of a matrix: codes, then scales. */
+/** What a piece has room for of a matrix: codes, then scales. */
 DEVICE u32 part_bytes(const Instruction& I) { return I.chunk * (group_bytes(I) + GROUP_SCALES); }
 DEVICE u32 piece_bytes(const Instruction& I) { return part_bytes(I) << (I.ending == GATE); }
-/** Whole panels lie in one stretch. */
-DEVICE bool in_stretches(const Instruction& I) { return bulk_copies() && I.cut == 0; }
 
-/** By all threads. */
+/** By ASKER, of panels whole, since they lie in a stretch; or by all threads, of lines of 64 bytes, 4 columns of a panel, the item's. */
 DEVICE void ask_piece(const Instruction& I, const Piece& p, char* to, u32 place) {
-  const bool stretches = in_stretches(I);
-  if (stretches && thread() != ASKER) return;
   u64* const arrival = &shared().arrivals[PIECES_ARRIVE + place];
   const u32 cut = I.cut, here = p.groups(I), each = I.ending == GATE ? 2 : 1, part = part_bytes(I), line = 64 >> cut;
   u32 panel = p.item >> cut, all = 0;
@@ -103,104 +99,131 @@ DEVICE void ask_piece(const Instruction& I, const Piece& p, char* to, u32 place)
   const u32 first = panel * I.groups + p.first;
   ROLLED for (u32 sub = 0; sub < each; sub++, m++, to += part) {
     const u32 scales = m->half ? 128 : 256, codes = here * group_bytes(I);
-    const char* const w = (const char*)m->w + (u64)first * (I.group * 16);
+    const char* const w = (const char*)m->w + (u64)first * group_bytes(I);
     const char* const s = (const char*)m->scales + (u64)first * scales;
     char* const behind = to + I.chunk * group_bytes(I);
-    if (stretches) {
+    if (bulk_copies()) {
       copy_bulk(to, w, codes, arrival);
       copy_bulk(behind, s, here * scales, arrival);
       all += codes + here * scales;
       continue;
     }
-    // Of lines of 64 bytes, which are 4 columns of a panel, the item's.
     const char* const from = w + (p.item & ((1 << cut) - 1)) * line;
-    ROLLED for (u32 at = thread() * 16; at < codes; at += THREADS * 16) copy_ahead(to + at, from + (at >> (6 - cut)) * 64 + (at & (line - 1)));
+    ROLLED for (u32 at = thread() * 16; at < codes >> cut; at += THREADS * 16) copy_ahead(to + at, from + (at >> (6 - cut)) * 64 + (at & (line - 1)));
     ROLLED for (u32 at = thread() * 16; at < here * scales; at += THREADS * 16) copy_ahead(behind + at, s + at);
   }
-  if (stretches) expect(arrival, all);
+  if (bulk_copies()) expect(arrival, all);
 }
 
+/** Products of a group with the rows of an item, 64 or fewer. */
+constexpr u32 PRODUCT_ROWS = 64;
 /**
- * A group of an item: rows of an `mma` are a field of 16 words (CUT 0), two fields of 8 (1), or four of 4 (2). `word`: the panel's that
- * is the item's first; `group`: of the row.
+ * What a lane has to do with each group of an item: rows of an `mma` are a field of 16 words (cut 0), two fields of 8 (1), or four of 4 (2).
+ * Columns of a plane are alike: each of a row's four lanes has other results, a field's; of whole panels two neighbours'.
  */
-template <u32 CUT> DEVICE void group_of_one(const Instruction& I, const char* w, const char* scales, u32 half, const char* codes, u32 group, u32 word, float* to) {
-  constexpr u32 WORDS = 16 >> CUT, LINE = 4 * WORDS, SETS = 4 >> CUT;
-  const u32 lane = thread() & 31, g = lane / 4, piece = lane & 3, steps = I.group / 32, stride = plane_stride(I);
-  const char* const a = w + piece * LINE + (CUT == 0 ? g * 8 : g % WORDS * 4);
-  // Column g of the codes: hi where it is even, else lo.
-  const char* const b = codes + (g & 1) * stride + group * I.group + piece * 8;
-  // Columns of a plane are alike: each of a row's four lanes has other results, a field's; of whole panels two neighbours'.
-  const u32 field = CUT == 2 ? g / 4 + 2 * (piece & 1) : piece, of = CUT == 0 ? 2 * g : g % WORDS, row = field * 16 + word + of;
-  u32 raw[2];
-  if (CUT == 0) {
-    raw[0] = half ? *(const u32*)(scales + 2 * row) : ((const u32*)scales)[row];
-    raw[1] = half ? raw[0] >> 16 : ((const u32*)scales)[row + 1];
-  } else {
-    raw[0] = half ? ((const unsigned short*)scales)[row] : ((const u32*)scales)[row];
+struct Lane {
+  /** Bytes from a group's first to the lane's words, and from the codes' first to its column: hi where that is even, else lo. */
+  u32 word, column;
+  /** Its result's row of the panel, place among the item's, and field. */
+  u32 row, place, field;
+  DEVICE_MEMBER void of(const Instruction& I, u32 item) {
+    const u32 lane = thread() & 31, g = lane / 4, piece = lane & 3, cut = I.cut, words = 16 >> cut;
+    // Of a panel that is there whole the item's words.
+    const u32 first = (item & ((1 << cut) - 1)) * words, mine = cut == 0 ? 2 * g : g & (words - 1);
+    word = piece * (bulk_copies() ? 64 : 4 * words) + 4 * (bulk_copies() ? first + mine : mine);
+    column = (g & 1) * plane_stride(I) + piece * 8;
+    field = cut == 2 ? g / 4 + 2 * (piece & 1) : piece;
+    row = field * 16 + first + mine;
+    place = field * words + mine;
   }
-  i32 of_codes = 0;
-  {
-    const u32 count = summed(I) == 128 ? steps / 4 : steps;
-    const i32* const sums = (const i32*)(codes + 2 * stride) + group * count;
-    ROLLED for (u32 k = 0; k < count; k++) of_codes += sums[k];
-  }
-  i32 sum[SETS][4];
-  UNROLL for (u32 f = 0; f < SETS; f++) {
-    UNROLL for (u32 e = 0; e < 4; e++) sum[f][e] = 0;
-  }
-  UNROLL4 for (u32 k = 0; k < steps; k++) {
-    const char* const at = a + k * 8 * LINE;
-    const u64 both = *(const u64*)(b + k * 32);
-    const u32 b0 = (u32)both, b1 = (u32)(both >> 32);
-    if (CUT == 0) {
-      const u64 x = *(const u64*)at, y = *(const u64*)(at + 4 * LINE);
-      UNROLL for (u32 f = 0; f < SETS; f++)
-        mma_u8(sum[f], (u32)x & mask_of(f), (u32)(x >> 32) & mask_of(f), (u32)y & mask_of(f), (u32)(y >> 32) & mask_of(f), b0, b1);
-    } else {
-      const u32 x = *(const u32*)at, y = *(const u32*)(at + 4 * LINE);
+};
+
+/** Products of a piece: [gate or up][group][row]. N: how many steps of 32 columns are taken at once, which groups are made of. */
+template <u32 CUT, u32 N> DEVICE void piece_of_one(const Instruction& I, const Piece& p, const Matrix* m, const Lane& lane, const char* w, const char* codes, float* products) {
+  constexpr u32 SETS = 4 >> CUT;
+  const u32 warp = thread() / 32, g = (thread() & 31) / 4, piece = thread() & 3, chunk = I.chunk, here = p.groups(I), size = I.group;
+  const u32 line = bulk_copies() ? 64 : 64 >> CUT, rounds = size / (32 * N);
+  const u32 each = I.ending == GATE ? 2 : 1, bytes = chunk * group_bytes(I), part = part_bytes(I);
+  const u32 low = CUT == 2 ? mask_of(g / 4) : mask_of(0), high = CUT == 2 ? mask_of(g / 4 + 2) : mask_of(1);
+  const i32* const sums = (const i32*)(codes + 2 * plane_stride(I));
+  ROLLED for (u32 sub = 0; sub < each; sub++, m++, w += part, products += chunk * PRODUCT_ROWS) {
+    const u32 half = m->half;
+    ROLLED for (u32 k = warp; k < here; k += WARPS) {
+      const char* a = w + k * (size / 4) * line + lane.word;
+      const char* b = codes + (p.first + k) * size + lane.column;
+      const i32* c = sums + (p.first + k) * rounds;
+      const char* const scales = w + bytes + (half ? k * 128 + lane.row * 2 : k * 256 + lane.row * 4);
+      u32 raw = half ? *(const unsigned short*)scales : *(const u32*)scales, raw2 = 0;
+      if (CUT == 0) raw2 = half ? ((const unsigned short*)scales)[1] : ((const u32*)scales)[1];
+      i32 sum[SETS][4], of_codes = 0;
       UNROLL for (u32 f = 0; f < SETS; f++) {
-        const u32 low = CUT == 1 ? mask_of(2 * f) : mask_of(g / 4), high = CUT == 1 ? mask_of(2 * f + 1) : mask_of(g / 4 + 2);
-        mma_u8(sum[f], x & low, x & high, y & low, y & high, b0, b1);
+        UNROLL for (u32 e = 0; e < 4; e++) sum[f][e] = 0;
+      }
+      ROLLED for (u32 n = 0; n < rounds; n++, a += N * 8 * line, b += N * 32, c++) {
+        u64 x[N], y[N], z[N];
+        UNROLL for (u32 i = 0; i < N; i++) {
+          const char* const at = a + i * 8 * line;
+          x[i] = CUT == 0 ? *(const u64*)at : *(const u32*)at;
+          y[i] = CUT == 0 ? *(const u64*)(at + 4 * line) : *(const u32*)(at + 4 * line);
+          z[i] = *(const u64*)(b + i * 32);
+        }
+        of_codes += *c;
+        UNROLL for (u32 i = 0; i < N; i++) {
+          const u32 b0 = (u32)z[i], b1 = (u32)(z[i] >> 32);
+          if (CUT == 0) {
+            UNROLL for (u32 f = 0; f < SETS; f++)
+              mma_u8(sum[f], (u32)x[i] & mask_of(f), (u32)(x[i] >> 32) & mask_of(f), (u32)y[i] & mask_of(f), (u32)(y[i] >> 32) & mask_of(f), b0, b1);
+          } else {
+            mma_u8(sum[0], (u32)x[i] & low, (u32)x[i] & high, (u32)y[i] & low, (u32)y[i] & high, b0, b1);
+            if (CUT == 1) mma_u8(sum[SETS - 1], (u32)x[i] & mask_of(2), (u32)x[i] & mask_of(3), (u32)y[i] & mask_of(2), (u32)y[i] & mask_of(3), b0, b1);
+          }
+        }
+      }
+      auto result = [&](i32 hi, i32 lo, u32 scale) {
+        const i32 all = 256 * (hi >> (2 * lane.field)) + (lo >> (2 * lane.field)) - of_codes;
+        return (float)all * (half ? half_float(scale) : from_bits(scale));
+      };
+      float* const to = products + k * PRODUCT_ROWS + lane.place;
+      if (CUT == 0) {
+        i32 mine[4];
+        UNROLL for (u32 e = 0; e < 4; e++) {
+          const i32 even = piece & 2 ? sum[SETS / 2][e] : sum[0][e], odd = piece & 2 ? sum[SETS - 1][e] : sum[SETS / 4][e];
+          mine[e] = piece & 1 ? odd : even;
+        }
+        *(Pair*)to = {result(mine[0], mine[1], raw), result(mine[2], mine[3], raw2)};
+        continue;
+      }
+      i32 hi = piece & 1 ? sum[0][2] : sum[0][0], lo = piece & 1 ? sum[0][3] : sum[0][1];
+      if (CUT == 1) {
+        const i32 hi2 = piece & 1 ? sum[SETS - 1][2] : sum[SETS - 1][0], lo2 = piece & 1 ? sum[SETS - 1][3] : sum[SETS - 1][1];
+        hi = piece & 2 ? hi2 : hi;
+        lo = piece & 2 ? lo2 : lo;
+      }
+      // Of quarters two lanes have the same.
+      *to = result(hi, lo, raw);
+    }
+  }
+}
+
+/** Adds a piece's products, group after group: sums are never -0, so that zeros behind the last change nothing. */
+template <u32 BOTH> DEVICE void add_groups(float (&total)[2], const float* one, const float* two, u32 groups) {
+  constexpr u32 N = 16;
+  float a[N], b[N];
+  auto fetch_sixteen = [&](u32 from) {
+    UNROLL for (u32 i = 0; i < N; i++) {
+      a[i] = b[i] = 0.0f;
+      if (from + i < groups) {
+        a[i] = one[(from + i) * PRODUCT_ROWS];
+        if (BOTH) b[i] = two[(from + i) * PRODUCT_ROWS];
       }
     }
-  }
-  auto result = [&](i32 hi, i32 lo, u32 scale) {
-    const i32 all = 256 * (hi >> (2 * field)) + (lo >> (2 * field)) - of_codes;
-    return (float)all * (half ? half_float(scale & 0xffff) : from_bits(scale));
   };
-  float* const place = to + field * WORDS + of;
-  if (CUT == 0) {
-    i32 mine[4];
-    UNROLL for (u32 e = 0; e < 4; e++) {
-      const i32 even = piece & 2 ? sum[SETS / 2][e] : sum[0][e], odd = piece & 2 ? sum[SETS - 1][e] : sum[SETS / 4][e];
-      mine[e] = piece & 1 ? odd : even;
+  ROLLED for (u32 k = 0; k < groups; k += N) {
+    fetch_sixteen(k);
+    UNROLL for (u32 i = 0; i < N; i++) {
+      total[0] = total[0] + a[i];
+      if (BOTH) total[1] = total[1] + b[i];
     }
-    *(Pair*)place = {result(mine[0], mine[1], raw[0]), result(mine[2], mine[3], raw[1])};
-  } else {
-    i32 hi = piece & 1 ? sum[0][2] : sum[0][0], lo = piece & 1 ? sum[0][3] : sum[0][1];
-    if (CUT == 1) {
-      const i32 other_hi = piece & 1 ? sum[SETS - 1][2] : sum[SETS - 1][0], other_lo = piece & 1 ? sum[SETS - 1][3] : sum[SETS - 1][1];
-      hi = piece & 2 ? other_hi : hi;
-      lo = piece & 2 ? other_lo : lo;
-    }
-    const float y = result(hi, lo, raw[0]);
-    if (CUT == 1 || piece < 2) *place = y;
-  }
-}
-
-/** Products of a group with a row's 64 rows, or as many as an item has. */
-constexpr u32 PRODUCT_ROWS = 64;
-/** A piece's: [gate or up][group][row]. */
-template <u32 CUT> DEVICE void piece_of_one(const Instruction& I, const Piece& p, const char* w, const char* codes, float* products) {
-  const u32 warp = thread() / 32, here = p.groups(I), each = I.ending == GATE ? 2 : 1, chunk = I.chunk, bytes = group_bytes(I);
-  u32 panel = p.item >> CUT;
-  const Matrix* m = &I.m[each == 2 ? 0 : part_of(I, panel)];
-  const u32 word = (p.item & ((1 << CUT) - 1)) * (16 >> CUT);
-  ROLLED for (u32 sub = 0; sub < each; sub++, m++, w += part_bytes(I), products += chunk * PRODUCT_ROWS) {
-    const u32 half = m->half, scales = half ? 128 : 256;
-    ROLLED for (u32 k = warp; k < here; k += WARPS)
-      group_of_one<CUT>(I, w + k * bytes, w + chunk * bytes + k * scales, half, codes, p.first + k, word, products + k * PRODUCT_ROWS);
   }
 }
 
@@ -211,68 +234,81 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
   char* const codes = codes_place(I);
   float* const products = (float*)after_codes<16>(I);  // those of a piece, and of the one before
   char* const ring = shared_memory() + shared_size() - places * bytes;
-  const bool busy = block() < items, stretches = in_stretches(I);
-  /** Where a result of an item goes that is this thread's: field by field. Null past the matrix. */
+  const bool busy = block() < items, asks = !bulk_copies() || tid == ASKER;
+  /** Where a result of an item goes that is this thread's (of the first `rows`): field by field. Null past the matrix. */
   auto place_of = [&](u32 item) -> float* {
     u32 panel = item >> cut;
     const Matrix& m = I.m[each == 2 ? 0 : part_of(I, panel)];
     const u32 row = panel * 64 + (tid >> (4 - cut)) * 16 + (item & ((1 << cut) - 1)) * words + (tid & (words - 1));
-    return tid < rows && row < m.rows ? (float*)m.out + row : nullptr;
+    return row < m.rows ? (float*)m.out + row : nullptr;
   };
-  Piece ahead;
+  Piece p, ahead;
+  p.begin();
   ahead.begin();
+  Lane lane;
+  const Matrix* m = &I.m[0];
   u32 what = I.norm ? NORM_ASKED : 0;
   float* to = nullptr;
   if (busy) {
     one_ahead(I);
-    ROLLED for (u32 k = 0; k < places; k++) {
-      if (ahead.item < items) {
-        ask_piece(I, ahead, ring + k * bytes, k);
-        if (stretches) what |= 1 << (PIECES_ARRIVE + k);
-        ahead.next(I);
+    if (asks) {
+      ROLLED for (u32 k = 0; k < places; k++) {
+        if (ahead.item < items) {
+          ask_piece(I, ahead, ring + k * bytes, k);
+          what |= 1 << (PIECES_ARRIVE + k);
+          ahead.next(I);
+        }
+        copies_asked();
       }
-      copies_asked();
     }
-    to = place_of(block());
+    if (tid < rows) to = place_of(block());
+    lane.of(I, block());
+    u32 panel = block() >> cut;
+    if (each == 1) m = &I.m[part_of(I, panel)];
   }
   mark(18);
   gate.pass();
   mark(19);
   if (!busy) return;
-  count_asked(asked, what);
+  // Nobody else knows.
+  if (bulk_copies() && asks) s.asked = asked ^ what;
   // What the first item's results are added to, asked for early.
   float old = I.ending == ADD && to ? load(to) : 0.0f;
   mark(0);
   // Of the groups of copies the norm's was the first.
   make_one<16>(I, codes, places, asked);
-  Piece p;
-  p.begin();
   u32 place = 0, half = 0, parity = asked >> PIECES_ARRIVE;
   float total[2] = {0.0f, 0.0f};
   ROLLED for (;;) {
     const char* const w = ring + place * bytes;
     float* const mine = products + half * (each * I.chunk * PRODUCT_ROWS);
-    if (stretches) await_bulk(&s.arrivals[PIECES_ARRIVE + place], parity >> place & 1);
+    if (bulk_copies()) await_bulk(&s.arrivals[PIECES_ARRIVE + place], parity >> place & 1);
     mark(7);
-    if (cut == 0) piece_of_one<0>(I, p, w, codes, mine);
-    else if (cut == 1) piece_of_one<1>(I, p, w, codes, mine);
-    else piece_of_one<2>(I, p, w, codes, mine);
+    if (I.group % 128 == 0) {
+      if (cut == 0) piece_of_one<0, 4>(I, p, m, lane, w, codes, mine);
+      else if (cut == 1) piece_of_one<1, 4>(I, p, m, lane, w, codes, mine);
+      else piece_of_one<2, 4>(I, p, m, lane, w, codes, mine);
+    } else {
+      if (cut == 0) piece_of_one<0, 1>(I, p, m, lane, w, codes, mine);
+      else if (cut == 1) piece_of_one<1, 1>(I, p, m, lane, w, codes, mine);
+      else piece_of_one<2, 1>(I, p, m, lane, w, codes, mine);
+    }
     const u32 item = p.item, here = p.groups(I);
     p.next(I);
     const bool more = p.item < items;
     // The next piece's, of this thread; behind the barrier of all.
-    if (more && !stretches && places > 1) copies_there_but(places - 2);
+    if (more && !bulk_copies() && places > 1) copies_there_but(places - 2);
     mark(8);
     sync();
     mark(9);
-    if (ahead.item < items) {
+    if (asks && ahead.item < items) {
       ask_piece(I, ahead, ring + place * bytes, place);
       ahead.next(I);
-      if (stretches && tid == 0) s.asked ^= 1 << (PIECES_ARRIVE + place);
+      if (bulk_copies()) s.asked ^= 1 << (PIECES_ARRIVE + place);
     }
-    if (more) {
+    if (more && !bulk_copies()) {
       copies_asked();
-      if (!stretches && places == 1) {
+      if (places == 1) {
         copies_there<0>();
         sync();
       }
@@ -281,21 +317,20 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
     place = place + 1 == places ? 0 : place + 1;
     half ^= 1;
     if (tid < rows) {
-      // Both chains at once; of a single one twice the same.
-      const float *one = mine + tid, *two = one + (each - 1) * (I.chunk * PRODUCT_ROWS);
-      u32 k = 0;
-      ROLLED for (; k + 16 <= here; k += 16, one += 16 * PRODUCT_ROWS, two += 16 * PRODUCT_ROWS) {
-        float a[16], b[16];
-        UNROLL for (u32 i = 0; i < 16; i++) a[i] = one[i * PRODUCT_ROWS], b[i] = two[i * PRODUCT_ROWS];
-        UNROLL for (u32 i = 0; i < 16; i++) total[0] = total[0] + a[i], total[1] = total[1] + b[i];
-      }
-      ROLLED for (; k < here; k++, one += PRODUCT_ROWS, two += PRODUCT_ROWS) total[0] = total[0] + *one, total[1] = total[1] + *two;
+      const float* const one = mine + tid;
+      if (each == 2) add_groups<1>(total, one, one + I.chunk * PRODUCT_ROWS, here);
+      else add_groups<0>(total, one, one, here);
     }
     mark(11);
     // Of the item more groups follow.
     if (p.first > 0) continue;
+    if (more) {
+      lane.of(I, p.item);
+      u32 panel = p.item >> cut;
+      if (each == 1) m = &I.m[part_of(I, panel)];
+    }
     if (item != block()) {
-      to = place_of(item);
+      to = tid < rows ? place_of(item) : nullptr;
       if (I.ending == ADD && to) old = load(to);
     }
     if (to) {

@@ -711,7 +711,7 @@ class Encoder {
         const groups = width / group;
         const ways = CUTS.flatMap((cut) => {
           const mine = Math.ceil((items << cut) / grid);
-          const pieces = this.#pieces(groups, mine, each * (((group * 16) >> cut) + GROUP_SCALES), each, room);
+          const pieces = this.#pieces(groups, mine, each, group * 16 + GROUP_SCALES, room);
           // A group takes half as long as its rows and what there is beside them.
           return pieces === undefined
             ? []
@@ -726,15 +726,15 @@ class Encoder {
   }
 
   /**
-   * Groups of a piece and places for pieces, of a block's `mine` items of so many groups; bytes of a group. Whole items if there is room,
-   * else what its warps take at once, as often as there is room for two; undefined where there is none for a single group.
+   * Groups of a piece and places for pieces, of a block's `mine` items of so many groups of `each` matrices; bytes of a group of one. Whole
+   * items if there is room, else what its warps take at once, as often as there is room for two; undefined where there is none.
    */
-  #pieces(groups: number, mine: number, bytes: number, each: number, room: number) {
+  #pieces(groups: number, mine: number, each: number, bytes: number, room: number) {
     const sizes = [groups, ...[48, 32, 16, 8, 4, 2, 1].filter((size) => size < groups)];
     for (const chunk of sizes) {
       const pieces = mine * Math.ceil(groups / chunk);
       const left = room - Math.min(2, pieces) * each * chunk * GROUP_PRODUCTS;
-      const splits = Math.min(MOST_PIECES, pieces, Math.floor(left / (chunk * bytes)));
+      const splits = Math.min(MOST_PIECES, pieces, Math.floor(left / (each * chunk * bytes)));
       if (splits >= Math.min(2, pieces)) return { chunk, splits };
     }
     return undefined;

@@ -501,13 +501,13 @@ export class CudaExecutable implements Executable {
 
   /** A launch for each instruction. Several rows have kernels of their own for what takes longest. */
   #launches(instructions: readonly Instruction[], address: number, shape: Shape): Work[] {
-    const { info, barrier, sharedBytes } = this.#gpu;
+    const { barrier, sharedBytes } = this.#gpu;
     const input = this.#places.get('input')!.address;
     return instructions.map((instruction, i) => {
       const kernel = kernelOf(instruction);
       return {
         kernel,
-        grid: info.multiprocessors,
+        grid: this.#blocks,
         how: i === 0 ? 'plain' : 'early',
         sharedBytes: WHOLE_MEMORY.has(kernel) ? sharedBytes.one : this.#sharedBytes(shape),
         given: address + i * INSTRUCTION_BYTES,
