@@ -138,28 +138,29 @@ struct Lane {
   }
 };
 
-/** Products of a piece: [gate or up][group][row]. N: how many steps of 32 columns are taken at once, which groups are made of. */
-template <u32 CUT, u32 N> DEVICE void piece_of_one(const Instruction& I, const Piece& p, const Matrix* m, const Lane& lane, const char* w, const char* codes, float* products) {
-  constexpr u32 SETS = 4 >> CUT;
-  const u32 warp = thread() / 32, g = (thread() & 31) / 4, piece = thread() & 3, chunk = I.chunk, here = p.groups(I), size = I.group;
-  const u32 line = bulk_copies() ? 64 : 64 >> CUT, rounds = size / (32 * N);
-  const u32 each = I.ending == GATE ? 2 : 1, bytes = chunk * group_bytes(I), part = part_bytes(I);
+/** Products of a piece: [gate or up][group][row]. WIDE: groups are of 128 columns, whose operands are loaded before the first `mma`. */
+template <u32 CUT, bool WIDE> DEVICE void piece_of_one(const Instruction& I, const Piece& p, const Matrix* m, const Lane& lane, const char* w, const char* codes, float* products) {
+  constexpr u32 SETS = 4 >> CUT, N = WIDE ? 4 : 1;
+  const u32 warp = thread() / 32, g = (thread() & 31) / 4, piece = thread() & 3, chunk = I.chunk, here = p.groups(I);
+  const u32 size = WIDE ? 128 : I.group, rounds = WIDE ? 1 : size / 32, line = bulk_copies() ? 64 : 64 >> CUT;
+  const u32 each = I.ending == GATE ? 2 : 1, bytes = chunk * (size * 16), part = chunk * (size * 16 + GROUP_SCALES), shift = 2 * lane.field;
   const u32 low = CUT == 2 ? mask_of(g / 4) : mask_of(0), high = CUT == 2 ? mask_of(g / 4 + 2) : mask_of(1);
-  const i32* const sums = (const i32*)(codes + 2 * plane_stride(I));
+  const char* const first = codes + (p.first + warp) * size + lane.column;
+  const i32* const sums = (const i32*)(codes + 2 * plane_stride(I)) + (p.first + warp) * rounds;
   ROLLED for (u32 sub = 0; sub < each; sub++, m++, w += part, products += chunk * PRODUCT_ROWS) {
-    const u32 half = m->half;
+    const u32 half = m->half, scales = half ? 128 : 256;
+    const char *a = w + warp * (size / 4 * line) + lane.word, *b = first, *scale = w + bytes + warp * scales + lane.row * (scales / 64);
+    const i32* c = sums;
+    float* to = products + warp * PRODUCT_ROWS + lane.place;
     ROLLED for (u32 k = warp; k < here; k += WARPS) {
-      const char* a = w + k * (size / 4) * line + lane.word;
-      const char* b = codes + (p.first + k) * size + lane.column;
-      const i32* c = sums + (p.first + k) * rounds;
-      const char* const scales = w + bytes + (half ? k * 128 + lane.row * 2 : k * 256 + lane.row * 4);
-      u32 raw = half ? *(const unsigned short*)scales : *(const u32*)scales, raw2 = 0;
-      if (CUT == 0) raw2 = half ? ((const unsigned short*)scales)[1] : ((const u32*)scales)[1];
+      // Halves: of two neighbours in one word, and what is behind them.
+      u32 raw = CUT == 0 || !half ? *(const u32*)scale : *(const unsigned short*)scale, raw2 = 0;
+      if (CUT == 0) raw2 = ((const u32*)scale)[1];
       i32 sum[SETS][4], of_codes = 0;
       UNROLL for (u32 f = 0; f < SETS; f++) {
         UNROLL for (u32 e = 0; e < 4; e++) sum[f][e] = 0;
       }
-      ROLLED for (u32 n = 0; n < rounds; n++, a += N * 8 * line, b += N * 32, c++) {
+      auto multiply = [&](const char* a, const char* b) {
         u64 x[N], y[N], z[N];
         UNROLL for (u32 i = 0; i < N; i++) {
           const char* const at = a + i * 8 * line;
@@ -167,7 +168,6 @@ template <u32 CUT, u32 N> DEVICE void piece_of_one(const Instruction& I, const P
           y[i] = CUT == 0 ? *(const u64*)(at + 4 * line) : *(const u32*)(at + 4 * line);
           z[i] = *(const u64*)(b + i * 32);
         }
-        of_codes += *c;
         UNROLL for (u32 i = 0; i < N; i++) {
           const u32 b0 = (u32)z[i], b1 = (u32)(z[i] >> 32);
           if (CUT == 0) {
@@ -178,52 +178,78 @@ template <u32 CUT, u32 N> DEVICE void piece_of_one(const Instruction& I, const P
             if (CUT == 1) mma_u8(sum[SETS - 1], (u32)x[i] & mask_of(2), (u32)x[i] & mask_of(3), (u32)y[i] & mask_of(2), (u32)y[i] & mask_of(3), b0, b1);
           }
         }
+      };
+      if (WIDE) {
+        of_codes = *c;
+        multiply(a, b);
+      } else {
+        ROLLED for (u32 n = 0; n < rounds; n++) {
+          of_codes += c[n];
+          multiply(a + n * 8 * line, b + n * 32);
+        }
       }
       auto result = [&](i32 hi, i32 lo, u32 scale) {
-        const i32 all = 256 * (hi >> (2 * lane.field)) + (lo >> (2 * lane.field)) - of_codes;
-        return (float)all * (half ? half_float(scale) : from_bits(scale));
+        const i32 all = 256 * (hi >> shift) + (lo >> shift) - of_codes;
+        const float of_half = half_float(scale & 0xffff);
+        return (float)all * (half ? of_half : from_bits(scale));
       };
-      float* const to = products + k * PRODUCT_ROWS + lane.place;
       if (CUT == 0) {
         i32 mine[4];
         UNROLL for (u32 e = 0; e < 4; e++) {
           const i32 even = piece & 2 ? sum[SETS / 2][e] : sum[0][e], odd = piece & 2 ? sum[SETS - 1][e] : sum[SETS / 4][e];
           mine[e] = piece & 1 ? odd : even;
         }
-        *(Pair*)to = {result(mine[0], mine[1], raw), result(mine[2], mine[3], raw2)};
-        continue;
+        *(Pair*)to = {result(mine[0], mine[1], raw), result(mine[2], mine[3], half ? raw >> 16 : raw2)};
+      } else {
+        i32 hi = piece & 1 ? sum[0][2] : sum[0][0], lo = piece & 1 ? sum[0][3] : sum[0][1];
+        if (CUT == 1) {
+          const i32 hi2 = piece & 1 ? sum[SETS - 1][2] : sum[SETS - 1][0], lo2 = piece & 1 ? sum[SETS - 1][3] : sum[SETS - 1][1];
+          hi = piece & 2 ? hi2 : hi;
+          lo = piece & 2 ? lo2 : lo;
+        }
+        // Of quarters two lanes have the same.
+        *to = result(hi, lo, raw);
       }
-      i32 hi = piece & 1 ? sum[0][2] : sum[0][0], lo = piece & 1 ? sum[0][3] : sum[0][1];
-      if (CUT == 1) {
-        const i32 hi2 = piece & 1 ? sum[SETS - 1][2] : sum[SETS - 1][0], lo2 = piece & 1 ? sum[SETS - 1][3] : sum[SETS - 1][1];
-        hi = piece & 2 ? hi2 : hi;
-        lo = piece & 2 ? lo2 : lo;
-      }
-      // Of quarters two lanes have the same.
-      *to = result(hi, lo, raw);
+      a += WARPS * (size / 4 * line);
+      b += WARPS * size;
+      c += WARPS * rounds;
+      scale += WARPS * scales;
+      to += WARPS * PRODUCT_ROWS;
     }
   }
 }
 
-/** Adds a piece's products, group after group: sums are never -0, so that zeros behind the last change nothing. */
-template <u32 BOTH> DEVICE void add_groups(float (&total)[2], const float* one, const float* two, u32 groups) {
-  constexpr u32 N = 16;
-  float a[N], b[N];
-  auto fetch_sixteen = [&](u32 from) {
-    UNROLL for (u32 i = 0; i < N; i++) {
-      a[i] = b[i] = 0.0f;
-      if (from + i < groups) {
-        a[i] = one[(from + i) * PRODUCT_ROWS];
-        if (BOTH) b[i] = two[(from + i) * PRODUCT_ROWS];
-      }
+/** Adds a row's products of a piece, group after group; of gate and up at once. */
+template <bool BOTH> DEVICE void add_groups(float (&total)[2], const float* one, const float* two, u32 groups) {
+  u32 k = 0;
+  ROLLED for (; k + 16 <= groups; k += 16, one += 16 * PRODUCT_ROWS, two += 16 * PRODUCT_ROWS) {
+    float a[16], b[16];
+    UNROLL for (u32 i = 0; i < 16; i++) {
+      a[i] = one[i * PRODUCT_ROWS];
+      if (BOTH) b[i] = two[i * PRODUCT_ROWS];
     }
-  };
-  ROLLED for (u32 k = 0; k < groups; k += N) {
-    fetch_sixteen(k);
-    UNROLL for (u32 i = 0; i < N; i++) {
+    UNROLL for (u32 i = 0; i < 16; i++) {
       total[0] = total[0] + a[i];
       if (BOTH) total[1] = total[1] + b[i];
     }
+  }
+  ROLLED for (; k < groups; k++, one += PRODUCT_ROWS, two += PRODUCT_ROWS) {
+    total[0] = total[0] + *one;
+    if (BOTH) total[1] = total[1] + *two;
+  }
+}
+
+/** Of the first piece of this block's that part which is its own: blocks that share a panel bring it to L2 together. */
+DEVICE void fetch_grouped(const Instruction& I) {
+  const u32 cut = I.cut, each = I.ending == GATE ? 2 : 1, item = block();
+  if (item >= I.items << cut) return;
+  u32 panel = item >> cut;
+  const Matrix* m = &I.m[each == 2 ? 0 : part_of(I, panel)];
+  const u32 part = item & ((1 << cut) - 1), codes = I.chunk * group_bytes(I) >> cut, first = panel * I.groups;
+  ROLLED for (u32 sub = 0; sub < each; sub++, m++) {
+    const u32 scales = m->half ? 128 : 256;
+    fetch_bulk((const char*)m->w + (u64)first * group_bytes(I) + part * codes, codes);
+    if (part == 0) fetch_bulk((const char*)m->scales + (u64)first * scales, I.chunk * scales);
   }
 }
 
@@ -231,6 +257,7 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
   Shared& s = shared();
   const u32 tid = thread(), places = I.splits, asked = s.asked, cut = I.cut, words = 16 >> cut, rows = 4 * words;
   const u32 items = I.items << cut, each = I.ending == GATE ? 2 : 1, bytes = piece_bytes(I);
+  const bool adds = I.ending == ADD;
   char* const codes = codes_place(I);
   float* const products = (float*)after_codes<16>(I);  // those of a piece, and of the one before
   char* const ring = shared_memory() + shared_size() - places * bytes;
@@ -273,25 +300,24 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
   // Nobody else knows.
   if (bulk_copies() && asks) s.asked = asked ^ what;
   // What the first item's results are added to, asked for early.
-  float old = I.ending == ADD && to ? load(to) : 0.0f;
+  float old = adds && to ? load(to) : 0.0f;
   mark(0);
   // Of the groups of copies the norm's was the first.
-  make_one<16>(I, codes, places, asked);
+  make_one<16>(I, codes, places, asked, gate.next);
   u32 place = 0, half = 0, parity = asked >> PIECES_ARRIVE;
   float total[2] = {0.0f, 0.0f};
   ROLLED for (;;) {
     const char* const w = ring + place * bytes;
     float* const mine = products + half * (each * I.chunk * PRODUCT_ROWS);
-    if (bulk_copies()) await_bulk(&s.arrivals[PIECES_ARRIVE + place], parity >> place & 1);
     mark(7);
-    if (I.group % 128 == 0) {
-      if (cut == 0) piece_of_one<0, 4>(I, p, m, lane, w, codes, mine);
-      else if (cut == 1) piece_of_one<1, 4>(I, p, m, lane, w, codes, mine);
-      else piece_of_one<2, 4>(I, p, m, lane, w, codes, mine);
+    if (I.group == 128) {
+      if (cut == 0) piece_of_one<0, true>(I, p, m, lane, w, codes, mine);
+      else if (cut == 1) piece_of_one<1, true>(I, p, m, lane, w, codes, mine);
+      else piece_of_one<2, true>(I, p, m, lane, w, codes, mine);
     } else {
-      if (cut == 0) piece_of_one<0, 1>(I, p, m, lane, w, codes, mine);
-      else if (cut == 1) piece_of_one<1, 1>(I, p, m, lane, w, codes, mine);
-      else piece_of_one<2, 1>(I, p, m, lane, w, codes, mine);
+      if (cut == 0) piece_of_one<0, false>(I, p, m, lane, w, codes, mine);
+      else if (cut == 1) piece_of_one<1, false>(I, p, m, lane, w, codes, mine);
+      else piece_of_one<2, false>(I, p, m, lane, w, codes, mine);
     }
     const u32 item = p.item, here = p.groups(I);
     p.next(I);
@@ -318,31 +344,33 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
     half ^= 1;
     if (tid < rows) {
       const float* const one = mine + tid;
-      if (each == 2) add_groups<1>(total, one, one + I.chunk * PRODUCT_ROWS, here);
-      else add_groups<0>(total, one, one, here);
+      if (each == 2) add_groups<true>(total, one, one + I.chunk * PRODUCT_ROWS, here);
+      else add_groups<false>(total, one, one, here);
+      mark(11);
+      // Unless of the item more groups follow.
+      if (p.first == 0) {
+        if (item != block()) {
+          to = place_of(item);
+          if (adds && to) old = load(to);
+        }
+        if (to) {
+          float y = total[0] * s.scale;
+          if (each == 2) {
+            const float up = total[1] * s.scale;
+            // The commonest here.
+            y = I.gate == SILU ? divide(y, 1.0f + exp_f32(-y)) * up : joined(I, y, up);
+          }
+          *to = adds ? old + y : y;
+        }
+        total[0] = total[1] = 0.0f;
+      }
     }
-    mark(11);
-    // Of the item more groups follow.
-    if (p.first > 0) continue;
-    if (more) {
+    if (!more) break;
+    if (p.first == 0) {
       lane.of(I, p.item);
       u32 panel = p.item >> cut;
       if (each == 1) m = &I.m[part_of(I, panel)];
     }
-    if (item != block()) {
-      to = tid < rows ? place_of(item) : nullptr;
-      if (I.ending == ADD && to) old = load(to);
-    }
-    if (to) {
-      float y = total[0] * s.scale;
-      if (each == 2) {
-        const float up = total[1] * s.scale;
-        // The commonest here.
-        y = I.gate == SILU ? divide(y, 1.0f + exp_f32(-y)) * up : joined(I, y, up);
-      }
-      *to = I.ending == ADD ? old + y : y;
-    }
-    if (!more) break;
-    total[0] = total[1] = 0.0f;
+    if (bulk_copies()) await_bulk(&s.arrivals[PIECES_ARRIVE + place], parity >> place & 1);
   }
 }

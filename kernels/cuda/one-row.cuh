@@ -35,7 +35,7 @@ DEVICE char* codes_place(const Instruction& I) { return pool() + (I.norm ? 4 * (
 /** From the hi plane of codes of 16 bits to the lo plane: so far that a group's hi and lo lie in banks of their own. */
 DEVICE u32 plane_stride(const Instruction& I) { return I.code_stride + 32; }
 /** How many codes have a sum of their own behind the planes, where all groups are whole. */
-DEVICE u32 summed(const Instruction& I) { return I.group % 128 == 0 ? 128 : 32; }
+DEVICE u32 summed(const Instruction& I) { return I.group == 128 ? 128 : 32; }
 template <u32 BITS> DEVICE char* after_codes(const Instruction& I) {
   const u32 bytes = BITS == 16 ? 2 * plane_stride(I) + I.width / 8 : I.code_stride;
   return codes_place(I) + (bytes + 127) / 128 * 128;
@@ -140,7 +140,11 @@ template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char*
     mark(2);
     if (tid < 32) {
       const float sum = sum_of_one(squares, n);
-      if (tid == 0) s.inverse = divide(1.0f, root(divide(sum, (float)n) + I.eps));
+      if (tid == 0) {
+        // By a power of two it is the same.
+        const float mean = (n & (n - 1)) == 0 ? sum * from_bits(0x7f000000 - bits((float)n)) : divide(sum, (float)n);
+        s.inverse = divide(1.0f, root(mean + I.eps));
+      }
     } else if (bulk_copies() && tid == ASKER && next != nullptr) {
       // While the others wait.
       fetch_next(*next);
@@ -195,13 +199,13 @@ template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char*
     // Whole warps take part: eight neighbours, or all, have the elements of a sum, which the product adds to their group's.
     const u32 v = tid + k * THREADS;
     if (k * THREADS >= words) continue;
-    // No code is beyond 32639. From 2^23 on floats are whole: these end in 128 + the code, whose bytes are hi and lo ^ 128.
+    // No code is beyond 32639. From 2^23 on floats are whole: these end in 128 + the code, whose bytes are hi and lo ^ 128. Of a row
+    // that is not finite, and reported, they are what they may be.
     const u32 a = bits(x[k].x * scale + WHOLE), b = bits(x[k].y * scale + WHOLE);
     const u32 c = bits(x[k].z * scale + WHOLE), d = bits(x[k].w * scale + WHOLE);
-    u32 hi = bytes_of(bytes_of(a, b, 0x51), bytes_of(c, d, 0x51), 0x5410);
-    u32 lo = bytes_of(bytes_of(a, b, 0x40), bytes_of(c, d, 0x40), 0x5410) ^ 0x80808080;
+    const u32 low = bytes_of(a, b, 0x5140), high = bytes_of(c, d, 0x5140);
+    const u32 hi = bytes_of(low, high, 0x7632), lo = bytes_of(low, high, 0x5410) ^ 0x80808080;
     i32 sum = (i32)(a + b + c + d - 4 * bits(WHOLE));
-    if (!usable) hi = lo = sum = 0;
     if (v < words) {
       // A lane of the product takes vectors i and i + 4 of eight: neighbours here.
       u32* const to = (u32*)codes + ((v & ~7u) | (v & 3) * 2 | (v >> 2 & 1));
@@ -218,7 +222,8 @@ template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char*
     sum += shuffle_xor(sum, 4);
     if ((tid & 7) == 0 && v < vectors) sums[v / 8] = sum;
   }
-  copies_there<0>();
+  if (!bulk_copies()) copies_there<0>();
+  else if (tid == ASKER) await_bulk(&s.arrivals[PIECES_ARRIVE], asked >> PIECES_ARRIVE & 1);
   sync();
   mark(6);
   // Wanted behind the product's barrier.
