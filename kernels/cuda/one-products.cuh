@@ -327,23 +327,9 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
     mark(8);
     sync();
     mark(9);
-    if (asks && ahead.item < items) {
-      ask_piece(I, ahead, ring + place * bytes, place);
-      ahead.next(I);
-      if (bulk_copies()) s.asked ^= 1 << (PIECES_ARRIVE + place);
-    }
-    if (more && !bulk_copies()) {
-      copies_asked();
-      if (places == 1) {
-        copies_there<0>();
-        sync();
-      }
-    }
-    parity ^= 1 << place;
-    place = place + 1 == places ? 0 : place + 1;
-    half ^= 1;
     if (tid < rows) {
       const float* const one = mine + tid;
+      const float scale = s.scale;
       if (each == 2) add_groups<true>(total, one, one + I.chunk * PRODUCT_ROWS, here);
       else add_groups<false>(total, one, one, here);
       mark(11);
@@ -354,9 +340,9 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
           if (adds && to) old = load(to);
         }
         if (to) {
-          float y = total[0] * s.scale;
+          float y = total[0] * scale;
           if (each == 2) {
-            const float up = total[1] * s.scale;
+            const float up = total[1] * scale;
             // The commonest here.
             y = I.gate == SILU ? divide(y, 1.0f + exp_f32(-y)) * up : joined(I, y, up);
           }
@@ -366,6 +352,21 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
       }
     }
     if (!more) break;
+    if (asks && ahead.item < items) {
+      ask_piece(I, ahead, ring + place * bytes, place);
+      ahead.next(I);
+      if (bulk_copies()) s.asked ^= 1 << (PIECES_ARRIVE + place);
+    }
+    if (!bulk_copies()) {
+      copies_asked();
+      if (places == 1) {
+        copies_there<0>();
+        sync();
+      }
+    }
+    parity ^= 1 << place;
+    place = place + 1 == places ? 0 : place + 1;
+    half ^= 1;
     if (p.first == 0) {
       lane.of(I, p.item);
       u32 panel = p.item >> cut;

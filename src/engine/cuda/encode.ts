@@ -34,6 +34,12 @@ const MOST_STAGED = 16;
 const MOST_PLACES = 8;
 /** Group-scaled panels are taken whole, in halves or in quarters; MOST_PIECES of rows.cuh, and what a group has of scales and products. */
 const CUTS: readonly number[] = [0, 1, 2];
+/**
+ * Of each: hundreds of clocks that a block's warps take for 16 groups, and what it costs that a block of 9.0 or later copies the whole panel
+ * (measured with rows of 2,048 and 6,144).
+ */
+const CUT_CLOCKS: readonly number[] = [10, 5.5, 4.3];
+const CUT_COPIES: readonly number[] = [0, 0.5, 2];
 const MOST_PIECES = 4;
 const GROUP_SCALES = 256;
 const GROUP_PRODUCTS = 64 * 4;
@@ -712,10 +718,8 @@ class Encoder {
         const ways = CUTS.flatMap((cut) => {
           const mine = Math.ceil((items << cut) / grid);
           const pieces = this.#pieces(groups, mine, each, group * 16 + GROUP_SCALES, room);
-          // A group takes half as long as its rows and what there is beside them.
-          return pieces === undefined
-            ? []
-            : [{ cut, ...pieces, work: mine * Math.ceil(groups / WARPS) * (2 + (4 >> cut)) }];
+          const work = mine * each * Math.ceil(groups / WARPS) * CUT_CLOCKS[cut]! + CUT_COPIES[cut]!;
+          return pieces === undefined ? [] : [{ cut, ...pieces, work }];
         });
         if (ways.length === 0) return undefined;
         // As little as possible for the block that has most.

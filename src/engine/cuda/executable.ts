@@ -395,8 +395,7 @@ export class CudaExecutable implements Executable {
     this.#place('input', inputBytes);
     this.#host('input', inputBytes);
     const floats =
-      tokens * scratchFloats(this.#program, attention, splits) +
-      this.#blocks * blockScratchFloats(attention, splits);
+      tokens * scratchFloats(this.#program, attention, splits) + this.#blocks * blockScratchFloats(attention, splits);
     this.#place('scratch', Math.max(floats * 4, topScratchBytes(outputs, top)));
     this.#place('counters', tokens * kv.kvHeads * 4);
     const together = this.#together();
