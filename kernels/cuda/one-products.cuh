@@ -262,20 +262,22 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
   float* const products = (float*)after_codes<16>(I);  // those of a piece, and of the one before
   char* const ring = shared_memory() + shared_size() - places * bytes;
   const bool busy = block() < items, asks = !bulk_copies() || tid == ASKER;
-  /** Where a result of an item goes that is this thread's (of the first `rows`): field by field. Null past the matrix. */
-  auto place_of = [&](u32 item) -> float* {
-    u32 panel = item >> cut;
-    const Matrix& m = I.m[each == 2 ? 0 : part_of(I, panel)];
-    const u32 row = panel * 64 + (tid >> (4 - cut)) * 16 + (item & ((1 << cut) - 1)) * words + (tid & (words - 1));
-    return row < m.rows ? (float*)m.out + row : nullptr;
-  };
   Piece p, ahead;
   p.begin();
   ahead.begin();
-  Lane lane;
-  const Matrix* m = &I.m[0];
   u32 what = I.norm ? NORM_ASKED : 0;
+  // Of the item that is worked on: its matrix, or the first of two; where this thread's result goes, field by field, null past the last row.
+  const Matrix* m = &I.m[0];
+  Lane lane;
   float* to = nullptr;
+  auto begin_item = [&](u32 item) {
+    u32 panel = item >> cut;
+    m = &I.m[each == 2 ? 0 : part_of(I, panel)];
+    lane.of(I, item);
+    if (tid >= rows) return;
+    const u32 row = panel * 64 + (tid >> (4 - cut)) * 16 + (item & ((1 << cut) - 1)) * words + (tid & (words - 1));
+    to = row < m->rows ? (float*)m->out + row : nullptr;
+  };
   if (busy) {
     one_ahead(I);
     if (asks) {
@@ -288,10 +290,7 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
         copies_asked();
       }
     }
-    if (tid < rows) to = place_of(block());
-    lane.of(I, block());
-    u32 panel = block() >> cut;
-    if (each == 1) m = &I.m[part_of(I, panel)];
+    begin_item(block());
   }
   mark(18);
   gate.pass();
@@ -299,7 +298,7 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
   if (!busy) return;
   // Nobody else knows.
   if (bulk_copies() && asks) s.asked = asked ^ what;
-  // What the first item's results are added to, asked for early.
+  // What results are added to, asked for early.
   float old = adds && to ? load(to) : 0.0f;
   mark(0);
   // Of the groups of copies the norm's was the first.
@@ -319,7 +318,7 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
       else if (cut == 1) piece_of_one<1, false>(I, p, m, lane, w, codes, mine);
       else piece_of_one<2, false>(I, p, m, lane, w, codes, mine);
     }
-    const u32 item = p.item, here = p.groups(I);
+    const u32 here = p.groups(I);
     p.next(I);
     const bool more = p.item < items;
     // The next piece's, of this thread; behind the barrier of all.
@@ -335,10 +334,6 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
       mark(11);
       // Unless of the item more groups follow.
       if (p.first == 0) {
-        if (item != block()) {
-          to = place_of(item);
-          if (adds && to) old = load(to);
-        }
         if (to) {
           float y = total[0] * scale;
           if (each == 2) {
@@ -368,9 +363,8 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
     place = place + 1 == places ? 0 : place + 1;
     half ^= 1;
     if (p.first == 0) {
-      lane.of(I, p.item);
-      u32 panel = p.item >> cut;
-      if (each == 1) m = &I.m[part_of(I, panel)];
+      begin_item(p.item);
+      if (adds && to) old = load(to);
     }
     if (bulk_copies()) await_bulk(&s.arrivals[PIECES_ARRIVE + place], parity >> place & 1);
   }

@@ -188,7 +188,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('one row on a card with much shared 
     ['a first piece that nobody waits for', '90'],
     ['later pieces that nobody waits for', '90'],
     ['copies of pieces that nobody waits for', '80'],
-    ['products of the piece before', '90'],
+    ['groups from the last', '90'],
   ])('a planted fault in group-scaled products is found: %s', { timeout: 300_000 }, (name, capability) =>
     withSettings({ FAKE_CUDA_CAPABILITY: capability, FAKE_CUDA_SCHEDULE: '1' }, async () => {
       const gpu = await cardOf(3, driverWithFaults());

@@ -64,7 +64,7 @@ const FAULTS = {
     'if (more && !bulk_copies() && places > 1) «copies_there_but(places - 2);»',
     '',
   ],
-  'products of the piece before': ['one-products.cuh', '«half ^= 1;»', ''],
+  'groups from the last': ['one-products.cuh', 'total[0] = total[0] + a[«i»];', '15 - i'],
   'tiles from the highest': ['attend-split.cuh', 'out = out + all[«t» * mine + c]', '(p.tiles - 1 - t)'],
 } as const satisfies Record<string, Fault>;
 
