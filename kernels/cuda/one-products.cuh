@@ -84,7 +84,9 @@ struct Piece {
 };
 
 /** Of a panel's group: a word's codes of 4 columns are 4 bytes; all 64 scales of two bytes or four. */
-DEVICE u32 group_bytes(const Instruction& I) { return I.group * 16; }
+DEVICE u32 panel_bytes(const Instruction& I) { return I.group * 16; }
+/** What a place has of it: where stretches are copied whole panels, else the item's part. */
+DEVICE u32 group_bytes(const Instruction& I) { return bulk_copies() ? I.group * 16 : I.group * 16 >> I.cut; }
 constexpr u32 GROUP_SCALES = 256;
 /** What a piece has room for of a matrix: codes, then scales. */
 DEVICE u32 part_bytes(const Instruction& I) { return I.chunk * (group_bytes(I) + GROUP_SCALES); }
@@ -99,7 +101,7 @@ DEVICE void ask_piece(const Instruction& I, const Piece& p, char* to, u32 place)
   const u32 first = panel * I.groups + p.first;
   ROLLED for (u32 sub = 0; sub < each; sub++, m++, to += part) {
     const u32 scales = m->half ? 128 : 256, codes = here * group_bytes(I);
-    const char* const w = (const char*)m->w + (u64)first * group_bytes(I);
+    const char* const w = (const char*)m->w + (u64)first * panel_bytes(I);
     const char* const s = (const char*)m->scales + (u64)first * scales;
     char* const behind = to + I.chunk * group_bytes(I);
     if (bulk_copies()) {
@@ -109,7 +111,7 @@ DEVICE void ask_piece(const Instruction& I, const Piece& p, char* to, u32 place)
       continue;
     }
     const char* const from = w + (p.item & ((1 << cut) - 1)) * line;
-    ROLLED for (u32 at = thread() * 16; at < codes >> cut; at += THREADS * 16) copy_ahead(to + at, from + (at >> (6 - cut)) * 64 + (at & (line - 1)));
+    ROLLED for (u32 at = thread() * 16; at < codes; at += THREADS * 16) copy_ahead(to + at, from + (at >> (6 - cut)) * 64 + (at & (line - 1)));
     ROLLED for (u32 at = thread() * 16; at < here * scales; at += THREADS * 16) copy_ahead(behind + at, s + at);
   }
   if (bulk_copies()) expect(arrival, all);
@@ -143,7 +145,7 @@ template <u32 CUT, bool WIDE> DEVICE void piece_of_one(const Instruction& I, con
   constexpr u32 SETS = 4 >> CUT, N = WIDE ? 4 : 1;
   const u32 warp = thread() / 32, g = (thread() & 31) / 4, piece = thread() & 3, chunk = I.chunk, here = p.groups(I);
   const u32 size = WIDE ? 128 : I.group, rounds = WIDE ? 1 : size / 32, line = bulk_copies() ? 64 : 64 >> CUT;
-  const u32 each = I.ending == GATE ? 2 : 1, bytes = chunk * (size * 16), part = chunk * (size * 16 + GROUP_SCALES), shift = 2 * lane.field;
+  const u32 each = I.ending == GATE ? 2 : 1, bytes = chunk * (size / 4 * line), part = bytes + chunk * GROUP_SCALES, shift = 2 * lane.field;
   const u32 low = CUT == 2 ? mask_of(g / 4) : mask_of(0), high = CUT == 2 ? mask_of(g / 4 + 2) : mask_of(1);
   const char* const first = codes + (p.first + warp) * size + lane.column;
   const i32* const sums = (const i32*)(codes + 2 * plane_stride(I)) + (p.first + warp) * rounds;
@@ -245,10 +247,10 @@ DEVICE void fetch_grouped(const Instruction& I) {
   if (item >= I.items << cut) return;
   u32 panel = item >> cut;
   const Matrix* m = &I.m[each == 2 ? 0 : part_of(I, panel)];
-  const u32 part = item & ((1 << cut) - 1), codes = I.chunk * group_bytes(I) >> cut, first = panel * I.groups;
+  const u32 part = item & ((1 << cut) - 1), codes = I.chunk * panel_bytes(I) >> cut, first = panel * I.groups;
   ROLLED for (u32 sub = 0; sub < each; sub++, m++) {
     const u32 scales = m->half ? 128 : 256;
-    fetch_bulk((const char*)m->w + (u64)first * group_bytes(I) + part * codes, codes);
+    fetch_bulk((const char*)m->w + (u64)first * panel_bytes(I) + part * codes, codes);
     if (part == 0) fetch_bulk((const char*)m->scales + (u64)first * scales, I.chunk * scales);
   }
 }

@@ -694,7 +694,7 @@ class Encoder {
    */
   #staged(product: Instruction, left: number): Partial<Instruction> | undefined {
     const { op, ending, width = 0, group = 1, codeStride = 0, matrices = [] } = product;
-    const { grid } = this.#memory;
+    const { grid, wholePanels } = this.#memory;
     const gate = ending === ENDINGS.indexOf('gate');
     const each = gate ? 2 : 1;
     const items = itemsOf(matrices, gate);
@@ -717,9 +717,12 @@ class Encoder {
         const groups = width / group;
         const ways = CUTS.flatMap((cut) => {
           const mine = Math.ceil((items << cut) / grid);
-          const pieces = this.#pieces(groups, mine, each, group * 16 + GROUP_SCALES, room);
-          const work = mine * each * Math.ceil(groups / WARPS) * CUT_CLOCKS[cut]! + CUT_COPIES[cut]!;
-          return pieces === undefined ? [] : [{ cut, ...pieces, work }];
+          const bytes = ((group * 16) >> (wholePanels ? 0 : cut)) + GROUP_SCALES;
+          const pieces = this.#pieces(groups, mine, each, bytes, room);
+          if (pieces === undefined) return [];
+          const rounds = each * Math.ceil(groups / pieces.chunk) * Math.ceil(pieces.chunk / WARPS);
+          const work = mine * (rounds * CUT_CLOCKS[cut]! + (wholePanels ? CUT_COPIES[cut]! : 0));
+          return [{ cut, ...pieces, work }];
         });
         if (ways.length === 0) return undefined;
         // As little as possible for the block that has most.

@@ -455,6 +455,8 @@ export class CudaExecutable implements Executable {
       packets: this.#places.get('packets')?.address ?? 0,
       sharedBytes: this.#sharedBytes(shape),
       mostSharedBytes: this.#gpu.sharedBytes.one,
+      // The PTX text does not, and needs no more room.
+      wholePanels: this.#gpu.info.capability >= 90,
     };
   }
 
