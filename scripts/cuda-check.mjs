@@ -2,7 +2,7 @@
 //
 //   node scripts/cuda-check.mjs [bits] [long] [speed] [profile] [launches] [--golden FOLDER] [--cubin FILE] [--in-order] [--forks]
 //
-// bits: every golden case against js, both ways of running; long: against the cpu backend, contexts to 8,192, batches, drafts;
+// bits: every golden case against js, both ways of running; long: against the cpu backend, contexts to 8,192, batches, drafts (`--models` some);
 // speed: tokens and prompts of published shapes; profile: one row a step; launches: several rows, instruction by instruction. The
 // last two need kernels built with -DBITNET_PROFILE. Needs `npm run build`.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
@@ -174,12 +174,14 @@ if (wants('long')) {
   };
   const thin = { ...small, hidden: 64, ffn: 128, layers: 1, heads: 2, kvHeads: 1, headDim: 32, vocab: 256 };
   // js where it takes seconds; the cpu backend for whole shapes, where there is one.
+  const chosen = flag('--models', 'small,thin,2b4t,bonsai-1.7b').split(',');
   for (const [name, shape, context, reference] of [
     ['small', small, 900, 'js'],
     ['thin', thin, 8300, 'js'],
     ['2b4t', BENCH_SHAPES['2b4t'], 1200, 'cpu'],
     ['bonsai-1.7b', BENCH_SHAPES['bonsai-1.7b'], 700, 'cpu'],
   ]) {
+    if (!chosen.includes(name)) continue;
     from = performance.now();
     const program = randomModel(shape, 'int8', context, name);
     const cpu = keep(await (reference === 'js' ? jsBackend.load(program, {}) : native(program)).catch(() => undefined));

@@ -203,6 +203,8 @@ DEVICE void wait_for_earlier() {
 #endif
 }
 
+/** Four bytes of a (0 to 3) and b (4 to 7), by four digits of `which`, the lowest first. */
+DEVICE u32 bytes_of(u32 a, u32 b, u32 which) { return __byte_perm(a, b, which); }
 /** sum + the products of four signed bytes. */
 DEVICE i32 dot4(u32 a, u32 b, i32 sum) { return __dp4a((i32)a, (i32)b, sum); }
 

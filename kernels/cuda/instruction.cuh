@@ -69,8 +69,8 @@ struct Instruction {
   u32 rotary, splits, out_stride, type;
   /** Of rows: block of the rotation behind the norm, 0 for none; whether it is the inverse; see hybrid.cuh. */
   u32 turn, back, key_heads, choices;
-  /** Tiles of a product, and in how many pieces blocks take a panel. */
-  u32 items, cut, unused[2];
+  /** Tiles of a product; of a group-scaled one of one row in how many parts blocks take a panel, groups of a row and of a piece. */
+  u32 items, cut, groups, chunk;
   u64 x, y, weight, out;
   u64 codes, scales, cosine, sine;
   u64 scratch, failed, weight2, counters;

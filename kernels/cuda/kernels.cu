@@ -152,6 +152,8 @@ template <u32 KINDS> DEVICE void run_one(const Instruction& I, const Input& in, 
       if (KINDS & GROUPS) grouped_one(I, gate);
       return;
     case ATTEND_SPLIT:
+      // Its product has no norm to do it in.
+      if ((KINDS & GROUPS) && bulk_copies() && thread() == ASKER && gate.next != nullptr) fetch_next(*gate.next);
       return attend_split(I, in, tag, gate);
     case INT8:
       return int8_one(I, gate);

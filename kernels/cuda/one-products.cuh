@@ -1,5 +1,5 @@
-// Products of one row with int8 and with group-scaled matrices. Weights come through a ring in shared memory, one for each
-// warp, whose first pieces are asked for before the grid's barrier; `splits` of the instruction says how many a ring has.
+// Products of one row with int8 and with group-scaled matrices. Weights come through a ring in shared memory, of int8 one for each
+// warp, whose first pieces are asked for before the grid's barrier; `splits` of the instruction says how many places a ring has.
 #pragma once
 
 #include "products.cuh"
@@ -62,204 +62,312 @@ DEVICE void int8_one(const Instruction& I, const Gate& gate) {
   }
 }
 
-// ---- grouped: a block takes panels of 64 rows, or where they are few quarters of them (`cut` 2: 1 << 2 to a panel), so that more
-// blocks have some; a warp of it every 16th group. A piece is a group's codes and scales. Both planes of the codes are columns of one `mma`.
+// ---- grouped: a block takes panels of 64 rows, or where they are few halves or quarters of them (`cut`: 1 << cut to a panel), so that
+// more blocks have some. What it reads comes in pieces, `chunk` groups of an item each, of gate and up both; as many as there is room for
+// are asked for before the grid's barrier. A warp of the block takes every 16th group of a piece. Both planes of the codes are columns of
+// one `mma`.
 
-/** An item's rows: of 16 words of four rows each so many. */
-DEVICE u32 item_words(const Instruction& I) { return 16 >> I.cut; }
-/** Of an item's group: a word's codes of 4 columns are 4 bytes; all 64 scales of two bytes or four. */
-DEVICE u32 group_bytes(const Instruction& I) { return I.group * item_words(I); }
-DEVICE u32 group_piece(const Instruction& I) { return group_bytes(I) + 256; }
-DEVICE char* group_ring(const Instruction& I, u32 warp) {
-  return shared_memory() + shared_size() - (WARPS - warp) * I.splits * group_piece(I);
+/** A block's pieces one after the other. */
+struct Piece {
+  u32 item, first;
+  DEVICE_MEMBER void begin() {
+    item = block();
+    first = 0;
+  }
+  DEVICE_MEMBER void next(const Instruction& I) {
+    first += I.chunk;
+    if (first < I.groups) return;
+    first = 0;
+    item += blocks();
+  }
+  DEVICE_MEMBER u32 groups(const Instruction& I) const { return I.groups - first < I.chunk ? I.groups - first : I.chunk; }
+};
+
+/** Of a panel's group: a word's codes of 4 columns are 4 bytes; all 64 scales of two bytes or four. */
+DEVICE u32 panel_bytes(const Instruction& I) { return I.group * 16; }
+/** What a place has of it: where stretches are copied whole panels, else the item's part. */
+DEVICE u32 group_bytes(const Instruction& I) { return bulk_copies() ? I.group * 16 : I.group * 16 >> I.cut; }
+constexpr u32 GROUP_SCALES = 256;
+/** What a piece has room for of a matrix: codes, then scales. */
+DEVICE u32 part_bytes(const Instruction& I) { return I.chunk * (group_bytes(I) + GROUP_SCALES); }
+DEVICE u32 piece_bytes(const Instruction& I) { return part_bytes(I) << (I.ending == GATE); }
+
+/** By ASKER, of panels whole, since they lie in a stretch; or by all threads, of lines of 64 bytes, 4 columns of a panel, the item's. */
+DEVICE void ask_piece(const Instruction& I, const Piece& p, char* to, u32 place) {
+  u64* const arrival = &shared().arrivals[PIECES_ARRIVE + place];
+  const u32 cut = I.cut, here = p.groups(I), each = I.ending == GATE ? 2 : 1, part = part_bytes(I), line = 64 >> cut;
+  u32 panel = p.item >> cut, all = 0;
+  const Matrix* m = &I.m[each == 2 ? 0 : part_of(I, panel)];
+  const u32 first = panel * I.groups + p.first;
+  ROLLED for (u32 sub = 0; sub < each; sub++, m++, to += part) {
+    const u32 scales = m->half ? 128 : 256, codes = here * group_bytes(I);
+    const char* const w = (const char*)m->w + (u64)first * panel_bytes(I);
+    const char* const s = (const char*)m->scales + (u64)first * scales;
+    char* const behind = to + I.chunk * group_bytes(I);
+    if (bulk_copies()) {
+      copy_bulk(to, w, codes, arrival);
+      copy_bulk(behind, s, here * scales, arrival);
+      all += codes + here * scales;
+      continue;
+    }
+    const char* const from = w + (p.item & ((1 << cut) - 1)) * line;
+    ROLLED for (u32 at = thread() * 16; at < codes; at += THREADS * 16) copy_ahead(to + at, from + (at >> (6 - cut)) * 64 + (at & (line - 1)));
+    ROLLED for (u32 at = thread() * 16; at < here * scales; at += THREADS * 16) copy_ahead(behind + at, s + at);
+  }
+  if (bulk_copies()) expect(arrival, all);
 }
 
-/** A warp's pieces one after the other: groups, matrices of an item, items. */
-struct GroupWalk {
-  u32 warp, item, sub, group, scales;
-  /** This lane's first 16 bytes. */
-  const char *w, *s;
-  DEVICE_MEMBER void locate(const Instruction& I, u32 items, u32 each, u32 groups) {
-    if (item >= items) return;
-    const u32 lane = thread() & 31, cut = I.cut;
-    u32 panel = item >> cut;
-    const Matrix& m = I.m[each == 2 ? sub : part_of(I, panel)];
-    const u32 first = panel * groups + warp;
-    scales = m.half ? 128 : 256;
-    // Lines of 64 bytes are 4 columns of a panel; 4 >> cut times 16 bytes of each are the item's.
-    w = (const char*)m.w + (u64)first * (I.group * 16) + (item & ((1 << cut) - 1)) * (64 >> cut) + (lane >> (2 - cut)) * 64 + (lane & ((4 >> cut) - 1)) * 16;
-    s = (const char*)m.scales + (u64)first * scales + lane * 16;
-  }
-  DEVICE_MEMBER void begin(const Instruction& I, u32 items, u32 each, u32 groups) {
-    warp = group = thread() / 32;
-    item = block();
-    sub = 0;
-    locate(I, items, each, groups);
-  }
-  DEVICE_MEMBER void next(const Instruction& I, u32 items, u32 each, u32 groups) {
-    group += WARPS;
-    if (group < groups) {
-      w += WARPS * 16 * I.group;
-      s += WARPS * scales;
-      return;
-    }
-    group = warp;
-    if (++sub == each) {
-      sub = 0;
-      item += blocks();
-    }
-    locate(I, items, each, groups);
-  }
-  DEVICE_MEMBER void ask(const Instruction& I, u32 items, u32 groups, char* to) const {
-    if (item < items && group < groups) {
-      const u32 at = (thread() & 31) * 16, bytes = group_bytes(I), step = 512 << I.cut;
-      const char* from = w;
-      ROLLED for (u32 i = at; i < bytes; i += 512, from += step) copy_ahead(to + i, from);
-      if (at < scales) copy_ahead(to + bytes + at, s);
-    }
-    copies_asked();
+/** Products of a group with the rows of an item, 64 or fewer. */
+constexpr u32 PRODUCT_ROWS = 64;
+/**
+ * What a lane has to do with each group of an item: rows of an `mma` are a field of 16 words (cut 0), two fields of 8 (1), or four of 4 (2).
+ * Columns of a plane are alike: each of a row's four lanes has other results, a field's; of whole panels two neighbours'.
+ */
+struct Lane {
+  /** Bytes from a group's first to the lane's words, and from the codes' first to its column: hi where that is even, else lo. */
+  u32 word, column;
+  /** Its result's row of the panel, place among the item's, and field. */
+  u32 row, place, field;
+  DEVICE_MEMBER void of(const Instruction& I, u32 item) {
+    const u32 lane = thread() & 31, g = lane / 4, piece = lane & 3, cut = I.cut, words = 16 >> cut;
+    // Of a panel that is there whole the item's words.
+    const u32 first = (item & ((1 << cut) - 1)) * words, mine = cut == 0 ? 2 * g : g & (words - 1);
+    word = piece * (bulk_copies() ? 64 : 4 * words) + 4 * (bulk_copies() ? first + mine : mine);
+    column = (g & 1) * plane_stride(I) + piece * 8;
+    field = cut == 2 ? g / 4 + 2 * (piece & 1) : piece;
+    row = field * 16 + first + mine;
+    place = field * words + mine;
   }
 };
 
-/** Groups whose products lie in shared memory at once. */
-constexpr u32 GROUPS_AT_ONCE = 3 * WARPS;
-
-/**
- * A group of an item, a panel (CUT 0) or a quarter of one (2): rows of an `mma` are a field of 16 words, or four of 4. `word`: the
- * panel's that is the item's first.
- */
-template <u32 CUT> DEVICE void group_of_one(const Instruction& I, const char* w, const char* codes, u32 half, u32 group, u32 word, float* to) {
-  constexpr u32 WORDS = 16 >> CUT, LINE = 4 * WORDS, SETS = 4 >> CUT;
-  const u32 lane = thread() & 31, g = lane / 4, piece = lane & 3, steps = I.group / 32, code_stride = I.code_stride;
-  const char* const a = w + piece * LINE + (CUT == 0 ? g * 8 : g % WORDS * 4);
-  // Column g of the codes: hi where it is even, else lo.
-  const char* const b = codes + (g & 1) * code_stride + group * I.group + piece * 4;
-  const char* const scales = w + group_bytes(I);
-  i32 sum[SETS][4];
-  UNROLL for (u32 f = 0; f < SETS; f++) {
-    UNROLL for (u32 e = 0; e < 4; e++) sum[f][e] = 0;
-  }
-  UNROLL4 for (u32 k = 0; k < steps; k++) {
-    const char* const at = a + k * 8 * LINE;
-    const u32 b0 = *(const u32*)(b + k * 32), b1 = *(const u32*)(b + k * 32 + 16);
-    if (CUT == 0) {
-      const u64 x = *(const u64*)at, y = *(const u64*)(at + 4 * LINE);
-      UNROLL for (u32 f = 0; f < SETS; f++)
-        mma_u8(sum[f], (u32)x & mask_of(f), (u32)(x >> 32) & mask_of(f), (u32)y & mask_of(f), (u32)(y >> 32) & mask_of(f), b0, b1);
-    } else {
-      const u32 x = *(const u32*)at, y = *(const u32*)(at + 4 * LINE);
-      const u32 low = mask_of(g / 4), high = mask_of(g / 4 + 2);
-      mma_u8(sum[0], x & low, x & high, y & low, y & high, b0, b1);
+/** Products of a piece: [gate or up][group][row]. WIDE: groups are of 128 columns, whose operands are loaded before the first `mma`. */
+template <u32 CUT, bool WIDE> DEVICE void piece_of_one(const Instruction& I, const Piece& p, const Matrix* m, const Lane& lane, const char* w, const char* codes, float* products) {
+  constexpr u32 SETS = 4 >> CUT, N = WIDE ? 4 : 1;
+  const u32 warp = thread() / 32, g = (thread() & 31) / 4, piece = thread() & 3, chunk = I.chunk, here = p.groups(I);
+  const u32 size = WIDE ? 128 : I.group, rounds = WIDE ? 1 : size / 32, line = bulk_copies() ? 64 : 64 >> CUT;
+  const u32 each = I.ending == GATE ? 2 : 1, bytes = chunk * (size / 4 * line), part = bytes + chunk * GROUP_SCALES, shift = 2 * lane.field;
+  const u32 low = CUT == 2 ? mask_of(g / 4) : mask_of(0), high = CUT == 2 ? mask_of(g / 4 + 2) : mask_of(1);
+  const char* const first = codes + (p.first + warp) * size + lane.column;
+  const i32* const sums = (const i32*)(codes + 2 * plane_stride(I)) + (p.first + warp) * rounds;
+  ROLLED for (u32 sub = 0; sub < each; sub++, m++, w += part, products += chunk * PRODUCT_ROWS) {
+    const u32 half = m->half, scales = half ? 128 : 256;
+    const char *a = w + warp * (size / 4 * line) + lane.word, *b = first, *scale = w + bytes + warp * scales + lane.row * (scales / 64);
+    const i32* c = sums;
+    float* to = products + warp * PRODUCT_ROWS + lane.place;
+    ROLLED for (u32 k = warp; k < here; k += WARPS) {
+      // Halves: of two neighbours in one word, and what is behind them.
+      u32 raw = CUT == 0 || !half ? *(const u32*)scale : *(const unsigned short*)scale, raw2 = 0;
+      if (CUT == 0) raw2 = ((const u32*)scale)[1];
+      i32 sum[SETS][4], of_codes = 0;
+      UNROLL for (u32 f = 0; f < SETS; f++) {
+        UNROLL for (u32 e = 0; e < 4; e++) sum[f][e] = 0;
+      }
+      auto multiply = [&](const char* a, const char* b) {
+        u64 x[N], y[N], z[N];
+        UNROLL for (u32 i = 0; i < N; i++) {
+          const char* const at = a + i * 8 * line;
+          x[i] = CUT == 0 ? *(const u64*)at : *(const u32*)at;
+          y[i] = CUT == 0 ? *(const u64*)(at + 4 * line) : *(const u32*)(at + 4 * line);
+          z[i] = *(const u64*)(b + i * 32);
+        }
+        UNROLL for (u32 i = 0; i < N; i++) {
+          const u32 b0 = (u32)z[i], b1 = (u32)(z[i] >> 32);
+          if (CUT == 0) {
+            UNROLL for (u32 f = 0; f < SETS; f++)
+              mma_u8(sum[f], (u32)x[i] & mask_of(f), (u32)(x[i] >> 32) & mask_of(f), (u32)y[i] & mask_of(f), (u32)(y[i] >> 32) & mask_of(f), b0, b1);
+          } else {
+            mma_u8(sum[0], (u32)x[i] & low, (u32)x[i] & high, (u32)y[i] & low, (u32)y[i] & high, b0, b1);
+            if (CUT == 1) mma_u8(sum[SETS - 1], (u32)x[i] & mask_of(2), (u32)x[i] & mask_of(3), (u32)y[i] & mask_of(2), (u32)y[i] & mask_of(3), b0, b1);
+          }
+        }
+      };
+      if (WIDE) {
+        of_codes = *c;
+        multiply(a, b);
+      } else {
+        ROLLED for (u32 n = 0; n < rounds; n++) {
+          of_codes += c[n];
+          multiply(a + n * 8 * line, b + n * 32);
+        }
+      }
+      auto result = [&](i32 hi, i32 lo, u32 scale) {
+        const i32 all = 256 * (hi >> shift) + (lo >> shift) - of_codes;
+        const float of_half = half_float(scale & 0xffff);
+        return (float)all * (half ? of_half : from_bits(scale));
+      };
+      if (CUT == 0) {
+        i32 mine[4];
+        UNROLL for (u32 e = 0; e < 4; e++) {
+          const i32 even = piece & 2 ? sum[SETS / 2][e] : sum[0][e], odd = piece & 2 ? sum[SETS - 1][e] : sum[SETS / 4][e];
+          mine[e] = piece & 1 ? odd : even;
+        }
+        *(Pair*)to = {result(mine[0], mine[1], raw), result(mine[2], mine[3], half ? raw >> 16 : raw2)};
+      } else {
+        i32 hi = piece & 1 ? sum[0][2] : sum[0][0], lo = piece & 1 ? sum[0][3] : sum[0][1];
+        if (CUT == 1) {
+          const i32 hi2 = piece & 1 ? sum[SETS - 1][2] : sum[SETS - 1][0], lo2 = piece & 1 ? sum[SETS - 1][3] : sum[SETS - 1][1];
+          hi = piece & 2 ? hi2 : hi;
+          lo = piece & 2 ? lo2 : lo;
+        }
+        // Of quarters two lanes have the same.
+        *to = result(hi, lo, raw);
+      }
+      a += WARPS * (size / 4 * line);
+      b += WARPS * size;
+      c += WARPS * rounds;
+      scale += WARPS * scales;
+      to += WARPS * PRODUCT_ROWS;
     }
   }
-  i32 of_codes = 0;
-  UNROLL4 for (u32 k = 0; k < steps; k++) of_codes += ((const i32*)(codes + 2 * code_stride))[group * steps + k];
-  auto result = [&](u32 field, u32 of, i32 hi, i32 lo) {
-    const i32 all = 256 * (hi >> (2 * field)) + (lo >> (2 * field)) - of_codes;
-    to[field * WORDS + of] = (float)all * group_scale(scales, half, field * 16 + word + of);
-  };
-  // Columns of a plane are alike: each of a row's four lanes has other results.
-  i32 mine[4];
-  UNROLL for (u32 e = 0; e < 4; e++) {
-    mine[e] = sum[0][e];
-    UNROLL for (u32 f = 1; f < SETS; f++) mine[e] = piece == f ? sum[f][e] : mine[e];
+}
+
+/** Adds a row's products of a piece, group after group; of gate and up at once. */
+template <bool BOTH> DEVICE void add_groups(float (&total)[2], const float* one, const float* two, u32 groups) {
+  u32 k = 0;
+  ROLLED for (; k + 16 <= groups; k += 16, one += 16 * PRODUCT_ROWS, two += 16 * PRODUCT_ROWS) {
+    float a[16], b[16];
+    UNROLL for (u32 i = 0; i < 16; i++) {
+      a[i] = one[i * PRODUCT_ROWS];
+      if (BOTH) b[i] = two[i * PRODUCT_ROWS];
+    }
+    UNROLL for (u32 i = 0; i < 16; i++) {
+      total[0] = total[0] + a[i];
+      if (BOTH) total[1] = total[1] + b[i];
+    }
   }
-  if (CUT == 0) {
-    result(piece, 2 * g, mine[0], mine[1]);
-    result(piece, 2 * g + 1, mine[2], mine[3]);
-  } else if (piece < 2) {
-    result(g / 4 + 2 * piece, g & 3, piece ? mine[2] : mine[0], piece ? mine[3] : mine[1]);
+  ROLLED for (; k < groups; k++, one += PRODUCT_ROWS, two += PRODUCT_ROWS) {
+    total[0] = total[0] + *one;
+    if (BOTH) total[1] = total[1] + *two;
+  }
+}
+
+/** Of the first piece of this block's that part which is its own: blocks that share a panel bring it to L2 together. */
+DEVICE void fetch_grouped(const Instruction& I) {
+  const u32 cut = I.cut, each = I.ending == GATE ? 2 : 1, item = block();
+  if (item >= I.items << cut) return;
+  u32 panel = item >> cut;
+  const Matrix* m = &I.m[each == 2 ? 0 : part_of(I, panel)];
+  const u32 part = item & ((1 << cut) - 1), codes = I.chunk * panel_bytes(I) >> cut, first = panel * I.groups;
+  ROLLED for (u32 sub = 0; sub < each; sub++, m++) {
+    const u32 scales = m->half ? 128 : 256;
+    fetch_bulk((const char*)m->w + (u64)first * panel_bytes(I) + part * codes, codes);
+    if (part == 0) fetch_bulk((const char*)m->scales + (u64)first * scales, I.chunk * scales);
   }
 }
 
 DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
-  const Shared& s = shared();
-  const u32 tid = thread(), warp = tid / 32, places = I.splits, asked = s.asked, cut = I.cut, words = item_words(I), rows = 4 * words;
-  const u32 items = I.items << cut, each = I.ending == GATE ? 2 : 1, groups = I.width / I.group, bytes = group_piece(I);
+  Shared& s = shared();
+  const u32 tid = thread(), places = I.splits, asked = s.asked, cut = I.cut, words = 16 >> cut, rows = 4 * words;
+  const u32 items = I.items << cut, each = I.ending == GATE ? 2 : 1, bytes = piece_bytes(I);
+  const bool adds = I.ending == ADD;
   char* const codes = codes_place(I);
-  float* const products = (float*)after_codes<16>(I);  // [gate or up][group][row]
-  char* const ring = group_ring(I, warp);
-  const bool busy = block() < items;
+  float* const products = (float*)after_codes<16>(I);  // those of a piece, and of the one before
+  char* const ring = shared_memory() + shared_size() - places * bytes;
+  const bool busy = block() < items, asks = !bulk_copies() || tid == ASKER;
+  Piece p, ahead;
+  p.begin();
+  ahead.begin();
+  u32 what = I.norm ? NORM_ASKED : 0;
+  // Of the item that is worked on: its matrix, or the first of two; where this thread's result goes, field by field, null past the last row.
+  const Matrix* m = &I.m[0];
+  Lane lane;
+  float* to = nullptr;
+  auto begin_item = [&](u32 item) {
+    u32 panel = item >> cut;
+    m = &I.m[each == 2 ? 0 : part_of(I, panel)];
+    lane.of(I, item);
+    if (tid >= rows) return;
+    const u32 row = panel * 64 + (tid >> (4 - cut)) * 16 + (item & ((1 << cut) - 1)) * words + (tid & (words - 1));
+    to = row < m->rows ? (float*)m->out + row : nullptr;
+  };
   if (busy) {
     one_ahead(I);
-    GroupWalk ahead;
-    ahead.begin(I, items, each, groups);
-    char* to = ring;
-    ROLLED for (u32 k = 0; k < places; k++, to += bytes) {
-      ahead.ask(I, items, groups, to);
-      ahead.next(I, items, each, groups);
+    if (asks) {
+      ROLLED for (u32 k = 0; k < places; k++) {
+        if (ahead.item < items) {
+          ask_piece(I, ahead, ring + k * bytes, k);
+          what |= 1 << (PIECES_ARRIVE + k);
+          ahead.next(I);
+        }
+        copies_asked();
+      }
     }
+    begin_item(block());
   }
   mark(18);
   gate.pass();
   mark(19);
   if (!busy) return;
-  count_asked(asked, I.norm ? NORM_ASKED : 0);
-  /** Where a result of an item goes that is this thread's: field by field. Null past the matrix. */
-  auto place_of = [&](u32 item) -> float* {
-    u32 panel = item >> cut;
-    const Matrix& m = I.m[each == 2 ? 0 : part_of(I, panel)];
-    const u32 row = panel * 64 + (tid >> (4 - cut)) * 16 + (item & ((1 << cut) - 1)) * words + (tid & (words - 1));
-    return tid < rows && row < m.rows ? (float*)m.out + row : nullptr;
-  };
-  // What the first item's results are added to, asked for early.
-  float* to = place_of(block());
-  float old = I.ending == ADD && to ? load(to) : 0.0f;
+  // Nobody else knows.
+  if (bulk_copies() && asks) s.asked = asked ^ what;
+  // What results are added to, asked for early.
+  float old = adds && to ? load(to) : 0.0f;
   mark(0);
   // Of the groups of copies the norm's was the first.
-  make_one<16>(I, codes, places, asked);
-  GroupWalk from;
-  from.begin(I, items, each, groups);
-  ROLLED for (u32 k = 0; k < places; k++) from.next(I, items, each, groups);
-  u32 place = 0;
-  ROLLED for (u32 item = block(); item < items; item += blocks()) {
-    float total[2] = {0.0f, 0.0f};
-    u32 panel = item >> cut;
-    const u32 part = each == 2 ? 0 : part_of(I, panel), word = (item & ((1 << cut) - 1)) * words;
-    // Gate and up at once, where a row's groups are.
-    const bool together = groups <= GROUPS_AT_ONCE;
-    ROLLED for (u32 sub = 0; sub < each; sub++) {
-      const u32 half = I.m[each == 2 ? sub : part].half;
-      float* const product = products + sub * (GROUPS_AT_ONCE * rows);
-      ROLLED for (u32 first = 0; first < groups; first += GROUPS_AT_ONCE) {
-        const u32 here = groups - first < GROUPS_AT_ONCE ? groups - first : GROUPS_AT_ONCE;
-        ROLLED for (u32 group = warp; group < here; group += WARPS) {
-          mark(10);
-          copies_there_but(places - 1);
-          sync_warp();
-          mark(7);
-          const char* const w = ring + place * bytes;
-          float* const results = product + group * rows;
-          if (cut == 0) group_of_one<0>(I, w, codes, half, first + group, word, results);
-          else group_of_one<2>(I, w, codes, half, first + group, word, results);
-          sync_warp();
-          from.ask(I, items, groups, ring + place * bytes);
-          from.next(I, items, each, groups);
-          place = place + 1 == places ? 0 : place + 1;
+  make_one<16>(I, codes, places, asked, gate.next);
+  u32 place = 0, half = 0, parity = asked >> PIECES_ARRIVE;
+  float total[2] = {0.0f, 0.0f};
+  ROLLED for (;;) {
+    const char* const w = ring + place * bytes;
+    float* const mine = products + half * (each * I.chunk * PRODUCT_ROWS);
+    mark(7);
+    if (I.group == 128) {
+      if (cut == 0) piece_of_one<0, true>(I, p, m, lane, w, codes, mine);
+      else if (cut == 1) piece_of_one<1, true>(I, p, m, lane, w, codes, mine);
+      else piece_of_one<2, true>(I, p, m, lane, w, codes, mine);
+    } else {
+      if (cut == 0) piece_of_one<0, false>(I, p, m, lane, w, codes, mine);
+      else if (cut == 1) piece_of_one<1, false>(I, p, m, lane, w, codes, mine);
+      else piece_of_one<2, false>(I, p, m, lane, w, codes, mine);
+    }
+    const u32 here = p.groups(I);
+    p.next(I);
+    const bool more = p.item < items;
+    // The next piece's, of this thread; behind the barrier of all.
+    if (more && !bulk_copies() && places > 1) copies_there_but(places - 2);
+    mark(8);
+    sync();
+    mark(9);
+    if (tid < rows) {
+      const float* const one = mine + tid;
+      const float scale = s.scale;
+      if (each == 2) add_groups<true>(total, one, one + I.chunk * PRODUCT_ROWS, here);
+      else add_groups<false>(total, one, one, here);
+      mark(11);
+      // Unless of the item more groups follow.
+      if (p.first == 0) {
+        if (to) {
+          float y = total[0] * scale;
+          if (each == 2) {
+            const float up = total[1] * scale;
+            // The commonest here.
+            y = I.gate == SILU ? divide(y, 1.0f + exp_f32(-y)) * up : joined(I, y, up);
+          }
+          *to = adds ? old + y : y;
         }
-        if (together && sub + 1 < each) continue;
-        mark(8);
-        sync();
-        mark(9);
-        if (tid < rows) {
-          auto add = [&](float& sum, const float* p) {
-            UNROLL4 for (u32 k = 0; k < here; k++) sum = sum + p[k * rows];
-          };
-          if (sub == 0 || together) add(total[0], products + tid);
-          if (sub == 1) add(total[1], products + GROUPS_AT_ONCE * rows + tid);
-        }
-        // Before others come in their place.
-        if (!together || item + blocks() < items) sync();
+        total[0] = total[1] = 0.0f;
       }
     }
-    if (item != block()) {
-      to = place_of(item);
-      if (I.ending == ADD && to) old = load(to);
+    if (!more) break;
+    if (asks && ahead.item < items) {
+      ask_piece(I, ahead, ring + place * bytes, place);
+      ahead.next(I);
+      if (bulk_copies()) s.asked ^= 1 << (PIECES_ARRIVE + place);
     }
-    if (to) {
-      float y = total[0] * s.scale;
-      if (each == 2) y = joined(I, y, total[1] * s.scale);
-      *to = I.ending == ADD ? old + y : y;
+    if (!bulk_copies()) {
+      copies_asked();
+      if (places == 1) {
+        copies_there<0>();
+        sync();
+      }
     }
+    parity ^= 1 << place;
+    place = place + 1 == places ? 0 : place + 1;
+    half ^= 1;
+    if (p.first == 0) {
+      begin_item(p.item);
+      if (adds && to) old = load(to);
+    }
+    if (bulk_copies()) await_bulk(&s.arrivals[PIECES_ARRIVE + place], parity >> place & 1);
   }
 }

@@ -32,8 +32,12 @@ DEVICE u32 one_floats(u32 width) { return (width + 255) / 256 * 256; }
 DEVICE u32 square_stride(u32 width) { return one_floats(width) / 16 + 4; }
 DEVICE float* norm_place(const Instruction& I) { return (float*)pool() + 16 * square_stride(I.width); }
 DEVICE char* codes_place(const Instruction& I) { return pool() + (I.norm ? 4 * (16 * square_stride(I.width) + one_floats(I.width)) : 0); }
+/** From the hi plane of codes of 16 bits to the lo plane: so far that a group's hi and lo lie in banks of their own. */
+DEVICE u32 plane_stride(const Instruction& I) { return I.code_stride + 32; }
+/** How many codes have a sum of their own behind the planes, where all groups are whole. */
+DEVICE u32 summed(const Instruction& I) { return I.group == 128 ? 128 : 32; }
 template <u32 BITS> DEVICE char* after_codes(const Instruction& I) {
-  const u32 bytes = BITS == 16 ? 2 * I.code_stride + I.width / 8 : I.code_stride;
+  const u32 bytes = BITS == 16 ? 2 * plane_stride(I) + I.width / 8 : I.code_stride;
   return codes_place(I) + (bytes + 127) / 128 * 128;
 }
 
@@ -102,6 +106,9 @@ DEVICE u32 magnitude(const Floats& x) { return larger(larger(magnitude(x.x), mag
 /** Of the next instruction's weights those that this block will ask for, to L2. */
 DEVICE void fetch_next(const Instruction& I);
 
+/** 1.5 * 2^23 + 128. */
+constexpr float WHOLE = 12583040.0f;
+
 /** Makes the row from H vectors a thread. */
 template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char* codes, u32 newer, u32 asked, const Instruction* next) {
   Shared& s = shared();
@@ -133,7 +140,11 @@ template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char*
     mark(2);
     if (tid < 32) {
       const float sum = sum_of_one(squares, n);
-      if (tid == 0) s.inverse = divide(1.0f, root(divide(sum, (float)n) + I.eps));
+      if (tid == 0) {
+        // By a power of two it is the same.
+        const float mean = (n & (n - 1)) == 0 ? sum * from_bits(0x7f000000 - bits((float)n)) : divide(sum, (float)n);
+        s.inverse = divide(1.0f, root(mean + I.eps));
+      }
     } else if (bulk_copies() && tid == ASKER && next != nullptr) {
       // While the others wait.
       fetch_next(*next);
@@ -181,43 +192,55 @@ template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char*
   const float wanted = divide(32639.0f, largest);
   const bool usable = wanted < from_bits(0x7f800000);
   const float scale = usable ? wanted : 0.0f;
-  if (tid == 0) s.scale = usable ? divide(largest, 32639.0f) : 0.0f;
-  i32* const sums = (i32*)(codes + 2 * code_stride);
+  const u32 stride = plane_stride(I);
+  i32* const sums = (i32*)(codes + 2 * stride);
+  const bool wide = summed(I) == 128;
   UNROLL for (u32 k = 0; k < H; k++) {
-    // Whole warps take part: eight neighbours have 32 elements, whose sum the product adds to their group's.
+    // Whole warps take part: eight neighbours, or all, have the elements of a sum, which the product adds to their group's.
     const u32 v = tid + k * THREADS;
     if (k * THREADS >= words) continue;
-    u32 hi = 0, lo = 0;
-    i32 sum = 0;
-    if (v < vectors && usable) {
-      const i32 a = clamped(x[k].x * scale, -32639, 32639), b = clamped(x[k].y * scale, -32639, 32639);
-      const i32 c = clamped(x[k].z * scale, -32639, 32639), d = clamped(x[k].w * scale, -32639, 32639);
-      sum = (a + b) + (c + d);
-      // A code is 256 hi + lo, lo from -128 to 127: its low byte as it is.
-      hi = packed((a + 128) >> 8, (b + 128) >> 8, (c + 128) >> 8, (d + 128) >> 8);
-      lo = packed(a, b, c, d);
-    }
+    // No code is beyond 32639. From 2^23 on floats are whole: these end in 128 + the code, whose bytes are hi and lo ^ 128. Of a row
+    // that is not finite, and reported, they are what they may be.
+    const u32 a = bits(x[k].x * scale + WHOLE), b = bits(x[k].y * scale + WHOLE);
+    const u32 c = bits(x[k].z * scale + WHOLE), d = bits(x[k].w * scale + WHOLE);
+    const u32 low = bytes_of(a, b, 0x5140), high = bytes_of(c, d, 0x5140);
+    const u32 hi = bytes_of(low, high, 0x7632), lo = bytes_of(low, high, 0x5410) ^ 0x80808080;
+    i32 sum = (i32)(a + b + c + d - 4 * bits(WHOLE));
     if (v < words) {
-      ((u32*)codes)[v] = hi;
-      ((u32*)(codes + code_stride))[v] = lo;
+      // A lane of the product takes vectors i and i + 4 of eight: neighbours here.
+      u32* const to = (u32*)codes + ((v & ~7u) | (v & 3) * 2 | (v >> 2 & 1));
+      to[0] = hi;
+      to[stride / 4] = lo;
+    }
+    if (wide) {
+      sum = warp_sum(sum);
+      if ((tid & 31) == 0 && v < vectors) sums[v / 32] = sum;
+      continue;
     }
     sum += shuffle_xor(sum, 1);
     sum += shuffle_xor(sum, 2);
     sum += shuffle_xor(sum, 4);
     if ((tid & 7) == 0 && v < vectors) sums[v / 8] = sum;
   }
-  copies_there<0>();
+  if (!bulk_copies()) copies_there<0>();
+  else if (tid == ASKER) await_bulk(&s.arrivals[PIECES_ARRIVE], asked >> PIECES_ARRIVE & 1);
   sync();
   mark(6);
+  // Wanted behind the product's barrier.
+  if (tid == SPEAKER) s.scale = usable ? divide(largest, 32639.0f) : 0.0f;
 }
 
 /**
- * Codes of the row in shared memory, behind those of 16 bits the sums of every 32; its scale and codes' sums in `shared()`. All
+ * Codes of the row in shared memory, behind those of 16 bits the sums of every 32 or 128; its scale and codes' sums in `shared()`. All
  * copies have come. `newer`: groups of copies after the norm's. `asked`: of `shared()`, before this instruction.
  * `next`: an instruction whose weights are fetched meanwhile, or null.
  */
 template <u32 BITS> DEVICE void make_one(const Instruction& I, char* codes, u32 newer, u32 asked, const Instruction* next = nullptr) {
-  if (I.code_stride <= 2 * 4 * THREADS) make_held_one<BITS, 2>(I, codes, newer, asked, next);
+  if (BITS == 16) {
+    if (I.code_stride <= 4 * THREADS) make_held_one<16, 1>(I, codes, newer, asked, next);
+    else if (I.code_stride <= 3 * 4 * THREADS) make_held_one<16, 3>(I, codes, newer, asked, next);
+    else make_held_one<16, 6>(I, codes, newer, asked, next);
+  } else if (I.code_stride <= 2 * 4 * THREADS) make_held_one<BITS, 2>(I, codes, newer, asked, next);
   else if (I.code_stride <= 4 * 4 * THREADS) make_held_one<BITS, 4>(I, codes, newer, asked, next);
   else make_held_one<BITS, 8>(I, codes, newer, asked, next);
 }

@@ -91,8 +91,11 @@ template <class Take> DEVICE void each_tile(const Instruction& I, const Take& ta
     take((const char*)m.w + (u64)tile * (8 * bytes), (left < 8 ? left : 8) * bytes);
   }
 }
+DEVICE void fetch_grouped(const Instruction& I);
 DEVICE void fetch_next(const Instruction& I) {
-  if (I.op == TERNARY && I.fused) each_tile(I, [](const char* from, u32 n) { fetch_bulk(from, n); });
+  if (!I.fused) return;
+  if (I.op == GROUPED) fetch_grouped(I);
+  if (I.op == TERNARY) each_tile(I, [](const char* from, u32 n) { fetch_bulk(from, n); });
 }
 
 /** Before the barrier: the block's first tiles. */

@@ -16,8 +16,8 @@ struct Share {
 /** Tiles of a share, and half of a head that turns, at most. */
 constexpr u32 SHARE_TILES = 64, SHARE_TURNED = 64;
 
-/** Arrivals from which on tiles' are. */
-constexpr u32 PLACES_ARRIVE = 2;
+/** Arrivals from which on tiles' are, and pieces' of a group-scaled product. */
+constexpr u32 PLACES_ARRIVE = 2, PIECES_ARRIVE = PLACES_ARRIVE + 4, MOST_PIECES = 4;
 
 /** The start of a block's shared memory. */
 struct Shared {
@@ -30,8 +30,8 @@ struct Shared {
   i32 code_sums[WARPS];
   /** Of the step's first row, so that a step of one token need not ask for it again and again. */
   u32 position, table_row;
-  /** Of the norm's weights, of a product's, of tiles of keys and values; how often each was asked for, modulo 2, in bits. */
-  u64 arrivals[PLACES_ARRIVE + 4];
+  /** Of the norm's weights, of a product's, of tiles of keys and values, of pieces; how often each was asked for, modulo 2, in bits. */
+  u64 arrivals[PIECES_ARRIVE + MOST_PIECES];
   u32 asked, unused;
   Share share;
   u64 share_tiles[SHARE_TILES];

@@ -4,6 +4,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { randomModel } from '../../src/bench/random-model.ts';
 import type { Executable, SequenceId } from '../../src/engine/backend.ts';
+import { selfTests } from '../../src/engine/cuda/backend.ts';
 import { oneRowKernel } from '../../src/engine/cuda/encode.ts';
 import { CudaExecutable } from '../../src/engine/cuda/executable.ts';
 import type { Gpu } from '../../src/engine/cuda/gpu.ts';
@@ -131,10 +132,71 @@ describe.skipIf(FAKE_MISSING !== undefined)('one row on a card with much shared 
     expect(await selfTestDifference(async () => new CudaExecutable(gpu, program), program)).toBeUndefined();
   });
 
-  test('the kernels with faults are right while none is turned on', { timeout: 300_000 }, async () => {
-    using cuda = new CudaExecutable(await cardOf(24, driverWithFaults()), bitnet);
-    expect(await walk(cuda)).toEqual(wanted.get(bitnet));
+  test('self-tests take group-scaled panels in every way', () => {
+    const found = new Set<string>();
+    for (const [program, options] of selfTests()) {
+      using cuda = new CudaExecutable(gpus.get(24)!, program, options);
+      const grid = Math.min(24, options.blocks ?? 24);
+      for (const {
+        op,
+        fused,
+        cut = 0,
+        group,
+        groups = 0,
+        chunk = 0,
+        splits = 0,
+        width,
+        matrices,
+      } of cuda.instructionsOf(1, 1, 14)) {
+        if (op !== 'grouped' || fused !== 1) continue;
+        expect(groups * group!).toBe(width);
+        const panels = Math.max(...matrices!.map(({ tiles }) => tiles));
+        const pieces = Math.ceil((panels << cut) / grid) * Math.ceil(groups / chunk);
+        found.add(`cut ${cut}, ${group === 128 ? 'groups of 128' : 'others'}`);
+        if (pieces > splits) found.add('more pieces than places');
+        if (groups > 16) found.add('more groups than warps');
+        for (const { half } of matrices!) found.add(half === 1 ? 'f16' : 'f32');
+      }
+    }
+    const cuts = [0, 1, 2].flatMap((cut) => [`cut ${cut}, groups of 128`, `cut ${cut}, others`]);
+    expect([...found].sort()).toEqual([...cuts, 'f16', 'f32', 'more groups than warps', 'more pieces than places']);
   });
+
+  test('a group-scaled product takes its weights in as many pieces as there is room for', {
+    timeout: 300_000,
+  }, async () => {
+    const gpu = await cardOf(2, buildDriver(), SHARED['8.6']);
+    using cuda = new CudaExecutable(gpu, bonsai);
+    const products = cuda.instructionsOf(1, 1, 14).filter(({ op }) => op === 'grouped');
+    expect(products.map(({ fused }) => fused)).toEqual(products.map(() => 1));
+    // Of 66 groups, in a row of which no whole panel has room.
+    const down = products.find(({ groups }) => groups === 66)!;
+    expect(down.chunk).toBeLessThan(66);
+    expect(down.splits).toBeGreaterThan(1);
+  });
+
+  test('the kernels with faults are right while none is turned on', { timeout: 300_000 }, async () => {
+    const gpu = await cardOf(24, driverWithFaults());
+    using cuda = new CudaExecutable(gpu, bitnet);
+    expect(await walk(cuda)).toEqual(wanted.get(bitnet));
+    using grouped = new CudaExecutable(gpu, bonsai, { blocks: 3 });
+    expect(await walk(grouped)).toEqual(wanted.get(bonsai));
+  });
+
+  // Of few blocks each has many pieces. What was asked for comes as late as it may.
+  test.each<[FaultName, string]>([
+    ['a first piece that nobody waits for', '90'],
+    ['later pieces that nobody waits for', '90'],
+    ['copies of pieces that nobody waits for', '80'],
+    ['groups from the last', '90'],
+  ])('a planted fault in group-scaled products is found: %s', { timeout: 300_000 }, (name, capability) =>
+    withSettings({ FAKE_CUDA_CAPABILITY: capability, FAKE_CUDA_SCHEDULE: '1' }, async () => {
+      const gpu = await cardOf(3, driverWithFaults());
+      using cuda = new CudaExecutable(gpu, bonsai);
+      const found = await withFault(name, () => walk(cuda)).catch((error: unknown) => error);
+      expect(found).not.toEqual(wanted.get(bonsai));
+    }),
+  );
 
   test.each<FaultName>(['only its own largest score', 'tiles from the highest', 'weights that nobody waits for'])(
     'a planted fault is found: %s',

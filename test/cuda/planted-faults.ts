@@ -49,6 +49,22 @@ const FAULTS = {
     'if (bulk_copies()) «await_bulk(&s.arrivals[1], asked / WEIGHTS_ASKED & 1);»',
     '',
   ],
+  'a first piece that nobody waits for': [
+    'one-row.cuh',
+    'else if (tid == ASKER) «await_bulk(&s.arrivals[PIECES_ARRIVE], asked >> PIECES_ARRIVE & 1);»',
+    '',
+  ],
+  'later pieces that nobody waits for': [
+    'one-products.cuh',
+    'if (bulk_copies()) «await_bulk(&s.arrivals[PIECES_ARRIVE + place], parity >> place & 1);»',
+    '',
+  ],
+  'copies of pieces that nobody waits for': [
+    'one-products.cuh',
+    'if (more && !bulk_copies() && places > 1) «copies_there_but(places - 2);»',
+    '',
+  ],
+  'groups from the last': ['one-products.cuh', 'total[0] = total[0] + a[«i»];', '15 - i'],
   'tiles from the highest': ['attend-split.cuh', 'out = out + all[«t» * mine + c]', '(p.tiles - 1 - t)'],
 } as const satisfies Record<string, Fault>;
 

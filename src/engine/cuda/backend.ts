@@ -5,6 +5,8 @@ import { selfTestDifference } from '../gpu/self-test.ts';
 import {
   EVEN,
   EVEN_INT8,
+  GROUPS_OF_32,
+  GROUPS_OF_128,
   groupedSelfTestProgram,
   hybridSelfTestProgram,
   selfTestProgram,
@@ -83,6 +85,22 @@ export function createCudaBackend(options: CudaBackendOptions): CudaBackend {
   };
 }
 
+/**
+ * What a card has to compute as the reference does. Of even sizes a step of one row has three kernels; how a block takes group-scaled
+ * panels (whole, in halves, in quarters; piece by piece) depends on how many blocks there are.
+ */
+export function selfTests(): [Program, CudaOptions][] {
+  const programs = [selfTestProgram(), groupedSelfTestProgram(), hybridSelfTestProgram()];
+  const even = [selfTestProgram(9, EVEN), selfTestProgram(9, EVEN_INT8), groupedSelfTestProgram(7, EVEN)];
+  const wide = groupedSelfTestProgram(7, GROUPS_OF_128);
+  const narrow = groupedSelfTestProgram(7, GROUPS_OF_32);
+  return [
+    ...[...programs, ...even].map((program): [Program, CudaOptions] => [program, {}]),
+    ...[24, 2].map((blocks): [Program, CudaOptions] => [wide, { blocks }]),
+    ...[10, 1].map((blocks): [Program, CudaOptions] => [narrow, { blocks }]),
+  ];
+}
+
 async function prepare(
   { loadAddon, library, kernels = packageKernels }: CudaBackendOptions,
   progress: Progress,
@@ -94,10 +112,8 @@ async function prepare(
     const refused = whyNot(info);
     if (refused !== undefined) return { reason: refused };
     const { gpu, detail } = await openKernels(loaded.addon, info, kernels, progress);
-    // Of even sizes a step of one row has three kernels.
-    const even = [selfTestProgram(9, EVEN), selfTestProgram(9, EVEN_INT8), groupedSelfTestProgram(7, EVEN)];
-    for (const program of [selfTestProgram(), groupedSelfTestProgram(), hybridSelfTestProgram(), ...even]) {
-      const failure = await selfTestDifference(async () => new CudaExecutable(gpu, program), program);
+    for (const [program, options] of selfTests()) {
+      const failure = await selfTestDifference(async () => new CudaExecutable(gpu, program, options), program);
       if (failure !== undefined) return { reason: `CUDA on ${gpu.name} is not used: ${failure}` };
     }
     return { gpu, detail };

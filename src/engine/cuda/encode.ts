@@ -32,9 +32,17 @@ export const POOL_BYTES = SHARED_BYTES - OWN_BYTES;
 /** Vectors of weights that a lane fetches ahead, at most; pieces of a warp's ring. */
 const MOST_STAGED = 16;
 const MOST_PLACES = 8;
-/** Group-scaled panels are taken whole, or in quarters; GROUPS_AT_ONCE of one-products.cuh. */
-const CUTS: readonly number[] = [0, 2];
-const GROUPS_AT_ONCE = 3 * WARPS;
+/** Group-scaled panels are taken whole, in halves or in quarters; MOST_PIECES of rows.cuh, and what a group has of scales and products. */
+const CUTS: readonly number[] = [0, 1, 2];
+/**
+ * Of each: hundreds of clocks that a block's warps take for 16 groups, and what it costs that a block of 9.0 or later copies the whole panel
+ * (measured with rows of 2,048 and 6,144).
+ */
+const CUT_CLOCKS: readonly number[] = [10, 5.5, 4.3];
+const CUT_COPIES: readonly number[] = [0, 0.5, 2];
+const MOST_PIECES = 4;
+const GROUP_SCALES = 256;
+const GROUP_PRODUCTS = 64 * 4;
 /** PLACES times PLACE_FLOATS and `parts` of attend-split.cuh, SHARE_TILES and SHARE_TURNED of rows.cuh; heads of a kv head there, at most. */
 const SPLIT_PLACES = 4 * 128 * 64;
 const SPLIT_PARTS = 16 * 2 * 64;
@@ -72,8 +80,9 @@ export const LIMITS = { ternaryColumns: 131_071, headDim: 256, heads: 512 } as c
 const sumBytes = (width: number) => width / 8;
 /** The widest row that shared memory holds with them. */
 export const MOST_WIDTH = 128 * Math.floor((POOL_BYTES - rowBytes(0)) / (rowBytes(128) - rowBytes(0) + sumBytes(128)));
-/** The widest row that each block makes for itself: `make_one` of one-row.cuh. */
+/** The widest row that each block makes for itself, with codes of 8 bits and of 16: `make_one` of one-row.cuh. */
 const MOST_ONE_WIDTH = 8 * 4 * THREADS;
+const MOST_ONE_WIDTH16 = 6 * 4 * THREADS;
 /** What the norm of a step's only row needs of shared memory: `codes_place` of one-row.cuh. */
 const normBytes = (width: number) => 2 * Math.ceil(width / 256) * 1024 + 256;
 
@@ -662,8 +671,9 @@ class Encoder {
     const { norm, weight, eps, x, xStride, status, failed } = instruction;
     const { group = 0, width = 0 } = product;
     if (instruction.source !== 0 || (instruction.keep ?? 0) !== 0 || this.#isLive(codes, next)) return undefined;
-    if (width % 4 !== 0 || width > MOST_ONE_WIDTH) return undefined;
-    if (product.op === 'grouped' && group % 32 !== 0) return undefined;
+    const isGrouped = product.op === 'grouped';
+    if (width % 4 !== 0 || width > (isGrouped ? MOST_ONE_WIDTH16 : MOST_ONE_WIDTH)) return undefined;
+    if (isGrouped && group % 32 !== 0) return undefined;
     const left = this.#memory.sharedBytes - OWN_BYTES - (norm === 1 ? normBytes(width) : 0);
     const staged = this.#staged(product, left);
     if (staged === undefined) return undefined;
@@ -684,7 +694,7 @@ class Encoder {
    */
   #staged(product: Instruction, left: number): Partial<Instruction> | undefined {
     const { op, ending, width = 0, group = 1, codeStride = 0, matrices = [] } = product;
-    const { grid } = this.#memory;
+    const { grid, wholePanels } = this.#memory;
     const gate = ending === ENDINGS.indexOf('gate');
     const each = gate ? 2 : 1;
     const items = itemsOf(matrices, gate);
@@ -703,21 +713,38 @@ class Encoder {
         return splits < 1 ? undefined : { splits };
       }
       default: {
-        const codes = 2 * codeStride + width / 8 + 128;
+        const room = left - (2 * (codeStride + 32) + width / 8 + 128);
         const groups = width / group;
-        const ways = CUTS.map((cut) => {
-          const pieces = Math.ceil((items << cut) / grid) * each * Math.ceil(groups / WARPS);
-          const room = left - codes - each * GROUPS_AT_ONCE * (64 >> cut) * 4;
-          // A piece takes half as long as its rows and what there is beside them.
-          const work = pieces * (2 + (4 >> cut));
-          return { cut, splits: ring(pieces, ((group * 16) >> cut) + 256, room), work };
-        }).filter(({ splits }) => splits >= 1);
+        const ways = CUTS.flatMap((cut) => {
+          const mine = Math.ceil((items << cut) / grid);
+          const bytes = ((group * 16) >> (wholePanels ? 0 : cut)) + GROUP_SCALES;
+          const pieces = this.#pieces(groups, mine, each, bytes, room);
+          if (pieces === undefined) return [];
+          const rounds = each * Math.ceil(groups / pieces.chunk) * Math.ceil(pieces.chunk / WARPS);
+          const work = mine * (rounds * CUT_CLOCKS[cut]! + (wholePanels ? CUT_COPIES[cut]! : 0));
+          return [{ cut, ...pieces, work }];
+        });
         if (ways.length === 0) return undefined;
         // As little as possible for the block that has most.
-        const { cut, splits } = ways.reduce((best, way) => (way.work < best.work ? way : best));
-        return { cut, splits };
+        const { work: _, ...best } = ways.reduce((best, way) => (way.work < best.work ? way : best));
+        return { ...best, groups };
       }
     }
+  }
+
+  /**
+   * Groups of a piece and places for pieces, of a block's `mine` items of so many groups of `each` matrices; bytes of a group of one. Whole
+   * items if there is room, else what its warps take at once, as often as there is room for two; undefined where there is none.
+   */
+  #pieces(groups: number, mine: number, each: number, bytes: number, room: number) {
+    const sizes = [groups, ...[48, 32, 16, 8, 4, 2, 1].filter((size) => size < groups)];
+    for (const chunk of sizes) {
+      const pieces = mine * Math.ceil(groups / chunk);
+      const left = room - Math.min(2, pieces) * each * chunk * GROUP_PRODUCTS;
+      const splits = Math.min(MOST_PIECES, pieces, Math.floor(left / (each * chunk * bytes)));
+      if (splits >= Math.min(2, pieces)) return { chunk, splits };
+    }
+    return undefined;
   }
 
   /** What follows a product and is done with its results. */

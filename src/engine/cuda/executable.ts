@@ -79,6 +79,8 @@ export type CudaOptions = LoadOptions & {
   readonly maxRows?: number;
   /** One launch an instruction, for cards whose blocks cannot wait for one another. */
   readonly phases?: boolean;
+  /** Blocks of a launch at most, as of a card with so many multiprocessors: what each has to do is then more, and other code. */
+  readonly blocks?: number;
 };
 
 export class CudaExecutable implements Executable {
@@ -88,6 +90,7 @@ export class CudaExecutable implements Executable {
   readonly #labels: readonly string[];
   readonly #maxRows: number;
   readonly #phases: boolean;
+  readonly #blocks: number;
   readonly #weights: ReturnType<typeof placeWeights>;
   readonly #kv: KvBlocks;
   readonly #states: StateSlots;
@@ -110,6 +113,7 @@ export class CudaExecutable implements Executable {
     this.#labels = labelsOf(program);
     this.#maxRows = options.maxRows ?? MAX_ROWS;
     this.#phases = options.phases ?? gpu.info.cooperative === 0;
+    this.#blocks = Math.min(options.blocks ?? Infinity, gpu.info.multiprocessors);
     const { layers, kvHeads, headDim } = program.kv;
     this.#kv = new KvBlocks(gpu, layers * 2 * kvHeads * headDim * BLOCK_POSITIONS * 4);
     this.#states = new StateSlots(gpu, layStates(program).bytes);
@@ -254,7 +258,7 @@ export class CudaExecutable implements Executable {
   }
 
   #together(): Together {
-    return { grid: this.#gpu.info.multiprocessors, sharedBytes: this.#gpu.sharedBytes.one };
+    return { grid: this.#blocks, sharedBytes: this.#gpu.sharedBytes.one };
   }
 
   #takeTags(count: number): number {
@@ -283,7 +287,7 @@ export class CudaExecutable implements Executable {
     const failed = new Uint32Array(this.#hosts.get('failed')!.memory);
     failed.fill(0);
     const list = this.#list(shape);
-    const grid = this.#gpu.info.multiprocessors;
+    const grid = this.#blocks;
     const sharedBytes = this.#sharedBytes(shape);
     const work: Work[] = [{ copy: 'in', to: inputAt, from: input.address, bytes: inputBytes }];
     // Several rows have kernels of their own for what takes longest.
@@ -391,8 +395,7 @@ export class CudaExecutable implements Executable {
     this.#place('input', inputBytes);
     this.#host('input', inputBytes);
     const floats =
-      tokens * scratchFloats(this.#program, attention, splits) +
-      this.#gpu.info.multiprocessors * blockScratchFloats(attention, splits);
+      tokens * scratchFloats(this.#program, attention, splits) + this.#blocks * blockScratchFloats(attention, splits);
     this.#place('scratch', Math.max(floats * 4, topScratchBytes(outputs, top)));
     this.#place('counters', tokens * kv.kvHeads * 4);
     const together = this.#together();
@@ -448,10 +451,12 @@ export class CudaExecutable implements Executable {
       poolBytes: POOL_BYTES,
       tops: shape.top > 0 ? this.#hosts.get('tops')!.address : 0,
       logits: shape.logits ? hostLogits : 0,
-      grid: this.#gpu.info.multiprocessors,
+      grid: this.#blocks,
       packets: this.#places.get('packets')?.address ?? 0,
       sharedBytes: this.#sharedBytes(shape),
       mostSharedBytes: this.#gpu.sharedBytes.one,
+      // The PTX text does not, and needs no more room.
+      wholePanels: this.#gpu.info.capability >= 90,
     };
   }
 
@@ -497,13 +502,13 @@ export class CudaExecutable implements Executable {
 
   /** A launch for each instruction. Several rows have kernels of their own for what takes longest. */
   #launches(instructions: readonly Instruction[], address: number, shape: Shape): Work[] {
-    const { info, barrier, sharedBytes } = this.#gpu;
+    const { barrier, sharedBytes } = this.#gpu;
     const input = this.#places.get('input')!.address;
     return instructions.map((instruction, i) => {
       const kernel = kernelOf(instruction);
       return {
         kernel,
-        grid: info.multiprocessors,
+        grid: this.#blocks,
         how: i === 0 ? 'plain' : 'early',
         sharedBytes: WHOLE_MEMORY.has(kernel) ? sharedBytes.one : this.#sharedBytes(shape),
         given: address + i * INSTRUCTION_BYTES,

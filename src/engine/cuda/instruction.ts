@@ -79,8 +79,8 @@ const WORDS = [
   ['choices', 'u32'],
   ['items', 'u32'],
   ['cut', 'u32'],
-  ['unused', 'u32'],
-  ['unused2', 'u32'],
+  ['groups', 'u32'],
+  ['chunk', 'u32'],
 ] as const;
 const ADDRESSES = [
   'x',

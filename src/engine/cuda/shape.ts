@@ -48,6 +48,8 @@ export type Memory = {
   readonly grid: number;
   readonly sharedBytes: number;
   readonly mostSharedBytes: number;
+  /** Blocks copy panels of group-scaled matrices whole, as they lie in memory. */
+  readonly wholePanels: boolean;
   /** What of the shared memory is an instruction's own, at least. */
   readonly poolBytes: number;
 };

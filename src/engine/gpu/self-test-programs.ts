@@ -26,11 +26,16 @@ export type SelfTestSizes = {
   readonly headDim: number;
   /** The head of a ternary program; a table of floats unless told otherwise. */
   readonly head?: 'int8';
+  /** Columns of a group-scaled program's groups; thirds, halves and whole rows unless told otherwise. */
+  readonly group?: number;
 };
 const UNEVEN: SelfTestSizes = { hidden: HIDDEN, feedForward: FEED_FORWARD, headDim: HEAD_DIM };
 /** Whole chunks, groups of whole 32 columns, heads of whole 16: what kernels for published shapes may ask for. */
 export const EVEN: SelfTestSizes = { hidden: 96, feedForward: 160, headDim: 32 };
 export const EVEN_INT8: SelfTestSizes = { ...EVEN, head: 'int8' };
+/** Groups as published models have them; and many of 32, 17 in the longest row. */
+export const GROUPS_OF_128: SelfTestSizes = { hidden: 128, feedForward: 384, headDim: 64, group: 128 };
+export const GROUPS_OF_32: SelfTestSizes = { hidden: 96, feedForward: 544, headDim: 32, group: 32 };
 const VOCABULARY = 96;
 const LAYERS = 2;
 const CONTEXT = 64;
@@ -224,11 +229,11 @@ function groupedParts(seed: number) {
 }
 
 /** The same for group-scaled programs: Qwen3's graph, several groups a row and one, scales of both types, codes +2. */
-export function groupedSelfTestProgram(seed = 7, { hidden, feedForward, headDim } = UNEVEN): Program {
+export function groupedSelfTestProgram(seed = 7, { hidden, feedForward, headDim, group: all } = UNEVEN): Program {
   const { weights, add, vector, grouped, buffers, buffer, codesOf, ops } = groupedParts(seed);
   const queries = HEADS * headDim;
   const keys = KV_HEADS * headDim;
-  const [group, attendedGroup, gatedGroup] = [hidden / 3, queries / 2, feedForward];
+  const [group, attendedGroup, gatedGroup] = [all ?? hidden / 3, all ?? queries / 2, all ?? feedForward];
   const x = buffer('x', hidden);
   const normed = buffer('normed', hidden);
   const codes = codesOf('codes', hidden, group);

@@ -305,6 +305,12 @@ inline void await(u32* p, u32 target) {
   emulator::wait();
 }
 
+inline u32 bytes_of(u32 a, u32 b, u32 which) {
+  const u64 both = (u64)b << 32 | a;
+  u32 v = 0;
+  for (u32 k = 0; k < 4; k++) v |= (u32)(both >> (8 * (which >> (4 * k) & 7)) & 255) << (8 * k);
+  return v;
+}
 inline i32 dot4(u32 a, u32 b, i32 sum) {
   for (u32 k = 0; k < 32; k += 8) sum += (i32)(int8_t)(a >> k & 255) * (i32)(int8_t)(b >> k & 255);
   return sum;
