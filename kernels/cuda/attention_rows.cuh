@@ -93,16 +93,23 @@ DEVICE void ready(const Instruction& I, const Input& in) {
 
 // ---- a sequence's rows
 
-/** Queries (rows times heads of a kv head) of eight warps, a half of the block; the halves work on their own. */
-constexpr u32 QUERIES = 32, HALF_THREADS = THREADS / 2;
+/** Threads of the kernel, each with twice the registers of others; of a half, which works on its own: barriers of four warps. */
+constexpr u32 ROWS_THREADS = 256, HALF_THREADS = ROWS_THREADS / 2;
+/** Queries (rows times heads of a kv head) of a half. */
+constexpr u32 QUERIES = 32;
 /** Floats from dimension to dimension of queries, from position to position of exponentials: 16 bytes more than the queries. */
 constexpr u32 QUERY_STRIDE = QUERIES + 4;
-/** What is streamed at once: an eighth of the dimensions of two blocks' keys, or a quarter of a block's values; three are there. */
-constexpr u32 PIECE_FLOATS = TILE_DIM / 8 * 2 * POSITIONS, RING = 3, PIECE_POSITIONS = POSITIONS / 4;
+/** What is streamed at once: a quarter of the dimensions of a block's keys, or of the positions of its values; three are there. */
+constexpr u32 PIECE_FLOATS = TILE_DIM / 4 * POSITIONS, RING = 3, PIECE_POSITIONS = POSITIONS / 4;
+/** Dimensions of a piece that are even, or odd. */
+constexpr u32 PIECE_DIMS = TILE_DIM / 8;
 /** Scores of a block of the cache. */
 constexpr u32 BLOCK_SCORES = QUERIES * POSITIONS;
+/** Of a thread: exponentials at once in vectors of 4 queries, and sums of them. */
+constexpr u32 EXPONENTS = BLOCK_SCORES / 4 / HALF_THREADS, TOTALS = QUERIES * 16 / HALF_THREADS;
 /** A half's shared memory. */
 struct Half {
+  /** Where a block's last keys were its scores' halves are told. */
   float ring[RING][PIECE_FLOATS];
   /** [dimension][query]; later exponentials of two blocks, [position][query]. */
   float q[2 * POSITIONS * QUERY_STRIDE];
@@ -112,6 +119,7 @@ struct Half {
   i32 begin[QUERIES], last[QUERIES];
 };
 static_assert(TILE_DIM <= 2 * POSITIONS, "queries lie where exponentials do");
+static_assert(PIECE_FLOATS == 16 * HALF_THREADS, "a thread tells another 16 scores");
 
 /** Where the blocks of one kv head of a layer are. */
 struct Cached {
@@ -125,32 +133,53 @@ DEVICE Cached cached(const Instruction& I, const Input& in, u32 table_row, u32 k
   return {(const u64*)in.tables + (u64)table_row * in.table_stride, first, first + I.kv_heads * head};
 }
 
-/** 4 queries by 4 keys or dimensions: all products of a and b, added or, where the sum BEGINS, in its place. */
-template <bool BEGINS> DEVICE void add_products(float (&sum)[4][4], const Floats& a, const Floats& b) {
-  const float as[4] = {a.x, a.y, a.z, a.w}, bs[4] = {b.x, b.y, b.z, b.w};
-  UNROLL for (u32 n = 0; n < 4; n++) {
+/** 8 queries by 4 keys or dimensions: all products of a and b, added or, where the sum BEGINS, in its place. */
+struct Eight {
+  Floats low, high;
+};
+DEVICE Eight eight_at(const float* p) { return {*(const Floats*)p, *(const Floats*)(p + 4)}; }
+template <bool BEGINS> DEVICE void add_products(float (&sum)[8][4], const Eight& a, const Floats& b) {
+  const float as[8] = {a.low.x, a.low.y, a.low.z, a.low.w, a.high.x, a.high.y, a.high.z, a.high.w}, bs[4] = {b.x, b.y, b.z, b.w};
+  UNROLL for (u32 n = 0; n < 8; n++) {
     UNROLL for (u32 k = 0; k < 4; k++) sum[n][k] = BEGINS ? as[n] * bs[k] : sum[n][k] + as[n] * bs[k];
   }
+}
+
+/** exp_f32 of what is not above 0, or NaN: the same bits, without a branch. */
+DEVICE float exp_below(float x) {
+  const float v = x < -88.0f ? -88.0f : x;
+  const float magic = 12582912.0f;
+  const float n = (v * 1.44269504088896340736f + magic) - magic;
+  const float r = (v - n * 0.693359375f) - n * (float)(0.69314718055994530942 - 0.693359375);
+  float p = (float)(1.0 / 5040);
+  p = p * r + (float)(1.0 / 720);
+  p = p * r + (float)(1.0 / 120);
+  p = p * r + (float)(1.0 / 24);
+  p = p * r + (float)(1.0 / 6);
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const i32 k = (i32)n, half = k >> 1;
+  const float y = (p * from_bits((u32)(half + 127) << 23)) * from_bits((u32)(k - half + 127) << 23);
+  return x < -87.33654f ? 0.0f : y;
 }
 
 /** Rows t0.. of one sequence, `rows` of them, and a kv head, by a half: its thread `tid`. */
 DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 half, u32 tid, u32 t0, u32 rows, u32 kv, float* scratch) {
   const u32 D = I.head_dim, group = I.heads / I.kv_heads, lane = tid & 31, warp = tid / 32;
-  const u32 q0 = lane / 4 * 4, k0 = warp * 16 + (lane & 3) * 4;
+  // Of scores two warps have the even dimensions, two the odd ones, each with half of a block's keys.
+  const u32 parity = warp / 2, q0 = lane / 8 * 8, k0 = (warp & 1) * 32 + (lane & 7) * 4;
   const u32 queries = rows * group, p0 = ((const u32*)in.positions)[t0];
   const u32 end = p0 + rows, first = I.window && p0 + 1 > I.window ? p0 + 1 - I.window : 0;
   const u32 b0 = first / POSITIONS, b1 = (end + POSITIONS - 1) / POSITIONS;
-  const u32 key_pieces = 8 * ((b1 - b0 + 1) / 2), pieces = key_pieces + 4 * (b1 - b0);
+  const u32 key_pieces = 4 * (b1 - b0), pieces = 2 * key_pieces;
   const Cached from = cached(I, in, ((const u32*)in.table_rows)[t0], kv);
-  // Piece p of eight: dimensions d with d % 8 = 0, 4, 2, 6, 1, 5, 3, 7.
-  auto residue = [](u32 p) { return (p & 1) << 2 | (p & 2) | (p >> 2 & 1); };
+  // Piece p of four: dimensions d with d % 8 = 0, 4, 2, 6, and those behind them.
+  auto residue = [](u32 p) { return (p & 1) << 2 | (p & 2); };
   // Where the next piece is in the cache is looked up one piece ahead of asking for it.
-  const u32 column = tid & 31;
+  const u32 column = tid & 15, line = tid / 16;
   auto place_of = [&](u32 p) -> const float* {
-    if (p < key_pieces) {
-      const u32 b = b0 + p / 8 * 2 + column / 16;
-      return b < b1 ? from.keys_of(b) + residue(p) * POSITIONS + (column & 15) * 4 : nullptr;
-    }
+    if (p < key_pieces) return from.keys_of(b0 + p / 4) + (residue(p) + 8 * line) * POSITIONS + column * 4;
     const u32 v = p - key_pieces;
     return p < pieces ? from.values_of(b0 + v / 4) + (v & 3) * PIECE_POSITIONS * D : nullptr;
   };
@@ -158,8 +187,11 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 h
     float* to = mine.ring[p % RING];
     if (place != nullptr) {
       if (p < key_pieces) {
-        const u32 r = residue(p);
-        for (u32 i = warp; r + 8 * i < D; i += HALF_THREADS / 32) copy_ahead(to + i * 2 * POSITIONS + column * 4, place + i * 8 * POSITIONS);
+        // Even dimensions, then the odd ones.
+        UNROLL for (u32 k = 0; k < 4; k++) {
+          const u32 odd = k / 2, i = line + 8 * (k & 1);
+          if (residue(p) + odd + 8 * i < D) copy_ahead(to + (odd * PIECE_DIMS + i) * POSITIONS + column * 4, place + (odd + 64 * (k & 1)) * POSITIONS);
+        }
       } else {
         for (u32 i = tid; i < PIECE_POSITIONS * D / 4; i += HALF_THREADS) copy_ahead(to + 4 * i, place + 4 * i);
       }
@@ -171,15 +203,16 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 h
   {
     const u32 query = tid % QUERIES;
     const float* x = (const float*)I.x + (u64)(t0 + query / group) * I.x_stride + (kv * group + query % group) * D;
-    for (u32 d = tid / QUERIES * 4; d < D; d += 4 * HALF_THREADS / QUERIES * 4) {
+    constexpr u32 STEP = HALF_THREADS / QUERIES * 4;
+    for (u32 d = tid / QUERIES * 4; d < D; d += 4 * STEP) {
       Floats v[4];
       UNROLL for (u32 k = 0; k < 4; k++) {
-        const u32 at = d + k * (HALF_THREADS / QUERIES * 4);
+        const u32 at = d + k * STEP;
         v[k] = {0.0f, 0.0f, 0.0f, 0.0f};
         if (query < queries && at < D) v[k] = load((const Floats*)(x + at));
       }
       UNROLL for (u32 k = 0; k < 4; k++) {
-        const u32 at = d + k * (HALF_THREADS / QUERIES * 4);
+        const u32 at = d + k * STEP;
         if (at >= D) continue;
         float* to = mine.q + at * QUERY_STRIDE + query;
         to[0] = v[k].x;
@@ -197,108 +230,122 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 h
   }
   auto turn_ring = [&](u32 p) {
     copies_there<RING - 2>();
-    sync_half(half);
+    sync_four(half);
     ask(p + RING - 1, next);
     next = place_of(p + RING);
   };
   u32 found[4] = {0, 0, 0, 0};
-  float two[4][4], four[4][4];
-  for (u32 p = 0; p < key_pieces; p++) {
-    turn_ring(p);
-    const u32 at = (b0 + p / 8 * 2) * POSITIONS + k0, low = at & ~15u;
-    if (low >= end || low + 16 <= first) continue;
-    const u32 r = residue(p), n = (D - r + 7) / 8;
-    const float* keys = mine.ring[p % RING] + k0;
-    const float* x = mine.q + r * QUERY_STRIDE + q0;
-    auto q_at = [&](u32 i) { return *(const Floats*)(x + i * 8 * QUERY_STRIDE); };
-    auto k_at = [&](u32 i) { return *(const Floats*)(keys + i * 2 * POSITIONS); };
-    // Lanes r and r + 8.
-    float a[4][4], b[4][4];
-    if (n >= 2) {
-      add_products<true>(a, q_at(0), k_at(0));
-      add_products<true>(b, q_at(1), k_at(1));
-    } else {
-      UNROLL for (u32 k = 0; k < 16; k++) a[k / 4][k % 4] = b[k / 4][k % 4] = 0.0f;
-      if (n > 0) add_products<true>(a, q_at(0), k_at(0));
-    }
-    u32 i = 2;
-    _Pragma("unroll 1") for (; i + 2 <= n; i += 2) {
-      const Floats qa = q_at(i), ka = k_at(i), qb = q_at(i + 1), kb = k_at(i + 1);
-      add_products<false>(a, qa, ka);
-      add_products<false>(b, qb, kb);
-    }
-    if (i < n) add_products<false>(a, q_at(i), k_at(i));
-    UNROLL for (u32 m = 0; m < 4; m++) {
-      UNROLL for (u32 k = 0; k < 4; k++) a[m][k] = a[m][k] + b[m][k];
-    }
-    if ((p & 1) == 0) {
-      UNROLL for (u32 k = 0; k < 16; k++) two[k / 4][k % 4] = a[k / 4][k % 4];
-      continue;
-    }
-    UNROLL for (u32 k = 0; k < 16; k++) a[k / 4][k % 4] = two[k / 4][k % 4] + a[k / 4][k % 4];
-    if ((p & 2) == 0) {
-      UNROLL for (u32 k = 0; k < 16; k++) four[k / 4][k % 4] = a[k / 4][k % 4];
-      continue;
-    }
-    // The even lanes' sum waits where the score will be: registers are few.
-    float* const place = scratch + (u64)(at / POSITIONS - b0) * BLOCK_SCORES + at % POSITIONS * QUERIES + q0;
-    UNROLL for (u32 k = 0; k < 4; k++) {
-      float score[4];
-      UNROLL for (u32 m = 0; m < 4; m++) score[m] = four[m][k] + a[m][k];
-      if (p & 4) {
-        const Floats even = load((const Floats*)(place + k * QUERIES));
-        const float evens[4] = {even.x, even.y, even.z, even.w};
-        UNROLL for (u32 m = 0; m < 4; m++) {
-          const bool sees = (i32)(at + k) <= mine.last[q0 + m] && (i32)(at + k) >= mine.begin[q0 + m];
-          score[m] = sees ? (evens[m] + score[m]) * I.scale : -from_bits(0x7f800000);
-          const u32 v = sees ? lifted(score[m]) : 0;
-          found[m] = v > found[m] ? v : found[m];
+  {
+    float two[8][4], four[8][4];
+    _Pragma("unroll 1") for (u32 p = 0; p < key_pieces; p++) {
+      turn_ring(p);
+      const u32 at = (b0 + p / 4) * POSITIONS + k0, low = at & ~31u;
+      const bool seen = low < end && low + 32 > first;
+      float a[8][4], b[8][4];
+      if (seen) {
+        const u32 r = residue(p) + parity, n = (D - r + 7) / 8;
+        const float* keys = mine.ring[p % RING] + parity * PIECE_DIMS * POSITIONS + k0;
+        const float* x = mine.q + r * QUERY_STRIDE + q0;
+        auto q_at = [&](u32 i) { return eight_at(x + i * 8 * QUERY_STRIDE); };
+        auto k_at = [&](u32 i) { return *(const Floats*)(keys + i * POSITIONS); };
+        // Lanes r and r + 8.
+        if (n >= 2) {
+          add_products<true>(a, q_at(0), k_at(0));
+          add_products<true>(b, q_at(1), k_at(1));
+        } else {
+          UNROLL for (u32 k = 0; k < 32; k++) a[k / 4][k % 4] = b[k / 4][k % 4] = 0.0f;
+          if (n > 0) add_products<true>(a, q_at(0), k_at(0));
+        }
+        u32 i = 2;
+        _Pragma("unroll 1") for (; i + 2 <= n; i += 2) {
+          const Eight qa = q_at(i), qb = q_at(i + 1);
+          const Floats ka = k_at(i), kb = k_at(i + 1);
+          add_products<false>(a, qa, ka);
+          add_products<false>(b, qb, kb);
+        }
+        if (i < n) add_products<false>(a, q_at(i), k_at(i));
+        UNROLL for (u32 k = 0; k < 32; k++) a[k / 4][k % 4] = a[k / 4][k % 4] + b[k / 4][k % 4];
+        if ((p & 1) == 0) {
+          UNROLL for (u32 k = 0; k < 32; k++) two[k / 4][k % 4] = a[k / 4][k % 4];
+        } else {
+          UNROLL for (u32 k = 0; k < 32; k++) a[k / 4][k % 4] = two[k / 4][k % 4] + a[k / 4][k % 4];
+          if ((p & 2) == 0) {
+            UNROLL for (u32 k = 0; k < 32; k++) four[k / 4][k % 4] = a[k / 4][k % 4];
+          } else {
+            UNROLL for (u32 k = 0; k < 32; k++) a[k / 4][k % 4] = four[k / 4][k % 4] + a[k / 4][k % 4];
+          }
         }
       }
-      *(Floats*)(place + k * QUERIES) = {score[0], score[1], score[2], score[3]};
+      if ((p & 3) != 3) continue;
+      // The sums of even and of odd dimensions: whose are even gets four queries, whose are odd the other four.
+      Floats* const told = (Floats*)mine.ring[p % RING];
+      sync_four(half);
+      if (seen) {
+        UNROLL for (u32 k = 0; k < 4; k++)
+          told[k * HALF_THREADS + tid] = parity ? Floats{a[0][k], a[1][k], a[2][k], a[3][k]} : Floats{a[4][k], a[5][k], a[6][k], a[7][k]};
+      }
+      sync_four(half);
+      if (!seen) continue;
+      const u32 q = q0 + 4 * parity;
+      float* const place = scratch + (u64)(at / POSITIONS - b0) * BLOCK_SCORES + at % POSITIONS * QUERIES + q;
+      UNROLL for (u32 k = 0; k < 4; k++) {
+        const Floats v = told[k * HALF_THREADS + (tid ^ 64)];
+        const float others[4] = {v.x, v.y, v.z, v.w};
+        float score[4];
+        UNROLL for (u32 m = 0; m < 4; m++) {
+          const bool sees = (i32)(at + k) <= mine.last[q + m] && (i32)(at + k) >= mine.begin[q + m];
+          score[m] = sees ? (others[m] + (parity ? a[4 + m][k] : a[m][k])) * I.scale : -from_bits(0x7f800000);
+          const u32 lift = sees ? lifted(score[m]) : 0;
+          found[m] = lift > found[m] ? lift : found[m];
+        }
+        *(Floats*)(place + k * QUERIES) = {score[0], score[1], score[2], score[3]};
+      }
     }
   }
   UNROLL for (u32 n = 0; n < 4; n++) {
     u32 v = found[n];
-    u32 other = (u32)shuffle_xor((i32)v, 1);
-    v = other > v ? other : v;
-    other = (u32)shuffle_xor((i32)v, 2);
-    v = other > v ? other : v;
-    if ((lane & 3) == 0) max_shared(mine.most + q0 + n, v);
+    UNROLL for (u32 by = 1; by < 8; by *= 2) {
+      const u32 other = (u32)shuffle_xor((i32)v, by);
+      v = other > v ? other : v;
+    }
+    if ((lane & 7) == 0) max_shared(mine.most + q0 + 4 * parity + n, v);
   }
-  sync_half(half);
-  // Exponentials: two positions and 4 queries of a thread, asked for a block ahead.
-  const u32 position = tid / 8, e0 = tid % 8 * 4;
+  sync_four(half);
+  // Exponentials of a thread, asked for a block ahead.
+  const u32 position = tid / 8, e0 = tid % 8 * 4, d0 = warp * 32 + (lane & 7) * 4;
+  constexpr u32 APART_POSITIONS = HALF_THREADS / 8;
   float largest[4];
   UNROLL for (u32 n = 0; n < 4; n++) largest[n] = lowered(mine.most[e0 + n]);
-  Floats scores[2];
+  Floats scores[EXPONENTS];
   auto ask_scores = [&](u32 b) {
-    UNROLL for (u32 k = 0; k < 2; k++) scores[k] = load((const Floats*)(scratch + (u64)(b - b0) * BLOCK_SCORES + (position + 32 * k) * QUERIES + e0));
+    UNROLL for (u32 k = 0; k < EXPONENTS; k++)
+      scores[k] = load((const Floats*)(scratch + (u64)(b - b0) * BLOCK_SCORES + (position + APART_POSITIONS * k) * QUERIES + e0));
   };
   ask_scores(b0);
-  float out[4][4], total[2] = {0.0f, 0.0f};
-  UNROLL for (u32 k = 0; k < 16; k++) out[k / 4][k % 4] = 0.0f;
+  float out[8][4], total[TOTALS];
+  UNROLL for (u32 k = 0; k < TOTALS; k++) total[k] = 0.0f;
+  UNROLL for (u32 k = 0; k < 32; k++) out[k / 4][k % 4] = 0.0f;
   u32 p = key_pieces;
-  for (u32 b = b0; b < b1; b++) {
+  _Pragma("unroll 1") for (u32 b = b0; b < b1; b++) {
     float* e = mine.q + (b & 1) * POSITIONS * QUERY_STRIDE;
     const u32 low = first > b * POSITIONS ? first - b * POSITIONS : 0;
     const u32 high = end - b * POSITIONS < POSITIONS ? end - b * POSITIONS : POSITIONS;
-    UNROLL for (u32 k = 0; k < 2; k++) {
-      const u32 at = position + 32 * k;
+    UNROLL for (u32 k = 0; k < EXPONENTS; k++) {
+      const u32 at = position + APART_POSITIONS * k;
       Floats w = {0.0f, 0.0f, 0.0f, 0.0f};
       if (at >= low && at < high)
-        w = {exp_f32(scores[k].x - largest[0]), exp_f32(scores[k].y - largest[1]), exp_f32(scores[k].z - largest[2]), exp_f32(scores[k].w - largest[3])};
+        w = {exp_below(scores[k].x - largest[0]), exp_below(scores[k].y - largest[1]), exp_below(scores[k].z - largest[2]), exp_below(scores[k].w - largest[3])};
       *(Floats*)(e + at * QUERY_STRIDE + e0) = w;
     }
     if (b + 1 < b1) ask_scores(b + 1);
-    float x[4][4];
-    UNROLL for (u32 k = 0; k < 16; k++) x[k / 4][k % 4] = 0.0f;
-    for (u32 quarter = 0; quarter < 4; quarter++, p++) {
+    float x[8][4];
+    UNROLL for (u32 k = 0; k < 32; k++) x[k / 4][k % 4] = 0.0f;
+    _Pragma("unroll 1") for (u32 quarter = 0; quarter < 4; quarter++, p++) {
       turn_ring(p);
       if (quarter == 0) {
         // Sums of exponentials: 16 threads a query, counted from the first position that it sees in the block.
-        UNROLL for (u32 k = 0; k < 2; k++) {
-          const u32 of = tid / 16 + 16 * k, begin = (u32)mine.begin[of], skip = begin > b * POSITIONS ? begin - b * POSITIONS : 0;
+        UNROLL for (u32 k = 0; k < TOTALS; k++) {
+          const u32 of = tid / 16 + HALF_THREADS / 16 * k, begin = (u32)mine.begin[of], skip = begin > b * POSITIONS ? begin - b * POSITIONS : 0;
           float s = 0.0f;
           UNROLL for (u32 i = 0; i < 4; i++) {
             const u32 at = skip + (tid & 15) + 16 * i;
@@ -307,45 +354,45 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 h
           total[k] = total[k] + fold(s);
         }
       }
-      if (k0 >= D) continue;
+      if (d0 >= D) continue;
       // A value that not all queries see is finite, or its own row fails: times 0 it changes none of the others' sums.
       const u32 at = quarter * PIECE_POSITIONS;
       const u32 j0 = low > at ? low - at : 0, j1 = high < at ? 0 : high - at < PIECE_POSITIONS ? high - at : PIECE_POSITIONS;
-      const float* values = mine.ring[p % RING] + k0;
+      const float* values = mine.ring[p % RING] + d0;
       const float* weights = e + at * QUERY_STRIDE + q0;
-      auto step = [&](u32 j) { add_products<false>(x, *(const Floats*)(weights + j * QUERY_STRIDE), *(const Floats*)(values + j * D)); };
+      auto step = [&](u32 j) { add_products<false>(x, eight_at(weights + j * QUERY_STRIDE), *(const Floats*)(values + j * D)); };
       u32 j = j0;
-      _Pragma("unroll 1") for (; j + 4 <= j1; j += 4) {
-        UNROLL for (u32 k = 0; k < 4; k++) step(j + k);
+      _Pragma("unroll 1") for (; j + 2 <= j1; j += 2) {
+        step(j);
+        step(j + 1);
       }
-      for (; j < j1; j++) step(j);
+      if (j < j1) step(j);
     }
-    UNROLL for (u32 k = 0; k < 16; k++) out[k / 4][k % 4] = out[k / 4][k % 4] + x[k / 4][k % 4];
+    UNROLL for (u32 k = 0; k < 32; k++) out[k / 4][k % 4] = out[k / 4][k % 4] + x[k / 4][k % 4];
   }
   copies_there<0>();
   if ((tid & 15) == 0) {
-    mine.totals[tid / 16] = total[0];
-    mine.totals[tid / 16 + 16] = total[1];
+    UNROLL for (u32 k = 0; k < TOTALS; k++) mine.totals[tid / 16 + HALF_THREADS / 16 * k] = total[k];
   }
-  sync_half(half);
-  if (k0 >= D) return;
-  UNROLL for (u32 n = 0; n < 4; n++) {
+  sync_four(half);
+  if (d0 >= D) return;
+  UNROLL for (u32 n = 0; n < 8; n++) {
     const u32 query = q0 + n;
     if (query >= queries) continue;
     const float all = mine.totals[query];
-    *(Floats*)((float*)I.out + (u64)(t0 + query / group) * I.out_stride + (kv * group + query % group) * D + k0) = {
+    *(Floats*)((float*)I.out + (u64)(t0 + query / group) * I.out_stride + (kv * group + query % group) * D + d0) = {
         divide(out[n][0], all), divide(out[n][1], all), divide(out[n][2], all), divide(out[n][3], all)};
   }
 }
 
 /**
  * A half has as many rows as make 32 queries with one kv head. First all scores, which go to the half's own scratch (by block of
- * the cache, position, query), and each query's largest; then block after block of values. A thread has 4 queries and 4 keys, then
- * 4 queries and 4 dimensions.
+ * the cache, position, query), and each query's largest; then block after block of values. A thread has 8 queries and 4 keys, then
+ * 8 queries and 4 dimensions.
  *
- * A laneSum's lanes are gone through so that few are held at a time: a piece has lanes r and r + 8, and the pieces come in the order
- * in which the fold adds them. A sum that begins with its first product, not with +0 + it, can differ in the sign of a zero only:
- * scores go through exp, so that no result shows it.
+ * A laneSum's lanes are gone through so that few are held at a time: a thread has the even ones or the odd ones, of a piece lanes r and
+ * r + 8, and the pieces come in the order in which the fold adds them. A sum that begins with its first product, not with +0 + it, can
+ * differ in the sign of a zero only: scores go through exp, so that no result shows it.
  */
 DEVICE void attend_rows(const Instruction& I, const Input& in) {
   const u32 group = I.heads / I.kv_heads, each = QUERIES / group, all = thread(), half = all / HALF_THREADS, tid = all % HALF_THREADS;
@@ -358,7 +405,7 @@ DEVICE void attend_rows(const Instruction& I, const Input& in) {
   sync();
   for (;;) {
     if (tid == 0) taken[1 + half] = take_shared(taken);
-    sync_half(half);
+    sync_four(half);
     const u32 round = taken[1 + half];
     if (round * blocks() >= items) break;
     // The last rows, which see the most, first; who had more in one round has less in the next.
@@ -373,7 +420,7 @@ DEVICE void attend_rows(const Instruction& I, const Input& in) {
         t0 = t1;
       }
     }
-    sync_half(half);
+    sync_four(half);
   }
 }
 

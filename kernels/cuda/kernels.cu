@@ -312,16 +312,13 @@ KERNEL bitnet_some(GIVEN Instruction given, u64, u64 barrier, u32 index) {
     ternary_some(I);
   });
 }
-KERNEL bitnet_tiles(GIVEN Instruction given, u64, u64 barrier, u32 index) {
-  run_alone(given, barrier, index, [](const Instruction& I) {
-    wait_for_earlier();
-    ternary_tiles(I);
-  });
+TILES_KERNEL bitnet_tiles(GIVEN Instruction given, u64, u64 barrier, u32 index) {
+  run_alone(given, barrier, index, [](const Instruction& I) { ternary_tiles(I); });
 }
 KERNEL bitnet_head(GIVEN Instruction given, u64, u64 barrier, u32 index) {
   run_alone(given, barrier, index, [](const Instruction& I) { int8_of_rows(I); });
 }
-KERNEL bitnet_attend_rows(GIVEN Instruction given, u64 input, u64 barrier, u32 index) {
+KERNEL_OF_256 bitnet_attend_rows(GIVEN Instruction given, u64 input, u64 barrier, u32 index) {
   run_alone(given, barrier, index, [input](const Instruction& I) {
     wait_for_earlier();
     attend_rows(I, *(const Input*)input);

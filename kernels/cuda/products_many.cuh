@@ -173,33 +173,25 @@ struct TokenScale {
   i32 code_sum, pad;
 };
 /** Tokens of a block's tile, columns that are staged at once. */
-constexpr u32 TILE_TOKENS = 128, STAGE = 128;
+constexpr u32 TILE_TOKENS = 128, STAGE = 128, TILE_STAGES = 3;
 /** Units of 32 rows of a block: 4 warps' of UNITS each. */
 template <u32 UNITS> constexpr u32 STAGE_BYTES = (TILE_TOKENS + 4 * UNITS * 8) * STAGE;
 
-/**
- * 16 bytes of a staged row of 128: of two or, FOUR, of one at a time rows next to each other are in different banks; the latter is how
- * four warps together read them.
- */
-template <bool FOUR> DEVICE u32 staged_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ (FOUR ? row & 7 : (row & 3) << 1)) << 4); }
+/** 16 bytes of a staged row of 128: of two rows next to each other they are in different banks. */
+DEVICE u32 staged_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ (row & 3) << 1) << 4); }
 struct alignas(8) Twowords {
   u32 x, y;
 };
-
-template <bool FOUR> constexpr u32 tile_stages = FOUR ? 4 : 3;
 
 /** Tiles of a block, as `part_of` counts tiles of 8 quads. */
 template <u32 UNITS> DEVICE u32 block_tiles(const Instruction& I, const Matrix& m) {
   return I.ending == GATE ? (m.tiles + 3) / 4 : (m.tiles + 4 * UNITS - 1) / (4 * UNITS);
 }
 
-/**
- * A block has 128 UNITS rows (of gate and up 128 each) and 128 tokens, a warp 32 UNITS and 32. FOUR: warps of the same tokens multiply
- * together, see mma_four.
- */
-template <u32 UNITS, bool FOUR> DEVICE void ternary_tiles_of(const Instruction& I) {
-  constexpr u32 STAGES = tile_stages<FOUR>;
-  char* const staged_here = FOUR ? tile_place(pool()) : pool();
+/** A block has 128 UNITS rows (of gate and up 128 each) and 128 tokens, a warp 32 UNITS and 32. */
+template <u32 UNITS> DEVICE void ternary_tiles_of(const Instruction& I) {
+  constexpr u32 STAGES = TILE_STAGES;
+  char* const staged_here = pool();
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3;
   const u32 row_warp = warp & 3, token_warp = warp / 4, stages = I.code_stride / STAGE;
   const bool gate = I.ending == GATE;
@@ -229,7 +221,7 @@ template <u32 UNITS, bool FOUR> DEVICE void ternary_tiles_of(const Instruction& 
       const Matrix& m = matrix_of(unit);
       if (quad < m.quads) weight_from = (const char*)m.w + (u64)quad * m.stride + sixteen * 16;
     }
-    const u32 code_to = staged_at<FOUR>(copied, sixteen);
+    const u32 code_to = staged_at(copied, sixteen);
     auto ask = [&](u32 stage) {
       if (stage < stages) {
         char* to = staged_here + stage % STAGES * STAGE_BYTES<UNITS> + code_to;
@@ -254,36 +246,20 @@ template <u32 UNITS, bool FOUR> DEVICE void ternary_tiles_of(const Instruction& 
     const u32 token_at = (token_warp * 32 + g) * STAGE, quad_row = TILE_TOKENS * STAGE + (row_warp * UNITS * 8 + g) * STAGE;
     for (u32 stage = 0; stage < stages; stage++) {
       copies_there<STAGES - 2>();
-      if (FOUR) copies_for_tiles();
       sync();
       ask(stage + STAGES - 1);
       const char* here = staged_here + stage % STAGES * STAGE_BYTES<UNITS>;
-      if constexpr (FOUR) {
-        UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
-          u32 a[UNITS][2];
-          UNROLL for (u32 u = 0; u < UNITS; u++) {
-            UNROLL for (u32 h = 0; h < 2; h++) a[u][h] = *(const u32*)(here + quad_row + u * 8 * STAGE + (((2 * k + h) ^ g) << 4) + piece * 4);
-          }
-          mma_begin();
-          UNROLL for (u32 u = 0; u < UNITS; u++) {
-            mma_four(low[u], a[u][0] & mask_of(0), a[u][0] & mask_of(1), a[u][1] & mask_of(0), a[u][1] & mask_of(1), here + token_warp * 32 * STAGE, k);
-            mma_four(high[u], a[u][0] & mask_of(2), a[u][0] & mask_of(3), a[u][1] & mask_of(2), a[u][1] & mask_of(3), here + token_warp * 32 * STAGE, k);
-          }
-          mma_end();
-        }
-      } else {
-        // 32 columns at a time, 8 of a lane, so that few words are held.
-        UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
-          const u32 at = (k ^ (g & 3)) * 32 + piece * 8;
-          Twowords b[4];
-          UNROLL for (u32 n = 0; n < 4; n++) b[n] = *(const Twowords*)(here + token_at + n * 8 * STAGE + at);
-          UNROLL for (u32 u = 0; u < UNITS; u++) {
-            const Twowords a = *(const Twowords*)(here + quad_row + u * 8 * STAGE + at);
-            UNROLL for (u32 n = 0; n < 4; n++)
-              mma_u8(low[u][n], a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b[n].x, b[n].y);
-            UNROLL for (u32 n = 0; n < 4; n++)
-              mma_u8(high[u][n], a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b[n].x, b[n].y);
-          }
+      // 32 columns at a time, 8 of a lane, so that few words are held.
+      UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
+        const u32 at = (k ^ (g & 3)) * 32 + piece * 8;
+        Twowords b[4];
+        UNROLL for (u32 n = 0; n < 4; n++) b[n] = *(const Twowords*)(here + token_at + n * 8 * STAGE + at);
+        UNROLL for (u32 u = 0; u < UNITS; u++) {
+          const Twowords a = *(const Twowords*)(here + quad_row + u * 8 * STAGE + at);
+          UNROLL for (u32 n = 0; n < 4; n++)
+            mma_u8(low[u][n], a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b[n].x, b[n].y);
+          UNROLL for (u32 n = 0; n < 4; n++)
+            mma_u8(high[u][n], a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b[n].x, b[n].y);
         }
       }
     }
@@ -354,17 +330,230 @@ template <u32 UNITS, bool FOUR> DEVICE void ternary_tiles_of(const Instruction& 
 }
 
 /** Tiles as large as leave no multiprocessor without one. */
-template <bool FOUR> DEVICE void ternary_tiles(const Instruction& I) {
+DEVICE void ternary_tiles_of_two(const Instruction& I) {
   u32 tiles = 0;
   for (u32 p = 0; p < I.parts; p++) tiles += block_tiles<2>(I, I.m[p]);
-  if (I.ending == GATE || tiles * ((I.rows + TILE_TOKENS - 1) / TILE_TOKENS) >= blocks()) ternary_tiles_of<2, FOUR>(I);
-  else ternary_tiles_of<1, FOUR>(I);
+  if (I.ending == GATE || tiles * ((I.rows + TILE_TOKENS - 1) / TILE_TOKENS) >= blocks()) ternary_tiles_of<2>(I);
+  else ternary_tiles_of<1>(I);
+}
+
+// The same by warps in fours, see mma_four: blocks of 256 threads, whose registers hold twice the results.
+
+constexpr u32 FOUR_THREADS = 256, FOUR_STAGES = 5;
+/** N: tokens of a four. */
+template <u32 UNITS, u32 N> constexpr u32 FOUR_BYTES = (2 * N + UNITS * 32) * STAGE;
+/** 16 bytes of a staged row of 128, as four warps together read them. */
+DEVICE u32 four_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ (row & 7)) << 4); }
+
+/**
+ * A block has 32 UNITS quads of rows (of gate and up 32 each) and 2 N tokens, each of its two fours N of them. A four begins to multiply
+ * the next columns before it has waited for the last ones. Results go through shared memory, so that what is done with them is a
+ * short loop, and whole lines are written.
+ */
+template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I, bool waited) {
+  constexpr u32 STAGES = FOUR_STAGES, AHEAD = STAGES - 2, TOKENS = 2 * N, BYTES = FOUR_BYTES<UNITS, N>, CODES = N / 16;
+  // Results of a pass: its tokens, and words from one to the next.
+  constexpr u32 EIGHTS = N / 8 / UNITS, PART = EIGHTS * 8, STRIDE = UNITS * 128 + 4;
+  static_assert(2 * PART * STRIDE * 4 <= STAGES * BYTES, "they lie where weights and codes did");
+  static_assert(N % 16 == 0 && N / 8 % UNITS == 0, "all passes and copies alike");
+  char* const staged_here = tile_place(pool());
+  const u32 tid = thread(), lane = tid & 31, four = tid / 128, g = lane / 4, piece = lane & 3, row_warp = tid / 32 & 3;
+  const u32 stages = I.code_stride / STAGE;
+  const bool gate = I.ending == GATE, adds = I.ending == ADD;
+  auto tiles_of = [&](const Matrix& m) { return (m.quads + (gate ? 32 : 32 * UNITS) - 1) / (gate ? 32 : 32 * UNITS); };
+  u32 tiles = 0;
+  for (u32 p = 0; p < (gate ? 1 : I.parts); p++) tiles += tiles_of(I.m[p]);
+  const u32 groups = (I.rows + TOKENS - 1) / TOKENS;
+  TokenScale* const token_scales = (TokenScale*)(staged_here + STAGES * BYTES);
+  for (u32 item = block(); item < tiles * groups; item += blocks()) {
+    const u32 t0 = item / tiles * TOKENS;
+    u32 large = item % tiles, p = 0;
+    if (!gate) {
+      while (large >= tiles_of(I.m[p])) large -= tiles_of(I.m[p++]);
+    }
+    auto matrix_of = [&](u32 unit) -> const Matrix& { return I.m[gate ? unit : p]; };
+    auto quad_of = [&](u32 unit) { return (gate ? large : large * UNITS + unit) * 32; };
+    // What this thread copies of every stage: 16 bytes of a row of weights of each unit, and of some tokens' codes.
+    const u32 copied = tid / 8, sixteen = tid % 8, to = four_at(copied, sixteen);
+    const char* weight_from[UNITS];
+    UNROLL for (u32 u = 0; u < UNITS; u++) {
+      const Matrix& m = matrix_of(u);
+      const u32 quad = quad_of(u) + copied;
+      weight_from[u] = quad < m.quads ? (const char*)m.w + (u64)quad * m.stride + sixteen * 16 : nullptr;
+    }
+    const char* code_from[CODES];
+    UNROLL for (u32 k = 0; k < CODES; k++) {
+      const u32 t = t0 + copied + 32 * k;
+      code_from[k] = (const char*)I.codes + (u64)(t < I.rows ? t : I.rows - 1) * I.code_stride + sixteen * 16;
+    }
+    auto ask_weights = [&](u32 stage) {
+      char* const here = staged_here + stage % STAGES * BYTES + TOKENS * STAGE + to;
+      UNROLL for (u32 u = 0; u < UNITS; u++) {
+        if (stage < stages && weight_from[u]) copy_ahead(here + u * 32 * STAGE, weight_from[u] + stage * STAGE);
+      }
+    };
+    auto ask_codes = [&](u32 stage) {
+      char* const here = staged_here + stage % STAGES * BYTES + to;
+      UNROLL for (u32 k = 0; k < CODES; k++) {
+        if (stage < stages) copy_ahead(here + k * 32 * STAGE, code_from[k] + stage * STAGE);
+      }
+      copies_asked();
+    };
+    UNROLL for (u32 stage = 0; stage < AHEAD; stage++) ask_weights(stage);
+    if (!waited) wait_for_earlier();
+    waited = true;
+    UNROLL for (u32 stage = 0; stage < AHEAD; stage++) ask_codes(stage);
+    if (tid < TOKENS) {
+      const u32 t = t0 + tid < I.rows ? t0 + tid : I.rows - 1;
+      const float scale = load((const float*)I.scales + 2 * t);
+      token_scales[tid] = {{divide(matrix_of(0).scale, scale), divide(gate ? I.m[1].scale : 0.0f, scale)}, load((const i32*)I.scales + 2 * t + 1), 0};
+    }
+    i32 low[UNITS][N / 8][4], high[UNITS][N / 8][4];
+    UNROLL for (u32 u = 0; u < UNITS; u++) {
+      UNROLL for (u32 n = 0; n < N / 8; n++) {
+        UNROLL for (u32 e = 0; e < 4; e++) low[u][n][e] = high[u][n][e] = 0;
+      }
+    }
+    ROLLED for (u32 stage = 0; stage < stages; stage++) {
+      copies_there<AHEAD - 1>();
+      copies_for_tiles();
+      sync();
+      // Into the place of the stage before the one before, which all have multiplied.
+      ask_weights(stage + AHEAD);
+      ask_codes(stage + AHEAD);
+      const char* const codes = staged_here + stage % STAGES * BYTES + four * N * STAGE;
+      const char* const weights = staged_here + stage % STAGES * BYTES + (TOKENS + row_warp * 8 + g) * STAGE + piece * 4;
+      u32 a[STAGE / 32][UNITS][2];
+      UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
+        UNROLL for (u32 u = 0; u < UNITS; u++) {
+          UNROLL for (u32 h = 0; h < 2; h++) a[k][u][h] = *(const u32*)(weights + u * 32 * STAGE + (((2 * k + h) ^ g) << 4));
+        }
+      }
+      UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
+        mma_begin();
+        UNROLL for (u32 u = 0; u < UNITS; u++) {
+          const u32 x = a[k][u][0], y = a[k][u][1];
+          mma_four<N>(low[u], x & mask_of(0), x & mask_of(1), y & mask_of(0), y & mask_of(1), codes, k);
+          mma_four<N>(high[u], x & mask_of(2), x & mask_of(3), y & mask_of(2), y & mask_of(3), codes, k);
+        }
+        mma_asked();
+        mma_done<1>();
+      }
+    }
+    mma_done<0>();
+    copies_there<0>();
+    i32* const results = (i32*)staged_here;
+    const Matrix& m = I.m[gate ? 0 : p];
+    const u32 quads = m.quads, rows = m.rows, out_stride = m.out_stride;
+    // Four rows at a time, where they lie together.
+    const u32 quad_at = tid % 8 * 4, field = tid / 8 % 4;
+    const bool fours = ((quads | out_stride) & 3) == 0 && (m.out & 15) == 0;
+    UNROLL for (u32 pass = 0; pass < UNITS; pass++) {
+      sync();
+      UNROLL for (u32 u = 0; u < UNITS; u++) {
+        UNROLL for (u32 n = 0; n < EIGHTS; n++) {
+          UNROLL for (u32 e = 0; e < 2; e++) {
+            i32* const at = results + (four * PART + n * 8 + 2 * piece + e) * STRIDE + u * 128 + row_warp * 8 + g;
+            at[0] = low[u][pass * EIGHTS + n][e];
+            at[32] = low[u][pass * EIGHTS + n][2 + e];
+            at[64] = high[u][pass * EIGHTS + n][e];
+            at[96] = high[u][pass * EIGHTS + n][2 + e];
+          }
+        }
+      }
+      sync();
+      // A warp has a token's rows of a unit; of gate and up of both.
+      const u32 each = gate ? 1 : UNITS, all = 2 * PART * each;
+      auto place_of = [&](u32 i, u32& token, float*& out, u32& left) {
+        const u32 of = i / each, unit = i % each, quad = quad_of(unit) + quad_at, row = quad + field * quads;
+        token = of / PART * N + pass * PART + of % PART;
+        left = i >= all || t0 + token >= I.rows || quad >= quads || row >= rows ? 0 : quads - quad < rows - row ? quads - quad : rows - row;
+        out = (float*)m.out + (u64)(t0 + token) * out_stride + row;
+      };
+      auto old_of = [&](u32 i) {
+        u32 token, left;
+        float* out;
+        place_of(i, token, out, left);
+        Floats v = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (left >= 4 && fours) return load((const Floats*)out);
+        if (left > 0) v.x = load(out);
+        if (left > 1) v.y = load(out + 1);
+        if (left > 2) v.z = load(out + 2);
+        if (left > 3) v.w = load(out + 3);
+        return v;
+      };
+      const u32 step = FOUR_THREADS / 32;
+      // What is there already is asked for two rounds before it is wanted.
+      Floats old = {0.0f, 0.0f, 0.0f, 0.0f}, next = old;
+      if (adds) old = old_of(tid / 32), next = old_of(tid / 32 + step);
+      ROLLED for (u32 i = tid / 32; i < all; i += step) {
+        const Floats was = old;
+        old = next;
+        if (adds) next = old_of(i + 2 * step);
+        u32 token, left;
+        float* out;
+        place_of(i, token, out, left);
+        if (left == 0) continue;
+        const TokenScale of = token_scales[token];
+        const i32* const from = results + i / each * STRIDE + i % each * 128 + field * 32 + quad_at;
+        auto values = [&](const i32* from, float factor) {
+          const Words v = *(const Words*)from;
+          auto value = [&](u32 sum) { return (float)(((i32)sum >> (2 * field)) - of.code_sum) * factor; };
+          return Floats{value(v.x), value(v.y), value(v.z), value(v.w)};
+        };
+        Floats y = values(from, of.factor[0]);
+        if (gate) {
+          const Floats up = values(from + 128, of.factor[1]);
+          if (I.gate == RELU2) {
+            auto join = [](float a, float b) {
+              const float positive = a > 0.0f || a != a ? a : 0.0f;
+              return (positive * positive) * b;
+            };
+            y = {join(y.x, up.x), join(y.y, up.y), join(y.z, up.z), join(y.w, up.w)};
+          } else {
+            y = {activated(I.gate, I.limit, y.x, up.x), activated(I.gate, I.limit, y.y, up.y), activated(I.gate, I.limit, y.z, up.z),
+                 activated(I.gate, I.limit, y.w, up.w)};
+          }
+        } else if (adds) {
+          y = {was.x + y.x, was.y + y.y, was.z + y.z, was.w + y.w};
+        }
+        if (left >= 4 && fours) {
+          *(Floats*)out = y;
+          continue;
+        }
+        out[0] = y.x;
+        if (left > 1) out[1] = y.y;
+        if (left > 2) out[2] = y.z;
+        if (left > 3) out[3] = y.w;
+      }
+    }
+    sync();
+  }
+  if (!waited) wait_for_earlier();
+}
+
+/** The tiles that the busiest multiprocessor is done with first. */
+DEVICE void ternary_fours(const Instruction& I) {
+  auto cost = [&](u32 units, u32 tokens) {
+    u32 tiles = 0;
+    for (u32 p = 0; p < I.parts; p++) tiles += (I.m[p].quads + 32 * units - 1) / (32 * units);
+    tiles *= (I.rows + tokens - 1) / tokens;
+    // And what a tile takes beside its products.
+    return (tiles + blocks() - 1) / blocks() * (units * tokens + 32);
+  };
+  const u32 large = cost(2, 128), middle = cost(1, 128), small = cost(1, 96);
+  if (I.ending == GATE || (large <= middle && large <= small)) ternary_fours_of<2, 64>(I, false);
+  else if (middle <= small) ternary_fours_of<1, 64>(I, false);
+  else ternary_fours_of<1, 48>(I, false);
 }
 
 DEVICE void ternary_tiles(const Instruction& I) {
-  constexpr u32 bytes = 1024 + tile_stages<true> * STAGE_BYTES<2> + TILE_TOKENS * sizeof(TokenScale);
-  if (four_warps() && POOL_AT + bytes <= shared_size()) ternary_tiles<true>(I);
-  else ternary_tiles<false>(I);
+  if (four_warps()) {
+    ternary_fours(I);
+  } else {
+    wait_for_earlier();
+    ternary_tiles_of_two(I);
+  }
 }
 
 // ---- int8: the head of a batch
