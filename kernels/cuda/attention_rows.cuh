@@ -99,27 +99,27 @@ constexpr u32 ROWS_THREADS = 256, HALF_THREADS = ROWS_THREADS / 2;
 constexpr u32 QUERIES = 32;
 /** Floats from dimension to dimension of queries, from position to position of exponentials: 16 bytes more than the queries. */
 constexpr u32 QUERY_STRIDE = QUERIES + 4;
-/** What is streamed at once: a quarter of the dimensions of a block's keys, or of the positions of its values; three are there. */
-constexpr u32 PIECE_FLOATS = TILE_DIM / 4 * POSITIONS, RING = 3, PIECE_POSITIONS = POSITIONS / 4;
-/** Dimensions of a piece that are even, or odd. */
-constexpr u32 PIECE_DIMS = TILE_DIM / 8;
+/** Keys come in quarters of their dimensions: those that are even, then the odd ones behind them, QUARTER_DIMS each. */
+constexpr u32 QUARTER_DIMS = TILE_DIM / 8, QUARTER_FLOATS = 2 * QUARTER_DIMS * POSITIONS;
 /** Scores of a block of the cache. */
 constexpr u32 BLOCK_SCORES = QUERIES * POSITIONS;
 /** Of a thread: exponentials at once in vectors of 4 queries, and sums of them. */
 constexpr u32 EXPONENTS = BLOCK_SCORES / 4 / HALF_THREADS, TOTALS = QUERIES * 16 / HALF_THREADS;
-/** A half's shared memory. */
-struct Half {
+/**
+ * A half's shared memory. PARTS: in how many pieces a block's keys are streamed, and its values; PLACES: pieces that are there at once.
+ */
+template <u32 PARTS, u32 PLACES> struct Half {
   /** Where a block's last keys were its scores' halves are told. */
-  float ring[RING][PIECE_FLOATS];
+  float ring[PLACES][4 / PARTS * QUARTER_FLOATS];
   /** [dimension][query]; later exponentials of two blocks, [position][query]. */
   float q[2 * POSITIONS * QUERY_STRIDE];
   u32 most[QUERIES];
   float totals[QUERIES];
-  /** The first and the last position that a query sees. */
-  i32 begin[QUERIES], last[QUERIES];
+  /** The first position that a query sees, and how many behind it. */
+  u32 begin[QUERIES], behind[QUERIES];
 };
 static_assert(TILE_DIM <= 2 * POSITIONS, "queries lie where exponentials do");
-static_assert(PIECE_FLOATS == 16 * HALF_THREADS, "a thread tells another 16 scores");
+static_assert(QUARTER_FLOATS == 16 * HALF_THREADS, "a thread tells another 16 scores");
 
 /** Where the blocks of one kv head of a layer are. */
 struct Cached {
@@ -164,47 +164,80 @@ DEVICE float exp_below(float x) {
   return x < -87.33654f ? 0.0f : y;
 }
 
+/** What a step of a sum takes. */
+struct Factors {
+  Eight a;
+  Floats b;
+};
+/**
+ * Products of 8 queries and 4 keys, of every eighth dimension, `n` of them: lanes r and r + 8 of the laneSum, and their sum. The next
+ * step's factors are on their way while one is made.
+ */
+DEVICE void two_lanes(float (&sum)[8][4], const float* x, const float* keys, u32 n) {
+  float other[8][4];
+  auto at = [&](u32 i) -> Factors { return {eight_at(x + i * 8 * QUERY_STRIDE), *(const Floats*)(keys + i * POSITIONS)}; };
+  Factors even = at(0);
+  if (n >= 2) {
+    const Factors odd = at(1);
+    add_products<true>(sum, even.a, even.b);
+    even = at(2);
+    add_products<true>(other, odd.a, odd.b);
+  } else {
+    UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = other[k / 4][k % 4] = 0.0f;
+    if (n > 0) add_products<true>(sum, even.a, even.b);
+  }
+  u32 i = 2;
+  ROLLED for (; i + 2 <= n; i += 2) {
+    const Factors odd = at(i + 1);
+    add_products<false>(sum, even.a, even.b);
+    even = at(i + 2);
+    add_products<false>(other, odd.a, odd.b);
+  }
+  if (i < n) add_products<false>(sum, even.a, even.b);
+  UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = sum[k / 4][k % 4] + other[k / 4][k % 4];
+}
+
 /** Rows t0.. of one sequence, `rows` of them, and a kv head, by a half: its thread `tid`. */
-DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 half, u32 tid, u32 t0, u32 rows, u32 kv, float* scratch) {
+template <u32 PARTS, u32 PLACES>
+DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACES>& mine, u32 half, u32 tid, u32 t0, u32 rows, u32 kv, float* scratch) {
+  constexpr u32 QUARTERS = 4 / PARTS, PIECE_POSITIONS = POSITIONS / PARTS;
   const u32 D = I.head_dim, group = I.heads / I.kv_heads, lane = tid & 31, warp = tid / 32;
   // Of scores two warps have the even dimensions, two the odd ones, each with half of a block's keys.
   const u32 parity = warp / 2, q0 = lane / 8 * 8, k0 = (warp & 1) * 32 + (lane & 7) * 4;
   const u32 queries = rows * group, p0 = ((const u32*)in.positions)[t0];
   const u32 end = p0 + rows, first = I.window && p0 + 1 > I.window ? p0 + 1 - I.window : 0;
   const u32 b0 = first / POSITIONS, b1 = (end + POSITIONS - 1) / POSITIONS;
-  const u32 key_pieces = 4 * (b1 - b0), pieces = 2 * key_pieces;
+  const u32 key_pieces = PARTS * (b1 - b0), pieces = 2 * key_pieces;
   const Cached from = cached(I, in, ((const u32*)in.table_rows)[t0], kv);
-  // Piece p of four: dimensions d with d % 8 = 0, 4, 2, 6, and those behind them.
-  auto residue = [](u32 p) { return (p & 1) << 2 | (p & 2); };
+  // Quarter i of four: dimensions d with d % 8 = 0, 4, 2, 6, and those behind them.
+  auto residue = [](u32 i) { return (i & 1) << 2 | (i & 2); };
   // Where the next piece is in the cache is looked up one piece ahead of asking for it.
   const u32 column = tid & 15, line = tid / 16;
   auto place_of = [&](u32 p) -> const float* {
-    if (p < key_pieces) return from.keys_of(b0 + p / 4) + (residue(p) + 8 * line) * POSITIONS + column * 4;
+    if (p < key_pieces) return from.keys_of(b0 + p / PARTS) + 8 * line * POSITIONS + column * 4;
     const u32 v = p - key_pieces;
-    return p < pieces ? from.values_of(b0 + v / 4) + (v & 3) * PIECE_POSITIONS * D : nullptr;
+    return p < pieces ? from.values_of(b0 + v / PARTS) + v % PARTS * PIECE_POSITIONS * D : nullptr;
   };
   auto ask = [&](u32 p, const float* place) {
-    float* to = mine.ring[p % RING];
-    if (place != nullptr) {
-      if (p < key_pieces) {
-        // Even dimensions, then the odd ones.
-        UNROLL for (u32 k = 0; k < 4; k++) {
-          const u32 odd = k / 2, i = line + 8 * (k & 1);
-          if (residue(p) + odd + 8 * i < D) copy_ahead(to + (odd * PIECE_DIMS + i) * POSITIONS + column * 4, place + (odd + 64 * (k & 1)) * POSITIONS);
-        }
-      } else {
-        for (u32 i = tid; i < PIECE_POSITIONS * D / 4; i += HALF_THREADS) copy_ahead(to + 4 * i, place + 4 * i);
+    float* to = mine.ring[p % PLACES];
+    if (p < key_pieces) {
+      // Even dimensions, then the odd ones.
+      UNROLL for (u32 k = 0; k < 4 * QUARTERS; k++) {
+        const u32 odd = k / 2 & 1, far = k & 1, d = residue(p % PARTS * QUARTERS + k / 4) + odd + 64 * far;
+        if (d + 8 * line < D) copy_ahead(to + ((k / 4 * 2 + odd) * QUARTER_DIMS + line + 8 * far) * POSITIONS + column * 4, place + d * POSITIONS);
       }
+    } else if (place != nullptr) {
+      ROLLED for (u32 i = tid; i < PIECE_POSITIONS * D / 4; i += HALF_THREADS) copy_ahead(to + 4 * i, place + 4 * i);
     }
     copies_asked();
   };
-  UNROLL for (u32 p = 0; p < RING - 1; p++) ask(p, place_of(p));
-  const float* next = place_of(RING - 1);
+  UNROLL for (u32 p = 0; p < PLACES - 1; p++) ask(p, place_of(p));
+  const float* next = place_of(PLACES - 1);
   {
     const u32 query = tid % QUERIES;
     const float* x = (const float*)I.x + (u64)(t0 + query / group) * I.x_stride + (kv * group + query % group) * D;
     constexpr u32 STEP = HALF_THREADS / QUERIES * 4;
-    for (u32 d = tid / QUERIES * 4; d < D; d += 4 * STEP) {
+    ROLLED for (u32 d = tid / QUERIES * 4; d < D; d += 4 * STEP) {
       Floats v[4];
       UNROLL for (u32 k = 0; k < 4; k++) {
         const u32 at = d + k * STEP;
@@ -222,93 +255,71 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 h
       }
     }
     if (tid < QUERIES) {
-      const i32 p = (i32)(p0 + query / group);
+      const u32 p = p0 + query / group, begin = I.window && p + 1 > I.window ? p + 1 - I.window : 0;
       mine.most[query] = 0;
-      mine.last[query] = query < queries ? p : -1;
-      mine.begin[query] = I.window && p + 1 > (i32)I.window ? p + 1 - (i32)I.window : 0;
+      mine.begin[query] = query < queries ? begin : 0;
+      mine.behind[query] = query < queries ? p - begin : 0;
     }
   }
   auto turn_ring = [&](u32 p) {
-    copies_there<RING - 2>();
+    copies_there<PLACES - 2>();
     sync_four(half);
-    ask(p + RING - 1, next);
-    next = place_of(p + RING);
+    ask(p + PLACES - 1, next);
+    next = place_of(p + PLACES);
   };
-  u32 found[4] = {0, 0, 0, 0};
-  {
-    float two[8][4], four[8][4];
-    _Pragma("unroll 1") for (u32 p = 0; p < key_pieces; p++) {
-      turn_ring(p);
-      const u32 at = (b0 + p / 4) * POSITIONS + k0, low = at & ~31u;
-      const bool seen = low < end && low + 32 > first;
-      float a[8][4], b[8][4];
-      if (seen) {
-        const u32 r = residue(p) + parity, n = (D - r + 7) / 8;
-        const float* keys = mine.ring[p % RING] + parity * PIECE_DIMS * POSITIONS + k0;
-        const float* x = mine.q + r * QUERY_STRIDE + q0;
-        auto q_at = [&](u32 i) { return eight_at(x + i * 8 * QUERY_STRIDE); };
-        auto k_at = [&](u32 i) { return *(const Floats*)(keys + i * POSITIONS); };
-        // Lanes r and r + 8.
-        if (n >= 2) {
-          add_products<true>(a, q_at(0), k_at(0));
-          add_products<true>(b, q_at(1), k_at(1));
-        } else {
-          UNROLL for (u32 k = 0; k < 32; k++) a[k / 4][k % 4] = b[k / 4][k % 4] = 0.0f;
-          if (n > 0) add_products<true>(a, q_at(0), k_at(0));
-        }
-        u32 i = 2;
-        _Pragma("unroll 1") for (; i + 2 <= n; i += 2) {
-          const Eight qa = q_at(i), qb = q_at(i + 1);
-          const Floats ka = k_at(i), kb = k_at(i + 1);
-          add_products<false>(a, qa, ka);
-          add_products<false>(b, qb, kb);
-        }
-        if (i < n) add_products<false>(a, q_at(i), k_at(i));
-        UNROLL for (u32 k = 0; k < 32; k++) a[k / 4][k % 4] = a[k / 4][k % 4] + b[k / 4][k % 4];
-        if ((p & 1) == 0) {
-          UNROLL for (u32 k = 0; k < 32; k++) two[k / 4][k % 4] = a[k / 4][k % 4];
-        } else {
-          UNROLL for (u32 k = 0; k < 32; k++) a[k / 4][k % 4] = two[k / 4][k % 4] + a[k / 4][k % 4];
-          if ((p & 2) == 0) {
-            UNROLL for (u32 k = 0; k < 32; k++) four[k / 4][k % 4] = a[k / 4][k % 4];
-          } else {
-            UNROLL for (u32 k = 0; k < 32; k++) a[k / 4][k % 4] = four[k / 4][k % 4] + a[k / 4][k % 4];
-          }
-        }
+  // Of even dimensions a thread ends with the scores of its first four queries, of odd ones with those of the others.
+  const u32 q_end = q0 + 4 * parity;
+  float found[4];
+  UNROLL for (u32 n = 0; n < 4; n++) found[n] = -from_bits(0x7f800000);
+  u32 p = 0;
+  ROLLED for (u32 b = b0; b < b1; b++) {
+    float sum[8][4], four[8][4];
+    ROLLED for (u32 h = 0; h < 2; h++) {
+      float two[8][4];
+      auto lanes = [&](float (&to)[8][4], u32 quarter) {
+        if (quarter % QUARTERS == 0) turn_ring(p++);
+        const u32 r = residue(quarter) + parity;
+        const float* keys = mine.ring[(p - 1) % PLACES] + (quarter % QUARTERS * 2 + parity) * QUARTER_DIMS * POSITIONS + k0;
+        two_lanes(to, mine.q + r * QUERY_STRIDE + q0, keys, (D - r + 7) / 8);
+      };
+      lanes(two, 2 * h);
+      lanes(sum, 2 * h + 1);
+      UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = two[k / 4][k % 4] + sum[k / 4][k % 4];
+      if (h == 0) {
+        UNROLL for (u32 k = 0; k < 32; k++) four[k / 4][k % 4] = sum[k / 4][k % 4];
       }
-      if ((p & 3) != 3) continue;
-      // The sums of even and of odd dimensions: whose are even gets four queries, whose are odd the other four.
-      Floats* const told = (Floats*)mine.ring[p % RING];
-      sync_four(half);
-      if (seen) {
-        UNROLL for (u32 k = 0; k < 4; k++)
-          told[k * HALF_THREADS + tid] = parity ? Floats{a[0][k], a[1][k], a[2][k], a[3][k]} : Floats{a[4][k], a[5][k], a[6][k], a[7][k]};
+    }
+    UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = four[k / 4][k % 4] + sum[k / 4][k % 4];
+    // The sums of even and of odd dimensions, told where the last keys were.
+    Floats* const told = (Floats*)mine.ring[(p - 1) % PLACES];
+    sync_four(half);
+    UNROLL for (u32 k = 0; k < 4; k++)
+      told[k * HALF_THREADS + tid] = parity ? Floats{sum[0][k], sum[1][k], sum[2][k], sum[3][k]} : Floats{sum[4][k], sum[5][k], sum[6][k], sum[7][k]};
+    sync_four(half);
+    float* const place = scratch + (u64)(b - b0) * BLOCK_SCORES + k0 * QUERIES + q_end;
+    const u32 at = b * POSITIONS + k0;
+    const Words begin = *(const Words*)(mine.begin + q_end), behind = *(const Words*)(mine.behind + q_end);
+    const u32 begins[4] = {begin.x, begin.y, begin.z, begin.w}, behinds[4] = {behind.x, behind.y, behind.z, behind.w};
+    UNROLL for (u32 k = 0; k < 4; k++) {
+      const Floats v = told[k * HALF_THREADS + (tid ^ 64)];
+      const float others[4] = {v.x, v.y, v.z, v.w};
+      float score[4];
+      UNROLL for (u32 m = 0; m < 4; m++) {
+        const bool sees = at + k - begins[m] <= behinds[m];
+        score[m] = sees ? (others[m] + (parity ? sum[4 + m][k] : sum[m][k])) * I.scale : -from_bits(0x7f800000);
+        // NaN is not found, and makes its row's sum NaN all the same.
+        found[m] = larger_float(found[m], score[m]);
       }
-      sync_four(half);
-      if (!seen) continue;
-      const u32 q = q0 + 4 * parity;
-      float* const place = scratch + (u64)(at / POSITIONS - b0) * BLOCK_SCORES + at % POSITIONS * QUERIES + q;
-      UNROLL for (u32 k = 0; k < 4; k++) {
-        const Floats v = told[k * HALF_THREADS + (tid ^ 64)];
-        const float others[4] = {v.x, v.y, v.z, v.w};
-        float score[4];
-        UNROLL for (u32 m = 0; m < 4; m++) {
-          const bool sees = (i32)(at + k) <= mine.last[q + m] && (i32)(at + k) >= mine.begin[q + m];
-          score[m] = sees ? (others[m] + (parity ? a[4 + m][k] : a[m][k])) * I.scale : -from_bits(0x7f800000);
-          const u32 lift = sees ? lifted(score[m]) : 0;
-          found[m] = lift > found[m] ? lift : found[m];
-        }
-        *(Floats*)(place + k * QUERIES) = {score[0], score[1], score[2], score[3]};
-      }
+      *(Floats*)(place + k * QUERIES) = {score[0], score[1], score[2], score[3]};
     }
   }
   UNROLL for (u32 n = 0; n < 4; n++) {
-    u32 v = found[n];
+    u32 v = lifted(found[n]);
     UNROLL for (u32 by = 1; by < 8; by *= 2) {
       const u32 other = (u32)shuffle_xor((i32)v, by);
       v = other > v ? other : v;
     }
-    if ((lane & 7) == 0) max_shared(mine.most + q0 + 4 * parity + n, v);
+    if ((lane & 7) == 0) max_shared(mine.most + q_end + n, v);
   }
   sync_four(half);
   // Exponentials of a thread, asked for a block ahead.
@@ -325,8 +336,7 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 h
   float out[8][4], total[TOTALS];
   UNROLL for (u32 k = 0; k < TOTALS; k++) total[k] = 0.0f;
   UNROLL for (u32 k = 0; k < 32; k++) out[k / 4][k % 4] = 0.0f;
-  u32 p = key_pieces;
-  _Pragma("unroll 1") for (u32 b = b0; b < b1; b++) {
+  ROLLED for (u32 b = b0; b < b1; b++) {
     float* e = mine.q + (b & 1) * POSITIONS * QUERY_STRIDE;
     const u32 low = first > b * POSITIONS ? first - b * POSITIONS : 0;
     const u32 high = end - b * POSITIONS < POSITIONS ? end - b * POSITIONS : POSITIONS;
@@ -340,12 +350,12 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 h
     if (b + 1 < b1) ask_scores(b + 1);
     float x[8][4];
     UNROLL for (u32 k = 0; k < 32; k++) x[k / 4][k % 4] = 0.0f;
-    _Pragma("unroll 1") for (u32 quarter = 0; quarter < 4; quarter++, p++) {
+    ROLLED for (u32 part = 0; part < PARTS; part++, p++) {
       turn_ring(p);
-      if (quarter == 0) {
+      if (part == 0) {
         // Sums of exponentials: 16 threads a query, counted from the first position that it sees in the block.
         UNROLL for (u32 k = 0; k < TOTALS; k++) {
-          const u32 of = tid / 16 + HALF_THREADS / 16 * k, begin = (u32)mine.begin[of], skip = begin > b * POSITIONS ? begin - b * POSITIONS : 0;
+          const u32 of = tid / 16 + HALF_THREADS / 16 * k, begin = mine.begin[of], skip = begin > b * POSITIONS ? begin - b * POSITIONS : 0;
           float s = 0.0f;
           UNROLL for (u32 i = 0; i < 4; i++) {
             const u32 at = skip + (tid & 15) + 16 * i;
@@ -356,17 +366,21 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 h
       }
       if (d0 >= D) continue;
       // A value that not all queries see is finite, or its own row fails: times 0 it changes none of the others' sums.
-      const u32 at = quarter * PIECE_POSITIONS;
+      const u32 at = part * PIECE_POSITIONS;
       const u32 j0 = low > at ? low - at : 0, j1 = high < at ? 0 : high - at < PIECE_POSITIONS ? high - at : PIECE_POSITIONS;
-      const float* values = mine.ring[p % RING] + d0;
+      const float* values = mine.ring[p % PLACES] + d0;
       const float* weights = e + at * QUERY_STRIDE + q0;
-      auto step = [&](u32 j) { add_products<false>(x, eight_at(weights + j * QUERY_STRIDE), *(const Floats*)(values + j * D)); };
+      auto factors_at = [&](u32 j) -> Factors { return {eight_at(weights + j * QUERY_STRIDE), *(const Floats*)(values + j * D)}; };
+      // As two_lanes has it.
+      Factors even = factors_at(j0 < PIECE_POSITIONS ? j0 : 0);
       u32 j = j0;
-      _Pragma("unroll 1") for (; j + 2 <= j1; j += 2) {
-        step(j);
-        step(j + 1);
+      ROLLED for (; j + 2 <= j1; j += 2) {
+        const Factors odd = factors_at(j + 1);
+        add_products<false>(x, even.a, even.b);
+        even = factors_at(j + 2);
+        add_products<false>(x, odd.a, odd.b);
       }
-      if (j < j1) step(j);
+      if (j < j1) add_products<false>(x, even.a, even.b);
     }
     UNROLL for (u32 k = 0; k < 32; k++) out[k / 4][k % 4] = out[k / 4][k % 4] + x[k / 4][k % 4];
   }
@@ -394,11 +408,12 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 h
  * r + 8, and the pieces come in the order in which the fold adds them. A sum that begins with its first product, not with +0 + it, can
  * differ in the sign of a zero only: scores go through exp, so that no result shows it.
  */
-DEVICE void attend_rows(const Instruction& I, const Input& in) {
+template <u32 PARTS, u32 PLACES> DEVICE void attend_rows_with(const Instruction& I, const Input& in) {
+  using Mine = Half<PARTS, PLACES>;
   const u32 group = I.heads / I.kv_heads, each = QUERIES / group, all = thread(), half = all / HALF_THREADS, tid = all % HALF_THREADS;
   const u32 tiles = (I.rows + each - 1) / each, items = tiles * I.kv_heads;
-  Half& mine = ((Half*)pool())[half];
-  u32* const taken = (u32*)((Half*)pool() + 2);  // rounds; then the halves' own
+  Mine& mine = ((Mine*)pool())[half];
+  u32* const taken = (u32*)((Mine*)pool() + 2);  // rounds; then the halves' own
   float* const scratch = (float*)I.scratch + (u64)(2 * block() + half) * I.splits * BLOCK_SCORES;
   const u32* table_rows = (const u32*)in.table_rows;
   if (all == 0) taken[0] = 0;
@@ -422,6 +437,12 @@ DEVICE void attend_rows(const Instruction& I, const Input& in) {
     }
     sync_four(half);
   }
+}
+
+/** Pieces as large as there is room for. */
+DEVICE void attend_rows(const Instruction& I, const Input& in) {
+  if (POOL_AT + 2 * sizeof(Half<2, 2>) + 16 <= shared_size()) attend_rows_with<2, 2>(I, in);
+  else attend_rows_with<4, 3>(I, in);
 }
 
 // ---- a row of each sequence

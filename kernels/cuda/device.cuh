@@ -61,6 +61,8 @@ DEVICE void sync_half(u32 which) { asm volatile("bar.sync %0,256;" ::"r"(which +
 DEVICE u32 bits(float x) { return __float_as_uint(x); }
 DEVICE float from_bits(u32 x) { return __uint_as_float(x); }
 DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
+/** Of NaN and a number the number. */
+DEVICE float larger_float(float a, float b) { return fmaxf(a, b); }
 DEVICE float root(float a) { return __fsqrt_rn(a); }
 DEVICE i32 nearest(float x) { return __float2int_rn(x); }
 /** Half to even, of what is not negative. */

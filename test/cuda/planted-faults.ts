@@ -14,7 +14,7 @@ const FAULTS = {
   'a missing barrier': ['products.cuh', '  mark(8);\n  «sync();»\n', ''],
   'a maximum for each score': ['attention.cuh', '= «block_max(score)»;', 'score + 0.0f * block_max(score)'],
   'the code sum forgotten': ['products.cuh', ' - «code_sum») * factor', '0'],
-  'a lane left out': ['attention_rows.cuh', 'a[k / 4][k % 4] = «two[k / 4][k % 4]» + a', '0.0f'],
+  'a lane left out': ['attention_rows.cuh', 'sum[k / 4][k % 4] = «two[k / 4][k % 4]» + sum', '0.0f'],
   'the code sum of some rows forgotten': ['products_many.cuh', ' - «of.code_sum») * divide(scale, of.scale)', '0'],
   'codes that begin at 0': ['products.cuh', '(2 * (in >> 4)) & 3) - «1») * code;', '0'],
 

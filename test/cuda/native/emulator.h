@@ -165,6 +165,7 @@ inline float from_bits(u32 v) {
   return x;
 }
 inline float divide(float a, float b) { return a / b; }
+inline float larger_float(float a, float b) { return std::fmax(a, b); }
 inline float root(float a) { return std::sqrt(a); }
 inline i32 nearest(float x) { return x != x ? 0 : x >= 2147483648.0f ? 0x7fffffff : x < -2147483648.0f ? -0x7fffffff - 1 : (i32)std::nearbyint(x); }
 inline u64 nearest64(float x) { return (u64)std::nearbyint((double)x); }
