@@ -168,7 +168,7 @@ DEVICE void ternary_some(const Instruction& I) {
 // ---- many rows
 
 /** What a token's sums are multiplied with, of gate and up; its sum of codes. */
-struct TokenScale {
+struct alignas(16) TokenScale {
   float factor[2];
   i32 code_sum, pad;
 };
@@ -340,39 +340,39 @@ DEVICE void ternary_tiles_of_two(const Instruction& I) {
 // The same by warps in fours, see mma_four: blocks of 256 threads, whose registers hold twice the results.
 
 constexpr u32 FOUR_THREADS = 256, FOUR_STAGES = 5;
-/** N: tokens of a four. */
-template <u32 UNITS, u32 N> constexpr u32 FOUR_BYTES = (2 * N + UNITS * 32) * STAGE;
+template <u32 UNITS, u32 TOKENS> constexpr u32 FOUR_BYTES = (TOKENS + UNITS * 32) * STAGE;
 /** 16 bytes of a staged row of 128, as four warps together read them. */
 DEVICE u32 four_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ (row & 7)) << 4); }
 
 /**
- * A block has 32 UNITS quads of rows (of gate and up 32 each) and 2 N tokens, each of its two fours N of them. A four begins to multiply
- * the next columns before it has waited for the last ones. Results go through shared memory, so that what is done with them is a
- * short loop, and whole lines are written.
+ * A block has UNITS times 32 quads of rows (of gate and up 32 each) and N tokens. Of two units each four has one, one they share: then
+ * each has half of the columns. A four asks for the next products before it has waited for the last ones. Results go through
+ * shared memory, so that what is done with them is a short loop, and whole lines are written.
  */
-template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I, bool waited) {
-  constexpr u32 STAGES = FOUR_STAGES, AHEAD = STAGES - 2, TOKENS = 2 * N, BYTES = FOUR_BYTES<UNITS, N>, CODES = N / 16;
-  // Results of a pass: its tokens, and words from one to the next.
-  constexpr u32 EIGHTS = N / 8 / UNITS, PART = EIGHTS * 8, STRIDE = UNITS * 128 + 4;
-  static_assert(2 * PART * STRIDE * 4 <= STAGES * BYTES, "they lie where weights and codes did");
-  static_assert(N % 16 == 0 && N / 8 % UNITS == 0, "all passes and copies alike");
+template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
+  constexpr u32 STAGES = FOUR_STAGES, AHEAD = STAGES - 2, BYTES = FOUR_BYTES<UNITS, N>, CODES = N / 32, STEPS_EACH = STAGE / 32 * UNITS / 2;
+  // Tokens of a pass over the results, and words from one to the next.
+  constexpr u32 PART = N / UNITS, STRIDE = UNITS * 128 + 4;
+  static_assert(PART * STRIDE * 4 <= STAGES * BYTES, "results lie where weights and codes did");
+  static_assert(PART % 16 == 0, "whole rounds of two tokens for each warp");
   char* const staged_here = tile_place(pool());
-  const u32 tid = thread(), lane = tid & 31, four = tid / 128, g = lane / 4, piece = lane & 3, row_warp = tid / 32 & 3;
-  const u32 stages = I.code_stride / STAGE;
+  const u32 tid = thread(), lane = tid & 31, warp = tid / 32, four = tid / 128, g = lane / 4, piece = lane & 3, row_warp = warp & 3;
+  const u32 stages = I.code_stride / STAGE, unit = UNITS == 2 ? four : 0, first_step = UNITS == 2 ? 0 : four * STEPS_EACH;
   const bool gate = I.ending == GATE, adds = I.ending == ADD;
-  auto tiles_of = [&](const Matrix& m) { return (m.quads + (gate ? 32 : 32 * UNITS) - 1) / (gate ? 32 : 32 * UNITS); };
+  auto tiles_of = [&](const Matrix& m) { return (m.quads + (gate ? 31 : 32 * UNITS - 1)) / (gate ? 32 : 32 * UNITS); };
   u32 tiles = 0;
-  for (u32 p = 0; p < (gate ? 1 : I.parts); p++) tiles += tiles_of(I.m[p]);
-  const u32 groups = (I.rows + TOKENS - 1) / TOKENS;
+  ROLLED for (u32 p = 0; p < (gate ? 1 : I.parts); p++) tiles += tiles_of(I.m[p]);
+  const u32 groups = (I.rows + N - 1) / N;
   TokenScale* const token_scales = (TokenScale*)(staged_here + STAGES * BYTES);
+  bool waited = false;
   for (u32 item = block(); item < tiles * groups; item += blocks()) {
-    const u32 t0 = item / tiles * TOKENS;
+    const u32 t0 = item / tiles * N;
     u32 large = item % tiles, p = 0;
     if (!gate) {
-      while (large >= tiles_of(I.m[p])) large -= tiles_of(I.m[p++]);
+      ROLLED while (large >= tiles_of(I.m[p])) large -= tiles_of(I.m[p++]);
     }
-    auto matrix_of = [&](u32 unit) -> const Matrix& { return I.m[gate ? unit : p]; };
-    auto quad_of = [&](u32 unit) { return (gate ? large : large * UNITS + unit) * 32; };
+    auto matrix_of = [&](u32 u) -> const Matrix& { return I.m[gate ? u : p]; };
+    auto quad_of = [&](u32 u) { return (gate ? large : large * UNITS + u) * 32; };
     // What this thread copies of every stage: 16 bytes of a row of weights of each unit, and of some tokens' codes.
     const u32 copied = tid / 8, sixteen = tid % 8, to = four_at(copied, sixteen);
     const char* weight_from[UNITS];
@@ -387,7 +387,7 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I, b
       code_from[k] = (const char*)I.codes + (u64)(t < I.rows ? t : I.rows - 1) * I.code_stride + sixteen * 16;
     }
     auto ask_weights = [&](u32 stage) {
-      char* const here = staged_here + stage % STAGES * BYTES + TOKENS * STAGE + to;
+      char* const here = staged_here + stage % STAGES * BYTES + N * STAGE + to;
       UNROLL for (u32 u = 0; u < UNITS; u++) {
         if (stage < stages && weight_from[u]) copy_ahead(here + u * 32 * STAGE, weight_from[u] + stage * STAGE);
       }
@@ -399,43 +399,41 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I, b
       }
       copies_asked();
     };
-    UNROLL for (u32 stage = 0; stage < AHEAD; stage++) ask_weights(stage);
+    ROLLED for (u32 stage = 0; stage < AHEAD; stage++) ask_weights(stage);
     if (!waited) wait_for_earlier();
     waited = true;
-    UNROLL for (u32 stage = 0; stage < AHEAD; stage++) ask_codes(stage);
-    if (tid < TOKENS) {
+    ROLLED for (u32 stage = 0; stage < AHEAD; stage++) ask_codes(stage);
+    if (tid < N) {
       const u32 t = t0 + tid < I.rows ? t0 + tid : I.rows - 1;
       const float scale = load((const float*)I.scales + 2 * t);
-      token_scales[tid] = {{divide(matrix_of(0).scale, scale), divide(gate ? I.m[1].scale : 0.0f, scale)}, load((const i32*)I.scales + 2 * t + 1), 0};
+      const i32 sum = load((const i32*)I.scales + 2 * t + 1);
+      token_scales[tid] = {{divide(matrix_of(0).scale, scale), gate ? divide(I.m[1].scale, scale) : 0.0f}, sum, 0};
     }
-    i32 low[UNITS][N / 8][4], high[UNITS][N / 8][4];
-    UNROLL for (u32 u = 0; u < UNITS; u++) {
-      UNROLL for (u32 n = 0; n < N / 8; n++) {
-        UNROLL for (u32 e = 0; e < 4; e++) low[u][n][e] = high[u][n][e] = 0;
-      }
+    i32 low[N / 8][4], high[N / 8][4];
+    UNROLL for (u32 n = 0; n < N / 8; n++) {
+      UNROLL for (u32 e = 0; e < 4; e++) low[n][e] = high[n][e] = 0;
     }
     ROLLED for (u32 stage = 0; stage < stages; stage++) {
       copies_there<AHEAD - 1>();
       copies_for_tiles();
       sync();
+      const char* const codes = staged_here + stage % STAGES * BYTES;
+      const char* const weights = codes + (N + unit * 32 + row_warp * 8 + g) * STAGE + piece * 4;
+      u32 a[STEPS_EACH][2];
+      UNROLL for (u32 k = 0; k < STEPS_EACH; k++) {
+        UNROLL for (u32 h = 0; h < 2; h++) a[k][h] = *(const u32*)(weights + (((2 * (first_step + k) + h) ^ g) << 4));
+      }
       // Into the place of the stage before the one before, which all have multiplied.
       ask_weights(stage + AHEAD);
       ask_codes(stage + AHEAD);
-      const char* const codes = staged_here + stage % STAGES * BYTES + four * N * STAGE;
-      const char* const weights = staged_here + stage % STAGES * BYTES + (TOKENS + row_warp * 8 + g) * STAGE + piece * 4;
-      u32 a[STAGE / 32][UNITS][2];
-      UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
-        UNROLL for (u32 u = 0; u < UNITS; u++) {
-          UNROLL for (u32 h = 0; h < 2; h++) a[k][u][h] = *(const u32*)(weights + u * 32 * STAGE + (((2 * k + h) ^ g) << 4));
+      UNROLL for (u32 k = 0; k < STEPS_EACH; k++) {
+        u32 fields[2][4];
+        UNROLL for (u32 f = 0; f < 4; f++) {
+          UNROLL for (u32 h = 0; h < 2; h++) fields[f / 2][2 * h + f % 2] = a[k][h] & mask_of(f);
         }
-      }
-      UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
         mma_begin();
-        UNROLL for (u32 u = 0; u < UNITS; u++) {
-          const u32 x = a[k][u][0], y = a[k][u][1];
-          mma_four<N>(low[u], x & mask_of(0), x & mask_of(1), y & mask_of(0), y & mask_of(1), codes, k);
-          mma_four<N>(high[u], x & mask_of(2), x & mask_of(3), y & mask_of(2), y & mask_of(3), codes, k);
-        }
+        mma_four<N>(low, fields[0], codes, first_step + k);
+        mma_four<N>(high, fields[1], codes, first_step + k);
         mma_asked();
         mma_done<1>();
       }
@@ -445,86 +443,94 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I, b
     i32* const results = (i32*)staged_here;
     const Matrix& m = I.m[gate ? 0 : p];
     const u32 quads = m.quads, rows = m.rows, out_stride = m.out_stride;
-    // Four rows at a time, where they lie together.
-    const u32 quad_at = tid % 8 * 4, field = tid / 8 % 4;
+    // Of the results a lane has four rows next to each other of each unit; `left`: of those, what is there.
+    const u32 quad_at = lane % 8 * 4, field = lane / 8;
     const bool fours = ((quads | out_stride) & 3) == 0 && (m.out & 15) == 0;
-    UNROLL for (u32 pass = 0; pass < UNITS; pass++) {
+    auto left_of = [&](u32 u) {
+      const u32 quad = quad_of(u) + quad_at, row = quad + field * quads;
+      return quad >= quads || row >= rows ? 0 : quads - quad < rows - row ? quads - quad : rows - row;
+    };
+    const u32 left[2] = {left_of(0), left_of(UNITS - 1)};
+    // Two at a time: both units of a token, or two tokens.
+    auto token_at = [&](u32 i, u32 k) { return UNITS == 2 ? i : i + 8 * k; };
+    auto left_at = [&](u32 token, u32 k) { return t0 + token < I.rows ? left[k] : 0; };
+    auto out_at = [&](u32 token, u32 k) { return (float*)m.out + (u64)(t0 + token) * out_stride + quad_of(UNITS == 2 ? k : 0) + quad_at + field * quads; };
+    ROLLED for (u32 pass = 0; pass < UNITS; pass++) {
       sync();
-      UNROLL for (u32 u = 0; u < UNITS; u++) {
-        UNROLL for (u32 n = 0; n < EIGHTS; n++) {
+      auto put = [&](auto what) {
+        UNROLL for (u32 n = 0; n < N / 8; n++) {
+          if (UNITS == 2 && n / (N / 16) != pass) continue;
           UNROLL for (u32 e = 0; e < 2; e++) {
-            i32* const at = results + (four * PART + n * 8 + 2 * piece + e) * STRIDE + u * 128 + row_warp * 8 + g;
-            at[0] = low[u][pass * EIGHTS + n][e];
-            at[32] = low[u][pass * EIGHTS + n][2 + e];
-            at[64] = high[u][pass * EIGHTS + n][e];
-            at[96] = high[u][pass * EIGHTS + n][2 + e];
+            i32* const at = results + (n % (PART / 8) * 8 + 2 * piece + e) * STRIDE + unit * 128 + row_warp * 8 + g;
+            what(at[0], low[n][e]);
+            what(at[32], low[n][2 + e]);
+            what(at[64], high[n][e]);
+            what(at[96], high[n][2 + e]);
           }
         }
-      }
-      sync();
-      // A warp has a token's rows of a unit; of gate and up of both.
-      const u32 each = gate ? 1 : UNITS, all = 2 * PART * each;
-      auto place_of = [&](u32 i, u32& token, float*& out, u32& left) {
-        const u32 of = i / each, unit = i % each, quad = quad_of(unit) + quad_at, row = quad + field * quads;
-        token = of / PART * N + pass * PART + of % PART;
-        left = i >= all || t0 + token >= I.rows || quad >= quads || row >= rows ? 0 : quads - quad < rows - row ? quads - quad : rows - row;
-        out = (float*)m.out + (u64)(t0 + token) * out_stride + row;
       };
-      auto old_of = [&](u32 i) {
-        u32 token, left;
-        float* out;
-        place_of(i, token, out, left);
+      if (UNITS == 2 || four == 0) put([](i32& at, i32 v) { at = v; });
+      sync();
+      if (UNITS == 1) {
+        // The other columns'.
+        if (four == 1) put([](i32& at, i32 v) { at += v; });
+        sync();
+      }
+      auto old_at = [&](u32 i, u32 k) {
+        const u32 token = pass * PART + token_at(i, k), n = left_at(token, k);
+        const float* const out = out_at(token, k);
         Floats v = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (left >= 4 && fours) return load((const Floats*)out);
-        if (left > 0) v.x = load(out);
-        if (left > 1) v.y = load(out + 1);
-        if (left > 2) v.z = load(out + 2);
-        if (left > 3) v.w = load(out + 3);
+        if (i >= PART) return v;
+        if (n >= 4 && fours) return load((const Floats*)out);
+        if (n > 0) v.x = load(out);
+        if (n > 1) v.y = load(out + 1);
+        if (n > 2) v.z = load(out + 2);
+        if (n > 3) v.w = load(out + 3);
         return v;
       };
-      const u32 step = FOUR_THREADS / 32;
-      // What is there already is asked for two rounds before it is wanted.
-      Floats old = {0.0f, 0.0f, 0.0f, 0.0f}, next = old;
-      if (adds) old = old_of(tid / 32), next = old_of(tid / 32 + step);
-      ROLLED for (u32 i = tid / 32; i < all; i += step) {
-        const Floats was = old;
-        old = next;
-        if (adds) next = old_of(i + 2 * step);
-        u32 token, left;
-        float* out;
-        place_of(i, token, out, left);
-        if (left == 0) continue;
-        const TokenScale of = token_scales[token];
-        const i32* const from = results + i / each * STRIDE + i % each * 128 + field * 32 + quad_at;
-        auto values = [&](const i32* from, float factor) {
-          const Words v = *(const Words*)from;
+      constexpr u32 STEP = UNITS == 2 ? 8 : 16;
+      // What is there already is asked for a round before it is wanted.
+      Floats next[2];
+      UNROLL for (u32 k = 0; k < 2; k++) next[k] = adds ? old_at(warp, k) : Floats{0.0f, 0.0f, 0.0f, 0.0f};
+      ROLLED for (u32 i = warp; i < PART; i += STEP) {
+        const Floats old[2] = {next[0], next[1]};
+        if (adds) {
+          UNROLL for (u32 k = 0; k < 2; k++) next[k] = old_at(i + STEP, k);
+        }
+        Floats y[2];
+        UNROLL for (u32 k = 0; k < 2; k++) {
+          const u32 at = token_at(i, k);
+          const TokenScale of = token_scales[pass * PART + at];
+          const Words v = *(const Words*)(results + at * STRIDE + (UNITS == 2 ? k * 128 : 0) + field * 32 + quad_at);
+          const float factor = of.factor[gate ? k : 0];
           auto value = [&](u32 sum) { return (float)(((i32)sum >> (2 * field)) - of.code_sum) * factor; };
-          return Floats{value(v.x), value(v.y), value(v.z), value(v.w)};
-        };
-        Floats y = values(from, of.factor[0]);
+          y[k] = {value(v.x), value(v.y), value(v.z), value(v.w)};
+        }
         if (gate) {
-          const Floats up = values(from + 128, of.factor[1]);
           if (I.gate == RELU2) {
             auto join = [](float a, float b) {
               const float positive = a > 0.0f || a != a ? a : 0.0f;
               return (positive * positive) * b;
             };
-            y = {join(y.x, up.x), join(y.y, up.y), join(y.z, up.z), join(y.w, up.w)};
+            y[0] = {join(y[0].x, y[1].x), join(y[0].y, y[1].y), join(y[0].z, y[1].z), join(y[0].w, y[1].w)};
           } else {
-            y = {activated(I.gate, I.limit, y.x, up.x), activated(I.gate, I.limit, y.y, up.y), activated(I.gate, I.limit, y.z, up.z),
-                 activated(I.gate, I.limit, y.w, up.w)};
+            auto join = [&](float a, float b) { return activated(I.gate, I.limit, a, b); };
+            y[0] = {join(y[0].x, y[1].x), join(y[0].y, y[1].y), join(y[0].z, y[1].z), join(y[0].w, y[1].w)};
           }
-        } else if (adds) {
-          y = {was.x + y.x, was.y + y.y, was.z + y.z, was.w + y.w};
         }
-        if (left >= 4 && fours) {
-          *(Floats*)out = y;
-          continue;
+        UNROLL for (u32 k = 0; k < 2; k++) {
+          const u32 token = pass * PART + token_at(i, k), n = gate && k ? 0 : left_at(token, k);
+          if (adds) y[k] = {old[k].x + y[k].x, old[k].y + y[k].y, old[k].z + y[k].z, old[k].w + y[k].w};
+          float* const out = out_at(token, k);
+          if (n >= 4 && fours) {
+            *(Floats*)out = y[k];
+          } else {
+            if (n > 0) out[0] = y[k].x;
+            if (n > 1) out[1] = y[k].y;
+            if (n > 2) out[2] = y[k].z;
+            if (n > 3) out[3] = y[k].w;
+          }
         }
-        out[0] = y.x;
-        if (left > 1) out[1] = y.y;
-        if (left > 2) out[2] = y.z;
-        if (left > 3) out[3] = y.w;
       }
     }
     sync();
@@ -532,27 +538,17 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I, b
   if (!waited) wait_for_earlier();
 }
 
-/** The tiles that the busiest multiprocessor is done with first. */
-DEVICE void ternary_fours(const Instruction& I) {
-  auto cost = [&](u32 units, u32 tokens) {
-    u32 tiles = 0;
-    for (u32 p = 0; p < I.parts; p++) tiles += (I.m[p].quads + 32 * units - 1) / (32 * units);
-    tiles *= (I.rows + tokens - 1) / tokens;
-    // And what a tile takes beside its products.
-    return (tiles + blocks() - 1) / blocks() * (units * tokens + 32);
-  };
-  const u32 large = cost(2, 128), middle = cost(1, 128), small = cost(1, 96);
-  if (I.ending == GATE || (large <= middle && large <= small)) ternary_fours_of<2, 64>(I, false);
-  else if (middle <= small) ternary_fours_of<1, 64>(I, false);
-  else ternary_fours_of<1, 48>(I, false);
-}
-
+/** Tiles of the kind that the instruction says: TILES of encode.ts. */
 DEVICE void ternary_tiles(const Instruction& I) {
-  if (four_warps()) {
-    ternary_fours(I);
-  } else {
+  if (!four_warps()) {
     wait_for_earlier();
     ternary_tiles_of_two(I);
+  } else if (I.cut == 0 || I.ending == GATE) {
+    ternary_fours_of<2, 128>(I);
+  } else if (I.cut == 1) {
+    ternary_fours_of<1, 128>(I);
+  } else {
+    ternary_fours_of<1, 96>(I);
   }
 }
 

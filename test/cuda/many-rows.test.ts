@@ -133,6 +133,33 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
     ),
   );
 
+  // Products by warps in fours and pieces of keys as 9.0 has them; rows for every kind of tile, more than four for each multiprocessor.
+  const wide = { ...small, hidden: 512, ffn: 768, heads: 4, kvHeads: 2, headDim: 128 } as const;
+  test.each([
+    [wide, 65, 3],
+    [wide, 200, 12],
+    [wide, 97, 5],
+    [{ ...wide, headDim: 64, hidden: 256, ffn: 324 }, 300, 4],
+    [{ ...small, family: 'qwen3' as const, headDim: 64, hidden: 256, ffn: 384 }, 130, 3],
+  ])('prompts as 9.0 has them: %o, %i rows, %i multiprocessors', { timeout: 300_000 }, (shape, rows, grid) =>
+    withSettings(
+      { FAKE_CUDA_SCHEDULE: String(rows % 3), FAKE_CUDA_SMS: String(grid), FAKE_CUDA_SHARED: '232448' },
+      async () => {
+        const program = randomModel(shape, 'family' in shape && shape.family === 'qwen3' ? 'full' : 'int8', 600);
+        await expectSame(
+          program,
+          async (e) => {
+            const sequence = e.createSequence();
+            const all = [await step(e, [[sequence, someTokens(rows, 1)]])];
+            all.push(await step(e, [[sequence, someTokens(90, 2)], [e.createSequence(), someTokens(70, 3)]]));
+            return all;
+          },
+          new CudaExecutable(await newGpu(), program),
+        );
+      },
+    ),
+  );
+
   test('a card whose kernels do not wait themselves', { timeout: 300_000 }, async () => {
     await withSettings({ FAKE_CUDA_CAPABILITY: '80', FAKE_CUDA_FAIL: 'cuLaunchKernelEx' }, async () => {
       await expectSame(

@@ -416,8 +416,8 @@ template <int NEWEST> inline void mma_done() {
   f.product_groups.erase(f.product_groups.begin(), f.product_groups.begin() + (long)groups);
   for (size_t& mark : f.product_groups) mark -= n;
 }
-template <u32 N> inline void mma_four(i32 (&d)[N / 8][4], u32 a0, u32 a1, u32 a2, u32 a3, const char* b, u32 step) {
-  const u32 mine[6] = {a0, a1, a2, a3, 0, 0};
+template <u32 N> inline void mma_four(i32 (&d)[N / 8][4], const u32 (&a)[4], const char* b, u32 step) {
+  const u32 mine[6] = {a[0], a[1], a[2], a[3], 0, 0};
   auto all = emulator::exchange(mine, 6);
   emulator::Product p{d, N / 8, {}, b, step};
   for (u32 k = 0; k < 4; k++) std::memcpy(p.a[k], all[emulator::now->thread % 32 / 4 * 4 + k], 16);
