@@ -101,25 +101,32 @@ constexpr u32 QUERIES = 32;
 constexpr u32 QUERY_STRIDE = QUERIES + 4;
 /** Keys come in quarters of their dimensions: those that are even, then the odd ones behind them, QUARTER_DIMS each. */
 constexpr u32 QUARTER_DIMS = TILE_DIM / 8, QUARTER_FLOATS = 2 * QUARTER_DIMS * POSITIONS;
-/** Scores of a block of the cache. */
-constexpr u32 BLOCK_SCORES = QUERIES * POSITIONS;
-/** Of a thread: exponentials at once in vectors of 4 queries, and sums of them. */
-constexpr u32 EXPONENTS = BLOCK_SCORES / 4 / HALF_THREADS, TOTALS = QUERIES * 16 / HALF_THREADS;
+/** Scores of a block of the cache, as exponentials lie. */
+constexpr u32 BLOCK_SCORES = POSITIONS * QUERY_STRIDE;
+/** Of a thread: vectors of 4 queries' exponentials of a block, and sums of them. */
+constexpr u32 EXPONENTS = QUERIES * POSITIONS / 4 / HALF_THREADS, TOTALS = QUERIES * 16 / HALF_THREADS;
 /**
  * A half's shared memory. PARTS: in how many pieces a block's keys are streamed, and its values; PLACES: pieces that are there at once.
+ * One part is the block as it lies in the cache, which one thread asks for.
  */
-template <u32 PARTS, u32 PLACES> struct Half {
+template <u32 PARTS, u32 PLACES> struct alignas(128) Half {
   /** Where a block's last keys were its scores' halves are told. */
   float ring[PLACES][4 / PARTS * QUARTER_FLOATS];
-  /** [dimension][query]; later exponentials of two blocks, [position][query]. */
-  float q[2 * POSITIONS * QUERY_STRIDE];
+  /** [dimension][query]; later scores and exponentials of two blocks, [position][query]. */
+  float q[2 * BLOCK_SCORES];
   u32 most[QUERIES];
   float totals[QUERIES];
   /** The first position that a query sees, and how many behind it. */
   u32 begin[QUERIES], behind[QUERIES];
+  /** Of the ring's places, and of the first scores. */
+  u64 arrivals[PLACES + 1];
 };
 static_assert(TILE_DIM <= 2 * POSITIONS, "queries lie where exponentials do");
 static_assert(QUARTER_FLOATS == 16 * HALF_THREADS, "a thread tells another 16 scores");
+/** What a half has asked for so far: pieces, and tiles' first scores. */
+struct Asked {
+  u32 pieces, tiles;
+};
 
 /** Where the blocks of one kv head of a layer are. */
 struct Cached {
@@ -133,15 +140,15 @@ DEVICE Cached cached(const Instruction& I, const Input& in, u32 table_row, u32 k
   return {(const u64*)in.tables + (u64)table_row * in.table_stride, first, first + I.kv_heads * head};
 }
 
-/** 8 queries by 4 keys or dimensions: all products of a and b, added or, where the sum BEGINS, in its place. */
+/** 8 queries by 4 keys or dimensions: all products of a and b are added. */
 struct Eight {
   Floats low, high;
 };
 DEVICE Eight eight_at(const float* p) { return {*(const Floats*)p, *(const Floats*)(p + 4)}; }
-template <bool BEGINS> DEVICE void add_products(float (&sum)[8][4], const Eight& a, const Floats& b) {
+DEVICE void add_products(float (&sum)[8][4], const Eight& a, const Floats& b) {
   const float as[8] = {a.low.x, a.low.y, a.low.z, a.low.w, a.high.x, a.high.y, a.high.z, a.high.w}, bs[4] = {b.x, b.y, b.z, b.w};
   UNROLL for (u32 n = 0; n < 8; n++) {
-    UNROLL for (u32 k = 0; k < 4; k++) sum[n][k] = BEGINS ? as[n] * bs[k] : sum[n][k] + as[n] * bs[k];
+    UNROLL for (u32 k = 0; k < 4; k++) sum[n][k] = sum[n][k] + as[n] * bs[k];
   }
 }
 
@@ -170,36 +177,33 @@ struct Factors {
   Floats b;
 };
 /**
- * Products of 8 queries and 4 keys, of every eighth dimension, `n` of them: lanes r and r + 8 of the laneSum, and their sum. The next
- * step's factors are on their way while one is made.
+ * Products of 8 queries and 4 keys, of every eighth dimension, `n` of them: lanes r and r + 8 of the laneSum, and their sum. KEY_STEP:
+ * floats between the dimensions' keys. The next step's factors are on their way while one is made.
  */
-DEVICE void two_lanes(float (&sum)[8][4], const float* x, const float* keys, u32 n) {
+template <u32 KEY_STEP> DEVICE void two_lanes(float (&sum)[8][4], const float* x, const float* keys, u32 n) {
   float other[8][4];
-  auto at = [&](u32 i) -> Factors { return {eight_at(x + i * 8 * QUERY_STRIDE), *(const Floats*)(keys + i * POSITIONS)}; };
-  Factors even = at(0);
-  if (n >= 2) {
-    const Factors odd = at(1);
-    add_products<true>(sum, even.a, even.b);
-    even = at(2);
-    add_products<true>(other, odd.a, odd.b);
-  } else {
-    UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = other[k / 4][k % 4] = 0.0f;
-    if (n > 0) add_products<true>(sum, even.a, even.b);
+  UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = other[k / 4][k % 4] = 0.0f;
+  auto next = [&]() -> Factors {
+    const Factors f = {eight_at(x), *(const Floats*)keys};
+    x += 8 * QUERY_STRIDE;
+    keys += KEY_STEP;
+    return f;
+  };
+  Factors even = next();
+  ROLLED for (; n >= 2; n -= 2) {
+    const Factors odd = next();
+    add_products(sum, even.a, even.b);
+    even = next();
+    add_products(other, odd.a, odd.b);
   }
-  u32 i = 2;
-  ROLLED for (; i + 2 <= n; i += 2) {
-    const Factors odd = at(i + 1);
-    add_products<false>(sum, even.a, even.b);
-    even = at(i + 2);
-    add_products<false>(other, odd.a, odd.b);
-  }
-  if (i < n) add_products<false>(sum, even.a, even.b);
+  if (n > 0) add_products(sum, even.a, even.b);
   UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = sum[k / 4][k % 4] + other[k / 4][k % 4];
 }
 
 /** Rows t0.. of one sequence, `rows` of them, and a kv head, by a half: its thread `tid`. */
 template <u32 PARTS, u32 PLACES>
-DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACES>& mine, u32 half, u32 tid, u32 t0, u32 rows, u32 kv, float* scratch) {
+DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACES>& mine, Asked& before, u32 half, u32 tid, u32 t0, u32 rows, u32 kv, float* scratch) {
+  constexpr bool BULK = PARTS == 1;
   constexpr u32 QUARTERS = 4 / PARTS, PIECE_POSITIONS = POSITIONS / PARTS;
   const u32 D = I.head_dim, group = I.heads / I.kv_heads, lane = tid & 31, warp = tid / 32;
   // Of scores two warps have the even dimensions, two the odd ones, each with half of a block's keys.
@@ -207,27 +211,47 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACE
   const u32 queries = rows * group, p0 = ((const u32*)in.positions)[t0];
   const u32 end = p0 + rows, first = I.window && p0 + 1 > I.window ? p0 + 1 - I.window : 0;
   const u32 b0 = first / POSITIONS, b1 = (end + POSITIONS - 1) / POSITIONS;
-  const u32 key_pieces = PARTS * (b1 - b0), pieces = 2 * key_pieces;
+  const u32 key_pieces = PARTS * (b1 - b0), pieces = 2 * key_pieces, base = before.pieces;
   const Cached from = cached(I, in, ((const u32*)in.table_rows)[t0], kv);
   // Quarter i of four: dimensions d with d % 8 = 0, 4, 2, 6, and those behind them.
   auto residue = [](u32 i) { return (i & 1) << 2 | (i & 2); };
   // Where the next piece is in the cache is looked up one piece ahead of asking for it.
   const u32 column = tid & 15, line = tid / 16;
   auto place_of = [&](u32 p) -> const float* {
-    if (p < key_pieces) return from.keys_of(b0 + p / PARTS) + 8 * line * POSITIONS + column * 4;
+    if (p < key_pieces) return from.keys_of(b0 + p / PARTS) + (BULK ? 0 : 8 * line * POSITIONS + column * 4);
     const u32 v = p - key_pieces;
     return p < pieces ? from.values_of(b0 + v / PARTS) + v % PARTS * PIECE_POSITIONS * D : nullptr;
   };
+  auto slot_of = [&](u32 p) { return (base + p) % PLACES; };
+  auto high_of = [&](u32 b) { return end - b * POSITIONS < POSITIONS ? end - b * POSITIONS : POSITIONS; };
+  auto scores_of = [&](u32 b) { return scratch + (u64)(b - b0) * BLOCK_SCORES; };
+  auto exponentials_of = [&](u32 b) { return mine.q + (b - b0 & 1) * BLOCK_SCORES; };
+  auto copy_all = [&](float* to, const float* from, u32 floats) {
+    ROLLED for (u32 i = tid; i < floats / 4; i += HALF_THREADS) copy_ahead(to + 4 * i, from + 4 * i);
+  };
+  // The values of a block but the first come with its scores.
   auto ask = [&](u32 p, const float* place) {
-    float* to = mine.ring[p % PLACES];
+    float* to = mine.ring[slot_of(p)];
+    const u32 v = p - key_pieces, b = b0 + v / PARTS;
+    const bool scores = p >= key_pieces && v % PARTS == 0 && b > b0;
+    if (BULK) {
+      if (tid != 0 || place == nullptr) return;
+      u64* const arrival = &mine.arrivals[slot_of(p)];
+      const u32 bytes = p < key_pieces ? D * POSITIONS * 4 : high_of(b) * D * 4;
+      expect(arrival, bytes + (scores ? BLOCK_SCORES * 4 : 0));
+      copy_bulk(to, place, bytes, arrival);
+      if (scores) copy_bulk(exponentials_of(b), scores_of(b), BLOCK_SCORES * 4, arrival);
+      return;
+    }
     if (p < key_pieces) {
       // Even dimensions, then the odd ones.
-      UNROLL for (u32 k = 0; k < 4 * QUARTERS; k++) {
-        const u32 odd = k / 2 & 1, far = k & 1, d = residue(p % PARTS * QUARTERS + k / 4) + odd + 64 * far;
-        if (d + 8 * line < D) copy_ahead(to + ((k / 4 * 2 + odd) * QUARTER_DIMS + line + 8 * far) * POSITIONS + column * 4, place + d * POSITIONS);
+      UNROLL for (u32 k = 0; k < 4; k++) {
+        const u32 odd = k / 2 & 1, far = k & 1, d = residue(p % PARTS) + odd + 64 * far;
+        if (d + 8 * line < D) copy_ahead(to + (odd * QUARTER_DIMS + line + 8 * far) * POSITIONS + column * 4, place + d * POSITIONS);
       }
     } else if (place != nullptr) {
-      ROLLED for (u32 i = tid; i < PIECE_POSITIONS * D / 4; i += HALF_THREADS) copy_ahead(to + 4 * i, place + 4 * i);
+      copy_all(to, place, PIECE_POSITIONS * D);
+      if (scores) copy_all(exponentials_of(b), scores_of(b), BLOCK_SCORES);
     }
     copies_asked();
   };
@@ -261,11 +285,14 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACE
       mine.behind[query] = query < queries ? p - begin : 0;
     }
   }
+  // What all had of the piece before they have done with: the next goes there.
   auto turn_ring = [&](u32 p) {
-    copies_there<PLACES - 2>();
+    if (BULK) before_bulk();
+    else copies_there<PLACES - 2>();
     sync_four(half);
     ask(p + PLACES - 1, next);
     next = place_of(p + PLACES);
+    if (BULK) await_bulk(&mine.arrivals[slot_of(p)], (base + p) / PLACES & 1);
   };
   // Of even dimensions a thread ends with the scores of its first four queries, of odd ones with those of the others.
   const u32 q_end = q0 + 4 * parity;
@@ -273,30 +300,29 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACE
   UNROLL for (u32 n = 0; n < 4; n++) found[n] = -from_bits(0x7f800000);
   u32 p = 0;
   ROLLED for (u32 b = b0; b < b1; b++) {
-    float sum[8][4], four[8][4];
-    ROLLED for (u32 h = 0; h < 2; h++) {
-      float two[8][4];
-      auto lanes = [&](float (&to)[8][4], u32 quarter) {
-        if (quarter % QUARTERS == 0) turn_ring(p++);
-        const u32 r = residue(quarter) + parity;
-        const float* keys = mine.ring[(p - 1) % PLACES] + (quarter % QUARTERS * 2 + parity) * QUARTER_DIMS * POSITIONS + k0;
-        two_lanes(to, mine.q + r * QUERY_STRIDE + q0, keys, (D - r + 7) / 8);
-      };
-      lanes(two, 2 * h);
-      lanes(sum, 2 * h + 1);
+    float sum[8][4], two[8][4], four[8][4];
+    ROLLED for (u32 quarter = 0; quarter < 4; quarter++) {
+      if (quarter % QUARTERS == 0) turn_ring(p++);
+      const u32 r = residue(quarter) + parity;
+      const float* keys = mine.ring[slot_of(p - 1)] + (BULK ? r : parity * QUARTER_DIMS) * POSITIONS + k0;
+      two_lanes<BULK ? 8 * POSITIONS : POSITIONS>(sum, mine.q + r * QUERY_STRIDE + q0, keys, (D - r + 7) / 8);
+      if ((quarter & 1) == 0) {
+        UNROLL for (u32 k = 0; k < 32; k++) two[k / 4][k % 4] = sum[k / 4][k % 4];
+        continue;
+      }
       UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = two[k / 4][k % 4] + sum[k / 4][k % 4];
-      if (h == 0) {
+      if (quarter == 1) {
         UNROLL for (u32 k = 0; k < 32; k++) four[k / 4][k % 4] = sum[k / 4][k % 4];
       }
     }
     UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = four[k / 4][k % 4] + sum[k / 4][k % 4];
     // The sums of even and of odd dimensions, told where the last keys were.
-    Floats* const told = (Floats*)mine.ring[(p - 1) % PLACES];
+    Floats* const told = (Floats*)mine.ring[slot_of(p - 1)];
     sync_four(half);
     UNROLL for (u32 k = 0; k < 4; k++)
       told[k * HALF_THREADS + tid] = parity ? Floats{sum[0][k], sum[1][k], sum[2][k], sum[3][k]} : Floats{sum[4][k], sum[5][k], sum[6][k], sum[7][k]};
     sync_four(half);
-    float* const place = scratch + (u64)(b - b0) * BLOCK_SCORES + k0 * QUERIES + q_end;
+    float* const place = scores_of(b) + k0 * QUERY_STRIDE + q_end;
     const u32 at = b * POSITIONS + k0;
     const Words begin = *(const Words*)(mine.begin + q_end), behind = *(const Words*)(mine.behind + q_end);
     const u32 begins[4] = {begin.x, begin.y, begin.z, begin.w}, behinds[4] = {behind.x, behind.y, behind.z, behind.w};
@@ -310,7 +336,7 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACE
         // NaN is not found, and makes its row's sum NaN all the same.
         found[m] = larger_float(found[m], score[m]);
       }
-      *(Floats*)(place + k * QUERIES) = {score[0], score[1], score[2], score[3]};
+      *(Floats*)(place + k * QUERY_STRIDE) = {score[0], score[1], score[2], score[3]};
     }
   }
   UNROLL for (u32 n = 0; n < 4; n++) {
@@ -321,39 +347,44 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACE
     }
     if ((lane & 7) == 0) max_shared(mine.most + q_end + n, v);
   }
+  // All scores are there, and the queries have been used.
+  if (BULK) before_bulk_of_all();
   sync_four(half);
-  // Exponentials of a thread, asked for a block ahead.
+  if (BULK) {
+    u64* const arrival = &mine.arrivals[PLACES];
+    if (tid == 0) {
+      expect(arrival, BLOCK_SCORES * 4);
+      copy_bulk(exponentials_of(b0), scores_of(b0), BLOCK_SCORES * 4, arrival);
+    }
+    await_bulk(arrival, before.tiles & 1);
+  } else {
+    copy_all(exponentials_of(b0), scores_of(b0), BLOCK_SCORES);
+    copies_asked();
+    copies_there<0>();
+  }
   const u32 position = tid / 8, e0 = tid % 8 * 4, d0 = warp * 32 + (lane & 7) * 4;
   constexpr u32 APART_POSITIONS = HALF_THREADS / 8;
   float largest[4];
   UNROLL for (u32 n = 0; n < 4; n++) largest[n] = lowered(mine.most[e0 + n]);
-  Floats scores[EXPONENTS];
-  auto ask_scores = [&](u32 b) {
-    UNROLL for (u32 k = 0; k < EXPONENTS; k++)
-      scores[k] = load((const Floats*)(scratch + (u64)(b - b0) * BLOCK_SCORES + (position + APART_POSITIONS * k) * QUERIES + e0));
-  };
-  ask_scores(b0);
   float out[8][4], total[TOTALS];
   UNROLL for (u32 k = 0; k < TOTALS; k++) total[k] = 0.0f;
   UNROLL for (u32 k = 0; k < 32; k++) out[k / 4][k % 4] = 0.0f;
   ROLLED for (u32 b = b0; b < b1; b++) {
-    float* e = mine.q + (b & 1) * POSITIONS * QUERY_STRIDE;
-    const u32 low = first > b * POSITIONS ? first - b * POSITIONS : 0;
-    const u32 high = end - b * POSITIONS < POSITIONS ? end - b * POSITIONS : POSITIONS;
-    UNROLL for (u32 k = 0; k < EXPONENTS; k++) {
-      const u32 at = position + APART_POSITIONS * k;
-      Floats w = {0.0f, 0.0f, 0.0f, 0.0f};
-      if (at >= low && at < high)
-        w = {exp_below(scores[k].x - largest[0]), exp_below(scores[k].y - largest[1]), exp_below(scores[k].z - largest[2]), exp_below(scores[k].w - largest[3])};
-      *(Floats*)(e + at * QUERY_STRIDE + e0) = w;
-    }
-    if (b + 1 < b1) ask_scores(b + 1);
+    float* const e = exponentials_of(b);
+    const u32 low = first > b * POSITIONS ? first - b * POSITIONS : 0, high = high_of(b);
     float x[8][4];
     UNROLL for (u32 k = 0; k < 32; k++) x[k / 4][k % 4] = 0.0f;
     ROLLED for (u32 part = 0; part < PARTS; part++, p++) {
       turn_ring(p);
       if (part == 0) {
-        // Sums of exponentials: 16 threads a query, counted from the first position that it sees in the block.
+        // Exponentials where the scores were: those of the positions that nobody sees are never read as such.
+        ROLLED for (u32 k = 0; k < EXPONENTS; k++) {
+          Floats* const at = (Floats*)(e + (position + APART_POSITIONS * k) * QUERY_STRIDE + e0);
+          const Floats w = *at;
+          *at = {exp_below(w.x - largest[0]), exp_below(w.y - largest[1]), exp_below(w.z - largest[2]), exp_below(w.w - largest[3])};
+        }
+        sync_four(half);
+        // Their sums: 16 threads a query, counted from the first position that it sees in the block.
         UNROLL for (u32 k = 0; k < TOTALS; k++) {
           const u32 of = tid / 16 + HALF_THREADS / 16 * k, begin = mine.begin[of], skip = begin > b * POSITIONS ? begin - b * POSITIONS : 0;
           float s = 0.0f;
@@ -368,26 +399,35 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACE
       // A value that not all queries see is finite, or its own row fails: times 0 it changes none of the others' sums.
       const u32 at = part * PIECE_POSITIONS;
       const u32 j0 = low > at ? low - at : 0, j1 = high < at ? 0 : high - at < PIECE_POSITIONS ? high - at : PIECE_POSITIONS;
-      const float* values = mine.ring[p % PLACES] + d0;
-      const float* weights = e + at * QUERY_STRIDE + q0;
-      auto factors_at = [&](u32 j) -> Factors { return {eight_at(weights + j * QUERY_STRIDE), *(const Floats*)(values + j * D)}; };
+      if (j0 >= j1) continue;
+      const float* values = mine.ring[slot_of(p)] + j0 * D + d0;
+      const float* weights = e + (at + j0) * QUERY_STRIDE + q0;
+      auto next_factors = [&]() -> Factors {
+        const Factors f = {eight_at(weights), *(const Floats*)values};
+        weights += QUERY_STRIDE;
+        values += D;
+        return f;
+      };
       // As two_lanes has it.
-      Factors even = factors_at(j0 < PIECE_POSITIONS ? j0 : 0);
-      u32 j = j0;
-      ROLLED for (; j + 2 <= j1; j += 2) {
-        const Factors odd = factors_at(j + 1);
-        add_products<false>(x, even.a, even.b);
-        even = factors_at(j + 2);
-        add_products<false>(x, odd.a, odd.b);
+      Factors even = next_factors();
+      u32 n = j1 - j0;
+      ROLLED for (; n >= 2; n -= 2) {
+        const Factors odd = next_factors();
+        add_products(x, even.a, even.b);
+        even = next_factors();
+        add_products(x, odd.a, odd.b);
       }
-      if (j < j1) add_products<false>(x, even.a, even.b);
+      if (n > 0) add_products(x, even.a, even.b);
     }
     UNROLL for (u32 k = 0; k < 32; k++) out[k / 4][k % 4] = out[k / 4][k % 4] + x[k / 4][k % 4];
   }
   copies_there<0>();
+  before.pieces += pieces;
+  before.tiles++;
   if ((tid & 15) == 0) {
     UNROLL for (u32 k = 0; k < TOTALS; k++) mine.totals[tid / 16 + HALF_THREADS / 16 * k] = total[k];
   }
+  if (BULK) before_bulk();
   sync_four(half);
   if (d0 >= D) return;
   UNROLL for (u32 n = 0; n < 8; n++) {
@@ -405,8 +445,7 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACE
  * 8 queries and 4 dimensions.
  *
  * A laneSum's lanes are gone through so that few are held at a time: a thread has the even ones or the odd ones, of a piece lanes r and
- * r + 8, and the pieces come in the order in which the fold adds them. A sum that begins with its first product, not with +0 + it, can
- * differ in the sign of a zero only: scores go through exp, so that no result shows it.
+ * r + 8, and the quarters come in the order in which the fold adds them.
  */
 template <u32 PARTS, u32 PLACES> DEVICE void attend_rows_with(const Instruction& I, const Input& in) {
   using Mine = Half<PARTS, PLACES>;
@@ -416,7 +455,11 @@ template <u32 PARTS, u32 PLACES> DEVICE void attend_rows_with(const Instruction&
   u32* const taken = (u32*)((Mine*)pool() + 2);  // rounds; then the halves' own
   float* const scratch = (float*)I.scratch + (u64)(2 * block() + half) * I.splits * BLOCK_SCORES;
   const u32* table_rows = (const u32*)in.table_rows;
+  Asked asked = {0, 0};
   if (all == 0) taken[0] = 0;
+  if (tid == 0 && PARTS == 1) {
+    UNROLL for (u32 i = 0; i <= PLACES; i++) begin_arrival(&mine.arrivals[i], 1);
+  }
   sync();
   for (;;) {
     if (tid == 0) taken[1 + half] = take_shared(taken);
@@ -431,7 +474,7 @@ template <u32 PARTS, u32 PLACES> DEVICE void attend_rows_with(const Instruction&
       for (u32 t0 = from; t0 < to;) {
         u32 t1 = t0 + 1;
         while (t1 < to && table_rows[t1] == table_rows[t0]) t1++;
-        attend_tile(I, in, mine, half, tid, t0, t1 - t0, kv, scratch);
+        attend_tile(I, in, mine, asked, half, tid, t0, t1 - t0, kv, scratch);
         t0 = t1;
       }
     }
@@ -439,9 +482,9 @@ template <u32 PARTS, u32 PLACES> DEVICE void attend_rows_with(const Instruction&
   }
 }
 
-/** Pieces as large as there is room for. */
+/** Whole blocks of the cache where one thread can ask for them, and there is room. */
 DEVICE void attend_rows(const Instruction& I, const Input& in) {
-  if (POOL_AT + 2 * sizeof(Half<2, 2>) + 16 <= shared_size()) attend_rows_with<2, 2>(I, in);
+  if (bulk_copies() && POOL_AT + 2 * sizeof(Half<1, 2>) + 16 <= shared_size()) attend_rows_with<1, 2>(I, in);
   else attend_rows_with<4, 3>(I, in);
 }
 

@@ -155,6 +155,8 @@ DEVICE void await_bulk(u64* arrival, u32 parity) {
 DEVICE void fetch_bulk(const void* from, u32 bytes) { asm volatile("cp.async.bulk.prefetch.L2.global [%0],%1;" ::"l"(from), "r"(bytes) : "memory"); }
 /** What was written to shared memory comes before stretches that are asked for behind the next barrier. */
 DEVICE void before_bulk() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+/** And what was written to the device's memory. */
+DEVICE void before_bulk_of_all() { asm volatile("fence.proxy.async;" ::: "memory"); }
 #else
 DEVICE constexpr bool bulk_copies() { return false; }
 DEVICE void begin_arrival(u64*, u32) {}
@@ -163,6 +165,7 @@ DEVICE void copy_bulk(void*, const void*, u32, u64*) {}
 DEVICE void await_bulk(u64*, u32) {}
 DEVICE void fetch_bulk(const void*, u32) {}
 DEVICE void before_bulk() {}
+DEVICE void before_bulk_of_all() {}
 #endif
 
 DEVICE void add_shared(i32* p, i32 v) { atomicAdd(p, v); }

@@ -176,7 +176,8 @@ export function scratchFloats(program: Program, kind: AttentionKind, splits: num
 
 /** Floats of scratch of a block of the grid: the scores of what it works on. */
 export function blockScratchFloats(kind: AttentionKind, splits: number): number {
-  if (kind === 'rows') return 2 * splits * 64 * QUERIES;
+  // Four more than the queries: QUERY_STRIDE.
+  if (kind === 'rows') return 2 * splits * 64 * (QUERIES + 4);
   return kind === 'batch' ? 2 * splits * 64 * HEADS_AT_ONCE : 0;
 }
 
@@ -210,6 +211,7 @@ export const WHOLE_MEMORY: ReadonlySet<KernelName> = new Set([
   'bitnet_rows',
   'bitnet_some',
   'bitnet_head',
+  'bitnet_attend_rows',
   'bitnet_attend_batch',
 ]);
 /** What the kernel for steps of one row has; products only of rows that are made there. */

@@ -297,6 +297,7 @@ inline void fetch_bulk(const void* from, u32 bytes) {
   for (u32 at = 0; at < bytes; at += 64) fetch((const char*)from + at);
 }
 inline void before_bulk() {}
+inline void before_bulk_of_all() {}
 
 inline void add_shared(i32* p, i32 v) { *p += v; }
 inline void max_shared(u32* p, u32 v) { *p = v > *p ? v : *p; }
