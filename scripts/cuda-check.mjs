@@ -280,7 +280,7 @@ function* published(otherwise) {
 
 if (wants('speed') || wants('prompts')) {
   for (const { executable, sequence, V } of published('2b4t,bonsai-1.7b')) {
-    const lengths = wants('prompts') ? [512, 512, 512, 512, 512, 512, 512, 512, 2048, 2048, 200, 200, 100, 100] : [512, 512, 512];
+    const lengths = wants("prompts") ? [...Array(24).fill(512), 2048, 2048, 200, 200, 100, 100] : [512, 512, 512];
     for (const n of lengths) {
       executable.truncate(sequence, 0);
       const step = stepOf(executable, [[sequence, someTokens(n, V, 3)]], 'last');

@@ -23,13 +23,16 @@ template <u32 N> DEVICE Turn<N> turn_of(const Instruction& I, u32 position, bool
   return turn;
 }
 
-/** Head `head` of row t, normed (`codes`, `weight2`: the norms' weights, or 0) and turned; of a fused instruction's fields (attention.cuh). */
-template <u32 N> DEVICE void ready_head(const Instruction& I, u32 t, u32 slot, u32 head, const Turn<N>& turn, float (&v)[N]) {
+/** Head `head` of row t; of a fused instruction's fields (attention.cuh). */
+template <u32 N> DEVICE void load_head(const Instruction& I, u32 t, u32 slot, u32 head, float (&v)[N]) {
+  const float* x = slot == QUERY ? (const float*)I.x + (u64)t * I.x_stride : (const float*)(slot == VALUE ? I.weight : I.y) + (u64)t * I.y_stride;
+  x += head * 16 * N + (thread() & 15);
+  UNROLL for (u32 k = 0; k < N; k++) v[k] = load(x + 16 * k);
+}
+/** The head normed (`codes`, `weight2`: the norms' weights, or 0) and turned. */
+template <u32 N> DEVICE void turn_head(const Instruction& I, u32 slot, const Turn<N>& turn, float (&v)[N]) {
   constexpr u32 D = 16 * N, HALF = N / 2;
   const u32 lane = thread() & 15;
-  const float* x = slot == QUERY ? (const float*)I.x + (u64)t * I.x_stride : (const float*)(slot == VALUE ? I.weight : I.y) + (u64)t * I.y_stride;
-  x += head * D + lane;
-  UNROLL for (u32 k = 0; k < N; k++) v[k] = load(x + 16 * k);
   if (I.codes) {
     float sum = 0.0f;
     UNROLL for (u32 k = 0; k < N; k++) sum = sum + v[k] * v[k];
@@ -48,6 +51,11 @@ template <u32 N> DEVICE void ready_head(const Instruction& I, u32 t, u32 slot, u
   }
 }
 
+template <u32 N> DEVICE void ready_head(const Instruction& I, u32 t, u32 slot, u32 head, const Turn<N>& turn, float (&v)[N]) {
+  load_head<N>(I, t, slot, head, v);
+  turn_head<N>(I, slot, turn, v);
+}
+
 /** A key or value into the cache. */
 template <u32 N> DEVICE void append_head(const Instruction& I, const Input& in, u32 table_row, u32 slot, u32 head, u32 position, const float (&v)[N]) {
   const u32 lane = thread() & 15;
@@ -60,28 +68,38 @@ template <u32 N> DEVICE void append_head(const Instruction& I, const Input& in, 
   }
 }
 
-/** All rows' heads: queries in place, keys and values to the cache. */
+/** All rows' heads: queries in place, keys and values to the cache. Two of a thread's are on their way at once. */
 template <u32 N> APART void ready_rows(const Instruction& I, const Input& in) {
-  const u32 slots = I.heads + 2 * I.kv_heads, all = I.rows * slots;
+  const u32 slots = I.heads + 2 * I.kv_heads, all = I.rows * slots, step = blocks() * (THREADS / 16);
   const u32* positions = (const u32*)in.positions;
   const u32* table_rows = (const u32*)in.table_rows;
-  for (u32 from = block() * (THREADS / 16); from < all; from += blocks() * (THREADS / 16)) {
-    const u32 item = from + thread() / 16;
-    const bool there = item < all;
-    const u32 t = there ? item / slots : 0, at = there ? item % slots : 0;
-    const u32 slot = at < I.heads ? QUERY : at < I.heads + I.kv_heads ? KEY : VALUE;
-    const u32 head = slot == QUERY ? at : slot == KEY ? at - I.heads : at - I.heads - I.kv_heads;
-    const u32 position = positions[t], table_row = table_rows[t];
-    const Turn<N> turn = turn_of<N>(I, position, I.rotary != 0 && slot != VALUE);
-    float v[N];
-    ready_head<N>(I, t, slot, head, turn, v);
-    if (!there) continue;
-    if (slot != QUERY) {
-      append_head<N>(I, in, table_row, slot, head, position, v);
-      continue;
+  ROLLED for (u32 from = block() * (THREADS / 16); from < all; from += 2 * step) {
+    u32 t[2], slot[2], head[2], position[2], table_row[2];
+    bool there[2];
+    Turn<N> turn[2];
+    float v[2][N];
+    UNROLL for (u32 k = 0; k < 2; k++) {
+      const u32 item = from + k * step + thread() / 16;
+      there[k] = item < all;
+      t[k] = there[k] ? item / slots : 0;
+      const u32 at = there[k] ? item % slots : 0;
+      slot[k] = at < I.heads ? QUERY : at < I.heads + I.kv_heads ? KEY : VALUE;
+      head[k] = slot[k] == QUERY ? at : slot[k] == KEY ? at - I.heads : at - I.heads - I.kv_heads;
+      position[k] = positions[t[k]];
+      table_row[k] = table_rows[t[k]];
+      load_head<N>(I, t[k], slot[k], head[k], v[k]);
     }
-    float* to = (float*)I.x + (u64)t * I.x_stride + head * 16 * N + (thread() & 15);
-    UNROLL for (u32 k = 0; k < N; k++) to[16 * k] = v[k];
+    UNROLL for (u32 k = 0; k < 2; k++) turn[k] = turn_of<N>(I, position[k], I.rotary != 0 && slot[k] != VALUE);
+    UNROLL for (u32 k = 0; k < 2; k++) {
+      turn_head<N>(I, slot[k], turn[k], v[k]);
+      if (!there[k]) continue;
+      if (slot[k] != QUERY) {
+        append_head<N>(I, in, table_row[k], slot[k], head[k], position[k], v[k]);
+        continue;
+      }
+      float* to = (float*)I.x + (u64)t[k] * I.x_stride + head[k] * 16 * N + (thread() & 15);
+      UNROLL for (u32 i = 0; i < N; i++) to[16 * i] = v[k][i];
+    }
   }
 }
 

@@ -339,8 +339,10 @@ DEVICE void ternary_tiles_of_two(const Instruction& I) {
 
 // The same by warps in fours, see mma_four: blocks of 256 threads, whose registers hold twice the results.
 
-constexpr u32 FOUR_THREADS = 256, FOUR_STAGES = 5;
+constexpr u32 FOUR_THREADS = 256;
 template <u32 UNITS, u32 TOKENS> constexpr u32 FOUR_BYTES = (TOKENS + UNITS * 32) * STAGE;
+/** Stages in a ring of 196,608 bytes: what is on its way at once decides how fast it comes. */
+template <u32 UNITS, u32 TOKENS> constexpr u32 FOUR_STAGES = 196608 / FOUR_BYTES<UNITS, TOKENS>;
 /** 16 bytes of a staged row of 128, as four warps together read them. */
 DEVICE u32 four_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ (row & 7)) << 4); }
 
@@ -350,7 +352,7 @@ DEVICE u32 four_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ (row
  * shared memory, so that what is done with them is a short loop, and whole lines are written.
  */
 template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
-  constexpr u32 STAGES = FOUR_STAGES, AHEAD = STAGES - 2, BYTES = FOUR_BYTES<UNITS, N>, CODES = N / 32, STEPS_EACH = STAGE / 32 * UNITS / 2;
+  constexpr u32 STAGES = FOUR_STAGES<UNITS, N>, AHEAD = STAGES - 2, BYTES = FOUR_BYTES<UNITS, N>, CODES = N / 32, STEPS_EACH = STAGE / 32 * UNITS / 2;
   // Tokens of a pass over the results, and words from one to the next.
   constexpr u32 PART = N / UNITS, STRIDE = UNITS * 128 + 4;
   static_assert(PART * STRIDE * 4 <= STAGES * BYTES, "results lie where weights and codes did");
@@ -444,17 +446,20 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
     const Matrix& m = I.m[gate ? 0 : p];
     const u32 quads = m.quads, rows = m.rows, out_stride = m.out_stride;
     // Of the results a lane has four rows next to each other of each unit; `left`: of those, what is there.
-    const u32 quad_at = lane % 8 * 4, field = lane / 8;
-    const bool fours = ((quads | out_stride) & 3) == 0 && (m.out & 15) == 0;
+    const u32 quad_at = lane % 8 * 4, field = lane / 8, gate_of = I.gate;
     auto left_of = [&](u32 u) {
       const u32 quad = quad_of(u) + quad_at, row = quad + field * quads;
       return quad >= quads || row >= rows ? 0 : quads - quad < rows - row ? quads - quad : rows - row;
     };
     const u32 left[2] = {left_of(0), left_of(UNITS - 1)};
+    // Nearly always all is there, and can be read and written four at a time.
+    const bool whole = ((quads | out_stride) & 3) == 0 && (m.out & 15) == 0 && left[0] >= 4 && left[1] >= 4 && t0 + N <= I.rows;
     // Two at a time: both units of a token, or two tokens.
+    constexpr u32 STEP = UNITS == 2 ? 8 : 16;
     auto token_at = [&](u32 i, u32 k) { return UNITS == 2 ? i : i + 8 * k; };
+    float* const out_here = (float*)m.out + (u64)t0 * out_stride + quad_at + field * quads;
+    auto out_at = [&](u32 token, u32 k) { return out_here + (u64)token * out_stride + quad_of(UNITS == 2 ? k : 0); };
     auto left_at = [&](u32 token, u32 k) { return t0 + token < I.rows ? left[k] : 0; };
-    auto out_at = [&](u32 token, u32 k) { return (float*)m.out + (u64)(t0 + token) * out_stride + quad_of(UNITS == 2 ? k : 0) + quad_at + field * quads; };
     ROLLED for (u32 pass = 0; pass < UNITS; pass++) {
       sync();
       auto put = [&](auto what) {
@@ -476,59 +481,61 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
         if (four == 1) put([](i32& at, i32 v) { at += v; });
         sync();
       }
-      auto old_at = [&](u32 i, u32 k) {
-        const u32 token = pass * PART + token_at(i, k), n = left_at(token, k);
-        const float* const out = out_at(token, k);
-        Floats v = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (i >= PART) return v;
-        if (n >= 4 && fours) return load((const Floats*)out);
-        if (n > 0) v.x = load(out);
-        if (n > 1) v.y = load(out + 1);
-        if (n > 2) v.z = load(out + 2);
-        if (n > 3) v.w = load(out + 3);
-        return v;
-      };
-      constexpr u32 STEP = UNITS == 2 ? 8 : 16;
-      // What is there already is asked for a round before it is wanted.
-      Floats next[2];
-      UNROLL for (u32 k = 0; k < 2; k++) next[k] = adds ? old_at(warp, k) : Floats{0.0f, 0.0f, 0.0f, 0.0f};
-      ROLLED for (u32 i = warp; i < PART; i += STEP) {
-        const Floats old[2] = {next[0], next[1]};
-        if (adds) {
-          UNROLL for (u32 k = 0; k < 2; k++) next[k] = old_at(i + STEP, k);
-        }
-        Floats y[2];
+      const u32 first = pass * PART;
+      auto values = [&](Floats (&y)[2], u32 i) {
         UNROLL for (u32 k = 0; k < 2; k++) {
           const u32 at = token_at(i, k);
-          const TokenScale of = token_scales[pass * PART + at];
+          const TokenScale of = token_scales[first + at];
           const Words v = *(const Words*)(results + at * STRIDE + (UNITS == 2 ? k * 128 : 0) + field * 32 + quad_at);
           const float factor = of.factor[gate ? k : 0];
           auto value = [&](u32 sum) { return (float)(((i32)sum >> (2 * field)) - of.code_sum) * factor; };
           y[k] = {value(v.x), value(v.y), value(v.z), value(v.w)};
         }
-        if (gate) {
-          if (I.gate == RELU2) {
-            auto join = [](float a, float b) {
-              const float positive = a > 0.0f || a != a ? a : 0.0f;
-              return (positive * positive) * b;
-            };
-            y[0] = {join(y[0].x, y[1].x), join(y[0].y, y[1].y), join(y[0].z, y[1].z), join(y[0].w, y[1].w)};
-          } else {
-            auto join = [&](float a, float b) { return activated(I.gate, I.limit, a, b); };
-            y[0] = {join(y[0].x, y[1].x), join(y[0].y, y[1].y), join(y[0].z, y[1].z), join(y[0].w, y[1].w)};
+      };
+      auto join = [&](Floats& y, const Floats& up, auto one) { y = {one(y.x, up.x), one(y.y, up.y), one(y.z, up.z), one(y.w, up.w)}; };
+      auto squared = [](float a, float b) {
+        const float positive = a > 0.0f || a != a ? a : 0.0f;
+        return (positive * positive) * b;
+      };
+      if (whole && adds) {
+        // What is there already is asked for a round before it is wanted.
+        Floats next[2];
+        UNROLL for (u32 k = 0; k < 2; k++) next[k] = load((const Floats*)out_at(first + token_at(warp, k), k));
+        ROLLED for (u32 i = warp; i < PART; i += STEP) {
+          const Floats old[2] = {next[0], next[1]};
+          if (i + STEP < PART) {
+            UNROLL for (u32 k = 0; k < 2; k++) next[k] = load((const Floats*)out_at(first + token_at(i + STEP, k), k));
           }
+          Floats y[2];
+          values(y, i);
+          UNROLL for (u32 k = 0; k < 2; k++)
+            *(Floats*)out_at(first + token_at(i, k), k) = {old[k].x + y[k].x, old[k].y + y[k].y, old[k].z + y[k].z, old[k].w + y[k].w};
         }
-        UNROLL for (u32 k = 0; k < 2; k++) {
-          const u32 token = pass * PART + token_at(i, k), n = gate && k ? 0 : left_at(token, k);
-          if (adds) y[k] = {old[k].x + y[k].x, old[k].y + y[k].y, old[k].z + y[k].z, old[k].w + y[k].w};
-          float* const out = out_at(token, k);
-          if (n >= 4 && fours) {
-            *(Floats*)out = y[k];
-          } else {
-            if (n > 0) out[0] = y[k].x;
-            if (n > 1) out[1] = y[k].y;
-            if (n > 2) out[2] = y[k].z;
-            if (n > 3) out[3] = y[k].w;
+      } else if (whole && gate && gate_of == RELU2) {
+        UNROLL2 for (u32 i = warp; i < PART; i += STEP) {
+          Floats y[2];
+          values(y, i);
+          join(y[0], y[1], squared);
+          *(Floats*)out_at(first + i, 0) = y[0];
+        }
+      } else if (whole && !gate) {
+        UNROLL2 for (u32 i = warp; i < PART; i += STEP) {
+          Floats y[2];
+          values(y, i);
+          UNROLL for (u32 k = 0; k < 2; k++) *(Floats*)out_at(first + token_at(i, k), k) = y[k];
+        }
+      } else {
+        ROLLED for (u32 i = warp; i < PART; i += STEP) {
+          Floats y[2];
+          values(y, i);
+          if (gate) join(y[0], y[1], [&](float a, float b) { return gate_of == RELU2 ? squared(a, b) : activated(gate_of, I.limit, a, b); });
+          UNROLL for (u32 k = 0; k < (gate ? 1 : 2); k++) {
+            const u32 token = first + token_at(i, k), n = left_at(token, k);
+            float* const out = out_at(token, k);
+            const float each[4] = {y[k].x, y[k].y, y[k].z, y[k].w};
+            UNROLL for (u32 e = 0; e < 4; e++) {
+              if (e < n) out[e] = adds ? load(out + e) + each[e] : each[e];
+            }
           }
         }
       }

@@ -195,6 +195,8 @@ export function kernelOf({ op, rows }: Instruction): KernelName {
       return rows <= SOME_ROWS ? 'bitnet_some' : 'bitnet_tiles';
     case 'int8':
       return 'bitnet_head';
+    case 'ready':
+      return 'bitnet_ready';
     case 'attendRows':
       return 'bitnet_attend_rows';
     case 'attendBatch':
@@ -210,6 +212,7 @@ export function kernelOf({ op, rows }: Instruction): KernelName {
 export const WHOLE_MEMORY: ReadonlySet<KernelName> = new Set([
   'bitnet_rows',
   'bitnet_some',
+  'bitnet_tiles',
   'bitnet_head',
   'bitnet_attend_rows',
   'bitnet_attend_batch',
