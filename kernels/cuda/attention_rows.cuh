@@ -490,7 +490,7 @@ template <u32 PARTS, u32 PLACES> DEVICE void attend_rows_with(const Instruction&
       const u32 kv = item % I.kv_heads, from = (tiles - 1 - item / I.kv_heads) * each;
       const u32 to = from + each < I.rows ? from + each : I.rows;
       for (u32 t0 = from; t0 < to;) {
-        u32 t1 = t0 + 1;
+        u32 t1 = in.sequences == 1 ? to : t0 + 1;
         while (t1 < to && table_rows[t1] == table_rows[t0]) t1++;
         attend_tile(I, in, mine, asked, half, tid, t0, t1 - t0, kv, scratch);
         t0 = t1;

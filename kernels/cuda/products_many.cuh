@@ -341,8 +341,8 @@ DEVICE void ternary_tiles_of_two(const Instruction& I) {
 
 constexpr u32 FOUR_THREADS = 256;
 template <u32 UNITS, u32 TOKENS> constexpr u32 FOUR_BYTES = (TOKENS + UNITS * 32) * STAGE;
-/** Stages in a ring of 196,608 bytes: what is on its way at once decides how fast it comes. */
-template <u32 UNITS, u32 TOKENS> constexpr u32 FOUR_STAGES = 196608 / FOUR_BYTES<UNITS, TOKENS>;
+/** Stages in a ring of 122,880 bytes; with more of them the cache is smaller, through which results go. */
+template <u32 UNITS, u32 TOKENS> constexpr u32 FOUR_STAGES = 122880 / FOUR_BYTES<UNITS, TOKENS>;
 /** 16 bytes of a staged row of 128, as four warps together read them. */
 DEVICE u32 four_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ (row & 7)) << 4); }
 
@@ -356,6 +356,9 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
   // Tokens of a pass over the results, and words from one to the next.
   constexpr u32 PART = N / UNITS, STRIDE = UNITS * 128 + 4;
   static_assert(PART * STRIDE * 4 <= STAGES * BYTES, "results lie where weights and codes did");
+  // Behind them, if there is room, what they are added to.
+  constexpr u32 OLD_AT = PART * STRIDE * 4;
+  constexpr bool OLD_AHEAD = OLD_AT + PART * UNITS * 512 <= STAGES * BYTES;
   static_assert(PART % 16 == 0, "whole rounds of two tokens for each warp");
   char* const staged_here = tile_place(pool());
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, four = tid / 128, g = lane / 4, piece = lane & 3, row_warp = warp & 3;
@@ -388,23 +391,32 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
       const u32 t = t0 + copied + 32 * k;
       code_from[k] = (const char*)I.codes + (u64)(t < I.rows ? t : I.rows - 1) * I.code_stride + sixteen * 16;
     }
-    auto ask_weights = [&](u32 stage) {
-      char* const here = staged_here + stage % STAGES * BYTES + N * STAGE + to;
+    // The stage that is asked for next, and its place.
+    u32 asked = 0;
+    char* asked_at = staged_here + to;
+    auto ask_weights = [&](u32 stage, char* at) {
       UNROLL for (u32 u = 0; u < UNITS; u++) {
-        if (stage < stages && weight_from[u]) copy_ahead(here + u * 32 * STAGE, weight_from[u] + stage * STAGE);
+        if (stage < stages && weight_from[u]) copy_ahead(at + (N + u * 32) * STAGE, weight_from[u] + stage * STAGE);
       }
     };
-    auto ask_codes = [&](u32 stage) {
-      char* const here = staged_here + stage % STAGES * BYTES + to;
+    auto ask_codes = [&]() {
       UNROLL for (u32 k = 0; k < CODES; k++) {
-        if (stage < stages) copy_ahead(here + k * 32 * STAGE, code_from[k] + stage * STAGE);
+        if (asked < stages) copy_ahead(asked_at + k * 32 * STAGE, code_from[k] + asked * STAGE);
       }
       copies_asked();
+      asked++;
+      asked_at += BYTES;
+      if (asked_at >= staged_here + STAGES * BYTES) asked_at -= STAGES * BYTES;
     };
-    ROLLED for (u32 stage = 0; stage < AHEAD; stage++) ask_weights(stage);
+    // Of the weights no more than one stage's before the codes, or the first products would wait for all of them.
+    ask_weights(0, asked_at);
     if (!waited) wait_for_earlier();
     waited = true;
-    ROLLED for (u32 stage = 0; stage < AHEAD; stage++) ask_codes(stage);
+    ask_codes();
+    ROLLED while (asked < AHEAD) {
+      ask_weights(asked, asked_at);
+      ask_codes();
+    }
     if (tid < N) {
       const u32 t = t0 + tid < I.rows ? t0 + tid : I.rows - 1;
       const float scale = load((const float*)I.scales + 2 * t);
@@ -415,19 +427,19 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
     UNROLL for (u32 n = 0; n < N / 8; n++) {
       UNROLL for (u32 e = 0; e < 4; e++) low[n][e] = high[n][e] = 0;
     }
+    const char* codes = staged_here;
     ROLLED for (u32 stage = 0; stage < stages; stage++) {
       copies_there<AHEAD - 1>();
       copies_for_tiles();
       sync();
-      const char* const codes = staged_here + stage % STAGES * BYTES;
       const char* const weights = codes + (N + unit * 32 + row_warp * 8 + g) * STAGE + piece * 4;
       u32 a[STEPS_EACH][2];
       UNROLL for (u32 k = 0; k < STEPS_EACH; k++) {
         UNROLL for (u32 h = 0; h < 2; h++) a[k][h] = *(const u32*)(weights + (((2 * (first_step + k) + h) ^ g) << 4));
       }
       // Into the place of the stage before the one before, which all have multiplied.
-      ask_weights(stage + AHEAD);
-      ask_codes(stage + AHEAD);
+      ask_weights(asked, asked_at);
+      ask_codes();
       UNROLL for (u32 k = 0; k < STEPS_EACH; k++) {
         u32 fields[2][4];
         UNROLL for (u32 f = 0; f < 4; f++) {
@@ -439,6 +451,8 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
         mma_asked();
         mma_done<1>();
       }
+      codes += BYTES;
+      if (codes >= staged_here + STAGES * BYTES) codes -= STAGES * BYTES;
     }
     mma_done<0>();
     copies_there<0>();
@@ -461,7 +475,15 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
     auto out_at = [&](u32 token, u32 k) { return out_here + (u64)token * out_stride + quad_of(UNITS == 2 ? k : 0); };
     auto left_at = [&](u32 token, u32 k) { return t0 + token < I.rows ? left[k] : 0; };
     ROLLED for (u32 pass = 0; pass < UNITS; pass++) {
+      const u32 first = pass * PART;
+      Floats* const old_ahead = (Floats*)(staged_here + OLD_AT) + tid;
       sync();
+      if (OLD_AHEAD && whole && adds) {
+        ROLLED for (u32 i = warp, at = 0; i < PART; i += STEP, at += 2 * FOUR_THREADS) {
+          UNROLL for (u32 k = 0; k < 2; k++) copy_ahead(old_ahead + at + k * FOUR_THREADS, out_at(first + token_at(i, k), k));
+        }
+        copies_asked();
+      }
       auto put = [&](auto what) {
         UNROLL for (u32 n = 0; n < N / 8; n++) {
           if (UNITS == 2 && n / (N / 16) != pass) continue;
@@ -481,7 +503,6 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
         if (four == 1) put([](i32& at, i32 v) { at += v; });
         sync();
       }
-      const u32 first = pass * PART;
       auto values = [&](Floats (&y)[2], u32 i) {
         UNROLL for (u32 k = 0; k < 2; k++) {
           const u32 at = token_at(i, k);
@@ -498,13 +519,15 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
         return (positive * positive) * b;
       };
       if (whole && adds) {
-        // What is there already is asked for a round before it is wanted.
+        // What is there already: copied by the thread itself, or asked for a round before it is wanted.
+        copies_there<0>();
         Floats next[2];
-        UNROLL for (u32 k = 0; k < 2; k++) next[k] = load((const Floats*)out_at(first + token_at(warp, k), k));
-        ROLLED for (u32 i = warp; i < PART; i += STEP) {
-          const Floats old[2] = {next[0], next[1]};
-          if (i + STEP < PART) {
-            UNROLL for (u32 k = 0; k < 2; k++) next[k] = load((const Floats*)out_at(first + token_at(i + STEP, k), k));
+        UNROLL for (u32 k = 0; k < 2 && !OLD_AHEAD; k++) next[k] = load((const Floats*)out_at(first + token_at(warp, k), k));
+        ROLLED for (u32 i = warp, at = 0; i < PART; i += STEP, at += 2 * FOUR_THREADS) {
+          Floats old[2];
+          UNROLL for (u32 k = 0; k < 2; k++) {
+            old[k] = OLD_AHEAD ? old_ahead[at + k * FOUR_THREADS] : next[k];
+            if (!OLD_AHEAD && i + STEP < PART) next[k] = load((const Floats*)out_at(first + token_at(i + STEP, k), k));
           }
           Floats y[2];
           values(y, i);

@@ -160,6 +160,42 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
     ),
   );
 
+  test('prompts take every kind of tile, as there are rows and multiprocessors', () =>
+    withSettings({ FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12' }, async () => {
+      const program = randomModel(wide, 'int8', 600);
+      using cuda = new CudaExecutable(await newGpu(), program);
+      const kinds = [65, 97, 128, 200, 300, 512].flatMap((rows) =>
+        cuda.instructionsOf(rows, 1, rows, 1).flatMap(({ op, cut }) => (op === 'ternary' ? [cut] : [])),
+      );
+      expect(new Set(kinds)).toEqual(new Set([0, 1, 2]));
+    }));
+
+  test.each<FaultName>([
+    'half of the columns',
+    'products that nobody waits for',
+  ])('a planted fault of prompts is found: %s', { timeout: 300_000 }, (name) =>
+    withSettings({ FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12', FAKE_CUDA_SCHEDULE: '1' }, async () => {
+      using cuda = new CudaExecutable(await newGpu(driverWithFaults()), bitnet);
+      using js = await jsBackend.load(bitnet, {});
+      const prompt = (e: Executable) => step(e, [[e.createSequence(), someTokens(200, 1)]]);
+      const wanted = await prompt(js);
+      expect(await prompt(cuda)).toEqual(wanted);
+      expect(await withFault(name, () => prompt(cuda))).not.toEqual(wanted);
+    }),
+  );
+
+  test.each<FaultName>([
+    'keys that nobody waits for',
+    'scores before all are there',
+  ])('a planted fault of prompts fails its launch: %s', { timeout: 300_000 }, (name) =>
+    withSettings({ FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12', FAKE_CUDA_SCHEDULE: '1' }, async () => {
+      using cuda = new CudaExecutable(await newGpu(driverWithFaults()), bitnet);
+      await expect(
+        withFault(name, () => step(cuda, [[cuda.createSequence(), someTokens(200, 1)]])),
+      ).rejects.toThrow(/LAUNCH_FAILED/);
+    }),
+  );
+
   test('a card whose kernels do not wait themselves', { timeout: 300_000 }, async () => {
     await withSettings({ FAKE_CUDA_CAPABILITY: '80', FAKE_CUDA_FAIL: 'cuLaunchKernelEx' }, async () => {
       await expectSame(

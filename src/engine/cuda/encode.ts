@@ -212,7 +212,6 @@ export function kernelOf({ op, rows }: Instruction): KernelName {
 export const WHOLE_MEMORY: ReadonlySet<KernelName> = new Set([
   'bitnet_rows',
   'bitnet_some',
-  'bitnet_tiles',
   'bitnet_head',
   'bitnet_attend_rows',
   'bitnet_attend_batch',

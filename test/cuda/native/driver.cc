@@ -196,7 +196,7 @@ struct Function {
 };
 
 /** Do warps multiply in fours? Machine code for 9.0 alone does, whose cards have that much memory. */
-bool fours() { return number("FAKE_CUDA_CAPABILITY", 90) == 90 && number("FAKE_CUDA_SHARED", 101376) >= 232448; }
+bool fours() { return number("FAKE_CUDA_CAPABILITY", 90) == 90 && number("FAKE_CUDA_SHARED", 101376) >= 131072; }
 u32 Function::threads() const {
   if (entry == (void (*)(void**))call_phase<bitnet_attend_rows>) return 256;
   return entry == (void (*)(void**))call_phase<bitnet_tiles> && fours() ? 256 : 512;
