@@ -43,8 +43,10 @@ addon.perform = (work, here) => {
   const before = performance.now();
   const done = perform(work, here);
   inDriver = performance.now() - before;
-  if (!here) return done.then(() => void (inDriver = performance.now() - before));
-  return done;
+  if (here) return done;
+  return done.then(() => {
+    inDriver = performance.now() - before;
+  });
 };
 const info = addon.probe(flag('--library', 'libcuda.so.1'));
 let from = performance.now();
@@ -280,7 +282,7 @@ function* published(otherwise) {
 
 if (wants('speed') || wants('prompts')) {
   for (const { executable, sequence, V } of published('2b4t,bonsai-1.7b')) {
-    const lengths = wants("prompts") ? [...Array(24).fill(512), 2048, 2048, 200, 200, 100, 100] : [512, 512, 512];
+    const lengths = wants('prompts') ? [...Array(24).fill(512), 2048, 2048, 200, 200, 100, 100] : [512, 512, 512];
     for (const n of lengths) {
       executable.truncate(sequence, 0);
       const step = stepOf(executable, [[sequence, someTokens(n, V, 3)]], 'last');

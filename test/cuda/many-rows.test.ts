@@ -151,7 +151,12 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
           async (e) => {
             const sequence = e.createSequence();
             const all = [await step(e, [[sequence, someTokens(rows, 1)]])];
-            all.push(await step(e, [[sequence, someTokens(90, 2)], [e.createSequence(), someTokens(70, 3)]]));
+            all.push(
+              await step(e, [
+                [sequence, someTokens(90, 2)],
+                [e.createSequence(), someTokens(70, 3)],
+              ]),
+            );
             return all;
           },
           new CudaExecutable(await newGpu(), program),
@@ -170,30 +175,30 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
       expect(new Set(kinds)).toEqual(new Set([0, 1, 2]));
     }));
 
-  test.each<FaultName>([
-    'half of the columns',
-    'products that nobody waits for',
-  ])('a planted fault of prompts is found: %s', { timeout: 300_000 }, (name) =>
-    withSettings({ FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12', FAKE_CUDA_SCHEDULE: '1' }, async () => {
-      using cuda = new CudaExecutable(await newGpu(driverWithFaults()), bitnet);
-      using js = await jsBackend.load(bitnet, {});
-      const prompt = (e: Executable) => step(e, [[e.createSequence(), someTokens(200, 1)]]);
-      const wanted = await prompt(js);
-      expect(await prompt(cuda)).toEqual(wanted);
-      expect(await withFault(name, () => prompt(cuda))).not.toEqual(wanted);
-    }),
+  test.each<FaultName>(['half of the columns', 'products that nobody waits for'])(
+    'a planted fault of prompts is found: %s',
+    { timeout: 300_000 },
+    (name) =>
+      withSettings({ FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12', FAKE_CUDA_SCHEDULE: '1' }, async () => {
+        using cuda = new CudaExecutable(await newGpu(driverWithFaults()), bitnet);
+        using js = await jsBackend.load(bitnet, {});
+        const prompt = (e: Executable) => step(e, [[e.createSequence(), someTokens(200, 1)]]);
+        const wanted = await prompt(js);
+        expect(await prompt(cuda)).toEqual(wanted);
+        expect(await withFault(name, () => prompt(cuda))).not.toEqual(wanted);
+      }),
   );
 
-  test.each<FaultName>([
-    'keys that nobody waits for',
-    'scores before all are there',
-  ])('a planted fault of prompts fails its launch: %s', { timeout: 300_000 }, (name) =>
-    withSettings({ FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12', FAKE_CUDA_SCHEDULE: '1' }, async () => {
-      using cuda = new CudaExecutable(await newGpu(driverWithFaults()), bitnet);
-      await expect(
-        withFault(name, () => step(cuda, [[cuda.createSequence(), someTokens(200, 1)]])),
-      ).rejects.toThrow(/LAUNCH_FAILED/);
-    }),
+  test.each<FaultName>(['keys that nobody waits for', 'scores before all are there'])(
+    'a planted fault of prompts fails its launch: %s',
+    { timeout: 300_000 },
+    (name) =>
+      withSettings({ FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12', FAKE_CUDA_SCHEDULE: '1' }, async () => {
+        using cuda = new CudaExecutable(await newGpu(driverWithFaults()), bitnet);
+        await expect(withFault(name, () => step(cuda, [[cuda.createSequence(), someTokens(200, 1)]]))).rejects.toThrow(
+          /LAUNCH_FAILED/,
+        );
+      }),
   );
 
   test('a card whose kernels do not wait themselves', { timeout: 300_000 }, async () => {

@@ -45,7 +45,11 @@ const FAULTS = {
 
   'half of the columns': ['products_many.cuh', 'put([](i32& at, i32 v) { «at += v;» });', 'at = v;'],
   'products that nobody waits for': ['products_many.cuh', '    «mma_done<0>();»\n    copies_there', ''],
-  'keys that nobody waits for': ['attention_rows.cuh', 'if (BULK) «await_bulk(&mine.arrivals[slot_of(p)], (base + p) / PLACES & 1);»', ''],
+  'keys that nobody waits for': [
+    'attention_rows.cuh',
+    'if (BULK) «await_bulk(&mine.arrivals[slot_of(p)], (base + p) / PLACES & 1);»',
+    '',
+  ],
   'scores before all are there': ['attention_rows.cuh', '  «await_bulk(arrival, before.tiles & 1);»', ''],
 
   'only its own largest score': ['attend-split.cuh', '«receive(all + c, tag)»', 'receive(all + p.run, tag)'],
