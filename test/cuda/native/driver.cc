@@ -191,22 +191,20 @@ struct Function {
   /** Blocks wait for one another. */
   bool together;
   u32 most_shared = 48 << 10;
+  /** Of machine code for 9.0, whose cards have much memory: warps multiply in fours. */
+  bool fours = number("FAKE_CUDA_CAPABILITY", 90) == 90 && number("FAKE_CUDA_SHARED", 101376) >= 131072;
   /** Threads of a block: it is written for so many, and no launch may have another number. */
-  u32 threads() const;
+  u32 threads() const {
+    if (entry == (void (*)(void**))call_phase<bitnet_attend_rows>) return 256;
+    return entry == (void (*)(void**))call_phase<bitnet_tiles> && fours ? 256 : 512;
+  }
 };
-
-/** Do warps multiply in fours? Machine code for 9.0 alone does, whose cards have that much memory. */
-bool fours() { return number("FAKE_CUDA_CAPABILITY", 90) == 90 && number("FAKE_CUDA_SHARED", 101376) >= 131072; }
-u32 Function::threads() const {
-  if (entry == (void (*)(void**))call_phase<bitnet_attend_rows>) return 256;
-  return entry == (void (*)(void**))call_phase<bitnet_tiles> && fours() ? 256 : 512;
-}
 
 Result launch(void* handle, u32 blocks, u32 threads, u32 shared, void** arguments, bool early = false) {
   if (fails("cuLaunchKernel")) return ILLEGAL_ADDRESS;
   emulator::early = early;
-  emulator::fours = fours();
   const auto* given = (const Function*)handle;
+  emulator::fours = given->fours;
   if (shared > given->most_shared || threads != given->threads()) return INVALID_VALUE;
   emulator::entry = given->entry;
   emulator::arguments = arguments;
