@@ -7,6 +7,8 @@ import {
   EVEN_INT8,
   groupedSelfTestProgram,
   hybridSelfTestProgram,
+  PROMPT_STEPS,
+  PROMPTS,
   selfTestProgram,
 } from '../gpu/self-test-programs.ts';
 import type { Program } from '../program.ts';
@@ -100,6 +102,10 @@ async function prepare(
       const failure = await selfTestDifference(async () => new CudaExecutable(gpu, program), program);
       if (failure !== undefined) return { reason: `CUDA on ${gpu.name} is not used: ${failure}` };
     }
+    // And many rows.
+    const prompts = selfTestProgram(9, PROMPTS);
+    const failure = await selfTestDifference(async () => new CudaExecutable(gpu, prompts), prompts, PROMPT_STEPS);
+    if (failure !== undefined) return { reason: `CUDA on ${gpu.name} is not used: ${failure}` };
     return { gpu, detail };
   } catch (error) {
     // Whatever a foreign driver does, the other backends still work.
