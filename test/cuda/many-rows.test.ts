@@ -5,6 +5,8 @@ import { describe, expect, test } from 'vitest';
 import { randomModel } from '../../src/bench/random-model.ts';
 import type { Executable, SequenceId } from '../../src/engine/backend.ts';
 import { CudaExecutable } from '../../src/engine/cuda/executable.ts';
+import { selfTestDifference } from '../../src/engine/gpu/self-test.ts';
+import { PROMPT_STEPS, PROMPTS, selfTestProgram } from '../../src/engine/gpu/self-test-programs.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { Program } from '../../src/engine/program.ts';
 import { FAKE_MISSING, loadOnFake, newGpu, withSettings } from './fake-driver.ts';
@@ -198,6 +200,20 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
         await expect(withFault(name, () => step(cuda, [[cuda.createSequence(), someTokens(200, 1)]]))).rejects.toThrow(
           /LAUNCH_FAILED/,
         );
+      }),
+  );
+
+  test.each<FaultName>(['half of the columns', 'products that nobody waits for', 'a lane left out'])(
+    'the self-test with long prompts finds a planted fault: %s',
+    { timeout: 300_000 },
+    (name) =>
+      withSettings({ FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12', FAKE_CUDA_SCHEDULE: '1' }, async () => {
+        const program = selfTestProgram(9, PROMPTS);
+        const gpu = await newGpu(driverWithFaults());
+        const load = async () => new CudaExecutable(gpu, program);
+        expect(await selfTestDifference(load, program, PROMPT_STEPS)).toBeUndefined();
+        const found = await withFault(name, () => selfTestDifference(load, program, PROMPT_STEPS));
+        expect(found).toContain("are not the reference's, bit for bit");
       }),
   );
 
