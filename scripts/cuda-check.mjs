@@ -1,10 +1,10 @@
 // On a machine with an NVIDIA card: that the cuda backend computes what the others compute, and how fast.
 //
-//   node scripts/cuda-check.mjs [bits] [long] [speed] [profile] [launches] [--golden FOLDER] [--cubin FILE] [--in-order] [--forks]
+//   node scripts/cuda-check.mjs [bits] [long] [speed] [prompts] [profile] [launches] [--golden FOLDER] [--cubin FILE] [--in-order] [--forks]
 //
-// bits: every golden case against js, both ways of running; long: against the cpu backend, contexts to 8,192, batches, drafts (`--models` some);
-// speed: tokens and prompts of published shapes; profile: one row a step; launches: several rows, instruction by instruction. The
-// last two need kernels built with -DBITNET_PROFILE. Needs `npm run build`.
+// bits: every golden case against js, both ways of running; long: against the cpu backend, contexts to 8,192, batches, drafts
+// (`--models` some); speed: tokens and prompts of published shapes; prompts: those and batches alone; profile: one row a step; launches:
+// several rows, instruction by instruction. The last two need kernels built with -DBITNET_PROFILE. Needs `npm run build`.
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -43,7 +43,10 @@ addon.perform = (work, here) => {
   const before = performance.now();
   const done = perform(work, here);
   inDriver = performance.now() - before;
-  return done;
+  if (here) return done;
+  return done.then(() => {
+    inDriver = performance.now() - before;
+  });
 };
 const info = addon.probe(flag('--library', 'libcuda.so.1'));
 let from = performance.now();
@@ -279,14 +282,15 @@ function* published(otherwise) {
   }
 }
 
-if (wants('speed')) {
+if (wants('speed') || wants('prompts')) {
   for (const { executable, sequence, V } of published('2b4t,bonsai-1.7b')) {
-    for (const n of [512, 512, 512]) {
+    const lengths = wants('prompts') ? [...Array(24).fill(512), 2048, 2048, 200, 200, 100, 100] : [512, 512, 512];
+    for (const n of lengths) {
       executable.truncate(sequence, 0);
       const step = stepOf(executable, [[sequence, someTokens(n, V, 3)]], 'last');
       from = performance.now();
       await executable.step(step);
-      say(`  prompt of ${n}: ${(performance.now() - from).toFixed(2)} ms`);
+      say(`  prompt of ${n}: ${(performance.now() - from).toFixed(2)} ms, in the driver ${inDriver.toFixed(2)}`);
     }
     executable.truncate(sequence, 0);
     const ways = {
@@ -294,7 +298,8 @@ if (wants('speed')) {
       '20 best on the device': async (s) => best(executable, s, 20),
       'logits, argmax here': async (s) => argmax(await run(executable, [[s, [7]]])),
     };
-    for (const context of flag('--contexts', '64,512,2048,8192').split(',').map(Number)) {
+    const contexts = wants('speed') ? flag('--contexts', '64,512,2048,8192').split(',').map(Number) : [];
+    for (const context of contexts) {
       await feedTo(executable, sequence, context, V);
       for (const [way, work] of Object.entries(ways)) {
         const line = executable.fork(sequence, context);

@@ -69,15 +69,20 @@ struct Driver {
 };
 
 // CUdevice_attribute and CUfunction_attribute.
-constexpr int MULTIPROCESSORS = 16, MAJOR = 75, MINOR = 76, COOPERATIVE = 95, SHARED_OPTIN = 97, MAX_DYNAMIC_SHARED = 8, PTX_VERSION = 5;
+constexpr int MULTIPROCESSORS = 16, MAJOR = 75, MINOR = 76, COOPERATIVE = 95, SHARED_OPTIN = 97, MAX_DYNAMIC_SHARED = 8, PTX_VERSION = 5, MAX_THREADS = 0;
 // CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION.
 constexpr int BEGINS_EARLY = 6;
-constexpr unsigned THREADS = 512, NON_BLOCKING = 1;
+constexpr unsigned NON_BLOCKING = 1;
 
 Driver driver;
 void* context = nullptr;
 void* stream = nullptr;
-std::vector<void*> functions;
+/** A kernel, and the threads of its blocks: as many as it was compiled for. */
+struct Function {
+  void* handle;
+  unsigned threads;
+};
+std::vector<Function> functions;
 /** Do the kernels wait for the ones before them? Only those compiled for 9.0 or later do; PTX text of 8.0 does not. */
 bool wait_themselves = false;
 
@@ -183,18 +188,20 @@ std::string start(const std::string& image, const std::vector<std::string>& name
     int version = 0;
     TRY(cuFuncGetAttribute, &version, PTX_VERSION, function);
     if (version < 90) wait_themselves = false;
-    functions.push_back(function);
+    int threads = 0;
+    TRY(cuFuncGetAttribute, &threads, MAX_THREADS, function);
+    functions.push_back({function, (unsigned)threads});
   }
   return "";
 }
 
 /** A launch that may begin while the one before it still runs. */
-std::string launch_early(void* function, unsigned grid, unsigned shared, void** arguments) {
+std::string launch_early(const Function& function, unsigned grid, unsigned shared, void** arguments) {
   LaunchAttribute attribute{};
   attribute.id = BEGINS_EARLY;
   attribute.value.allowed = 1;
-  const LaunchConfig config{{grid, 1, 1}, {THREADS, 1, 1}, shared, stream, &attribute, 1};
-  TRY(cuLaunchKernelEx, &config, function, arguments, nullptr);
+  const LaunchConfig config{{grid, 1, 1}, {function.threads, 1, 1}, shared, stream, &attribute, 1};
+  TRY(cuLaunchKernelEx, &config, function.handle, arguments, nullptr);
   return "";
 }
 
@@ -212,7 +219,7 @@ std::string perform(const std::vector<double>& work) {
       TRY(cuMemcpyDtoDAsync_v2, (Address)work[i], (Address)work[i + 1], (size_t)work[i + 2], stream);
       i += 3;
     } else {
-      void* function = functions.at((size_t)work[i]);
+      const Function& function = functions.at((size_t)work[i]);
       const unsigned grid = (unsigned)work[i + 1], shared = (unsigned)work[i + 2];
       const bool together = work[i + 3] == 1, early = work[i + 3] == 2;
       // The first argument may be more than a number: then it is told where it lies.
@@ -226,12 +233,12 @@ std::string perform(const std::vector<double>& work) {
         arguments[before + a] = &values[a];
       }
       i += n;
-      if (together) TRY(cuLaunchCooperativeKernel, function, grid, 1, 1, THREADS, 1, 1, shared, stream, arguments);
+      if (together) TRY(cuLaunchCooperativeKernel, function.handle, grid, 1, 1, function.threads, 1, 1, shared, stream, arguments);
       else if (early && wait_themselves) {
         const std::string error = launch_early(function, grid, shared, arguments);
         if (!error.empty()) return error;
       }
-      else TRY(cuLaunchKernel, function, grid, 1, 1, THREADS, 1, 1, shared, stream, arguments, nullptr);
+      else TRY(cuLaunchKernel, function.handle, grid, 1, 1, function.threads, 1, 1, shared, stream, arguments, nullptr);
     }
   }
   TRY(cuStreamSynchronize, stream);

@@ -23,13 +23,16 @@ template <u32 N> DEVICE Turn<N> turn_of(const Instruction& I, u32 position, bool
   return turn;
 }
 
-/** Head `head` of row t, normed (`codes`, `weight2`: the norms' weights, or 0) and turned; of a fused instruction's fields (attention.cuh). */
-template <u32 N> DEVICE void ready_head(const Instruction& I, u32 t, u32 slot, u32 head, const Turn<N>& turn, float (&v)[N]) {
+/** Head `head` of row t; of a fused instruction's fields (attention.cuh). */
+template <u32 N> DEVICE void load_head(const Instruction& I, u32 t, u32 slot, u32 head, float (&v)[N]) {
+  const float* x = slot == QUERY ? (const float*)I.x + (u64)t * I.x_stride : (const float*)(slot == VALUE ? I.weight : I.y) + (u64)t * I.y_stride;
+  x += head * 16 * N + (thread() & 15);
+  UNROLL for (u32 k = 0; k < N; k++) v[k] = load(x + 16 * k);
+}
+/** The head normed (`codes`, `weight2`: the norms' weights, or 0) and turned. */
+template <u32 N> DEVICE void turn_head(const Instruction& I, u32 slot, const Turn<N>& turn, float (&v)[N]) {
   constexpr u32 D = 16 * N, HALF = N / 2;
   const u32 lane = thread() & 15;
-  const float* x = slot == QUERY ? (const float*)I.x + (u64)t * I.x_stride : (const float*)(slot == VALUE ? I.weight : I.y) + (u64)t * I.y_stride;
-  x += head * D + lane;
-  UNROLL for (u32 k = 0; k < N; k++) v[k] = load(x + 16 * k);
   if (I.codes) {
     float sum = 0.0f;
     UNROLL for (u32 k = 0; k < N; k++) sum = sum + v[k] * v[k];
@@ -48,6 +51,11 @@ template <u32 N> DEVICE void ready_head(const Instruction& I, u32 t, u32 slot, u
   }
 }
 
+template <u32 N> DEVICE void ready_head(const Instruction& I, u32 t, u32 slot, u32 head, const Turn<N>& turn, float (&v)[N]) {
+  load_head<N>(I, t, slot, head, v);
+  turn_head<N>(I, slot, turn, v);
+}
+
 /** A key or value into the cache. */
 template <u32 N> DEVICE void append_head(const Instruction& I, const Input& in, u32 table_row, u32 slot, u32 head, u32 position, const float (&v)[N]) {
   const u32 lane = thread() & 15;
@@ -60,28 +68,38 @@ template <u32 N> DEVICE void append_head(const Instruction& I, const Input& in, 
   }
 }
 
-/** All rows' heads: queries in place, keys and values to the cache. */
+/** All rows' heads: queries in place, keys and values to the cache. Two of a thread's are on their way at once. */
 template <u32 N> APART void ready_rows(const Instruction& I, const Input& in) {
-  const u32 slots = I.heads + 2 * I.kv_heads, all = I.rows * slots;
+  const u32 slots = I.heads + 2 * I.kv_heads, all = I.rows * slots, step = blocks() * (THREADS / 16);
   const u32* positions = (const u32*)in.positions;
   const u32* table_rows = (const u32*)in.table_rows;
-  for (u32 from = block() * (THREADS / 16); from < all; from += blocks() * (THREADS / 16)) {
-    const u32 item = from + thread() / 16;
-    const bool there = item < all;
-    const u32 t = there ? item / slots : 0, at = there ? item % slots : 0;
-    const u32 slot = at < I.heads ? QUERY : at < I.heads + I.kv_heads ? KEY : VALUE;
-    const u32 head = slot == QUERY ? at : slot == KEY ? at - I.heads : at - I.heads - I.kv_heads;
-    const u32 position = positions[t], table_row = table_rows[t];
-    const Turn<N> turn = turn_of<N>(I, position, I.rotary != 0 && slot != VALUE);
-    float v[N];
-    ready_head<N>(I, t, slot, head, turn, v);
-    if (!there) continue;
-    if (slot != QUERY) {
-      append_head<N>(I, in, table_row, slot, head, position, v);
-      continue;
+  ROLLED for (u32 from = block() * (THREADS / 16); from < all; from += 2 * step) {
+    u32 t[2], slot[2], head[2], position[2], table_row[2];
+    bool there[2];
+    Turn<N> turn[2];
+    float v[2][N];
+    UNROLL for (u32 k = 0; k < 2; k++) {
+      const u32 item = from + k * step + thread() / 16;
+      there[k] = item < all;
+      t[k] = there[k] ? item / slots : 0;
+      const u32 at = there[k] ? item % slots : 0;
+      slot[k] = at < I.heads ? QUERY : at < I.heads + I.kv_heads ? KEY : VALUE;
+      head[k] = slot[k] == QUERY ? at : slot[k] == KEY ? at - I.heads : at - I.heads - I.kv_heads;
+      position[k] = positions[t[k]];
+      table_row[k] = table_rows[t[k]];
+      load_head<N>(I, t[k], slot[k], head[k], v[k]);
     }
-    float* to = (float*)I.x + (u64)t * I.x_stride + head * 16 * N + (thread() & 15);
-    UNROLL for (u32 k = 0; k < N; k++) to[16 * k] = v[k];
+    UNROLL for (u32 k = 0; k < 2; k++) turn[k] = turn_of<N>(I, position[k], I.rotary != 0 && slot[k] != VALUE);
+    UNROLL for (u32 k = 0; k < 2; k++) {
+      turn_head<N>(I, slot[k], turn[k], v[k]);
+      if (!there[k]) continue;
+      if (slot[k] != QUERY) {
+        append_head<N>(I, in, table_row[k], slot[k], head[k], position[k], v[k]);
+        continue;
+      }
+      float* to = (float*)I.x + (u64)t[k] * I.x_stride + head[k] * 16 * N + (thread() & 15);
+      UNROLL for (u32 i = 0; i < N; i++) to[16 * i] = v[k][i];
+    }
   }
 }
 
@@ -93,25 +111,40 @@ DEVICE void ready(const Instruction& I, const Input& in) {
 
 // ---- a sequence's rows
 
-/** Queries (rows times heads of a kv head) of eight warps, a half of the block; the halves work on their own. */
-constexpr u32 QUERIES = 32, HALF_THREADS = THREADS / 2;
+/** Threads of the kernel, each with twice the registers of others; of a half, which works on its own: barriers of four warps. */
+constexpr u32 ROWS_THREADS = 256, HALF_THREADS = ROWS_THREADS / 2;
+/** Queries (rows times heads of a kv head) of a half. */
+constexpr u32 QUERIES = 32;
 /** Floats from dimension to dimension of queries, from position to position of exponentials: 16 bytes more than the queries. */
 constexpr u32 QUERY_STRIDE = QUERIES + 4;
-/** What is streamed at once: an eighth of the dimensions of two blocks' keys, or a quarter of a block's values; three are there. */
-constexpr u32 PIECE_FLOATS = TILE_DIM / 8 * 2 * POSITIONS, RING = 3, PIECE_POSITIONS = POSITIONS / 4;
-/** Scores of a block of the cache. */
-constexpr u32 BLOCK_SCORES = QUERIES * POSITIONS;
-/** A half's shared memory. */
-struct Half {
-  float ring[RING][PIECE_FLOATS];
-  /** [dimension][query]; later exponentials of two blocks, [position][query]. */
-  float q[2 * POSITIONS * QUERY_STRIDE];
+/** Keys come in quarters of their dimensions: those that are even, then the odd ones behind them, QUARTER_DIMS each. */
+constexpr u32 QUARTER_DIMS = TILE_DIM / 8, QUARTER_FLOATS = 2 * QUARTER_DIMS * POSITIONS;
+/** Scores of a block of the cache, as exponentials lie. */
+constexpr u32 BLOCK_SCORES = POSITIONS * QUERY_STRIDE;
+/** Of a thread: vectors of 4 queries' exponentials of a block, and sums of them. */
+constexpr u32 EXPONENTS = QUERIES * POSITIONS / 4 / HALF_THREADS, TOTALS = QUERIES * 16 / HALF_THREADS;
+/**
+ * A half's shared memory. PARTS: in how many pieces a block's keys are streamed, and its values; PLACES: pieces that are there at once.
+ * One part is the block as it lies in the cache, which one thread asks for.
+ */
+template <u32 PARTS, u32 PLACES> struct alignas(128) Half {
+  /** Where a block's last keys were its scores' halves are told. */
+  float ring[PLACES][4 / PARTS * QUARTER_FLOATS];
+  /** [dimension][query]; later scores and exponentials of two blocks, [position][query]. */
+  float q[2 * BLOCK_SCORES];
   u32 most[QUERIES];
   float totals[QUERIES];
-  /** The first and the last position that a query sees. */
-  i32 begin[QUERIES], last[QUERIES];
+  /** The first position that a query sees, and how many behind it. */
+  u32 begin[QUERIES], behind[QUERIES];
+  /** Of the ring's places, and of the first scores. */
+  u64 arrivals[PLACES + 1];
 };
 static_assert(TILE_DIM <= 2 * POSITIONS, "queries lie where exponentials do");
+static_assert(QUARTER_FLOATS == 16 * HALF_THREADS, "a thread tells another 16 scores");
+/** What a half has asked for so far: pieces, and tiles' first scores. */
+struct Asked {
+  u32 pieces, tiles;
+};
 
 /** Where the blocks of one kv head of a layer are. */
 struct Cached {
@@ -125,61 +158,136 @@ DEVICE Cached cached(const Instruction& I, const Input& in, u32 table_row, u32 k
   return {(const u64*)in.tables + (u64)table_row * in.table_stride, first, first + I.kv_heads * head};
 }
 
-/** 4 queries by 4 keys or dimensions: all products of a and b, added or, where the sum BEGINS, in its place. */
-template <bool BEGINS> DEVICE void add_products(float (&sum)[4][4], const Floats& a, const Floats& b) {
-  const float as[4] = {a.x, a.y, a.z, a.w}, bs[4] = {b.x, b.y, b.z, b.w};
-  UNROLL for (u32 n = 0; n < 4; n++) {
-    UNROLL for (u32 k = 0; k < 4; k++) sum[n][k] = BEGINS ? as[n] * bs[k] : sum[n][k] + as[n] * bs[k];
+/** 8 queries by 4 keys or dimensions: all products of a and b are added. */
+struct Eight {
+  Floats low, high;
+};
+DEVICE Eight eight_at(const float* p) { return {*(const Floats*)p, *(const Floats*)(p + 4)}; }
+DEVICE void add_products(float (&sum)[8][4], const Eight& a, const Floats& b) {
+  const float as[8] = {a.low.x, a.low.y, a.low.z, a.low.w, a.high.x, a.high.y, a.high.z, a.high.w}, bs[4] = {b.x, b.y, b.z, b.w};
+  UNROLL for (u32 n = 0; n < 8; n++) {
+    UNROLL for (u32 k = 0; k < 4; k++) sum[n][k] = sum[n][k] + as[n] * bs[k];
   }
 }
 
+/** exp_f32 of what is not above 0, or NaN: the same bits, without a branch. */
+DEVICE float exp_below(float x) {
+  const float v = x < -88.0f ? -88.0f : x;
+  const float magic = 12582912.0f;
+  const float n = (v * 1.44269504088896340736f + magic) - magic;
+  const float r = (v - n * 0.693359375f) - n * (float)(0.69314718055994530942 - 0.693359375);
+  float p = (float)(1.0 / 5040);
+  p = p * r + (float)(1.0 / 720);
+  p = p * r + (float)(1.0 / 120);
+  p = p * r + (float)(1.0 / 24);
+  p = p * r + (float)(1.0 / 6);
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const i32 k = (i32)n, half = k >> 1;
+  const float y = (p * from_bits((u32)(half + 127) << 23)) * from_bits((u32)(k - half + 127) << 23);
+  return x < -87.33654f ? 0.0f : y;
+}
+
+/** What a step of a sum takes. */
+struct Factors {
+  Eight a;
+  Floats b;
+};
+/**
+ * Products of 8 queries and 4 keys, of every eighth dimension, `n` of them: lanes r and r + 8 of the laneSum, and their sum. KEY_STEP:
+ * floats between the dimensions' keys. The next step's factors are on their way while one is made.
+ */
+template <u32 KEY_STEP> DEVICE void two_lanes(float (&sum)[8][4], const float* x, const float* keys, u32 n) {
+  float other[8][4];
+  UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = other[k / 4][k % 4] = 0.0f;
+  auto next = [&]() -> Factors {
+    const Factors f = {eight_at(x), *(const Floats*)keys};
+    x += 8 * QUERY_STRIDE;
+    keys += KEY_STEP;
+    return f;
+  };
+  Factors even = next();
+  ROLLED for (; n >= 2; n -= 2) {
+    const Factors odd = next();
+    add_products(sum, even.a, even.b);
+    even = next();
+    add_products(other, odd.a, odd.b);
+  }
+  if (n > 0) add_products(sum, even.a, even.b);
+  UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = sum[k / 4][k % 4] + other[k / 4][k % 4];
+}
+
 /** Rows t0.. of one sequence, `rows` of them, and a kv head, by a half: its thread `tid`. */
-DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 half, u32 tid, u32 t0, u32 rows, u32 kv, float* scratch) {
+template <u32 PARTS, u32 PLACES>
+DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACES>& mine, Asked& before, u32 half, u32 tid, u32 t0, u32 rows, u32 kv, float* scratch) {
+  constexpr bool BULK = PARTS == 1;
+  constexpr u32 QUARTERS = 4 / PARTS, PIECE_POSITIONS = POSITIONS / PARTS;
   const u32 D = I.head_dim, group = I.heads / I.kv_heads, lane = tid & 31, warp = tid / 32;
-  const u32 q0 = lane / 4 * 4, k0 = warp * 16 + (lane & 3) * 4;
+  // Of scores two warps have the even dimensions, two the odd ones, each with half of a block's keys.
+  const u32 parity = warp / 2, q0 = lane / 8 * 8, k0 = (warp & 1) * 32 + (lane & 7) * 4;
   const u32 queries = rows * group, p0 = ((const u32*)in.positions)[t0];
   const u32 end = p0 + rows, first = I.window && p0 + 1 > I.window ? p0 + 1 - I.window : 0;
   const u32 b0 = first / POSITIONS, b1 = (end + POSITIONS - 1) / POSITIONS;
-  const u32 key_pieces = 8 * ((b1 - b0 + 1) / 2), pieces = key_pieces + 4 * (b1 - b0);
+  const u32 key_pieces = PARTS * (b1 - b0), pieces = 2 * key_pieces, base = before.pieces;
   const Cached from = cached(I, in, ((const u32*)in.table_rows)[t0], kv);
-  // Piece p of eight: dimensions d with d % 8 = 0, 4, 2, 6, 1, 5, 3, 7.
-  auto residue = [](u32 p) { return (p & 1) << 2 | (p & 2) | (p >> 2 & 1); };
+  // Quarter i of four: dimensions d with d % 8 = 0, 4, 2, 6, and those behind them.
+  auto residue = [](u32 i) { return (i & 1) << 2 | (i & 2); };
   // Where the next piece is in the cache is looked up one piece ahead of asking for it.
-  const u32 column = tid & 31;
+  const u32 column = tid & 15, line = tid / 16;
   auto place_of = [&](u32 p) -> const float* {
-    if (p < key_pieces) {
-      const u32 b = b0 + p / 8 * 2 + column / 16;
-      return b < b1 ? from.keys_of(b) + residue(p) * POSITIONS + (column & 15) * 4 : nullptr;
-    }
+    if (p < key_pieces) return from.keys_of(b0 + p / PARTS) + (BULK ? 0 : 8 * line * POSITIONS + column * 4);
     const u32 v = p - key_pieces;
-    return p < pieces ? from.values_of(b0 + v / 4) + (v & 3) * PIECE_POSITIONS * D : nullptr;
+    return p < pieces ? from.values_of(b0 + v / PARTS) + v % PARTS * PIECE_POSITIONS * D : nullptr;
   };
+  auto slot_of = [&](u32 p) { return (base + p) % PLACES; };
+  auto high_of = [&](u32 b) { return end - b * POSITIONS < POSITIONS ? end - b * POSITIONS : POSITIONS; };
+  auto scores_of = [&](u32 b) { return scratch + (u64)(b - b0) * BLOCK_SCORES; };
+  auto exponentials_of = [&](u32 b) { return mine.q + (b - b0 & 1) * BLOCK_SCORES; };
+  auto copy_all = [&](float* to, const float* from, u32 floats) {
+    ROLLED for (u32 i = tid; i < floats / 4; i += HALF_THREADS) copy_ahead(to + 4 * i, from + 4 * i);
+  };
+  // The values of a block but the first come with its scores.
   auto ask = [&](u32 p, const float* place) {
-    float* to = mine.ring[p % RING];
-    if (place != nullptr) {
-      if (p < key_pieces) {
-        const u32 r = residue(p);
-        for (u32 i = warp; r + 8 * i < D; i += HALF_THREADS / 32) copy_ahead(to + i * 2 * POSITIONS + column * 4, place + i * 8 * POSITIONS);
-      } else {
-        for (u32 i = tid; i < PIECE_POSITIONS * D / 4; i += HALF_THREADS) copy_ahead(to + 4 * i, place + 4 * i);
+    float* to = mine.ring[slot_of(p)];
+    const u32 v = p - key_pieces, b = b0 + v / PARTS;
+    const bool scores = p >= key_pieces && v % PARTS == 0 && b > b0;
+    if (BULK) {
+      if (tid != 0 || place == nullptr) return;
+      u64* const arrival = &mine.arrivals[slot_of(p)];
+      const u32 bytes = p < key_pieces ? D * POSITIONS * 4 : high_of(b) * D * 4;
+      expect(arrival, bytes + (scores ? BLOCK_SCORES * 4 : 0));
+      copy_bulk(to, place, bytes, arrival);
+      if (scores) copy_bulk(exponentials_of(b), scores_of(b), BLOCK_SCORES * 4, arrival);
+      return;
+    }
+    if (p < key_pieces) {
+      // Even dimensions, then the odd ones.
+      UNROLL for (u32 k = 0; k < 4; k++) {
+        const u32 odd = k / 2 & 1, far = k & 1, d = residue(p % PARTS) + odd + 64 * far;
+        if (d + 8 * line < D) copy_ahead(to + (odd * QUARTER_DIMS + line + 8 * far) * POSITIONS + column * 4, place + d * POSITIONS);
       }
+    } else if (place != nullptr) {
+      copy_all(to, place, PIECE_POSITIONS * D);
+      if (scores) copy_all(exponentials_of(b), scores_of(b), BLOCK_SCORES);
     }
     copies_asked();
   };
-  UNROLL for (u32 p = 0; p < RING - 1; p++) ask(p, place_of(p));
-  const float* next = place_of(RING - 1);
+  UNROLL for (u32 p = 0; p < PLACES - 1; p++) ask(p, place_of(p));
+  const float* next = place_of(PLACES - 1);
   {
     const u32 query = tid % QUERIES;
     const float* x = (const float*)I.x + (u64)(t0 + query / group) * I.x_stride + (kv * group + query % group) * D;
-    for (u32 d = tid / QUERIES * 4; d < D; d += 4 * HALF_THREADS / QUERIES * 4) {
+    constexpr u32 STEP = HALF_THREADS / QUERIES * 4;
+    ROLLED for (u32 d = tid / QUERIES * 4; d < D; d += 4 * STEP) {
       Floats v[4];
       UNROLL for (u32 k = 0; k < 4; k++) {
-        const u32 at = d + k * (HALF_THREADS / QUERIES * 4);
+        const u32 at = d + k * STEP;
         v[k] = {0.0f, 0.0f, 0.0f, 0.0f};
         if (query < queries && at < D) v[k] = load((const Floats*)(x + at));
       }
       UNROLL for (u32 k = 0; k < 4; k++) {
-        const u32 at = d + k * (HALF_THREADS / QUERIES * 4);
+        const u32 at = d + k * STEP;
         if (at >= D) continue;
         float* to = mine.q + at * QUERY_STRIDE + query;
         to[0] = v[k].x;
@@ -189,116 +297,114 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 h
       }
     }
     if (tid < QUERIES) {
-      const i32 p = (i32)(p0 + query / group);
+      const u32 p = p0 + query / group, begin = I.window && p + 1 > I.window ? p + 1 - I.window : 0;
       mine.most[query] = 0;
-      mine.last[query] = query < queries ? p : -1;
-      mine.begin[query] = I.window && p + 1 > (i32)I.window ? p + 1 - (i32)I.window : 0;
+      mine.begin[query] = query < queries ? begin : 0;
+      mine.behind[query] = query < queries ? p - begin : 0;
     }
   }
+  // What all had of the piece before they have done with: the next goes there.
   auto turn_ring = [&](u32 p) {
-    copies_there<RING - 2>();
-    sync_half(half);
-    ask(p + RING - 1, next);
-    next = place_of(p + RING);
+    if (BULK) before_bulk();
+    else copies_there<PLACES - 2>();
+    sync_four(half);
+    ask(p + PLACES - 1, next);
+    next = place_of(p + PLACES);
+    if (BULK) await_bulk(&mine.arrivals[slot_of(p)], (base + p) / PLACES & 1);
   };
-  u32 found[4] = {0, 0, 0, 0};
-  float two[4][4], four[4][4];
-  for (u32 p = 0; p < key_pieces; p++) {
-    turn_ring(p);
-    const u32 at = (b0 + p / 8 * 2) * POSITIONS + k0, low = at & ~15u;
-    if (low >= end || low + 16 <= first) continue;
-    const u32 r = residue(p), n = (D - r + 7) / 8;
-    const float* keys = mine.ring[p % RING] + k0;
-    const float* x = mine.q + r * QUERY_STRIDE + q0;
-    auto q_at = [&](u32 i) { return *(const Floats*)(x + i * 8 * QUERY_STRIDE); };
-    auto k_at = [&](u32 i) { return *(const Floats*)(keys + i * 2 * POSITIONS); };
-    // Lanes r and r + 8.
-    float a[4][4], b[4][4];
-    if (n >= 2) {
-      add_products<true>(a, q_at(0), k_at(0));
-      add_products<true>(b, q_at(1), k_at(1));
-    } else {
-      UNROLL for (u32 k = 0; k < 16; k++) a[k / 4][k % 4] = b[k / 4][k % 4] = 0.0f;
-      if (n > 0) add_products<true>(a, q_at(0), k_at(0));
-    }
-    u32 i = 2;
-    _Pragma("unroll 1") for (; i + 2 <= n; i += 2) {
-      const Floats qa = q_at(i), ka = k_at(i), qb = q_at(i + 1), kb = k_at(i + 1);
-      add_products<false>(a, qa, ka);
-      add_products<false>(b, qb, kb);
-    }
-    if (i < n) add_products<false>(a, q_at(i), k_at(i));
-    UNROLL for (u32 m = 0; m < 4; m++) {
-      UNROLL for (u32 k = 0; k < 4; k++) a[m][k] = a[m][k] + b[m][k];
-    }
-    if ((p & 1) == 0) {
-      UNROLL for (u32 k = 0; k < 16; k++) two[k / 4][k % 4] = a[k / 4][k % 4];
-      continue;
-    }
-    UNROLL for (u32 k = 0; k < 16; k++) a[k / 4][k % 4] = two[k / 4][k % 4] + a[k / 4][k % 4];
-    if ((p & 2) == 0) {
-      UNROLL for (u32 k = 0; k < 16; k++) four[k / 4][k % 4] = a[k / 4][k % 4];
-      continue;
-    }
-    // The even lanes' sum waits where the score will be: registers are few.
-    float* const place = scratch + (u64)(at / POSITIONS - b0) * BLOCK_SCORES + at % POSITIONS * QUERIES + q0;
-    UNROLL for (u32 k = 0; k < 4; k++) {
-      float score[4];
-      UNROLL for (u32 m = 0; m < 4; m++) score[m] = four[m][k] + a[m][k];
-      if (p & 4) {
-        const Floats even = load((const Floats*)(place + k * QUERIES));
-        const float evens[4] = {even.x, even.y, even.z, even.w};
-        UNROLL for (u32 m = 0; m < 4; m++) {
-          const bool sees = (i32)(at + k) <= mine.last[q0 + m] && (i32)(at + k) >= mine.begin[q0 + m];
-          score[m] = sees ? (evens[m] + score[m]) * I.scale : -from_bits(0x7f800000);
-          const u32 v = sees ? lifted(score[m]) : 0;
-          found[m] = v > found[m] ? v : found[m];
-        }
+  // Of even dimensions a thread ends with the scores of its first four queries, of odd ones with those of the others.
+  const u32 q_end = q0 + 4 * parity;
+  float found[4];
+  UNROLL for (u32 n = 0; n < 4; n++) found[n] = -from_bits(0x7f800000);
+  u32 p = 0;
+  ROLLED for (u32 b = b0; b < b1; b++) {
+    float sum[8][4], two[8][4], four[8][4];
+    ROLLED for (u32 quarter = 0; quarter < 4; quarter++) {
+      if (quarter % QUARTERS == 0) turn_ring(p++);
+      const u32 r = residue(quarter) + parity;
+      const float* keys = mine.ring[slot_of(p - 1)] + (BULK ? r : parity * QUARTER_DIMS) * POSITIONS + k0;
+      two_lanes<BULK ? 8 * POSITIONS : POSITIONS>(sum, mine.q + r * QUERY_STRIDE + q0, keys, (D - r + 7) / 8);
+      if ((quarter & 1) == 0) {
+        UNROLL for (u32 k = 0; k < 32; k++) two[k / 4][k % 4] = sum[k / 4][k % 4];
+        continue;
       }
-      *(Floats*)(place + k * QUERIES) = {score[0], score[1], score[2], score[3]};
+      UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = two[k / 4][k % 4] + sum[k / 4][k % 4];
+      if (quarter == 1) {
+        UNROLL for (u32 k = 0; k < 32; k++) four[k / 4][k % 4] = sum[k / 4][k % 4];
+      }
+    }
+    UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = four[k / 4][k % 4] + sum[k / 4][k % 4];
+    // The sums of even and of odd dimensions, told where the last keys were.
+    Floats* const told = (Floats*)mine.ring[slot_of(p - 1)];
+    sync_four(half);
+    UNROLL for (u32 k = 0; k < 4; k++)
+      told[k * HALF_THREADS + tid] = parity ? Floats{sum[0][k], sum[1][k], sum[2][k], sum[3][k]} : Floats{sum[4][k], sum[5][k], sum[6][k], sum[7][k]};
+    sync_four(half);
+    float* const place = scores_of(b) + k0 * QUERY_STRIDE + q_end;
+    const u32 at = b * POSITIONS + k0;
+    const Words begin = *(const Words*)(mine.begin + q_end), behind = *(const Words*)(mine.behind + q_end);
+    const u32 begins[4] = {begin.x, begin.y, begin.z, begin.w}, behinds[4] = {behind.x, behind.y, behind.z, behind.w};
+    UNROLL for (u32 k = 0; k < 4; k++) {
+      const Floats v = told[k * HALF_THREADS + (tid ^ 64)];
+      const float others[4] = {v.x, v.y, v.z, v.w};
+      float score[4];
+      UNROLL for (u32 m = 0; m < 4; m++) {
+        const bool sees = at + k - begins[m] <= behinds[m];
+        score[m] = sees ? (others[m] + (parity ? sum[4 + m][k] : sum[m][k])) * I.scale : -from_bits(0x7f800000);
+        // NaN is not found, and makes its row's sum NaN all the same.
+        found[m] = larger_float(found[m], score[m]);
+      }
+      *(Floats*)(place + k * QUERY_STRIDE) = {score[0], score[1], score[2], score[3]};
     }
   }
   UNROLL for (u32 n = 0; n < 4; n++) {
-    u32 v = found[n];
-    u32 other = (u32)shuffle_xor((i32)v, 1);
-    v = other > v ? other : v;
-    other = (u32)shuffle_xor((i32)v, 2);
-    v = other > v ? other : v;
-    if ((lane & 3) == 0) max_shared(mine.most + q0 + n, v);
+    u32 v = lifted(found[n]);
+    UNROLL for (u32 by = 1; by < 8; by *= 2) {
+      const u32 other = (u32)shuffle_xor((i32)v, by);
+      v = other > v ? other : v;
+    }
+    if ((lane & 7) == 0) max_shared(mine.most + q_end + n, v);
   }
-  sync_half(half);
-  // Exponentials: two positions and 4 queries of a thread, asked for a block ahead.
-  const u32 position = tid / 8, e0 = tid % 8 * 4;
+  // All scores are there, and the queries have been used.
+  if (BULK) before_bulk_of_all();
+  sync_four(half);
+  if (BULK) {
+    u64* const arrival = &mine.arrivals[PLACES];
+    if (tid == 0) {
+      expect(arrival, BLOCK_SCORES * 4);
+      copy_bulk(exponentials_of(b0), scores_of(b0), BLOCK_SCORES * 4, arrival);
+    }
+    await_bulk(arrival, before.tiles & 1);
+  } else {
+    copy_all(exponentials_of(b0), scores_of(b0), BLOCK_SCORES);
+    copies_asked();
+    copies_there<0>();
+  }
+  const u32 position = tid / 8, e0 = tid % 8 * 4, d0 = warp * 32 + (lane & 7) * 4;
+  constexpr u32 APART_POSITIONS = HALF_THREADS / 8;
   float largest[4];
   UNROLL for (u32 n = 0; n < 4; n++) largest[n] = lowered(mine.most[e0 + n]);
-  Floats scores[2];
-  auto ask_scores = [&](u32 b) {
-    UNROLL for (u32 k = 0; k < 2; k++) scores[k] = load((const Floats*)(scratch + (u64)(b - b0) * BLOCK_SCORES + (position + 32 * k) * QUERIES + e0));
-  };
-  ask_scores(b0);
-  float out[4][4], total[2] = {0.0f, 0.0f};
-  UNROLL for (u32 k = 0; k < 16; k++) out[k / 4][k % 4] = 0.0f;
-  u32 p = key_pieces;
-  for (u32 b = b0; b < b1; b++) {
-    float* e = mine.q + (b & 1) * POSITIONS * QUERY_STRIDE;
-    const u32 low = first > b * POSITIONS ? first - b * POSITIONS : 0;
-    const u32 high = end - b * POSITIONS < POSITIONS ? end - b * POSITIONS : POSITIONS;
-    UNROLL for (u32 k = 0; k < 2; k++) {
-      const u32 at = position + 32 * k;
-      Floats w = {0.0f, 0.0f, 0.0f, 0.0f};
-      if (at >= low && at < high)
-        w = {exp_f32(scores[k].x - largest[0]), exp_f32(scores[k].y - largest[1]), exp_f32(scores[k].z - largest[2]), exp_f32(scores[k].w - largest[3])};
-      *(Floats*)(e + at * QUERY_STRIDE + e0) = w;
-    }
-    if (b + 1 < b1) ask_scores(b + 1);
-    float x[4][4];
-    UNROLL for (u32 k = 0; k < 16; k++) x[k / 4][k % 4] = 0.0f;
-    for (u32 quarter = 0; quarter < 4; quarter++, p++) {
+  float out[8][4], total[TOTALS];
+  UNROLL for (u32 k = 0; k < TOTALS; k++) total[k] = 0.0f;
+  UNROLL for (u32 k = 0; k < 32; k++) out[k / 4][k % 4] = 0.0f;
+  ROLLED for (u32 b = b0; b < b1; b++) {
+    float* const e = exponentials_of(b);
+    const u32 low = first > b * POSITIONS ? first - b * POSITIONS : 0, high = high_of(b);
+    float x[8][4];
+    UNROLL for (u32 k = 0; k < 32; k++) x[k / 4][k % 4] = 0.0f;
+    ROLLED for (u32 part = 0; part < PARTS; part++, p++) {
       turn_ring(p);
-      if (quarter == 0) {
-        // Sums of exponentials: 16 threads a query, counted from the first position that it sees in the block.
-        UNROLL for (u32 k = 0; k < 2; k++) {
-          const u32 of = tid / 16 + 16 * k, begin = (u32)mine.begin[of], skip = begin > b * POSITIONS ? begin - b * POSITIONS : 0;
+      if (part == 0) {
+        // Exponentials where the scores were: those of the positions that nobody sees are never read as such.
+        ROLLED for (u32 k = 0; k < EXPONENTS; k++) {
+          Floats* const at = (Floats*)(e + (position + APART_POSITIONS * k) * QUERY_STRIDE + e0);
+          const Floats w = *at;
+          *at = {exp_below(w.x - largest[0]), exp_below(w.y - largest[1]), exp_below(w.z - largest[2]), exp_below(w.w - largest[3])};
+        }
+        sync_four(half);
+        // Their sums: 16 threads a query, counted from the first position that it sees in the block.
+        UNROLL for (u32 k = 0; k < TOTALS; k++) {
+          const u32 of = tid / 16 + HALF_THREADS / 16 * k, begin = mine.begin[of], skip = begin > b * POSITIONS ? begin - b * POSITIONS : 0;
           float s = 0.0f;
           UNROLL for (u32 i = 0; i < 4; i++) {
             const u32 at = skip + (tid & 15) + 16 * i;
@@ -307,58 +413,75 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half& mine, u32 h
           total[k] = total[k] + fold(s);
         }
       }
-      if (k0 >= D) continue;
+      if (d0 >= D) continue;
       // A value that not all queries see is finite, or its own row fails: times 0 it changes none of the others' sums.
-      const u32 at = quarter * PIECE_POSITIONS;
+      const u32 at = part * PIECE_POSITIONS;
       const u32 j0 = low > at ? low - at : 0, j1 = high < at ? 0 : high - at < PIECE_POSITIONS ? high - at : PIECE_POSITIONS;
-      const float* values = mine.ring[p % RING] + k0;
-      const float* weights = e + at * QUERY_STRIDE + q0;
-      auto step = [&](u32 j) { add_products<false>(x, *(const Floats*)(weights + j * QUERY_STRIDE), *(const Floats*)(values + j * D)); };
-      u32 j = j0;
-      _Pragma("unroll 1") for (; j + 4 <= j1; j += 4) {
-        UNROLL for (u32 k = 0; k < 4; k++) step(j + k);
+      if (j0 >= j1) continue;
+      const float* values = mine.ring[slot_of(p)] + j0 * D + d0;
+      const float* weights = e + (at + j0) * QUERY_STRIDE + q0;
+      auto next_factors = [&]() -> Factors {
+        const Factors f = {eight_at(weights), *(const Floats*)values};
+        weights += QUERY_STRIDE;
+        values += D;
+        return f;
+      };
+      // As two_lanes has it.
+      Factors even = next_factors();
+      u32 n = j1 - j0;
+      ROLLED for (; n >= 2; n -= 2) {
+        const Factors odd = next_factors();
+        add_products(x, even.a, even.b);
+        even = next_factors();
+        add_products(x, odd.a, odd.b);
       }
-      for (; j < j1; j++) step(j);
+      if (n > 0) add_products(x, even.a, even.b);
     }
-    UNROLL for (u32 k = 0; k < 16; k++) out[k / 4][k % 4] = out[k / 4][k % 4] + x[k / 4][k % 4];
+    UNROLL for (u32 k = 0; k < 32; k++) out[k / 4][k % 4] = out[k / 4][k % 4] + x[k / 4][k % 4];
   }
   copies_there<0>();
+  before.pieces += pieces;
+  before.tiles++;
   if ((tid & 15) == 0) {
-    mine.totals[tid / 16] = total[0];
-    mine.totals[tid / 16 + 16] = total[1];
+    UNROLL for (u32 k = 0; k < TOTALS; k++) mine.totals[tid / 16 + HALF_THREADS / 16 * k] = total[k];
   }
-  sync_half(half);
-  if (k0 >= D) return;
-  UNROLL for (u32 n = 0; n < 4; n++) {
+  if (BULK) before_bulk();
+  sync_four(half);
+  if (d0 >= D) return;
+  UNROLL for (u32 n = 0; n < 8; n++) {
     const u32 query = q0 + n;
     if (query >= queries) continue;
     const float all = mine.totals[query];
-    *(Floats*)((float*)I.out + (u64)(t0 + query / group) * I.out_stride + (kv * group + query % group) * D + k0) = {
+    *(Floats*)((float*)I.out + (u64)(t0 + query / group) * I.out_stride + (kv * group + query % group) * D + d0) = {
         divide(out[n][0], all), divide(out[n][1], all), divide(out[n][2], all), divide(out[n][3], all)};
   }
 }
 
 /**
  * A half has as many rows as make 32 queries with one kv head. First all scores, which go to the half's own scratch (by block of
- * the cache, position, query), and each query's largest; then block after block of values. A thread has 4 queries and 4 keys, then
- * 4 queries and 4 dimensions.
+ * the cache, position, query), and each query's largest; then block after block of values. A thread has 8 queries and 4 keys, then
+ * 8 queries and 4 dimensions.
  *
- * A laneSum's lanes are gone through so that few are held at a time: a piece has lanes r and r + 8, and the pieces come in the order
- * in which the fold adds them. A sum that begins with its first product, not with +0 + it, can differ in the sign of a zero only:
- * scores go through exp, so that no result shows it.
+ * A laneSum's lanes are gone through so that few are held at a time: a thread has the even ones or the odd ones, of a piece lanes r and
+ * r + 8, and the quarters come in the order in which the fold adds them.
  */
-DEVICE void attend_rows(const Instruction& I, const Input& in) {
+template <u32 PARTS, u32 PLACES> DEVICE void attend_rows_with(const Instruction& I, const Input& in) {
+  using Mine = Half<PARTS, PLACES>;
   const u32 group = I.heads / I.kv_heads, each = QUERIES / group, all = thread(), half = all / HALF_THREADS, tid = all % HALF_THREADS;
   const u32 tiles = (I.rows + each - 1) / each, items = tiles * I.kv_heads;
-  Half& mine = ((Half*)pool())[half];
-  u32* const taken = (u32*)((Half*)pool() + 2);  // rounds; then the halves' own
+  Mine& mine = ((Mine*)pool())[half];
+  u32* const taken = (u32*)((Mine*)pool() + 2);  // rounds; then the halves' own
   float* const scratch = (float*)I.scratch + (u64)(2 * block() + half) * I.splits * BLOCK_SCORES;
   const u32* table_rows = (const u32*)in.table_rows;
+  Asked asked = {0, 0};
   if (all == 0) taken[0] = 0;
+  if (tid == 0 && PARTS == 1) {
+    UNROLL for (u32 i = 0; i <= PLACES; i++) begin_arrival(&mine.arrivals[i], 1);
+  }
   sync();
   for (;;) {
     if (tid == 0) taken[1 + half] = take_shared(taken);
-    sync_half(half);
+    sync_four(half);
     const u32 round = taken[1 + half];
     if (round * blocks() >= items) break;
     // The last rows, which see the most, first; who had more in one round has less in the next.
@@ -367,14 +490,20 @@ DEVICE void attend_rows(const Instruction& I, const Input& in) {
       const u32 kv = item % I.kv_heads, from = (tiles - 1 - item / I.kv_heads) * each;
       const u32 to = from + each < I.rows ? from + each : I.rows;
       for (u32 t0 = from; t0 < to;) {
-        u32 t1 = t0 + 1;
+        u32 t1 = in.sequences == 1 ? to : t0 + 1;
         while (t1 < to && table_rows[t1] == table_rows[t0]) t1++;
-        attend_tile(I, in, mine, half, tid, t0, t1 - t0, kv, scratch);
+        attend_tile(I, in, mine, asked, half, tid, t0, t1 - t0, kv, scratch);
         t0 = t1;
       }
     }
-    sync_half(half);
+    sync_four(half);
   }
+}
+
+/** Whole blocks of the cache where one thread can ask for them, and there is room. */
+DEVICE void attend_rows(const Instruction& I, const Input& in) {
+  if (bulk_copies() && POOL_AT + 2 * sizeof(Half<1, 2>) + 16 <= shared_size()) attend_rows_with<1, 2>(I, in);
+  else attend_rows_with<4, 3>(I, in);
 }
 
 // ---- a row of each sequence

@@ -15,7 +15,13 @@ using i32 = int32_t;
 /** Of its own: what is large, or rare. */
 #define APART static __device__ __noinline__
 #define KERNEL extern "C" __global__ void __launch_bounds__(512, 1)
-#define PLAIN_KERNEL extern "C" __global__ void __launch_bounds__(256, 2)
+/** Of half as many threads, each with twice the registers: the launch asks the driver how many a kernel's blocks have. */
+#define KERNEL_OF_256 extern "C" __global__ void __launch_bounds__(256, 1)
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define TILES_KERNEL KERNEL_OF_256
+#else
+#define TILES_KERNEL KERNEL
+#endif
 /** What a launch brings with it. */
 #define GIVEN const __grid_constant__
 #define UNROLL _Pragma("unroll")
@@ -55,6 +61,8 @@ DEVICE void sync_half(u32 which) { asm volatile("bar.sync %0,256;" ::"r"(which +
 DEVICE u32 bits(float x) { return __float_as_uint(x); }
 DEVICE float from_bits(u32 x) { return __uint_as_float(x); }
 DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
+/** Of NaN and a number the number. */
+DEVICE float larger_float(float a, float b) { return fmaxf(a, b); }
 DEVICE float root(float a) { return __fsqrt_rn(a); }
 DEVICE i32 nearest(float x) { return __float2int_rn(x); }
 /** Half to even, of what is not negative. */
@@ -147,6 +155,8 @@ DEVICE void await_bulk(u64* arrival, u32 parity) {
 DEVICE void fetch_bulk(const void* from, u32 bytes) { asm volatile("cp.async.bulk.prefetch.L2.global [%0],%1;" ::"l"(from), "r"(bytes) : "memory"); }
 /** What was written to shared memory comes before stretches that are asked for behind the next barrier. */
 DEVICE void before_bulk() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+/** And what was written to the device's memory. */
+DEVICE void before_bulk_of_all() { asm volatile("fence.proxy.async;" ::: "memory"); }
 #else
 DEVICE constexpr bool bulk_copies() { return false; }
 DEVICE void begin_arrival(u64*, u32) {}
@@ -155,6 +165,7 @@ DEVICE void copy_bulk(void*, const void*, u32, u64*) {}
 DEVICE void await_bulk(u64*, u32) {}
 DEVICE void fetch_bulk(const void*, u32) {}
 DEVICE void before_bulk() {}
+DEVICE void before_bulk_of_all() {}
 #endif
 
 DEVICE void add_shared(i32* p, i32 v) { atomicAdd(p, v); }
@@ -244,25 +255,61 @@ DEVICE void mma_begin() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #endif
 }
-DEVICE void mma_end() {
+/** What was asked for since mma_begin belongs together; `mma_done`: all but the NEWEST of such groups have been multiplied. */
+DEVICE void mma_asked() {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;" ::: "memory");
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+template <int NEWEST> DEVICE void mma_done() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(NEWEST) : "memory");
 #endif
 }
 /**
- * d (64 x 32, 16 of a warp's rows; as four of mma_u8) += a (64 x 32, as of mma_u8) b (32 x 32, signed): columns 32 `step` .. of 32 rows of
- * 128 bytes in shared memory, whose sixteen bytes i lie at i ^ row % 8. Between mma_begin and mma_end, which four warps pass together.
+ * d (64 x N, 16 of a warp's rows; as N / 8 of mma_u8) += a (64 x 32, as of mma_u8) b (32 x N, signed): columns 32 `step` .. of N rows of
+ * 128 bytes in shared memory, whose sixteen bytes i lie at i ^ row % 8. Between mma_begin and mma_asked, which four warps pass together;
+ * d is there once it is done, and b until then.
  */
-DEVICE void mma_four(i32 (&d)[4][4], u32 a0, u32 a1, u32 a2, u32 a3, const char* b, u32 step) {
+template <u32 N> DEVICE void mma_four(i32 (&d)[N / 8][4], const u32 (&a)[4], const char* b, u32 step) {
+  static_assert(N == 96 || N == 128, "written out below");
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   // Address and distance of eight rows in sixteens of bytes; 128 bytes are permuted.
   const u64 at = (u32)__cvta_generic_to_shared(b) / 16 + 2 * step | 1ull << 16 | 64ull << 32 | 1ull << 62;
-  asm volatile(
-      "{.reg .pred p;\nsetp.ne.b32 p,1,0;\n"
-      "wgmma.mma_async.sync.aligned.m64n32k32.s32.u8.s8 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15},{%16,%17,%18,%19},%20,p;}"
-      : "+r"(d[0][0]), "+r"(d[0][1]), "+r"(d[0][2]), "+r"(d[0][3]), "+r"(d[1][0]), "+r"(d[1][1]), "+r"(d[1][2]), "+r"(d[1][3]), "+r"(d[2][0]),
-        "+r"(d[2][1]), "+r"(d[2][2]), "+r"(d[2][3]), "+r"(d[3][0]), "+r"(d[3][1]), "+r"(d[3][2]), "+r"(d[3][3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(at));
+  if constexpr (N == 128) {
+    asm volatile(
+        "{.reg .pred p;\nsetp.ne.b32 p,1,0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k32.s32.u8.s8 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"
+        "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+        "},{%64,%65,%66,%67},%68,p;}"
+        : "+r"(d[0][0]), "+r"(d[0][1]), "+r"(d[0][2]), "+r"(d[0][3]), "+r"(d[1][0]), "+r"(d[1][1]), "+r"(d[1][2]), "+r"(d[1][3]),
+          "+r"(d[2][0]), "+r"(d[2][1]), "+r"(d[2][2]), "+r"(d[2][3]), "+r"(d[3][0]), "+r"(d[3][1]), "+r"(d[3][2]), "+r"(d[3][3]),
+          "+r"(d[4][0]), "+r"(d[4][1]), "+r"(d[4][2]), "+r"(d[4][3]), "+r"(d[5][0]), "+r"(d[5][1]), "+r"(d[5][2]), "+r"(d[5][3]),
+          "+r"(d[6][0]), "+r"(d[6][1]), "+r"(d[6][2]), "+r"(d[6][3]), "+r"(d[7][0]), "+r"(d[7][1]), "+r"(d[7][2]), "+r"(d[7][3]),
+          "+r"(d[8][0]), "+r"(d[8][1]), "+r"(d[8][2]), "+r"(d[8][3]), "+r"(d[9][0]), "+r"(d[9][1]), "+r"(d[9][2]), "+r"(d[9][3]),
+          "+r"(d[10][0]), "+r"(d[10][1]), "+r"(d[10][2]), "+r"(d[10][3]), "+r"(d[11][0]), "+r"(d[11][1]), "+r"(d[11][2]), "+r"(d[11][3]),
+          "+r"(d[12][0]), "+r"(d[12][1]), "+r"(d[12][2]), "+r"(d[12][3]), "+r"(d[13][0]), "+r"(d[13][1]), "+r"(d[13][2]), "+r"(d[13][3]),
+          "+r"(d[14][0]), "+r"(d[14][1]), "+r"(d[14][2]), "+r"(d[14][3]), "+r"(d[15][0]), "+r"(d[15][1]), "+r"(d[15][2]), "+r"(d[15][3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(at));
+  } else {
+    asm volatile(
+        "{.reg .pred p;\nsetp.ne.b32 p,1,0;\n"
+        "wgmma.mma_async.sync.aligned.m64n96k32.s32.u8.s8 {"
+        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
+        "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
+        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+        "},{%48,%49,%50,%51},%52,p;}"
+        : "+r"(d[0][0]), "+r"(d[0][1]), "+r"(d[0][2]), "+r"(d[0][3]), "+r"(d[1][0]), "+r"(d[1][1]), "+r"(d[1][2]), "+r"(d[1][3]),
+          "+r"(d[2][0]), "+r"(d[2][1]), "+r"(d[2][2]), "+r"(d[2][3]), "+r"(d[3][0]), "+r"(d[3][1]), "+r"(d[3][2]), "+r"(d[3][3]),
+          "+r"(d[4][0]), "+r"(d[4][1]), "+r"(d[4][2]), "+r"(d[4][3]), "+r"(d[5][0]), "+r"(d[5][1]), "+r"(d[5][2]), "+r"(d[5][3]),
+          "+r"(d[6][0]), "+r"(d[6][1]), "+r"(d[6][2]), "+r"(d[6][3]), "+r"(d[7][0]), "+r"(d[7][1]), "+r"(d[7][2]), "+r"(d[7][3]),
+          "+r"(d[8][0]), "+r"(d[8][1]), "+r"(d[8][2]), "+r"(d[8][3]), "+r"(d[9][0]), "+r"(d[9][1]), "+r"(d[9][2]), "+r"(d[9][3]),
+          "+r"(d[10][0]), "+r"(d[10][1]), "+r"(d[10][2]), "+r"(d[10][3]), "+r"(d[11][0]), "+r"(d[11][1]), "+r"(d[11][2]), "+r"(d[11][3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(at));
+  }
 #endif
 }
 #else

@@ -10,8 +10,8 @@
 #include "rows_many.cuh"
 #include "top.cuh"
 
-/** Operations without a part before the barrier. `MANY`: of several rows, what has no kernel of its own. */
-template <bool MANY> APART void run_plain(const Instruction& I, const Input& in) {
+/** Operations without a part before the barrier. */
+APART void run_plain(const Instruction& I, const Input& in) {
   switch (I.op) {
     case EMBED:
       run_embed(I, in);
@@ -44,9 +44,6 @@ template <bool MANY> APART void run_plain(const Instruction& I, const Input& in)
       break;
     case ATTEND_ONE:
       attend_one(I, in);
-      break;
-    case READY:
-      if (MANY) ready(I, in);
       break;
     case SCORES:
       scores(I, in);
@@ -117,7 +114,7 @@ APART void run_grouped_one(const Instruction& I, const Gate& gate) { grouped_one
 APART void run_int8_one(const Instruction& I, const Gate& gate) { int8_one(I, gate); }
 
 /** Everything but ATTEND_SPLIT, whose blocks wait for one another. */
-template <bool MANY> DEVICE void run(const Instruction& I, const Input& in, const Gate& gate) {
+DEVICE void run(const Instruction& I, const Input& in, const Gate& gate) {
   if (I.fused) {
     switch (I.op) {
       case TERNARY:
@@ -135,7 +132,7 @@ template <bool MANY> DEVICE void run(const Instruction& I, const Input& in, cons
   }
   if (I.op == DELTA) delta_ahead(I, in);
   gate.pass();
-  run_plain<MANY>(I, in);
+  run_plain(I, in);
 }
 
 /**
@@ -252,7 +249,7 @@ template <class Run> DEVICE void run_list(u64 list, u32 n, u32 base, u64 input, 
 
 /** `base`: the barrier's count before this launch; it grows by the grid at every instruction but the last. */
 KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
-  run_list(list, n, base, input, barrier, [](const Instruction& I, const Input& in, u32, const Gate& gate) { run<false>(I, in, gate); });
+  run_list(list, n, base, input, barrier, [](const Instruction& I, const Input& in, u32, const Gate& gate) { run(I, in, gate); });
 }
 
 /** The same for steps of one row. `tag`: the first of n numbers that no launch before has had. */
@@ -301,7 +298,7 @@ KERNEL bitnet_phase(GIVEN Instruction given, u64 input, u64 barrier, u32 index) 
   know_row(in);
   run_alone(given, barrier, index, [&](const Instruction& I) {
     wait_for_earlier();
-    run<true>(I, in, Gate{nullptr, 0, nullptr});
+    run(I, in, Gate{nullptr, 0, nullptr});
   });
 }
 KERNEL bitnet_rows(GIVEN Instruction given, u64, u64 barrier, u32 index) {
@@ -314,16 +311,19 @@ KERNEL bitnet_some(GIVEN Instruction given, u64, u64 barrier, u32 index) {
     ternary_some(I);
   });
 }
-KERNEL bitnet_tiles(GIVEN Instruction given, u64, u64 barrier, u32 index) {
-  run_alone(given, barrier, index, [](const Instruction& I) {
-    wait_for_earlier();
-    ternary_tiles(I);
-  });
+TILES_KERNEL bitnet_tiles(GIVEN Instruction given, u64, u64 barrier, u32 index) {
+  run_alone(given, barrier, index, [](const Instruction& I) { ternary_tiles(I); });
 }
 KERNEL bitnet_head(GIVEN Instruction given, u64, u64 barrier, u32 index) {
   run_alone(given, barrier, index, [](const Instruction& I) { int8_of_rows(I); });
 }
-KERNEL bitnet_attend_rows(GIVEN Instruction given, u64 input, u64 barrier, u32 index) {
+KERNEL bitnet_ready(GIVEN Instruction given, u64 input, u64 barrier, u32 index) {
+  run_alone(given, barrier, index, [input](const Instruction& I) {
+    wait_for_earlier();
+    ready(I, *(const Input*)input);
+  });
+}
+KERNEL_OF_256 bitnet_attend_rows(GIVEN Instruction given, u64 input, u64 barrier, u32 index) {
   run_alone(given, barrier, index, [input](const Instruction& I) {
     wait_for_earlier();
     attend_rows(I, *(const Input*)input);

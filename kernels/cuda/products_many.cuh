@@ -168,38 +168,30 @@ DEVICE void ternary_some(const Instruction& I) {
 // ---- many rows
 
 /** What a token's sums are multiplied with, of gate and up; its sum of codes. */
-struct TokenScale {
+struct alignas(16) TokenScale {
   float factor[2];
   i32 code_sum, pad;
 };
 /** Tokens of a block's tile, columns that are staged at once. */
-constexpr u32 TILE_TOKENS = 128, STAGE = 128;
+constexpr u32 TILE_TOKENS = 128, STAGE = 128, TILE_STAGES = 3;
 /** Units of 32 rows of a block: 4 warps' of UNITS each. */
 template <u32 UNITS> constexpr u32 STAGE_BYTES = (TILE_TOKENS + 4 * UNITS * 8) * STAGE;
 
-/**
- * 16 bytes of a staged row of 128: of two or, FOUR, of one at a time rows next to each other are in different banks; the latter is how
- * four warps together read them.
- */
-template <bool FOUR> DEVICE u32 staged_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ (FOUR ? row & 7 : (row & 3) << 1)) << 4); }
+/** 16 bytes of a staged row of 128: of two rows next to each other they are in different banks. */
+DEVICE u32 staged_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ (row & 3) << 1) << 4); }
 struct alignas(8) Twowords {
   u32 x, y;
 };
-
-template <bool FOUR> constexpr u32 tile_stages = FOUR ? 4 : 3;
 
 /** Tiles of a block, as `part_of` counts tiles of 8 quads. */
 template <u32 UNITS> DEVICE u32 block_tiles(const Instruction& I, const Matrix& m) {
   return I.ending == GATE ? (m.tiles + 3) / 4 : (m.tiles + 4 * UNITS - 1) / (4 * UNITS);
 }
 
-/**
- * A block has 128 UNITS rows (of gate and up 128 each) and 128 tokens, a warp 32 UNITS and 32. FOUR: warps of the same tokens multiply
- * together, see mma_four.
- */
-template <u32 UNITS, bool FOUR> DEVICE void ternary_tiles_of(const Instruction& I) {
-  constexpr u32 STAGES = tile_stages<FOUR>;
-  char* const staged_here = FOUR ? tile_place(pool()) : pool();
+/** A block has 128 UNITS rows (of gate and up 128 each) and 128 tokens, a warp 32 UNITS and 32. */
+template <u32 UNITS> DEVICE void ternary_tiles_of(const Instruction& I) {
+  constexpr u32 STAGES = TILE_STAGES;
+  char* const staged_here = pool();
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, g = lane / 4, piece = lane & 3;
   const u32 row_warp = warp & 3, token_warp = warp / 4, stages = I.code_stride / STAGE;
   const bool gate = I.ending == GATE;
@@ -229,7 +221,7 @@ template <u32 UNITS, bool FOUR> DEVICE void ternary_tiles_of(const Instruction& 
       const Matrix& m = matrix_of(unit);
       if (quad < m.quads) weight_from = (const char*)m.w + (u64)quad * m.stride + sixteen * 16;
     }
-    const u32 code_to = staged_at<FOUR>(copied, sixteen);
+    const u32 code_to = staged_at(copied, sixteen);
     auto ask = [&](u32 stage) {
       if (stage < stages) {
         char* to = staged_here + stage % STAGES * STAGE_BYTES<UNITS> + code_to;
@@ -254,36 +246,20 @@ template <u32 UNITS, bool FOUR> DEVICE void ternary_tiles_of(const Instruction& 
     const u32 token_at = (token_warp * 32 + g) * STAGE, quad_row = TILE_TOKENS * STAGE + (row_warp * UNITS * 8 + g) * STAGE;
     for (u32 stage = 0; stage < stages; stage++) {
       copies_there<STAGES - 2>();
-      if (FOUR) copies_for_tiles();
       sync();
       ask(stage + STAGES - 1);
       const char* here = staged_here + stage % STAGES * STAGE_BYTES<UNITS>;
-      if constexpr (FOUR) {
-        UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
-          u32 a[UNITS][2];
-          UNROLL for (u32 u = 0; u < UNITS; u++) {
-            UNROLL for (u32 h = 0; h < 2; h++) a[u][h] = *(const u32*)(here + quad_row + u * 8 * STAGE + (((2 * k + h) ^ g) << 4) + piece * 4);
-          }
-          mma_begin();
-          UNROLL for (u32 u = 0; u < UNITS; u++) {
-            mma_four(low[u], a[u][0] & mask_of(0), a[u][0] & mask_of(1), a[u][1] & mask_of(0), a[u][1] & mask_of(1), here + token_warp * 32 * STAGE, k);
-            mma_four(high[u], a[u][0] & mask_of(2), a[u][0] & mask_of(3), a[u][1] & mask_of(2), a[u][1] & mask_of(3), here + token_warp * 32 * STAGE, k);
-          }
-          mma_end();
-        }
-      } else {
-        // 32 columns at a time, 8 of a lane, so that few words are held.
-        UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
-          const u32 at = (k ^ (g & 3)) * 32 + piece * 8;
-          Twowords b[4];
-          UNROLL for (u32 n = 0; n < 4; n++) b[n] = *(const Twowords*)(here + token_at + n * 8 * STAGE + at);
-          UNROLL for (u32 u = 0; u < UNITS; u++) {
-            const Twowords a = *(const Twowords*)(here + quad_row + u * 8 * STAGE + at);
-            UNROLL for (u32 n = 0; n < 4; n++)
-              mma_u8(low[u][n], a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b[n].x, b[n].y);
-            UNROLL for (u32 n = 0; n < 4; n++)
-              mma_u8(high[u][n], a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b[n].x, b[n].y);
-          }
+      // 32 columns at a time, 8 of a lane, so that few words are held.
+      UNROLL for (u32 k = 0; k < STAGE / 32; k++) {
+        const u32 at = (k ^ (g & 3)) * 32 + piece * 8;
+        Twowords b[4];
+        UNROLL for (u32 n = 0; n < 4; n++) b[n] = *(const Twowords*)(here + token_at + n * 8 * STAGE + at);
+        UNROLL for (u32 u = 0; u < UNITS; u++) {
+          const Twowords a = *(const Twowords*)(here + quad_row + u * 8 * STAGE + at);
+          UNROLL for (u32 n = 0; n < 4; n++)
+            mma_u8(low[u][n], a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b[n].x, b[n].y);
+          UNROLL for (u32 n = 0; n < 4; n++)
+            mma_u8(high[u][n], a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b[n].x, b[n].y);
         }
       }
     }
@@ -354,17 +330,256 @@ template <u32 UNITS, bool FOUR> DEVICE void ternary_tiles_of(const Instruction& 
 }
 
 /** Tiles as large as leave no multiprocessor without one. */
-template <bool FOUR> DEVICE void ternary_tiles(const Instruction& I) {
+DEVICE void ternary_tiles_of_two(const Instruction& I) {
   u32 tiles = 0;
   for (u32 p = 0; p < I.parts; p++) tiles += block_tiles<2>(I, I.m[p]);
-  if (I.ending == GATE || tiles * ((I.rows + TILE_TOKENS - 1) / TILE_TOKENS) >= blocks()) ternary_tiles_of<2, FOUR>(I);
-  else ternary_tiles_of<1, FOUR>(I);
+  if (I.ending == GATE || tiles * ((I.rows + TILE_TOKENS - 1) / TILE_TOKENS) >= blocks()) ternary_tiles_of<2>(I);
+  else ternary_tiles_of<1>(I);
 }
 
+// The same by warps in fours, see mma_four: blocks of 256 threads, whose registers hold twice the results.
+
+constexpr u32 FOUR_THREADS = 256;
+template <u32 UNITS, u32 TOKENS> constexpr u32 FOUR_BYTES = (TOKENS + UNITS * 32) * STAGE;
+/** Stages in a ring of 122,880 bytes; with more of them the cache is smaller, through which results go. */
+template <u32 UNITS, u32 TOKENS> constexpr u32 FOUR_STAGES = 122880 / FOUR_BYTES<UNITS, TOKENS>;
+/** 16 bytes of a staged row of 128, as four warps together read them. */
+DEVICE u32 four_at(u32 row, u32 sixteen) { return row * STAGE + ((sixteen ^ (row & 7)) << 4); }
+
+/**
+ * A block has UNITS times 32 quads of rows (of gate and up 32 each) and N tokens. Of two units each four has one, one they share: then
+ * each has half of the columns. A four asks for the next products before it has waited for the last ones. Results go through
+ * shared memory, so that what is done with them is a short loop, and whole lines are written.
+ */
+template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
+  constexpr u32 STAGES = FOUR_STAGES<UNITS, N>, AHEAD = STAGES - 2, BYTES = FOUR_BYTES<UNITS, N>, CODES = N / 32, STEPS_EACH = STAGE / 32 * UNITS / 2;
+  // Tokens of a pass over the results, and words from one to the next.
+  constexpr u32 PART = N / UNITS, STRIDE = UNITS * 128 + 4;
+  static_assert(PART * STRIDE * 4 <= STAGES * BYTES, "results lie where weights and codes did");
+  // Behind them, if there is room, what they are added to.
+  constexpr u32 OLD_AT = PART * STRIDE * 4;
+  constexpr bool OLD_AHEAD = OLD_AT + PART * UNITS * 512 <= STAGES * BYTES;
+  static_assert(PART % 16 == 0, "whole rounds of two tokens for each warp");
+  char* const staged_here = tile_place(pool());
+  const u32 tid = thread(), lane = tid & 31, warp = tid / 32, four = tid / 128, g = lane / 4, piece = lane & 3, row_warp = warp & 3;
+  const u32 stages = I.code_stride / STAGE, unit = UNITS == 2 ? four : 0, first_step = UNITS == 2 ? 0 : four * STEPS_EACH;
+  const bool gate = I.ending == GATE, adds = I.ending == ADD;
+  auto tiles_of = [&](const Matrix& m) { return (m.quads + (gate ? 31 : 32 * UNITS - 1)) / (gate ? 32 : 32 * UNITS); };
+  u32 tiles = 0;
+  ROLLED for (u32 p = 0; p < (gate ? 1 : I.parts); p++) tiles += tiles_of(I.m[p]);
+  const u32 groups = (I.rows + N - 1) / N;
+  TokenScale* const token_scales = (TokenScale*)(staged_here + STAGES * BYTES);
+  bool waited = false;
+  for (u32 item = block(); item < tiles * groups; item += blocks()) {
+    const u32 t0 = item / tiles * N;
+    u32 large = item % tiles, p = 0;
+    if (!gate) {
+      ROLLED while (large >= tiles_of(I.m[p])) large -= tiles_of(I.m[p++]);
+    }
+    auto matrix_of = [&](u32 u) -> const Matrix& { return I.m[gate ? u : p]; };
+    auto quad_of = [&](u32 u) { return (gate ? large : large * UNITS + u) * 32; };
+    // What this thread copies of every stage: 16 bytes of a row of weights of each unit, and of some tokens' codes.
+    const u32 copied = tid / 8, sixteen = tid % 8, to = four_at(copied, sixteen);
+    const char* weight_from[UNITS];
+    UNROLL for (u32 u = 0; u < UNITS; u++) {
+      const Matrix& m = matrix_of(u);
+      const u32 quad = quad_of(u) + copied;
+      weight_from[u] = quad < m.quads ? (const char*)m.w + (u64)quad * m.stride + sixteen * 16 : nullptr;
+    }
+    const char* code_from[CODES];
+    UNROLL for (u32 k = 0; k < CODES; k++) {
+      const u32 t = t0 + copied + 32 * k;
+      code_from[k] = (const char*)I.codes + (u64)(t < I.rows ? t : I.rows - 1) * I.code_stride + sixteen * 16;
+    }
+    // The stage that is asked for next, and its place.
+    u32 asked = 0;
+    char* asked_at = staged_here + to;
+    auto ask_weights = [&](u32 stage, char* at) {
+      UNROLL for (u32 u = 0; u < UNITS; u++) {
+        if (stage < stages && weight_from[u]) copy_ahead(at + (N + u * 32) * STAGE, weight_from[u] + stage * STAGE);
+      }
+    };
+    auto ask_codes = [&]() {
+      UNROLL for (u32 k = 0; k < CODES; k++) {
+        if (asked < stages) copy_ahead(asked_at + k * 32 * STAGE, code_from[k] + asked * STAGE);
+      }
+      copies_asked();
+      asked++;
+      asked_at += BYTES;
+      if (asked_at >= staged_here + STAGES * BYTES) asked_at -= STAGES * BYTES;
+    };
+    // Of the weights no more than one stage's before the codes, or the first products would wait for all of them.
+    ask_weights(0, asked_at);
+    if (!waited) wait_for_earlier();
+    waited = true;
+    ask_codes();
+    ROLLED while (asked < AHEAD) {
+      ask_weights(asked, asked_at);
+      ask_codes();
+    }
+    if (tid < N) {
+      const u32 t = t0 + tid < I.rows ? t0 + tid : I.rows - 1;
+      const float scale = load((const float*)I.scales + 2 * t);
+      const i32 sum = load((const i32*)I.scales + 2 * t + 1);
+      token_scales[tid] = {{divide(matrix_of(0).scale, scale), gate ? divide(I.m[1].scale, scale) : 0.0f}, sum, 0};
+    }
+    i32 low[N / 8][4], high[N / 8][4];
+    UNROLL for (u32 n = 0; n < N / 8; n++) {
+      UNROLL for (u32 e = 0; e < 4; e++) low[n][e] = high[n][e] = 0;
+    }
+    const char* codes = staged_here;
+    ROLLED for (u32 stage = 0; stage < stages; stage++) {
+      copies_there<AHEAD - 1>();
+      copies_for_tiles();
+      sync();
+      const char* const weights = codes + (N + unit * 32 + row_warp * 8 + g) * STAGE + piece * 4;
+      u32 a[STEPS_EACH][2];
+      UNROLL for (u32 k = 0; k < STEPS_EACH; k++) {
+        UNROLL for (u32 h = 0; h < 2; h++) a[k][h] = *(const u32*)(weights + (((2 * (first_step + k) + h) ^ g) << 4));
+      }
+      // Into the place of the stage before the one before, which all have multiplied.
+      ask_weights(asked, asked_at);
+      ask_codes();
+      UNROLL for (u32 k = 0; k < STEPS_EACH; k++) {
+        u32 fields[2][4];
+        UNROLL for (u32 f = 0; f < 4; f++) {
+          UNROLL for (u32 h = 0; h < 2; h++) fields[f / 2][2 * h + f % 2] = a[k][h] & mask_of(f);
+        }
+        mma_begin();
+        mma_four<N>(low, fields[0], codes, first_step + k);
+        mma_four<N>(high, fields[1], codes, first_step + k);
+        mma_asked();
+        mma_done<1>();
+      }
+      codes += BYTES;
+      if (codes >= staged_here + STAGES * BYTES) codes -= STAGES * BYTES;
+    }
+    mma_done<0>();
+    copies_there<0>();
+    i32* const results = (i32*)staged_here;
+    const Matrix& m = I.m[gate ? 0 : p];
+    const u32 quads = m.quads, rows = m.rows, out_stride = m.out_stride;
+    // Of the results a lane has four rows next to each other of each unit; `left`: of those, what is there.
+    const u32 quad_at = lane % 8 * 4, field = lane / 8, gate_of = I.gate;
+    auto left_of = [&](u32 u) {
+      const u32 quad = quad_of(u) + quad_at, row = quad + field * quads;
+      return quad >= quads || row >= rows ? 0 : quads - quad < rows - row ? quads - quad : rows - row;
+    };
+    const u32 left[2] = {left_of(0), left_of(UNITS - 1)};
+    // Nearly always all is there, and can be read and written four at a time.
+    const bool whole = ((quads | out_stride) & 3) == 0 && (m.out & 15) == 0 && left[0] >= 4 && left[1] >= 4 && t0 + N <= I.rows;
+    // Two at a time: both units of a token, or two tokens.
+    constexpr u32 STEP = UNITS == 2 ? 8 : 16;
+    auto token_at = [&](u32 i, u32 k) { return UNITS == 2 ? i : i + 8 * k; };
+    float* const out_here = (float*)m.out + (u64)t0 * out_stride + quad_at + field * quads;
+    auto out_at = [&](u32 token, u32 k) { return out_here + (u64)token * out_stride + quad_of(UNITS == 2 ? k : 0); };
+    auto left_at = [&](u32 token, u32 k) { return t0 + token < I.rows ? left[k] : 0; };
+    ROLLED for (u32 pass = 0; pass < UNITS; pass++) {
+      const u32 first = pass * PART;
+      Floats* const old_ahead = (Floats*)(staged_here + OLD_AT) + tid;
+      sync();
+      if (OLD_AHEAD && whole && adds) {
+        ROLLED for (u32 i = warp, at = 0; i < PART; i += STEP, at += 2 * FOUR_THREADS) {
+          UNROLL for (u32 k = 0; k < 2; k++) copy_ahead(old_ahead + at + k * FOUR_THREADS, out_at(first + token_at(i, k), k));
+        }
+        copies_asked();
+      }
+      auto put = [&](auto what) {
+        UNROLL for (u32 n = 0; n < N / 8; n++) {
+          if (UNITS == 2 && n / (N / 16) != pass) continue;
+          UNROLL for (u32 e = 0; e < 2; e++) {
+            i32* const at = results + (n % (PART / 8) * 8 + 2 * piece + e) * STRIDE + unit * 128 + row_warp * 8 + g;
+            what(at[0], low[n][e]);
+            what(at[32], low[n][2 + e]);
+            what(at[64], high[n][e]);
+            what(at[96], high[n][2 + e]);
+          }
+        }
+      };
+      if (UNITS == 2 || four == 0) put([](i32& at, i32 v) { at = v; });
+      sync();
+      if (UNITS == 1) {
+        // The other columns'.
+        if (four == 1) put([](i32& at, i32 v) { at += v; });
+        sync();
+      }
+      auto values = [&](Floats (&y)[2], u32 i) {
+        UNROLL for (u32 k = 0; k < 2; k++) {
+          const u32 at = token_at(i, k);
+          const TokenScale of = token_scales[first + at];
+          const Words v = *(const Words*)(results + at * STRIDE + (UNITS == 2 ? k * 128 : 0) + field * 32 + quad_at);
+          const float factor = of.factor[gate ? k : 0];
+          auto value = [&](u32 sum) { return (float)(((i32)sum >> (2 * field)) - of.code_sum) * factor; };
+          y[k] = {value(v.x), value(v.y), value(v.z), value(v.w)};
+        }
+      };
+      auto join = [&](Floats& y, const Floats& up, auto one) { y = {one(y.x, up.x), one(y.y, up.y), one(y.z, up.z), one(y.w, up.w)}; };
+      auto squared = [](float a, float b) {
+        const float positive = a > 0.0f || a != a ? a : 0.0f;
+        return (positive * positive) * b;
+      };
+      if (whole && adds) {
+        // What is there already: copied by the thread itself, or asked for a round before it is wanted.
+        copies_there<0>();
+        Floats next[2];
+        UNROLL for (u32 k = 0; k < 2 && !OLD_AHEAD; k++) next[k] = load((const Floats*)out_at(first + token_at(warp, k), k));
+        ROLLED for (u32 i = warp, at = 0; i < PART; i += STEP, at += 2 * FOUR_THREADS) {
+          Floats old[2];
+          UNROLL for (u32 k = 0; k < 2; k++) {
+            old[k] = OLD_AHEAD ? old_ahead[at + k * FOUR_THREADS] : next[k];
+            if (!OLD_AHEAD && i + STEP < PART) next[k] = load((const Floats*)out_at(first + token_at(i + STEP, k), k));
+          }
+          Floats y[2];
+          values(y, i);
+          UNROLL for (u32 k = 0; k < 2; k++)
+            *(Floats*)out_at(first + token_at(i, k), k) = {old[k].x + y[k].x, old[k].y + y[k].y, old[k].z + y[k].z, old[k].w + y[k].w};
+        }
+      } else if (whole && gate && gate_of == RELU2) {
+        UNROLL2 for (u32 i = warp; i < PART; i += STEP) {
+          Floats y[2];
+          values(y, i);
+          join(y[0], y[1], squared);
+          *(Floats*)out_at(first + i, 0) = y[0];
+        }
+      } else if (whole && !gate) {
+        UNROLL2 for (u32 i = warp; i < PART; i += STEP) {
+          Floats y[2];
+          values(y, i);
+          UNROLL for (u32 k = 0; k < 2; k++) *(Floats*)out_at(first + token_at(i, k), k) = y[k];
+        }
+      } else {
+        ROLLED for (u32 i = warp; i < PART; i += STEP) {
+          Floats y[2];
+          values(y, i);
+          if (gate) join(y[0], y[1], [&](float a, float b) { return gate_of == RELU2 ? squared(a, b) : activated(gate_of, I.limit, a, b); });
+          UNROLL for (u32 k = 0; k < (gate ? 1 : 2); k++) {
+            const u32 token = first + token_at(i, k), n = left_at(token, k);
+            float* const out = out_at(token, k);
+            const float each[4] = {y[k].x, y[k].y, y[k].z, y[k].w};
+            UNROLL for (u32 e = 0; e < 4; e++) {
+              if (e < n) out[e] = adds ? load(out + e) + each[e] : each[e];
+            }
+          }
+        }
+      }
+    }
+    sync();
+  }
+  if (!waited) wait_for_earlier();
+}
+
+/** Tiles of the kind that the instruction says: TILES of encode.ts. */
 DEVICE void ternary_tiles(const Instruction& I) {
-  constexpr u32 bytes = 1024 + tile_stages<true> * STAGE_BYTES<2> + TILE_TOKENS * sizeof(TokenScale);
-  if (four_warps() && POOL_AT + bytes <= shared_size()) ternary_tiles<true>(I);
-  else ternary_tiles<false>(I);
+  if (!four_warps()) {
+    wait_for_earlier();
+    ternary_tiles_of_two(I);
+  } else if (I.cut == 0 || I.ending == GATE) {
+    ternary_fours_of<2, 128>(I);
+  } else if (I.cut == 1) {
+    ternary_fours_of<1, 128>(I);
+  } else {
+    ternary_fours_of<1, 96>(I);
+  }
 }
 
 // ---- int8: the head of a batch

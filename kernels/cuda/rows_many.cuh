@@ -202,7 +202,103 @@ template <u32 TOGETHER, u32 H, bool BARE> APART void make_rows(const Instruction
   }
 }
 
+/** Rows and the norm's weights in shared memory, as they lie in memory. */
+DEVICE u32 codes_bytes(const Instruction& I) { return TOGETHER_BYTES + 5 * I.width * 4; }
+/** Most of a prompt's rows: x, normed, to int8 codes. */
+DEVICE bool makes_codes(const Instruction& I) {
+  return I.rows > 2 * blocks() && I.source == PLAIN && I.norm && !I.keep && I.quantize == 8 && !I.turn && !I.heads &&
+         ((I.width | I.x_stride) & 3) == 0 && POOL_AT + codes_bytes(I) <= shared_size();
+}
+
+/**
+ * Four rows at a time, each by four warps; a row and the weights wait in shared memory, which short loops go through: of code that runs
+ * once it is the fetching that takes the time. Nobody has waited for the kernel before.
+ */
+APART void make_codes(const Instruction& I) {
+  Shared& s = shared();
+  Together& ours = *(Together*)pool();
+  constexpr u32 threads = THREADS / 4;
+  const u32 all = thread(), mine = all / threads, tid = all % threads, lane = tid & 31, warp = all / 32;
+  const u32 n = I.width, vectors = n / 4, words = I.code_stride / 4, rows = I.rows;
+  float* const weights = (float*)(pool() + TOGETHER_BYTES);
+  float* const x = weights + (1 + mine) * n;
+  ROLLED for (u32 v = all; v < vectors; v += THREADS) copy_ahead(weights + 4 * v, (const float*)I.weight + 4 * v);
+  wait_for_earlier();
+  bool first = true;
+  for (u32 t = block() * 4 + mine; t < rows || first; t += blocks() * 4) {
+    const float* const row = (const float*)I.x + (u64)t * I.x_stride;
+    if (t < rows) {
+      ROLLED for (u32 v = tid; v < vectors; v += threads) copy_ahead(x + 4 * v, row + 4 * v);
+    }
+    copies_asked();
+    copies_there<0>();
+    // All have copied some of the weights.
+    if (first) sync();
+    else sync_four(mine);
+    first = false;
+    if (t >= rows) break;
+    // Warps of different schedulers. Both halves of a warp alike.
+    if (tid / 32 == mine) {
+      float sum = 0.0f;
+      const float* at = x + (lane & 15);
+      u32 left = n / 128;
+      if (left > 0) {
+        // Eight are loaded while the eight before are added: 4 clocks an addition.
+        float v[8];
+        auto take = [&]() {
+          UNROLL for (u32 k = 0; k < 8; k++) v[k] = at[16 * k];
+          at += 8 * 16;
+        };
+        take();
+        UNROLL2 for (; left > 1; left--) {
+          float squares[8];
+          UNROLL for (u32 k = 0; k < 8; k++) squares[k] = v[k] * v[k];
+          take();
+          UNROLL for (u32 k = 0; k < 8; k++) sum = sum + squares[k];
+        }
+        UNROLL for (u32 k = 0; k < 8; k++) sum = sum + v[k] * v[k];
+      }
+      ROLLED for (; at < x + n; at += 16) sum = sum + *at * *at;
+      sum = fold(sum);
+      if (lane == 0) ours.inverse[mine] = divide(1.0f, root(divide(sum, (float)n) + I.eps));
+    }
+    sync_four(mine);
+    const float r = ours.inverse[mine];
+    auto normed = [&](u32 v) {
+      const Floats a = *(const Floats*)(x + 4 * v), w = *(const Floats*)(weights + 4 * v);
+      return Floats{(a.x * r) * w.x, (a.y * r) * w.y, (a.z * r) * w.z, (a.w * r) * w.w};
+    };
+    u32 most = 0;
+    UNROLL2 for (u32 v = tid; v < vectors; v += threads) most = larger(most, magnitude(normed(v)));
+    most = warp_max(most);
+    if (lane == 0) s.largest[warp] = most;
+    sync_four(mine);
+    UNROLL for (u32 w = 0; w < 4; w++) most = larger(most, s.largest[mine * 4 + w]);
+    if (most >= 0x7f800000 && tid == 0) ((u32*)I.failed)[I.status] = 1;
+    const float scale = scale8(from_bits(most));
+    u32* const codes = (u32*)((char*)I.codes + (u64)t * I.splits);
+    i32 sum = 0;
+    UNROLL2 for (u32 v = tid; v < words; v += threads) {
+      // Past the row they are 0.
+      const Floats y = v < vectors ? normed(v) : Floats{0.0f, 0.0f, 0.0f, 0.0f};
+      const i32 a = clamped(y.x * scale, -128, 127), b = clamped(y.y * scale, -128, 127);
+      const i32 c = clamped(y.z * scale, -128, 127), d = clamped(y.w * scale, -128, 127);
+      sum += (a + b) + (c + d);
+      codes[v] = packed(a, b, c, d);
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) ours.sums[warp] = sum;
+    sync_four(mine);
+    if (tid == 0) {
+      const i32* const sums = ours.sums + mine * 4;
+      ((float*)I.scales)[2 * t] = scale;
+      ((i32*)I.scales)[2 * t + 1] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    }
+  }
+}
+
 DEVICE void run_all_rows(const Instruction& I) {
+  if (makes_codes(I)) return make_codes(I);
   const u32 together = rows_together(I), vectors = rows_length(I) / 4;
   if (together == 0) {
     wait_for_earlier();

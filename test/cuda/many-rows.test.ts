@@ -5,6 +5,8 @@ import { describe, expect, test } from 'vitest';
 import { randomModel } from '../../src/bench/random-model.ts';
 import type { Executable, SequenceId } from '../../src/engine/backend.ts';
 import { CudaExecutable } from '../../src/engine/cuda/executable.ts';
+import { selfTestDifference } from '../../src/engine/gpu/self-test.ts';
+import { PROMPT_STEPS, PROMPTS, selfTestProgram } from '../../src/engine/gpu/self-test-programs.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { Program } from '../../src/engine/program.ts';
 import { FAKE_MISSING, loadOnFake, newGpu, withSettings } from './fake-driver.ts';
@@ -131,6 +133,88 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
         return all;
       }),
     ),
+  );
+
+  // Products by warps in fours and pieces of keys as 9.0 has them; rows for every kind of tile, more than four for each multiprocessor.
+  const wide = { ...small, hidden: 512, ffn: 768, heads: 4, kvHeads: 2, headDim: 128 } as const;
+  test.each([
+    [wide, 65, 3],
+    [wide, 200, 12],
+    [wide, 97, 5],
+    [{ ...wide, headDim: 64, hidden: 256, ffn: 324 }, 300, 4],
+    [{ ...small, family: 'qwen3' as const, headDim: 64, hidden: 256, ffn: 384 }, 130, 3],
+  ])('prompts as 9.0 has them: %o, %i rows, %i multiprocessors', { timeout: 300_000 }, (shape, rows, grid) =>
+    withSettings(
+      { FAKE_CUDA_SCHEDULE: String(rows % 3), FAKE_CUDA_SMS: String(grid), FAKE_CUDA_SHARED: '232448' },
+      async () => {
+        const program = randomModel(shape, 'family' in shape && shape.family === 'qwen3' ? 'full' : 'int8', 600);
+        await expectSame(
+          program,
+          async (e) => {
+            const sequence = e.createSequence();
+            const all = [await step(e, [[sequence, someTokens(rows, 1)]])];
+            all.push(
+              await step(e, [
+                [sequence, someTokens(90, 2)],
+                [e.createSequence(), someTokens(70, 3)],
+              ]),
+            );
+            return all;
+          },
+          new CudaExecutable(await newGpu(), program),
+        );
+      },
+    ),
+  );
+
+  test('prompts take every kind of tile, as there are rows and multiprocessors', () =>
+    withSettings({ FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12' }, async () => {
+      const program = randomModel(wide, 'int8', 600);
+      using cuda = new CudaExecutable(await newGpu(), program);
+      const kinds = [65, 97, 128, 200, 300, 512].flatMap((rows) =>
+        cuda.instructionsOf(rows, 1, rows, 1).flatMap(({ op, cut }) => (op === 'ternary' ? [cut] : [])),
+      );
+      expect(new Set(kinds)).toEqual(new Set([0, 1, 2]));
+    }));
+
+  test.each<FaultName>(['half of the columns', 'products that nobody waits for'])(
+    'a planted fault of prompts is found: %s',
+    { timeout: 300_000 },
+    (name) =>
+      withSettings({ FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12', FAKE_CUDA_SCHEDULE: '1' }, async () => {
+        using cuda = new CudaExecutable(await newGpu(driverWithFaults()), bitnet);
+        using js = await jsBackend.load(bitnet, {});
+        const prompt = (e: Executable) => step(e, [[e.createSequence(), someTokens(200, 1)]]);
+        const wanted = await prompt(js);
+        expect(await prompt(cuda)).toEqual(wanted);
+        expect(await withFault(name, () => prompt(cuda))).not.toEqual(wanted);
+      }),
+  );
+
+  test.each<FaultName>(['keys that nobody waits for', 'scores before all are there'])(
+    'a planted fault of prompts fails its launch: %s',
+    { timeout: 300_000 },
+    (name) =>
+      withSettings({ FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12', FAKE_CUDA_SCHEDULE: '1' }, async () => {
+        using cuda = new CudaExecutable(await newGpu(driverWithFaults()), bitnet);
+        await expect(withFault(name, () => step(cuda, [[cuda.createSequence(), someTokens(200, 1)]]))).rejects.toThrow(
+          /LAUNCH_FAILED/,
+        );
+      }),
+  );
+
+  test.each<FaultName>(['half of the columns', 'products that nobody waits for', 'a lane left out'])(
+    'the self-test with long prompts finds a planted fault: %s',
+    { timeout: 300_000 },
+    (name) =>
+      withSettings({ FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12', FAKE_CUDA_SCHEDULE: '1' }, async () => {
+        const program = selfTestProgram(9, PROMPTS);
+        const gpu = await newGpu(driverWithFaults());
+        const load = async () => new CudaExecutable(gpu, program);
+        expect(await selfTestDifference(load, program, PROMPT_STEPS)).toBeUndefined();
+        const found = await withFault(name, () => selfTestDifference(load, program, PROMPT_STEPS));
+        expect(found).toContain("are not the reference's, bit for bit");
+      }),
   );
 
   test('a card whose kernels do not wait themselves', { timeout: 300_000 }, async () => {

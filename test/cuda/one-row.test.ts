@@ -134,7 +134,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('one row on a card with much shared 
 
   test('self-tests take group-scaled panels in every way', () => {
     const found = new Set<string>();
-    for (const [program, options] of selfTests()) {
+    for (const { program, options = {} } of selfTests()) {
       using cuda = new CudaExecutable(gpus.get(24)!, program, options);
       const grid = Math.min(24, options.blocks ?? 24);
       for (const {

@@ -14,7 +14,7 @@ const FAULTS = {
   'a missing barrier': ['products.cuh', '  mark(8);\n  «sync();»\n', ''],
   'a maximum for each score': ['attention.cuh', '= «block_max(score)»;', 'score + 0.0f * block_max(score)'],
   'the code sum forgotten': ['products.cuh', ' - «code_sum») * factor', '0'],
-  'a lane left out': ['attention_rows.cuh', 'a[k / 4][k % 4] = «two[k / 4][k % 4]» + a', '0.0f'],
+  'a lane left out': ['attention_rows.cuh', 'sum[k / 4][k % 4] = «two[k / 4][k % 4]» + sum', '0.0f'],
   'the code sum of some rows forgotten': ['products_many.cuh', ' - «of.code_sum») * divide(scale, of.scale)', '0'],
   'codes that begin at 0': ['products.cuh', '(2 * (in >> 4)) & 3) - «1») * code;', '0'],
 
@@ -42,6 +42,15 @@ const FAULTS = {
   'the sums of the first block alone': ['attention_rows.cuh', 'out[k] + sums[«f»][all + k * ALL];', '0'],
   'exponentials of the first four warps only': ['attention_rows.cuh', 'total = total + totals[«f»][all % H];', '0'],
   'the largest of the first four warps only': ['attention_rows.cuh', 'f < «G»; f++) {\n        UNROLL for (u32 w', '1'],
+
+  'half of the columns': ['products_many.cuh', 'put([](i32& at, i32 v) { «at += v;» });', 'at = v;'],
+  'products that nobody waits for': ['products_many.cuh', '    «mma_done<0>();»\n    copies_there', ''],
+  'keys that nobody waits for': [
+    'attention_rows.cuh',
+    'if (BULK) «await_bulk(&mine.arrivals[slot_of(p)], (base + p) / PLACES & 1);»',
+    '',
+  ],
+  'scores before all are there': ['attention_rows.cuh', '  «await_bulk(arrival, before.tiles & 1);»', ''],
 
   'only its own largest score': ['attend-split.cuh', '«receive(all + c, tag)»', 'receive(all + p.run, tag)'],
   'weights that nobody waits for': [

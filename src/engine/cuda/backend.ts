@@ -9,6 +9,8 @@ import {
   GROUPS_OF_128,
   groupedSelfTestProgram,
   hybridSelfTestProgram,
+  PROMPT_STEPS,
+  PROMPTS,
   selfTestProgram,
 } from '../gpu/self-test-programs.ts';
 import type { Program } from '../program.ts';
@@ -85,19 +87,26 @@ export function createCudaBackend(options: CudaBackendOptions): CudaBackend {
   };
 }
 
+type SelfTest = {
+  readonly program: Program;
+  readonly options?: CudaOptions;
+  readonly steps?: typeof PROMPT_STEPS;
+};
+
 /**
  * What a card has to compute as the reference does. Of even sizes a step of one row has three kernels; how a block takes group-scaled
- * panels (whole, in halves, in quarters; piece by piece) depends on how many blocks there are.
+ * panels (whole, in halves, in quarters; piece by piece) depends on how many blocks there are; many rows have kernels of their own.
  */
-export function selfTests(): [Program, CudaOptions][] {
+export function selfTests(): SelfTest[] {
   const programs = [selfTestProgram(), groupedSelfTestProgram(), hybridSelfTestProgram()];
   const even = [selfTestProgram(9, EVEN), selfTestProgram(9, EVEN_INT8), groupedSelfTestProgram(7, EVEN)];
   const wide = groupedSelfTestProgram(7, GROUPS_OF_128);
   const narrow = groupedSelfTestProgram(7, GROUPS_OF_32);
   return [
-    ...[...programs, ...even].map((program): [Program, CudaOptions] => [program, {}]),
-    ...[24, 2].map((blocks): [Program, CudaOptions] => [wide, { blocks }]),
-    ...[10, 1].map((blocks): [Program, CudaOptions] => [narrow, { blocks }]),
+    ...[...programs, ...even].map((program) => ({ program })),
+    ...[24, 2].map((blocks) => ({ program: wide, options: { blocks } })),
+    ...[10, 1].map((blocks) => ({ program: narrow, options: { blocks } })),
+    { program: selfTestProgram(9, PROMPTS), steps: PROMPT_STEPS },
   ];
 }
 
@@ -112,8 +121,8 @@ async function prepare(
     const refused = whyNot(info);
     if (refused !== undefined) return { reason: refused };
     const { gpu, detail } = await openKernels(loaded.addon, info, kernels, progress);
-    for (const [program, options] of selfTests()) {
-      const failure = await selfTestDifference(async () => new CudaExecutable(gpu, program, options), program);
+    for (const { program, options, steps } of selfTests()) {
+      const failure = await selfTestDifference(async () => new CudaExecutable(gpu, program, options), program, steps);
       if (failure !== undefined) return { reason: `CUDA on ${gpu.name} is not used: ${failure}` };
     }
     return { gpu, detail };

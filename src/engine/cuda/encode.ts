@@ -73,6 +73,15 @@ const MOST_HEAD_ROW = 1024;
 const SOME_ROWS = 64;
 const SOME_BYTES = SOME_ROWS * (8 + 32 * 4) + 8 * THREADS * 16;
 
+/** Tiles of products of more rows, by number: rows of the matrix (of gate and up together) and tokens; `ternary_tiles` of products_many.cuh. */
+const TILES_OF_MANY: readonly { readonly rows: number; readonly tokens: number }[] = [
+  { rows: 256, tokens: 128 },
+  { rows: 128, tokens: 128 },
+  { rows: 128, tokens: 96 },
+];
+/** What a tile takes beside its products, as rows times tokens. */
+const TILE_COST = 4096;
+
 /** What the kernels can hold. */
 export const LIMITS = { ternaryColumns: 131_071, headDim: 256, heads: 512 } as const;
 
@@ -176,7 +185,8 @@ export function scratchFloats(program: Program, kind: AttentionKind, splits: num
 
 /** Floats of scratch of a block of the grid: the scores of what it works on. */
 export function blockScratchFloats(kind: AttentionKind, splits: number): number {
-  if (kind === 'rows') return 2 * splits * 64 * QUERIES;
+  // Four more than the queries: QUERY_STRIDE.
+  if (kind === 'rows') return 2 * splits * 64 * (QUERIES + 4);
   return kind === 'batch' ? 2 * splits * 64 * HEADS_AT_ONCE : 0;
 }
 
@@ -194,6 +204,8 @@ export function kernelOf({ op, rows }: Instruction): KernelName {
       return rows <= SOME_ROWS ? 'bitnet_some' : 'bitnet_tiles';
     case 'int8':
       return 'bitnet_head';
+    case 'ready':
+      return 'bitnet_ready';
     case 'attendRows':
       return 'bitnet_attend_rows';
     case 'attendBatch':
@@ -203,10 +215,16 @@ export function kernelOf({ op, rows }: Instruction): KernelName {
   }
 }
 /**
- * Kernels whose blocks have all the shared memory there is; of the others' the rest is cache. None of a prompt's: a card that has
- * once divided a multiprocessor's memory keeps to it, and attention's scratch lost its cache.
+ * Kernels whose blocks have all the shared memory there is; of the others' the rest is cache. A card that has once divided a
+ * multiprocessor's memory keeps to it.
  */
-export const WHOLE_MEMORY: ReadonlySet<KernelName> = new Set(['bitnet_some', 'bitnet_head', 'bitnet_attend_batch']);
+export const WHOLE_MEMORY: ReadonlySet<KernelName> = new Set([
+  'bitnet_rows',
+  'bitnet_some',
+  'bitnet_head',
+  'bitnet_attend_rows',
+  'bitnet_attend_batch',
+]);
 /** What the kernel for steps of one row has; products only of rows that are made there. */
 const ONE_ROW: ReadonlySet<Operation> = new Set([
   'embed',
@@ -681,11 +699,24 @@ class Encoder {
   }
 
   /** How many vectors of weights a lane can fetch before it has the rows: `staged_chunks` of products_many.cuh. */
-  #stagedOfRows({ op, rows }: Instruction): Partial<Instruction> {
-    if (op !== 'ternary' || rows > SOME_ROWS) return {};
+  #stagedOfRows(product: Instruction): Partial<Instruction> {
+    const { op, rows } = product;
+    if (op !== 'ternary') return {};
+    if (rows > SOME_ROWS) return { cut: this.#tilesOf(product) };
     const { sharedBytes, mostSharedBytes } = this.#memory;
     const left = Math.floor(((rows === 1 ? sharedBytes : mostSharedBytes) - OWN_BYTES - SOME_BYTES) / (THREADS * 16));
     return { splits: Math.max(0, Math.min(MOST_STAGED, left)) };
+  }
+
+  /** The tiles that the multiprocessor with most of them is done with first. */
+  #tilesOf({ rows: tokens, ending, matrices = [] }: Instruction): number {
+    if (ending === ENDINGS.indexOf('gate')) return 0;
+    const costs = TILES_OF_MANY.map((tile) => {
+      const panels = matrices.reduce((n, { rows }) => n + Math.ceil(rows / tile.rows), 0);
+      const rounds = Math.ceil((panels * Math.ceil(tokens / tile.tokens)) / this.#memory.grid);
+      return rounds * (tile.rows * tile.tokens + TILE_COST);
+    });
+    return costs.indexOf(Math.min(...costs));
   }
 
   /**

@@ -15,6 +15,7 @@ export const KERNELS = [
   'bitnet_some',
   'bitnet_tiles',
   'bitnet_head',
+  'bitnet_ready',
   'bitnet_attend_rows',
   'bitnet_attend_batch',
 ] as const;

@@ -28,6 +28,8 @@ export type SelfTestSizes = {
   readonly head?: 'int8';
   /** Columns of a group-scaled program's groups; thirds, halves and whole rows unless told otherwise. */
   readonly group?: number;
+  /** Positions; 64 unless told otherwise. */
+  readonly context?: number;
 };
 const UNEVEN: SelfTestSizes = { hidden: HIDDEN, feedForward: FEED_FORWARD, headDim: HEAD_DIM };
 /** Whole chunks, groups of whole 32 columns, heads of whole 16: what kernels for published shapes may ask for. */
@@ -36,11 +38,18 @@ export const EVEN_INT8: SelfTestSizes = { ...EVEN, head: 'int8' };
 /** Groups as published models have them; and many of 32, 17 in the longest row. */
 export const GROUPS_OF_128: SelfTestSizes = { hidden: 128, feedForward: 384, headDim: 64, group: 128 };
 export const GROUPS_OF_32: SelfTestSizes = { hidden: 96, feedForward: 544, headDim: 32, group: 32 };
+/** For long prompts: rows of more columns than a product of many rows has on their way at once. */
+export const PROMPTS: SelfTestSizes = { hidden: 32, feedForward: 960, headDim: 32, head: 'int8', context: 384 };
 const VOCABULARY = 96;
 const LAYERS = 2;
 const CONTEXT = 64;
 /** Prefill by the matrix kernel, then a short step, then decode. */
 export const STEPS: readonly (readonly number[])[] = [[1, 95, 17, 40, 40, 3, 88, 21, 64, 9, 30], [77, 5], [11]];
+
+/** More rows than a card has multiprocessors, twice over; then some behind them. */
+export const PROMPT_STEPS: readonly (readonly number[])[] = [272, 66].map((rows, step) =>
+  Array.from({ length: rows }, (_, i) => (i * 37 + step * 11 + 5) % VOCABULARY),
+);
 
 /** Uniform in [-1, 1), the same everywhere. */
 function* uniforms(seed: number): Generator<number, never> {
@@ -51,7 +60,7 @@ function* uniforms(seed: number): Generator<number, never> {
   }
 }
 
-export function selfTestProgram(seed = 9, { hidden, feedForward, headDim, head } = UNEVEN): Program {
+export function selfTestProgram(seed = 9, { hidden, feedForward, headDim, head, context } = UNEVEN): Program {
   const { next, weights, add, vector, buffers, buffer, ops } = programParts(seed);
   const ternary = (name: string, rows: number, columns: number): TernaryWeight => {
     const bytes = new Uint8Array(Math.ceil(rows / 4) * columns);
@@ -141,7 +150,7 @@ export function selfTestProgram(seed = 9, { hidden, feedForward, headDim, head }
     ops.push({ op: 'denseMatmul', x: last, weight: embedding, out: logits });
   }
 
-  return finished(buffers, weights, ops, logits, headDim);
+  return finished(buffers, weights, ops, logits, headDim, context);
 }
 
 function finished(
@@ -150,6 +159,7 @@ function finished(
   ops: readonly Op[],
   logits: number,
   headDim = HEAD_DIM,
+  context = CONTEXT,
 ): Program {
   const half = headDim / 2;
   const angle = (i: number) => Math.floor(i / half) * 1e4 ** (-(i % half) / half);
@@ -161,10 +171,10 @@ function finished(
     kv: { layers: LAYERS, kvHeads: KV_HEADS, headDim },
     rope: {
       rotaryDim: headDim,
-      cos: Float32Array.from({ length: CONTEXT * half }, (_, i) => Math.cos(angle(i))),
-      sin: Float32Array.from({ length: CONTEXT * half }, (_, i) => Math.sin(angle(i))),
+      cos: Float32Array.from({ length: context * half }, (_, i) => Math.cos(angle(i))),
+      sin: Float32Array.from({ length: context * half }, (_, i) => Math.sin(angle(i))),
     },
-    contextLength: CONTEXT,
+    contextLength: context,
     vocabSize: VOCABULARY,
     logits,
     tracePoints: 0,

@@ -92,7 +92,7 @@ static char* shared_memory(size_t i, size_t bytes) {
 
 /** Runs `blocks` blocks at once. False: they wait for one another for ever. */
 static bool run(std::vector<Block>& all, size_t shared) {
-  const u32 n = (u32)all.size() * 512;
+  const u32 threads = all[0].threads, n = (u32)all.size() * threads;
   static char* stacks = nullptr;
   static size_t have = 0;
   if (have < n) {
@@ -104,8 +104,8 @@ static bool run(std::vector<Block>& all, size_t shared) {
   for (size_t b = 0; b < all.size(); b++) all[b].memory = shared_memory(b, shared);
   for (u32 i = 0; i < n; i++) {
     Fiber& f = fibers[i];
-    f.block = &all[i / 512];
-    f.thread = i % 512;
+    f.block = &all[i / threads];
+    f.thread = i % threads;
     void** top = (void**)(stacks + (i + 1) * STACK) - 2;
     *--top = nullptr;
     *--top = (void*)begin;
@@ -180,6 +180,7 @@ const std::map<std::string, void (*)(void**)> kernels = {
     {"bitnet_some", call_phase<bitnet_some>},
     {"bitnet_tiles", call_phase<bitnet_tiles>},
     {"bitnet_head", call_phase<bitnet_head>},
+    {"bitnet_ready", call_phase<bitnet_ready>},
     {"bitnet_attend_rows", call_phase<bitnet_attend_rows>},
     {"bitnet_attend_batch", call_phase<bitnet_attend_batch>},
 };
@@ -190,14 +191,21 @@ struct Function {
   /** Blocks wait for one another. */
   bool together;
   u32 most_shared = 48 << 10;
+  /** Of machine code for 9.0, whose cards have much memory: warps multiply in fours. */
+  bool fours = number("FAKE_CUDA_CAPABILITY", 90) == 90 && number("FAKE_CUDA_SHARED", 101376) >= 131072;
+  /** Threads of a block: it is written for so many, and no launch may have another number. */
+  u32 threads() const {
+    if (entry == (void (*)(void**))call_phase<bitnet_attend_rows>) return 256;
+    return entry == (void (*)(void**))call_phase<bitnet_tiles> && fours ? 256 : 512;
+  }
 };
 
-Result launch(void* handle, u32 blocks, u32 shared, void** arguments, bool early = false) {
+Result launch(void* handle, u32 blocks, u32 threads, u32 shared, void** arguments, bool early = false) {
   if (fails("cuLaunchKernel")) return ILLEGAL_ADDRESS;
   emulator::early = early;
-  emulator::fours = number("FAKE_CUDA_CAPABILITY", 90) == 90;
   const auto* given = (const Function*)handle;
-  if (shared > given->most_shared) return INVALID_VALUE;
+  emulator::fours = given->fours;
+  if (shared > given->most_shared || threads != given->threads()) return INVALID_VALUE;
   emulator::entry = given->entry;
   emulator::arguments = arguments;
   emulator::grid = blocks;
@@ -205,12 +213,13 @@ Result launch(void* handle, u32 blocks, u32 shared, void** arguments, bool early
   emulator::fault = (u32)number("FAKE_CUDA_FAULT", 0);
   if (given->together) {
     std::vector<emulator::Block> all(blocks);
-    for (u32 b = 0; b < blocks; b++) all[b].index = b;
+    for (u32 b = 0; b < blocks; b++) all[b].index = b, all[b].threads = threads;
     return emulator::run(all, shared) ? OK : LAUNCH_FAILED;
   }
   for (u32 b = 0; b < blocks; b++) {
     std::vector<emulator::Block> one(1);
     one[0].index = b;
+    one[0].threads = threads;
     if (!emulator::run(one, shared)) return LAUNCH_FAILED;
   }
   return OK;
@@ -256,7 +265,10 @@ DRIVER cuFuncSetAttribute(void* f, int, int bytes) {
   if ((u64)bytes > number("FAKE_CUDA_SHARED", 101376)) return INVALID_VALUE;
   return ((Function*)f)->most_shared = (u32)bytes, OK;
 }
-DRIVER cuFuncGetAttribute(int* v, int, void*) { return *v = (int)number("FAKE_CUDA_CAPABILITY", 90), OK; }
+DRIVER cuFuncGetAttribute(int* v, int attribute, void* f) {
+  *v = attribute == 0 ? (int)((Function*)f)->threads() : (int)number("FAKE_CUDA_CAPABILITY", 90);
+  return OK;
+}
 DRIVER cuMemAlloc_v2(u64* p, size_t n) {
   if (fails("cuMemAlloc") || in_use + n > number("FAKE_CUDA_MEMORY", 1ull << 32)) return OUT_OF_MEMORY;
   const size_t page = 4096, padded = (n + 63) / 64 * 64, all = (padded + page - 1) / page * page;
@@ -285,8 +297,8 @@ DRIVER cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t n, void*) { return std::mem
 DRIVER cuMemsetD8Async(u64 to, unsigned char v, size_t n, void*) { return std::memset((void*)to, v, n), OK; }
 DRIVER cuStreamCreate(void** s, unsigned) { return *s = (void*)1, OK; }
 DRIVER cuStreamSynchronize(void*) { return fails("cuStreamSynchronize") ? ILLEGAL_ADDRESS : OK; }
-DRIVER cuLaunchKernel(void* f, u32 x, u32, u32, u32, u32, u32, u32 shared, void*, void** arguments, void**) {
-  return launch(f, x, shared, arguments);
+DRIVER cuLaunchKernel(void* f, u32 x, u32, u32, u32 threads, u32, u32, u32 shared, void*, void** arguments, void**) {
+  return launch(f, x, threads, shared, arguments);
 }
 struct LaunchAttribute {
   int id, pad;
@@ -302,11 +314,11 @@ DRIVER cuLaunchKernelEx(const LaunchConfig* c, void* f, void** arguments, void**
   if (fails("cuLaunchKernelEx")) return INVALID_VALUE;
   bool early = false;
   for (unsigned i = 0; i < c->count; i++) early = early || (c->attributes[i].id == 6 && c->attributes[i].allowed[0] != 0);
-  return launch(f, c->grid[0], c->shared, arguments, early);
+  return launch(f, c->grid[0], c->block[0], c->shared, arguments, early);
 }
-DRIVER cuLaunchCooperativeKernel(void* f, u32 x, u32, u32, u32, u32, u32, u32 shared, void*, void** arguments) {
+DRIVER cuLaunchCooperativeKernel(void* f, u32 x, u32, u32, u32 threads, u32, u32, u32 shared, void*, void** arguments) {
   if (fails("cuLaunchCooperativeKernel")) return 720;
-  return launch(f, x, shared, arguments);
+  return launch(f, x, threads, shared, arguments);
 }
 DRIVER cuGetErrorName(Result r, const char** name) {
   *name = r == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : r == ILLEGAL_ADDRESS ? "CUDA_ERROR_ILLEGAL_ADDRESS" : r == LAUNCH_FAILED ? "CUDA_ERROR_LAUNCH_FAILED" : r == 100 ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR";

@@ -19,7 +19,8 @@ using i32 = int32_t;
 #define DEVICE_MEMBER inline
 #define APART static
 #define KERNEL extern "C" void
-#define PLAIN_KERNEL extern "C" void
+#define KERNEL_OF_256 extern "C" void
+#define TILES_KERNEL extern "C" void
 #define GIVEN const
 #define UNROLL
 #define UNROLL4
@@ -42,7 +43,7 @@ struct Warp {
   u32 words[2][32][6];
 };
 struct Block {
-  u32 index = 0, arrived = 0, generation = 0;
+  u32 index = 0, threads = 512, arrived = 0, generation = 0;
   u32 some[6] = {}, some_generations[6] = {};
   char* memory = nullptr;
   Warp warps[16];
@@ -54,6 +55,13 @@ struct Block {
     u64* arrival;
   };
   std::vector<Stretch> stretches;
+};
+/** Of warps in fours: what is multiplied when somebody waits for it. */
+struct Product {
+  i32 (*d)[4];
+  u32 eights, a[4][4];
+  const char* b;
+  u32 step;
 };
 struct Fiber {
   void* stack_pointer = nullptr;
@@ -72,6 +80,8 @@ struct Fiber {
   };
   std::vector<Copy> copies;
   std::vector<size_t> groups;
+  std::vector<Product> products;
+  std::vector<size_t> product_groups;
 };
 extern Fiber* now;
 extern u32 grid, shared_bytes;
@@ -118,7 +128,7 @@ inline u32 blocks() { return emulator::grid; }
 inline void sync() {
   emulator::Block& b = *emulator::now->block;
   const u32 generation = b.generation;
-  if (++b.arrived == 512) {
+  if (++b.arrived == b.threads) {
     b.arrived = 0;
     b.generation++;
     return;
@@ -155,6 +165,7 @@ inline float from_bits(u32 v) {
   return x;
 }
 inline float divide(float a, float b) { return a / b; }
+inline float larger_float(float a, float b) { return std::fmax(a, b); }
 inline float root(float a) { return std::sqrt(a); }
 inline i32 nearest(float x) { return x != x ? 0 : x >= 2147483648.0f ? 0x7fffffff : x < -2147483648.0f ? -0x7fffffff - 1 : (i32)std::nearbyint(x); }
 inline u64 nearest64(float x) { return (u64)std::nearbyint((double)x); }
@@ -286,6 +297,7 @@ inline void fetch_bulk(const void* from, u32 bytes) {
   for (u32 at = 0; at < bytes; at += 64) fetch((const char*)from + at);
 }
 inline void before_bulk() {}
+inline void before_bulk_of_all() {}
 
 inline void add_shared(i32* p, i32 v) { *p += v; }
 inline void max_shared(u32* p, u32 v) { *p = v > *p ? v : *p; }
@@ -370,23 +382,52 @@ inline bool four_warps() { return emulator::fours; }
 inline char* tile_place(char* p) { return p; }
 inline void copies_for_tiles() {}
 inline void mma_begin() {}
-inline void mma_end() {}
-inline void mma_four(i32 (&d)[4][4], u32 a0, u32 a1, u32 a2, u32 a3, const char* b, u32 step) {
-  const u32 mine[6] = {a0, a1, a2, a3, 0, 0};
-  auto all = emulator::exchange(mine, 6);
-  const u32 lane = thread() % 32, g = lane / 4, t = lane % 4;
-  auto sum = [&](u32 row, u32 column) {
-    i32 s = 0;
-    for (u32 k = 0; k < 32; k++) {
-      const u32 a = all[row % 8 * 4 + k % 16 / 4][(row >= 8) + 2 * (k >= 16)], at = 32 * step + k;
-      s += (i32)(a >> (8 * (k % 4)) & 255) * (i32)(int8_t)b[column * 128 + ((at / 16 ^ (column & 7)) << 4) + at % 16];
+inline void mma_asked() { emulator::now->product_groups.push_back(emulator::now->products.size()); }
+namespace emulator {
+inline void multiply(const Product& p) {
+  const u32 t = now->thread % 4;
+  Sixteen a[2][2];
+  for (u32 low = 0; low < 2; low++) {
+    for (u32 half = 0; half < 2; half++) {
+      const u32 i = low + 2 * half;
+      a[low][half] = Sixteen::of<uint8_t>(_mm_setr_epi32((i32)p.a[0][i], (i32)p.a[1][i], (i32)p.a[2][i], (i32)p.a[3][i]));
     }
-    return s;
-  };
-  for (u32 n = 0; n < 4; n++) {
-    d[n][0] += sum(g, 8 * n + 2 * t);
-    d[n][1] += sum(g, 8 * n + 2 * t + 1);
-    d[n][2] += sum(g + 8, 8 * n + 2 * t);
-    d[n][3] += sum(g + 8, 8 * n + 2 * t + 1);
   }
+  for (u32 n = 0; n < p.eights; n++) {
+    for (u32 e = 0; e < 2; e++) {
+      const u32 column = 8 * n + 2 * t + e;
+      Sixteen b[2];
+      for (u32 half = 0; half < 2; half++) {
+        __m128i v;
+        std::memcpy(&v, p.b + column * 128 + (((2 * p.step + half) ^ (column & 7)) << 4), 16);
+        b[half] = Sixteen::of<int8_t>(v);
+      }
+      for (u32 low = 0; low < 2; low++) {
+        const __m128i sums = _mm_add_epi32(a[low][0].times(b[0]), a[low][1].times(b[1]));
+        i32 parts[4];
+        std::memcpy(parts, &sums, 16);
+        p.d[n][2 * low + e] += parts[0] + parts[1] + parts[2] + parts[3];
+      }
+    }
+  }
+}
+}  // namespace emulator
+/** Late, as copies are: who reads results too early has the old ones, and who writes over the codes has other results. */
+template <int NEWEST> inline void mma_done() {
+  emulator::Fiber& f = *emulator::now;
+  sync_warp();
+  if (f.product_groups.size() <= NEWEST) return;
+  const size_t groups = f.product_groups.size() - NEWEST, n = f.product_groups[groups - 1];
+  for (size_t i = 0; i < n; i++) emulator::multiply(f.products[i]);
+  f.products.erase(f.products.begin(), f.products.begin() + (long)n);
+  f.product_groups.erase(f.product_groups.begin(), f.product_groups.begin() + (long)groups);
+  for (size_t& mark : f.product_groups) mark -= n;
+}
+template <u32 N> inline void mma_four(i32 (&d)[N / 8][4], const u32 (&a)[4], const char* b, u32 step) {
+  const u32 mine[6] = {a[0], a[1], a[2], a[3], 0, 0};
+  auto all = emulator::exchange(mine, 6);
+  emulator::Product p{d, N / 8, {}, b, step};
+  for (u32 k = 0; k < 4; k++) std::memcpy(p.a[k], all[emulator::now->thread % 32 / 4 * 4 + k], 16);
+  if (emulator::late) emulator::now->products.push_back(p);
+  else emulator::multiply(p);
 }
