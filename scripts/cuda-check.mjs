@@ -52,7 +52,8 @@ const info = addon.probe(flag('--library', 'libcuda.so.1'));
 let from = performance.now();
 const given = flag('--cubin', undefined);
 const kernels = given === undefined ? {} : { cubin: () => ({ bytes: readFileSync(given) }) };
-const { gpu, detail } = await openKernels(addon, info, { ...packageKernels, ...kernels });
+const { gpu, detail, reason } = await openKernels(addon, info, { ...packageKernels, ...kernels });
+if (gpu === undefined) throw new Error(reason);
 say(
   `${info.name}, driver ${info.driver}, ${info.multiprocessors} multiprocessors, ${Math.round(info.memoryBytes / 2 ** 30)} GiB`,
 );

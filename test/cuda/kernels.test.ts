@@ -10,6 +10,7 @@ import { CUBINS, cubinFolder, findCubin, type KernelSource, packageKernels } fro
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import { missedLine } from '../../src/engine/select.ts';
 import { buildDriver, FAKE_MISSING, fakeAddon, KERNELS, NO_KERNELS, withSettings } from './fake-driver.ts';
+import { driverWithFaults, withFault } from './planted-faults.ts';
 
 const home = mkdtempSync(join(tmpdir(), 'cubins-'));
 afterAll(() => rmSync(home, { recursive: true }));
@@ -163,7 +164,8 @@ describe.skipIf(FAKE_MISSING !== undefined)('on the emulated driver', () => {
   const open = (settings: Record<string, string>, kernels: KernelSource) =>
     withSettings(settings, async () => {
       const addon = fakeAddon();
-      return (await openKernels(addon, addon.probe(buildDriver()), kernels)).detail;
+      const opened = await openKernels(addon, addon.probe(buildDriver()), kernels);
+      return 'detail' in opened ? opened.detail : opened.reason;
     });
   const kernels = (cubins = CARDS): KernelSource => {
     root = makePackage(cubins);
@@ -200,6 +202,27 @@ describe.skipIf(FAKE_MISSING !== undefined)('on the emulated driver', () => {
     const broken = createCudaBackend({ loadAddon, library: '/nowhere/libcuda.so.1', kernels: NO_KERNELS });
     expect(await broken.detail!()).toBeUndefined();
   });
+
+  test.each([
+    [
+      'machine code alone',
+      /^kernels: PTX, .* the first time \(the cubin is not used: in its self-test .* bit for bit\)$/,
+    ],
+    ['both', /^CUDA on .* is not used: in its self-test .* bit for bit$/],
+  ])('kernels that fail the self-test are not used: %s', { timeout: 300_000 }, (faulty, wanted) =>
+    withSettings(faulty === 'both' ? {} : { FAKE_CUDA_FAULTY: '1' }, () =>
+      withFault('the code sum of some rows forgotten', async () => {
+        const backend = createCudaBackend({
+          loadAddon: async () => ({ addon: fakeAddon() }),
+          library: driverWithFaults(),
+          kernels: kernels(),
+        });
+        const reason = await backend.unavailable();
+        expect(reason ?? (await backend.detail!())).toMatch(wanted);
+        expect(reason === undefined).toBe(faulty !== 'both');
+      }),
+    ),
+  );
 
   test('while it compiles, who cannot wait is told why', async () => {
     vi.useFakeTimers();

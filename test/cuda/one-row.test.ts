@@ -8,7 +8,7 @@ import { selfTests } from '../../src/engine/cuda/backend.ts';
 import { oneRowKernel } from '../../src/engine/cuda/encode.ts';
 import { CudaExecutable } from '../../src/engine/cuda/executable.ts';
 import type { Gpu } from '../../src/engine/cuda/gpu.ts';
-import { selfTestDifference } from '../../src/engine/gpu/self-test.ts';
+import { bitsOf, runSelfTest, selfTestDifference } from '../../src/engine/gpu/self-test.ts';
 import { EVEN, EVEN_INT8, groupedSelfTestProgram, selfTestProgram } from '../../src/engine/gpu/self-test-programs.ts';
 import { jsBackend } from '../../src/engine/js/backend.ts';
 import type { Program } from '../../src/engine/program.ts';
@@ -210,4 +210,11 @@ describe.skipIf(FAKE_MISSING !== undefined)('one row on a card with much shared 
       });
     },
   );
+});
+
+test('the bits that self-tests want are those of the reference', async () => {
+  for (const { program, bits, steps } of selfTests()) {
+    using js = await jsBackend.load(program, {});
+    expect(bitsOf(await runSelfTest(js, steps))).toBe(bits);
+  }
 });

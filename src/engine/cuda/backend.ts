@@ -89,6 +89,8 @@ export function createCudaBackend(options: CudaBackendOptions): CudaBackend {
 
 type SelfTest = {
   readonly program: Program;
+  /** sha256 of the reference's logits: to compute them would take half a second of each start. */
+  readonly bits: string;
   readonly options?: CudaOptions;
   readonly steps?: typeof PROMPT_STEPS;
 };
@@ -98,15 +100,34 @@ type SelfTest = {
  * panels (whole, in halves, in quarters; piece by piece) depends on how many blocks there are; many rows have kernels of their own.
  */
 export function selfTests(): SelfTest[] {
-  const programs = [selfTestProgram(), groupedSelfTestProgram(), hybridSelfTestProgram()];
-  const even = [selfTestProgram(9, EVEN), selfTestProgram(9, EVEN_INT8), groupedSelfTestProgram(7, EVEN)];
-  const wide = groupedSelfTestProgram(7, GROUPS_OF_128);
-  const narrow = groupedSelfTestProgram(7, GROUPS_OF_32);
+  const wide = {
+    program: groupedSelfTestProgram(7, GROUPS_OF_128),
+    bits: '26d3e6764eb47e1c9cdefa57a19d7cd52ecdc564c13a0d4eade04a9c780e2824',
+  };
+  const narrow = {
+    program: groupedSelfTestProgram(7, GROUPS_OF_32),
+    bits: '202da0c88f02ed4084ffed3baabdc99c0c52ca0a78469d8946e220e3740aad21',
+  };
   return [
-    ...[...programs, ...even].map((program) => ({ program })),
-    ...[24, 2].map((blocks) => ({ program: wide, options: { blocks } })),
-    ...[10, 1].map((blocks) => ({ program: narrow, options: { blocks } })),
-    { program: selfTestProgram(9, PROMPTS), steps: PROMPT_STEPS },
+    { program: selfTestProgram(), bits: '8b299ba075c534f68f23b6e4e956a34998e0264c0e8fb1138843e800865b9665' },
+    { program: groupedSelfTestProgram(), bits: '4626ea4e1fb69613ca40721a1897df4786f9a0188c3d11f79bc2512c73c18d5b' },
+    { program: hybridSelfTestProgram(), bits: '0ba02df11397cdf88eb12ef49a5c7995ccba7ab556422d51729d8672025e01af' },
+    { program: selfTestProgram(9, EVEN), bits: '10312b4cafc1a7f8d510ecb193b2672ece12013baa083d63b99403569ccd71c7' },
+    {
+      program: selfTestProgram(9, EVEN_INT8),
+      bits: '60d496d29ac35e4b9ed877c4e709da43e0e6a26be276251908e49410233d92ed',
+    },
+    {
+      program: groupedSelfTestProgram(7, EVEN),
+      bits: '15e06b73f281419540ac61b4815551add4eb835be8272bbd35aed8998f6d1e71',
+    },
+    ...[24, 2].map((blocks) => ({ ...wide, options: { blocks } })),
+    ...[10, 1].map((blocks) => ({ ...narrow, options: { blocks } })),
+    {
+      program: selfTestProgram(9, PROMPTS),
+      bits: '9e63bd80c9e9b5e98704c3d7e16263cfa63c2a9d56d5a39fef90ef1cbf535937',
+      steps: PROMPT_STEPS,
+    },
   ];
 }
 
@@ -120,12 +141,7 @@ async function prepare(
     const info = loaded.addon.probe(library ?? driverLibrary());
     const refused = whyNot(info);
     if (refused !== undefined) return { reason: refused };
-    const { gpu, detail } = await openKernels(loaded.addon, info, kernels, progress);
-    for (const { program, options, steps } of selfTests()) {
-      const failure = await selfTestDifference(async () => new CudaExecutable(gpu, program, options), program, steps);
-      if (failure !== undefined) return { reason: `CUDA on ${gpu.name} is not used: ${failure}` };
-    }
-    return { gpu, detail };
+    return await openKernels(loaded.addon, info, kernels, progress, selfTestFailure);
   } catch (error) {
     // Whatever a foreign driver does, the other backends still work.
     return { reason: error instanceof Error ? error.message : String(error) };
@@ -134,19 +150,36 @@ async function prepare(
   }
 }
 
-/** The card with the kernels from a cubin or, where there is none or the driver refuses it (an older one), from the PTX text. */
+/** The first difference that the self-tests find; undefined where there is none. */
+async function selfTestFailure(gpu: Gpu): Promise<string | undefined> {
+  for (const { program, bits, options, steps } of selfTests()) {
+    const load = async () => new CudaExecutable(gpu, program, options);
+    const failure = await selfTestDifference(load, program, steps, undefined, bits);
+    if (failure !== undefined) return failure;
+  }
+  return undefined;
+}
+
+/**
+ * The card with the kernels from a cubin or, where there is none, the driver refuses it (an older one) or it fails, from the PTX text.
+ * `failureOf`: one sentence why kernels are not used.
+ */
 export async function openKernels(
   addon: CudaAddon,
   info: DeviceInfo,
   kernels: KernelSource,
   progress: Progress = { compiling: undefined },
-): Promise<{ readonly gpu: Gpu; readonly detail: string }> {
+  failureOf: (gpu: Gpu) => Promise<string | undefined> = async () => undefined,
+): Promise<Ready> {
   const found = kernels.cubin(info.capability);
   let why: string;
   if ('bytes' in found) {
     try {
       const gpu = await Gpu.open(addon, info, found.bytes);
-      return { gpu, detail: `kernels: the cubin for compute capability ${capabilityText(info.capability)}` };
+      const failure = await failureOf(gpu);
+      if (failure === undefined)
+        return { gpu, detail: `kernels: the cubin for compute capability ${capabilityText(info.capability)}` };
+      why = `the cubin is not used: ${failure}`;
     } catch (error) {
       if (!(error instanceof CudaError) || !REFUSED.test(error.text.what)) throw error;
       why = `the driver refuses the cubin: ${error.text.what.replace(/^CUDA: /, '')}`;
@@ -157,6 +190,8 @@ export async function openKernels(
   progress.compiling = why;
   const gpu = await Gpu.open(addon, info, kernels.ptx());
   progress.compiling = undefined;
+  const failure = await failureOf(gpu);
+  if (failure !== undefined) return { reason: `CUDA on ${gpu.name} is not used: ${failure}` };
   return { gpu, detail: `kernels: PTX, which the driver compiles, ${COMPILES} (${why})` };
 }
 

@@ -3,6 +3,7 @@
 //   FAKE_CUDA_SCHEDULE  0 in order, 1 from the last thread, 2 shuffled; from 1 on copies into shared memory come as late as they may
 //   FAKE_CUDA_FAIL      a function's name: it returns error 700 (or, for memory, 2) from then on
 //   FAKE_CUDA_FAULT     the number of a fault that planted-faults.ts put into the kernels: it is there
+//   FAKE_CUDA_FAULTY    set: in machine code alone, not in what was compiled from PTX text
 //   FAKE_CUDA_SMS, FAKE_CUDA_SHARED, FAKE_CUDA_DRIVER, FAKE_CUDA_CAPABILITY (80 for 8.0), FAKE_CUDA_COUNT
 #include "emulator.h"
 
@@ -153,6 +154,9 @@ namespace {
 using Result = int;
 constexpr Result OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719;
 
+/** Was machine code loaded last? */
+bool machine_code = false;
+
 u64 number(const char* name, u64 otherwise) {
   const char* v = std::getenv(name);
   return v ? std::strtoull(v, nullptr, 10) : otherwise;
@@ -210,7 +214,7 @@ Result launch(void* handle, u32 blocks, u32 threads, u32 shared, void** argument
   emulator::arguments = arguments;
   emulator::grid = blocks;
   emulator::shared_bytes = shared;
-  emulator::fault = (u32)number("FAKE_CUDA_FAULT", 0);
+  emulator::fault = machine_code || std::getenv("FAKE_CUDA_FAULTY") == nullptr ? (u32)number("FAKE_CUDA_FAULT", 0) : 0;
   if (given->together) {
     std::vector<emulator::Block> all(blocks);
     for (u32 b = 0; b < blocks; b++) all[b].index = b, all[b].threads = threads;
@@ -253,7 +257,8 @@ DRIVER cuDevicePrimaryCtxRetain(void** c, int) { return *c = (void*)1, OK; }
 DRIVER cuCtxSetCurrent(void*) { return OK; }
 DRIVER cuModuleLoadData(void** m, const void* image) {
   if (fails("cuModuleLoadData")) return 222;
-  return *m = (void*)1, std::memcmp(image, "//", 2) == 0 || std::memcmp(image, "\177ELF", 4) == 0 ? OK : 200;
+  machine_code = std::memcmp(image, "\177ELF", 4) == 0;
+  return *m = (void*)1, machine_code || std::memcmp(image, "//", 2) == 0 ? OK : 200;
 }
 DRIVER cuModuleGetFunction(void** f, void*, const char* name) {
   const auto found = kernels.find(name);
