@@ -73,6 +73,12 @@ export const NVCC_FLAGS = ['-O3', '-std=c++17', '-fmad=false', '--expt-relaxed-c
 /** nvcc writes its own newest version, which only the newest drivers take; nothing in the kernels is newer than this one. */
 const PTX_VERSION = '7.8';
 
+/**
+ * What the compiler says where registers of a `wgmma` are touched as it does not want them: then it serializes (C7510), or adds fences (C7519)
+ * and has been seen to write into registers that are still being multiplied.
+ */
+export const WGMMA_REGISTERS = /\(C75\d\d\)/;
+
 export const nvcc = () => process.env.NVCC || 'nvcc';
 
 /** Why kernels cannot be built here; undefined where they can. */

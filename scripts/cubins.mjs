@@ -21,7 +21,7 @@ import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
 import { brotliCompressSync, constants } from 'node:zlib';
-import { NVCC_FLAGS, nvcc, nvccVersion, whyNoNvcc } from './build-cuda.mjs';
+import { NVCC_FLAGS, nvcc, nvccVersion, WGMMA_REGISTERS, whyNoNvcc } from './build-cuda.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const own = (module) => import(pathToFileURL(join(root, 'dist', module)).href);
@@ -99,7 +99,11 @@ export async function makeCubins(capabilities = CUBINS) {
         // What only 9.0 has (wgmma) is in no later machine code either.
         const arch = capability === 90 ? 'sm_90a' : `sm_${capability}`;
         const args = [...NVCC_FLAGS, `-arch=${arch}`, '-cubin', 'kernels.cu', '-o', path];
-        await promisify(execFile)(nvcc(), args, { cwd: join(root, 'kernels', 'cuda'), maxBuffer: 64 << 20 });
+        const { stderr } = await promisify(execFile)(nvcc(), args, {
+          cwd: join(root, 'kernels', 'cuda'),
+          maxBuffer: 64 << 20,
+        });
+        if (WGMMA_REGISTERS.test(stderr)) throw new Error(`cuda: ${arch}: ${stderr.trim()}`);
         cubins.set(capability, readFileSync(path));
       }
     };

@@ -250,9 +250,17 @@ DEVICE void copies_for_tiles() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
-DEVICE void mma_begin() {
+/** `a`: what is multiplied from registers, which have to be written before. */
+DEVICE void mma_begin(u32 (&a)[2][4]) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+  asm volatile("wgmma.fence.sync.aligned;"
+               : "+r"(a[0][0]), "+r"(a[0][1]), "+r"(a[0][2]), "+r"(a[0][3]), "+r"(a[1][0]), "+r"(a[1][1]), "+r"(a[1][2]), "+r"(a[1][3])::"memory");
+#endif
+}
+/** Until here, behind a `mma_done`, nothing else may come into the registers that were multiplied. */
+DEVICE void mma_kept(u32 (&a)[2][4]) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("" : "+r"(a[0][0]), "+r"(a[0][1]), "+r"(a[0][2]), "+r"(a[0][3]), "+r"(a[1][0]), "+r"(a[1][1]), "+r"(a[1][2]), "+r"(a[1][3])::"memory");
 #endif
 }
 /** What was asked for since mma_begin belongs together; `mma_done`: all but the NEWEST of such groups have been multiplied. */

@@ -1,9 +1,11 @@
 // The committed PTX is what nvcc makes of the committed kernels.
 
-import { readFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { makePtx, whyNoNvcc } from '../../scripts/build-cuda.mjs';
+import { makePtx, NVCC_FLAGS, nvcc, WGMMA_REGISTERS, whyNoNvcc } from '../../scripts/build-cuda.mjs';
 
 const missing = whyNoNvcc();
 if (missing !== undefined) process.stderr.write(`\nSKIPPED: kernels.ptx is not compared: ${missing}\n\n`);
@@ -22,3 +24,25 @@ test('it takes drivers from CUDA 11.8 and cards from 8.0 on, and ends in the 0 t
 test.skipIf(missing !== undefined)('it is up to date: node scripts/build-cuda.mjs --ptx', { timeout: 300_000 }, () => {
   expect(makePtx() === readFileSync(path, 'latin1')).toBe(true);
 });
+
+test.skipIf(missing !== undefined)(
+  'registers of wgmma are written before its fence, and kept',
+  { timeout: 300_000 },
+  () => {
+    const folder = mkdtempSync(join(tmpdir(), 'wgmma-'));
+    try {
+      const source = join(folder, 'tiles.cu');
+      writeFileSync(
+        source,
+        '#include "hybrid.cuh"\n#include "one-products.cuh"\n#include "products_many.cuh"\nTILES_KERNEL tiles(GIVEN Instruction given) { ternary_tiles(given); }\n',
+      );
+      const cuda = join(import.meta.dirname, '../../kernels/cuda');
+      const args = [...NVCC_FLAGS, '-arch=sm_90a', '-cubin', '-I', cuda, source, '-o', join(folder, 'tiles.cubin')];
+      const { status, stdout, stderr } = spawnSync(nvcc(), args, { encoding: 'utf8' });
+      expect(status, stderr).toBe(0);
+      expect(stdout + stderr).not.toMatch(WGMMA_REGISTERS);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  },
+);

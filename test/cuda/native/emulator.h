@@ -381,7 +381,8 @@ extern bool fours;
 inline bool four_warps() { return emulator::fours; }
 inline char* tile_place(char* p) { return p; }
 inline void copies_for_tiles() {}
-inline void mma_begin() {}
+inline void mma_begin(u32 (&)[2][4]) {}
+inline void mma_kept(u32 (&)[2][4]) {}
 inline void mma_asked() { emulator::now->product_groups.push_back(emulator::now->products.size()); }
 namespace emulator {
 inline void multiply(const Product& p) {
