@@ -326,6 +326,8 @@ KERNEL bitnet_ready(GIVEN Instruction given, u64 input, u64 barrier, u32 index) 
 KERNEL_OF_256 bitnet_attend_rows(GIVEN Instruction given, u64 input, u64 barrier, u32 index) {
   run_alone(given, barrier, index, [input](const Instruction& I) {
     wait_for_earlier();
+    // Keys and values of this step's rows.
+    before_bulk_of_all();
     attend_rows(I, *(const Input*)input);
   });
 }

@@ -179,6 +179,7 @@ export async function openKernels(
       const failure = await failureOf(gpu);
       if (failure === undefined)
         return { gpu, detail: `kernels: the cubin for compute capability ${capabilityText(info.capability)}` };
+      gpu.release(gpu.barrier);
       why = `the cubin is not used: ${failure}`;
     } catch (error) {
       if (!(error instanceof CudaError) || !REFUSED.test(error.text.what)) throw error;
