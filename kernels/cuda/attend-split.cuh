@@ -148,7 +148,7 @@ DEVICE void attend_split(const Instruction& I, const Input& in, u32 tag, const G
         if (16 * k < D) sum = sum + v[k] * v[k];
       }
       sum = fold(sum);
-      const float r = divide(1.0f, root(divide(from_bits((u32)broadcast16((i32)bits(sum))), (float)D) + I.eps));
+      const float r = inverse_of(from_bits((u32)broadcast16((i32)bits(sum))), D, I.eps);
       UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) {
         if (16 * k < D) v[k] = (v[k] * r) * weight[(hh < count ? 0 : D) + 16 * k + (lane & 15)];
       }

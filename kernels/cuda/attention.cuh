@@ -81,7 +81,7 @@ DEVICE void ready_row(const Instruction& I, const Input& in, const Seen& s, u32 
       float sum = 0.0f;
       for (u32 i = lane; i < D; i += 16) sum = sum + x[i] * x[i];
       sum = fold(sum);
-      const float r = divide(1.0f, root(divide(from_bits((u32)broadcast16((i32)bits(sum))), (float)D) + I.eps));
+      const float r = inverse_of(from_bits((u32)broadcast16((i32)bits(sum))), D, I.eps);
       const float* weight = (const float*)(h < count ? I.codes : I.weight2);
       if (h <= count) {
         for (u32 i = lane; i < D; i += 16) x[i] = (x[i] * r) * weight[i];

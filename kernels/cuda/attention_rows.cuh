@@ -37,7 +37,7 @@ template <u32 N> DEVICE void turn_head(const Instruction& I, u32 slot, const Tur
     float sum = 0.0f;
     UNROLL for (u32 k = 0; k < N; k++) sum = sum + v[k] * v[k];
     sum = fold(sum);
-    const float r = divide(1.0f, root(divide(from_bits((u32)broadcast16((i32)bits(sum))), (float)D) + I.eps));
+    const float r = inverse_of(from_bits((u32)broadcast16((i32)bits(sum))), D, I.eps);
     const float* weight = (const float*)(slot == QUERY ? I.codes : I.weight2) + lane;
     if (slot != VALUE) {
       UNROLL for (u32 k = 0; k < N; k++) v[k] = (v[k] * r) * weight[16 * k];
@@ -170,51 +170,35 @@ DEVICE void add_products(float (&sum)[8][4], const Eight& a, const Floats& b) {
   }
 }
 
-/** exp_f32 of what is not above 0, or NaN: the same bits, without a branch. */
-DEVICE float exp_below(float x) {
-  const float v = x < -88.0f ? -88.0f : x;
-  const float magic = 12582912.0f;
-  const float n = (v * 1.44269504088896340736f + magic) - magic;
-  const float r = (v - n * 0.693359375f) - n * (float)(0.69314718055994530942 - 0.693359375);
-  float p = (float)(1.0 / 5040);
-  p = p * r + (float)(1.0 / 720);
-  p = p * r + (float)(1.0 / 120);
-  p = p * r + (float)(1.0 / 24);
-  p = p * r + (float)(1.0 / 6);
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const i32 k = (i32)n, half = k >> 1;
-  const float y = (p * from_bits((u32)(half + 127) << 23)) * from_bits((u32)(k - half + 127) << 23);
-  return x < -87.33654f ? 0.0f : y;
-}
-
 /** What a step of a sum takes. */
 struct Factors {
   Eight a;
   Floats b;
 };
+/** Adds the products of `n` steps, of the even ones to `even`. The next step's factors are on their way while one is added. */
+template <class Next> DEVICE void add_steps(float (&even)[8][4], float (&odd)[8][4], u32 n, const Next& next) {
+  Factors one = next();
+  ROLLED for (; n >= 2; n -= 2) {
+    const Factors two = next();
+    add_products(even, one.a, one.b);
+    one = next();
+    add_products(odd, two.a, two.b);
+  }
+  if (n > 0) add_products(even, one.a, one.b);
+}
 /**
  * Products of 8 queries and 4 keys, of every eighth dimension, `n` of them: lanes r and r + 8 of the laneSum, and their sum. KEY_STEP:
- * floats between the dimensions' keys. The next step's factors are on their way while one is made.
+ * floats between the dimensions' keys.
  */
 template <u32 KEY_STEP> DEVICE void two_lanes(float (&sum)[8][4], const float* x, const float* keys, u32 n) {
   float other[8][4];
   UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = other[k / 4][k % 4] = 0.0f;
-  auto next = [&]() -> Factors {
+  add_steps(sum, other, n, [&]() -> Factors {
     const Factors f = {eight_at(x), *(const Floats*)keys};
     x += 8 * QUERY_STRIDE;
     keys += KEY_STEP;
     return f;
-  };
-  Factors even = next();
-  ROLLED for (; n >= 2; n -= 2) {
-    const Factors odd = next();
-    add_products(sum, even.a, even.b);
-    even = next();
-    add_products(other, odd.a, odd.b);
-  }
-  if (n > 0) add_products(sum, even.a, even.b);
+  });
   UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = sum[k / 4][k % 4] + other[k / 4][k % 4];
 }
 
@@ -420,22 +404,12 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACE
       if (j0 >= j1) continue;
       const float* values = mine.ring[slot_of(p)] + j0 * D + d0;
       const float* weights = e + (at + j0) * QUERY_STRIDE + q0;
-      auto next_factors = [&]() -> Factors {
+      add_steps(x, x, j1 - j0, [&]() -> Factors {
         const Factors f = {eight_at(weights), *(const Floats*)values};
         weights += QUERY_STRIDE;
         values += D;
         return f;
-      };
-      // As two_lanes has it.
-      Factors even = next_factors();
-      u32 n = j1 - j0;
-      ROLLED for (; n >= 2; n -= 2) {
-        const Factors odd = next_factors();
-        add_products(x, even.a, even.b);
-        even = next_factors();
-        add_products(x, odd.a, odd.b);
-      }
-      if (n > 0) add_products(x, even.a, even.b);
+      });
     }
     UNROLL for (u32 k = 0; k < 32; k++) out[k / 4][k % 4] = out[k / 4][k % 4] + x[k / 4][k % 4];
   }

@@ -324,10 +324,8 @@ template <u32 N> DEVICE void mma_four(i32 (&d)[N / 8][4], const u32 (&a)[4], con
 #include "emulator.h"
 #endif
 
-/** exp as engine/js/math.ts has it. */
-DEVICE float exp_f32(float x) {
-  if (!(x <= 88.72283f)) return x > 88.72283f ? from_bits(0x7f800000) : from_bits(0x7fc00000);
-  if (x < -87.33654f) return 0.0f;
+/** exp as engine/js/math.ts has it, of what has a finite one above 0, or of NaN. */
+DEVICE float exp_between(float x) {
   const float magic = 12582912.0f;
   const float n = (x * 1.44269504088896340736f + magic) - magic;
   const float r = (x - n * 0.693359375f) - n * (float)(0.69314718055994530942 - 0.693359375);
@@ -342,4 +340,14 @@ DEVICE float exp_f32(float x) {
   const i32 k = (i32)n, half = k >> 1;
   const float y = p * from_bits((u32)(half + 127) << 23);
   return y * from_bits((u32)(k - half + 127) << 23);
+}
+/** Of any x. */
+DEVICE float exp_f32(float x) {
+  if (!(x <= 88.72283f)) return x > 88.72283f ? from_bits(0x7f800000) : from_bits(0x7fc00000);
+  return x < -87.33654f ? 0.0f : exp_between(x);
+}
+/** Of what is not above 0, or NaN: the same bits, without a branch. */
+DEVICE float exp_below(float x) {
+  const float y = exp_between(x < -88.0f ? -88.0f : x);
+  return x < -87.33654f ? 0.0f : y;
 }

@@ -136,7 +136,7 @@ APART void make_wide(const Instruction& I, u32 t, float* xs, char* codes, bool w
         sum = sum + v * v;
       }
       sum = fold(sum);
-      if ((tid & 15) == 0 && h < heads) inverse[h] = divide(1.0f, root(divide(sum, (float)D) + I.eps));
+      if ((tid & 15) == 0 && h < heads) inverse[h] = inverse_of(sum, D, I.eps);
     }
     sync();
   }
@@ -286,7 +286,7 @@ APART void run_segments(const Instruction& I) {
           }
         }
         sum = fold(sum);
-        if ((tid & 15) == 0 && h * D < here) inverse[h] = divide(1.0f, root(divide(sum, (float)D) + I.eps));
+        if ((tid & 15) == 0 && h * D < here) inverse[h] = inverse_of(sum, D, I.eps);
       }
       sync();
     }

@@ -69,7 +69,7 @@ struct Instruction {
   u32 rotary, splits, out_stride, type;
   /** Of rows: block of the rotation behind the norm, 0 for none; whether it is the inverse; see hybrid.cuh. */
   u32 turn, back, key_heads, choices;
-  /** Tiles of a product; of a group-scaled one of one row in how many parts blocks take a panel, groups of a row and of a piece. */
+  /** Tiles of a product; of many rows the kind of tiles; of a group-scaled one of one row in how many parts blocks take a panel, groups of a row and of a piece. */
   u32 items, cut, groups, chunk;
   u64 x, y, weight, out;
   u64 codes, scales, cosine, sine;

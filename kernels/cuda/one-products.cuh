@@ -86,8 +86,12 @@ struct Piece {
 /** Of a panel's group: a word's codes of 4 columns are 4 bytes; all 64 scales of two bytes or four. */
 DEVICE u32 panel_bytes(const Instruction& I) { return I.group * 16; }
 /** What a place has of it: where stretches are copied whole panels, else the item's part. */
-DEVICE u32 group_bytes(const Instruction& I) { return bulk_copies() ? I.group * 16 : I.group * 16 >> I.cut; }
+DEVICE u32 group_bytes(const Instruction& I) { return bulk_copies() ? panel_bytes(I) : panel_bytes(I) >> I.cut; }
+/** Its scales, and what they have room for. */
+DEVICE u32 scale_bytes(const Matrix& m) { return m.half ? 128 : 256; }
 constexpr u32 GROUP_SCALES = 256;
+/** Which part of its panel an item is. */
+DEVICE u32 part_of_panel(const Instruction& I, u32 item) { return item & ((1 << I.cut) - 1); }
 /** What a piece has room for of a matrix: codes, then scales. */
 DEVICE u32 part_bytes(const Instruction& I) { return I.chunk * (group_bytes(I) + GROUP_SCALES); }
 DEVICE u32 piece_bytes(const Instruction& I) { return part_bytes(I) << (I.ending == GATE); }
@@ -100,7 +104,7 @@ DEVICE void ask_piece(const Instruction& I, const Piece& p, char* to, u32 place)
   const Matrix* m = &I.m[each == 2 ? 0 : part_of(I, panel)];
   const u32 first = panel * I.groups + p.first;
   ROLLED for (u32 sub = 0; sub < each; sub++, m++, to += part) {
-    const u32 scales = m->half ? 128 : 256, codes = here * group_bytes(I);
+    const u32 scales = scale_bytes(*m), codes = here * group_bytes(I);
     const char* const w = (const char*)m->w + (u64)first * panel_bytes(I);
     const char* const s = (const char*)m->scales + (u64)first * scales;
     char* const behind = to + I.chunk * group_bytes(I);
@@ -110,7 +114,7 @@ DEVICE void ask_piece(const Instruction& I, const Piece& p, char* to, u32 place)
       all += codes + here * scales;
       continue;
     }
-    const char* const from = w + (p.item & ((1 << cut) - 1)) * line;
+    const char* const from = w + part_of_panel(I, p.item) * line;
     ROLLED for (u32 at = thread() * 16; at < codes; at += THREADS * 16) copy_ahead(to + at, from + (at >> (6 - cut)) * 64 + (at & (line - 1)));
     ROLLED for (u32 at = thread() * 16; at < here * scales; at += THREADS * 16) copy_ahead(behind + at, s + at);
   }
@@ -131,7 +135,7 @@ struct Lane {
   DEVICE_MEMBER void of(const Instruction& I, u32 item) {
     const u32 lane = thread() & 31, g = lane / 4, piece = lane & 3, cut = I.cut, words = 16 >> cut;
     // Of a panel that is there whole the item's words.
-    const u32 first = (item & ((1 << cut) - 1)) * words, mine = cut == 0 ? 2 * g : g & (words - 1);
+    const u32 first = part_of_panel(I, item) * words, mine = cut == 0 ? 2 * g : g & (words - 1);
     word = piece * (bulk_copies() ? 64 : 4 * words) + 4 * (bulk_copies() ? first + mine : mine);
     column = (g & 1) * plane_stride(I) + piece * 8;
     field = cut == 2 ? g / 4 + 2 * (piece & 1) : piece;
@@ -150,7 +154,7 @@ template <u32 CUT, bool WIDE> DEVICE void piece_of_one(const Instruction& I, con
   const char* const first = codes + (p.first + warp) * size + lane.column;
   const i32* const sums = (const i32*)(codes + 2 * plane_stride(I)) + (p.first + warp) * rounds;
   ROLLED for (u32 sub = 0; sub < each; sub++, m++, w += part, products += chunk * PRODUCT_ROWS) {
-    const u32 half = m->half, scales = half ? 128 : 256;
+    const u32 half = m->half, scales = scale_bytes(*m);
     const char *a = w + warp * (size / 4 * line) + lane.word, *b = first, *scale = w + bytes + warp * scales + lane.row * (scales / 64);
     const i32* c = sums;
     float* to = products + warp * PRODUCT_ROWS + lane.place;
@@ -247,9 +251,9 @@ DEVICE void fetch_grouped(const Instruction& I) {
   if (item >= I.items << cut) return;
   u32 panel = item >> cut;
   const Matrix* m = &I.m[each == 2 ? 0 : part_of(I, panel)];
-  const u32 part = item & ((1 << cut) - 1), codes = I.chunk * panel_bytes(I) >> cut, first = panel * I.groups;
+  const u32 part = part_of_panel(I, item), codes = I.chunk * panel_bytes(I) >> cut, first = panel * I.groups;
   ROLLED for (u32 sub = 0; sub < each; sub++, m++) {
-    const u32 scales = m->half ? 128 : 256;
+    const u32 scales = scale_bytes(*m);
     fetch_bulk((const char*)m->w + (u64)first * panel_bytes(I) + part * codes, codes);
     if (part == 0) fetch_bulk((const char*)m->scales + (u64)first * scales, I.chunk * scales);
   }
@@ -277,7 +281,7 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
     m = &I.m[each == 2 ? 0 : part_of(I, panel)];
     lane.of(I, item);
     if (tid >= rows) return;
-    const u32 row = panel * 64 + (tid >> (4 - cut)) * 16 + (item & ((1 << cut) - 1)) * words + (tid & (words - 1));
+    const u32 row = panel * 64 + (tid >> (4 - cut)) * 16 + part_of_panel(I, item) * words + (tid & (words - 1));
     to = row < m->rows ? (float*)m->out + row : nullptr;
   };
   if (busy) {

@@ -22,10 +22,7 @@ DEVICE u32 part_of(const Instruction& I, u32& tile) {
 
 /** Gate and up. The commonest here, so that no call stands in a step's way. */
 DEVICE float joined(const Instruction& I, float gate, float up) {
-  if (I.gate != RELU2) return activated(I.gate, I.limit, gate, up);
-  // NaN stays, so that the next rounding reports it.
-  const float g = gate > 0.0f || gate != gate ? gate : 0.0f;
-  return (g * g) * up;
+  return I.gate == RELU2 ? relu2(gate, up) : activated(I.gate, I.limit, gate, up);
 }
 
 /** A result in its place. `both`: of GATE, the up projection beside the gate. */

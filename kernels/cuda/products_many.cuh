@@ -287,10 +287,7 @@ template <u32 UNITS> DEVICE void ternary_tiles_of(const Instruction& I) {
         }
       };
       if (I.gate == RELU2) {
-        each([](float a, float b) {
-          const float positive = a > 0.0f || a != a ? a : 0.0f;
-          return (positive * positive) * b;
-        });
+        each(relu2);
       } else {
         each([&](float a, float b) { return activated(I.gate, I.limit, a, b); });
       }
@@ -519,10 +516,6 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
         }
       };
       auto join = [&](Floats& y, const Floats& up, auto one) { y = {one(y.x, up.x), one(y.y, up.y), one(y.z, up.z), one(y.w, up.w)}; };
-      auto squared = [](float a, float b) {
-        const float positive = a > 0.0f || a != a ? a : 0.0f;
-        return (positive * positive) * b;
-      };
       if (whole && adds) {
         // What is there already: copied by the thread itself, or asked for a round before it is wanted.
         copies_there<0>();
@@ -543,7 +536,7 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
         UNROLL2 for (u32 i = warp; i < PART; i += STEP) {
           Floats y[2];
           values(y, i);
-          join(y[0], y[1], squared);
+          join(y[0], y[1], relu2);
           *(Floats*)out_at(first + i, 0) = y[0];
         }
       } else if (whole && !gate) {
@@ -556,7 +549,7 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
         ROLLED for (u32 i = warp; i < PART; i += STEP) {
           Floats y[2];
           values(y, i);
-          if (gate) join(y[0], y[1], [&](float a, float b) { return gate_of == RELU2 ? squared(a, b) : activated(gate_of, I.limit, a, b); });
+          if (gate) join(y[0], y[1], [&](float a, float b) { return joined(I, a, b); });
           UNROLL for (u32 k = 0; k < (gate ? 1 : 2); k++) {
             const u32 token = first + token_at(i, k), n = left_at(token, k);
             float* const out = out_at(token, k);

@@ -64,13 +64,14 @@ DEVICE u32 lane_length(u32 width) { return (width + 127) / 128 * 8; }
 DEVICE u32 lane_stride(u32 width) { return lane_length(width) + 4; }
 DEVICE u32 lane_place(u32 i, u32 stride) { return (i & 15) * stride + (i >> 4); }
 
+/** NaN stays, so that the next rounding reports it. */
+DEVICE float relu2(float gate, float up) {
+  const float g = gate > 0.0f || gate != gate ? gate : 0.0f;
+  return (g * g) * up;
+}
 /** Of its own, or the code of its divisions would be everywhere. */
 APART float activated(u32 source, float limit, float gate, float up) {
-  if (source == RELU2) {
-    // NaN stays, so that the next rounding reports it.
-    const float g = gate > 0.0f || gate != gate ? gate : 0.0f;
-    return (g * g) * up;
-  }
+  if (source == RELU2) return relu2(gate, up);
   if (source == CLAMPED) {
     const float g = gate > limit ? limit : gate;
     const float u = up < -limit ? -limit : up;
@@ -79,6 +80,9 @@ APART float activated(u32 source, float limit, float gate, float up) {
   if (source == SIGMOID) return divide(1.0f, 1.0f + exp_f32(-gate)) * up;
   return divide(gate, 1.0f + exp_f32(-gate)) * up;
 }
+
+/** 1 / root of the mean of n squares, from their sum. */
+DEVICE float inverse_of(float sum, u32 n, float eps) { return divide(1.0f, root(divide(sum, (float)n) + eps)); }
 
 /** The folds of a laneSum whose lanes are 16 neighbouring threads; the result is in the first. */
 DEVICE float fold(float s) {
@@ -176,7 +180,7 @@ DEVICE float inverse_rms(const float* xs, u32 n, float eps) {
   Shared& s = shared();
   if (thread() < 32) {
     const float sum = sum_of_squares(xs, n);
-    if (thread() == 0) s.inverse = divide(1.0f, root(divide(sum, (float)n) + eps));
+    if (thread() == 0) s.inverse = inverse_of(sum, n, eps);
   }
   sync();
   return s.inverse;
@@ -209,12 +213,7 @@ template <u32 H, bool BARE> APART void make_held(const Instruction& I, u32 t, fl
     } else {
       const float limit = I.limit;
       UNROLL for (u32 k = 0; k < H; k++) {
-        if (source == RELU2) {
-          const float g = v[k] > 0.0f || v[k] != v[k] ? v[k] : 0.0f;
-          v[k] = (g * g) * b[k];
-        } else {
-          v[k] = activated(source, limit, v[k], b[k]);
-        }
+        v[k] = source == RELU2 ? relu2(v[k], b[k]) : activated(source, limit, v[k], b[k]);
       }
     }
   }
@@ -354,7 +353,7 @@ APART void run_heads(const Instruction& I) {
     s = fold(s);
     // To all 16: the first one's sum.
     const float sum = from_bits((u32)broadcast16((i32)bits(s)));
-    const float r = divide(1.0f, root(divide(sum, (float)D) + I.eps));
+    const float r = inverse_of(sum, D, I.eps);
     if (!there) continue;
     float* out = (float*)I.out + (u64)t * I.out_stride + h * D;
     for (u32 i = lane; i < D; i += 16) out[i] = (load(x + i) * r) * ((const float*)I.weight)[i];

@@ -112,7 +112,7 @@ template <u32 TOGETHER, u32 H, bool BARE> APART void make_rows(const Instruction
       // Warps of different schedulers.
       if (tid / 32 == mine % warps) {
         const float sum = sum_of_one(squares, n);
-        if (lane == 0) ours.inverse[mine] = divide(1.0f, root(divide(sum, (float)n) + I.eps));
+        if (lane == 0) ours.inverse[mine] = inverse_of(sum, n, I.eps);
       }
       sync();
       const float r = ours.inverse[mine];
@@ -260,7 +260,7 @@ APART void make_codes(const Instruction& I) {
       }
       ROLLED for (; at < x + n; at += 16) sum = sum + *at * *at;
       sum = fold(sum);
-      if (lane == 0) ours.inverse[mine] = divide(1.0f, root(divide(sum, (float)n) + I.eps));
+      if (lane == 0) ours.inverse[mine] = inverse_of(sum, n, I.eps);
     }
     sync_four(mine);
     const float r = ours.inverse[mine];
