@@ -135,6 +135,9 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
     ),
   );
 
+  /** Memory of 9.0; copies and products as late as they may be. */
+  const CARD_90 = { FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12' };
+  const LATE = { ...CARD_90, FAKE_CUDA_SCHEDULE: '1' };
   // Products by warps in fours and pieces of keys as 9.0 has them; rows for every kind of tile, more than four for each multiprocessor.
   const wide = { ...small, hidden: 512, ffn: 768, heads: 4, kvHeads: 2, headDim: 128 } as const;
   test.each([
@@ -144,31 +147,28 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
     [{ ...wide, headDim: 64, hidden: 256, ffn: 324 }, 300, 4],
     [{ ...small, family: 'qwen3' as const, headDim: 64, hidden: 256, ffn: 384 }, 130, 3],
   ])('prompts as 9.0 has them: %o, %i rows, %i multiprocessors', { timeout: 300_000 }, (shape, rows, grid) =>
-    withSettings(
-      { FAKE_CUDA_SCHEDULE: String(rows % 3), FAKE_CUDA_SMS: String(grid), FAKE_CUDA_SHARED: '232448' },
-      async () => {
-        const program = randomModel(shape, 'family' in shape && shape.family === 'qwen3' ? 'full' : 'int8', 600);
-        await expectSame(
-          program,
-          async (e) => {
-            const sequence = e.createSequence();
-            const all = [await step(e, [[sequence, someTokens(rows, 1)]])];
-            all.push(
-              await step(e, [
-                [sequence, someTokens(90, 2)],
-                [e.createSequence(), someTokens(70, 3)],
-              ]),
-            );
-            return all;
-          },
-          new CudaExecutable(await newGpu(), program),
-        );
-      },
-    ),
+    withSettings({ ...CARD_90, FAKE_CUDA_SMS: String(grid), FAKE_CUDA_SCHEDULE: String(rows % 3) }, async () => {
+      const program = randomModel(shape, 'family' in shape && shape.family === 'qwen3' ? 'full' : 'int8', 600);
+      await expectSame(
+        program,
+        async (e) => {
+          const sequence = e.createSequence();
+          const all = [await step(e, [[sequence, someTokens(rows, 1)]])];
+          all.push(
+            await step(e, [
+              [sequence, someTokens(90, 2)],
+              [e.createSequence(), someTokens(70, 3)],
+            ]),
+          );
+          return all;
+        },
+        new CudaExecutable(await newGpu(), program),
+      );
+    }),
   );
 
   test('prompts take every kind of tile, as there are rows and multiprocessors', () =>
-    withSettings({ FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12' }, async () => {
+    withSettings(CARD_90, async () => {
       const program = randomModel(wide, 'int8', 600);
       using cuda = new CudaExecutable(await newGpu(), program);
       const kinds = [65, 97, 128, 200, 300, 512].flatMap((rows) =>
@@ -181,7 +181,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
     'a planted fault of prompts is found: %s',
     { timeout: 300_000 },
     (name) =>
-      withSettings({ FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12', FAKE_CUDA_SCHEDULE: '1' }, async () => {
+      withSettings(LATE, async () => {
         using cuda = new CudaExecutable(await newGpu(driverWithFaults()), bitnet);
         using js = await jsBackend.load(bitnet, {});
         const prompt = (e: Executable) => step(e, [[e.createSequence(), someTokens(200, 1)]]);
@@ -195,7 +195,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
     'a planted fault of prompts fails its launch: %s',
     { timeout: 300_000 },
     (name) =>
-      withSettings({ FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12', FAKE_CUDA_SCHEDULE: '1' }, async () => {
+      withSettings(LATE, async () => {
         using cuda = new CudaExecutable(await newGpu(driverWithFaults()), bitnet);
         await expect(withFault(name, () => step(cuda, [[cuda.createSequence(), someTokens(200, 1)]]))).rejects.toThrow(
           /LAUNCH_FAILED/,
@@ -207,7 +207,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
     'the self-test with long prompts finds a planted fault: %s',
     { timeout: 300_000 },
     (name) =>
-      withSettings({ FAKE_CUDA_SHARED: '232448', FAKE_CUDA_SMS: '12', FAKE_CUDA_SCHEDULE: '1' }, async () => {
+      withSettings(LATE, async () => {
         const program = selfTestProgram(9, PROMPTS);
         const gpu = await newGpu(driverWithFaults());
         const load = async () => new CudaExecutable(gpu, program);

@@ -698,7 +698,7 @@ class Encoder {
     return { fused: 1, ...staged, ...defined({ norm, weight, eps, x, xStride, status, failed }) };
   }
 
-  /** How many vectors of weights a lane can fetch before it has the rows: `staged_chunks` of products_many.cuh. */
+  /** Of some rows, how many vectors of weights a lane can fetch before it has them (`staged_chunks` of products_many.cuh); of many, their tiles. */
   #stagedOfRows(product: Instruction): Partial<Instruction> {
     const { op, rows } = product;
     if (op !== 'ternary') return {};
@@ -729,8 +729,6 @@ class Encoder {
     const gate = ending === ENDINGS.indexOf('gate');
     const each = gate ? 2 : 1;
     const items = itemsOf(matrices, gate);
-    const ring = (pieces: number, bytes: number, room: number): number =>
-      Math.min(MOST_PLACES, pieces, Math.floor(room / (WARPS * bytes)));
     switch (op) {
       case 'ternary': {
         const tiles = Math.ceil(items / grid) * each;
@@ -740,7 +738,8 @@ class Encoder {
       }
       case 'int8': {
         const pieces = Math.ceil(matrices[0]!.rows / (grid * WARPS));
-        const splits = ring(pieces, Math.ceil(codeStride / 512) * 512, left - codeStride - 128);
+        const bytes = WARPS * Math.ceil(codeStride / 512) * 512;
+        const splits = Math.min(MOST_PLACES, pieces, Math.floor((left - codeStride - 128) / bytes));
         return splits < 1 ? undefined : { splits };
       }
       default: {
