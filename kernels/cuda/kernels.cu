@@ -60,12 +60,6 @@ APART void run_plain(const Instruction& I, const Input& in) {
     case TOP_OF_SHARES:
       top_of_shares(I);
       break;
-    case TOP:
-      top_of_rows(I);
-      break;
-    case MASS:
-      mass_of_shares(I);
-      break;
     case TELL_TOP:
       tell_top(I);
       break;
@@ -167,10 +161,6 @@ template <u32 KINDS> DEVICE void run_one(const Instruction& I, const Input& in, 
       return;
     case TOP_OF_SHARES:
       return top_of_shares(I);
-    case TOP:
-      return top_of_rows(I);
-    case MASS:
-      return mass_of_shares(I);
     case TELL_TOP:
       return tell_top(I);
   }

@@ -1,15 +1,16 @@
-// What a sampler needs of rows of logits: the largest of them and the sum of their weights (src/engine/top-logits.ts). Four
-// instructions: the largest of each share of a row, then of the row; the weights, which need the largest; and both to the host.
+// What a sampler needs of rows of logits: the largest of them and the sum of their weights (src/engine/top-logits.ts). Two
+// instructions: the largest of each share of a row; then the weights, which need the largest of all, beside them the row's list, and
+// whoever ends last tells the host both.
 #pragma once
 
 #include "attention.cuh"
 
-/** Of `group` largest logits of R rows, in scratch: R * parts lists, R sums, R counts of NaN, R lists; a list is ids, then values. */
+/** Of `group` largest logits of R rows, in scratch: R * parts lists, R sums, R counts of NaN and of who has ended; a list is ids, then values. */
 struct TopMemory {
   u32* shares;
   u64* mass;
   u32* broken;
-  u32* found;
+  u32* ended;
 };
 DEVICE TopMemory top_memory(const Instruction& I) {
   const u64 lists = (u64)I.rows * I.parts * 2 * I.group;
@@ -69,6 +70,9 @@ DEVICE void note_ranked(const Instruction& I, u32 row, u32 id, u32* to) {
   to[I.group] = id == NOBODY ? 0 : load((const u32*)I.x + (u64)row * I.x_stride + id);
 }
 
+/** A list's j-th. */
+DEVICE Ranked ranked(const Instruction& I, const u32* list, u32 j) { return {from_bits(load(list + I.group + j)), load(list + j)}; }
+
 APART void top_of_shares(const Instruction& I) {
   const TopMemory memory = top_memory(I);
   for (u32 item = block(); item < I.rows * I.parts; item += blocks()) {
@@ -81,67 +85,75 @@ APART void top_of_shares(const Instruction& I) {
         last = next_of(share.count, last, [&](u32 i) { return Ranked{load(logits + i), share.from + i}; });
       if (thread() == 0) note_ranked(I, share.row, last.id, list + j);
     }
+    if (thread() == 0 && item % I.parts == 0) memory.mass[share.row] = 0, memory.broken[share.row] = 0, memory.ended[share.row] = 0;
   }
 }
 
-APART void top_of_rows(const Instruction& I) {
+/** Words told of a row: sum, count of NaN, one unused; then ids, then values. */
+DEVICE u32* told_of(const Instruction& I, u32 row) { return (u32*)I.out + (u64)row * (4 + 2 * I.group); }
+
+/** The row's largest, to the host: of the shares' lists. */
+DEVICE void tell_list(const Instruction& I, u32 row) {
+  const u32* const lists = top_memory(I).shares + (u64)row * I.parts * 2 * I.group;
+  Ranked last{0.0f, NOBODY};
+  for (u32 j = 0; j < I.group; j++) {
+    if (j == 0 || last.id != NOBODY)
+      last = next_of(I.parts * I.group, last, [&](u32 i) { return ranked(I, lists + i / I.group * 2 * I.group, i % I.group); });
+    if (thread() == 0) note_ranked(I, row, last.id, told_of(I, row) + 4 + j);
+  }
+}
+
+/** Adds the weights of a share, in multiples of 2^-32: their sum has no order. The logits go to the host on the way, where they are wanted (`y`). */
+DEVICE void add_weights(const Instruction& I, const RowShare& share, float largest) {
   const TopMemory memory = top_memory(I);
-  for (u32 o = block(); o < I.rows; o += blocks()) {
-    const u32* const lists = memory.shares + (u64)o * I.parts * 2 * I.group;
-    u32* const list = memory.found + (u64)o * 2 * I.group;
-    Ranked last{0.0f, NOBODY};
-    for (u32 j = 0; j < I.group; j++) {
-      if (j == 0 || last.id != NOBODY)
-        last = next_of(I.parts * I.group, last, [&](u32 i) {
-          const u32* const one = lists + i / I.group * 2 * I.group + i % I.group;
-          return Ranked{from_bits(load(one + I.group)), load(one)};
-        });
-      if (thread() == 0) note_ranked(I, o, last.id, list + j);
+  const float* const logits = (const float*)I.x + (u64)share.row * I.x_stride + share.from;
+  float* const kept = I.y ? (float*)I.y + (u64)share.row * I.width + share.from : nullptr;
+  u64 mass = 0;
+  bool broken = false;
+  ROLLED for (u32 from = thread(); from < share.count; from += 4 * THREADS) {
+    float four[4];
+    UNROLL for (u32 k = 0; k < 4; k++) four[k] = from + k * THREADS < share.count ? load(logits + from + k * THREADS) : largest;
+    UNROLL for (u32 k = 0; k < 4; k++) {
+      const u32 i = from + k * THREADS;
+      if (i >= share.count) continue;
+      if (kept) kept[i] = four[k];
+      const float weight = exp_f32(four[k] - largest);
+      if (weight != weight) broken = true;
+      else mass += nearest64(weight * 4294967296.0f);
     }
-    if (thread() == 0) memory.mass[o] = 0, memory.broken[o] = 0;
   }
+  // A warp's first, in pieces of 16 bits: all threads would queue for one place.
+  const u64 low = (u32)warp_sum((i32)(mass & 0xffff)), middle = (u32)warp_sum((i32)(mass >> 16 & 0xffff));
+  const u64 high = (u32)warp_sum((i32)(mass >> 32));
+  if ((thread() & 31) == 0) add_global64(memory.mass + share.row, low + (middle << 16) + (high << 32));
+  if (broken) add_global(memory.broken + share.row, 1);
 }
 
-/** Weights in multiples of 2^-32: their sum has no order. The logits go to the host on the way, where they are wanted (`y`). */
-APART void mass_of_shares(const Instruction& I) {
-  const TopMemory memory = top_memory(I);
-  for (u32 item = block(); item < I.rows * I.parts; item += blocks()) {
-    const RowShare share = share_of(I, item);
-    const float largest = from_bits(load(memory.found + (u64)share.row * 2 * I.group + I.group));
-    const float* const logits = (const float*)I.x + (u64)share.row * I.x_stride + share.from;
-    float* const kept = I.y ? (float*)I.y + (u64)share.row * I.width + share.from : nullptr;
-    u64 mass = 0;
-    bool broken = false;
-    ROLLED for (u32 from = thread(); from < share.count; from += 4 * THREADS) {
-      float four[4];
-      UNROLL for (u32 k = 0; k < 4; k++) four[k] = from + k * THREADS < share.count ? load(logits + from + k * THREADS) : largest;
-      UNROLL for (u32 k = 0; k < 4; k++) {
-        const u32 i = from + k * THREADS;
-        if (i >= share.count) continue;
-        if (kept) kept[i] = four[k];
-        const float weight = exp_f32(four[k] - largest);
-        if (weight != weight) broken = true;
-        else mass += nearest64(weight * 4294967296.0f);
-      }
-    }
-    // A warp's first, in pieces of 16 bits: all threads would queue for one place.
-    const u64 low = (u32)warp_sum((i32)(mass & 0xffff)), middle = (u32)warp_sum((i32)(mass >> 16 & 0xffff));
-    const u64 high = (u32)warp_sum((i32)(mass >> 32));
-    if ((thread() & 31) == 0) add_global64(memory.mass + share.row, low + (middle << 16) + (high << 32));
-    if (broken) add_global(memory.broken + share.row, 1);
-  }
-}
-
-/** To the host, for each row: sum, count of NaN, and a word unused; then ids, then values. */
 APART void tell_top(const Instruction& I) {
   const TopMemory memory = top_memory(I);
-  const u32 words = 4 + 2 * I.group;
-  for (u32 i = block() * THREADS + thread(); i < I.rows * words; i += blocks() * THREADS) {
-    const u32 o = i / words, word = i % words;
-    u32 v = 0;
-    if (word < 2) v = load((const u32*)(memory.mass + o) + word);
-    else if (word == 2) v = load(memory.broken + o);
-    else if (word >= 4) v = load(memory.found + (u64)o * 2 * I.group + word - 4);
-    ((u32*)I.out)[i] = v;
+  u32 row = NOBODY;
+  float largest = 0.0f;
+  for (u32 item = block(); item < I.rows * I.parts; item += blocks()) {
+    const RowShare share = share_of(I, item);
+    if (share.row != row) {
+      row = share.row;
+      const u32* const lists = memory.shares + (u64)row * I.parts * 2 * I.group;
+      const Ranked first = next_of(I.parts, Ranked{0.0f, NOBODY}, [&](u32 i) { return ranked(I, lists + i * 2 * I.group, 0); });
+      largest = first.id == NOBODY ? 0.0f : first.value;
+    }
+    // A list by a block that has fewer shares, where some have.
+    if (item % I.parts == I.parts - 1) tell_list(I, row);
+    add_weights(I, share, largest);
+    fence();
+    sync();
+    if (thread() == 0 && add_global(memory.ended + row, 1) == I.parts - 1) {
+      fence();
+      u32* const to = told_of(I, row);
+      const u64 mass = load(memory.mass + row);
+      to[0] = (u32)mass;
+      to[1] = (u32)(mass >> 32);
+      to[2] = load(memory.broken + row);
+      to[3] = 0;
+    }
   }
 }

@@ -50,7 +50,7 @@ const SHARE_TILES = 64;
 const SHARE_TURNED = 64;
 const SPLIT_GROUP = 16;
 /** Shares of a row of logits whose largest are found at once, at most. */
-const SHARES = 64;
+const SHARES = 128;
 /** Positions up to which one block does a row's attention where its heads are too wide for tiles. */
 const WHOLE_POSITIONS = 256;
 /** TILE_DIM of attention.cuh; QUERIES and HEADS_AT_ONCE of attention_rows.cuh. */
@@ -232,8 +232,6 @@ const ONE_ROW: ReadonlySet<Operation> = new Set([
   'dense',
   'denseSmall',
   'topOfShares',
-  'top',
-  'mass',
   'tellTop',
 ]);
 const FUSED_PRODUCTS: ReadonlySet<Operation> = new Set(['ternary', 'grouped', 'int8']);
@@ -934,13 +932,12 @@ class Encoder {
       scratch: this.#memory.scratch,
       out: this.#memory.tops,
     };
-    const ops = ['topOfShares', 'top', 'mass', 'tellTop'] as const;
-    this.#list.push(...ops.map((op) => ({ ...common, op })));
+    this.#list.push({ ...common, op: 'topOfShares' }, { ...common, op: 'tellTop' });
   }
 }
 
 /** Bytes of scratch of the search for the largest: `TopMemory` of top.cuh. */
-export const topScratchBytes = (outputs: number, top: number) => outputs * (8 * top * (SHARES + 1) + 12);
+export const topScratchBytes = (outputs: number, top: number) => outputs * (8 * top * SHARES + 16);
 /** Words that are told of a row: the sum of its weights (2), a count of NaN, one unused, ids, values. */
 export const topWords = (top: number) => 4 + 2 * top;
 

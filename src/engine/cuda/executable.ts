@@ -63,16 +63,44 @@ type List = {
   readonly here?: HostMemory;
   readonly launches?: Float64Array;
 };
-/** Of a part's input: its sequences, blocks in a row of their table; where table and states begin, and all bytes. */
+/** Where the arrays of a part's input begin, in words, and all its bytes: see `Input` of instruction.cuh. */
 type InputLayout = {
-  readonly sequences: number;
-  readonly stride: number;
+  readonly ids: number;
+  readonly positions: number;
+  readonly rows: number;
+  readonly outputRows: number;
+  readonly firstRows: number;
   readonly tables: number;
   readonly states: number;
   readonly bytes: number;
 };
 /** Memory of the device, and how much. */
 type Place = { address: number; bytes: number };
+/** What decides how a part runs. */
+type Form = {
+  readonly tokens: number;
+  readonly outputs: number;
+  readonly sequences: number;
+  /** Blocks in a row of the sequences' table. */
+  readonly stride: number;
+  /** Blocks that the longest context fills or begins. */
+  readonly blocks: number;
+  readonly traced: boolean;
+  readonly top: number;
+  readonly logits: boolean;
+};
+/** How parts of a form run, as long as memory and lists stay where they are: made once, so that a token costs little JavaScript. */
+type Plan = {
+  readonly form: Form;
+  readonly layout: InputLayout;
+  /** The input's, all words of it. */
+  readonly input: Uint32Array;
+  readonly list: List;
+  readonly work: Float64Array;
+  /** Where in `work` the barrier's count goes, and behind three others the first tag; 0 for none. */
+  readonly count: number;
+  readonly tag: number;
+};
 
 export type CudaOptions = LoadOptions & {
   /** Rows of one launch at most; longer steps are cut, which no result can show. */
@@ -98,6 +126,8 @@ export class CudaExecutable implements Executable {
   readonly #lists = new Map<string, List>();
   readonly #places = new Map<string, Place>();
   readonly #hosts = new Map<string, HostMemory>();
+  #plan: Plan | undefined;
+  #failed = new Uint32Array(0);
   #buffers: number[] = [];
   #rows = 0;
   /** Numbers that no packet has had yet: see `bitnet_one`. */
@@ -128,7 +158,7 @@ export class CudaExecutable implements Executable {
       ...(this.#states.bytes > 0 && { recurrentBytes: this.#states.bytes }),
     };
     try {
-      this.#host('failed', 4 * Math.max(1, this.#labels.length));
+      this.#failed = new Uint32Array(this.#host('failed', 4 * Math.max(1, this.#labels.length)).memory);
       const table = program.contextLength * Math.max(1, program.rope.rotaryDim / 2) * 4;
       for (const name of ['cosine', 'sine']) this.#place(name, table);
     } catch (error) {
@@ -226,6 +256,7 @@ export class CudaExecutable implements Executable {
 
   /** Parts small enough for the activations, the logits and attention's scratch. */
   #limits(step: Step): PartLimits {
+    if (step.tokens.length === 1) return { rows: 1, outputs: 1 };
     const outputs = Math.max(1, Math.floor(MAX_LOGITS_BYTES / (this.#program.vocabSize * 4)));
     let positions = 0;
     for (const position of step.positions) positions = Math.max(positions, position + 1);
@@ -273,42 +304,76 @@ export class CudaExecutable implements Executable {
   }
 
   async #runPart(step: Step, part: Part): Promise<void> {
-    const { firstToken, tokens, outputs } = part;
     let positions = 0;
-    for (let t = firstToken; t < firstToken + tokens; t += 1) positions = Math.max(positions, step.positions[t]! + 1);
-    const layout = this.#inputLayout(step, part);
-    const { bytes: inputBytes } = layout;
-    const shape = this.#shape(tokens, outputs, layout.sequences, positions, step);
+    for (let t = part.firstToken; t < part.firstToken + part.tokens; t += 1) {
+      positions = Math.max(positions, step.positions[t]! + 1);
+    }
+    const plan = this.#planOf(step, part, positions);
     this.#turnsUpTo(positions);
-    this.#prepare(shape, inputBytes);
+    this.#writeInput(step, part, plan);
+    this.#failed.fill(0);
+    if (plan.count > 0) plan.work[plan.count] = this.#gpu.takeBarrier(plan.list.length, this.#blocks);
+    if (plan.tag > 0) plan.work[plan.tag] = this.#takeTags(plan.list.length);
+    await this.#gpu.perform(plan.work, this.#program.name, part.tokens <= WAIT_ROWS);
+    this.#moveStates(step, part);
+    // What a kernel writes there is 1.
+    const at = this.#failed.indexOf(1);
+    if (at >= 0) throw new NonFiniteError(`${this.#program.name}, ${this.#labels[at]!}`);
+  }
+
+  #planOf(step: Step, part: Part, positions: number): Plan {
+    const form = this.#formOf(step, part, positions);
+    if (this.#plan !== undefined && sameForm(this.#plan.form, form)) return this.#plan;
+    this.#plan = undefined;
+    const { tokens, outputs, sequences, traced, top, logits } = form;
+    const shape = this.#shape(tokens, outputs, sequences, positions, { trace: traced, top, withoutLogits: !logits });
+    const layout = inputLayout(form);
+    this.#prepare(shape, layout.bytes);
     const input = this.#hosts.get('input')!;
     const inputAt = this.#places.get('input')!.address;
-    this.#writeInput(step, part, layout, input.memory, inputAt);
-    const failed = new Uint32Array(this.#hosts.get('failed')!.memory);
-    failed.fill(0);
     const list = this.#list(shape);
-    const grid = this.#blocks;
-    const sharedBytes = this.#sharedBytes(shape);
-    const work: Work[] = [{ copy: 'in', to: inputAt, from: input.address, bytes: inputBytes }];
+    const work: Work[] = [{ copy: 'in', to: inputAt, from: input.address, bytes: layout.bytes }];
+    let [count, tag] = [0, 0];
     // Several rows have kernels of their own for what takes longest.
     if (list.launches !== undefined) {
       work.push({ numbers: list.launches });
     } else if (list.length > 0) {
-      const args = [
-        list.address,
-        list.length,
-        this.#gpu.takeBarrier(list.length, grid),
-        inputAt,
-        this.#gpu.barrier,
-        ...(list.oneRow === undefined ? [] : [this.#takeTags(list.length)]),
-      ];
-      work.push({ kernel: list.oneRow ?? 'bitnet_step', grid, how: 'together', sharedBytes, args });
+      const tags = list.oneRow === undefined ? 0 : 1;
+      const args = [list.address, list.length, 0, inputAt, this.#gpu.barrier, ...(tags > 0 ? [0] : [])];
+      const kernel = list.oneRow ?? 'bitnet_step';
+      work.push({ kernel, grid: this.#blocks, how: 'together', sharedBytes: this.#sharedBytes(shape), args });
+      const end = writeWork(work).length;
+      count = end - 3 - tags;
+      tag = tags * (end - 1);
     }
-    await this.#gpu.perform(work, this.#program.name, tokens <= WAIT_ROWS);
-    this.#moveStates(step, part);
-    for (let i = 0; i < this.#labels.length; i += 1) {
-      if (failed[i] !== 0) throw new NonFiniteError(`${this.#program.name}, ${this.#labels[i]!}`);
+    const words = new Uint32Array(input.memory, 0, layout.bytes / 4);
+    writeHeader(words, form, layout, inputAt);
+    this.#plan = { form, layout, input: words, list, work: writeWork(work), count, tag };
+    return this.#plan;
+  }
+
+  #formOf(
+    { sequences: ids, trace, top, withoutLogits }: Step,
+    { firstToken, tokens, outputs }: Part,
+    positions: number,
+  ): Form {
+    let sequences = 0;
+    let stride = 1;
+    for (let t = firstToken; t < firstToken + tokens; t += 1) {
+      if (t > firstToken && ids[t] === ids[t - 1]) continue;
+      sequences += 1;
+      stride = Math.max(stride, this.#sequences.get(ids[t]!).blocks.length);
     }
+    return {
+      tokens,
+      outputs,
+      sequences,
+      stride,
+      blocks: Math.ceil(positions / BLOCK_POSITIONS),
+      traced: trace === true,
+      top: top ?? 0,
+      logits: withoutLogits !== true,
+    };
   }
 
   /** The copies that a part has written are those that count. */
@@ -319,54 +384,31 @@ export class CudaExecutable implements Executable {
     }
   }
 
-  /**
-   * Header, tokens, positions, rows of the table, output rows, first rows of sequences, the table of blocks, states: see `Input` of
-   * instruction.cuh.
-   */
-  #inputLayout(step: Step, { firstToken, tokens, outputs }: Part): InputLayout {
-    let sequences = 0;
-    let stride = 1;
-    for (let t = firstToken; t < firstToken + tokens; t += 1) {
-      if (t === firstToken || step.sequences[t] !== step.sequences[t - 1]) sequences += 1;
-      stride = Math.max(stride, this.#sequences.get(step.sequences[t]!).blocks.length);
-    }
-    const tables = Math.ceil((INPUT_HEADER + 4 * (3 * tokens + outputs + sequences + 1)) / 8) * 8;
-    const states = tables + 8 * sequences * stride;
-    return { sequences, stride, tables, states, bytes: states + 16 * sequences };
-  }
-
-  #writeInput(step: Step, part: Part, layout: InputLayout, memory: ArrayBuffer, address: number): void {
+  #writeInput(step: Step, part: Part, { form, layout, input }: Plan): void {
     const { firstToken, tokens, firstOutput, outputs } = part;
-    const { sequences, stride, tables, states } = layout;
-    const header = new Uint32Array(memory, 0, 4);
-    header.set([tokens, outputs, stride, sequences]);
-    const addresses = new BigUint64Array(memory, 16, 6);
-    const words = new Int32Array(memory, INPUT_HEADER, 3 * tokens + outputs + sequences + 1);
-    [0, tokens, 2 * tokens, 3 * tokens].forEach((word, i) => {
-      addresses[i] = BigInt(address + INPUT_HEADER + 4 * word);
-    });
-    addresses[4] = BigInt(address + tables);
-    addresses[5] = BigInt(address + states);
-    words.set(step.tokens.subarray(firstToken, firstToken + tokens), 0);
-    words.set(step.positions.subarray(firstToken, firstToken + tokens), tokens);
-    const table = new BigUint64Array(memory, tables);
+    const { sequences, stride } = form;
+    const { ids, positions, rows, outputRows, firstRows, tables, states } = layout;
     let row = -1;
     for (let t = 0; t < tokens; t += 1) {
       const id = step.sequences[firstToken + t]!;
       if (t === 0 || id !== step.sequences[firstToken + t - 1]) {
         row += 1;
         const sequence = this.#sequences.get(id);
-        sequence.blocks.forEach((block, i) => {
-          table[row * stride + i] = BigInt(block);
-        });
-        words[3 * tokens + outputs + row] = t;
-        const { address: at, copy } = sequence.states ?? { address: 0, copy: 0 };
-        table.set([BigInt(at), BigInt(copy)], sequences * stride + 2 * row);
+        let to = tables + 2 * row * stride;
+        for (const block of sequence.blocks) {
+          writeAddress(input, to, block);
+          to += 2;
+        }
+        input[firstRows + row] = t;
+        writeAddress(input, states + 4 * row, sequence.states?.address ?? 0);
+        writeAddress(input, states + 4 * row + 2, sequence.states?.copy ?? 0);
       }
-      words[2 * tokens + t] = row;
+      input[ids + t] = step.tokens[firstToken + t]!;
+      input[positions + t] = step.positions[firstToken + t]!;
+      input[rows + t] = row;
     }
-    words[3 * tokens + outputs + sequences] = tokens;
-    for (let i = 0; i < outputs; i += 1) words[3 * tokens + i] = step.outputRows[firstOutput + i]! - firstToken;
+    input[firstRows + sequences] = tokens;
+    for (let i = 0; i < outputs; i += 1) input[outputRows + i] = step.outputRows[firstOutput + i]! - firstToken;
   }
 
   // ---- memory
@@ -518,6 +560,7 @@ export class CudaExecutable implements Executable {
   }
 
   #forgetLists(): void {
+    this.#plan = undefined;
     for (const list of this.#lists.values()) this.#forgetList(list);
     this.#lists.clear();
   }
@@ -560,4 +603,47 @@ export class CudaExecutable implements Executable {
     this.#hosts.set(name, made);
     return made;
   }
+}
+
+function sameForm(a: Form, b: Form): boolean {
+  return (
+    a.tokens === b.tokens &&
+    a.outputs === b.outputs &&
+    a.sequences === b.sequences &&
+    a.stride === b.stride &&
+    a.blocks === b.blocks &&
+    a.traced === b.traced &&
+    a.top === b.top &&
+    a.logits === b.logits
+  );
+}
+
+function inputLayout({ tokens, outputs, sequences, stride }: Form): InputLayout {
+  const ids = INPUT_HEADER / 4;
+  const positions = ids + tokens;
+  const rows = positions + tokens;
+  const outputRows = rows + tokens;
+  const firstRows = outputRows + outputs;
+  const tables = 2 * Math.ceil((firstRows + sequences + 1) / 2);
+  const states = tables + 2 * sequences * stride;
+  return { ids, positions, rows, outputRows, firstRows, tables, states, bytes: 4 * (states + 4 * sequences) };
+}
+
+function writeHeader(
+  words: Uint32Array,
+  { tokens, outputs, sequences, stride }: Form,
+  layout: InputLayout,
+  address: number,
+): void {
+  const { ids, positions, rows, outputRows, tables, states } = layout;
+  words.set([tokens, outputs, stride, sequences]);
+  [ids, positions, rows, outputRows, tables, states].forEach((word, i) => {
+    writeAddress(words, 4 + 2 * i, address + 4 * word);
+  });
+}
+
+/** A u64 as two words: faster than a BigInt. */
+function writeAddress(words: Uint32Array, at: number, address: number): void {
+  words[at] = address;
+  words[at + 1] = address / 2 ** 32;
 }

@@ -139,11 +139,11 @@ export class Gpu implements BlockMemory {
     this.#ours(() => this.#addon.download(address, bytes));
   }
 
-  /** Does the work. `here`: this thread waits, which costs less than to be told for what takes a millisecond. */
-  async perform(work: readonly Work[], what: string, here: boolean): Promise<void> {
+  /** Does what `writeWork` wrote. `here`: this thread waits, which costs less than to be told for what takes a millisecond. */
+  async perform(work: Float64Array, what: string, here: boolean): Promise<void> {
     this.#check();
     try {
-      await this.#addon.perform(writeWork(work), here);
+      await this.#addon.perform(work, here);
     } catch (cause) {
       throw this.#error(cause, what);
     }

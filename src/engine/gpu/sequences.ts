@@ -118,9 +118,8 @@ export class Sequences<Slot> {
     checkStep(this.#program, step, (id) => this.#all.get(id)?.length);
     this.#running = true;
     const lengths = new Map<Sequence<Slot>, number>();
-    step.sequences.forEach((id, t) => {
-      lengths.set(this.get(id), step.positions[t]! + 1);
-    });
+    for (let t = 0; t < step.sequences.length; t += 1)
+      lengths.set(this.get(step.sequences[t]!), step.positions[t]! + 1);
     let begun = false;
     try {
       for (const [sequence, length] of lengths) this.reserve(sequence, length);
