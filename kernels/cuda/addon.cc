@@ -2,10 +2,12 @@
 // this. Addresses are numbers: device addresses have at most 49 bits. An error is thrown as "function: NAME".
 #include <node_api.h>
 
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #ifdef _WIN32
@@ -61,6 +63,7 @@ struct Driver {
   Result (*cuMemsetD8Async)(Address, unsigned char, size_t, void*);
   Result (*cuStreamCreate)(void**, unsigned);
   Result (*cuStreamSynchronize)(void*);
+  Result (*cuStreamQuery)(void*);
   Result (*cuLaunchKernel)(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**);
   Result (*cuLaunchCooperativeKernel)(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**);
   Result (*cuGetErrorName)(Result, const char**);
@@ -73,10 +76,14 @@ constexpr int MULTIPROCESSORS = 16, MAJOR = 75, MINOR = 76, COOPERATIVE = 95, SH
 // CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION.
 constexpr int BEGINS_EARLY = 6;
 constexpr unsigned NON_BLOCKING = 1;
+// CUDA_ERROR_NOT_READY.
+constexpr Result NOT_READY = 600;
 
 Driver driver;
 void* context = nullptr;
 void* stream = nullptr;
+/** A kernel has not ended in its time: most of what a driver is asked for then waits for it. */
+bool stuck = false;
 /** A kernel, and the threads of its blocks: as many as it was compiled for. */
 struct Function {
   void* handle;
@@ -137,6 +144,7 @@ std::string open_library(const std::string& name) {
   FIND(cuMemsetD8Async)
   FIND(cuStreamCreate)
   FIND(cuStreamSynchronize)
+  FIND(cuStreamQuery)
   FIND(cuLaunchKernel)
   FIND(cuLaunchCooperativeKernel)
   *(void**)&driver.cuLaunchKernelEx = find("cuLaunchKernelEx");
@@ -205,8 +213,23 @@ std::string launch_early(const Function& function, unsigned grid, unsigned share
   return "";
 }
 
+/** Waits for the stream's work, for so many milliseconds at most. `here`: somebody waits for this thread, so it does not rest. */
+std::string finish(bool here, double limit) {
+  using Clock = std::chrono::steady_clock;
+  const auto end = Clock::now() + std::chrono::duration<double, std::milli>(limit);
+  for (;;) {
+    const Result result = driver.cuStreamQuery(stream);
+    if (result == 0) return "";
+    if (result != NOT_READY) return failure("cuStreamQuery", result);
+    if (Clock::now() > end) break;
+    if (!here) std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+  stuck = true;
+  return "the device has not ended its work in " + std::to_string((long)(limit / 1000)) + " s";
+}
+
 /** A list of work, in numbers: see `writeWork` of src/engine/cuda/gpu.ts. */
-std::string perform(const std::vector<double>& work) {
+std::string perform(const std::vector<double>& work, bool here, double limit) {
   TRY(cuCtxSetCurrent, context);
   size_t i = 0;
   while (i < work.size()) {
@@ -241,8 +264,7 @@ std::string perform(const std::vector<double>& work) {
       else TRY(cuLaunchKernel, function.handle, grid, 1, 1, function.threads, 1, 1, shared, stream, arguments, nullptr);
     }
   }
-  TRY(cuStreamSynchronize, stream);
-  return "";
+  return finish(here, limit);
 }
 
 // ---- Node-API
@@ -433,7 +455,7 @@ napi_value memory_left_(napi_env env, napi_callback_info) {
 }
 
 void free_host(napi_env, void* data, void*) {
-  if (driver.cuCtxSetCurrent(context) == 0) driver.cuMemFreeHost(data);
+  if (!stuck && driver.cuCtxSetCurrent(context) == 0) driver.cuMemFreeHost(data);
 }
 std::string host(size_t bytes, void*& at) {
   TRY(cuCtxSetCurrent, context);
@@ -468,12 +490,13 @@ napi_value perform_(napi_env env, napi_callback_info i) {
   const double* numbers = (const double*)data;
   bool here = false;
   napi_get_value_bool(env, a.values[1], &here);
+  const double limit = a.number(2);
   std::vector<double> work(numbers, numbers + size / 8);
   if (here) {
-    const std::string error = perform(work);
+    const std::string error = perform(work, true, limit);
     return error.empty() ? nullptr : thrown(env, error);
   }
-  return later(env, [work = std::move(work)] { return perform(work); });
+  return later(env, [work = std::move(work), limit] { return perform(work, false, limit); });
 }
 
 napi_value init(napi_env env, napi_value exports) {

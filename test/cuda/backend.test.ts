@@ -30,6 +30,17 @@ describe.skipIf(FAKE_MISSING !== undefined)('on the emulated driver', () => {
     });
   });
 
+  test('kernels that never end are not waited for', async () => {
+    const backend = createCudaBackend({
+      loadAddon: async () => ({ addon: fakeAddon() }),
+      library: buildDriver(),
+      kernels: NO_KERNELS,
+      selfTestLimitMs: 1000,
+    });
+    const reason = await withSettings({ FAKE_CUDA_HANGS: '1' }, () => backend.unavailable());
+    expect(reason).toContain('CUDA: the device has not ended its work in 1 s');
+  });
+
   test('no library', async () => {
     expect(await over('/nowhere/libcuda.so.1').unavailable()).toMatch(/there is no NVIDIA driver here/);
   });

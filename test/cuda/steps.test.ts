@@ -228,7 +228,7 @@ describe.skipIf(FAKE_MISSING !== undefined)('a device that refuses', () => {
     const gpu = await newGpu();
     using executable = new CudaExecutable(gpu, bitnet);
     const sequence = executable.createSequence();
-    await withSettings({ FAKE_CUDA_FAIL: 'cuStreamSynchronize' }, async () => {
+    await withSettings({ FAKE_CUDA_FAIL: 'cuStreamQuery' }, async () => {
       await expect(executable.step(step(sequence))).rejects.toThrow(/CUDA_ERROR_ILLEGAL_ADDRESS/);
     });
     await expect(executable.step(step(sequence))).rejects.toThrow(/the CUDA device is lost/);

@@ -31,8 +31,8 @@ export type CudaAddon = {
   memoryLeft(): number;
   /** Memory of this machine under one address for both; zeroed; freed with its last user. */
   host(bytes: number): { readonly address: number; readonly memory: ArrayBuffer };
-  /** Copies and launches in order. `here`: on this thread, which waits. */
-  perform(work: Float64Array, here: boolean): Promise<void> | undefined;
+  /** Copies and launches in order, an error if they take longer than `limitMs`. `here`: on this thread, which waits. */
+  perform(work: Float64Array, here: boolean, limitMs: number): Promise<void> | undefined;
 };
 
 /** The device, its driver or its memory refused. */

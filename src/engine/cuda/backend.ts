@@ -25,6 +25,8 @@ export type CudaBackendOptions = {
   readonly loadAddon: () => Promise<{ addon: CudaAddon } | { reason: string }>;
   readonly library?: string;
   readonly kernels?: KernelSource;
+  /** Milliseconds that a step of the self-test may take. */
+  readonly selfTestLimitMs?: number;
 };
 
 export type CudaBackend = Omit<Backend, 'load'> & {
@@ -37,6 +39,9 @@ const LEAST_CAPABILITY = 80;
 
 /** What a start may wait for the card. */
 const WAIT_MS = 3000;
+
+/** No card takes so long for a step of the self-test. */
+const SELF_TEST_LIMIT_MS = 20_000;
 
 /** How long the driver takes for the PTX text. */
 const COMPILES = 'half a minute or more the first time';
@@ -132,7 +137,7 @@ export function selfTests(): SelfTest[] {
 }
 
 async function prepare(
-  { loadAddon, library, kernels = packageKernels }: CudaBackendOptions,
+  { loadAddon, library, kernels = packageKernels, selfTestLimitMs = SELF_TEST_LIMIT_MS }: CudaBackendOptions,
   progress: Progress,
 ): Promise<Ready> {
   const loaded = await loadAddon();
@@ -141,7 +146,8 @@ async function prepare(
     const info = loaded.addon.probe(library ?? driverLibrary());
     const refused = whyNot(info);
     if (refused !== undefined) return { reason: refused };
-    return await openKernels(loaded.addon, info, kernels, progress, selfTestFailure);
+    const failureOf = (gpu: Gpu) => selfTestFailure(gpu, selfTestLimitMs);
+    return await openKernels(loaded.addon, info, kernels, progress, failureOf);
   } catch (error) {
     // Whatever a foreign driver does, the other backends still work.
     return { reason: error instanceof Error ? error.message : String(error) };
@@ -151,9 +157,9 @@ async function prepare(
 }
 
 /** The first difference that the self-tests find; undefined where there is none. */
-async function selfTestFailure(gpu: Gpu): Promise<string | undefined> {
+async function selfTestFailure(gpu: Gpu, limitMs: number): Promise<string | undefined> {
   for (const { program, bits, options, steps } of selfTests()) {
-    const load = async () => new CudaExecutable(gpu, program, options);
+    const load = async () => new CudaExecutable(gpu, program, { ...options, limitMs });
     const failure = await selfTestDifference(load, program, steps, undefined, bits);
     if (failure !== undefined) return failure;
   }

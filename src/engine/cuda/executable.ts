@@ -50,6 +50,9 @@ const KEPT_LISTS = 32;
 const INPUT_HEADER = 64;
 /** Rows up to which this thread waits for the device. */
 const WAIT_ROWS = 32;
+/** No card takes so long, so a kernel hangs: for one row of the largest model and context some seconds, for 512 rows half a minute. */
+const WAIT_LIMIT_MS = 60_000;
+const LIMIT_MS = 600_000;
 
 /** What of a step decides its list. */
 type Asked = Pick<Step, 'trace' | 'top' | 'withoutLogits'>;
@@ -109,6 +112,8 @@ export type CudaOptions = LoadOptions & {
   readonly phases?: boolean;
   /** Blocks of a launch at most, as of a card with so many multiprocessors: what each has to do is then more, and other code. */
   readonly blocks?: number;
+  /** Milliseconds after which the device counts as lost if a part of a step has not ended. */
+  readonly limitMs?: number;
 };
 
 export class CudaExecutable implements Executable {
@@ -119,6 +124,7 @@ export class CudaExecutable implements Executable {
   readonly #maxRows: number;
   readonly #phases: boolean;
   readonly #blocks: number;
+  readonly #limitMs: number | undefined;
   readonly #weights: ReturnType<typeof placeWeights>;
   readonly #kv: KvBlocks;
   readonly #states: StateSlots;
@@ -143,6 +149,7 @@ export class CudaExecutable implements Executable {
     this.#labels = labelsOf(program);
     this.#maxRows = options.maxRows ?? MAX_ROWS;
     this.#phases = options.phases ?? gpu.info.cooperative === 0;
+    this.#limitMs = options.limitMs;
     this.#blocks = Math.min(options.blocks ?? Infinity, gpu.info.multiprocessors);
     const { layers, kvHeads, headDim } = program.kv;
     this.#kv = new KvBlocks(gpu, layers * 2 * kvHeads * headDim * BLOCK_POSITIONS * 4);
@@ -314,7 +321,8 @@ export class CudaExecutable implements Executable {
     this.#failed.fill(0);
     if (plan.count > 0) plan.work[plan.count] = this.#gpu.takeBarrier(plan.list.length, this.#blocks);
     if (plan.tag > 0) plan.work[plan.tag] = this.#takeTags(plan.list.length);
-    await this.#gpu.perform(plan.work, this.#program.name, part.tokens <= WAIT_ROWS);
+    const here = part.tokens <= WAIT_ROWS;
+    await this.#gpu.perform(plan.work, this.#program.name, here, this.#limitMs ?? (here ? WAIT_LIMIT_MS : LIMIT_MS));
     this.#moveStates(step, part);
     // What a kernel writes there is 1.
     const at = this.#failed.indexOf(1);

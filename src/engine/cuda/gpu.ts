@@ -61,6 +61,9 @@ export function writeWork(work: readonly Work[]): Float64Array {
 /** The barrier's counter; behind it what a profiling build of the kernels writes. */
 export const BARRIER_BYTES = 65_536;
 
+/** Copies within the device take milliseconds. */
+const COPY_LIMIT_MS = 60_000;
+
 export type HostMemory = { readonly address: number; readonly memory: ArrayBuffer };
 
 const OUT_OF_MEMORY = /OUT_OF_MEMORY/;
@@ -140,10 +143,10 @@ export class Gpu implements BlockMemory {
   }
 
   /** Does what `writeWork` wrote. `here`: this thread waits, which costs less than to be told for what takes a millisecond. */
-  async perform(work: Float64Array, what: string, here: boolean): Promise<void> {
+  async perform(work: Float64Array, what: string, here: boolean, limitMs: number): Promise<void> {
     this.#check();
     try {
-      await this.#addon.perform(work, here);
+      await this.#addon.perform(work, here, limitMs);
     } catch (cause) {
       throw this.#error(cause, what);
     }
@@ -151,7 +154,7 @@ export class Gpu implements BlockMemory {
 
   copyPieces(pieces: readonly { readonly to: number; readonly from: number }[], bytes: number): void {
     const work = pieces.map(({ to, from }): Work => ({ copy: 'within', to, from, bytes }));
-    this.#ours(() => this.#addon.perform(writeWork(work), true));
+    this.#ours(() => this.#addon.perform(writeWork(work), true, COPY_LIMIT_MS));
   }
 
   #check(): void {

@@ -2,6 +2,7 @@
 // nobody may touch, so that a kernel that reads past it dies there. Settings, read at each use:
 //   FAKE_CUDA_SCHEDULE  0 in order, 1 from the last thread, 2 shuffled; from 1 on copies into shared memory come as late as they may
 //   FAKE_CUDA_FAIL      a function's name: it returns error 700 (or, for memory, 2) from then on
+//   FAKE_CUDA_HANGS     set: no work is ever done
 //   FAKE_CUDA_FAULT     the number of a fault that planted-faults.ts put into the kernels: it is there
 //   FAKE_CUDA_FAULTY    set: in machine code alone, not in what was compiled from PTX text
 //   FAKE_CUDA_SMS, FAKE_CUDA_SHARED, FAKE_CUDA_DRIVER, FAKE_CUDA_CAPABILITY (80 for 8.0), FAKE_CUDA_COUNT
@@ -152,7 +153,7 @@ static bool run(std::vector<Block>& all, size_t shared) {
 
 namespace {
 using Result = int;
-constexpr Result OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719;
+constexpr Result OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, NOT_READY = 600, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719;
 
 /** Was machine code loaded last? */
 bool machine_code = false;
@@ -301,6 +302,7 @@ DRIVER cuMemcpyDtoH_v2(void* to, u64 from, size_t n) { return std::memcpy(to, (v
 DRIVER cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t n, void*) { return std::memcpy((void*)to, (void*)from, n), OK; }
 DRIVER cuMemsetD8Async(u64 to, unsigned char v, size_t n, void*) { return std::memset((void*)to, v, n), OK; }
 DRIVER cuStreamCreate(void** s, unsigned) { return *s = (void*)1, OK; }
+DRIVER cuStreamQuery(void*) { return std::getenv("FAKE_CUDA_HANGS") ? NOT_READY : fails("cuStreamQuery") ? ILLEGAL_ADDRESS : OK; }
 DRIVER cuStreamSynchronize(void*) { return fails("cuStreamSynchronize") ? ILLEGAL_ADDRESS : OK; }
 DRIVER cuLaunchKernel(void* f, u32 x, u32, u32, u32 threads, u32, u32, u32 shared, void*, void** arguments, void**) {
   return launch(f, x, threads, shared, arguments);
