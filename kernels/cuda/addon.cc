@@ -213,23 +213,24 @@ std::string launch_early(const Function& function, unsigned grid, unsigned share
   return "";
 }
 
-/** Waits for the stream's work, for so many milliseconds at most. `here`: somebody waits for this thread, so it does not rest. */
-std::string finish(bool here, double limit) {
+/** Waits for the stream's work, for so many milliseconds at most; does not rest in the first of them, in which most of it ends. */
+std::string finish(double limit) {
   using Clock = std::chrono::steady_clock;
-  const auto end = Clock::now() + std::chrono::duration<double, std::milli>(limit);
+  const auto begun = Clock::now();
   for (;;) {
     const Result result = driver.cuStreamQuery(stream);
     if (result == 0) return "";
     if (result != NOT_READY) return failure("cuStreamQuery", result);
-    if (Clock::now() > end) break;
-    if (!here) std::this_thread::sleep_for(std::chrono::microseconds(20));
+    const double taken = std::chrono::duration<double, std::milli>(Clock::now() - begun).count();
+    if (taken > limit) break;
+    if (taken > 50) std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
   stuck = true;
   return "the device has not ended its work in " + std::to_string((long)(limit / 1000)) + " s";
 }
 
 /** A list of work, in numbers: see `writeWork` of src/engine/cuda/gpu.ts. */
-std::string perform(const std::vector<double>& work, bool here, double limit) {
+std::string perform(const std::vector<double>& work, double limit) {
   TRY(cuCtxSetCurrent, context);
   size_t i = 0;
   while (i < work.size()) {
@@ -264,7 +265,7 @@ std::string perform(const std::vector<double>& work, bool here, double limit) {
       else TRY(cuLaunchKernel, function.handle, grid, 1, 1, function.threads, 1, 1, shared, stream, arguments, nullptr);
     }
   }
-  return finish(here, limit);
+  return finish(limit);
 }
 
 // ---- Node-API
@@ -493,10 +494,10 @@ napi_value perform_(napi_env env, napi_callback_info i) {
   const double limit = a.number(2);
   std::vector<double> work(numbers, numbers + size / 8);
   if (here) {
-    const std::string error = perform(work, true, limit);
+    const std::string error = perform(work, limit);
     return error.empty() ? nullptr : thrown(env, error);
   }
-  return later(env, [work = std::move(work), limit] { return perform(work, false, limit); });
+  return later(env, [work = std::move(work), limit] { return perform(work, limit); });
 }
 
 napi_value init(napi_env env, napi_value exports) {
