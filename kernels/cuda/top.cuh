@@ -35,39 +35,75 @@ struct Ranked {
   float value;
   u32 id;
 };
-DEVICE bool before(float a, u32 a_id, float b, u32 b_id) { return a > b || (a == b && a_id < b_id); }
+/**
+ * Of a candidate: what grows with its value (both zeros alike), and the complement of its id, so that of equals the lowest comes first.
+ * Both 0: nothing, or NaN.
+ */
+struct Key {
+  u32 value, other;
+};
+DEVICE Key key_of(const Ranked& r) {
+  if (r.id == NOBODY || r.value != r.value) return {0, 0};
+  return {lifted(r.value + 0.0f), ~r.id};
+}
+DEVICE bool before(const Key& a, const Key& b) { return a.value > b.value || (a.value == b.value && a.other > b.other); }
 
-/** The first of n candidates that come behind `last`; the block's. `at(i)` gives the i-th. */
-template <class At> DEVICE Ranked next_of(u32 n, const Ranked& last, At at) {
-  Shared& s = shared();
-  Ranked best{-from_bits(0x7f800000), NOBODY};
-  // Four are on their way at once.
-  ROLLED for (u32 from = thread(); from < n; from += 4 * THREADS) {
-    Ranked four[4];
-    UNROLL for (u32 k = 0; k < 4; k++) four[k] = from + k * THREADS < n ? at(from + k * THREADS) : Ranked{0.0f, NOBODY};
-    UNROLL for (u32 k = 0; k < 4; k++) {
-      const Ranked one = four[k];
-      if (one.id == NOBODY || one.value != one.value) continue;
-      if (last.id != NOBODY && !before(last.value, last.id, one.value, one.id)) continue;
-      if (best.id == NOBODY || before(one.value, one.id, best.value, best.id)) best = one;
-    }
+/** The best of all threads' keys. `round`: grows, so that nobody waits for those who still read. */
+DEVICE Key best_of_block(const Key& mine, u32& round) {
+  u32* const places = (u32*)pool() + (round & 1) * 2 * WARPS;
+  const u32 lane = thread() & 31, value = warp_max(mine.value), other = warp_max(mine.value == value ? mine.other : 0);
+  round++;
+  if (lane == 0) places[thread() / 32] = value, places[WARPS + thread() / 32] = other;
+  sync();
+  const u32 v = places[lane % WARPS], o = places[WARPS + lane % WARPS], most = warp_max(v);
+  return {most, warp_max(v == most ? o : 0)};
+}
+
+/** A list of so many ids at most, in shared memory. */
+DEVICE u32* found_ids() { return (u32*)pool() + 4 * WARPS; }
+
+/** The ids of the largest I.group of n candidates, `at(i)` each, in order; NOBODY where there are no more. All may read them. */
+template <class At> DEVICE const u32* largest_ids(const Instruction& I, u32 n, u32& round, At at) {
+  // As many as lists of 40 want: encode.ts.
+  constexpr u32 HELD = 5;
+  u32* const ids = found_ids();
+  const bool held = n <= HELD * THREADS;
+  Key mine[HELD];
+  UNROLL for (u32 k = 0; k < HELD; k++) {
+    const u32 i = thread() + k * THREADS;
+    mine[k] = held && i < n ? key_of(at(i)) : Key{0, 0};
   }
-  const float most = block_max(best.value);
-  // The id matters only where the value is the largest: its complement, so that the lowest is the largest.
-  const u32 mine = best.value == most && best.id != NOBODY ? ~best.id : 0;
-  const u32 found = warp_max(mine);
+  Key last{~0u, ~0u};
+  // Who is slow may still read the list before.
   sync();
-  if ((thread() & 31) == 0) s.largest[thread() / 32] = found;
+  ROLLED for (u32 j = 0; j < I.group; j++) {
+    Key best{0, 0};
+    if (held) {
+      UNROLL for (u32 k = 0; k < HELD; k++) {
+        if (before(mine[k], best)) best = mine[k];
+      }
+    } else {
+      ROLLED for (u32 i = thread(); i < n; i += THREADS) {
+        const Key one = key_of(at(i));
+        if (before(last, one) && before(one, best)) best = one;
+      }
+    }
+    last = best_of_block(best, round);
+    UNROLL for (u32 k = 0; k < HELD; k++) {
+      if (mine[k].other == last.other) mine[k] = {0, 0};
+    }
+    if (thread() == 0) ids[j] = ~last.other;
+  }
   sync();
-  const u32 id = ~warp_max(s.largest[thread() & 15]);
-  sync();
-  return {most, id};
+  return ids;
 }
 
 /** Into a list, with the sign that a zero has. */
-DEVICE void note_ranked(const Instruction& I, u32 row, u32 id, u32* to) {
-  to[0] = id;
-  to[I.group] = id == NOBODY ? 0 : load((const u32*)I.x + (u64)row * I.x_stride + id);
+DEVICE void note_ranked(const Instruction& I, u32 row, const u32* ids, u32* to) {
+  const u32 j = thread();
+  if (j >= I.group) return;
+  to[j] = ids[j];
+  to[I.group + j] = ids[j] == NOBODY ? 0 : load((const u32*)I.x + (u64)row * I.x_stride + ids[j]);
 }
 
 /** A list's j-th. */
@@ -75,16 +111,12 @@ DEVICE Ranked ranked(const Instruction& I, const u32* list, u32 j) { return {fro
 
 APART void top_of_shares(const Instruction& I) {
   const TopMemory memory = top_memory(I);
+  u32 round = 0;
   for (u32 item = block(); item < I.rows * I.parts; item += blocks()) {
     const RowShare share = share_of(I, item);
     const float* const logits = (const float*)I.x + (u64)share.row * I.x_stride + share.from;
-    u32* const list = memory.shares + (u64)item * 2 * I.group;
-    Ranked last{0.0f, NOBODY};
-    for (u32 j = 0; j < I.group; j++) {
-      if (j == 0 || last.id != NOBODY)
-        last = next_of(share.count, last, [&](u32 i) { return Ranked{load(logits + i), share.from + i}; });
-      if (thread() == 0) note_ranked(I, share.row, last.id, list + j);
-    }
+    const u32* const ids = largest_ids(I, share.count, round, [&](u32 i) { return Ranked{load(logits + i), share.from + i}; });
+    note_ranked(I, share.row, ids, memory.shares + (u64)item * 2 * I.group);
     if (thread() == 0 && item % I.parts == 0) memory.mass[share.row] = 0, memory.broken[share.row] = 0, memory.ended[share.row] = 0;
   }
 }
@@ -93,14 +125,11 @@ APART void top_of_shares(const Instruction& I) {
 DEVICE u32* told_of(const Instruction& I, u32 row) { return (u32*)I.out + (u64)row * (4 + 2 * I.group); }
 
 /** The row's largest, to the host: of the shares' lists. */
-DEVICE void tell_list(const Instruction& I, u32 row) {
+DEVICE void tell_list(const Instruction& I, u32 row, u32& round) {
   const u32* const lists = top_memory(I).shares + (u64)row * I.parts * 2 * I.group;
-  Ranked last{0.0f, NOBODY};
-  for (u32 j = 0; j < I.group; j++) {
-    if (j == 0 || last.id != NOBODY)
-      last = next_of(I.parts * I.group, last, [&](u32 i) { return ranked(I, lists + i / I.group * 2 * I.group, i % I.group); });
-    if (thread() == 0) note_ranked(I, row, last.id, told_of(I, row) + 4 + j);
-  }
+  const u32* const ids =
+      largest_ids(I, I.parts * I.group, round, [&](u32 i) { return ranked(I, lists + i / I.group * 2 * I.group, i % I.group); });
+  note_ranked(I, row, ids, told_of(I, row) + 4);
 }
 
 /** Adds the weights of a share, in multiples of 2^-32: their sum has no order. The logits go to the host on the way, where they are wanted (`y`). */
@@ -131,18 +160,23 @@ DEVICE void add_weights(const Instruction& I, const RowShare& share, float large
 
 APART void tell_top(const Instruction& I) {
   const TopMemory memory = top_memory(I);
-  u32 row = NOBODY;
+  u32 row = NOBODY, round = 0;
   float largest = 0.0f;
   for (u32 item = block(); item < I.rows * I.parts; item += blocks()) {
     const RowShare share = share_of(I, item);
     if (share.row != row) {
       row = share.row;
       const u32* const lists = memory.shares + (u64)row * I.parts * 2 * I.group;
-      const Ranked first = next_of(I.parts, Ranked{0.0f, NOBODY}, [&](u32 i) { return ranked(I, lists + i * 2 * I.group, 0); });
-      largest = first.id == NOBODY ? 0.0f : first.value;
+      Key first{0, 0};
+      ROLLED for (u32 i = thread(); i < I.parts; i += THREADS) {
+        const Key one = key_of(ranked(I, lists + i * 2 * I.group, 0));
+        if (before(one, first)) first = one;
+      }
+      first = best_of_block(first, round);
+      largest = first.other == 0 ? 0.0f : lowered(first.value);
     }
     // A list by a block that has fewer shares, where some have.
-    if (item % I.parts == I.parts - 1) tell_list(I, row);
+    if (item % I.parts == I.parts - 1) tell_list(I, row, round);
     add_weights(I, share, largest);
     fence();
     sync();

@@ -49,8 +49,10 @@ const SPLIT_PARTS = 16 * 2 * 64;
 const SHARE_TILES = 64;
 const SHARE_TURNED = 64;
 const SPLIT_GROUP = 16;
-/** Shares of a row of logits whose largest are found at once, at most. */
+/** Shares of a row of logits whose largest are found at once, at most; of few largest, and of more, whose lists are then read together. */
 const SHARES = 128;
+const SHARES_OF_MORE = 64;
+const FEW_LARGEST = 8;
 /** Positions up to which one block does a row's attention where its heads are too wide for tiles. */
 const WHOLE_POSITIONS = 256;
 /** TILE_DIM of attention.cuh; QUERIES and HEADS_AT_ONCE of attention_rows.cuh. */
@@ -920,6 +922,7 @@ class Encoder {
 
   #top(): void {
     const { logits, vocabSize } = this.#program;
+    const most = this.#shape.top <= FEW_LARGEST ? SHARES : SHARES_OF_MORE;
     const common = {
       rows: this.#shape.outputs,
       width: vocabSize,
@@ -927,7 +930,7 @@ class Encoder {
       xStride: vocabSize,
       y: this.#memory.logits,
       // Of many rows two for each block.
-      parts: Math.max(1, Math.min(SHARES, Math.floor((2 * this.#memory.grid) / this.#shape.outputs))),
+      parts: Math.max(1, Math.min(most, Math.floor((2 * this.#memory.grid) / this.#shape.outputs))),
       group: this.#shape.top,
       scratch: this.#memory.scratch,
       out: this.#memory.tops,
