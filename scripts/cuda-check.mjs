@@ -35,13 +35,13 @@ const addon = createRequire(import.meta.url)(built.path);
 /** How long the driver's part of a step took. */
 let inDriver = 0;
 const { perform } = addon;
-addon.perform = (work, here) => {
+addon.perform = (work, here, limitMs) => {
   // Launches of several rows wait for the one before, as on cards before 9.0.
   for (let i = 0; wants('--in-order') && i < work.length; i += work[i] === 2 ? 7 + work[i + 6] : 4) {
     if (work[i] === 2 && work[i + 4] === 2) work[i + 4] = 0;
   }
   const before = performance.now();
-  const done = perform(work, here);
+  const done = perform(work, here, limitMs);
   inDriver = performance.now() - before;
   if (here) return done;
   return done.then(() => {
