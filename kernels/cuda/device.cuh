@@ -57,6 +57,10 @@ DEVICE void sync_warp() { __syncwarp(); }
 DEVICE void sync_four(u32 which) { asm volatile("bar.sync %0,128;" ::"r"(which + 1) : "memory"); }
 /** Of eight. */
 DEVICE void sync_half(u32 which) { asm volatile("bar.sync %0,256;" ::"r"(which + 5) : "memory"); }
+/** Of some of a block's warps, so many threads: a barrier of three more. */
+template <u32 WHICH> DEVICE void meet(u32 threads) { asm volatile("bar.sync %0,%1;" ::"n"(WHICH + 7), "r"(threads) : "memory"); }
+/** To those who meet there: does not wait for them. */
+template <u32 WHICH> DEVICE void tell(u32 threads) { asm volatile("bar.arrive %0,%1;" ::"n"(WHICH + 7), "r"(threads) : "memory"); }
 
 DEVICE u32 bits(float x) { return __float_as_uint(x); }
 DEVICE float from_bits(u32 x) { return __uint_as_float(x); }
@@ -153,7 +157,7 @@ DEVICE void await_bulk(u64* arrival, u32 parity) {
 }
 /** Into the L2 cache. */
 DEVICE void fetch_bulk(const void* from, u32 bytes) { asm volatile("cp.async.bulk.prefetch.L2.global [%0],%1;" ::"l"(from), "r"(bytes) : "memory"); }
-/** What was written to shared memory comes before stretches that are asked for behind the next barrier. */
+/** What was written to shared memory, by whoever it was before a barrier, comes before stretches that this thread asks for. */
 DEVICE void before_bulk() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 /** And what was written to the device's memory. */
 DEVICE void before_bulk_of_all() { asm volatile("fence.proxy.async;" ::: "memory"); }
@@ -175,7 +179,7 @@ DEVICE u32 add_global(u32* p, u32 v) { return atomicAdd(p, v); }
 DEVICE void add_global64(u64* p, u64 v) { atomicAdd((unsigned long long*)p, (unsigned long long)v); }
 DEVICE void fence() { __threadfence(); }
 
-/** One of the grid's barriers: thread 0 says that its block is there, later waits for the others. */
+/** One of the grid's barriers: a thread says that its block is there, one waits for the others. */
 DEVICE void arrive(u32* p) {
   asm volatile("red.release.gpu.global.add.u32 [%0],1;" ::"l"(p) : "memory");
 }

@@ -14,15 +14,28 @@
  */
 constexpr u32 SPEAKER = THREADS - 32;
 
+/** Barriers of some warps: of those with results. */
+constexpr u32 RESULTS = 0;
+
 /** The grid's barrier behind the instruction before: what needs nothing of its results comes first. */
 struct Gate {
+  /** Null before the first instruction. */
   u32* count;
   u32 target;
+  /** The barrier behind this one; null behind the last. */
+  u32* behind;
   /** What comes behind this instruction; null where nothing does, or nobody knows. */
   const Instruction* next;
   DEVICE_MEMBER void pass() const {
     if (count != nullptr && thread() == SPEAKER) await(count, target);
     sync();
+  }
+  /**
+   * By one thread: this block has written all its results, this thread and those that it has met since, and reads no others' any more. An
+   * instruction that tells so itself returns true, and need not wait for its other warps.
+   */
+  DEVICE_MEMBER void done() const {
+    if (behind != nullptr) arrive(behind);
   }
 };
 

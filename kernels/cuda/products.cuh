@@ -129,8 +129,11 @@ DEVICE void ask_tiles(const Instruction& I) {
   copies_asked();
 }
 
-/** The only row of a step. */
-DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
+/** The warp that has a block's first result: the last ones speak and ask, the first ones have most of the columns. */
+constexpr u32 FIRST_RESULT = WARPS - 3;
+
+/** The only row of a step. Has the block told that it is done? */
+DEVICE bool ternary_one(const Instruction& I, const Gate& gate) {
   Shared& s = shared();
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, items = I.items, asked = s.asked;
   const bool both = I.ending == GATE, busy = block() < items;
@@ -144,13 +147,14 @@ DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
   u32 tiles = 0;
   ROLLED for (u32 next = block(); next < items; next += blocks()) tiles += each;
   // This thread's result.
-  u32 item = block() + warp * blocks(), sub = warp * each;
+  const u32 turn = (FIRST_RESULT + WARPS - warp) % WARPS;
+  u32 item = block() + turn * blocks(), sub = turn * each;
   OneResult mine = result_of(I, item);
   const bool adds = I.ending == ADD;
   mark(18);
   gate.pass();
   mark(19);
-  if (!busy) return;
+  if (!busy) return false;
   count_asked(asked, WEIGHTS_ASKED | (I.norm ? NORM_ASKED : 0));
   // What is there already, asked for early.
   float old = adds && mine.to != nullptr ? load(mine.to) : 0.0f;
@@ -206,11 +210,13 @@ DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
     }
     keep(low, high, low2, high2);
   }
-  i32 code_sum = 0;
-  UNROLL for (u32 x = 0; x < WARPS; x++) code_sum += s.code_sums[x];
   mark(8);
   sync();
   mark(9);
+  const u32 results = tiles / each < WARPS ? tiles / each : WARPS;
+  if (turn >= results) return true;
+  i32 code_sum = 0;
+  UNROLL for (u32 x = 0; x < WARPS; x++) code_sum += s.code_sums[x];
   auto value = [&](const i32* from, float factor) {
     i32 sum = 0;
     UNROLL for (u32 x = 0; x < WARPS; x++) sum += from[x * 32];
@@ -233,6 +239,10 @@ DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
     if (both) mine.other = divide(mine.other, s.scale);
     if (adds) old = load(mine.to);
   }
+  if (results > 1) meet<RESULTS>(results * 32);
+  else sync_warp();
+  if (turn == 0 && lane == 0) gate.done();
+  return true;
 }
 
 // ---- int8

@@ -44,7 +44,7 @@ struct Warp {
 };
 struct Block {
   u32 index = 0, threads = 512, arrived = 0, generation = 0;
-  u32 some[6] = {}, some_generations[6] = {};
+  u32 some[9] = {}, some_generations[9] = {};
   char* memory = nullptr;
   Warp warps[16];
   /** Stretches that were asked for and have not come. */
@@ -149,6 +149,13 @@ inline void sync_some(u32 which, u32 threads) {
   emulator::now->word = &b.some_generations[which];
   emulator::now->value = generation;
   emulator::wait();
+}
+template <u32 WHICH> inline void meet(u32 threads) { sync_some(6 + WHICH, threads); }
+template <u32 WHICH> inline void tell(u32 threads) {
+  emulator::Block& b = *emulator::now->block;
+  if (++b.some[6 + WHICH] < threads) return;
+  b.some[6 + WHICH] = 0;
+  b.some_generations[6 + WHICH]++;
 }
 inline void sync_four(u32 which) { sync_some(which, 128); }
 inline void sync_half(u32 which) { sync_some(4 + which, 256); }
