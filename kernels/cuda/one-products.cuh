@@ -36,7 +36,7 @@ DEVICE void int8_one(const Instruction& I, const Gate& gate) {
   gate.pass();
   count_asked(asked, I.norm ? NORM_ASKED : 0);
   char* const codes = codes_place(I);
-  make_one<8>(I, codes, places, asked);
+  make_bytes(I, codes, places, asked, nullptr, [] {});
   const float scale = shared().scale;
   u32 place = 0;
   float row_scale = 0.0f, mine = 0.0f;
@@ -308,7 +308,7 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
   float old = adds && to ? load(to) : 0.0f;
   mark(0);
   // Of the groups of copies the norm's was the first.
-  make_one<16>(I, codes, places, asked, gate.next);
+  make_words(I, codes, places, asked, gate.next);
   u32 place = 0, half = 0, parity = asked >> PIECES_ARRIVE;
   float total[2] = {0.0f, 0.0f};
   ROLLED for (;;) {

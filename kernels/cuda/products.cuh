@@ -149,17 +149,20 @@ DEVICE bool ternary_one(const Instruction& I, const Gate& gate) {
   // This thread's result.
   const u32 turn = (FIRST_RESULT + WARPS - warp) % WARPS;
   u32 item = block() + turn * blocks(), sub = turn * each;
-  OneResult mine = result_of(I, item);
+  OneResult mine;
   const bool adds = I.ending == ADD;
   mark(18);
   gate.pass();
   mark(19);
   if (!busy) return false;
   count_asked(asked, WEIGHTS_ASKED | (I.norm ? NORM_ASKED : 0));
-  // What is there already, asked for early.
-  float old = adds && mine.to != nullptr ? load(mine.to) : 0.0f;
+  float old;
   mark(0);
-  make_one<8>(I, codes, 1, asked, gate.next);
+  make_bytes(I, codes, 1, asked, gate.next, [&] {
+    mine = result_of(I, item);
+    // What is there already.
+    old = adds && mine.to != nullptr ? load(mine.to) : 0.0f;
+  });
   if (mine.to != nullptr) {
     mine.factor = divide(mine.factor, s.scale);
     if (both) mine.other = divide(mine.other, s.scale);
