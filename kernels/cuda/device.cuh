@@ -222,6 +222,11 @@ DEVICE void wait_for_earlier() {
 DEVICE u32 bytes_of(u32 a, u32 b, u32 which) { return __byte_perm(a, b, which); }
 /** sum + the products of four signed bytes. */
 DEVICE i32 dot4(u32 a, u32 b, i32 sum) { return __dp4a((i32)a, (i32)b, sum); }
+/** The same of bytes a that have no sign. */
+DEVICE i32 dot4_u8(u32 a, u32 b, i32 sum) {
+  asm("dp4a.u32.s32 %0,%1,%2,%0;" : "+r"(sum) : "r"(a), "r"(b));
+  return sum;
+}
 
 /** d (16 x 8) += a (16 x 32, bytes 0..255) b (32 x 8, bytes -128..127). */
 DEVICE void mma_u8(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {

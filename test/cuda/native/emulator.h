@@ -334,6 +334,10 @@ inline i32 dot4(u32 a, u32 b, i32 sum) {
   for (u32 k = 0; k < 32; k += 8) sum += (i32)(int8_t)(a >> k & 255) * (i32)(int8_t)(b >> k & 255);
   return sum;
 }
+inline i32 dot4_u8(u32 a, u32 b, i32 sum) {
+  for (u32 k = 0; k < 32; k += 8) sum += (i32)(a >> k & 255) * (i32)(int8_t)(b >> k & 255);
+  return sum;
+}
 
 inline void publish(u64* p, float v, u32 tag) { *p = (u64)tag << 32 | bits(v); }
 inline float receive(const u64* p, u32 tag) {
