@@ -47,7 +47,12 @@ DEVICE u32 shared_size() {
   asm("mov.u32 %0,%%dynamic_smem_size;" : "=r"(v));
   return v;
 }
-DEVICE u32 thread() { return threadIdx.x; }
+/** Asked anew each time: what a compiler makes of it for all a kernel's instructions would have registers of its own. */
+DEVICE u32 thread() {
+  u32 v;
+  asm volatile("mov.u32 %0,%%tid.x;" : "=r"(v));
+  return v;
+}
 DEVICE u32 block() { return blockIdx.x; }
 DEVICE u32 block_y() { return blockIdx.y; }
 DEVICE u32 blocks() { return gridDim.x; }
@@ -201,6 +206,24 @@ DEVICE float receive(const u64* p, u32 tag) {
   do asm volatile("ld.relaxed.gpu.global.u64 %0,[%1];" : "=l"(v) : "l"(p) : "memory");
   while ((u32)(v >> 32) != tag);
   return from_bits((u32)v);
+}
+/** Of N places each, so far apart, of which n are told: all at once; 0 behind them. */
+template <u32 N> DEVICE void receive_both(float (&a)[N], const u64* p, u32 apart, float (&b)[N], const u64* q, u32 apart_too, u32 n, u32 tag) {
+  u64 x[N], y[N];
+  bool there;
+  do {
+    UNROLL for (u32 k = 0; k < N; k++) {
+      x[k] = y[k] = 0;
+      if (k >= n) continue;
+      asm volatile("ld.relaxed.gpu.global.u64 %0,[%1];" : "=l"(x[k]) : "l"(p + k * apart) : "memory");
+      asm volatile("ld.relaxed.gpu.global.u64 %0,[%1];" : "=l"(y[k]) : "l"(q + k * apart_too) : "memory");
+    }
+    there = true;
+    UNROLL for (u32 k = 0; k < N; k++) {
+      if (k < n) there = there && (u32)(x[k] >> 32) == tag && (u32)(y[k] >> 32) == tag;
+    }
+  } while (!there);
+  UNROLL for (u32 k = 0; k < N; k++) a[k] = k < n ? from_bits((u32)x[k]) : 0.0f, b[k] = k < n ? from_bits((u32)y[k]) : 0.0f;
 }
 
 /**

@@ -153,8 +153,7 @@ template <u32 KINDS> DEVICE bool run_one(const Instruction& I, const Input& in, 
     case ATTEND_SPLIT:
       // Its product has no norm to do it in.
       if ((KINDS & GROUPS) && bulk_copies() && thread() == ASKER && gate.next != nullptr) fetch_next(*gate.next);
-      attend_split(I, in, tag, gate);
-      return false;
+      return attend_split(I, in, tag, gate);
     case INT8:
       int8_one(I, gate);
       return false;
@@ -196,14 +195,11 @@ DEVICE void know_row(const Input& in) {
   begin_arrivals();
 }
 
-/** By a warp without results, mostly. */
+/** Asks for instruction i of n, by a warp without results, mostly: it has come once its copies have. */
 constexpr u32 KEEPER = 64;
-DEVICE Words part_at(u64 list, u32 n, u32 i) {
-  if (i >= n || thread() - KEEPER >= INSTRUCTION_BYTES / 16) return {0, 0, 0, 0};
-  return stream((const Words*)list + (u64)i * (INSTRUCTION_BYTES / 16) + (thread() - KEEPER));
-}
-DEVICE void hold(u32 i, const Words& part) {
-  if (thread() - KEEPER < INSTRUCTION_BYTES / 16) ((Words*)shared().ring[i % 3])[thread() - KEEPER] = part;
+DEVICE void ask_instruction(u64 list, u32 n, u32 i) {
+  const u32 at = (thread() - KEEPER) * 16;
+  if (i < n && at < INSTRUCTION_BYTES) copy_ahead(shared().ring[i % 3] + at, (const char*)list + (u64)i * INSTRUCTION_BYTES + at);
 }
 
 #ifdef BITNET_PROFILE
@@ -237,19 +233,22 @@ template <class Run> DEVICE void run_list(u64 list, u32 n, u32 base, u64 input, 
   const Input& in = *(const Input*)input;
   u32* const count = (u32*)barrier;
   know_row(in);
-  hold(0, part_at(list, n, 0));
-  hold(1, part_at(list, n, 1));
+  ask_instruction(list, n, 0);
+  ask_instruction(list, n, 1);
+  copies_asked();
+  copies_there<0>();
   begin_marks();
   sync();
   ROLLED for (u32 i = 0; i < n; i++) {
     // On its way while this one runs; into the place of the one before.
-    const Words part = part_at(list, n, i + 2);
+    ask_instruction(list, n, i + 2);
     mark(20);
     mark_kind(held(i));
     const bool more = i + 1 < n;
     const Gate gate{i == 0 ? nullptr : count, base + i * blocks(), more ? count : nullptr, more ? &held(i + 1) : nullptr};
     const bool told = run_instruction(held(i), in, i, gate);
-    hold(i + 2, part);
+    copies_asked();
+    copies_there<0>();
     mark(15);
     sync();
     mark(16);

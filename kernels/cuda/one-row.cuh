@@ -139,6 +139,8 @@ constexpr u32 HOLDERS = SPEAKER;
 /** Barriers of holders, and of those with the last warp. */
 constexpr u32 HELD_LARGEST = 1, CANDIDATES_FOUND = 2;
 
+/** Vectors of a thread that it looks at, at most: the widest rows have no registers for it. */
+constexpr u32 MOST_LOOKED = 4;
 /** What sets a row's largest element apart before its norm is known: see `make_bytes_one`. */
 constexpr u32 NEAR = 16;
 DEVICE constexpr u32 power(i32 exponent) { return (u32)(exponent + 127) << 23; }
@@ -153,10 +155,10 @@ DEVICE void multiply(Floats& x, const Floats& w) { x = {x.x * w.x, x.y * w.y, x.
  * that two roundings may change places. Each rounding moves a float by 2^-24 of it at most: |x w| as it is rounded, times r, is within
  * 3.1 x 2^-24 of the element, so that whose |x w| is 16 units in the last place below the largest (8 x 2^-24 or more, also across a power of two) cannot
  * be the row's largest. That holds for floats that are not subnormal, and tells of no infinity and NaN: weights above 2^20, and largest |x w| or r out of
- * the ordinary leave it to all elements, as do more candidates than there is room for. (|x r| is below the root of the row's length; what is rounded
+ * the ordinary leave it to all elements, as do wide rows, more candidates than there is room for, and two of a thread. (|x r| is below the root of the row's length; what is rounded
  * below 2^-126 adds 2^-150 x 2^20 at most to an element, of which the largest is above 2^-81.)
  */
-template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, char* codes, u32 newer, u32 asked, const Instruction* next, const Idle& idle) {
+template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, u32 newer, u32 asked, const Instruction* next, const Idle& idle) {
   Shared& s = shared();
   const u32 tid = thread(), lane = tid & 31, n = I.width, vectors = n / 4, words = I.code_stride / 4;
   const bool holds = tid < HOLDERS;
@@ -202,31 +204,35 @@ template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, ch
       const bool known = found <= CANDIDATES && between(bits(r), power(-40), power(40));
       if (lane == 0) *(Pair*)&s.inverse = {r, known ? scale8(from_bits(largest)) : 0.0f};
     } else {
-      u32 most = 0;
-      UNROLL for (u32 k = 0; k < H; k++) {
-        Floats w = weight_of(k);
-        const bool ordinary = magnitude(w) <= power(20);
-        multiply(w, x[k]);
-        most = larger(most, ordinary ? magnitude(w) : ~0u);
-      }
-      const u32 of_warp = warp_max(most);
-      if (lane == 0) s.largest[tid / 32] = of_warp;
-      meet<HELD_LARGEST>(HOLDERS);
-      const u32 largest = warp_max(s.largest[lane < HOLDERS / 32 ? lane : 0]);
-      if (!between(largest, power(-40), power(60))) {
+      if (H > MOST_LOOKED) {
         if (tid == 0) s.found = CANDIDATES + 1;
-      } else if (most >= largest - NEAR) {
+      } else {
+        // This thread's largest, and whether another of its elements is as near.
+        u32 most = 0, second = 0;
+        Pair mine = {0.0f, 0.0f};
+        auto look = [&](float x, float w) {
+          const u32 here = magnitude(w) <= power(20) ? magnitude(x * w) : ~0u;
+          const bool more = here > most;
+          second = larger(second, more ? most : here);
+          most = more ? here : most;
+          mine = {more ? x : mine.x, more ? w : mine.y};
+        };
         UNROLL for (u32 k = 0; k < H; k++) {
           const Floats w = weight_of(k);
-          auto look = [&](float x, float w) {
-            if (magnitude(x * w) < largest - NEAR) return;
-            const u32 at = take_shared(&s.found);
-            if (at < CANDIDATES) s.candidates[at] = {x, w};
-          };
           look(x[k].x, w.x);
           look(x[k].y, w.y);
           look(x[k].z, w.z);
           look(x[k].w, w.w);
+        }
+        const u32 of_warp = warp_max(most);
+        if (lane == 0) s.largest[tid / 32] = of_warp;
+        meet<HELD_LARGEST>(HOLDERS);
+        const u32 largest = warp_max(s.largest[lane < HOLDERS / 32 ? lane : 0]);
+        const bool ordinary = between(largest, power(-40), power(60));
+        if (ordinary ? most >= largest - NEAR : tid == 0) {
+          const u32 at = take_shared(&s.found);
+          if (at < CANDIDATES) s.candidates[at] = mine;
+          if (!ordinary || second >= largest - NEAR) add_shared((i32*)&s.found, CANDIDATES);
         }
       }
       tell<CANDIDATES_FOUND>(THREADS);
@@ -256,6 +262,7 @@ template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, ch
   mark(5);
   i32 sum = 0;
   if (holds) {
+    u32* const codes = (u32*)codes_place(I);
     UNROLL for (u32 k = 0; k < H; k++) {
       const u32 v = tid + k * HOLDERS;
       // No code is beyond 127. Of a row that is not finite, and reported, they are what they may be.
@@ -263,7 +270,7 @@ template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, ch
       const u32 c = bits(x[k].z * scale + WHOLE), d = bits(x[k].w * scale + WHOLE);
       // Past the row they are 0.
       sum += (i32)(a + b + c + d - 4 * bits(WHOLE));
-      if (v < words) ((u32*)codes)[v] = bytes_of(bytes_of(a, b, 0x40), bytes_of(c, d, 0x40), 0x5410);
+      if (v < words) codes[v] = bytes_of(bytes_of(a, b, 0x40), bytes_of(c, d, 0x40), 0x5410);
     }
   }
   // What other warps asked for, too.
@@ -374,11 +381,11 @@ template <u32 H> DEVICE void make_words_one(const Instruction& I, char* codes, u
  * Codes of the row in shared memory; its scale, and of 8 bits the codes' sums, in `shared()`. All copies have come. `newer`: groups of copies after the
  * norm's. `asked`: of `shared()`, before this instruction. `next`: an instruction whose weights are fetched meanwhile, or null.
  */
-template <class Idle> DEVICE void make_bytes(const Instruction& I, char* codes, u32 newer, u32 asked, const Instruction* next, const Idle& idle) {
+template <class Idle> DEVICE void make_bytes(const Instruction& I, u32 newer, u32 asked, const Instruction* next, const Idle& idle) {
   const u32 each = I.code_stride;
-  if (each <= 2 * 4 * HOLDERS) make_bytes_one<2>(I, codes, newer, asked, next, idle);
-  else if (each <= 4 * 4 * HOLDERS) make_bytes_one<4>(I, codes, newer, asked, next, idle);
-  else make_bytes_one<9>(I, codes, newer, asked, next, idle);
+  if (each <= 2 * 4 * HOLDERS) make_bytes_one<2>(I, newer, asked, next, idle);
+  else if (each <= 4 * 4 * HOLDERS) make_bytes_one<4>(I, newer, asked, next, idle);
+  else make_bytes_one<8>(I, newer, asked, next, idle);
 }
 /** Of 16 bits; behind them the sums of every 32 or 128. */
 DEVICE void make_words(const Instruction& I, char* codes, u32 newer, u32 asked, const Instruction* next) {

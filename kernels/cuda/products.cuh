@@ -167,39 +167,36 @@ constexpr u32 FIRST_RESULT = WARPS - 3;
 /** The only row of a step. Has the block told that it is done? */
 DEVICE bool ternary_one(const Instruction& I, const Gate& gate) {
   Shared& s = shared();
-  const u32 tid = thread(), lane = tid & 31, warp = tid / 32, items = I.items, asked = s.asked;
-  const bool both = I.ending == GATE, busy = block() < items;
-  const u32 each = both ? 2 : 1;
-  if (busy) {
+  const u32 asked = s.asked;
+  const bool both = I.ending == GATE, adds = I.ending == ADD;
+  if (block() < I.items) {
     one_ahead(I);
     ask_tiles(I);
   }
-  char* const codes = codes_place(I);
-  i32* const acc = (i32*)after_codes<8>(I);  // [tile of the block][share of the columns][row]
-  u32 tiles = 0;
-  ROLLED for (u32 next = block(); next < items; next += blocks()) tiles += each;
-  // This thread's result.
-  const u32 turn = (FIRST_RESULT + WARPS - warp) % WARPS;
-  u32 item = block() + turn * blocks(), sub = turn * each;
-  OneResult mine;
-  const bool adds = I.ending == ADD;
   mark(18);
   gate.pass();
   mark(19);
-  if (!busy) return false;
+  if (block() >= I.items) return false;
   count_asked(asked, WEIGHTS_ASKED | (I.norm ? NORM_ASKED : 0));
+  // This thread's result, and what is there already.
+  OneResult mine;
   float old;
+  auto item_of = [](u32 warp) { return block() + (FIRST_RESULT + WARPS - warp) % WARPS * blocks(); };
   mark(0);
-  make_bytes(I, codes, 1, asked, gate.next, [&] {
-    mine = result_of(I, item);
-    // What is there already.
+  make_bytes(I, 1, asked, gate.next, [&] {
+    mine = result_of(I, item_of(thread() / 32));
     old = adds && mine.to != nullptr ? load(mine.to) : 0.0f;
   });
+  const u32 tid = thread(), lane = tid & 31, warp = tid / 32, items = I.items, each = both ? 2 : 1;
+  u32 tiles = 0;
+  ROLLED for (u32 next = block(); next < items; next += blocks()) tiles += each;
   if (mine.to != nullptr) {
     mine.factor = divide(mine.factor, s.scale);
     if (both) mine.other = divide(mine.other, s.scale);
   }
   if (bulk_copies()) await_bulk(&s.arrivals[1], asked / WEIGHTS_ASKED & 1);
+  const char* const codes = codes_place(I);
+  i32* const acc = (i32*)after_codes<8>(I);  // [tile of the block][share of the columns][row]
   const u32 end = I.code_stride, there = I.splits < tiles ? I.splits : tiles;
   const u32 quad = (warp & 1) * 4 + lane / 8, first = warp / 2 * COLUMNS_OF_ONE + (lane & 7) * 16;
   constexpr u32 STEP = SHARES_OF_ONE * COLUMNS_OF_ONE;
@@ -239,7 +236,7 @@ DEVICE bool ternary_one(const Instruction& I, const Gate& gate) {
   mark(8);
   sync();
   mark(9);
-  const u32 results = tiles / each < WARPS ? tiles / each : WARPS;
+  const u32 results = tiles / each < WARPS ? tiles / each : WARPS, turn = (FIRST_RESULT + WARPS - warp) % WARPS;
   if (turn >= results) return true;
   i32 code_sum = 0;
   UNROLL for (u32 x = 0; x < WARPS; x++) code_sum += s.code_sums[x];
@@ -248,6 +245,7 @@ DEVICE bool ternary_one(const Instruction& I, const Gate& gate) {
     UNROLL for (u32 x = 0; x < SHARES_OF_ONE; x++) sum += from[x * 32];
     return (float)((sum >> (2 * (lane / 8))) - code_sum) * factor;
   };
+  u32 item = item_of(warp), sub = turn * each;
   // One turn, but on cards with few multiprocessors.
   ROLLED while (item < items) {
     if (mine.to != nullptr) {

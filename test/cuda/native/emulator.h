@@ -349,6 +349,12 @@ inline float receive(const u64* p, u32 tag) {
     emulator::wait();
   }
 }
+template <u32 N> inline void receive_both(float (&a)[N], const u64* p, u32 apart, float (&b)[N], const u64* q, u32 apart_too, u32 n, u32 tag) {
+  for (u32 k = 0; k < n && k < N; k++) {
+    a[k] = receive(p + k * apart, tag);
+    b[k] = receive(q + k * apart_too, tag);
+  }
+}
 
 namespace emulator {
 /** Sixteen bytes as 16-bit numbers, two at a time multiplied and added by one instruction: most of a prompt's time goes here. */
