@@ -44,7 +44,8 @@ DEVICE u32 one_floats(u32 width) { return (width + 255) / 256 * 256; }
 /** A lane's squares lie in one piece; four floats between two lanes, against meetings in a bank. */
 DEVICE u32 square_stride(u32 width) { return one_floats(width) / 16 + 4; }
 DEVICE float* norm_place(const Instruction& I) { return (float*)pool() + 16 * square_stride(I.width); }
-DEVICE char* codes_place(const Instruction& I) { return pool() + (I.norm ? 4 * (16 * square_stride(I.width) + one_floats(I.width)) : 0); }
+DEVICE char* codes_place(u32 norm, u32 width) { return pool() + (norm ? 4 * (16 * square_stride(width) + one_floats(width)) : 0); }
+DEVICE char* codes_place(const Instruction& I) { return codes_place(I.norm, I.width); }
 /** From the hi plane of codes of 16 bits to the lo plane: so far that a group's hi and lo lie in banks of their own. */
 DEVICE u32 plane_stride(const Instruction& I) { return I.code_stride + 32; }
 /** How many codes have a sum of their own behind the planes, where all groups are whole. */
@@ -160,7 +161,7 @@ DEVICE void multiply(Floats& x, const Floats& w) { x = {x.x * w.x, x.y * w.y, x.
  */
 template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, u32 newer, u32 asked, const Instruction* next, const Idle& idle) {
   Shared& s = shared();
-  const u32 tid = thread(), lane = tid & 31, n = I.width, vectors = n / 4, words = I.code_stride / 4;
+  const u32 tid = thread(), lane = tid & 31, n = I.width, vectors = n / 4, words = I.code_stride / 4, norm = I.norm;
   const bool holds = tid < HOLDERS;
   Floats x[H];
   {
@@ -171,7 +172,7 @@ template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, u3
   }
   // 0: not known.
   float scale = 0.0f;
-  if (I.norm) {
+  if (norm) {
     const u32 stride = square_stride(n), all = one_floats(n) / 4;
     float* const squares = (float*)pool();
     if (holds) {
@@ -262,7 +263,7 @@ template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, u3
   mark(5);
   i32 sum = 0;
   if (holds) {
-    u32* const codes = (u32*)codes_place(I);
+    u32* const codes = (u32*)codes_place(norm, n);
     UNROLL for (u32 k = 0; k < H; k++) {
       const u32 v = tid + k * HOLDERS;
       // No code is beyond 127. Of a row that is not finite, and reported, they are what they may be.

@@ -178,18 +178,19 @@ DEVICE bool ternary_one(const Instruction& I, const Gate& gate) {
   mark(19);
   if (block() >= I.items) return false;
   count_asked(asked, WEIGHTS_ASKED | (I.norm ? NORM_ASKED : 0));
-  // This thread's result, and what is there already.
+  // This thread's result, and what is there already; the block's tiles.
   OneResult mine;
   float old;
+  u32 tiles;
   auto item_of = [](u32 warp) { return block() + (FIRST_RESULT + WARPS - warp) % WARPS * blocks(); };
   mark(0);
   make_bytes(I, 1, asked, gate.next, [&] {
     mine = result_of(I, item_of(thread() / 32));
     old = adds && mine.to != nullptr ? load(mine.to) : 0.0f;
+    tiles = 0;
+    ROLLED for (u32 next = block(); next < I.items; next += blocks()) tiles += both ? 2 : 1;
   });
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, items = I.items, each = both ? 2 : 1;
-  u32 tiles = 0;
-  ROLLED for (u32 next = block(); next < items; next += blocks()) tiles += each;
   if (mine.to != nullptr) {
     mine.factor = divide(mine.factor, s.scale);
     if (both) mine.other = divide(mine.other, s.scale);
