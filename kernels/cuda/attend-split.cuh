@@ -107,14 +107,224 @@ DEVICE u32 split_behind(const Instruction& I, const Share& p) {
   return (floats + 3) / 4 * 4;
 }
 
-DEVICE void attend_split(const Instruction& I, const Input& in, u32 tag, const Gate& gate) {
+/** Heads' tiles that a block does at once, at most; a barrier of those with scores. */
+constexpr u32 PARTS_AT_ONCE = 4, SCORES_MEET = 1;
+/** Packets that a thread waits for at once, of values and of sums. */
+constexpr u32 PACKETS = 4;
+
+/** Has every block one tile, for few heads, or all that there is of one head? */
+DEVICE bool all_at_once(const Share& p) {
+  if (p.runs == 1) return p.count * p.n <= PARTS_AT_ONCE && (p.n == 1 || (p.n == 2 && p.count == 1));
+  return p.runs == p.tiles && p.count <= PARTS_AT_ONCE && 2 * p.runs <= blocks();
+}
+
+/**
+ * The rest of `attend_split` where `all_at_once`: few barriers, and scores stay with their threads until they are exponentials. A part is a head's
+ * tile, of a head alone both. What lies where is as there; of the largest each run tells two. Has the block told that it is done?
+ */
+DEVICE bool attend_parts(const Instruction& I, u32 tag, u32 asked, const Gate& gate) {
+  // Its fields are read where they are wanted: registers are few.
+  Shared& s = shared();
+  const Share& p = s.share;
+  const u32 D = I.head_dim, tid = thread(), lane = tid & 31, warp = tid / 32, count = p.count, n = p.n, runs = p.runs, all_parts = count * n;
+  const u32 group = I.heads / I.kv_heads, last_at = s.position % POSITIONS;
+  float* const own = behind_places() + (2 + count + 1) * D;
+  const float* const q = own + 2 * D;
+  float* const e = own + (2 + (count + 1) / 2 * 2) * D;  // [part][position]
+  float* const sums = e + all_parts * POSITIONS;         // [part]
+  float* const added = sums + PARTS_AT_ONCE;             // [D] of the second tile
+  u64* const largest = (u64*)I.scratch;
+  u64* const told = largest + (u64)I.heads * blocks();
+  u64* const told_sums = told + (u64)I.heads * I.splits * D;
+  const bool newest = p.run + 1 == runs;
+  // Of a tile: where its first and its last positions are that count.
+  auto low_of = [&](u32 t) {
+    const u32 base = (p.from + p.low + t) * POSITIONS;
+    return p.first > base ? p.first - base : 0;
+  };
+  auto high_of = [&](u32 t) { return newest && t + 1 == n ? last_at + 1 : POSITIONS; };
+  // [part][lane of the sums][position]; one tile leaves places.
+  float* const parts = n == 1 ? tile_place(2u) : behind_places() + split_behind(I, p);
+  if (bulk_copies()) {
+    if (n > 1) await_bulk(&s.arrivals[PLACES_ARRIVE + 1], asked >> (PLACES_ARRIVE + 1) & 1);
+  } else {
+    copies_there<0>();
+  }
+  wait_place(0u, asked);
+  ask_place(I, p, PLACES - 1);
+  mark(3);
+  ROLLED for (u32 t = 0; t < n; t++) {
+    // A warp has one of the 16 lanes of the sums, a thread two positions.
+    const u32 at = 2 * lane;
+    const float* const keys = tile_place(t) + warp * POSITIONS + at;
+    Pair k[TILE_DIM / 16];
+    UNROLL for (u32 i = 0; i < TILE_DIM / 16; i++) {
+      if (16 * i < D) k[i] = *(const Pair*)(keys + 16 * i * POSITIONS);
+    }
+    if (newest && t + 1 == n) {
+      // The key of this step is not in the tile.
+      UNROLL for (u32 i = 0; i < TILE_DIM / 16; i++) {
+        const float mine = 16 * i < D ? own[warp + 16 * i] : 0.0f;
+        k[i] = {at == last_at ? mine : k[i].x, at + 1 == last_at ? mine : k[i].y};
+      }
+    }
+    ROLLED for (u32 pair = 0; pair < count; pair += 2) {
+      const float* const x = q + (pair * D + warp * 2);
+      float* const to = parts + ((pair + t) * 16 + warp) * POSITIONS + at;
+      Pair a = {0.0f, 0.0f}, b = {0.0f, 0.0f};
+      if (pair + 1 < count) {
+        UNROLL for (u32 i = 0; i < TILE_DIM / 16; i++) {
+          if (16 * i < D) {
+            const Pair of = *(const Pair*)(x + 32 * i);
+            a = {a.x + of.x * k[i].x, a.y + of.x * k[i].y};
+            b = {b.x + of.y * k[i].x, b.y + of.y * k[i].y};
+          }
+        }
+        *(Pair*)(to + 16 * POSITIONS) = b;
+      } else {
+        UNROLL for (u32 i = 0; i < TILE_DIM / 16; i++) {
+          if (16 * i < D) a = {a.x + x[32 * i] * k[i].x, a.y + x[32 * i] * k[i].y};
+        }
+      }
+      *(Pair*)to = a;
+    }
+  }
+  mark(10);
+  sync();
+  mark(11);
+  if (warp < 2 * all_parts) {
+    const u32 part = warp / 2, h = n == 1 ? part : 0, t = n == 1 ? 0 : part, at = tid % POSITIONS;
+    float l[16];
+    UNROLL for (u32 k = 0; k < 16; k++) l[k] = parts[(part * 16 + k) * POSITIONS + at];
+    UNROLL for (u32 k = 0; k < 8; k++) l[k] = l[k] + l[k + 8];
+    UNROLL for (u32 k = 0; k < 4; k++) l[k] = l[k] + l[k + 4];
+    const float score = ((l[0] + l[2]) + (l[1] + l[3])) * I.scale;
+    const bool there = at >= low_of(t) && at < high_of(t);
+    u32 m = warp_max(there ? lifted(score) : 0);
+    if (runs > 1) {
+      u64* const all = largest + (u64)(p.head + h) * blocks();
+      if (lane == 0) publish(all + 2 * p.run + (warp & 1), lowered(m), tag);
+      ROLLED for (u32 c = lane; c < 2 * runs; c += 32) m = larger(m, lifted(receive(all + c, tag)));
+      sync_warp();
+    } else {
+      if (lane == 0) s.largest[warp] = m;
+      meet<SCORES_MEET>(all_parts * POSITIONS);
+      // A head's.
+      if (lane < 2 * n) m = larger(m, s.largest[2 * n * h + lane]);
+    }
+    m = warp_max(m);
+    mark(5);
+    if (there) e[part * POSITIONS + at] = exp_f32(score - lowered(m));
+  } else if (newest && tid >= THREADS - D && p.head % group == 0) {
+    const u32 d = tid - (THREADS - D);
+    float* const to = (float*)s.share_tiles[n - 1] + ((u64)2 * I.layer * I.kv_heads + p.kv) * D * POSITIONS;
+    to[d * POSITIONS + last_at] = own[d];
+    to[((u64)I.kv_heads * POSITIONS + last_at) * D + d] = own[D + d];
+  }
+  if (bulk_copies()) {
+    // Of one tile the second place has its values.
+    if (n > 1) await_bulk(&s.arrivals[PLACES_ARRIVE + 3], asked >> (PLACES_ARRIVE + 3) & 1);
+    await_bulk(&s.arrivals[PLACES_ARRIVE + n], asked >> (PLACES_ARRIVE + n) & 1);
+  } else {
+    copies_there<0>();
+  }
+  sync();
+  mark(6);
+  const u64 of_tile = ((u64)p.kv * I.splits + p.low) * group + p.head % group;
+  // The last warps have no values where there are few parts.
+  if ((WARPS - 1 - warp) * 2 < all_parts) {
+    const u32 part = (WARPS - 1 - warp) * 2 + lane / 16, there = part < all_parts ? part : 0, t = n == 1 ? 0 : there, low = low_of(t);
+    const float sum = sum_block(e + there * POSITIONS + low, high_of(t) - low);
+    if ((lane & 15) == 0 && part < all_parts) {
+      if (runs > 1) publish(told_sums + of_tile + part, sum, tag);
+      else sums[part] = sum;
+    }
+  }
+  const u32 part = tid / TILE_DIM, d = tid % TILE_DIM;
+  const bool weighs = part < all_parts && d < D;
+  float v = 0.0f;
+  if (weighs) {
+    const u32 t = n == 1 ? 0 : part, low = low_of(t), high = high_of(t);
+    const bool last = newest && t + 1 == n;
+    const float* const x = e + part * POSITIONS;
+    const float* const y = tile_place(n + t) + d;
+    // The value of this step is not in the tile.
+    const u32 end = last ? high - 1 : high;
+    if (low == 0) {
+      ROLLED for (u32 j = 0; j < POSITIONS; j += 16) {
+        float w[16], of[16];
+        UNROLL for (u32 k = 0; k < 16; k += 4) {
+          const Floats four = *(const Floats*)(x + j + k);
+          w[k] = four.x, w[k + 1] = four.y, w[k + 2] = four.z, w[k + 3] = four.w;
+        }
+        UNROLL for (u32 k = 0; k < 16; k++) of[k] = y[(j + k) * D];
+        UNROLL for (u32 k = 0; k < 16; k++) {
+          if (j + k < end) v = v + w[k] * of[k];
+        }
+      }
+    } else {
+      ROLLED for (u32 j = low; j < end; j++) v = v + x[j] * y[j * D];
+    }
+    if (last) v = v + x[end] * own[D + d];
+    if (runs > 1) publish(told + (of_tile + part) * D + d, v, tag);
+    else if (t == 1) added[d] = v;
+  }
+  mark(8);
+  u32 writers;
+  if (runs == 1) {
+    sync();
+    mark(7);
+    writers = count * TILE_DIM;
+    if (tid >= writers) return true;
+    if (weighs) {
+      v = 0.0f + v;
+      float total = 0.0f + sums[part];
+      if (n == 2) {
+        v = v + added[d];
+        total = total + sums[1];
+      }
+      ((float*)I.out)[(p.head + part) * D + d] = divide(v, total);
+    }
+  } else {
+    // Columns of the output, tile after tile.
+    const u32 each = (count * D + runs - 1) / runs, c0 = p.run * each;
+    const u32 mine = c0 >= count * D ? 0 : count * D - c0 < each ? count * D - c0 : each;
+    if (mine == 0) return false;
+    writers = (mine + 31) / 32 * 32;
+    if (tid >= writers) return true;
+    if (tid < mine) {
+      const u32 c = c0 + tid, of = (c >= D) + (c >= 2 * D) + (c >= 3 * D);
+      const u64 first = (u64)p.kv * I.splits * group + p.head % group + of;
+      float total = 0.0f, out = 0.0f;
+      ROLLED for (u32 t = 0; t < runs; t += PACKETS) {
+        float values[PACKETS], weights[PACKETS];
+        const u64 at = first + t * group;
+        receive_both(values, told + at * D + (c - of * D), group * D, weights, told_sums + at, group, runs - t, tag);
+        UNROLL for (u32 k = 0; k < PACKETS; k++) {
+          if (t + k < runs) {
+            total = total + weights[k];
+            out = out + values[k];
+          }
+        }
+      }
+      mark(9);
+      ((float*)I.out)[p.head * D + c] = divide(out, total);
+    }
+  }
+  meet<RESULTS>(writers);
+  if (tid == 0) gate.done();
+  return true;
+}
+
+/** Has the block told that it is done? */
+DEVICE bool attend_split(const Instruction& I, const Input& in, u32 tag, const Gate& gate) {
   Shared& s = shared();
   const u32 asked = s.asked;
   const Share p = split_ahead(I, in);
   mark(18);
   gate.pass();
   mark(19);
-  if (p.n == 0) return;
+  if (p.n == 0) return false;
   count_asked(asked, places_asked(p.n));
   const u32 D = I.head_dim, tid = thread(), lane = tid & 31, warp = tid / 32, half = I.rotary / 2, count = p.count;
   const u32 group = I.heads / I.kv_heads, last_at = s.position % POSITIONS, stride = p.n * POSITIONS;
@@ -124,7 +334,7 @@ DEVICE void attend_split(const Instruction& I, const Input& in, u32 tag, const G
   float* const own = plain + (count + 1) * D;       // key, value
   float* const q = own + 2 * D;                     // [pair of heads][D][2]
   float* const e = q + (count + 1) / 2 * 2 * D;     // [head][tile, position]
-  float* const added = e + count * stride;          // [head][D], of a block that has all tiles; of two tiles at once both
+  float* const added = e + count * stride;          // [head][D], of a block that has all tiles
   float* const most = added + (count + 1) * D;      // [head]
   float* const sums = most + count;                 // [tile][head]
   float* const parts = behind_places() + split_behind(I, p);  // [lane of the scores' sums][of two heads][position]
@@ -133,25 +343,41 @@ DEVICE void attend_split(const Instruction& I, const Input& in, u32 tag, const G
   u64* const told_sums = told + (u64)I.heads * I.splits * D;                          // [kv head][tile][head of it]
   const u64 of_kv = (u64)p.kv * I.splits * group;
 
-  // Heads and the key, 16 threads each: as they come, normed where they are; then turned.
-  if (tid >= THREADS - D) own[D + tid - (THREADS - D)] = load((const float*)I.weight + p.kv * D + tid - (THREADS - D));
-  if (I.codes) copies_there<PLACES - 1>();
-  if (I.codes) sync();
+  // Heads, the key and the value, as they come or normed; all but the value turned.
+  auto turn = [&](u32 h, u32 d, auto element) {
+    // Beside the one that it turns with.
+    const bool low = d < half, turns = h <= count && d < 2 * half;
+    const u32 j = turns ? (low ? d : d - half) : 0, other = turns ? (low ? d + half : j) : d;
+    const float v = element(d), w = element(other), a = v * s.cosine[j], b = w * s.sine[j], turned = low ? a - b : a + b, y = turns ? turned : v;
+    if (h >= count) own[(h - count) * D + d] = y;
+    else q[(h / 2 * D + d) * 2 + (h & 1)] = y;
+  };
+  auto row_of = [&](u32 h) { return h < count ? (const float*)I.x + (p.head + h) * D : (const float*)(h == count ? I.y : I.weight) + p.kv * D; };
+  const u32 column = tid % TILE_DIM;
+  if (!I.codes) {
+    ROLLED for (u32 h = tid / TILE_DIM; h < count + 2; h += THREADS / TILE_DIM) {
+      const float* const from = row_of(h);
+      if (column < D) turn(h, column, [from](u32 d) { return load(from + d); });
+    }
+    mark(0);
+  } else {
+  // 16 threads each.
+  if (tid >= THREADS - D) own[D + tid - (THREADS - D)] = load(row_of(count + 1) + tid - (THREADS - D));
+  copies_there<PLACES - 1>();
+  sync();
   ROLLED for (u32 base = warp * 2; base <= count; base += WARPS * 2) {
     const u32 h = base + lane / 16, hh = h < count ? h : count;
-    const float* from = hh < count ? (const float*)I.x + (p.head + hh) * D : (const float*)I.y + p.kv * D;
+    const float* const from = row_of(hh);
     float v[TILE_DIM / 16];
     UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) v[k] = 16 * k < D ? load(from + 16 * k + (lane & 15)) : 0.0f;
-    if (I.codes) {
-      float sum = 0.0f;
-      UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) {
-        if (16 * k < D) sum = sum + v[k] * v[k];
-      }
-      sum = fold(sum);
-      const float r = inverse_of(from_bits((u32)broadcast16((i32)bits(sum))), D, I.eps);
-      UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) {
-        if (16 * k < D) v[k] = (v[k] * r) * weight[(hh < count ? 0 : D) + 16 * k + (lane & 15)];
-      }
+    float sum = 0.0f;
+    UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) {
+      if (16 * k < D) sum = sum + v[k] * v[k];
+    }
+    sum = fold(sum);
+    const float r = inverse_of(from_bits((u32)broadcast16((i32)bits(sum))), D, I.eps);
+    UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) {
+      if (16 * k < D) v[k] = (v[k] * r) * weight[(hh < count ? 0 : D) + 16 * k + (lane & 15)];
     }
     if (h > count) continue;
     UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) {
@@ -161,17 +387,13 @@ DEVICE void attend_split(const Instruction& I, const Input& in, u32 tag, const G
   mark(0);
   sync();
   mark(1);
-  ROLLED for (u32 i = tid; i < (count + 1) * D; i += THREADS) {
-    const u32 h = i / D, d = i % D;
-    // Beside the one that it turns with.
-    const bool low = d < half, turns = d < 2 * half;
-    const u32 j = turns ? (low ? d : d - half) : 0, other = turns ? (low ? d + half : j) : d;
+  ROLLED for (u32 h = tid / TILE_DIM; h <= count; h += THREADS / TILE_DIM) {
     const float* const x = plain + h * D;
-    const float v = x[d], a = v * s.cosine[j], b = x[other] * s.sine[j], turned = low ? a - b : a + b, y = turns ? turned : v;
-    if (h == count) own[d] = y;
-    else q[(h / 2 * D + d) * 2 + (h & 1)] = y;
+    if (column < D) turn(h, column, [x](u32 d) { return x[d]; });
+  }
   }
   mark(2);
+  if (all_at_once(p)) return attend_parts(I, tag, asked, gate);
   ROLLED for (u32 t = 0; t < p.n; t++) {
     wait_place(t, asked);
     mark(3);
@@ -261,20 +483,12 @@ DEVICE void attend_split(const Instruction& I, const Input& in, u32 tag, const G
     }
   }
   mark(6);
-  // One head's two tiles at once.
-  const bool both = p.runs == 1 && p.n == 2 && count == 1;
-  ROLLED for (u32 t0 = 0; t0 < p.n; t0 += both ? 2 : 1) {
-    if (both) {
-      if (!bulk_copies()) copies_there<0>();
-      wait_place(p.n, asked);
-      if (bulk_copies()) wait_place(p.n + 1, asked);
-    } else {
-      wait_place(p.n + t0, asked);
-    }
+  ROLLED for (u32 t = 0; t < p.n; t++) {
+    wait_place(p.n + t, asked);
     mark(7);
-    ask_place(I, p, p.n + t0 + PLACES - 1);
-    ROLLED for (u32 i = tid; i < (both ? 2 : count) * D; i += THREADS) {
-      const u32 d = i % D, h = both ? 0 : i / D, t = both ? i / D : t0;
+    ask_place(I, p, p.n + t + PLACES - 1);
+    ROLLED for (u32 i = tid; i < count * D; i += THREADS) {
+      const u32 d = i % D, h = i / D;
       const u32 from = t * POSITIONS > low ? t * POSITIONS : low, to = (t + 1) * POSITIONS < high ? (t + 1) * POSITIONS : high;
       const float* const x = e + h * stride;
       const float* const y = tile_place(p.n + t) + d;
@@ -297,7 +511,7 @@ DEVICE void attend_split(const Instruction& I, const Input& in, u32 tag, const G
       ROLLED for (; j < end; j++) v = v + x[j] * y[j % POSITIONS * D];
       if (last) v = v + x[end] * own[D + d];
       if (p.runs > 1) publish(told + (of_kv + (u64)(p.low + t) * group + p.head % group + h) * D + d, v, tag);
-      else added[i] = t == 0 ? 0.0f + v : both ? v : added[i] + v;
+      else added[i] = t == 0 ? 0.0f + v : added[i] + v;
     }
   }
   // The others need not wait for it.
@@ -307,14 +521,13 @@ DEVICE void attend_split(const Instruction& I, const Input& in, u32 tag, const G
     to[((u64)I.kv_heads * POSITIONS + last_at) * D + tid] = own[D + tid];
   }
   mark(8);
-  if (both) sync();
   if (p.runs == 1) {
     ROLLED for (u32 i = tid; i < count * D; i += THREADS) {
       float total = 0.0f;
       ROLLED for (u32 t = 0; t < p.n; t++) total = total + sums[t * count + i / D];
-      ((float*)I.out)[p.head * D + i] = divide(both ? added[i] + added[D + i] : added[i], total);
+      ((float*)I.out)[p.head * D + i] = divide(added[i], total);
     }
-    return;
+    return false;
   }
   // Columns of the output, tile after tile.
   const u32 each = (count * D + p.runs - 1) / p.runs, c0 = p.run * each;
@@ -339,4 +552,5 @@ DEVICE void attend_split(const Instruction& I, const Input& in, u32 tag, const G
     }
     ((float*)I.out)[p.head * D + c0 + c] = divide(out, total);
   }
+  return false;
 }

@@ -47,7 +47,12 @@ DEVICE u32 shared_size() {
   asm("mov.u32 %0,%%dynamic_smem_size;" : "=r"(v));
   return v;
 }
-DEVICE u32 thread() { return threadIdx.x; }
+/** Asked anew each time: what a compiler makes of it for all a kernel's instructions would have registers of its own. */
+DEVICE u32 thread() {
+  u32 v;
+  asm volatile("mov.u32 %0,%%tid.x;" : "=r"(v));
+  return v;
+}
 DEVICE u32 block() { return blockIdx.x; }
 DEVICE u32 block_y() { return blockIdx.y; }
 DEVICE u32 blocks() { return gridDim.x; }
@@ -57,6 +62,10 @@ DEVICE void sync_warp() { __syncwarp(); }
 DEVICE void sync_four(u32 which) { asm volatile("bar.sync %0,128;" ::"r"(which + 1) : "memory"); }
 /** Of eight. */
 DEVICE void sync_half(u32 which) { asm volatile("bar.sync %0,256;" ::"r"(which + 5) : "memory"); }
+/** Of some of a block's warps, so many threads: a barrier of three more. */
+template <u32 WHICH> DEVICE void meet(u32 threads) { asm volatile("bar.sync %0,%1;" ::"n"(WHICH + 7), "r"(threads) : "memory"); }
+/** To those who meet there: does not wait for them. */
+template <u32 WHICH> DEVICE void tell(u32 threads) { asm volatile("bar.arrive %0,%1;" ::"n"(WHICH + 7), "r"(threads) : "memory"); }
 
 DEVICE u32 bits(float x) { return __float_as_uint(x); }
 DEVICE float from_bits(u32 x) { return __uint_as_float(x); }
@@ -153,7 +162,7 @@ DEVICE void await_bulk(u64* arrival, u32 parity) {
 }
 /** Into the L2 cache. */
 DEVICE void fetch_bulk(const void* from, u32 bytes) { asm volatile("cp.async.bulk.prefetch.L2.global [%0],%1;" ::"l"(from), "r"(bytes) : "memory"); }
-/** What was written to shared memory comes before stretches that are asked for behind the next barrier. */
+/** What was written to shared memory, by whoever it was before a barrier, comes before stretches that this thread asks for. */
 DEVICE void before_bulk() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 /** And what was written to the device's memory. */
 DEVICE void before_bulk_of_all() { asm volatile("fence.proxy.async;" ::: "memory"); }
@@ -175,7 +184,7 @@ DEVICE u32 add_global(u32* p, u32 v) { return atomicAdd(p, v); }
 DEVICE void add_global64(u64* p, u64 v) { atomicAdd((unsigned long long*)p, (unsigned long long)v); }
 DEVICE void fence() { __threadfence(); }
 
-/** One of the grid's barriers: thread 0 says that its block is there, later waits for the others. */
+/** One of the grid's barriers: a thread says that its block is there, one waits for the others. */
 DEVICE void arrive(u32* p) {
   asm volatile("red.release.gpu.global.add.u32 [%0],1;" ::"l"(p) : "memory");
 }
@@ -198,6 +207,24 @@ DEVICE float receive(const u64* p, u32 tag) {
   while ((u32)(v >> 32) != tag);
   return from_bits((u32)v);
 }
+/** Of N places each, so far apart, of which n are told: all at once; 0 behind them. */
+template <u32 N> DEVICE void receive_both(float (&a)[N], const u64* p, u32 apart, float (&b)[N], const u64* q, u32 apart_too, u32 n, u32 tag) {
+  u64 x[N], y[N];
+  bool there;
+  do {
+    UNROLL for (u32 k = 0; k < N; k++) {
+      x[k] = y[k] = 0;
+      if (k >= n) continue;
+      asm volatile("ld.relaxed.gpu.global.u64 %0,[%1];" : "=l"(x[k]) : "l"(p + k * apart) : "memory");
+      asm volatile("ld.relaxed.gpu.global.u64 %0,[%1];" : "=l"(y[k]) : "l"(q + k * apart_too) : "memory");
+    }
+    there = true;
+    UNROLL for (u32 k = 0; k < N; k++) {
+      if (k < n) there = there && (u32)(x[k] >> 32) == tag && (u32)(y[k] >> 32) == tag;
+    }
+  } while (!there);
+  UNROLL for (u32 k = 0; k < N; k++) a[k] = k < n ? from_bits((u32)x[k]) : 0.0f, b[k] = k < n ? from_bits((u32)y[k]) : 0.0f;
+}
 
 /**
  * Launches that overlap (sm_90): the next one's blocks may begin, and ask for what no kernel writes; what the kernels before this one
@@ -218,6 +245,11 @@ DEVICE void wait_for_earlier() {
 DEVICE u32 bytes_of(u32 a, u32 b, u32 which) { return __byte_perm(a, b, which); }
 /** sum + the products of four signed bytes. */
 DEVICE i32 dot4(u32 a, u32 b, i32 sum) { return __dp4a((i32)a, (i32)b, sum); }
+/** The same of bytes a that have no sign. */
+DEVICE i32 dot4_u8(u32 a, u32 b, i32 sum) {
+  asm("dp4a.u32.s32 %0,%1,%2,%0;" : "+r"(sum) : "r"(a), "r"(b));
+  return sum;
+}
 
 /** d (16 x 8) += a (16 x 32, bytes 0..255) b (32 x 8, bytes -128..127). */
 DEVICE void mma_u8(i32 (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {

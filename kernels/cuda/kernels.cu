@@ -103,20 +103,22 @@ APART void run_plain(const Instruction& I, const Input& in) {
 }
 
 /** In functions of their own, for kernels that have all operations. */
-APART void run_ternary_one(const Instruction& I, const Gate& gate) { ternary_one(I, gate); }
+APART bool run_ternary_one(const Instruction& I, const Gate& gate) { return ternary_one(I, gate); }
 APART void run_grouped_one(const Instruction& I, const Gate& gate) { grouped_one(I, gate); }
 APART void run_int8_one(const Instruction& I, const Gate& gate) { int8_one(I, gate); }
 
-/** Everything but ATTEND_SPLIT, whose blocks wait for one another. */
-DEVICE void run(const Instruction& I, const Input& in, const Gate& gate) {
+/** Everything but ATTEND_SPLIT, whose blocks wait for one another. Has it told that it is done? */
+DEVICE bool run(const Instruction& I, const Input& in, const Gate& gate) {
   if (I.fused) {
     switch (I.op) {
       case TERNARY:
         return run_ternary_one(I, gate);
       case GROUPED:
-        return run_grouped_one(I, gate);
+        run_grouped_one(I, gate);
+        return false;
       case INT8:
-        return run_int8_one(I, gate);
+        run_int8_one(I, gate);
+        return false;
       case ATTEND_ONE:
       case SCORES:
       case VALUES:
@@ -127,6 +129,7 @@ DEVICE void run(const Instruction& I, const Input& in, const Gate& gate) {
   if (I.op == DELTA) delta_ahead(I, in);
   gate.pass();
   run_plain(I, in);
+  return false;
 }
 
 /**
@@ -134,36 +137,40 @@ DEVICE void run(const Instruction& I, const Input& in, const Gate& gate) {
  * memory, and is fetched again in every layer. Fewer kinds need fewer registers: a spilled one is as far away as L2.
  */
 constexpr u32 TERNARIES = 1, GROUPS = 2, FLOATS = 4;
-template <u32 KINDS> DEVICE void run_one(const Instruction& I, const Input& in, u32 tag, const Gate& gate) {
+template <u32 KINDS> DEVICE bool run_one(const Instruction& I, const Input& in, u32 tag, const Gate& gate) {
   switch (I.op) {
     case TERNARY:
-      if (KINDS & TERNARIES) ternary_one(I, gate);
-      return;
+      return (KINDS & TERNARIES) && ternary_one(I, gate);
     case GROUPED:
       if (KINDS & GROUPS) grouped_one(I, gate);
-      return;
+      return false;
     case ATTEND_SPLIT:
       // Its product has no norm to do it in.
       if ((KINDS & GROUPS) && bulk_copies() && thread() == ASKER && gate.next != nullptr) fetch_next(*gate.next);
       return attend_split(I, in, tag, gate);
     case INT8:
-      return int8_one(I, gate);
+      int8_one(I, gate);
+      return false;
   }
   gate.pass();
   switch (I.op) {
     case EMBED:
-      return run_embed(I, in);
+      run_embed(I, in);
+      break;
     case DENSE:
       if (KINDS & FLOATS) dense_rows(I);
-      return;
+      break;
     case DENSE_SMALL:
       if (KINDS & FLOATS) run_dense_small(I);
-      return;
+      break;
     case TOP_OF_SHARES:
-      return top_of_shares(I);
+      top_of_shares(I);
+      break;
     case TELL_TOP:
-      return tell_top(I);
+      tell_top(I);
+      break;
   }
+  return false;
 }
 
 DEVICE const Instruction& held(u32 i) { return *(const Instruction*)shared().ring[i % 3]; }
@@ -176,12 +183,11 @@ DEVICE void know_row(const Input& in) {
   begin_arrivals();
 }
 
-DEVICE Words part_at(u64 list, u32 n, u32 i) {
-  if (i >= n || thread() >= INSTRUCTION_BYTES / 16) return {0, 0, 0, 0};
-  return stream((const Words*)list + (u64)i * (INSTRUCTION_BYTES / 16) + thread());
-}
-DEVICE void hold(u32 i, const Words& part) {
-  if (thread() < INSTRUCTION_BYTES / 16) ((Words*)shared().ring[i % 3])[thread()] = part;
+/** Asks for instruction i of n, by a warp without results, mostly: it has come once its copies have. */
+constexpr u32 KEEPER = 64;
+DEVICE void ask_instruction(u64 list, u32 n, u32 i) {
+  const u32 at = (thread() - KEEPER) * 16;
+  if (i < n && at < INSTRUCTION_BYTES) copy_ahead(shared().ring[i % 3] + at, (const char*)list + (u64)i * INSTRUCTION_BYTES + at);
 }
 
 #ifdef BITNET_PROFILE
@@ -215,22 +221,27 @@ template <class Run> DEVICE void run_list(u64 list, u32 n, u32 base, u64 input, 
   const Input& in = *(const Input*)input;
   u32* const count = (u32*)barrier;
   know_row(in);
-  hold(0, part_at(list, n, 0));
-  hold(1, part_at(list, n, 1));
+  ask_instruction(list, n, 0);
+  ask_instruction(list, n, 1);
+  copies_asked();
+  copies_there<0>();
   begin_marks();
   sync();
   ROLLED for (u32 i = 0; i < n; i++) {
     // On its way while this one runs; into the place of the one before.
-    const Words part = part_at(list, n, i + 2);
+    ask_instruction(list, n, i + 2);
     mark(20);
     mark_kind(held(i));
-    run_instruction(held(i), in, i, Gate{i == 0 ? nullptr : count, base + i * blocks(), i + 1 < n ? &held(i + 1) : nullptr});
-    hold(i + 2, part);
-    before_bulk();
+    const bool more = i + 1 < n;
+    const Gate gate{i == 0 ? nullptr : count, base + i * blocks(), more ? count : nullptr, more ? &held(i + 1) : nullptr};
+    const bool told = run_instruction(held(i), in, i, gate);
+    copies_asked();
+    copies_there<0>();
     mark(15);
     sync();
     mark(16);
-    if (thread() == SPEAKER && i + 1 < n) arrive(count);
+    if (!told && thread() == SPEAKER) gate.done();
+    if (thread() == ASKER) before_bulk();
     mark(17);
     note(barrier, i);
   }
@@ -239,18 +250,18 @@ template <class Run> DEVICE void run_list(u64 list, u32 n, u32 base, u64 input, 
 
 /** `base`: the barrier's count before this launch; it grows by the grid at every instruction but the last. */
 KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
-  run_list(list, n, base, input, barrier, [](const Instruction& I, const Input& in, u32, const Gate& gate) { run(I, in, gate); });
+  run_list(list, n, base, input, barrier, [](const Instruction& I, const Input& in, u32, const Gate& gate) { return run(I, in, gate); });
 }
 
 /** The same for steps of one row. `tag`: the first of n numbers that no launch before has had. */
 KERNEL bitnet_one(u64 list, u32 n, u32 base, u64 input, u64 barrier, u32 tag) {
-  run_list(list, n, base, input, barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { run_one<TERNARIES>(I, in, tag + i, gate); });
+  run_list(list, n, base, input, barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { return run_one<TERNARIES>(I, in, tag + i, gate); });
 }
 KERNEL bitnet_one_grouped(u64 list, u32 n, u32 base, u64 input, u64 barrier, u32 tag) {
-  run_list(list, n, base, input, barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { run_one<GROUPS>(I, in, tag + i, gate); });
+  run_list(list, n, base, input, barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { return run_one<GROUPS>(I, in, tag + i, gate); });
 }
 KERNEL bitnet_one_any(u64 list, u32 n, u32 base, u64 input, u64 barrier, u32 tag) {
-  run_list(list, n, base, input, barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { run_one<TERNARIES | GROUPS | FLOATS>(I, in, tag + i, gate); });
+  run_list(list, n, base, input, barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { return run_one<TERNARIES | GROUPS | FLOATS>(I, in, tag + i, gate); });
 }
 
 /**
@@ -288,7 +299,7 @@ KERNEL bitnet_phase(GIVEN Instruction given, u64 input, u64 barrier, u32 index) 
   know_row(in);
   run_alone(given, barrier, index, [&](const Instruction& I) {
     wait_for_earlier();
-    run(I, in, Gate{nullptr, 0, nullptr});
+    run(I, in, Gate{nullptr, 0, nullptr, nullptr});
   });
 }
 KERNEL bitnet_rows(GIVEN Instruction given, u64, u64 barrier, u32 index) {

@@ -17,34 +17,52 @@ DEVICE void ask_int8(const char* from, char* to, u32 bytes, bool there) {
   copies_asked();
 }
 
+/** What a warp of `int8_one` goes through: found anew where it is wanted, since registers are few in between. */
+struct Int8Rows {
+  u32 lane, rows, stride, first, step;
+  u64 w;
+  char* ring;
+  DEVICE_MEMBER void of(const Instruction& I) {
+    const u32 tid = thread(), warp = tid / 32;
+    lane = tid & 31;
+    rows = I.m[0].rows;
+    stride = I.m[0].stride;
+    w = I.m[0].w;
+    step = blocks() * WARPS;
+    // Rows follow in fours: this warp's k-th is number 4 (k / 4) of all warps' + k % 4.
+    first = (block() * WARPS + warp) * 4;
+    ring = shared_memory() + shared_size() - (WARPS - warp) * I.splits * int8_piece(I);
+  }
+  DEVICE_MEMBER u32 row(u32 k) const { return first + k / 4 * (4 * step) + k % 4; }
+  DEVICE_MEMBER void ask(const Instruction& I, u32 k, char* to) const { ask_int8((const char*)w + (u64)row(k) * stride, to, I.code_stride, row(k) < rows); }
+};
+
 DEVICE void int8_one(const Instruction& I, const Gate& gate) {
-  const u32 lane = thread() & 31, warp = thread() / 32, places = I.splits, bytes = I.code_stride, piece = int8_piece(I);
-  const Matrix& m = I.m[0];
-  const u32 rows = m.rows, stride = m.stride, step = blocks() * WARPS, asked = shared().asked;
-  const float* const scales = (const float*)m.scales;
-  float* const out = (float*)m.out;
-  char* const ring = shared_memory() + shared_size() - (WARPS - warp) * places * piece;
+  const u32 asked = shared().asked;
   one_ahead(I);
-  // Rows follow in fours: this warp's k-th is number 4 (k / 4) of all warps' + k % 4.
-  const u32 first = (block() * WARPS + warp) * 4;
-  auto row_of = [&](u32 k) { return first + k / 4 * (4 * step) + k % 4; };
-  auto ask = [&](u32 k, char* to) {
-    const u32 row = row_of(k);
-    ask_int8((const char*)m.w + (u64)row * stride, to, bytes, row < rows);
-  };
-  ROLLED for (u32 k = 0; k < places; k++) ask(k, ring + k * piece);
+  {
+    Int8Rows of;
+    of.of(I);
+    const u32 places = I.splits, piece = int8_piece(I);
+    ROLLED for (u32 k = 0; k < places; k++) of.ask(I, k, of.ring + k * piece);
+  }
   gate.pass();
   count_asked(asked, I.norm ? NORM_ASKED : 0);
-  char* const codes = codes_place(I);
-  make_one<8>(I, codes, places, asked);
+  make_bytes(I, I.splits, asked, nullptr, [] {});
+  Int8Rows of;
+  of.of(I);
+  const u32 lane = of.lane, places = I.splits, bytes = I.code_stride, piece = int8_piece(I), rows = of.rows;
+  const char* const codes = codes_place(I);
+  const float* const scales = (const float*)I.m[0].scales;
+  float* const out = (float*)I.m[0].out;
   const float scale = shared().scale;
   u32 place = 0;
   float row_scale = 0.0f, mine = 0.0f;
-  ROLLED for (u32 k = 0; row_of(k) < rows; k++) {
-    const u32 row = row_of(k);
+  ROLLED for (u32 k = 0; of.row(k) < rows; k++) {
+    const u32 row = of.row(k);
     if (k % 4 == 0) row_scale = lane < 4 && row + lane < rows ? stream_float(scales + row + lane) : 0.0f;
     copies_there_but(places - 1);
-    char* const at = ring + place * piece;
+    char* const at = of.ring + place * piece;
     i32 a = 0, b = 0;
     UNROLL4 for (u32 c = lane * 16; c < bytes; c += LANES_BYTES) {
       const Words w = *(const Words*)(at + c), x = *(const Words*)(codes + c);
@@ -53,7 +71,7 @@ DEVICE void int8_one(const Instruction& I, const Gate& gate) {
       a = dot4(w.z, x.z, a);
       b = dot4(w.w, x.w, b);
     }
-    ask(k + places, at);
+    of.ask(I, k + places, at);
     const i32 sum = warp_sum(a + b);
     if (lane == k % 4) mine = (float)sum;
     // Four results in one write, which may go to another machine's memory.
@@ -308,7 +326,7 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
   float old = adds && to ? load(to) : 0.0f;
   mark(0);
   // Of the groups of copies the norm's was the first.
-  make_one<16>(I, codes, places, asked, gate.next);
+  make_words(I, codes, places, asked, gate.next);
   u32 place = 0, half = 0, parity = asked >> PIECES_ARRIVE;
   float total[2] = {0.0f, 0.0f};
   ROLLED for (;;) {

@@ -14,15 +14,28 @@
  */
 constexpr u32 SPEAKER = THREADS - 32;
 
+/** Barriers of some warps: of those with results. */
+constexpr u32 RESULTS = 0;
+
 /** The grid's barrier behind the instruction before: what needs nothing of its results comes first. */
 struct Gate {
+  /** Null before the first instruction. */
   u32* count;
   u32 target;
+  /** The barrier behind this one; null behind the last. */
+  u32* behind;
   /** What comes behind this instruction; null where nothing does, or nobody knows. */
   const Instruction* next;
   DEVICE_MEMBER void pass() const {
     if (count != nullptr && thread() == SPEAKER) await(count, target);
     sync();
+  }
+  /**
+   * By one thread: this block has written all its results, this thread and those that it has met since, and reads no others' any more. An
+   * instruction that tells so itself returns true, and need not wait for its other warps.
+   */
+  DEVICE_MEMBER void done() const {
+    if (behind != nullptr) arrive(behind);
   }
 };
 
@@ -31,7 +44,8 @@ DEVICE u32 one_floats(u32 width) { return (width + 255) / 256 * 256; }
 /** A lane's squares lie in one piece; four floats between two lanes, against meetings in a bank. */
 DEVICE u32 square_stride(u32 width) { return one_floats(width) / 16 + 4; }
 DEVICE float* norm_place(const Instruction& I) { return (float*)pool() + 16 * square_stride(I.width); }
-DEVICE char* codes_place(const Instruction& I) { return pool() + (I.norm ? 4 * (16 * square_stride(I.width) + one_floats(I.width)) : 0); }
+DEVICE char* codes_place(u32 norm, u32 width) { return pool() + (norm ? 4 * (16 * square_stride(width) + one_floats(width)) : 0); }
+DEVICE char* codes_place(const Instruction& I) { return codes_place(I.norm, I.width); }
 /** From the hi plane of codes of 16 bits to the lo plane: so far that a group's hi and lo lie in banks of their own. */
 DEVICE u32 plane_stride(const Instruction& I) { return I.code_stride + 32; }
 /** How many codes have a sum of their own behind the planes, where all groups are whole. */
@@ -76,7 +90,13 @@ DEVICE void one_ahead(const Instruction& I) {
   copies_asked();
 }
 
-/** laneSum of the row from its squares, by one warp, both halves alike; in its first thread. */
+/** fold, but in all threads: an addition's sides may change places. */
+DEVICE float fold_for_all(float s) {
+  UNROLL for (u32 by = 8; by > 0; by /= 2) s = s + from_bits((u32)shuffle_xor((i32)bits(s), by));
+  return s;
+}
+
+/** laneSum of the row from its squares, by one warp, both halves alike. */
 DEVICE float sum_of_one(const float* squares, u32 width) {
   const Floats* p = (const Floats*)(squares + (thread() & 15) * square_stride(width));
   const Floats* const end = p + one_floats(width) / 64;
@@ -91,7 +111,13 @@ DEVICE float sum_of_one(const float* squares, u32 width) {
     UNROLL for (u32 k = 0; k < 4; k++) v[k] = next[k];
   }
   UNROLL for (u32 k = 0; k < 4; k++) s = (((s + v[k].x) + v[k].y) + v[k].z) + v[k].w;
-  return fold(s);
+  return fold_for_all(s);
+}
+/** 1 / root of the mean square. */
+DEVICE float inverse_of_one(float sum, u32 n, float eps) {
+  // By a power of two it is the same.
+  const float mean = (n & (n - 1)) == 0 ? sum * from_bits(0x7f000000 - bits((float)n)) : divide(sum, (float)n);
+  return divide(1.0f, root(mean + eps));
 }
 
 DEVICE i32 clamped(float x, i32 low, i32 high) {
@@ -106,11 +132,159 @@ DEVICE u32 magnitude(const Floats& x) { return larger(larger(magnitude(x.x), mag
 /** Of the next instruction's weights those that this block will ask for, to L2. */
 DEVICE void fetch_next(const Instruction& I);
 
-/** 1.5 * 2^23 + 128. */
-constexpr float WHOLE = 12583040.0f;
+/** 1.5 * 2^23, from where on floats are whole, and codes of 8 bits the lowest byte; and 128 more. */
+constexpr float WHOLE = 12582912.0f, WHOLE_AND_128 = 12583040.0f;
 
-/** Makes the row from H vectors a thread. */
-template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char* codes, u32 newer, u32 asked, const Instruction* next) {
+/** Who has the elements of a row whose codes are bytes. The last warp makes the sum of their squares, and meanwhile they look for the largest. */
+constexpr u32 HOLDERS = SPEAKER;
+/** Barriers of holders, and of those with the last warp. */
+constexpr u32 HELD_LARGEST = 1, CANDIDATES_FOUND = 2;
+
+/** Vectors of a thread that it looks at, at most: the widest rows have no registers for it. */
+constexpr u32 MOST_LOOKED = 4;
+/** What sets a row's largest element apart before its norm is known: see `make_bytes_one`. */
+constexpr u32 NEAR = 16;
+DEVICE constexpr u32 power(i32 exponent) { return (u32)(exponent + 127) << 23; }
+DEVICE bool between(u32 magnitude, u32 low, u32 high) { return magnitude - low < high - low; }
+
+DEVICE void multiply(Floats& x, const Floats& w) { x = {x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w}; }
+
+/**
+ * Codes of 8 bits from H vectors a holder. `idle`: what every thread does on the way, when there is nothing to wait for.
+ *
+ * The largest element is wanted for the scale, and is |(x r) w| for the inverse r of the norm: it is where |x w| is largest, or so near to that
+ * that two roundings may change places. Each rounding moves a float by 2^-24 of it at most: |x w| as it is rounded, times r, is within
+ * 3.1 x 2^-24 of the element, so that whose |x w| is 16 units in the last place below the largest (8 x 2^-24 or more, also across a power of two) cannot
+ * be the row's largest. That holds for floats that are not subnormal, and tells of no infinity and NaN: weights above 2^20, and largest |x w| or r out of
+ * the ordinary leave it to all elements, as do wide rows, more candidates than there is room for, and two of a thread. (|x r| is below the root of the row's length; what is rounded
+ * below 2^-126 adds 2^-150 x 2^20 at most to an element, of which the largest is above 2^-81.)
+ */
+template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, u32 newer, u32 asked, const Instruction* next, const Idle& idle) {
+  Shared& s = shared();
+  const u32 tid = thread(), lane = tid & 31, n = I.width, vectors = n / 4, words = I.code_stride / 4, norm = I.norm;
+  const bool holds = tid < HOLDERS;
+  Floats x[H];
+  {
+    const Words* const from = (const Words*)I.x + tid;
+    Words v[H];
+    UNROLL for (u32 k = 0; k < H; k++) v[k] = holds && tid + k * HOLDERS < vectors ? load(from + k * HOLDERS) : Words{0, 0, 0, 0};
+    UNROLL for (u32 k = 0; k < H; k++) x[k] = {from_bits(v[k].x), from_bits(v[k].y), from_bits(v[k].z), from_bits(v[k].w)};
+  }
+  // 0: not known.
+  float scale = 0.0f;
+  if (norm) {
+    const u32 stride = square_stride(n), all = one_floats(n) / 4;
+    float* const squares = (float*)pool();
+    if (holds) {
+      UNROLL for (u32 k = 0; k < H; k++) {
+        const u32 v = tid + k * HOLDERS;
+        if (v < all) {
+          float* const to = squares + 4 * (v & 3) * stride + v / 4;
+          to[0] = x[k].x * x[k].x;
+          to[stride] = x[k].y * x[k].y;
+          to[2 * stride] = x[k].z * x[k].z;
+          to[3 * stride] = x[k].w * x[k].w;
+        }
+      }
+    }
+    if (tid == SPEAKER) s.found = 0;
+    if (bulk_copies()) await_bulk(&s.arrivals[0], asked & NORM_ASKED);
+    else copies_there_but(newer);
+    mark(1);
+    sync();
+    mark(2);
+    const Floats* const weight = (const Floats*)norm_place(I) + tid;
+    auto weight_of = [&](u32 k) { return holds && tid + k * HOLDERS < vectors ? weight[k * HOLDERS] : Floats{0.0f, 0.0f, 0.0f, 0.0f}; };
+    if (!holds) {
+      const float sum = sum_of_one(squares, n), eps = I.eps;
+      meet<CANDIDATES_FOUND>(THREADS);
+      const u32 found = s.found;
+      const Pair mine = s.candidates[lane & (CANDIDATES - 1)];
+      const float r = inverse_of_one(sum, n, eps);
+      const u32 largest = warp_max(lane < found ? magnitude((mine.x * r) * mine.y) : 0);
+      const bool known = found <= CANDIDATES && between(bits(r), power(-40), power(40));
+      if (lane == 0) *(Pair*)&s.inverse = {r, known ? scale8(from_bits(largest)) : 0.0f};
+    } else {
+      if (H > MOST_LOOKED) {
+        if (tid == 0) s.found = CANDIDATES + 1;
+      } else {
+        // This thread's largest, and whether another of its elements is as near.
+        u32 most = 0, second = 0;
+        Pair mine = {0.0f, 0.0f};
+        auto look = [&](float x, float w) {
+          const u32 here = magnitude(w) <= power(20) ? magnitude(x * w) : ~0u;
+          const bool more = here > most;
+          second = larger(second, more ? most : here);
+          most = more ? here : most;
+          mine = {more ? x : mine.x, more ? w : mine.y};
+        };
+        UNROLL for (u32 k = 0; k < H; k++) {
+          const Floats w = weight_of(k);
+          look(x[k].x, w.x);
+          look(x[k].y, w.y);
+          look(x[k].z, w.z);
+          look(x[k].w, w.w);
+        }
+        const u32 of_warp = warp_max(most);
+        if (lane == 0) s.largest[tid / 32] = of_warp;
+        meet<HELD_LARGEST>(HOLDERS);
+        const u32 largest = warp_max(s.largest[lane < HOLDERS / 32 ? lane : 0]);
+        const bool ordinary = between(largest, power(-40), power(60));
+        if (ordinary ? most >= largest - NEAR : tid == 0) {
+          const u32 at = take_shared(&s.found);
+          if (at < CANDIDATES) s.candidates[at] = mine;
+          if (!ordinary || second >= largest - NEAR) add_shared((i32*)&s.found, CANDIDATES);
+        }
+      }
+      tell<CANDIDATES_FOUND>(THREADS);
+      if (bulk_copies() && tid == ASKER && next != nullptr) fetch_next(*next);
+      idle();
+    }
+    mark(3);
+    sync();
+    if (!holds) idle();
+    const Pair of_row = *(const Pair*)&s.inverse;
+    const float r = of_row.x;
+    scale = of_row.y;
+    UNROLL for (u32 k = 0; k < H; k++) {
+      multiply(x[k], {r, r, r, r});
+      multiply(x[k], weight_of(k));
+    }
+  } else {
+    idle();
+  }
+  mark(4);
+  if (scale == 0.0f) {
+    u32 most = 0;
+    UNROLL for (u32 k = 0; k < H; k++) most = larger(most, magnitude(x[k]));
+    scale = scale8(largest_of(I, most, block() == 0));
+    if (tid == 0) s.scale = scale;
+  }
+  mark(5);
+  i32 sum = 0;
+  if (holds) {
+    u32* const codes = (u32*)codes_place(norm, n);
+    UNROLL for (u32 k = 0; k < H; k++) {
+      const u32 v = tid + k * HOLDERS;
+      // No code is beyond 127. Of a row that is not finite, and reported, they are what they may be.
+      const u32 a = bits(x[k].x * scale + WHOLE), b = bits(x[k].y * scale + WHOLE);
+      const u32 c = bits(x[k].z * scale + WHOLE), d = bits(x[k].w * scale + WHOLE);
+      // Past the row they are 0.
+      sum += (i32)(a + b + c + d - 4 * bits(WHOLE));
+      if (v < words) codes[v] = bytes_of(bytes_of(a, b, 0x40), bytes_of(c, d, 0x40), 0x5410);
+    }
+  }
+  // What other warps asked for, too.
+  copies_there<0>();
+  sync();
+  mark(6);
+  // Wanted behind the product's barrier.
+  sum = warp_sum(sum);
+  if (lane == 0) s.code_sums[tid / 32] = sum;
+}
+
+/** Codes of 16 bits from H vectors a thread. */
+template <u32 H> DEVICE void make_words_one(const Instruction& I, char* codes, u32 newer, u32 asked, const Instruction* next) {
   Shared& s = shared();
   const u32 tid = thread(), n = I.width, vectors = n / 4, norm = I.norm, code_stride = I.code_stride, words = code_stride / 4;
   Floats x[H];
@@ -140,11 +314,7 @@ template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char*
     mark(2);
     if (tid < 32) {
       const float sum = sum_of_one(squares, n);
-      if (tid == 0) {
-        // By a power of two it is the same.
-        const float mean = (n & (n - 1)) == 0 ? sum * from_bits(0x7f000000 - bits((float)n)) : divide(sum, (float)n);
-        s.inverse = divide(1.0f, root(mean + I.eps));
-      }
+      if (tid == 0) s.inverse = inverse_of_one(sum, n, I.eps);
     } else if (bulk_copies() && tid == ASKER && next != nullptr) {
       // While the others wait.
       fetch_next(*next);
@@ -167,28 +337,6 @@ template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char*
   mark(4);
   const float largest = largest_of(I, most, block() == 0);
   mark(5);
-  if (BITS == 8) {
-    const float scale = scale8(largest);
-    i32 sum = 0;
-    UNROLL for (u32 k = 0; k < H; k++) {
-      const u32 v = tid + k * THREADS;
-      if (v < words) {
-        const i32 a = clamped(x[k].x * scale, -128, 127), b = clamped(x[k].y * scale, -128, 127);
-        const i32 c = clamped(x[k].z * scale, -128, 127), d = clamped(x[k].w * scale, -128, 127);
-        // Past the row they are 0.
-        sum += (a + b) + (c + d);
-        ((u32*)codes)[v] = packed(a, b, c, d);
-      }
-    }
-    sum = warp_sum(sum);
-    if ((tid & 31) == 0) s.code_sums[tid / 32] = sum;
-    if (tid == 0) s.scale = scale;
-    // What other warps asked for, too.
-    copies_there<0>();
-    sync();
-    mark(6);
-    return;
-  }
   const float wanted = divide(32639.0f, largest);
   const bool usable = wanted < from_bits(0x7f800000);
   const float scale = usable ? wanted : 0.0f;
@@ -201,11 +349,11 @@ template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char*
     if (k * THREADS >= words) continue;
     // No code is beyond 32639. From 2^23 on floats are whole: these end in 128 + the code, whose bytes are hi and lo ^ 128. Of a row
     // that is not finite, and reported, they are what they may be.
-    const u32 a = bits(x[k].x * scale + WHOLE), b = bits(x[k].y * scale + WHOLE);
-    const u32 c = bits(x[k].z * scale + WHOLE), d = bits(x[k].w * scale + WHOLE);
+    const u32 a = bits(x[k].x * scale + WHOLE_AND_128), b = bits(x[k].y * scale + WHOLE_AND_128);
+    const u32 c = bits(x[k].z * scale + WHOLE_AND_128), d = bits(x[k].w * scale + WHOLE_AND_128);
     const u32 low = bytes_of(a, b, 0x5140), high = bytes_of(c, d, 0x5140);
     const u32 hi = bytes_of(low, high, 0x7632), lo = bytes_of(low, high, 0x5410) ^ 0x80808080;
-    i32 sum = (i32)(a + b + c + d - 4 * bits(WHOLE));
+    i32 sum = (i32)(a + b + c + d - 4 * bits(WHOLE_AND_128));
     if (v < words) {
       // A lane of the product takes vectors i and i + 4 of eight: neighbours here.
       u32* const to = (u32*)codes + ((v & ~7u) | (v & 3) * 2 | (v >> 2 & 1));
@@ -231,16 +379,19 @@ template <u32 BITS, u32 H> DEVICE void make_held_one(const Instruction& I, char*
 }
 
 /**
- * Codes of the row in shared memory, behind those of 16 bits the sums of every 32 or 128; its scale and codes' sums in `shared()`. All
- * copies have come. `newer`: groups of copies after the norm's. `asked`: of `shared()`, before this instruction.
- * `next`: an instruction whose weights are fetched meanwhile, or null.
+ * Codes of the row in shared memory; its scale, and of 8 bits the codes' sums, in `shared()`. All copies have come. `newer`: groups of copies after the
+ * norm's. `asked`: of `shared()`, before this instruction. `next`: an instruction whose weights are fetched meanwhile, or null.
  */
-template <u32 BITS> DEVICE void make_one(const Instruction& I, char* codes, u32 newer, u32 asked, const Instruction* next = nullptr) {
-  if (BITS == 16) {
-    if (I.code_stride <= 4 * THREADS) make_held_one<16, 1>(I, codes, newer, asked, next);
-    else if (I.code_stride <= 3 * 4 * THREADS) make_held_one<16, 3>(I, codes, newer, asked, next);
-    else make_held_one<16, 6>(I, codes, newer, asked, next);
-  } else if (I.code_stride <= 2 * 4 * THREADS) make_held_one<BITS, 2>(I, codes, newer, asked, next);
-  else if (I.code_stride <= 4 * 4 * THREADS) make_held_one<BITS, 4>(I, codes, newer, asked, next);
-  else make_held_one<BITS, 8>(I, codes, newer, asked, next);
+template <class Idle> DEVICE void make_bytes(const Instruction& I, u32 newer, u32 asked, const Instruction* next, const Idle& idle) {
+  const u32 each = I.code_stride;
+  if (each <= 2 * 4 * HOLDERS) make_bytes_one<2>(I, newer, asked, next, idle);
+  else if (each <= 4 * 4 * HOLDERS) make_bytes_one<4>(I, newer, asked, next, idle);
+  else make_bytes_one<8>(I, newer, asked, next, idle);
+}
+/** Of 16 bits; behind them the sums of every 32 or 128. */
+DEVICE void make_words(const Instruction& I, char* codes, u32 newer, u32 asked, const Instruction* next) {
+  const u32 each = I.code_stride;
+  if (each <= 4 * THREADS) make_words_one<1>(I, codes, newer, asked, next);
+  else if (each <= 3 * 4 * THREADS) make_words_one<3>(I, codes, newer, asked, next);
+  else make_words_one<6>(I, codes, newer, asked, next);
 }

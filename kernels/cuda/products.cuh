@@ -129,99 +129,130 @@ DEVICE void ask_tiles(const Instruction& I) {
   copies_asked();
 }
 
-/** The only row of a step. */
-DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
+/**
+ * Of the only row, without tensor cores, seven of whose eight columns would be nobody's: two warps have the same columns, 128 at a time, one of
+ * them the first four quads of a tile, the other the last; of each eight lanes have one quad, 16 columns each.
+ */
+constexpr u32 SHARES_OF_ONE = WARPS / 2, COLUMNS_OF_ONE = 128;
+
+/** Sums of a quad's rows and these columns, of fields as they lie in the words: of the first, of the first two, three, all. */
+DEVICE void quad_step(i32 (&sum)[4], const Words& w, const Words& codes) {
+  auto word = [&](u32 w, u32 codes) {
+    sum[0] = dot4_u8(w & 0x03030303, codes, sum[0]);
+    sum[1] = dot4_u8(w & 0x0f0f0f0f, codes, sum[1]);
+    sum[2] = dot4_u8(w & 0x3f3f3f3f, codes, sum[2]);
+    sum[3] = dot4_u8(w, codes, sum[3]);
+  };
+  word(w.x, codes.x);
+  word(w.y, codes.y);
+  word(w.z, codes.z);
+  word(w.w, codes.w);
+}
+/** To `place`, 32 sums of this warp's columns for a tile: those of row 8 f + q of field f and quad q, 4^f times too large. */
+DEVICE void keep_quads(const i32 (&sum)[4], i32* place) {
+  const u32 lane = thread() & 31, part = lane & 7, quad = (thread() / 32 & 1) * 4 + lane / 8;
+  const i32 of[4] = {sum[0], sum[1] - sum[0], sum[2] - sum[1], sum[3] - sum[2]};
+  // Each of four lanes takes a row, whose sums the others have.
+  const bool odd = part & 1, high = part & 2;
+  const i32 low_half = (odd ? of[1] : of[0]) + shuffle_xor(odd ? of[0] : of[1], 1);
+  const i32 high_half = (odd ? of[3] : of[2]) + shuffle_xor(odd ? of[2] : of[3], 1);
+  i32 mine = (high ? high_half : low_half) + shuffle_xor(high ? low_half : high_half, 2);
+  mine += shuffle_xor(mine, 4);
+  if (part < 4) place[part * 8 + quad] = mine;
+}
+
+/** The warp that has a block's first result: the last ones speak and ask, the first ones have most of the columns. */
+constexpr u32 FIRST_RESULT = WARPS - 3;
+
+/** The only row of a step. Has the block told that it is done? */
+DEVICE bool ternary_one(const Instruction& I, const Gate& gate) {
   Shared& s = shared();
-  const u32 tid = thread(), lane = tid & 31, warp = tid / 32, items = I.items, asked = s.asked;
-  const bool both = I.ending == GATE, busy = block() < items;
-  const u32 each = both ? 2 : 1;
-  if (busy) {
+  const u32 asked = s.asked;
+  const bool both = I.ending == GATE, adds = I.ending == ADD;
+  if (block() < I.items) {
     one_ahead(I);
     ask_tiles(I);
   }
-  char* const codes = codes_place(I);
-  i32* const acc = (i32*)after_codes<8>(I);  // [tile of the block][warp][row]
-  u32 tiles = 0;
-  ROLLED for (u32 next = block(); next < items; next += blocks()) tiles += each;
-  // This thread's result.
-  u32 item = block() + warp * blocks(), sub = warp * each;
-  OneResult mine = result_of(I, item);
-  const bool adds = I.ending == ADD;
   mark(18);
   gate.pass();
   mark(19);
-  if (!busy) return;
+  if (block() >= I.items) return false;
   count_asked(asked, WEIGHTS_ASKED | (I.norm ? NORM_ASKED : 0));
-  // What is there already, asked for early.
-  float old = adds && mine.to != nullptr ? load(mine.to) : 0.0f;
+  // This thread's result, and what is there already; the block's tiles.
+  OneResult mine;
+  float old;
+  u32 tiles;
+  auto item_of = [](u32 warp) { return block() + (FIRST_RESULT + WARPS - warp) % WARPS * blocks(); };
   mark(0);
-  make_one<8>(I, codes, 1, asked, gate.next);
+  make_bytes(I, 1, asked, gate.next, [&] {
+    mine = result_of(I, item_of(thread() / 32));
+    old = adds && mine.to != nullptr ? load(mine.to) : 0.0f;
+    tiles = 0;
+    ROLLED for (u32 next = block(); next < I.items; next += blocks()) tiles += both ? 2 : 1;
+  });
+  const u32 tid = thread(), lane = tid & 31, warp = tid / 32, items = I.items, each = both ? 2 : 1;
   if (mine.to != nullptr) {
     mine.factor = divide(mine.factor, s.scale);
     if (both) mine.other = divide(mine.other, s.scale);
   }
   if (bulk_copies()) await_bulk(&s.arrivals[1], asked / WEIGHTS_ASKED & 1);
-  const u32 piece = warp * 64 + (lane & 3) * 16, end = I.code_stride, there = I.splits < tiles ? I.splits : tiles;
-  i32* place = acc + warp * 32 + lane / 4;
-  auto keep = [&](const i32 (&low)[4], const i32 (&high)[4], const i32 (&low2)[4], const i32 (&high2)[4]) {
-    if ((lane & 3) == 0) {
-      place[0] = low[0] + low2[0];
-      place[8] = low[2] + low2[2];
-      place[16] = high[0] + high2[0];
-      place[24] = high[2] + high2[2];
-    }
-    place += WARPS * 32;
-  };
+  const char* const codes = codes_place(I);
+  i32* const acc = (i32*)after_codes<8>(I);  // [tile of the block][share of the columns][row]
+  const u32 end = I.code_stride, there = I.splits < tiles ? I.splits : tiles;
+  const u32 quad = (warp & 1) * 4 + lane / 8, first = warp / 2 * COLUMNS_OF_ONE + (lane & 7) * 16;
+  constexpr u32 STEP = SHARES_OF_ONE * COLUMNS_OF_ONE;
+  i32* place = acc + warp / 2 * 32;
   mark(7);
   // Past the last quad nothing was fetched, and its rows are nobody's.
-  const char* staged = staged_tiles(I) + lane / 4 * end;
-  ROLLED for (u32 tile = 0; tile < there; tile++, staged += 8 * end) {
-    i32 low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0}, low2[4] = {0, 0, 0, 0}, high2[4] = {0, 0, 0, 0};
+  const char* staged = staged_tiles(I) + quad * end;
+  ROLLED for (u32 tile = 0; tile < there; tile++, staged += 8 * end, place += SHARES_OF_ONE * 32) {
+    i32 sum[4] = {0, 0, 0, 0};
     // Two at a time: the second's bytes come while the first is multiplied.
-    u32 at = piece;
-    ROLLED for (; at + WARPS * 64 < end; at += 2 * WARPS * 64) {
+    u32 at = first;
+    ROLLED for (; at + STEP < end; at += 2 * STEP) {
       const Words a = *(const Words*)(staged + at), b = *(const Words*)(codes + at);
-      const Words c = *(const Words*)(staged + at + WARPS * 64), d = *(const Words*)(codes + at + WARPS * 64);
-      ternary_step(low, high, low2, high2, a, b);
-      ternary_step(low, high, low2, high2, c, d);
+      const Words c = *(const Words*)(staged + at + STEP), d = *(const Words*)(codes + at + STEP);
+      quad_step(sum, a, b);
+      quad_step(sum, c, d);
     }
-    if (at < end) ternary_step(low, high, low2, high2, *(const Words*)(staged + at), *(const Words*)(codes + at));
-    keep(low, high, low2, high2);
+    if (at < end) quad_step(sum, *(const Words*)(staged + at), *(const Words*)(codes + at));
+    keep_quads(sum, place);
   }
   // Those that had no room.
-  ROLLED for (u32 k = there; k < tiles; k++) {
-    i32 low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0}, low2[4] = {0, 0, 0, 0}, high2[4] = {0, 0, 0, 0};
+  ROLLED for (u32 k = there; k < tiles; k++, place += SHARES_OF_ONE * 32) {
+    i32 sum[4] = {0, 0, 0, 0};
     u32 tile;
     const Matrix& m = tile_of(I, k, tile);
-    const char* const from = quad_at(m, tile, warp);
-    ROLLED for (u32 at = piece; at < end; at += 4 * WARPS * 64) {
+    const bool some = tile * 8 + quad < m.quads;
+    const char* const from = (const char*)m.w + (u64)(tile * 8 + quad) * m.stride;
+    ROLLED for (u32 at = first; at < end; at += 4 * STEP) {
       Words v[4];
+      UNROLL for (u32 x = 0; x < 4; x++) v[x] = some && at + x * STEP < end ? stream(from + at + x * STEP) : Words{0, 0, 0, 0};
       UNROLL for (u32 x = 0; x < 4; x++) {
-        const u32 here = at + x * (WARPS * 64);
-        v[x] = from && here < end ? stream(from + (here - piece)) : Words{0, 0, 0, 0};
-      }
-      UNROLL for (u32 x = 0; x < 4; x++) {
-        if (at + x * (WARPS * 64) < end) ternary_step(low, high, low2, high2, v[x], *(const Words*)(codes + at + x * (WARPS * 64)));
+        if (at + x * STEP < end) quad_step(sum, v[x], *(const Words*)(codes + at + x * STEP));
       }
     }
-    keep(low, high, low2, high2);
+    keep_quads(sum, place);
   }
-  i32 code_sum = 0;
-  UNROLL for (u32 x = 0; x < WARPS; x++) code_sum += s.code_sums[x];
   mark(8);
   sync();
   mark(9);
+  const u32 results = tiles / each < WARPS ? tiles / each : WARPS, turn = (FIRST_RESULT + WARPS - warp) % WARPS;
+  if (turn >= results) return true;
+  i32 code_sum = 0;
+  UNROLL for (u32 x = 0; x < WARPS; x++) code_sum += s.code_sums[x];
   auto value = [&](const i32* from, float factor) {
     i32 sum = 0;
-    UNROLL for (u32 x = 0; x < WARPS; x++) sum += from[x * 32];
+    UNROLL for (u32 x = 0; x < SHARES_OF_ONE; x++) sum += from[x * 32];
     return (float)((sum >> (2 * (lane / 8))) - code_sum) * factor;
   };
+  u32 item = item_of(warp), sub = turn * each;
   // One turn, but on cards with few multiprocessors.
   ROLLED while (item < items) {
     if (mine.to != nullptr) {
-      const i32* const from = acc + sub * (WARPS * 32) + lane;
+      const i32* const from = acc + sub * (SHARES_OF_ONE * 32) + lane;
       float y = value(from, mine.factor);
-      if (both) y = joined(I, y, value(from + WARPS * 32, mine.other));
+      if (both) y = joined(I, y, value(from + SHARES_OF_ONE * 32, mine.other));
       *mine.to = adds ? old + y : y;
     }
     item += WARPS * blocks();
@@ -233,6 +264,10 @@ DEVICE void ternary_one(const Instruction& I, const Gate& gate) {
     if (both) mine.other = divide(mine.other, s.scale);
     if (adds) old = load(mine.to);
   }
+  if (results > 1) meet<RESULTS>(results * 32);
+  else sync_warp();
+  if (turn == 0 && lane == 0) gate.done();
+  return true;
 }
 
 // ---- int8

@@ -44,7 +44,7 @@ struct Warp {
 };
 struct Block {
   u32 index = 0, threads = 512, arrived = 0, generation = 0;
-  u32 some[6] = {}, some_generations[6] = {};
+  u32 some[9] = {}, some_generations[9] = {};
   char* memory = nullptr;
   Warp warps[16];
   /** Stretches that were asked for and have not come. */
@@ -149,6 +149,13 @@ inline void sync_some(u32 which, u32 threads) {
   emulator::now->word = &b.some_generations[which];
   emulator::now->value = generation;
   emulator::wait();
+}
+template <u32 WHICH> inline void meet(u32 threads) { sync_some(6 + WHICH, threads); }
+template <u32 WHICH> inline void tell(u32 threads) {
+  emulator::Block& b = *emulator::now->block;
+  if (++b.some[6 + WHICH] < threads) return;
+  b.some[6 + WHICH] = 0;
+  b.some_generations[6 + WHICH]++;
 }
 inline void sync_four(u32 which) { sync_some(which, 128); }
 inline void sync_half(u32 which) { sync_some(4 + which, 256); }
@@ -327,6 +334,10 @@ inline i32 dot4(u32 a, u32 b, i32 sum) {
   for (u32 k = 0; k < 32; k += 8) sum += (i32)(int8_t)(a >> k & 255) * (i32)(int8_t)(b >> k & 255);
   return sum;
 }
+inline i32 dot4_u8(u32 a, u32 b, i32 sum) {
+  for (u32 k = 0; k < 32; k += 8) sum += (i32)(a >> k & 255) * (i32)(int8_t)(b >> k & 255);
+  return sum;
+}
 
 inline void publish(u64* p, float v, u32 tag) { *p = (u64)tag << 32 | bits(v); }
 inline float receive(const u64* p, u32 tag) {
@@ -336,6 +347,12 @@ inline float receive(const u64* p, u32 tag) {
     emulator::now->word = (const volatile u32*)p + 1;
     emulator::now->value = (u32)(v >> 32);
     emulator::wait();
+  }
+}
+template <u32 N> inline void receive_both(float (&a)[N], const u64* p, u32 apart, float (&b)[N], const u64* q, u32 apart_too, u32 n, u32 tag) {
+  for (u32 k = 0; k < n && k < N; k++) {
+    a[k] = receive(p + k * apart, tag);
+    b[k] = receive(q + k * apart_too, tag);
   }
 }
 
