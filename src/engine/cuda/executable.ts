@@ -100,6 +100,8 @@ type Plan = {
   readonly input: Uint32Array;
   readonly list: List;
   readonly work: Float64Array;
+  /** What `tell_top` writes. */
+  readonly tops: { readonly words: Uint32Array; readonly floats: Float32Array } | undefined;
   /** Where in `work` the barrier's count goes, and behind three others the first tag; 0 for none. */
   readonly count: number;
   readonly tag: number;
@@ -230,14 +232,15 @@ export class CudaExecutable implements Executable {
 
   /** What `tell_top` wrote of a part's rows. */
   #readTop({ outputs, firstOutput }: Part, { ids, logits, mass }: TopLogits, count: number): void {
-    const { memory } = this.#hosts.get('tops')!;
-    const stride = 4 * topWords(count);
+    const { words, floats } = this.#plan!.tops!;
     for (let i = 0; i < outputs; i += 1) {
       const row = firstOutput + i;
-      const [low, high, broken] = new Uint32Array(memory, i * stride, 3) as unknown as [number, number, number];
-      mass[row] = broken > 0 ? Number.NaN : high + low / 2 ** 32;
-      ids.set(new Int32Array(memory, i * stride + 16, count), row * count);
-      logits.set(new Float32Array(memory, i * stride + 16 + 4 * count, count), row * count);
+      const at = i * topWords(count);
+      mass[row] = words[at + 2]! > 0 ? Number.NaN : words[at + 1]! + words[at]! / 2 ** 32;
+      for (let j = 0; j < count; j += 1) {
+        ids[row * count + j] = words[at + 4 + j]!;
+        logits[row * count + j] = floats[at + 4 + count + j]!;
+      }
     }
   }
 
@@ -356,7 +359,9 @@ export class CudaExecutable implements Executable {
     }
     const words = new Uint32Array(input.memory, 0, layout.bytes / 4);
     writeHeader(words, form, layout, inputAt);
-    this.#plan = { form, layout, input: words, list, work: writeWork(work), count, tag };
+    const told = top > 0 ? this.#hosts.get('tops')!.memory : undefined;
+    const tops = told && { words: new Uint32Array(told), floats: new Float32Array(told) };
+    this.#plan = { form, layout, input: words, list, work: writeWork(work), tops, count, tag };
     return this.#plan;
   }
 
