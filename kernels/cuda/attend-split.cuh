@@ -120,9 +120,9 @@ DEVICE bool all_at_once(const Share& p) {
 
 /**
  * The rest of `attend_split` where `all_at_once`: few barriers, and scores stay with their threads until they are exponentials. A part is a head's
- * tile, of a head alone both. What lies where is as there; of the largest each run tells two. Has the block told that it is done?
+ * tile, of a head alone both. What lies where is as there; of the largest each run tells two.
  */
-DEVICE bool attend_parts(const Instruction& I, u32 tag, u32 asked, const Gate& gate) {
+DEVICE Told attend_parts(const Instruction& I, u32 tag, u32 asked, const Gate& gate) {
   // Its fields are read where they are wanted: registers are few.
   Shared& s = shared();
   const Share& p = s.share;
@@ -221,6 +221,7 @@ DEVICE bool attend_parts(const Instruction& I, u32 tag, u32 asked, const Gate& g
     to[d * POSITIONS + last_at] = own[d];
     to[((u64)I.kv_heads * POSITIONS + last_at) * D + d] = own[D + d];
   }
+  if (bulk_copies() && tid == ASKER && gate.next() != nullptr && gate.next()->op == TERNARY) fetch_next(gate);
   if (bulk_copies()) {
     // Of one tile the second place has its values.
     if (n > 1) await_bulk(&s.arrivals[PLACES_ARRIVE + 3], asked >> (PLACES_ARRIVE + 3) & 1);
@@ -275,7 +276,7 @@ DEVICE bool attend_parts(const Instruction& I, u32 tag, u32 asked, const Gate& g
     sync();
     mark(7);
     writers = count * TILE_DIM;
-    if (tid >= writers) return true;
+    if (tid >= writers) return OTHERS;
     if (weighs) {
       v = 0.0f + v;
       float total = 0.0f + sums[part];
@@ -289,9 +290,9 @@ DEVICE bool attend_parts(const Instruction& I, u32 tag, u32 asked, const Gate& g
     // Columns of the output, tile after tile.
     const u32 each = (count * D + runs - 1) / runs, c0 = p.run * each;
     const u32 mine = c0 >= count * D ? 0 : count * D - c0 < each ? count * D - c0 : each;
-    if (mine == 0) return false;
+    if (mine == 0) return UNTOLD;
     writers = (mine + 31) / 32 * 32;
-    if (tid >= writers) return true;
+    if (tid >= writers) return OTHERS;
     if (tid < mine) {
       const u32 c = c0 + tid, of = (c >= D) + (c >= 2 * D) + (c >= 3 * D);
       const u64 first = (u64)p.kv * I.splits * group + p.head % group + of;
@@ -311,20 +312,21 @@ DEVICE bool attend_parts(const Instruction& I, u32 tag, u32 asked, const Gate& g
       ((float*)I.out)[p.head * D + c] = divide(out, total);
     }
   }
+  // Who copies for itself must not do so while others still read.
+  if (bulk_copies()) tell<END>(THREADS);
   meet<RESULTS>(writers);
   if (tid == 0) gate.done();
-  return true;
+  return bulk_copies() ? SELF : OTHERS;
 }
 
-/** Has the block told that it is done? */
-DEVICE bool attend_split(const Instruction& I, const Input& in, u32 tag, const Gate& gate) {
+DEVICE Told attend_split(const Instruction& I, const Input& in, u32 tag, const Gate& gate) {
   Shared& s = shared();
   const u32 asked = s.asked;
   const Share p = split_ahead(I, in);
   mark(18);
   gate.pass();
   mark(19);
-  if (p.n == 0) return false;
+  if (p.n == 0) return UNTOLD;
   count_asked(asked, places_asked(p.n));
   const u32 D = I.head_dim, tid = thread(), lane = tid & 31, warp = tid / 32, half = I.rotary / 2, count = p.count;
   const u32 group = I.heads / I.kv_heads, last_at = s.position % POSITIONS, stride = p.n * POSITIONS;
@@ -527,7 +529,7 @@ DEVICE bool attend_split(const Instruction& I, const Input& in, u32 tag, const G
       ROLLED for (u32 t = 0; t < p.n; t++) total = total + sums[t * count + i / D];
       ((float*)I.out)[p.head * D + i] = divide(added[i], total);
     }
-    return false;
+    return UNTOLD;
   }
   // Columns of the output, tile after tile.
   const u32 each = (count * D + p.runs - 1) / p.runs, c0 = p.run * each;
@@ -552,5 +554,5 @@ DEVICE bool attend_split(const Instruction& I, const Input& in, u32 tag, const G
     }
     ((float*)I.out)[p.head * D + c0 + c] = divide(out, total);
   }
-  return false;
+  return UNTOLD;
 }

@@ -62,7 +62,7 @@ DEVICE void sync_warp() { __syncwarp(); }
 DEVICE void sync_four(u32 which) { asm volatile("bar.sync %0,128;" ::"r"(which + 1) : "memory"); }
 /** Of eight. */
 DEVICE void sync_half(u32 which) { asm volatile("bar.sync %0,256;" ::"r"(which + 5) : "memory"); }
-/** Of some of a block's warps, so many threads: a barrier of three more. */
+/** Of some of a block's warps, so many threads: a barrier of four more. */
 template <u32 WHICH> DEVICE void meet(u32 threads) { asm volatile("bar.sync %0,%1;" ::"n"(WHICH + 7), "r"(threads) : "memory"); }
 /** To those who meet there: does not wait for them. */
 template <u32 WHICH> DEVICE void tell(u32 threads) { asm volatile("bar.arrive %0,%1;" ::"n"(WHICH + 7), "r"(threads) : "memory"); }
@@ -72,6 +72,13 @@ DEVICE float from_bits(u32 x) { return __uint_as_float(x); }
 DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
 /** Of NaN and a number the number. */
 DEVICE float larger_float(float a, float b) { return fmaxf(a, b); }
+/** NaN of NaN and a number. */
+DEVICE float larger_or_nan(float a, float b) {
+  float v;
+  asm("max.NaN.f32 %0,%1,%2;" : "=f"(v) : "f"(a), "f"(b));
+  return v;
+}
+DEVICE float absolute(float a) { return fabsf(a); }
 DEVICE float root(float a) { return __fsqrt_rn(a); }
 DEVICE i32 nearest(float x) { return __float2int_rn(x); }
 /** Half to even, of what is not negative. */

@@ -103,22 +103,22 @@ APART void run_plain(const Instruction& I, const Input& in) {
 }
 
 /** In functions of their own, for kernels that have all operations. */
-APART bool run_ternary_one(const Instruction& I, const Gate& gate) { return ternary_one(I, gate); }
+APART Told run_ternary_one(const Instruction& I, const Gate& gate) { return ternary_one(I, gate); }
 APART void run_grouped_one(const Instruction& I, const Gate& gate) { grouped_one(I, gate); }
 APART void run_int8_one(const Instruction& I, const Gate& gate) { int8_one(I, gate); }
 
-/** Everything but ATTEND_SPLIT, whose blocks wait for one another. Has it told that it is done? */
-DEVICE bool run(const Instruction& I, const Input& in, const Gate& gate) {
+/** Everything but ATTEND_SPLIT, whose blocks wait for one another. */
+DEVICE Told run(const Instruction& I, const Input& in, const Gate& gate) {
   if (I.fused) {
     switch (I.op) {
       case TERNARY:
         return run_ternary_one(I, gate);
       case GROUPED:
         run_grouped_one(I, gate);
-        return false;
+        return UNTOLD;
       case INT8:
         run_int8_one(I, gate);
-        return false;
+        return UNTOLD;
       case ATTEND_ONE:
       case SCORES:
       case VALUES:
@@ -129,7 +129,7 @@ DEVICE bool run(const Instruction& I, const Input& in, const Gate& gate) {
   if (I.op == DELTA) delta_ahead(I, in);
   gate.pass();
   run_plain(I, in);
-  return false;
+  return UNTOLD;
 }
 
 /**
@@ -137,20 +137,21 @@ DEVICE bool run(const Instruction& I, const Input& in, const Gate& gate) {
  * memory, and is fetched again in every layer. Fewer kinds need fewer registers: a spilled one is as far away as L2.
  */
 constexpr u32 TERNARIES = 1, GROUPS = 2, FLOATS = 4;
-template <u32 KINDS> DEVICE bool run_one(const Instruction& I, const Input& in, u32 tag, const Gate& gate) {
+template <u32 KINDS> DEVICE Told run_one(const Instruction& I, const Input& in, u32 tag, const Gate& gate) {
   switch (I.op) {
     case TERNARY:
-      return (KINDS & TERNARIES) && ternary_one(I, gate);
+      if (KINDS & TERNARIES) return ternary_one(I, gate);
+      return UNTOLD;
     case GROUPED:
       if (KINDS & GROUPS) grouped_one(I, gate);
-      return false;
+      return UNTOLD;
     case ATTEND_SPLIT:
       // Its product has no norm to do it in.
-      if ((KINDS & GROUPS) && bulk_copies() && thread() == ASKER && gate.next != nullptr) fetch_next(*gate.next);
+      if ((KINDS & GROUPS) && bulk_copies() && thread() == ASKER) fetch_next(gate);
       return attend_split(I, in, tag, gate);
     case INT8:
       int8_one(I, gate);
-      return false;
+      return UNTOLD;
   }
   gate.pass();
   switch (I.op) {
@@ -170,7 +171,7 @@ template <u32 KINDS> DEVICE bool run_one(const Instruction& I, const Input& in, 
       tell_top(I);
       break;
   }
-  return false;
+  return UNTOLD;
 }
 
 DEVICE const Instruction& held(u32 i) { return *(const Instruction*)shared().ring[i % 3]; }
@@ -232,15 +233,15 @@ template <class Run> DEVICE void run_list(u64 list, u32 n, u32 base, u64 input, 
     ask_instruction(list, n, i + 2);
     mark(20);
     mark_kind(held(i));
-    const bool more = i + 1 < n;
-    const Gate gate{i == 0 ? nullptr : count, base + i * blocks(), more ? count : nullptr, more ? &held(i + 1) : nullptr};
-    const bool told = run_instruction(held(i), in, i, gate);
+    const Gate gate{count, base + i * blocks(), (i + 1) % 3 | (i == 0 ? Gate::FIRST : 0) | (i + 1 == n ? Gate::LAST : 0)};
+    const Told told = run_instruction(held(i), in, i, gate);
     copies_asked();
     copies_there<0>();
     mark(15);
-    sync();
+    if (told == UNTOLD) sync();
+    else if (told == OTHERS) meet<END>(THREADS);
     mark(16);
-    if (!told && thread() == SPEAKER) gate.done();
+    if (told == UNTOLD && thread() == SPEAKER) gate.done();
     if (thread() == ASKER) before_bulk();
     mark(17);
     note(barrier, i);
@@ -299,7 +300,7 @@ KERNEL bitnet_phase(GIVEN Instruction given, u64 input, u64 barrier, u32 index) 
   know_row(in);
   run_alone(given, barrier, index, [&](const Instruction& I) {
     wait_for_earlier();
-    run(I, in, Gate{nullptr, 0, nullptr, nullptr});
+    run(I, in, Gate{nullptr, 0, 0});
   });
 }
 KERNEL bitnet_rows(GIVEN Instruction given, u64, u64 barrier, u32 index) {

@@ -48,7 +48,7 @@ DEVICE void int8_one(const Instruction& I, const Gate& gate) {
   }
   gate.pass();
   count_asked(asked, I.norm ? NORM_ASKED : 0);
-  make_bytes(I, I.splits, asked, nullptr, [] {});
+  make_bytes(I, I.splits, asked, gate, [] {});
   Int8Rows of;
   of.of(I);
   const u32 lane = of.lane, places = I.splits, bytes = I.code_stride, piece = int8_piece(I), rows = of.rows;
@@ -326,7 +326,7 @@ DEVICE void grouped_one(const Instruction& I, const Gate& gate) {
   float old = adds && to ? load(to) : 0.0f;
   mark(0);
   // Of the groups of copies the norm's was the first.
-  make_words(I, codes, places, asked, gate.next);
+  make_words(I, codes, places, asked, gate);
   u32 place = 0, half = 0, parity = asked >> PIECES_ARRIVE;
   float total[2] = {0.0f, 0.0f};
   ROLLED for (;;) {

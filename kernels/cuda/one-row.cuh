@@ -14,28 +14,33 @@
  */
 constexpr u32 SPEAKER = THREADS - 32;
 
-/** Barriers of some warps: of those with results. */
-constexpr u32 RESULTS = 0;
+/** Barriers of some warps: of those with results; the last of an instruction, where those do not wait for the others. */
+constexpr u32 RESULTS = 0, END = 3;
+/** Who has told the grid that this block is done with an instruction: nobody yet; other threads; this one's warps, who need not wait for others. */
+enum Told : u32 { UNTOLD, OTHERS, SELF };
 
 /** The grid's barrier behind the instruction before: what needs nothing of its results comes first. */
 struct Gate {
-  /** Null before the first instruction. */
+  /** Null where launches are the barrier. */
   u32* count;
-  u32 target;
-  /** The barrier behind this one; null behind the last. */
-  u32* behind;
-  /** What comes behind this instruction; null where nothing does, or nobody knows. */
-  const Instruction* next;
+  /** What it is once all are there; which place of `ring` the instruction behind has. */
+  u32 target, following;
+  /** The first instruction waits for nobody, behind the last is nothing. */
+  enum { FIRST = 4, LAST = 8 };
   DEVICE_MEMBER void pass() const {
-    if (count != nullptr && thread() == SPEAKER) await(count, target);
+    if (count != nullptr && (following & FIRST) == 0 && thread() == SPEAKER) await(count, target);
     sync();
   }
+  /** The instruction behind, or null. */
+  DEVICE_MEMBER const Instruction* next() const {
+    return count == nullptr || following & LAST ? nullptr : (const Instruction*)shared().ring[following & 3];
+  }
   /**
-   * By one thread: this block has written all its results, this thread and those that it has met since, and reads no others' any more. An
-   * instruction that tells so itself returns true, and need not wait for its other warps.
+   * By one thread: this block has written all its results, this thread and those that it has met since, and reads no others' any more. Who has
+   * results has told END before, since this takes long.
    */
   DEVICE_MEMBER void done() const {
-    if (behind != nullptr) arrive(behind);
+    if (count != nullptr && (following & LAST) == 0) arrive(count);
   }
 };
 
@@ -96,8 +101,9 @@ DEVICE float fold_for_all(float s) {
   return s;
 }
 
-/** laneSum of the row from its squares, by one warp, both halves alike. */
-DEVICE float sum_of_one(const float* squares, u32 width) {
+/** laneSum of the row from its squares, or SQUARED from itself, by one warp, both halves alike. */
+template <bool SQUARED = false> DEVICE float sum_of_one(const float* squares, u32 width) {
+  auto of = [](float v) { return SQUARED ? v * v : v; };
   const Floats* p = (const Floats*)(squares + (thread() & 15) * square_stride(width));
   const Floats* const end = p + one_floats(width) / 64;
   float s = 0.0f;
@@ -107,10 +113,10 @@ DEVICE float sum_of_one(const float* squares, u32 width) {
   UNROLL2 for (p += 4; p < end; p += 4) {
     Floats next[4];
     UNROLL for (u32 k = 0; k < 4; k++) next[k] = p[k];
-    UNROLL for (u32 k = 0; k < 4; k++) s = (((s + v[k].x) + v[k].y) + v[k].z) + v[k].w;
+    UNROLL for (u32 k = 0; k < 4; k++) s = (((s + of(v[k].x)) + of(v[k].y)) + of(v[k].z)) + of(v[k].w);
     UNROLL for (u32 k = 0; k < 4; k++) v[k] = next[k];
   }
-  UNROLL for (u32 k = 0; k < 4; k++) s = (((s + v[k].x) + v[k].y) + v[k].z) + v[k].w;
+  UNROLL for (u32 k = 0; k < 4; k++) s = (((s + of(v[k].x)) + of(v[k].y)) + of(v[k].z)) + of(v[k].w);
   return fold_for_all(s);
 }
 /** 1 / root of the mean square. */
@@ -129,19 +135,28 @@ DEVICE u32 magnitude(float x) { return bits(x) & 0x7fffffff; }
 DEVICE u32 larger(u32 a, u32 b) { return a > b ? a : b; }
 DEVICE u32 magnitude(const Floats& x) { return larger(larger(magnitude(x.x), magnitude(x.y)), larger(magnitude(x.z), magnitude(x.w))); }
 
-/** Of the next instruction's weights those that this block will ask for, to L2. */
-DEVICE void fetch_next(const Instruction& I);
+/** Of an instruction's weights those that this block will ask for, to L2. */
+DEVICE void fetch_weights(const Instruction& I);
+DEVICE void fetch_next(const Gate& gate) {
+  const Instruction* const next = gate.next();
+  if (next != nullptr) fetch_weights(*next);
+}
 
 /** 1.5 * 2^23, from where on floats are whole, and codes of 8 bits the lowest byte; and 128 more. */
 constexpr float WHOLE = 12582912.0f, WHOLE_AND_128 = 12583040.0f;
 
-/** Who has the elements of a row whose codes are bytes. The last warp makes the sum of their squares, and meanwhile they look for the largest. */
-constexpr u32 HOLDERS = SPEAKER;
+/**
+ * Who has the elements of a row whose codes are bytes. The last warp makes the sum of their squares, and meanwhile they look for the largest; the
+ * one before asks for the next instruction's weights.
+ */
+constexpr u32 HOLDERS = ASKER;
 /** Barriers of holders, and of those with the last warp. */
 constexpr u32 HELD_LARGEST = 1, CANDIDATES_FOUND = 2;
+/** Threads that may have the largest element, at most. */
+constexpr u32 CANDIDATES = 8;
 
-/** Vectors of a thread that it looks at, at most: the widest rows have no registers for it. */
-constexpr u32 MOST_LOOKED = 4;
+/** Vectors that a thread keeps, and looks for the largest in: the widest rows, for which there are no registers, lie in shared memory. */
+constexpr u32 MOST_KEPT = 4;
 /** What sets a row's largest element apart before its norm is known: see `make_bytes_one`. */
 constexpr u32 NEAR = 16;
 DEVICE constexpr u32 power(i32 exponent) { return (u32)(exponent + 127) << 23; }
@@ -156,35 +171,57 @@ DEVICE void multiply(Floats& x, const Floats& w) { x = {x.x * w.x, x.y * w.y, x.
  * that two roundings may change places. Each rounding moves a float by 2^-24 of it at most: |x w| as it is rounded, times r, is within
  * 3.1 x 2^-24 of the element, so that whose |x w| is 16 units in the last place below the largest (8 x 2^-24 or more, also across a power of two) cannot
  * be the row's largest. That holds for floats that are not subnormal, and tells of no infinity and NaN: weights above 2^20, and largest |x w| or r out of
- * the ordinary leave it to all elements, as do wide rows, more candidates than there is room for, and two of a thread. (|x r| is below the root of the row's length; what is rounded
+ * the ordinary leave it to all elements, as do wide rows and more candidates than there is room for. (|x r| is below the root of the row's length; what is rounded
  * below 2^-126 adds 2^-150 x 2^20 at most to an element, of which the largest is above 2^-81.)
  */
-template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, u32 newer, u32 asked, const Instruction* next, const Idle& idle) {
+template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, u32 newer, u32 asked, const Gate& gate, const Idle& idle) {
   Shared& s = shared();
   const u32 tid = thread(), lane = tid & 31, n = I.width, vectors = n / 4, words = I.code_stride / 4, norm = I.norm;
+  constexpr bool KEPT = H <= MOST_KEPT;
   const bool holds = tid < HOLDERS;
-  Floats x[H];
-  {
-    const Words* const from = (const Words*)I.x + tid;
-    Words v[H];
-    UNROLL for (u32 k = 0; k < H; k++) v[k] = holds && tid + k * HOLDERS < vectors ? load(from + k * HOLDERS) : Words{0, 0, 0, 0};
-    UNROLL for (u32 k = 0; k < H; k++) x[k] = {from_bits(v[k].x), from_bits(v[k].y), from_bits(v[k].z), from_bits(v[k].w)};
-  }
+  auto there = [&](u32 k) { return holds && tid + k * HOLDERS < vectors; };
+  auto load_of = [&](u32 k) {
+    const Words v = there(k) ? load((const Words*)I.x + tid + k * HOLDERS) : Words{0, 0, 0, 0};
+    return Floats{from_bits(v.x), from_bits(v.y), from_bits(v.z), from_bits(v.w)};
+  };
+  Floats x[KEPT ? H : 1];
+  UNROLL for (u32 k = 0; k < H && KEPT; k++) x[k] = load_of(k);
+  const u32 stride = square_stride(n);
+  // Where an element of a vector lies for the sum, its others so far behind one another.
+  auto place_of = [&](u32 k) {
+    const u32 v = tid + k * HOLDERS;
+    return (float*)pool() + 4 * (v & 3) * stride + v / 4;
+  };
+  const Floats* const weight = (const Floats*)norm_place(I) + tid;
+  auto weight_of = [&](u32 k) { return there(k) ? weight[k * HOLDERS] : Floats{0.0f, 0.0f, 0.0f, 0.0f}; };
+  float r = 1.0f;
+  // An element as it is rounded.
+  auto element = [&](u32 k) {
+    if (KEPT) return x[k];
+    if (!norm) return load_of(k);
+    const float* const at = place_of(k);
+    Floats y = there(k) ? Floats{at[0], at[stride], at[2 * stride], at[3 * stride]} : Floats{0.0f, 0.0f, 0.0f, 0.0f};
+    multiply(y, {r, r, r, r});
+    multiply(y, weight_of(k));
+    return y;
+  };
   // 0: not known.
   float scale = 0.0f;
   if (norm) {
-    const u32 stride = square_stride(n), all = one_floats(n) / 4;
-    float* const squares = (float*)pool();
     if (holds) {
-      UNROLL for (u32 k = 0; k < H; k++) {
-        const u32 v = tid + k * HOLDERS;
-        if (v < all) {
-          float* const to = squares + 4 * (v & 3) * stride + v / 4;
-          to[0] = x[k].x * x[k].x;
-          to[stride] = x[k].y * x[k].y;
-          to[2 * stride] = x[k].z * x[k].z;
-          to[3 * stride] = x[k].w * x[k].w;
-        }
+      auto put = [&](u32 k) {
+        if (tid + k * HOLDERS >= one_floats(n) / 4) return;
+        float* const to = place_of(k);
+        const Floats v = KEPT ? x[k] : load_of(k);
+        to[0] = KEPT ? v.x * v.x : v.x;
+        to[stride] = KEPT ? v.y * v.y : v.y;
+        to[2 * stride] = KEPT ? v.z * v.z : v.z;
+        to[3 * stride] = KEPT ? v.w * v.w : v.w;
+      };
+      if (KEPT) {
+        UNROLL for (u32 k = 0; k < H; k++) put(k);
+      } else {
+        UNROLL4 for (u32 k = 0; k < H; k++) put(k);
       }
     }
     if (tid == SPEAKER) s.found = 0;
@@ -193,60 +230,66 @@ template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, u3
     mark(1);
     sync();
     mark(2);
-    const Floats* const weight = (const Floats*)norm_place(I) + tid;
-    auto weight_of = [&](u32 k) { return holds && tid + k * HOLDERS < vectors ? weight[k * HOLDERS] : Floats{0.0f, 0.0f, 0.0f, 0.0f}; };
-    if (!holds) {
-      const float sum = sum_of_one(squares, n), eps = I.eps;
-      meet<CANDIDATES_FOUND>(THREADS);
-      const u32 found = s.found;
-      const Pair mine = s.candidates[lane & (CANDIDATES - 1)];
-      const float r = inverse_of_one(sum, n, eps);
-      const u32 largest = warp_max(lane < found ? magnitude((mine.x * r) * mine.y) : 0);
-      const bool known = found <= CANDIDATES && between(bits(r), power(-40), power(40));
-      if (lane == 0) *(Pair*)&s.inverse = {r, known ? scale8(from_bits(largest)) : 0.0f};
-    } else {
-      if (H > MOST_LOOKED) {
-        if (tid == 0) s.found = CANDIDATES + 1;
-      } else {
-        // This thread's largest, and whether another of its elements is as near.
-        u32 most = 0, second = 0;
-        Pair mine = {0.0f, 0.0f};
+    // Of each thread that may have the largest element, all of its own: vectors of the row, each before its weights, where codes will be.
+    auto found_at = [&] { return (Floats*)codes_place(I); };
+    auto room = [&] { return I.code_stride / (32 * H) < CANDIDATES ? I.code_stride / (32 * H) : CANDIDATES; };
+    if (tid >= SPEAKER) {
+      const float sum = sum_of_one<!KEPT>((const float*)pool(), n), eps = I.eps;
+      meet<CANDIDATES_FOUND>(HOLDERS + 32);
+      const u32 found = s.found, elements = found <= room() ? found * (4 * H) : 0;
+      const float* at = (const float*)found_at() + lane / 4 * 8 + lane % 4;
+      float one = lane < elements ? at[0] : 0.0f, its_weight = lane < elements ? at[4] : 0.0f;
+      r = inverse_of_one(sum, n, eps);
+      u32 most = magnitude((one * r) * its_weight);
+      ROLLED for (u32 k = lane + 32; k < elements; k += 32) {
+        at += 64;
+        most = larger(most, magnitude((at[0] * r) * at[4]));
+      }
+      most = warp_max(most);
+      const bool known = elements > 0 && between(bits(r), power(-40), power(40));
+      if (lane == 0) *(Pair*)&s.inverse = {r, known ? scale8(from_bits(most)) : 0.0f};
+    } else if (holds) {
+      float most = 0.0f, most_weight = 0.0f;
+      UNROLL for (u32 k = 0; k < H && KEPT; k++) {
+        const Floats w = weight_of(k);
         auto look = [&](float x, float w) {
-          const u32 here = magnitude(w) <= power(20) ? magnitude(x * w) : ~0u;
-          const bool more = here > most;
-          second = larger(second, more ? most : here);
-          most = more ? here : most;
-          mine = {more ? x : mine.x, more ? w : mine.y};
+          most = larger_or_nan(most, absolute(x * w));
+          most_weight = larger_or_nan(most_weight, absolute(w));
         };
-        UNROLL for (u32 k = 0; k < H; k++) {
-          const Floats w = weight_of(k);
-          look(x[k].x, w.x);
-          look(x[k].y, w.y);
-          look(x[k].z, w.z);
-          look(x[k].w, w.w);
-        }
-        const u32 of_warp = warp_max(most);
-        if (lane == 0) s.largest[tid / 32] = of_warp;
-        meet<HELD_LARGEST>(HOLDERS);
-        const u32 largest = warp_max(s.largest[lane < HOLDERS / 32 ? lane : 0]);
-        const bool ordinary = between(largest, power(-40), power(60));
-        if (ordinary ? most >= largest - NEAR : tid == 0) {
-          const u32 at = take_shared(&s.found);
-          if (at < CANDIDATES) s.candidates[at] = mine;
-          if (!ordinary || second >= largest - NEAR) add_shared((i32*)&s.found, CANDIDATES);
+        look(x[k].x, w.x);
+        look(x[k].y, w.y);
+        look(x[k].z, w.z);
+        look(x[k].w, w.w);
+      }
+      const u32 mine = bits(most_weight) <= power(20) ? bits(most) : ~0u, of_warp = warp_max(mine);
+      if (lane == 0) s.largest[tid / 32] = of_warp;
+      meet<HELD_LARGEST>(HOLDERS);
+      const u32 largest = warp_max(s.largest[lane < HOLDERS / 32 ? lane : 0]);
+      if (!between(largest, power(-40), power(60))) {
+        if (tid == 0) s.found = ~0u;
+      } else if (mine >= largest - NEAR) {
+        const u32 place = take_shared(&s.found);
+        if (place < room()) {
+          Floats* const to = found_at() + place * (2 * H);
+          UNROLL for (u32 k = 0; k < H && KEPT; k++) {
+            to[2 * k] = x[k];
+            to[2 * k + 1] = weight_of(k);
+          }
         }
       }
-      tell<CANDIDATES_FOUND>(THREADS);
-      if (bulk_copies() && tid == ASKER && next != nullptr) fetch_next(*next);
+      tell<CANDIDATES_FOUND>(HOLDERS + 32);
+      idle();
+    } else {
+      if (bulk_copies() && tid == ASKER) fetch_next(gate);
       idle();
     }
     mark(3);
     sync();
-    if (!holds) idle();
+    if (tid >= SPEAKER) idle();
     const Pair of_row = *(const Pair*)&s.inverse;
-    const float r = of_row.x;
+    r = of_row.x;
     scale = of_row.y;
-    UNROLL for (u32 k = 0; k < H; k++) {
+    UNROLL for (u32 k = 0; k < H && KEPT; k++) {
       multiply(x[k], {r, r, r, r});
       multiply(x[k], weight_of(k));
     }
@@ -256,7 +299,11 @@ template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, u3
   mark(4);
   if (scale == 0.0f) {
     u32 most = 0;
-    UNROLL for (u32 k = 0; k < H; k++) most = larger(most, magnitude(x[k]));
+    if (KEPT) {
+      UNROLL for (u32 k = 0; k < H; k++) most = larger(most, magnitude(element(k)));
+    } else {
+      UNROLL2 for (u32 k = 0; k < H; k++) most = larger(most, magnitude(element(k)));
+    }
     scale = scale8(largest_of(I, most, block() == 0));
     if (tid == 0) s.scale = scale;
   }
@@ -264,14 +311,20 @@ template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, u3
   i32 sum = 0;
   if (holds) {
     u32* const codes = (u32*)codes_place(norm, n);
-    UNROLL for (u32 k = 0; k < H; k++) {
+    auto round = [&](u32 k) {
       const u32 v = tid + k * HOLDERS;
+      const Floats y = element(k);
       // No code is beyond 127. Of a row that is not finite, and reported, they are what they may be.
-      const u32 a = bits(x[k].x * scale + WHOLE), b = bits(x[k].y * scale + WHOLE);
-      const u32 c = bits(x[k].z * scale + WHOLE), d = bits(x[k].w * scale + WHOLE);
+      const u32 a = bits(y.x * scale + WHOLE), b = bits(y.y * scale + WHOLE);
+      const u32 c = bits(y.z * scale + WHOLE), d = bits(y.w * scale + WHOLE);
       // Past the row they are 0.
       sum += (i32)(a + b + c + d - 4 * bits(WHOLE));
       if (v < words) codes[v] = bytes_of(bytes_of(a, b, 0x40), bytes_of(c, d, 0x40), 0x5410);
+    };
+    if (KEPT) {
+      UNROLL for (u32 k = 0; k < H; k++) round(k);
+    } else {
+      UNROLL2 for (u32 k = 0; k < H; k++) round(k);
     }
   }
   // What other warps asked for, too.
@@ -284,7 +337,7 @@ template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, u3
 }
 
 /** Codes of 16 bits from H vectors a thread. */
-template <u32 H> DEVICE void make_words_one(const Instruction& I, char* codes, u32 newer, u32 asked, const Instruction* next) {
+template <u32 H> DEVICE void make_words_one(const Instruction& I, char* codes, u32 newer, u32 asked, const Gate& gate) {
   Shared& s = shared();
   const u32 tid = thread(), n = I.width, vectors = n / 4, norm = I.norm, code_stride = I.code_stride, words = code_stride / 4;
   Floats x[H];
@@ -315,9 +368,9 @@ template <u32 H> DEVICE void make_words_one(const Instruction& I, char* codes, u
     if (tid < 32) {
       const float sum = sum_of_one(squares, n);
       if (tid == 0) s.inverse = inverse_of_one(sum, n, I.eps);
-    } else if (bulk_copies() && tid == ASKER && next != nullptr) {
+    } else if (bulk_copies() && tid == ASKER) {
       // While the others wait.
-      fetch_next(*next);
+      fetch_next(gate);
     }
     mark(3);
     sync();
@@ -380,18 +433,18 @@ template <u32 H> DEVICE void make_words_one(const Instruction& I, char* codes, u
 
 /**
  * Codes of the row in shared memory; its scale, and of 8 bits the codes' sums, in `shared()`. All copies have come. `newer`: groups of copies after the
- * norm's. `asked`: of `shared()`, before this instruction. `next`: an instruction whose weights are fetched meanwhile, or null.
+ * norm's. `asked`: of `shared()`, before this instruction. Meanwhile the next instruction's weights are fetched.
  */
-template <class Idle> DEVICE void make_bytes(const Instruction& I, u32 newer, u32 asked, const Instruction* next, const Idle& idle) {
+template <class Idle> DEVICE void make_bytes(const Instruction& I, u32 newer, u32 asked, const Gate& gate, const Idle& idle) {
   const u32 each = I.code_stride;
-  if (each <= 2 * 4 * HOLDERS) make_bytes_one<2>(I, newer, asked, next, idle);
-  else if (each <= 4 * 4 * HOLDERS) make_bytes_one<4>(I, newer, asked, next, idle);
-  else make_bytes_one<8>(I, newer, asked, next, idle);
+  if (each <= 2 * 4 * HOLDERS) make_bytes_one<2>(I, newer, asked, gate, idle);
+  else if (each <= 4 * 4 * HOLDERS) make_bytes_one<4>(I, newer, asked, gate, idle);
+  else make_bytes_one<10>(I, newer, asked, gate, idle);
 }
 /** Of 16 bits; behind them the sums of every 32 or 128. */
-DEVICE void make_words(const Instruction& I, char* codes, u32 newer, u32 asked, const Instruction* next) {
+DEVICE void make_words(const Instruction& I, char* codes, u32 newer, u32 asked, const Gate& gate) {
   const u32 each = I.code_stride;
-  if (each <= 4 * THREADS) make_words_one<1>(I, codes, newer, asked, next);
-  else if (each <= 3 * 4 * THREADS) make_words_one<3>(I, codes, newer, asked, next);
-  else make_words_one<6>(I, codes, newer, asked, next);
+  if (each <= 4 * THREADS) make_words_one<1>(I, codes, newer, asked, gate);
+  else if (each <= 3 * 4 * THREADS) make_words_one<3>(I, codes, newer, asked, gate);
+  else make_words_one<6>(I, codes, newer, asked, gate);
 }

@@ -89,10 +89,18 @@ template <class Take> DEVICE void each_tile(const Instruction& I, const Take& ta
   }
 }
 DEVICE void fetch_grouped(const Instruction& I);
-DEVICE void fetch_next(const Instruction& I) {
+/** Bytes of a norm's weights that a block brings to L2. */
+constexpr u32 NORM_SHARE = 256;
+DEVICE void fetch_weights(const Instruction& I) {
   if (!I.fused) return;
   if (I.op == GROUPED) fetch_grouped(I);
-  if (I.op == TERNARY) each_tile(I, [](const char* from, u32 n) { fetch_bulk(from, n); });
+  if (I.op != TERNARY) return;
+  each_tile(I, [](const char* from, u32 n) { fetch_bulk(from, n); });
+  // Each block some of what all need.
+  const u32 all = I.norm ? I.width * 4 : 0;
+  ROLLED for (u32 at = block() * NORM_SHARE; at < all; at += blocks() * NORM_SHARE) {
+    fetch_bulk((const char*)I.weight + at, all - at < NORM_SHARE ? all - at : NORM_SHARE);
+  }
 }
 
 /** Before the barrier: the block's first tiles. */
@@ -164,8 +172,8 @@ DEVICE void keep_quads(const i32 (&sum)[4], i32* place) {
 /** The warp that has a block's first result: the last ones speak and ask, the first ones have most of the columns. */
 constexpr u32 FIRST_RESULT = WARPS - 3;
 
-/** The only row of a step. Has the block told that it is done? */
-DEVICE bool ternary_one(const Instruction& I, const Gate& gate) {
+/** The only row of a step. */
+DEVICE Told ternary_one(const Instruction& I, const Gate& gate) {
   Shared& s = shared();
   const u32 asked = s.asked;
   const bool both = I.ending == GATE, adds = I.ending == ADD;
@@ -176,21 +184,20 @@ DEVICE bool ternary_one(const Instruction& I, const Gate& gate) {
   mark(18);
   gate.pass();
   mark(19);
-  if (block() >= I.items) return false;
+  if (block() >= I.items) return UNTOLD;
   count_asked(asked, WEIGHTS_ASKED | (I.norm ? NORM_ASKED : 0));
-  // This thread's result, and what is there already; the block's tiles.
+  // This thread's result, and what is there already.
   OneResult mine;
   float old;
-  u32 tiles;
   auto item_of = [](u32 warp) { return block() + (FIRST_RESULT + WARPS - warp) % WARPS * blocks(); };
   mark(0);
-  make_bytes(I, 1, asked, gate.next, [&] {
+  make_bytes(I, 1, asked, gate, [&] {
     mine = result_of(I, item_of(thread() / 32));
     old = adds && mine.to != nullptr ? load(mine.to) : 0.0f;
-    tiles = 0;
-    ROLLED for (u32 next = block(); next < I.items; next += blocks()) tiles += both ? 2 : 1;
   });
   const u32 tid = thread(), lane = tid & 31, warp = tid / 32, items = I.items, each = both ? 2 : 1;
+  u32 tiles = 0;
+  ROLLED for (u32 next = block(); next < items; next += blocks()) tiles += each;
   if (mine.to != nullptr) {
     mine.factor = divide(mine.factor, s.scale);
     if (both) mine.other = divide(mine.other, s.scale);
@@ -238,7 +245,7 @@ DEVICE bool ternary_one(const Instruction& I, const Gate& gate) {
   sync();
   mark(9);
   const u32 results = tiles / each < WARPS ? tiles / each : WARPS, turn = (FIRST_RESULT + WARPS - warp) % WARPS;
-  if (turn >= results) return true;
+  if (turn >= results) return OTHERS;
   i32 code_sum = 0;
   UNROLL for (u32 x = 0; x < WARPS; x++) code_sum += s.code_sums[x];
   auto value = [&](const i32* from, float factor) {
@@ -264,10 +271,11 @@ DEVICE bool ternary_one(const Instruction& I, const Gate& gate) {
     if (both) mine.other = divide(mine.other, s.scale);
     if (adds) old = load(mine.to);
   }
+  tell<END>(THREADS);
   if (results > 1) meet<RESULTS>(results * 32);
   else sync_warp();
   if (turn == 0 && lane == 0) gate.done();
-  return true;
+  return SELF;
 }
 
 // ---- int8

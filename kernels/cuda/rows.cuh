@@ -13,8 +13,6 @@ struct Share {
   /** What it depends on beside the step. */
   u32 window, heads, kv_heads, turned, unused[2];
 };
-/** Elements that may be the largest of the only row, at most: see one-row.cuh. */
-constexpr u32 CANDIDATES = 8;
 /** Tiles of a share, and half of a head that turns, at most. */
 constexpr u32 SHARE_TILES = 64, SHARE_TURNED = 64;
 
@@ -30,9 +28,8 @@ struct Shared {
   u32 last;
   /** Of the codes of the only row, by warp. */
   i32 code_sums[WARPS];
-  /** How many elements may be the row's largest, and before the norm the first of them, each beside its weight. */
+  /** How many threads have elements that may be the row's largest. */
   u32 found, unused2;
-  Pair candidates[CANDIDATES];
   /** Of the step's first row, so that a step of one token need not ask for it again and again. */
   u32 position, table_row;
   /** Of the norm's weights, of a product's, of tiles of keys and values, of pieces; how often each was asked for, modulo 2, in bits. */

@@ -91,8 +91,8 @@ export const LIMITS = { ternaryColumns: 131_071, headDim: 256, heads: 512 } as c
 const sumBytes = (width: number) => width / 8;
 /** The widest row that shared memory holds with them. */
 export const MOST_WIDTH = 128 * Math.floor((POOL_BYTES - rowBytes(0)) / (rowBytes(128) - rowBytes(0) + sumBytes(128)));
-/** The widest row that each block makes for itself, with codes of 8 bits (by all warps but one) and of 16: `make_bytes` and `make_words` of one-row.cuh. */
-const MOST_ONE_WIDTH = 8 * 4 * (THREADS - 32);
+/** The widest row that each block makes for itself, with codes of 8 bits and of 16: `make_bytes` and `make_words` of one-row.cuh. */
+const MOST_ONE_WIDTH = 8 * 4 * THREADS;
 const MOST_ONE_WIDTH16 = 6 * 4 * THREADS;
 /** What the norm of a step's only row needs of shared memory: `codes_place` of one-row.cuh. */
 const normBytes = (width: number) => 2 * Math.ceil(width / 256) * 1024 + 256;

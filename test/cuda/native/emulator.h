@@ -44,7 +44,7 @@ struct Warp {
 };
 struct Block {
   u32 index = 0, threads = 512, arrived = 0, generation = 0;
-  u32 some[9] = {}, some_generations[9] = {};
+  u32 some[10] = {}, some_generations[10] = {};
   char* memory = nullptr;
   Warp warps[16];
   /** Stretches that were asked for and have not come. */
@@ -173,6 +173,8 @@ inline float from_bits(u32 v) {
 }
 inline float divide(float a, float b) { return a / b; }
 inline float larger_float(float a, float b) { return std::fmax(a, b); }
+inline float larger_or_nan(float a, float b) { return a != a || b != b ? NAN : std::fmax(a, b); }
+inline float absolute(float a) { return std::fabs(a); }
 inline float root(float a) { return std::sqrt(a); }
 inline i32 nearest(float x) { return x != x ? 0 : x >= 2147483648.0f ? 0x7fffffff : x < -2147483648.0f ? -0x7fffffff - 1 : (i32)std::nearbyint(x); }
 inline u64 nearest64(float x) { return (u64)std::nearbyint((double)x); }
