@@ -84,7 +84,7 @@ DEVICE Share split_ahead(const Instruction& I, const Input& in) {
     p = block_share(I);
     sync();
     if (tid == 0) s.share = p;
-    if (tid >= 64 && tid - 64 < p.n) s.share_tiles[tid - 64] = ((const u64*)in.tables)[(u64)s.table_row * in.table_stride + p.from + p.low + tid - 64];
+    if (tid >= 64 && tid - 64 < p.n) s.share_tiles[tid - 64] = in.at<u64>(in.tables)[(u64)s.table_row * in.table_stride + p.from + p.low + tid - 64];
     if (tid >= 128 && tid - 128 < half) {
       s.cosine[tid - 128] = ((const float*)I.cosine)[(u64)s.position * half + tid - 128];
       s.sine[tid - 128] = ((const float*)I.sine)[(u64)s.position * half + tid - 128];

@@ -44,10 +44,10 @@ struct Seen {
 };
 DEVICE Seen seen_by(const Instruction& I, const Input& in, u32 t) {
   Seen s;
-  s.position = I.rows == 1 ? shared().position : ((const u32*)in.positions)[t];
+  s.position = I.rows == 1 ? shared().position : in.at<u32>(in.positions)[t];
   s.end = s.position + 1;
   s.first = I.window && s.end > I.window ? s.end - I.window : 0;
-  s.table_row = I.rows == 1 ? shared().table_row : ((const u32*)in.table_rows)[t];
+  s.table_row = I.rows == 1 ? shared().table_row : in.at<u32>(in.table_rows)[t];
   return s;
 }
 

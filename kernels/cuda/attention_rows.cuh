@@ -71,8 +71,8 @@ template <u32 N> DEVICE void append_head(const Instruction& I, const Input& in, 
 /** All rows' heads: queries in place, keys and values to the cache. Two of a thread's are on their way at once. */
 template <u32 N> APART void ready_rows(const Instruction& I, const Input& in) {
   const u32 slots = I.heads + 2 * I.kv_heads, all = I.rows * slots, step = blocks() * (THREADS / 16);
-  const u32* positions = (const u32*)in.positions;
-  const u32* table_rows = (const u32*)in.table_rows;
+  const u32* positions = in.at<u32>(in.positions);
+  const u32* table_rows = in.at<u32>(in.table_rows);
   ROLLED for (u32 from = block() * (THREADS / 16); from < all; from += 2 * step) {
     u32 t[2], slot[2], head[2], position[2], table_row[2];
     bool there[2];
@@ -155,7 +155,7 @@ struct Cached {
 };
 DEVICE Cached cached(const Instruction& I, const Input& in, u32 table_row, u32 kv) {
   const u64 head = (u64)I.head_dim * POSITIONS * 4, first = ((u64)I.layer * 2 * I.kv_heads + kv) * head;
-  return {(const u64*)in.tables + (u64)table_row * in.table_stride, first, first + I.kv_heads * head};
+  return {in.at<u64>(in.tables) + (u64)table_row * in.table_stride, first, first + I.kv_heads * head};
 }
 
 /** 8 queries by 4 keys or dimensions: all products of a and b are added. */
@@ -210,11 +210,11 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACE
   const u32 D = I.head_dim, group = I.heads / I.kv_heads, lane = tid & 31, warp = tid / 32;
   // Of scores two warps have the even dimensions, two the odd ones, each with half of a block's keys.
   const u32 parity = warp / 2, q0 = lane / 8 * 8, k0 = (warp & 1) * 32 + (lane & 7) * 4;
-  const u32 queries = rows * group, p0 = ((const u32*)in.positions)[t0];
+  const u32 queries = rows * group, p0 = in.at<u32>(in.positions)[t0];
   const u32 end = p0 + rows, first = I.window && p0 + 1 > I.window ? p0 + 1 - I.window : 0;
   const u32 b0 = first / POSITIONS, b1 = (end + POSITIONS - 1) / POSITIONS;
   const u32 key_pieces = PARTS * (b1 - b0), pieces = 2 * key_pieces, base = before.pieces;
-  const Cached from = cached(I, in, ((const u32*)in.table_rows)[t0], kv);
+  const Cached from = cached(I, in, in.at<u32>(in.table_rows)[t0], kv);
   // Quarter i of four: dimensions d with d % 8 = 0, 4, 2, 6, and those behind them.
   auto residue = [](u32 i) { return (i & 1) << 2 | (i & 2); };
   // Where the next piece is in the cache is looked up one piece ahead of asking for it.
@@ -446,7 +446,7 @@ template <u32 PARTS, u32 PLACES> DEVICE void attend_rows_with(const Instruction&
   Mine& mine = ((Mine*)pool())[half];
   u32* const taken = (u32*)((Mine*)pool() + 2);  // rounds; then the halves' own
   float* const scratch = (float*)I.scratch + (u64)(2 * block() + half) * I.splits * BLOCK_SCORES;
-  const u32* table_rows = (const u32*)in.table_rows;
+  const u32* table_rows = in.at<u32>(in.table_rows);
   Asked asked = {0, 0};
   if (all == 0) taken[0] = 0;
   if (tid == 0 && PARTS == 1) {

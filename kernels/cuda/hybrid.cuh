@@ -446,9 +446,9 @@ DEVICE Run run_of(const Input& in, u32 sequence) {
   Run r;
   r.from = sequence_rows(in)[sequence];
   r.to = sequence_rows(in)[sequence + 1];
-  r.fresh = ((const u32*)in.positions)[r.from] == 0;
-  r.states = ((const u64*)in.states)[2 * sequence];
-  r.copy = (u32)((const u64*)in.states)[2 * sequence + 1];
+  r.fresh = in.at<u32>(in.positions)[r.from] == 0;
+  r.states = in.at<u64>(in.states)[2 * sequence];
+  r.copy = (u32)in.at<u64>(in.states)[2 * sequence + 1];
   return r;
 }
 
@@ -470,7 +470,7 @@ APART void run_conv(const Instruction& I, const Input& in) {
   float* const mine = (float*)pool() + thread() / 32 * D;
   for (u32 item = block() + blocks() * (thread() / 32); item < I.rows * pieces; item += blocks() * WARPS) {
     const u32 t = item / pieces, piece = item % pieces;
-    const Run r = run_of(in, ((const u32*)in.table_rows)[t]);
+    const Run r = run_of(in, in.at<u32>(in.table_rows)[t]);
     const float* const old = (const float*)(r.states + I.scratch + r.copy * I.counters);
     float* const next = (float*)(r.states + I.scratch + (1 - r.copy) * I.counters);
     const u32 n = piece * D + D < C ? D : C - piece * D;

@@ -82,12 +82,19 @@ constexpr u32 INSTRUCTION_BYTES = 464;
 struct Input {
   /** Rows; blocks of the longest row's context. */
   u32 tokens, outputs, table_stride, sequences;
+  /** Arrays, in bytes from here. */
   u64 ids, positions, table_rows, output_rows, tables;
   /** Of each sequence (row of the table): where its recurrent states are, and which of the two copies of its convolutions' counts. */
   u64 states;
+  template <class T> DEVICE_MEMBER const T* at(u64 offset) const { return (const T*)((const char*)this + offset); }
+};
+/** An input that is not too long for it comes with the launch. */
+constexpr u32 INLINE_BYTES = 2048;
+struct InlineInput {
+  u64 words[INLINE_BYTES / 8];
 };
 /** First row of each sequence, and the end of the last. */
-DEVICE const u32* sequence_rows(const Input& in) { return (const u32*)in.output_rows + in.outputs; }
+DEVICE const u32* sequence_rows(const Input& in) { return in.at<u32>(in.output_rows) + in.outputs; }
 
 /** A block of the KV cache, 64 positions: [layer][keys: kv head][dimension][position], [values: kv head][position][dimension]. */
 constexpr u32 POSITIONS = 64;

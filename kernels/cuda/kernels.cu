@@ -178,8 +178,8 @@ DEVICE const Instruction& held(u32 i) { return *(const Instruction*)shared().rin
 
 DEVICE void know_row(const Input& in) {
   if (thread() != 0) return;
-  shared().position = *(const u32*)in.positions;
-  shared().table_row = *(const u32*)in.table_rows;
+  shared().position = *in.at<u32>(in.positions);
+  shared().table_row = *in.at<u32>(in.table_rows);
   shared().share.heads = 0;
   begin_arrivals();
 }
@@ -218,8 +218,7 @@ DEVICE void mark_kind(const Instruction&) {}
 #endif
 
 /** The list's instructions one after the other, a barrier of the grid between two. */
-template <class Run> DEVICE void run_list(u64 list, u32 n, u32 base, u64 input, u64 barrier, const Run& run_instruction) {
-  const Input& in = *(const Input*)input;
+template <class Run> DEVICE void run_list(u64 list, u32 n, u32 base, const Input& in, u64 barrier, const Run& run_instruction) {
   u32* const count = (u32*)barrier;
   know_row(in);
   ask_instruction(list, n, 0);
@@ -251,18 +250,18 @@ template <class Run> DEVICE void run_list(u64 list, u32 n, u32 base, u64 input, 
 
 /** `base`: the barrier's count before this launch; it grows by the grid at every instruction but the last. */
 KERNEL bitnet_step(u64 list, u32 n, u32 base, u64 input, u64 barrier) {
-  run_list(list, n, base, input, barrier, [](const Instruction& I, const Input& in, u32, const Gate& gate) { return run(I, in, gate); });
+  run_list(list, n, base, *(const Input*)input, barrier, [](const Instruction& I, const Input& in, u32, const Gate& gate) { return run(I, in, gate); });
 }
 
-/** The same for steps of one row. `tag`: the first of n numbers that no launch before has had. */
-KERNEL bitnet_one(u64 list, u32 n, u32 base, u64 input, u64 barrier, u32 tag) {
-  run_list(list, n, base, input, barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { return run_one<TERNARIES>(I, in, tag + i, gate); });
+/** The same for steps of one row. `input`: 0 where it is `given`. `tag`: the first of n numbers that no launch before has had. */
+KERNEL bitnet_one(GIVEN InlineInput given, u64 list, u32 n, u32 base, u64 input, u64 barrier, u32 tag) {
+  run_list(list, n, base, *(const Input*)(input ? (const void*)input : &given), barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { return run_one<TERNARIES>(I, in, tag + i, gate); });
 }
-KERNEL bitnet_one_grouped(u64 list, u32 n, u32 base, u64 input, u64 barrier, u32 tag) {
-  run_list(list, n, base, input, barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { return run_one<GROUPS>(I, in, tag + i, gate); });
+KERNEL bitnet_one_grouped(GIVEN InlineInput given, u64 list, u32 n, u32 base, u64 input, u64 barrier, u32 tag) {
+  run_list(list, n, base, *(const Input*)(input ? (const void*)input : &given), barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { return run_one<GROUPS>(I, in, tag + i, gate); });
 }
-KERNEL bitnet_one_any(u64 list, u32 n, u32 base, u64 input, u64 barrier, u32 tag) {
-  run_list(list, n, base, input, barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { return run_one<TERNARIES | GROUPS | FLOATS>(I, in, tag + i, gate); });
+KERNEL bitnet_one_any(GIVEN InlineInput given, u64 list, u32 n, u32 base, u64 input, u64 barrier, u32 tag) {
+  run_list(list, n, base, *(const Input*)(input ? (const void*)input : &given), barrier, [tag](const Instruction& I, const Input& in, u32 i, const Gate& gate) { return run_one<TERNARIES | GROUPS | FLOATS>(I, in, tag + i, gate); });
 }
 
 /**

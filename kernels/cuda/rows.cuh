@@ -314,7 +314,7 @@ APART void run_embed(const Instruction& I, const Input& in) {
   for (u32 item = block(); item < I.rows * parts; item += blocks()) {
     const u32 t = item / parts, i = item % parts * THREADS + thread();
     if (i >= I.width) continue;
-    const u32 id = ((const u32*)in.ids)[t];
+    const u32 id = in.at<u32>(in.ids)[t];
     float v;
     if (I.type == GROUP) {
       const u32 lines = (I.width + 3) / 4, panel = id / 64, row = id % 64, groups = I.width / I.group;
@@ -334,7 +334,7 @@ APART void run_select(const Instruction& I, const Input& in) {
   for (u32 item = block(); item < I.rows * parts; item += blocks()) {
     const u32 o = item / parts, i = item % parts * THREADS + thread();
     if (i >= I.width) continue;
-    const u32 t = ((const u32*)in.output_rows)[o];
+    const u32 t = in.at<u32>(in.output_rows)[o];
     ((float*)I.out)[(u64)o * I.out_stride + i] = load((const float*)I.x + (u64)t * I.x_stride + i);
   }
 }
@@ -363,12 +363,12 @@ APART void run_heads(const Instruction& I) {
 }
 
 DEVICE float* key_at(const Instruction& I, const Input& in, u32 table_row, u32 kv_head, u32 position) {
-  const u64 at = ((const u64*)in.tables)[(u64)table_row * in.table_stride + position / POSITIONS];
+  const u64 at = in.at<u64>(in.tables)[(u64)table_row * in.table_stride + position / POSITIONS];
   const u64 head = (u64)I.head_dim * POSITIONS;
   return (float*)at + ((u64)I.layer * 2 * I.kv_heads + kv_head) * head + position % POSITIONS;
 }
 DEVICE float* value_at(const Instruction& I, const Input& in, u32 table_row, u32 kv_head, u32 position) {
-  const u64 at = ((const u64*)in.tables)[(u64)table_row * in.table_stride + position / POSITIONS];
+  const u64 at = in.at<u64>(in.tables)[(u64)table_row * in.table_stride + position / POSITIONS];
   const u64 head = (u64)I.head_dim * POSITIONS;
   return (float*)at + ((u64)I.layer * 2 * I.kv_heads + I.kv_heads + kv_head) * head +
          (u64)(position % POSITIONS) * I.head_dim;
@@ -387,7 +387,7 @@ DEVICE void turn(const Instruction& I, u32 position, u32 j, float& a, float& b) 
 APART void run_rope(const Instruction& I, const Input& in) {
   const u32 D = I.head_dim, half = I.rotary / 2;
   for (u32 t = block(); t < I.rows; t += blocks()) {
-    const u32 position = ((const u32*)in.positions)[t];
+    const u32 position = in.at<u32>(in.positions)[t];
     if (!I.keep) {
       for (u32 i = thread(); i < I.heads * half; i += THREADS) {
         const u32 h = i / half, j = i % half;
@@ -399,7 +399,7 @@ APART void run_rope(const Instruction& I, const Input& in) {
       }
       continue;
     }
-    const u32 table_row = ((const u32*)in.table_rows)[t];
+    const u32 table_row = in.at<u32>(in.table_rows)[t];
     for (u32 i = thread(); i < I.kv_heads * D; i += THREADS) {
       const u32 h = i / D, d = i % D;
       key_at(I, in, table_row, h, position)[(u64)d * POSITIONS] = load((const float*)I.y + (u64)t * I.y_stride + i);

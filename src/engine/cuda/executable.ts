@@ -48,6 +48,8 @@ const MAX_LOGITS_BYTES = 64 << 20;
 const MAX_SCRATCH_BYTES = 256 << 20;
 const KEPT_LISTS = 32;
 const INPUT_HEADER = 64;
+/** Of an input that comes with the launch of a step of one row, at most: `InlineInput` of instruction.cuh. */
+const INLINE_BYTES = 2048;
 /** Rows up to which this thread waits for the device. */
 const WAIT_ROWS = 32;
 /** No card takes so long, so a kernel hangs: for one row of the largest model and context some seconds, for 512 rows half a minute. */
@@ -116,6 +118,8 @@ export type CudaOptions = LoadOptions & {
   readonly blocks?: number;
   /** Milliseconds after which the device counts as lost if a part of a step has not ended. */
   readonly limitMs?: number;
+  /** Bytes of an input of one row that come with the launch, at most; longer ones are copied before it. */
+  readonly inlineBytes?: number;
 };
 
 export class CudaExecutable implements Executable {
@@ -127,6 +131,7 @@ export class CudaExecutable implements Executable {
   readonly #phases: boolean;
   readonly #blocks: number;
   readonly #limitMs: number | undefined;
+  readonly #inlineBytes: number;
   readonly #weights: ReturnType<typeof placeWeights>;
   readonly #kv: KvBlocks;
   readonly #states: StateSlots;
@@ -152,6 +157,7 @@ export class CudaExecutable implements Executable {
     this.#maxRows = options.maxRows ?? MAX_ROWS;
     this.#phases = options.phases ?? gpu.info.cooperative === 0;
     this.#limitMs = options.limitMs;
+    this.#inlineBytes = Math.min(INLINE_BYTES, options.inlineBytes ?? INLINE_BYTES);
     this.#blocks = Math.min(options.blocks ?? Infinity, gpu.info.multiprocessors);
     const { layers, kvHeads, headDim } = program.kv;
     this.#kv = new KvBlocks(gpu, layers * 2 * kvHeads * headDim * BLOCK_POSITIONS * 4);
@@ -343,22 +349,24 @@ export class CudaExecutable implements Executable {
     const input = this.#hosts.get('input')!;
     const inputAt = this.#places.get('input')!.address;
     const list = this.#list(shape);
-    const work: Work[] = [{ copy: 'in', to: inputAt, from: input.address, bytes: layout.bytes }];
+    const isInline = list.oneRow !== undefined && layout.bytes <= this.#inlineBytes;
+    const work: Work[] = isInline ? [] : [{ copy: 'in', to: inputAt, from: input.address, bytes: layout.bytes }];
     let [count, tag] = [0, 0];
     // Several rows have kernels of their own for what takes longest.
     if (list.launches !== undefined) {
       work.push({ numbers: list.launches });
     } else if (list.length > 0) {
       const tags = list.oneRow === undefined ? 0 : 1;
-      const args = [list.address, list.length, 0, inputAt, this.#gpu.barrier, ...(tags > 0 ? [0] : [])];
+      const args = [list.address, list.length, 0, isInline ? 0 : inputAt, this.#gpu.barrier, ...(tags > 0 ? [0] : [])];
       const kernel = list.oneRow ?? 'bitnet_step';
-      work.push({ kernel, grid: this.#blocks, how: 'together', sharedBytes: this.#sharedBytes(shape), args });
+      const given = tags > 0 ? { given: input.address } : {};
+      work.push({ kernel, grid: this.#blocks, how: 'together', sharedBytes: this.#sharedBytes(shape), ...given, args });
       const end = writeWork(work).length;
       count = end - 3 - tags;
       tag = tags * (end - 1);
     }
     const words = new Uint32Array(input.memory, 0, layout.bytes / 4);
-    writeHeader(words, form, layout, inputAt);
+    writeHeader(words, form, layout);
     const told = top > 0 ? this.#hosts.get('tops')!.memory : undefined;
     const tops = told && { words: new Uint32Array(told), floats: new Float32Array(told) };
     this.#plan = { form, layout, input: words, list, work: writeWork(work), tops, count, tag };
@@ -448,7 +456,7 @@ export class CudaExecutable implements Executable {
     this.#place('maxima', MAXIMA_BYTES);
     this.#place('choices', sortedBytes(this.#program, tokens));
     this.#place('input', inputBytes);
-    this.#host('input', inputBytes);
+    this.#host('input', Math.max(inputBytes, INLINE_BYTES));
     const floats =
       tokens * scratchFloats(this.#program, attention, splits) + this.#blocks * blockScratchFloats(attention, splits);
     this.#place('scratch', Math.max(floats * 4, topScratchBytes(outputs, top)));
@@ -642,16 +650,11 @@ function inputLayout({ tokens, outputs, sequences, stride }: Form): InputLayout 
   return { ids, positions, rows, outputRows, firstRows, tables, states, bytes: 4 * (states + 4 * sequences) };
 }
 
-function writeHeader(
-  words: Uint32Array,
-  { tokens, outputs, sequences, stride }: Form,
-  layout: InputLayout,
-  address: number,
-): void {
+function writeHeader(words: Uint32Array, { tokens, outputs, sequences, stride }: Form, layout: InputLayout): void {
   const { ids, positions, rows, outputRows, tables, states } = layout;
   words.set([tokens, outputs, stride, sequences]);
   [ids, positions, rows, outputRows, tables, states].forEach((word, i) => {
-    writeAddress(words, 4 + 2 * i, address + 4 * word);
+    writeAddress(words, 4 + 2 * i, 4 * word);
   });
 }
 

@@ -171,8 +171,8 @@ std::map<char*, std::pair<void*, size_t>> places;
 u64 in_use = 0;
 
 void call_step(void** a) { bitnet_step(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3], *(u64*)a[4]); }
-template <void (*KERNEL_OF)(u64, u32, u32, u64, u64, u32)> void call_one(void** a) {
-  KERNEL_OF(*(u64*)a[0], *(u32*)a[1], *(u32*)a[2], *(u64*)a[3], *(u64*)a[4], *(u32*)a[5]);
+template <void (*KERNEL_OF)(InlineInput, u64, u32, u32, u64, u64, u32)> void call_one(void** a) {
+  KERNEL_OF(*(const InlineInput*)a[0], *(u64*)a[1], *(u32*)a[2], *(u32*)a[3], *(u64*)a[4], *(u64*)a[5], *(u32*)a[6]);
 }
 template <void (*KERNEL_OF)(Instruction, u64, u64, u32)> void call_phase(void** a) { KERNEL_OF(*(const Instruction*)a[0], *(u64*)a[1], *(u64*)a[2], *(u32*)a[3]); }
 const std::map<std::string, void (*)(void**)> kernels = {
