@@ -138,14 +138,10 @@ DEVICE void ask_tiles(const Instruction& I) {
 }
 
 /**
- * Of the only row half of the warps multiply with tensor cores, seven of whose eight columns are nobody's, and the others without: each takes as long
- * for about half of the columns. The first have 64 columns at a time, quads in fours of lanes. Of the others two have the same 128, one of them the
- * first four quads of a tile, the other the last; eight lanes have one quad, 16 columns each. A share of the sums has all of a tile's rows.
+ * Of the only row, without tensor cores, seven of whose eight columns would be nobody's: two warps have the same columns, 128 at a time, one of
+ * them the first four quads of a tile, the other the last; of each eight lanes have one quad, 16 columns each.
  */
-constexpr u32 TENSOR_WARPS = WARPS / 2, OTHER_SHARES = (WARPS - TENSOR_WARPS) / 2, SHARES_OF_ONE = TENSOR_WARPS + OTHER_SHARES;
-constexpr u32 TENSOR_STEP = TENSOR_WARPS * 64, OTHER_STEP = OTHER_SHARES * 128;
-/** How many columns the tensor cores have: measured with rows of 2,560 and 6,912. */
-DEVICE u32 tensor_columns(u32 columns) { return columns - (columns * 7 / 16 + OTHER_STEP / 2) / OTHER_STEP * OTHER_STEP; }
+constexpr u32 SHARES_OF_ONE = WARPS / 2, COLUMNS_OF_ONE = 128;
 
 /** Sums of a quad's rows and these columns, of fields as they lie in the words: of the first, of the first two, three, all. */
 DEVICE void quad_step(i32 (&sum)[4], const Words& w, const Words& codes) {
@@ -171,57 +167,6 @@ DEVICE void keep_quads(const i32 (&sum)[4], i32* place) {
   i32 mine = (high ? high_half : low_half) + shuffle_xor(high ? low_half : high_half, 2);
   mine += shuffle_xor(mine, 4);
   if (part < 4) place[part * 8 + quad] = mine;
-}
-
-/**
- * This warp's part of a tile's products, to its share: `from` the first of so many quads, so far apart, in shared memory where STAGED; of the others
- * nothing is read, and their rows are nobody's.
- */
-template <bool STAGED> DEVICE void tile_of_one(const char* from, u32 quads, u32 apart, const char* codes, u32 end, i32* sums) {
-  const u32 lane = thread() & 31, warp = thread() / 32, tensor = tensor_columns(end);
-  // So many at a time: the bytes of others come while the first are multiplied.
-  constexpr u32 N = STAGED ? 2 : 4;
-  auto fetch = [&](u32 quad, u32 at, bool there) {
-    const char* const p = from + quad * (u64)apart + at;
-    if (STAGED) return there ? *(const Words*)p : Words{0, 0, 0, 0};
-    return there && quad < quads ? stream(p) : Words{0, 0, 0, 0};
-  };
-  if (warp < TENSOR_WARPS) {
-    const u32 quad = lane / 4;
-    i32 low[4] = {0, 0, 0, 0}, high[4] = {0, 0, 0, 0}, low2[4] = {0, 0, 0, 0}, high2[4] = {0, 0, 0, 0};
-    ROLLED for (u32 at = warp * 64 + (lane & 3) * 16; at < tensor; at += N * TENSOR_STEP) {
-      Words v[N];
-      UNROLL for (u32 x = 0; x < N; x++) {
-        const u32 here = at + x * TENSOR_STEP;
-        v[x] = fetch(quad, here, here < tensor);
-      }
-      UNROLL for (u32 x = 0; x < N; x++) {
-        const u32 here = at + x * TENSOR_STEP;
-        if (here < tensor) ternary_step(low, high, low2, high2, v[x], *(const Words*)(codes + here));
-      }
-    }
-    if ((lane & 3) != 0) return;
-    i32* const to = sums + warp * 32 + quad;
-    to[0] = low[0] + low2[0];
-    to[8] = low[2] + low2[2];
-    to[16] = high[0] + high2[0];
-    to[24] = high[2] + high2[2];
-    return;
-  }
-  const u32 share = (warp - TENSOR_WARPS) / 2, quad = (warp & 1) * 4 + lane / 8;
-  i32 sum[4] = {0, 0, 0, 0};
-  ROLLED for (u32 at = tensor + share * 128 + (lane & 7) * 16; at < end; at += N * OTHER_STEP) {
-    Words v[N];
-    UNROLL for (u32 x = 0; x < N; x++) {
-      const u32 here = at + x * OTHER_STEP;
-      v[x] = fetch(quad, here, here < end);
-    }
-    UNROLL for (u32 x = 0; x < N; x++) {
-      const u32 here = at + x * OTHER_STEP;
-      if (here < end) quad_step(sum, v[x], *(const Words*)(codes + here));
-    }
-  }
-  keep_quads(sum, sums + (TENSOR_WARPS + share) * 32);
 }
 
 /** The warp that has a block's first result: the last ones speak and ask, the first ones have most of the columns. */
@@ -261,15 +206,40 @@ DEVICE Told ternary_one(const Instruction& I, const Gate& gate) {
   const char* const codes = codes_place(I);
   i32* const acc = (i32*)after_codes<8>(I);  // [tile of the block][share of the columns][row]
   const u32 end = I.code_stride, there = I.splits < tiles ? I.splits : tiles;
-  i32* sums = acc;
+  const u32 quad = (warp & 1) * 4 + lane / 8, first = warp / 2 * COLUMNS_OF_ONE + (lane & 7) * 16;
+  constexpr u32 STEP = SHARES_OF_ONE * COLUMNS_OF_ONE;
+  i32* place = acc + warp / 2 * 32;
   mark(7);
-  const char* staged = staged_tiles(I);
-  ROLLED for (u32 tile = 0; tile < there; tile++, staged += 8 * end, sums += SHARES_OF_ONE * 32) tile_of_one<true>(staged, 8, end, codes, end, sums);
+  // Past the last quad nothing was fetched, and its rows are nobody's.
+  const char* staged = staged_tiles(I) + quad * end;
+  ROLLED for (u32 tile = 0; tile < there; tile++, staged += 8 * end, place += SHARES_OF_ONE * 32) {
+    i32 sum[4] = {0, 0, 0, 0};
+    // Two at a time: the second's bytes come while the first is multiplied.
+    u32 at = first;
+    ROLLED for (; at + STEP < end; at += 2 * STEP) {
+      const Words a = *(const Words*)(staged + at), b = *(const Words*)(codes + at);
+      const Words c = *(const Words*)(staged + at + STEP), d = *(const Words*)(codes + at + STEP);
+      quad_step(sum, a, b);
+      quad_step(sum, c, d);
+    }
+    if (at < end) quad_step(sum, *(const Words*)(staged + at), *(const Words*)(codes + at));
+    keep_quads(sum, place);
+  }
   // Those that had no room.
-  ROLLED for (u32 k = there; k < tiles; k++, sums += SHARES_OF_ONE * 32) {
+  ROLLED for (u32 k = there; k < tiles; k++, place += SHARES_OF_ONE * 32) {
+    i32 sum[4] = {0, 0, 0, 0};
     u32 tile;
     const Matrix& m = tile_of(I, k, tile);
-    tile_of_one<false>((const char*)m.w + (u64)tile * 8 * m.stride, m.quads - tile * 8, m.stride, codes, end, sums);
+    const bool some = tile * 8 + quad < m.quads;
+    const char* const from = (const char*)m.w + (u64)(tile * 8 + quad) * m.stride;
+    ROLLED for (u32 at = first; at < end; at += 4 * STEP) {
+      Words v[4];
+      UNROLL for (u32 x = 0; x < 4; x++) v[x] = some && at + x * STEP < end ? stream(from + at + x * STEP) : Words{0, 0, 0, 0};
+      UNROLL for (u32 x = 0; x < 4; x++) {
+        if (at + x * STEP < end) quad_step(sum, v[x], *(const Words*)(codes + at + x * STEP));
+      }
+    }
+    keep_quads(sum, place);
   }
   mark(8);
   sync();
