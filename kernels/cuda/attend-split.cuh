@@ -315,7 +315,7 @@ DEVICE Told attend_parts(const Instruction& I, u32 tag, u32 asked, const Gate& g
     }
   }
   // Who copies for itself must not do so while others still read.
-  if (bulk_copies()) tell<END>(THREADS);
+  if (bulk_copies()) gate.ends();
   meet<RESULTS>(writers);
   if (warp == 0) gate.done(lane == 0);
   return bulk_copies() ? SELF : OTHERS;

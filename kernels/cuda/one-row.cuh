@@ -40,12 +40,17 @@ struct Gate {
   DEVICE_MEMBER const Instruction* next() const {
     return count == nullptr || following & LAST ? nullptr : (const Instruction*)shared().ring[following & 3];
   }
+  /** By the threads with results, who need nothing of shared memory any more, and will not wait for the others. */
+  DEVICE_MEMBER void ends() const {
+    if (count != nullptr) tell<END>(THREADS);
+  }
   /**
-   * By one thread of a warp: this block has written all its results, this thread and those that it has met since, and reads no others' any more. Who has
-   * results has told END before, since this takes long.
+   * By a warp, one thread of which tells the grid that this block is done: that this thread, and those that it has met, have written all its results, and
+   * read no others' any more. This takes long.
    */
   DEVICE_MEMBER void done(bool by_this_thread) const {
-    if (by_this_thread && count != nullptr && (following & LAST) == 0) arrive(count);
+    if (count == nullptr) return;
+    if (by_this_thread && (following & LAST) == 0) arrive(count);
     sync_warp();
     tell<TOLD>(64);
   }
@@ -174,12 +179,12 @@ DEVICE void multiply(Floats& x, const Floats& w) { x = {x.x * w.x, x.y * w.y, x.
 /**
  * Codes of 8 bits from H vectors a holder. `idle`: what every thread does on the way, when there is nothing to wait for.
  *
- * The largest element is wanted for the scale, and is |(x r) w| for the inverse r of the norm: it is where |x w| is largest, or so near to that
- * that two roundings may change places. Each rounding moves a float by 2^-24 of it at most: |x w| as it is rounded, times r, is within
- * 3.1 x 2^-24 of the element, so that whose |x w| is 16 units in the last place below the largest (8 x 2^-24 or more, also across a power of two) cannot
- * be the row's largest. That holds for floats that are not subnormal, and tells of no infinity and NaN: weights above 2^20, and largest |x w| or r out of
- * the ordinary leave it to all elements, as do wide rows and more candidates than there is room for. (|x r| is below the root of the row's length; what is rounded
- * below 2^-126 adds 2^-150 x 2^20 at most to an element, of which the largest is above 2^-81.)
+ * The scale wants the largest element, |(x r) w| for the inverse r of the norm. It is where |x w| is largest, or so near to that that two
+ * roundings may change places: each moves a float by 2^-24 of it at most, so that |x w| as it is rounded, times r, is within 3.1 x 2^-24 of the
+ * element, and whose |x w| is 16 units in the last place below the largest (16 x 2^-24 of it or more) cannot be the row's largest. That holds for floats that
+ * are not subnormal, and tells of no infinity and NaN. So weights above 2^20, and a largest |x w| or an r out of the ordinary, leave it to
+ * all elements, as do wide rows and more candidates than there is room for. (|x r| is below the root of the row's length; what is rounded
+ * below 2^-126 adds 2^-150 x 2^20 at most to an element, and the largest is above 2^-81.)
  */
 template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, u32 newer, u32 asked, const Gate& gate, const Idle& idle) {
   Shared& s = shared();

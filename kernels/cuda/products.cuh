@@ -138,7 +138,7 @@ DEVICE void ask_tiles(const Instruction& I) {
 }
 
 /**
- * Of the only row, without tensor cores, seven of whose eight columns would be nobody's: two warps have the same columns, 128 at a time, one of
+ * Of the only row, without tensor cores, seven of whose eight columns would be nobody's. Two warps have the same columns, 128 at a time, one of
  * them the first four quads of a tile, the other the last; of each eight lanes have one quad, 16 columns each.
  */
 constexpr u32 SHARES_OF_ONE = WARPS / 2, COLUMNS_OF_ONE = 128;
@@ -271,7 +271,7 @@ DEVICE Told ternary_one(const Instruction& I, const Gate& gate) {
     if (both) mine.other = divide(mine.other, s.scale);
     if (adds) old = load(mine.to);
   }
-  tell<END>(THREADS);
+  gate.ends();
   if (results > 1) meet<RESULTS>(results * 32);
   else sync_warp();
   if (turn == 0) gate.done(lane == 0);
