@@ -16,7 +16,7 @@ DEVICE float* behind_places() { return (float*)pool() + PLACES * PLACE_FLOATS; }
 
 /** Tile i of the block's keys (i < n), then of its values. */
 DEVICE void ask_place(const Instruction& I, const Share& p, u32 i) {
-  if (i < 2 * p.n && (bulk_copies() ? thread() == ASKER : thread() < SPEAKER)) {
+  if (i < 2 * p.n && (bulk_copies() ? thread_anew() == ASKER : thread_anew() < SPEAKER)) {
     const bool values = i >= p.n;
     const float* from = (const float*)shared().share_tiles[values ? i - p.n : i];
     from += ((u64)(2 * I.layer + (values ? 1 : 0)) * I.kv_heads + p.kv) * I.head_dim * POSITIONS;
@@ -27,7 +27,7 @@ DEVICE void ask_place(const Instruction& I, const Share& p, u32 i) {
       expect(arrival, floats * 4);
       copy_bulk(to, from, floats * 4, arrival);
     } else {
-      ROLLED for (u32 at = thread() * 4; at < floats; at += SPEAKER * 4) copy_ahead(to + at, from + at);
+      ROLLED for (u32 at = thread_anew() * 4; at < floats; at += SPEAKER * 4) copy_ahead(to + at, from + at);
     }
   }
   copies_asked();
@@ -77,7 +77,7 @@ DEVICE Share block_share(const Instruction& I) {
 /** Before the barrier: this block's share, its first tiles, the rotation. */
 DEVICE Share split_ahead(const Instruction& I, const Input& in) {
   Shared& s = shared();
-  const u32 tid = thread(), half = I.rotary / 2;
+  const u32 tid = thread_anew(), half = I.rotary / 2;
   Share p = s.share;
   // Found once in a step, with what only the step decides.
   if (!(p.window == I.window && p.heads == I.heads && p.kv_heads == I.kv_heads && p.turned == half)) {
@@ -126,16 +126,18 @@ DEVICE Told attend_parts(const Instruction& I, u32 tag, u32 asked, const Gate& g
   // Its fields are read where they are wanted: registers are few.
   Shared& s = shared();
   const Share& p = s.share;
-  const u32 D = I.head_dim, tid = thread(), lane = tid & 31, warp = tid / 32, count = p.count, n = p.n, runs = p.runs, all_parts = count * n;
+  const u32 D = I.head_dim, tid = thread_anew(), lane = tid & 31, warp = tid / 32, count = p.count, n = p.n, runs = p.runs, all_parts = count * n;
   const u32 group = I.heads / I.kv_heads, last_at = s.position % POSITIONS;
   float* const own = behind_places() + (2 + count + 1) * D;
   const float* const q = own + 2 * D;
   float* const e = own + (2 + (count + 1) / 2 * 2) * D;  // [part][position]
   float* const sums = e + all_parts * POSITIONS;         // [part]
   float* const added = sums + PARTS_AT_ONCE;             // [D] of the second tile
-  u64* const largest = (u64*)I.scratch;
-  u64* const told = largest + (u64)I.heads * blocks();
-  u64* const told_sums = told + (u64)I.heads * I.splits * D;
+  // Packets of values of the kv head's tile t, and of sums.
+  auto told_of = [&](u32 t) { return (u64*)I.scratch + (u64)I.heads * blocks() + (((u64)p.kv * I.splits + t) * group + p.head % group) * D; };
+  auto sums_of = [&](u32 t) {
+    return (u64*)I.scratch + (u64)I.heads * blocks() + (u64)I.heads * I.splits * D + ((u64)p.kv * I.splits + t) * group + p.head % group;
+  };
   const bool newest = p.run + 1 == runs;
   // Of a tile: where its first and its last positions are that count.
   auto low_of = [&](u32 t) {
@@ -202,7 +204,7 @@ DEVICE Told attend_parts(const Instruction& I, u32 tag, u32 asked, const Gate& g
     const bool there = at >= low_of(t) && at < high_of(t);
     u32 m = warp_max(there ? lifted(score) : 0);
     if (runs > 1) {
-      u64* const all = largest + (u64)(p.head + h) * blocks();
+      u64* const all = (u64*)I.scratch + (u64)(p.head + h) * blocks();
       if (lane == 0) publish(all + 2 * p.run + (warp & 1), lowered(m), tag);
       ROLLED for (u32 c = lane; c < 2 * runs; c += 32) m = larger(m, lifted(receive(all + c, tag)));
       sync_warp();
@@ -231,13 +233,12 @@ DEVICE Told attend_parts(const Instruction& I, u32 tag, u32 asked, const Gate& g
   }
   sync();
   mark(6);
-  const u64 of_tile = ((u64)p.kv * I.splits + p.low) * group + p.head % group;
   // The last warps have no values where there are few parts.
   if ((WARPS - 1 - warp) * 2 < all_parts) {
     const u32 part = (WARPS - 1 - warp) * 2 + lane / 16, there = part < all_parts ? part : 0, t = n == 1 ? 0 : there, low = low_of(t);
     const float sum = sum_block(e + there * POSITIONS + low, high_of(t) - low);
     if ((lane & 15) == 0 && part < all_parts) {
-      if (runs > 1) publish(told_sums + of_tile + part, sum, tag);
+      if (runs > 1) publish(sums_of(p.low) + part, sum, tag);
       else sums[part] = sum;
     }
   }
@@ -267,7 +268,7 @@ DEVICE Told attend_parts(const Instruction& I, u32 tag, u32 asked, const Gate& g
       ROLLED for (u32 j = low; j < end; j++) v = v + x[j] * y[j * D];
     }
     if (last) v = v + x[end] * own[D + d];
-    if (runs > 1) publish(told + (of_tile + part) * D + d, v, tag);
+    if (runs > 1) publish(told_of(p.low) + part * D + d, v, tag);
     else if (t == 1) added[d] = v;
   }
   mark(8);
@@ -295,12 +296,13 @@ DEVICE Told attend_parts(const Instruction& I, u32 tag, u32 asked, const Gate& g
     if (tid >= writers) return OTHERS;
     if (tid < mine) {
       const u32 c = c0 + tid, of = (c >= D) + (c >= 2 * D) + (c >= 3 * D);
-      const u64 first = (u64)p.kv * I.splits * group + p.head % group + of;
+      const u64 *values_at = told_of(0) + c, *sums_at = sums_of(0) + of;
       float total = 0.0f, out = 0.0f;
       ROLLED for (u32 t = 0; t < runs; t += PACKETS) {
         float values[PACKETS], weights[PACKETS];
-        const u64 at = first + t * group;
-        receive_both(values, told + at * D + (c - of * D), group * D, weights, told_sums + at, group, runs - t, tag);
+        receive_both(values, values_at, group * D, weights, sums_at, group, runs - t, tag);
+        values_at += PACKETS * group * D;
+        sums_at += PACKETS * group;
         UNROLL for (u32 k = 0; k < PACKETS; k++) {
           if (t + k < runs) {
             total = total + weights[k];
@@ -313,13 +315,14 @@ DEVICE Told attend_parts(const Instruction& I, u32 tag, u32 asked, const Gate& g
     }
   }
   // Who copies for itself must not do so while others still read.
-  if (bulk_copies()) tell<END>(THREADS);
+  if (bulk_copies()) gate.ends();
   meet<RESULTS>(writers);
-  if (tid == 0) gate.done();
+  if (warp == 0) gate.done(lane == 0);
   return bulk_copies() ? SELF : OTHERS;
 }
 
-DEVICE Told attend_split(const Instruction& I, const Input& in, u32 tag, const Gate& gate) {
+/** PARTS: in `attend_parts` where it can be; kernels of group-scaled products have no registers for it. */
+template <bool PARTS> DEVICE Told attend_split(const Instruction& I, const Input& in, u32 tag, const Gate& gate) {
   Shared& s = shared();
   const u32 asked = s.asked;
   const Share p = split_ahead(I, in);
@@ -328,7 +331,7 @@ DEVICE Told attend_split(const Instruction& I, const Input& in, u32 tag, const G
   mark(19);
   if (p.n == 0) return UNTOLD;
   count_asked(asked, places_asked(p.n));
-  const u32 D = I.head_dim, tid = thread(), lane = tid & 31, warp = tid / 32, half = I.rotary / 2, count = p.count;
+  const u32 D = I.head_dim, tid = thread_anew(), lane = tid & 31, warp = tid / 32, half = I.rotary / 2, count = p.count;
   const u32 group = I.heads / I.kv_heads, last_at = s.position % POSITIONS, stride = p.n * POSITIONS;
   const bool newest = p.run + 1 == p.runs;
   float* const weight = behind_places();
@@ -336,7 +339,7 @@ DEVICE Told attend_split(const Instruction& I, const Input& in, u32 tag, const G
   float* const own = plain + (count + 1) * D;       // key, value
   float* const q = own + 2 * D;                     // [pair of heads][D][2]
   float* const e = q + (count + 1) / 2 * 2 * D;     // [head][tile, position]
-  float* const added = e + count * stride;          // [head][D], of a block that has all tiles
+  float* const added = e + count * stride;          // [head][D], of a block that has all tiles; of two tiles at once both
   float* const most = added + (count + 1) * D;      // [head]
   float* const sums = most + count;                 // [tile][head]
   float* const parts = behind_places() + split_behind(I, p);  // [lane of the scores' sums][of two heads][position]
@@ -395,7 +398,7 @@ DEVICE Told attend_split(const Instruction& I, const Input& in, u32 tag, const G
   }
   }
   mark(2);
-  if (all_at_once(p)) return attend_parts(I, tag, asked, gate);
+  if (PARTS && all_at_once(p)) return attend_parts(I, tag, asked, gate);
   ROLLED for (u32 t = 0; t < p.n; t++) {
     wait_place(t, asked);
     mark(3);
@@ -485,12 +488,20 @@ DEVICE Told attend_split(const Instruction& I, const Input& in, u32 tag, const G
     }
   }
   mark(6);
-  ROLLED for (u32 t = 0; t < p.n; t++) {
-    wait_place(p.n + t, asked);
+  // One head's two tiles at once.
+  const bool both = !PARTS && p.runs == 1 && p.n == 2 && count == 1;
+  ROLLED for (u32 t0 = 0; t0 < p.n; t0 += both ? 2 : 1) {
+    if (both) {
+      if (!bulk_copies()) copies_there<0>();
+      wait_place(p.n, asked);
+      if (bulk_copies()) wait_place(p.n + 1, asked);
+    } else {
+      wait_place(p.n + t0, asked);
+    }
     mark(7);
-    ask_place(I, p, p.n + t + PLACES - 1);
-    ROLLED for (u32 i = tid; i < count * D; i += THREADS) {
-      const u32 d = i % D, h = i / D;
+    ask_place(I, p, p.n + t0 + PLACES - 1);
+    ROLLED for (u32 i = tid; i < (both ? 2 : count) * D; i += THREADS) {
+      const u32 d = i % D, h = both ? 0 : i / D, t = both ? i / D : t0;
       const u32 from = t * POSITIONS > low ? t * POSITIONS : low, to = (t + 1) * POSITIONS < high ? (t + 1) * POSITIONS : high;
       const float* const x = e + h * stride;
       const float* const y = tile_place(p.n + t) + d;
@@ -513,7 +524,7 @@ DEVICE Told attend_split(const Instruction& I, const Input& in, u32 tag, const G
       ROLLED for (; j < end; j++) v = v + x[j] * y[j % POSITIONS * D];
       if (last) v = v + x[end] * own[D + d];
       if (p.runs > 1) publish(told + (of_kv + (u64)(p.low + t) * group + p.head % group + h) * D + d, v, tag);
-      else added[i] = t == 0 ? 0.0f + v : added[i] + v;
+      else added[i] = t == 0 ? 0.0f + v : both ? v : added[i] + v;
     }
   }
   // The others need not wait for it.
@@ -523,11 +534,12 @@ DEVICE Told attend_split(const Instruction& I, const Input& in, u32 tag, const G
     to[((u64)I.kv_heads * POSITIONS + last_at) * D + tid] = own[D + tid];
   }
   mark(8);
+  if (both) sync();
   if (p.runs == 1) {
     ROLLED for (u32 i = tid; i < count * D; i += THREADS) {
       float total = 0.0f;
       ROLLED for (u32 t = 0; t < p.n; t++) total = total + sums[t * count + i / D];
-      ((float*)I.out)[p.head * D + i] = divide(added[i], total);
+      ((float*)I.out)[p.head * D + i] = divide(both ? added[i] + added[D + i] : added[i], total);
     }
     return UNTOLD;
   }

@@ -47,8 +47,9 @@ DEVICE u32 shared_size() {
   asm("mov.u32 %0,%%dynamic_smem_size;" : "=r"(v));
   return v;
 }
-/** Asked anew each time: what a compiler makes of it for all a kernel's instructions would have registers of its own. */
-DEVICE u32 thread() {
+DEVICE u32 thread() { return threadIdx.x; }
+/** Asked anew each time: what a compiler makes of it once for all instructions of a kernel has registers all the time. */
+DEVICE u32 thread_anew() {
   u32 v;
   asm volatile("mov.u32 %0,%%tid.x;" : "=r"(v));
   return v;
@@ -62,9 +63,9 @@ DEVICE void sync_warp() { __syncwarp(); }
 DEVICE void sync_four(u32 which) { asm volatile("bar.sync %0,128;" ::"r"(which + 1) : "memory"); }
 /** Of eight. */
 DEVICE void sync_half(u32 which) { asm volatile("bar.sync %0,256;" ::"r"(which + 5) : "memory"); }
-/** Of some of a block's warps, so many threads: a barrier of four more. */
+/** Of some of a block's warps, so many threads; WHICH: of the hardware's barriers behind those. */
 template <u32 WHICH> DEVICE void meet(u32 threads) { asm volatile("bar.sync %0,%1;" ::"n"(WHICH + 7), "r"(threads) : "memory"); }
-/** To those who meet there: does not wait for them. */
+/** Counts as there, but does not wait. */
 template <u32 WHICH> DEVICE void tell(u32 threads) { asm volatile("bar.arrive %0,%1;" ::"n"(WHICH + 7), "r"(threads) : "memory"); }
 
 DEVICE u32 bits(float x) { return __float_as_uint(x); }

@@ -148,7 +148,7 @@ template <u32 KINDS> DEVICE Told run_one(const Instruction& I, const Input& in, 
     case ATTEND_SPLIT:
       // Its product has no norm to do it in.
       if ((KINDS & GROUPS) && bulk_copies() && thread() == ASKER) fetch_next(gate);
-      return attend_split(I, in, tag, gate);
+      return attend_split<KINDS == TERNARIES>(I, in, tag, gate);
     case INT8:
       int8_one(I, gate);
       return UNTOLD;
@@ -177,7 +177,7 @@ template <u32 KINDS> DEVICE Told run_one(const Instruction& I, const Input& in, 
 DEVICE const Instruction& held(u32 i) { return *(const Instruction*)shared().ring[i % 3]; }
 
 DEVICE void know_row(const Input& in) {
-  if (thread() != 0) return;
+  if (thread_anew() != 0) return;
   shared().position = *in.at<u32>(in.positions);
   shared().table_row = *in.at<u32>(in.table_rows);
   shared().share.heads = 0;
@@ -187,7 +187,7 @@ DEVICE void know_row(const Input& in) {
 /** Asks for instruction i of n, by a warp without results, mostly: it has come once its copies have. */
 constexpr u32 KEEPER = 64;
 DEVICE void ask_instruction(u64 list, u32 n, u32 i) {
-  const u32 at = (thread() - KEEPER) * 16;
+  const u32 at = (thread_anew() - KEEPER) * 16;
   if (i < n && at < INSTRUCTION_BYTES) copy_ahead(shared().ring[i % 3] + at, (const char*)list + (u64)i * INSTRUCTION_BYTES + at);
 }
 
@@ -240,8 +240,12 @@ template <class Run> DEVICE void run_list(u64 list, u32 n, u32 base, const Input
     if (told == UNTOLD) sync();
     else if (told == OTHERS) meet<END>(THREADS);
     mark(16);
-    if (told == UNTOLD && thread() == SPEAKER) gate.done();
-    if (thread() == ASKER) before_bulk();
+    const u32 tid = thread_anew();
+    if (told == UNTOLD && tid >= SPEAKER) gate.done(tid == SPEAKER);
+    if (tid / 32 == ASKER / 32) {
+      meet<TOLD>(64);
+      before_bulk();
+    }
     mark(17);
     note(barrier, i);
   }

@@ -23,7 +23,7 @@ struct Int8Rows {
   u64 w;
   char* ring;
   DEVICE_MEMBER void of(const Instruction& I) {
-    const u32 tid = thread(), warp = tid / 32;
+    const u32 tid = thread_anew(), warp = tid / 32;
     lane = tid & 31;
     rows = I.m[0].rows;
     stride = I.m[0].stride;

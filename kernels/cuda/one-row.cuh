@@ -16,6 +16,11 @@ constexpr u32 SPEAKER = THREADS - 32;
 
 /** Barriers of some warps: of those with results; the last of an instruction, where those do not wait for the others. */
 constexpr u32 RESULTS = 0, END = 3;
+/**
+ * Of the warp that has told the grid and the one that asks: to tell waits for all that the multiprocessor has on its way, so that what is asked for
+ * comes behind it.
+ */
+constexpr u32 TOLD = 4;
 /** Who has told the grid that this block is done with an instruction: nobody yet; other threads; this one's warps, who need not wait for others. */
 enum Told : u32 { UNTOLD, OTHERS, SELF };
 
@@ -28,19 +33,26 @@ struct Gate {
   /** The first instruction waits for nobody, behind the last is nothing. */
   enum { FIRST = 4, LAST = 8 };
   DEVICE_MEMBER void pass() const {
-    if (count != nullptr && (following & FIRST) == 0 && thread() == SPEAKER) await(count, target);
+    if (count != nullptr && (following & FIRST) == 0 && thread_anew() == SPEAKER) await(count, target);
     sync();
   }
   /** The instruction behind, or null. */
   DEVICE_MEMBER const Instruction* next() const {
     return count == nullptr || following & LAST ? nullptr : (const Instruction*)shared().ring[following & 3];
   }
+  /** By the threads with results, who need nothing of shared memory any more, and will not wait for the others. */
+  DEVICE_MEMBER void ends() const {
+    if (count != nullptr) tell<END>(THREADS);
+  }
   /**
-   * By one thread: this block has written all its results, this thread and those that it has met since, and reads no others' any more. Who has
-   * results has told END before, since this takes long.
+   * By a warp, one thread of which tells the grid that this block is done: that this thread, and those that it has met, have written all its results, and
+   * read no others' any more. This takes long.
    */
-  DEVICE_MEMBER void done() const {
-    if (count != nullptr && (following & LAST) == 0) arrive(count);
+  DEVICE_MEMBER void done(bool by_this_thread) const {
+    if (count == nullptr) return;
+    if (by_this_thread && (following & LAST) == 0) arrive(count);
+    sync_warp();
+    tell<TOLD>(64);
   }
 };
 
@@ -68,7 +80,7 @@ DEVICE void begin_arrivals() {
 constexpr u32 NORM_ASKED = 1, WEIGHTS_ASKED = 2;
 /** Behind the grid's barrier, where everybody knows how it was: what this instruction asked for. */
 DEVICE void count_asked(u32 asked, u32 what) {
-  if (bulk_copies() && thread() == 0) shared().asked = asked ^ what;
+  if (bulk_copies() && thread_anew() == 0) shared().asked = asked ^ what;
 }
 
 /** Who asks for stretches: of a warp that has little else to do before the barrier. */
@@ -77,7 +89,7 @@ constexpr u32 ASKER = SPEAKER - 32;
 /** Before the barrier: the norm's weights, as a stretch or a group of copies of their own. */
 DEVICE void one_ahead(const Instruction& I) {
   if (bulk_copies()) {
-    if (I.norm && thread() == ASKER) {
+    if (I.norm && thread_anew() == ASKER) {
       u64* const arrival = &shared().arrivals[0];
       expect(arrival, I.width * 4);
       copy_bulk(norm_place(I), (const void*)I.weight, I.width * 4, arrival);
@@ -88,8 +100,8 @@ DEVICE void one_ahead(const Instruction& I) {
     const u32 vectors = I.width / 4;
     float* const to = norm_place(I);
     const float* const from = (const float*)I.weight;
-    if (thread() < SPEAKER) {
-      ROLLED for (u32 v = thread(); v < vectors; v += SPEAKER) copy_ahead(to + 4 * v, from + 4 * v);
+    if (thread_anew() < SPEAKER) {
+      ROLLED for (u32 v = thread_anew(); v < vectors; v += SPEAKER) copy_ahead(to + 4 * v, from + 4 * v);
     }
   }
   copies_asked();
@@ -104,7 +116,7 @@ DEVICE float fold_for_all(float s) {
 /** laneSum of the row from its squares, or SQUARED from itself, by one warp, both halves alike. */
 template <bool SQUARED = false> DEVICE float sum_of_one(const float* squares, u32 width) {
   auto of = [](float v) { return SQUARED ? v * v : v; };
-  const Floats* p = (const Floats*)(squares + (thread() & 15) * square_stride(width));
+  const Floats* p = (const Floats*)(squares + (thread_anew() & 15) * square_stride(width));
   const Floats* const end = p + one_floats(width) / 64;
   float s = 0.0f;
   Floats v[4];
@@ -167,16 +179,16 @@ DEVICE void multiply(Floats& x, const Floats& w) { x = {x.x * w.x, x.y * w.y, x.
 /**
  * Codes of 8 bits from H vectors a holder. `idle`: what every thread does on the way, when there is nothing to wait for.
  *
- * The largest element is wanted for the scale, and is |(x r) w| for the inverse r of the norm: it is where |x w| is largest, or so near to that
- * that two roundings may change places. Each rounding moves a float by 2^-24 of it at most: |x w| as it is rounded, times r, is within
- * 3.1 x 2^-24 of the element, so that whose |x w| is 16 units in the last place below the largest (8 x 2^-24 or more, also across a power of two) cannot
- * be the row's largest. That holds for floats that are not subnormal, and tells of no infinity and NaN: weights above 2^20, and largest |x w| or r out of
- * the ordinary leave it to all elements, as do wide rows and more candidates than there is room for. (|x r| is below the root of the row's length; what is rounded
- * below 2^-126 adds 2^-150 x 2^20 at most to an element, of which the largest is above 2^-81.)
+ * The scale wants the largest element, |(x r) w| for the inverse r of the norm. It is where |x w| is largest, or so near to that that two
+ * roundings may change places: each moves a float by 2^-24 of it at most, so that |x w| as it is rounded, times r, is within 3.1 x 2^-24 of the
+ * element, and whose |x w| is 16 units in the last place below the largest (16 x 2^-24 of it or more) cannot be the row's largest. That holds for floats that
+ * are not subnormal, and tells of no infinity and NaN. So weights above 2^20, and a largest |x w| or an r out of the ordinary, leave it to
+ * all elements, as do wide rows and more candidates than there is room for. (|x r| is below the root of the row's length; what is rounded
+ * below 2^-126 adds 2^-150 x 2^20 at most to an element, and the largest is above 2^-81.)
  */
 template <u32 H, class Idle> DEVICE void make_bytes_one(const Instruction& I, u32 newer, u32 asked, const Gate& gate, const Idle& idle) {
   Shared& s = shared();
-  const u32 tid = thread(), lane = tid & 31, n = I.width, vectors = n / 4, words = I.code_stride / 4, norm = I.norm;
+  const u32 tid = thread_anew(), lane = tid & 31, n = I.width, vectors = n / 4, words = I.code_stride / 4, norm = I.norm;
   constexpr bool KEPT = H <= MOST_KEPT;
   const bool holds = tid < HOLDERS;
   auto there = [&](u32 k) { return holds && tid + k * HOLDERS < vectors; };

@@ -68,7 +68,7 @@ struct OneResult {
 DEVICE OneResult result_of(const Instruction& I, u32 item) {
   OneResult r = {nullptr, 0.0f, 0.0f};
   if (item >= I.items) return r;
-  const u32 lane = thread() & 31;
+  const u32 lane = thread_anew() & 31;
   u32 tile = item;
   const Matrix& m = I.m[I.ending == GATE ? 0 : part_of(I, tile)];
   const u32 quad = tile * 8 + lane % 8, row = quad + lane / 8 * m.quads;
@@ -105,11 +105,11 @@ DEVICE void fetch_weights(const Instruction& I) {
 
 /** Before the barrier: the block's first tiles. */
 DEVICE void ask_tiles(const Instruction& I) {
-  const u32 lane = thread() & 31, warp = thread() / 32, bytes = I.code_stride, splits = I.splits;
+  const u32 lane = thread_anew() & 31, warp = thread_anew() / 32, bytes = I.code_stride, splits = I.splits;
   const bool both = I.ending == GATE;
   const u32 each = both ? 2 : 1;
   if (bulk_copies()) {
-    if (thread() != ASKER) return;
+    if (thread_anew() != ASKER) return;
     u64* const arrival = &shared().arrivals[1];
     char* to = staged_tiles(I);
     u32 all = 0;
@@ -122,7 +122,7 @@ DEVICE void ask_tiles(const Instruction& I) {
     return;
   }
   // Quad after quad, all lanes of a warp.
-  if (thread() < SPEAKER) {
+  if (thread_anew() < SPEAKER) {
     ROLLED for (u32 q = warp; q < splits * 8; q += WARPS - 1) {
       u32 tile = block() + q / 8 / each * blocks();
       if (tile >= I.items) break;
@@ -138,7 +138,7 @@ DEVICE void ask_tiles(const Instruction& I) {
 }
 
 /**
- * Of the only row, without tensor cores, seven of whose eight columns would be nobody's: two warps have the same columns, 128 at a time, one of
+ * Of the only row, without tensor cores, seven of whose eight columns would be nobody's. Two warps have the same columns, 128 at a time, one of
  * them the first four quads of a tile, the other the last; of each eight lanes have one quad, 16 columns each.
  */
 constexpr u32 SHARES_OF_ONE = WARPS / 2, COLUMNS_OF_ONE = 128;
@@ -158,7 +158,7 @@ DEVICE void quad_step(i32 (&sum)[4], const Words& w, const Words& codes) {
 }
 /** To `place`, 32 sums of this warp's columns for a tile: those of row 8 f + q of field f and quad q, 4^f times too large. */
 DEVICE void keep_quads(const i32 (&sum)[4], i32* place) {
-  const u32 lane = thread() & 31, part = lane & 7, quad = (thread() / 32 & 1) * 4 + lane / 8;
+  const u32 lane = thread_anew() & 31, part = lane & 7, quad = (thread_anew() / 32 & 1) * 4 + lane / 8;
   const i32 of[4] = {sum[0], sum[1] - sum[0], sum[2] - sum[1], sum[3] - sum[2]};
   // Each of four lanes takes a row, whose sums the others have.
   const bool odd = part & 1, high = part & 2;
@@ -192,10 +192,10 @@ DEVICE Told ternary_one(const Instruction& I, const Gate& gate) {
   auto item_of = [](u32 warp) { return block() + (FIRST_RESULT + WARPS - warp) % WARPS * blocks(); };
   mark(0);
   make_bytes(I, 1, asked, gate, [&] {
-    mine = result_of(I, item_of(thread() / 32));
+    mine = result_of(I, item_of(thread_anew() / 32));
     old = adds && mine.to != nullptr ? load(mine.to) : 0.0f;
   });
-  const u32 tid = thread(), lane = tid & 31, warp = tid / 32, items = I.items, each = both ? 2 : 1;
+  const u32 tid = thread_anew(), lane = tid & 31, warp = tid / 32, items = I.items, each = both ? 2 : 1;
   u32 tiles = 0;
   ROLLED for (u32 next = block(); next < items; next += blocks()) tiles += each;
   if (mine.to != nullptr) {
@@ -271,10 +271,10 @@ DEVICE Told ternary_one(const Instruction& I, const Gate& gate) {
     if (both) mine.other = divide(mine.other, s.scale);
     if (adds) old = load(mine.to);
   }
-  tell<END>(THREADS);
+  gate.ends();
   if (results > 1) meet<RESULTS>(results * 32);
   else sync_warp();
-  if (turn == 0 && lane == 0) gate.done();
+  if (turn == 0) gate.done(lane == 0);
   return SELF;
 }
 

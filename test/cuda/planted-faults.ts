@@ -52,7 +52,13 @@ const FAULTS = {
   ],
   'scores before all are there': ['attention_rows.cuh', '  «await_bulk(arrival, before.tiles & 1);»', ''],
 
-  'only its own largest score': ['attend-split.cuh', '«receive(all + c, tag)»', 'receive(all + p.run, tag)'],
+  'only its own largest score': [
+    'attend-split.cuh',
+    'm = larger(m, lifted(«receive(all + c, tag)»));\n      sync',
+    'receive(all + 2 * p.run, tag)',
+  ],
+  'scores of the first warp alone': ['attend-split.cuh', 's.largest[2 * n * h + «lane»]);', '0'],
+  'the largest before the norm': ['one-row.cuh', 'u32 most = magnitude(«(one * r) * its_weight»);', 'one * its_weight'],
   'weights that nobody waits for': [
     'products.cuh',
     'if (bulk_copies()) «await_bulk(&s.arrivals[1], asked / WEIGHTS_ASKED & 1);»',
@@ -74,7 +80,7 @@ const FAULTS = {
     '',
   ],
   'groups from the last': ['one-products.cuh', 'total[0] = total[0] + a[«i»];', '15 - i'],
-  'tiles from the highest': ['attend-split.cuh', 'out = out + all[«t» * mine + c]', '(p.tiles - 1 - t)'],
+  'tiles from the highest': ['attend-split.cuh', 'out = out + values[«k»];', 'PACKETS - 1 - k'],
 } as const satisfies Record<string, Fault>;
 
 export type FaultName = keyof typeof FAULTS;

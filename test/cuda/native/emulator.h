@@ -44,7 +44,7 @@ struct Warp {
 };
 struct Block {
   u32 index = 0, threads = 512, arrived = 0, generation = 0;
-  u32 some[10] = {}, some_generations[10] = {};
+  u32 some[11] = {}, some_generations[11] = {};
   char* memory = nullptr;
   Warp warps[16];
   /** Stretches that were asked for and have not come. */
@@ -123,6 +123,7 @@ constexpr bool planted(u32 n) { return !__builtin_is_constant_evaluated() && emu
 inline char* shared_memory() { return emulator::now->block->memory; }
 inline u32 shared_size() { return emulator::shared_bytes; }
 inline u32 thread() { return emulator::now->thread; }
+inline u32 thread_anew() { return thread(); }
 inline u32 block() { return emulator::now->block->index; }
 inline u32 blocks() { return emulator::grid; }
 inline void sync() {
