@@ -56,16 +56,14 @@ template <u32 N> DEVICE void ready_head(const Instruction& I, u32 t, u32 slot, u
   turn_head<N>(I, slot, turn, v);
 }
 
-/** A key or value into the cache. */
-template <u32 N> DEVICE void append_head(const Instruction& I, const Input& in, u32 table_row, u32 slot, u32 head, u32 position, const float (&v)[N]) {
+/** Where a thread's first element of a key or value goes in the cache. */
+DEVICE float* place_of_head(const Instruction& I, const Input& in, u32 table_row, u32 slot, u32 head, u32 position) {
   const u32 lane = thread() & 15;
-  if (slot == VALUE) {
-    float* to = value_at(I, in, table_row, head, position) + lane;
-    UNROLL for (u32 k = 0; k < N; k++) to[16 * k] = v[k];
-  } else {
-    float* to = key_at(I, in, table_row, head, position) + (u64)lane * POSITIONS;
-    UNROLL for (u32 k = 0; k < N; k++) to[16 * k * POSITIONS] = v[k];
-  }
+  return slot == VALUE ? value_at(I, in, table_row, head, position) + lane : key_at(I, in, table_row, head, position) + (u64)lane * POSITIONS;
+}
+template <u32 N> DEVICE void append_head(float* to, u32 slot, const float (&v)[N]) {
+  const u32 step = slot == VALUE ? 16 : 16 * POSITIONS;
+  UNROLL for (u32 k = 0; k < N; k++) to[k * step] = v[k];
 }
 
 /** All rows' heads: queries in place (none where attention turns them), keys and values to the cache. Two of a thread's are on their way at once. */
@@ -74,8 +72,9 @@ template <u32 N> APART void ready_rows(const Instruction& I, const Input& in) {
   const u32* positions = (const u32*)in.positions;
   const u32* table_rows = (const u32*)in.table_rows;
   ROLLED for (u32 from = first; from < all || from == first; from += 2 * step) {
-    u32 t[2], slot[2], head[2], position[2], table_row[2];
+    u32 t[2], slot[2], head[2], position[2];
     bool there[2];
+    float* to[2];
     Turn<N> turn[2];
     float v[2][N];
     UNROLL for (u32 k = 0; k < 2; k++) {
@@ -86,20 +85,22 @@ template <u32 N> APART void ready_rows(const Instruction& I, const Input& in) {
       slot[k] = at < I.heads ? QUERY : at < I.heads + I.kv_heads ? KEY : VALUE;
       head[k] = slot[k] == QUERY ? at : slot[k] == KEY ? at - I.heads : at - I.heads - I.kv_heads;
       position[k] = positions[t[k]];
-      table_row[k] = table_rows[t[k]];
     }
-    UNROLL for (u32 k = 0; k < 2; k++) turn[k] = turn_of<N>(I, position[k], I.rotary != 0 && slot[k] != VALUE);
+    UNROLL for (u32 k = 0; k < 2; k++) {
+      turn[k] = turn_of<N>(I, position[k], I.rotary != 0 && slot[k] != VALUE);
+      to[k] = slot[k] == QUERY ? (float*)I.x + (u64)t[k] * I.x_stride + head[k] * 16 * N + (thread() & 15)
+                               : place_of_head(I, in, table_rows[t[k]], slot[k], head[k], position[k]);
+    }
     if (from == first) wait_for_earlier();
     UNROLL for (u32 k = 0; k < 2; k++) load_head<N>(I, t[k], slot[k], head[k], v[k]);
     UNROLL for (u32 k = 0; k < 2; k++) {
       turn_head<N>(I, slot[k], turn[k], v[k]);
       if (!there[k]) continue;
       if (slot[k] != QUERY) {
-        append_head<N>(I, in, table_row[k], slot[k], head[k], position[k], v[k]);
+        append_head<N>(to[k], slot[k], v[k]);
         continue;
       }
-      float* to = (float*)I.x + (u64)t[k] * I.x_stride + head[k] * 16 * N + (thread() & 15);
-      UNROLL for (u32 i = 0; i < N; i++) to[16 * i] = v[k][i];
+      UNROLL for (u32 i = 0; i < N; i++) to[k][16 * i] = v[k][i];
     }
   }
 }
@@ -591,7 +592,7 @@ APART void ready_own(const Instruction& I, const Input& in, Seen s, u32 t, u32 k
   float v[N];
   ready_head<N>(I, t, slot, slot == QUERY ? first_head + at : kv, turn, v);
   if (at > heads + 1) return;
-  if (slot != QUERY) append_head<N>(I, in, s.table_row, slot, kv, s.position, v);
+  if (slot != QUERY) append_head<N>(place_of_head(I, in, s.table_row, slot, kv, s.position), slot, v);
   else UNROLL for (u32 k = 0; k < N; k++) q[((thread() & 15) + 16 * k) * HEADS_AT_ONCE + at] = v[k];
 }
 
