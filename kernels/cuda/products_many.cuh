@@ -427,7 +427,8 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
     const char* codes = staged_here;
     // Of this step and of the one before, which may still be multiplied.
     static_assert(STEPS_EACH % 2 == 0, "they change places, from stage to stage too");
-    u32 fields[2][2][4] = {};
+    constexpr u32 SETS = STEPS_EACH;
+    u32 fields[SETS][2][4] = {};
     ROLLED for (u32 stage = 0; stage < stages; stage++) {
       copies_there<AHEAD - 1>();
       copies_for_tiles();
@@ -441,7 +442,7 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
       ask_weights(asked, asked_at);
       ask_codes();
       UNROLL for (u32 k = 0; k < STEPS_EACH; k++) {
-        u32(&now)[2][4] = fields[k % 2];
+        u32(&now)[2][4] = fields[k % SETS];
         UNROLL for (u32 f = 0; f < 4; f++) {
           UNROLL for (u32 h = 0; h < 2; h++) now[f / 2][2 * h + f % 2] = a[k][h] & mask_of(f);
         }
@@ -449,15 +450,15 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
         mma_four<N>(low, now[0], codes, first_step + k);
         mma_four<N>(high, now[1], codes, first_step + k);
         mma_asked();
-        mma_done<1>();
-        mma_kept(fields[1 - k % 2]);
+        mma_done<SETS - 1>();
+        mma_kept(fields[(k + 1) % SETS]);
       }
       codes += BYTES;
       if (codes >= staged_here + STAGES * BYTES) codes -= STAGES * BYTES;
     }
     mma_done<0>();
     copies_there<0>();
-    mma_kept(fields[1]);
+    UNROLL for (u32 k = 0; k < SETS; k++) mma_kept(fields[k]);
     i32* const results = (i32*)staged_here;
     const Matrix& m = I.m[gate ? 0 : p];
     const u32 quads = m.quads, rows = m.rows, out_stride = m.out_stride;
