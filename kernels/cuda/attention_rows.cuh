@@ -339,10 +339,12 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, RowsFour<PARTS, P
     next = place_of(p + PLACES);
     if (BULK) await_bulk(&mine.arrivals[slot_of(p)], (base + p) / PLACES & 1);
   };
-  // Of even dimensions a thread ends with the scores of its first two keys, of odd ones with those of the others.
-  const u32 k_end = k0 + 2 * parity;
-  float found[R];
-  UNROLL for (u32 n = 0; n < R; n++) found[n] = -from_bits(0x7f800000);
+  // A thread ends with the scores of 4 queries and KEYS keys: of even dimensions with those of its first queries or keys, of odd ones with
+  // those of the others.
+  constexpr u32 KEYS = R / 2;
+  const u32 q_end = q0 + (R == 8 ? 4 * parity : 0), k_end = k0 + (R == 8 ? 0 : 2 * parity);
+  float found[4];
+  UNROLL for (u32 n = 0; n < 4; n++) found[n] = -from_bits(0x7f800000);
   u32 p = 0;
   ROLLED for (u32 b = b0; b < b1; b++) {
     Sums<R> sum;
@@ -370,37 +372,36 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, RowsFour<PARTS, P
     // The sums of even and of odd dimensions, told where the last keys were.
     Floats* const told = (Floats*)mine.ring[slot_of(p - 1)];
     sync_four(four);
-    UNROLL for (u32 i = 0; i < R / 2; i++) {
-      const u32 n = i / 2 * 4, k = i % 2;
-      told[i * ROWS_FOUR + tid] = parity ? Floats{sum[n][k], sum[n + 1][k], sum[n + 2][k], sum[n + 3][k]}
-                                         : Floats{sum[n][2 + k], sum[n + 1][2 + k], sum[n + 2][2 + k], sum[n + 3][2 + k]};
-    }
+    auto sums_of = [&](u32 odd, u32 k) {
+      const u32 n = R == 8 ? 4 * odd : 0, at = R == 8 ? k : 2 * odd + k;
+      return Floats{sum[n][at], sum[n + 1][at], sum[n + 2][at], sum[n + 3][at]};
+    };
+    UNROLL for (u32 k = 0; k < KEYS; k++) told[k * ROWS_FOUR + tid] = parity ? sums_of(0, k) : sums_of(1, k);
     sync_four(four);
-    float* const place = scores_of(b) + k_end * QUERY_STRIDE + q0;
+    float* const place = scores_of(b) + k_end * QUERY_STRIDE + q_end;
     const u32 at = b * POSITIONS + k_end;
-    UNROLL for (u32 i = 0; i < R / 2; i++) {
-      const u32 n = i / 2 * 4, k = i % 2;
-      const Words begin = *(const Words*)(mine.begin + q0 + n), behind = *(const Words*)(mine.behind + q0 + n);
-      const u32 begins[4] = {begin.x, begin.y, begin.z, begin.w}, behinds[4] = {behind.x, behind.y, behind.z, behind.w};
-      const Floats v = told[i * ROWS_FOUR + (tid ^ ROWS_FOUR / 2)];
-      const float others[4] = {v.x, v.y, v.z, v.w};
+    const Words begin = *(const Words*)(mine.begin + q_end), behind = *(const Words*)(mine.behind + q_end);
+    const u32 begins[4] = {begin.x, begin.y, begin.z, begin.w}, behinds[4] = {behind.x, behind.y, behind.z, behind.w};
+    UNROLL for (u32 k = 0; k < KEYS; k++) {
+      const Floats v = told[k * ROWS_FOUR + (tid ^ ROWS_FOUR / 2)], own = parity ? sums_of(1, k) : sums_of(0, k);
+      const float both[4] = {v.x + own.x, v.y + own.y, v.z + own.z, v.w + own.w};
       float score[4];
       UNROLL for (u32 m = 0; m < 4; m++) {
         const bool sees = at + k - begins[m] <= behinds[m];
-        score[m] = sees ? (others[m] + (parity ? sum[n + m][2 + k] : sum[n + m][k])) * I.scale : -from_bits(0x7f800000);
+        score[m] = sees ? both[m] * I.scale : -from_bits(0x7f800000);
         // NaN is not found, and makes its row's sum NaN all the same.
-        found[n + m] = larger_float(found[n + m], score[m]);
+        found[m] = larger_float(found[m], score[m]);
       }
-      *(Floats*)(place + k * QUERY_STRIDE + n) = {score[0], score[1], score[2], score[3]};
+      *(Floats*)(place + k * QUERY_STRIDE) = {score[0], score[1], score[2], score[3]};
     }
   }
-  UNROLL for (u32 n = 0; n < R; n++) {
+  UNROLL for (u32 n = 0; n < 4; n++) {
     u32 v = lifted(found[n]);
     UNROLL for (u32 by = 1; by < 8; by *= 2) {
       const u32 other = (u32)shuffle_xor((i32)v, by);
       v = other > v ? other : v;
     }
-    if ((lane & 7) == 0) max_shared(mine.most + q0 + n, v);
+    if ((lane & 7) == 0) max_shared(mine.most + q_end + n, v);
   }
   // All scores are there, and the queries have been used.
   if (BULK) before_bulk_of_all();
