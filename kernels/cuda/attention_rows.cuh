@@ -56,26 +56,25 @@ template <u32 N> DEVICE void ready_head(const Instruction& I, u32 t, u32 slot, u
   turn_head<N>(I, slot, turn, v);
 }
 
-/** A key or value into the cache. */
-template <u32 N> DEVICE void append_head(const Instruction& I, const Input& in, u32 table_row, u32 slot, u32 head, u32 position, const float (&v)[N]) {
+/** Where a thread's first element of a key or value goes in the cache. */
+DEVICE float* place_of_head(const Instruction& I, const Input& in, u32 table_row, u32 slot, u32 head, u32 position) {
   const u32 lane = thread() & 15;
-  if (slot == VALUE) {
-    float* to = value_at(I, in, table_row, head, position) + lane;
-    UNROLL for (u32 k = 0; k < N; k++) to[16 * k] = v[k];
-  } else {
-    float* to = key_at(I, in, table_row, head, position) + (u64)lane * POSITIONS;
-    UNROLL for (u32 k = 0; k < N; k++) to[16 * k * POSITIONS] = v[k];
-  }
+  return slot == VALUE ? value_at(I, in, table_row, head, position) + lane : key_at(I, in, table_row, head, position) + (u64)lane * POSITIONS;
+}
+template <u32 N> DEVICE void append_head(float* to, u32 slot, const float (&v)[N]) {
+  const u32 step = slot == VALUE ? 16 : 16 * POSITIONS;
+  UNROLL for (u32 k = 0; k < N; k++) to[k * step] = v[k];
 }
 
-/** All rows' heads: queries in place, keys and values to the cache. Two of a thread's are on their way at once. */
+/** All rows' heads: queries in place (none where attention turns them), keys and values to the cache. Two of a thread's are on their way at once. */
 template <u32 N> APART void ready_rows(const Instruction& I, const Input& in) {
-  const u32 slots = I.heads + 2 * I.kv_heads, all = I.rows * slots, step = blocks() * (THREADS / 16);
+  const u32 slots = I.heads + 2 * I.kv_heads, all = I.rows * slots, step = blocks() * (THREADS / 16), first = block() * (THREADS / 16);
   const u32* positions = in.at<u32>(in.positions);
   const u32* table_rows = in.at<u32>(in.table_rows);
-  ROLLED for (u32 from = block() * (THREADS / 16); from < all; from += 2 * step) {
-    u32 t[2], slot[2], head[2], position[2], table_row[2];
+  ROLLED for (u32 from = first; from < all || from == first; from += 2 * step) {
+    u32 t[2], slot[2], head[2], position[2];
     bool there[2];
+    float* to[2];
     Turn<N> turn[2];
     float v[2][N];
     UNROLL for (u32 k = 0; k < 2; k++) {
@@ -86,23 +85,27 @@ template <u32 N> APART void ready_rows(const Instruction& I, const Input& in) {
       slot[k] = at < I.heads ? QUERY : at < I.heads + I.kv_heads ? KEY : VALUE;
       head[k] = slot[k] == QUERY ? at : slot[k] == KEY ? at - I.heads : at - I.heads - I.kv_heads;
       position[k] = positions[t[k]];
-      table_row[k] = table_rows[t[k]];
-      load_head<N>(I, t[k], slot[k], head[k], v[k]);
     }
-    UNROLL for (u32 k = 0; k < 2; k++) turn[k] = turn_of<N>(I, position[k], I.rotary != 0 && slot[k] != VALUE);
+    UNROLL for (u32 k = 0; k < 2; k++) {
+      turn[k] = turn_of<N>(I, position[k], I.rotary != 0 && slot[k] != VALUE);
+      to[k] = slot[k] == QUERY ? (float*)I.x + (u64)t[k] * I.x_stride + head[k] * 16 * N + (thread() & 15)
+                               : place_of_head(I, in, table_rows[t[k]], slot[k], head[k], position[k]);
+    }
+    if (from == first) wait_for_earlier();
+    UNROLL for (u32 k = 0; k < 2; k++) load_head<N>(I, t[k], slot[k], head[k], v[k]);
     UNROLL for (u32 k = 0; k < 2; k++) {
       turn_head<N>(I, slot[k], turn[k], v[k]);
       if (!there[k]) continue;
       if (slot[k] != QUERY) {
-        append_head<N>(I, in, table_row[k], slot[k], head[k], position[k], v[k]);
+        append_head<N>(to[k], slot[k], v[k]);
         continue;
       }
-      float* to = (float*)I.x + (u64)t[k] * I.x_stride + head[k] * 16 * N + (thread() & 15);
-      UNROLL for (u32 i = 0; i < N; i++) to[16 * i] = v[k][i];
+      UNROLL for (u32 i = 0; i < N; i++) to[k][16 * i] = v[k][i];
     }
   }
 }
 
+/** Nobody has waited for the kernel before. */
 DEVICE void ready(const Instruction& I, const Input& in) {
   if (I.head_dim == 32) ready_rows<2>(I, in);
   else if (I.head_dim == 64) ready_rows<4>(I, in);
@@ -111,27 +114,25 @@ DEVICE void ready(const Instruction& I, const Input& in) {
 
 // ---- a sequence's rows
 
-/** Threads of the kernel, each with twice the registers of others; of a half, which works on its own: barriers of four warps. */
-constexpr u32 ROWS_THREADS = 256, HALF_THREADS = ROWS_THREADS / 2;
-/** Queries (rows times heads of a kv head) of a half. */
+/** Threads of the kernel, each with twice the registers of others; of four warps, which work on their own. */
+constexpr u32 ROWS_THREADS = 256, ROWS_FOUR = ROWS_THREADS / 2;
+/** Queries (rows times heads of a kv head) of four warps, at most; where a thread has 4 of them instead of 8 half as many. */
 constexpr u32 QUERIES = 32;
 /** Floats from dimension to dimension of queries, from position to position of exponentials: 16 bytes more than the queries. */
-constexpr u32 QUERY_STRIDE = QUERIES + 4;
+constexpr u32 query_stride(u32 queries) { return queries + 4; }
 /** Keys come in quarters of their dimensions: those that are even, then the odd ones behind them, QUARTER_DIMS each. */
 constexpr u32 QUARTER_DIMS = TILE_DIM / 8, QUARTER_FLOATS = 2 * QUARTER_DIMS * POSITIONS;
 /** Scores of a block of the cache, as exponentials lie. */
-constexpr u32 BLOCK_SCORES = POSITIONS * QUERY_STRIDE;
-/** Of a thread: vectors of 4 queries' exponentials of a block, and sums of them. */
-constexpr u32 EXPONENTS = QUERIES * POSITIONS / 4 / HALF_THREADS, TOTALS = QUERIES * 16 / HALF_THREADS;
+constexpr u32 block_scores(u32 queries) { return POSITIONS * query_stride(queries); }
 /**
- * A half's shared memory. PARTS: in how many pieces a block's keys are streamed, and its values; PLACES: pieces that are there at once.
+ * Shared memory of four warps. PARTS: in how many pieces a block's keys are streamed, and its values; PLACES: pieces that are there at once.
  * One part is the block as it lies in the cache, which one thread asks for.
  */
-template <u32 PARTS, u32 PLACES> struct alignas(128) Half {
+template <u32 PARTS, u32 PLACES> struct alignas(128) RowsFour {
   /** Where a block's last keys were its scores' halves are told. */
   float ring[PLACES][4 / PARTS * QUARTER_FLOATS];
-  /** [dimension][query]; later scores and exponentials of two blocks, [position][query]. */
-  float q[2 * BLOCK_SCORES];
+  /** [dimension][query]; later scores and exponentials of two blocks, [position][query]; then results by thread. */
+  float q[2 * block_scores(QUERIES)];
   u32 most[QUERIES];
   float totals[QUERIES];
   /** The first position that a query sees, and how many behind it. */
@@ -140,10 +141,12 @@ template <u32 PARTS, u32 PLACES> struct alignas(128) Half {
   u64 arrivals[PLACES + 1];
 };
 static_assert(TILE_DIM <= 2 * POSITIONS, "queries lie where exponentials do");
-static_assert(QUARTER_FLOATS == 16 * HALF_THREADS, "a thread tells another 16 scores");
-/** What a half has asked for so far: pieces, and tiles' first scores. */
+static_assert(QUARTER_FLOATS >= 16 * ROWS_FOUR, "a thread tells another 16 scores");
+static_assert(2 * block_scores(QUERIES) >= QUERIES * TILE_DIM && 2 * block_scores(QUERIES / 2) >= QUERIES / 2 * TILE_DIM, "results lie where exponentials did");
+/** What four warps have asked for so far: pieces, and tiles' first scores; whether it has waited for the kernel before. */
 struct Asked {
   u32 pieces, tiles;
+  bool waited;
 };
 
 /** Where the blocks of one kv head of a layer are. */
@@ -158,58 +161,74 @@ DEVICE Cached cached(const Instruction& I, const Input& in, u32 table_row, u32 k
   return {in.at<u64>(in.tables) + (u64)table_row * in.table_stride, first, first + I.kv_heads * head};
 }
 
-/** 8 queries by 4 keys or dimensions: all products of a and b are added. */
-struct Eight {
-  Floats low, high;
-};
-DEVICE Eight eight_at(const float* p) { return {*(const Floats*)p, *(const Floats*)(p + 4)}; }
-DEVICE void add_products(float (&sum)[8][4], const Eight& a, const Floats& b) {
-  const float as[8] = {a.low.x, a.low.y, a.low.z, a.low.w, a.high.x, a.high.y, a.high.z, a.high.w}, bs[4] = {b.x, b.y, b.z, b.w};
-  UNROLL for (u32 n = 0; n < 8; n++) {
-    UNROLL for (u32 k = 0; k < 4; k++) sum[n][k] = sum[n][k] + as[n] * bs[k];
-  }
-}
-
+/** R queries by 4 keys or dimensions. */
+template <u32 R> using Sums = float[R][4];
 /** What a step of a sum takes. */
-struct Factors {
-  Eight a;
-  Floats b;
+template <u32 R> struct Factors {
+  Floats a[R / 4], b;
+  DEVICE_MEMBER float product(u32 n, u32 k) const { return part(a[n / 4], n % 4) * part(b, k); }
+  DEVICE_MEMBER static float part(const Floats& v, u32 k) { return k == 0 ? v.x : k == 1 ? v.y : k == 2 ? v.z : v.w; }
 };
-/** Adds the products of `n` steps, of the even ones to `even`. The next step's factors are on their way while one is added. */
-template <class Next> DEVICE void add_steps(float (&even)[8][4], float (&odd)[8][4], u32 n, const Next& next) {
-  Factors one = next();
+template <u32 R> DEVICE Factors<R> factors_at(const float* queries, const float* others) {
+  Factors<R> f;
+  UNROLL for (u32 i = 0; i < R / 4; i++) f.a[i] = ((const Floats*)queries)[i];
+  f.b = *(const Floats*)others;
+  return f;
+}
+template <u32 R> DEVICE void add_products(Sums<R>& sum, const Factors<R>& f) {
+  UNROLL for (u32 k = 0; k < 4 * R; k++) sum[k / 4][k % 4] = sum[k / 4][k % 4] + f.product(k / 4, k % 4);
+}
+template <u32 R> DEVICE void add_all(Sums<R>& sum, const Sums<R>& other) {
+  UNROLL for (u32 k = 0; k < 4 * R; k++) sum[k / 4][k % 4] = sum[k / 4][k % 4] + other[k / 4][k % 4];
+}
+template <u32 R> DEVICE void set_all(Sums<R>& sum, const Sums<R>& other) {
+  UNROLL for (u32 k = 0; k < 4 * R; k++) sum[k / 4][k % 4] = other[k / 4][k % 4];
+}
+template <u32 R> DEVICE void set_all(Sums<R>& sum, float to) {
+  UNROLL for (u32 k = 0; k < 4 * R; k++) sum[k / 4][k % 4] = to;
+}
+/** Adds the products of `n` steps, `one` the first, of the even ones to `even`. The next step's factors are on their way while one is added. */
+template <u32 R, class Next> DEVICE void add_steps(Sums<R>& even, Sums<R>& odd, Factors<R> one, u32 n, const Next& next) {
   ROLLED for (; n >= 2; n -= 2) {
-    const Factors two = next();
-    add_products(even, one.a, one.b);
+    const Factors<R> two = next();
+    add_products<R>(even, one);
     one = next();
-    add_products(odd, two.a, two.b);
+    add_products<R>(odd, two);
   }
-  if (n > 0) add_products(even, one.a, one.b);
+  if (n > 0) add_products<R>(even, one);
 }
 /**
- * Products of 8 queries and 4 keys, of every eighth dimension, `n` of them: lanes r and r + 8 of the laneSum, and their sum. KEY_STEP:
- * floats between the dimensions' keys.
+ * Products of R queries and 4 keys, of every eighth dimension, `n` of them, at least two: lanes r and r + 8 of the laneSum, and their sum.
+ * Each begins with its first product: that it may be -0 where 0 and it were 0 makes no difference to exponentials. KEY_STEP: floats
+ * between the dimensions' keys.
  */
-template <u32 KEY_STEP> DEVICE void two_lanes(float (&sum)[8][4], const float* x, const float* keys, u32 n) {
-  float other[8][4];
-  UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = other[k / 4][k % 4] = 0.0f;
-  add_steps(sum, other, n, [&]() -> Factors {
-    const Factors f = {eight_at(x), *(const Floats*)keys};
-    x += 8 * QUERY_STRIDE;
+template <u32 R, u32 KEY_STEP> DEVICE void two_lanes(Sums<R>& sum, const float* x, const float* keys, u32 n) {
+  Sums<R> other;
+  auto next = [&]() {
+    const Factors<R> f = factors_at<R>(x, keys);
+    x += 8 * query_stride(4 * R);
     keys += KEY_STEP;
     return f;
-  });
-  UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = sum[k / 4][k % 4] + other[k / 4][k % 4];
+  };
+  const Factors<R> zero = next(), one = next();
+  UNROLL for (u32 k = 0; k < 4 * R; k++) sum[k / 4][k % 4] = zero.product(k / 4, k % 4);
+  const Factors<R> two = next();
+  UNROLL for (u32 k = 0; k < 4 * R; k++) other[k / 4][k % 4] = one.product(k / 4, k % 4);
+  add_steps<R>(sum, other, two, n - 2, next);
+  add_all<R>(sum, other);
 }
 
-/** Rows t0.. of one sequence, `rows` of them, and a kv head, by a half: its thread `tid`. */
-template <u32 PARTS, u32 PLACES>
-DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACES>& mine, Asked& before, u32 half, u32 tid, u32 t0, u32 rows, u32 kv, float* scratch) {
+/** Rows t0.. of one sequence, `rows` of them, and a kv head, by four warps: their thread `tid`, with R queries. */
+template <u32 R, u32 PARTS, u32 PLACES>
+DEVICE void attend_tile(const Instruction& I, const Input& in, RowsFour<PARTS, PLACES>& mine, Asked& before, u32 four, u32 tid, u32 t0, u32 rows, u32 kv, float* scratch) {
   constexpr bool BULK = PARTS == 1;
-  constexpr u32 QUARTERS = 4 / PARTS, PIECE_POSITIONS = POSITIONS / PARTS;
+  static_assert(PARTS == 1 || PARTS == 4, "a piece is all of a block's keys or a quarter");
+  constexpr u32 PIECE_POSITIONS = POSITIONS / PARTS, QUERIES = 4 * R, QUERY_STRIDE = query_stride(QUERIES), BLOCK_SCORES = block_scores(QUERIES);
+  // Of a thread: vectors of 4 queries' exponentials of a block, and sums of them.
+  constexpr u32 EXPONENTS = QUERIES * POSITIONS / 4 / ROWS_FOUR, TOTALS = QUERIES * 16 / ROWS_FOUR;
   const u32 D = I.head_dim, group = I.heads / I.kv_heads, lane = tid & 31, warp = tid / 32;
   // Of scores two warps have the even dimensions, two the odd ones, each with half of a block's keys.
-  const u32 parity = warp / 2, q0 = lane / 8 * 8, k0 = (warp & 1) * 32 + (lane & 7) * 4;
+  const u32 parity = warp / 2, q0 = lane / 8 * R, k0 = (warp & 1) * 32 + (lane & 7) * 4;
   const u32 queries = rows * group, p0 = in.at<u32>(in.positions)[t0];
   const u32 end = p0 + rows, first = I.window && p0 + 1 > I.window ? p0 + 1 - I.window : 0;
   const u32 b0 = first / POSITIONS, b1 = (end + POSITIONS - 1) / POSITIONS;
@@ -229,7 +248,7 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACE
   auto scores_of = [&](u32 b) { return scratch + (u64)(b - b0) * BLOCK_SCORES; };
   auto exponentials_of = [&](u32 b) { return mine.q + (b - b0 & 1) * BLOCK_SCORES; };
   auto copy_all = [&](float* to, const float* from, u32 floats) {
-    ROLLED for (u32 i = tid; i < floats / 4; i += HALF_THREADS) copy_ahead(to + 4 * i, from + 4 * i);
+    ROLLED for (u32 i = tid; i < floats / 4; i += ROWS_FOUR) copy_ahead(to + 4 * i, from + 4 * i);
   };
   // The values of a block but the first come with its scores.
   auto ask = [&](u32 p, const float* place) {
@@ -257,28 +276,52 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACE
     }
     copies_asked();
   };
-  UNROLL for (u32 p = 0; p < PLACES - 1; p++) ask(p, place_of(p));
-  const float* next = place_of(PLACES - 1);
+  const u32 query = tid % QUERIES, dim = tid / QUERIES * 4;
+  constexpr u32 STEP = ROWS_FOUR / QUERIES * 4, VECTORS = TILE_DIM / STEP;
+  // Queries that are turned here: a thread has both elements of a pair.
+  const u32 turning = query < queries && I.rotary ? D / 2 : 0;
+  Floats c[VECTORS / 2], s[VECTORS / 2];
+  UNROLL for (u32 k = 0; k < VECTORS / 2; k++) {
+    const u64 at = (u64)(p0 + query / group) * turning + dim + k * STEP;
+    c[k] = s[k] = {0.0f, 0.0f, 0.0f, 0.0f};
+    if (dim + k * STEP < turning) c[k] = *(const Floats*)((const float*)I.cosine + at), s[k] = *(const Floats*)((const float*)I.sine + at);
+  }
+  const float* ahead[PLACES];
+  UNROLL for (u32 p = 0; p < PLACES; p++) ahead[p] = place_of(p);
+  if (!before.waited) {
+    wait_for_earlier();
+    // Keys and values of this step's rows.
+    if (BULK) before_bulk_of_all();
+    before.waited = true;
+  }
+  UNROLL for (u32 p = 0; p < PLACES - 1; p++) ask(p, ahead[p]);
+  const float* next = ahead[PLACES - 1];
   {
-    const u32 query = tid % QUERIES;
     const float* x = (const float*)I.x + (u64)(t0 + query / group) * I.x_stride + (kv * group + query % group) * D;
-    constexpr u32 STEP = HALF_THREADS / QUERIES * 4;
-    ROLLED for (u32 d = tid / QUERIES * 4; d < D; d += 4 * STEP) {
-      Floats v[4];
-      UNROLL for (u32 k = 0; k < 4; k++) {
-        const u32 at = d + k * STEP;
-        v[k] = {0.0f, 0.0f, 0.0f, 0.0f};
-        if (query < queries && at < D) v[k] = load((const Floats*)(x + at));
-      }
-      UNROLL for (u32 k = 0; k < 4; k++) {
-        const u32 at = d + k * STEP;
-        if (at >= D) continue;
-        float* to = mine.q + at * QUERY_STRIDE + query;
-        to[0] = v[k].x;
-        to[QUERY_STRIDE] = v[k].y;
-        to[2 * QUERY_STRIDE] = v[k].z;
-        to[3 * QUERY_STRIDE] = v[k].w;
-      }
+    Floats v[VECTORS];
+    UNROLL for (u32 k = 0; k < VECTORS; k++) {
+      const u32 at = dim + k * STEP;
+      v[k] = {0.0f, 0.0f, 0.0f, 0.0f};
+      if (query < queries && at < D) v[k] = load((const Floats*)(x + at));
+    }
+    auto turn = [&](Floats& low, Floats& high, const Floats& c, const Floats& s) {
+      const Floats a = low, b = high;
+      low = {a.x * c.x - b.x * s.x, a.y * c.y - b.y * s.y, a.z * c.z - b.z * s.z, a.w * c.w - b.w * s.w};
+      high = {b.x * c.x + a.x * s.x, b.y * c.y + a.y * s.y, b.z * c.z + a.z * s.z, b.w * c.w + a.w * s.w};
+    };
+    if (turning == TILE_DIM / 2) {
+      UNROLL for (u32 k = 0; k < VECTORS / 2; k++) turn(v[k], v[k + VECTORS / 2], c[k], s[k]);
+    } else if (turning == TILE_DIM / 4) {
+      UNROLL for (u32 k = 0; k < VECTORS / 4; k++) turn(v[k], v[k + VECTORS / 4], c[k], s[k]);
+    }
+    UNROLL for (u32 k = 0; k < VECTORS; k++) {
+      const u32 at = dim + k * STEP;
+      if (at >= D) continue;
+      float* to = mine.q + at * QUERY_STRIDE + query;
+      to[0] = v[k].x;
+      to[QUERY_STRIDE] = v[k].y;
+      to[2 * QUERY_STRIDE] = v[k].z;
+      to[3 * QUERY_STRIDE] = v[k].w;
     }
     if (tid < QUERIES) {
       const u32 p = p0 + query / group, begin = I.window && p + 1 > I.window ? p + 1 - I.window : 0;
@@ -291,50 +334,61 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACE
   auto turn_ring = [&](u32 p) {
     if (BULK) before_bulk();
     else copies_there<PLACES - 2>();
-    sync_four(half);
+    sync_four(four);
     ask(p + PLACES - 1, next);
     next = place_of(p + PLACES);
     if (BULK) await_bulk(&mine.arrivals[slot_of(p)], (base + p) / PLACES & 1);
   };
-  // Of even dimensions a thread ends with the scores of its first four queries, of odd ones with those of the others.
-  const u32 q_end = q0 + 4 * parity;
+  // A thread ends with the scores of 4 queries and KEYS keys: of even dimensions with those of its first queries or keys, of odd ones with
+  // those of the others.
+  constexpr u32 KEYS = R / 2;
+  const u32 q_end = q0 + (R == 8 ? 4 * parity : 0), k_end = k0 + (R == 8 ? 0 : 2 * parity);
   float found[4];
   UNROLL for (u32 n = 0; n < 4; n++) found[n] = -from_bits(0x7f800000);
   u32 p = 0;
   ROLLED for (u32 b = b0; b < b1; b++) {
-    float sum[8][4], two[8][4], four[8][4];
-    ROLLED for (u32 quarter = 0; quarter < 4; quarter++) {
-      if (quarter % QUARTERS == 0) turn_ring(p++);
-      const u32 r = residue(quarter) + parity;
-      const float* keys = mine.ring[slot_of(p - 1)] + (BULK ? r : parity * QUARTER_DIMS) * POSITIONS + k0;
-      two_lanes<BULK ? 8 * POSITIONS : POSITIONS>(sum, mine.q + r * QUERY_STRIDE + q0, keys, (D - r + 7) / 8);
-      if ((quarter & 1) == 0) {
-        UNROLL for (u32 k = 0; k < 32; k++) two[k / 4][k % 4] = sum[k / 4][k % 4];
-        continue;
+    Sums<R> sum;
+    if (BULK) turn_ring(p++);
+    if (b * POSITIONS + (k0 & 32) < end) {
+      Sums<R> two, four_lanes;
+      ROLLED for (u32 h = 0; h < 2; h++) {
+        auto quarter_of = [&](u32 quarter, Sums<R>& to) {
+          if (!BULK) turn_ring(p++);
+          const u32 r = residue(quarter) + parity;
+          const float* keys = mine.ring[slot_of(p - 1)] + (BULK ? r : parity * QUARTER_DIMS) * POSITIONS + k0;
+          two_lanes<R, BULK ? 8 * POSITIONS : POSITIONS>(to, mine.q + r * QUERY_STRIDE + q0, keys, (D - r + 7) / 8);
+        };
+        quarter_of(2 * h, sum);
+        quarter_of(2 * h + 1, two);
+        add_all<R>(sum, two);
+        if (h == 0) set_all<R>(four_lanes, sum);
       }
-      UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = two[k / 4][k % 4] + sum[k / 4][k % 4];
-      if (quarter == 1) {
-        UNROLL for (u32 k = 0; k < 32; k++) four[k / 4][k % 4] = sum[k / 4][k % 4];
-      }
+      UNROLL for (u32 k = 0; k < 4 * R; k++) sum[k / 4][k % 4] = four_lanes[k / 4][k % 4] + sum[k / 4][k % 4];
+    } else {
+      // Keys that nobody sees: all of a warp's.
+      UNROLL for (u32 k = 0; k < PARTS && !BULK; k++) turn_ring(p++);
+      set_all<R>(sum, 0.0f);
     }
-    UNROLL for (u32 k = 0; k < 32; k++) sum[k / 4][k % 4] = four[k / 4][k % 4] + sum[k / 4][k % 4];
     // The sums of even and of odd dimensions, told where the last keys were.
     Floats* const told = (Floats*)mine.ring[slot_of(p - 1)];
-    sync_four(half);
-    UNROLL for (u32 k = 0; k < 4; k++)
-      told[k * HALF_THREADS + tid] = parity ? Floats{sum[0][k], sum[1][k], sum[2][k], sum[3][k]} : Floats{sum[4][k], sum[5][k], sum[6][k], sum[7][k]};
-    sync_four(half);
-    float* const place = scores_of(b) + k0 * QUERY_STRIDE + q_end;
-    const u32 at = b * POSITIONS + k0;
+    sync_four(four);
+    auto sums_of = [&](u32 odd, u32 k) {
+      const u32 n = R == 8 ? 4 * odd : 0, at = R == 8 ? k : 2 * odd + k;
+      return Floats{sum[n][at], sum[n + 1][at], sum[n + 2][at], sum[n + 3][at]};
+    };
+    UNROLL for (u32 k = 0; k < KEYS; k++) told[k * ROWS_FOUR + tid] = parity ? sums_of(0, k) : sums_of(1, k);
+    sync_four(four);
+    float* const place = scores_of(b) + k_end * QUERY_STRIDE + q_end;
+    const u32 at = b * POSITIONS + k_end;
     const Words begin = *(const Words*)(mine.begin + q_end), behind = *(const Words*)(mine.behind + q_end);
     const u32 begins[4] = {begin.x, begin.y, begin.z, begin.w}, behinds[4] = {behind.x, behind.y, behind.z, behind.w};
-    UNROLL for (u32 k = 0; k < 4; k++) {
-      const Floats v = told[k * HALF_THREADS + (tid ^ 64)];
-      const float others[4] = {v.x, v.y, v.z, v.w};
+    UNROLL for (u32 k = 0; k < KEYS; k++) {
+      const Floats v = told[k * ROWS_FOUR + (tid ^ ROWS_FOUR / 2)], own = parity ? sums_of(1, k) : sums_of(0, k);
+      const float both[4] = {v.x + own.x, v.y + own.y, v.z + own.z, v.w + own.w};
       float score[4];
       UNROLL for (u32 m = 0; m < 4; m++) {
         const bool sees = at + k - begins[m] <= behinds[m];
-        score[m] = sees ? (others[m] + (parity ? sum[4 + m][k] : sum[m][k])) * I.scale : -from_bits(0x7f800000);
+        score[m] = sees ? both[m] * I.scale : -from_bits(0x7f800000);
         // NaN is not found, and makes its row's sum NaN all the same.
         found[m] = larger_float(found[m], score[m]);
       }
@@ -351,7 +405,7 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACE
   }
   // All scores are there, and the queries have been used.
   if (BULK) before_bulk_of_all();
-  sync_four(half);
+  sync_four(four);
   if (BULK) {
     u64* const arrival = &mine.arrivals[PLACES];
     if (tid == 0) {
@@ -364,18 +418,19 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACE
     copies_asked();
     copies_there<0>();
   }
-  const u32 position = tid / 8, e0 = tid % 8 * 4, d0 = warp * 32 + (lane & 7) * 4;
-  constexpr u32 APART_POSITIONS = HALF_THREADS / 8;
+  constexpr u32 VECTORS_EACH = QUERIES / 4, APART_POSITIONS = ROWS_FOUR / VECTORS_EACH;
+  const u32 position = tid / VECTORS_EACH, e0 = tid % VECTORS_EACH * 4, d0 = warp * 32 + (lane & 7) * 4;
   float largest[4];
   UNROLL for (u32 n = 0; n < 4; n++) largest[n] = lowered(mine.most[e0 + n]);
-  float out[8][4], total[TOTALS];
+  Sums<R> out;
+  float total[TOTALS];
   UNROLL for (u32 k = 0; k < TOTALS; k++) total[k] = 0.0f;
-  UNROLL for (u32 k = 0; k < 32; k++) out[k / 4][k % 4] = 0.0f;
+  set_all<R>(out, 0.0f);
   ROLLED for (u32 b = b0; b < b1; b++) {
     float* const e = exponentials_of(b);
     const u32 low = first > b * POSITIONS ? first - b * POSITIONS : 0, high = high_of(b);
-    float x[8][4];
-    UNROLL for (u32 k = 0; k < 32; k++) x[k / 4][k % 4] = 0.0f;
+    Sums<R> x;
+    set_all<R>(x, 0.0f);
     ROLLED for (u32 part = 0; part < PARTS; part++, p++) {
       turn_ring(p);
       if (part == 0) {
@@ -385,10 +440,10 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACE
           const Floats w = *at;
           *at = {exp_below(w.x - largest[0]), exp_below(w.y - largest[1]), exp_below(w.z - largest[2]), exp_below(w.w - largest[3])};
         }
-        sync_four(half);
+        sync_four(four);
         // Their sums: 16 threads a query, counted from the first position that it sees in the block.
         UNROLL for (u32 k = 0; k < TOTALS; k++) {
-          const u32 of = tid / 16 + HALF_THREADS / 16 * k, begin = mine.begin[of], skip = begin > b * POSITIONS ? begin - b * POSITIONS : 0;
+          const u32 of = tid / 16 + ROWS_FOUR / 16 * k, begin = mine.begin[of], skip = begin > b * POSITIONS ? begin - b * POSITIONS : 0;
           float s = 0.0f;
           UNROLL for (u32 i = 0; i < 4; i++) {
             const u32 at = skip + (tid & 15) + 16 * i;
@@ -404,80 +459,102 @@ DEVICE void attend_tile(const Instruction& I, const Input& in, Half<PARTS, PLACE
       if (j0 >= j1) continue;
       const float* values = mine.ring[slot_of(p)] + j0 * D + d0;
       const float* weights = e + (at + j0) * QUERY_STRIDE + q0;
-      add_steps(x, x, j1 - j0, [&]() -> Factors {
-        const Factors f = {eight_at(weights), *(const Floats*)values};
+      auto step = [&]() {
+        const Factors<R> f = factors_at<R>(weights, values);
         weights += QUERY_STRIDE;
         values += D;
         return f;
-      });
+      };
+      add_steps<R>(x, x, step(), j1 - j0, step);
     }
-    UNROLL for (u32 k = 0; k < 32; k++) out[k / 4][k % 4] = out[k / 4][k % 4] + x[k / 4][k % 4];
+    add_all<R>(out, x);
   }
   copies_there<0>();
   before.pieces += pieces;
   before.tiles++;
   if ((tid & 15) == 0) {
-    UNROLL for (u32 k = 0; k < TOTALS; k++) mine.totals[tid / 16 + HALF_THREADS / 16 * k] = total[k];
+    UNROLL for (u32 k = 0; k < TOTALS; k++) mine.totals[tid / 16 + ROWS_FOUR / 16 * k] = total[k];
+  }
+  sync_four(four);
+  if (d0 < D) {
+    // From shared memory, so that the code of four divisions is fetched and not of 4 R.
+    Floats* const results = (Floats*)mine.q + tid;
+    UNROLL for (u32 n = 0; n < R; n++) results[n * ROWS_FOUR] = {out[n][0], out[n][1], out[n][2], out[n][3]};
+    ROLLED for (u32 n = 0; n < R && q0 + n < queries; n++) {
+      const u32 of = q0 + n;
+      const float all = mine.totals[of];
+      const Floats v = results[n * ROWS_FOUR];
+      *(Floats*)((float*)I.out + (u64)(t0 + of / group) * I.out_stride + (kv * group + of % group) * D + d0) = {divide(v.x, all), divide(v.y, all),
+                                                                                                             divide(v.z, all), divide(v.w, all)};
+    }
   }
   if (BULK) before_bulk();
-  sync_four(half);
-  if (d0 >= D) return;
-  UNROLL for (u32 n = 0; n < 8; n++) {
-    const u32 query = q0 + n;
-    if (query >= queries) continue;
-    const float all = mine.totals[query];
-    *(Floats*)((float*)I.out + (u64)(t0 + query / group) * I.out_stride + (kv * group + query % group) * D + d0) = {
-        divide(out[n][0], all), divide(out[n][1], all), divide(out[n][2], all), divide(out[n][3], all)};
-  }
+  sync_four(four);
 }
 
 /**
- * A half has as many rows as make 32 queries with one kv head. First all scores, which go to the half's own scratch (by block of
- * the cache, position, query), and each query's largest; then block after block of values. A thread has 8 queries and 4 keys, then
- * 8 queries and 4 dimensions.
+ * Four warps have as many rows as make 4 R queries with one kv head. First all scores, which go to their own scratch (by block of the
+ * cache, position, query), and each query's largest; then block after block of values. A thread has R queries and 4 keys, then R
+ * queries and 4 dimensions.
  *
  * A laneSum's lanes are gone through so that few are held at a time: a thread has the even ones or the odd ones, of a piece lanes r and
  * r + 8, and the quarters come in the order in which the fold adds them.
  */
-template <u32 PARTS, u32 PLACES> DEVICE void attend_rows_with(const Instruction& I, const Input& in) {
-  using Mine = Half<PARTS, PLACES>;
-  const u32 group = I.heads / I.kv_heads, each = QUERIES / group, all = thread(), half = all / HALF_THREADS, tid = all % HALF_THREADS;
+template <u32 R, u32 PARTS, u32 PLACES> DEVICE void attend_rows_with(const Instruction& I, const Input& in) {
+  using Mine = RowsFour<PARTS, PLACES>;
+  const u32 group = I.heads / I.kv_heads, each = 4 * R / group, all = thread(), four = all / ROWS_FOUR, tid = all % ROWS_FOUR;
   const u32 tiles = (I.rows + each - 1) / each, items = tiles * I.kv_heads;
-  Mine& mine = ((Mine*)pool())[half];
-  u32* const taken = (u32*)((Mine*)pool() + 2);  // rounds; then the halves' own
-  float* const scratch = (float*)I.scratch + (u64)(2 * block() + half) * I.splits * BLOCK_SCORES;
+  Mine& mine = ((Mine*)pool())[four];
+  u32* const taken = (u32*)((Mine*)pool() + 2);  // rounds; then the fours' own
+  float* const scratch = (float*)I.scratch + (u64)(2 * block() + four) * I.splits * block_scores(QUERIES);
   const u32* table_rows = in.at<u32>(in.table_rows);
-  Asked asked = {0, 0};
+  Asked asked = {0, 0, false};
   if (all == 0) taken[0] = 0;
   if (tid == 0 && PARTS == 1) {
     UNROLL for (u32 i = 0; i <= PLACES; i++) begin_arrival(&mine.arrivals[i], 1);
   }
   sync();
   for (;;) {
-    if (tid == 0) taken[1 + half] = take_shared(taken);
-    sync_four(half);
-    const u32 round = taken[1 + half];
+    if (tid == 0) taken[1 + four] = take_shared(taken);
+    sync_four(four);
+    const u32 round = taken[1 + four];
     if (round * blocks() >= items) break;
-    // The last rows, which see the most, first; who had more in one round has less in the next.
-    const u32 item = round * blocks() + (round & 1 ? blocks() - 1 - block() : block());
+    // The last rows, which see the most, first; who had more in one round has less in the next. What a last round has goes to those first
+    // whose fours have had about as much as one another.
+    u32 item = round & 1 ? blocks() - 1 - block() : block();
+    if (round > 1 && items - round * blocks() < blocks()) item = (blocks() * 3 / 4 + blocks() - 1 - block()) % blocks();
+    item += round * blocks();
     if (item < items) {
       const u32 kv = item % I.kv_heads, from = (tiles - 1 - item / I.kv_heads) * each;
       const u32 to = from + each < I.rows ? from + each : I.rows;
       for (u32 t0 = from; t0 < to;) {
         u32 t1 = in.sequences == 1 ? to : t0 + 1;
         while (t1 < to && table_rows[t1] == table_rows[t0]) t1++;
-        attend_tile(I, in, mine, asked, half, tid, t0, t1 - t0, kv, scratch);
+        attend_tile<R>(I, in, mine, asked, four, tid, t0, t1 - t0, kv, scratch);
         t0 = t1;
       }
     }
-    sync_four(half);
+    // All have read what is taken.
+    sync_four(four);
   }
+  if (!asked.waited) wait_for_earlier();
 }
 
-/** Whole blocks of the cache where one thread can ask for them, and there is room. */
+/**
+ * Whole blocks of the cache where one thread can ask for them, and there is room. A thread has 8 queries where there are tiles enough for all
+ * fours, and 4 of fewer rows: more loads for a product, but nobody is at work on the last rows when all others are done. (Both in a
+ * launch took longer than either: they did not fit where code is kept.)
+ */
 DEVICE void attend_rows(const Instruction& I, const Input& in) {
-  if (bulk_copies() && POOL_AT + 2 * sizeof(Half<1, 2>) + 16 <= shared_size()) attend_rows_with<1, 2>(I, in);
-  else attend_rows_with<4, 3>(I, in);
+  const u32 group = I.heads / I.kv_heads;
+  const bool few = group <= QUERIES / 2 && I.rows * I.heads <= QUERIES * 2 * blocks();
+  if (bulk_copies() && POOL_AT + 2 * sizeof(RowsFour<1, 2>) + 16 <= shared_size()) {
+    if (few) attend_rows_with<4, 1, 2>(I, in);
+    else attend_rows_with<8, 1, 2>(I, in);
+  } else {
+    if (few) attend_rows_with<4, 4, 3>(I, in);
+    else attend_rows_with<8, 4, 3>(I, in);
+  }
 }
 
 // ---- a row of each sequence
@@ -516,7 +593,7 @@ APART void ready_own(const Instruction& I, const Input& in, Seen s, u32 t, u32 k
   float v[N];
   ready_head<N>(I, t, slot, slot == QUERY ? first_head + at : kv, turn, v);
   if (at > heads + 1) return;
-  if (slot != QUERY) append_head<N>(I, in, s.table_row, slot, kv, s.position, v);
+  if (slot != QUERY) append_head<N>(place_of_head(I, in, s.table_row, slot, kv, s.position), slot, v);
   else UNROLL for (u32 k = 0; k < N; k++) q[((thread() & 15) + 16 * k) * HEADS_AT_ONCE + at] = v[k];
 }
 

@@ -323,18 +323,10 @@ KERNEL bitnet_head(GIVEN Instruction given, u64, u64 barrier, u32 index) {
   run_alone(given, barrier, index, [](const Instruction& I) { int8_of_rows(I); });
 }
 KERNEL bitnet_ready(GIVEN Instruction given, u64 input, u64 barrier, u32 index) {
-  run_alone(given, barrier, index, [input](const Instruction& I) {
-    wait_for_earlier();
-    ready(I, *(const Input*)input);
-  });
+  run_alone(given, barrier, index, [input](const Instruction& I) { ready(I, *(const Input*)input); });
 }
 KERNEL_OF_256 bitnet_attend_rows(GIVEN Instruction given, u64 input, u64 barrier, u32 index) {
-  run_alone(given, barrier, index, [input](const Instruction& I) {
-    wait_for_earlier();
-    // Keys and values of this step's rows.
-    before_bulk_of_all();
-    attend_rows(I, *(const Input*)input);
-  });
+  run_alone(given, barrier, index, [input](const Instruction& I) { attend_rows(I, *(const Input*)input); });
 }
 KERNEL bitnet_attend_batch(GIVEN Instruction given, u64 input, u64 barrier, u32 index) {
   run_alone(given, barrier, index, [input](const Instruction& I) { attend_batch(I, *(const Input*)input); });

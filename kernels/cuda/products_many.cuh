@@ -427,7 +427,8 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
     const char* codes = staged_here;
     // Of this step and of the one before, which may still be multiplied.
     static_assert(STEPS_EACH % 2 == 0, "they change places, from stage to stage too");
-    u32 fields[2][2][4] = {};
+    constexpr u32 SETS = STEPS_EACH;
+    u32 fields[SETS][2][4] = {};
     ROLLED for (u32 stage = 0; stage < stages; stage++) {
       copies_there<AHEAD - 1>();
       copies_for_tiles();
@@ -441,7 +442,7 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
       ask_weights(asked, asked_at);
       ask_codes();
       UNROLL for (u32 k = 0; k < STEPS_EACH; k++) {
-        u32(&now)[2][4] = fields[k % 2];
+        u32(&now)[2][4] = fields[k % SETS];
         UNROLL for (u32 f = 0; f < 4; f++) {
           UNROLL for (u32 h = 0; h < 2; h++) now[f / 2][2 * h + f % 2] = a[k][h] & mask_of(f);
         }
@@ -449,15 +450,15 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
         mma_four<N>(low, now[0], codes, first_step + k);
         mma_four<N>(high, now[1], codes, first_step + k);
         mma_asked();
-        mma_done<1>();
-        mma_kept(fields[1 - k % 2]);
+        mma_done<SETS - 1>();
+        mma_kept(fields[(k + 1) % SETS]);
       }
       codes += BYTES;
       if (codes >= staged_here + STAGES * BYTES) codes -= STAGES * BYTES;
     }
     mma_done<0>();
     copies_there<0>();
-    mma_kept(fields[1]);
+    UNROLL for (u32 k = 0; k < SETS; k++) mma_kept(fields[k]);
     i32* const results = (i32*)staged_here;
     const Matrix& m = I.m[gate ? 0 : p];
     const u32 quads = m.quads, rows = m.rows, out_stride = m.out_stride;
@@ -468,21 +469,26 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
       return quad >= quads || row >= rows ? 0 : quads - quad < rows - row ? quads - quad : rows - row;
     };
     const u32 left[2] = {left_of(0), left_of(UNITS - 1)};
-    // Nearly always all is there, and can be read and written four at a time.
-    const bool whole = ((quads | out_stride) & 3) == 0 && (m.out & 15) == 0 && left[0] >= 4 && left[1] >= 4 && t0 + N <= I.rows;
+    // Nearly always four at a time can be read and written; of the last tokens there may be fewer than a tile has.
+    const bool whole = ((quads | out_stride) & 3) == 0 && (m.out & 15) == 0 && left[0] >= 4 && left[1] >= 4;
+    const u32 tokens = I.rows - t0 < N ? I.rows - t0 : N;
     // Two at a time: both units of a token, or two tokens.
     constexpr u32 STEP = UNITS == 2 ? 8 : 16;
     auto token_at = [&](u32 i, u32 k) { return UNITS == 2 ? i : i + 8 * k; };
     float* const out_here = (float*)m.out + (u64)t0 * out_stride + quad_at + field * quads;
     auto out_at = [&](u32 token, u32 k) { return out_here + (u64)token * out_stride + quad_of(UNITS == 2 ? k : 0); };
-    auto left_at = [&](u32 token, u32 k) { return t0 + token < I.rows ? left[k] : 0; };
+    auto left_at = [&](u32 token, u32 k) { return token < tokens ? left[k] : 0; };
     ROLLED for (u32 pass = 0; pass < UNITS; pass++) {
-      const u32 first = pass * PART;
+      const u32 first = pass * PART, part = first >= tokens ? 0 : tokens - first < PART ? tokens - first : PART;
+      // Of two tokens the second may be one too many.
+      auto there = [&](u32 i, u32 k) { return token_at(i, k) < part; };
       Floats* const old_ahead = (Floats*)(staged_here + OLD_AT) + tid;
       sync();
       if (OLD_AHEAD && whole && adds) {
-        ROLLED for (u32 i = warp, at = 0; i < PART; i += STEP, at += 2 * FOUR_THREADS) {
-          UNROLL for (u32 k = 0; k < 2; k++) copy_ahead(old_ahead + at + k * FOUR_THREADS, out_at(first + token_at(i, k), k));
+        ROLLED for (u32 i = warp, at = 0; i < part; i += STEP, at += 2 * FOUR_THREADS) {
+          UNROLL for (u32 k = 0; k < 2; k++) {
+            if (there(i, k)) copy_ahead(old_ahead + at + k * FOUR_THREADS, out_at(first + token_at(i, k), k));
+          }
         }
         copies_asked();
       }
@@ -520,33 +526,39 @@ template <u32 UNITS, u32 N> DEVICE void ternary_fours_of(const Instruction& I) {
         // What is there already: copied by the thread itself, or asked for a round before it is wanted.
         copies_there<0>();
         Floats next[2];
-        UNROLL for (u32 k = 0; k < 2 && !OLD_AHEAD; k++) next[k] = load((const Floats*)out_at(first + token_at(warp, k), k));
-        ROLLED for (u32 i = warp, at = 0; i < PART; i += STEP, at += 2 * FOUR_THREADS) {
-          Floats old[2];
+        auto ask_old = [&](u32 i) {
           UNROLL for (u32 k = 0; k < 2; k++) {
-            old[k] = OLD_AHEAD ? old_ahead[at + k * FOUR_THREADS] : next[k];
-            if (!OLD_AHEAD && i + STEP < PART) next[k] = load((const Floats*)out_at(first + token_at(i + STEP, k), k));
+            if (there(i, k)) next[k] = load((const Floats*)out_at(first + token_at(i, k), k));
           }
+        };
+        if (!OLD_AHEAD) ask_old(warp);
+        ROLLED for (u32 i = warp, at = 0; i < part; i += STEP, at += 2 * FOUR_THREADS) {
+          Floats old[2];
+          UNROLL for (u32 k = 0; k < 2; k++) old[k] = OLD_AHEAD ? old_ahead[at + k * FOUR_THREADS] : next[k];
+          if (!OLD_AHEAD) ask_old(i + STEP);
           Floats y[2];
           values(y, i);
-          UNROLL for (u32 k = 0; k < 2; k++)
-            *(Floats*)out_at(first + token_at(i, k), k) = {old[k].x + y[k].x, old[k].y + y[k].y, old[k].z + y[k].z, old[k].w + y[k].w};
+          UNROLL for (u32 k = 0; k < 2; k++) {
+            if (there(i, k)) *(Floats*)out_at(first + token_at(i, k), k) = {old[k].x + y[k].x, old[k].y + y[k].y, old[k].z + y[k].z, old[k].w + y[k].w};
+          }
         }
       } else if (whole && gate && gate_of == RELU2) {
-        UNROLL2 for (u32 i = warp; i < PART; i += STEP) {
+        UNROLL2 for (u32 i = warp; i < part; i += STEP) {
           Floats y[2];
           values(y, i);
           join(y[0], y[1], relu2);
           *(Floats*)out_at(first + i, 0) = y[0];
         }
       } else if (whole && !gate) {
-        UNROLL2 for (u32 i = warp; i < PART; i += STEP) {
+        UNROLL2 for (u32 i = warp; i < part; i += STEP) {
           Floats y[2];
           values(y, i);
-          UNROLL for (u32 k = 0; k < 2; k++) *(Floats*)out_at(first + token_at(i, k), k) = y[k];
+          UNROLL for (u32 k = 0; k < 2; k++) {
+            if (there(i, k)) *(Floats*)out_at(first + token_at(i, k), k) = y[k];
+          }
         }
       } else {
-        ROLLED for (u32 i = warp; i < PART; i += STEP) {
+        ROLLED for (u32 i = warp; i < part; i += STEP) {
           Floats y[2];
           values(y, i);
           if (gate) join(y[0], y[1], [&](float a, float b) { return joined(I, a, b); });

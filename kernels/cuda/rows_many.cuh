@@ -219,7 +219,7 @@ APART void make_codes(const Instruction& I) {
   Together& ours = *(Together*)pool();
   constexpr u32 threads = THREADS / 4;
   const u32 all = thread(), mine = all / threads, tid = all % threads, lane = tid & 31, warp = all / 32;
-  const u32 n = I.width, vectors = n / 4, words = I.code_stride / 4, rows = I.rows;
+  const u32 n = I.width, vectors = n / 4, words = I.code_stride / 4, rows = I.rows, half = n / 256 * 128;
   float* const weights = (float*)(pool() + TOGETHER_BYTES);
   float* const x = weights + (1 + mine) * n;
   ROLLED for (u32 v = all; v < vectors; v += THREADS) copy_ahead(weights + 4 * v, (const float*)I.weight + 4 * v);
@@ -227,40 +227,52 @@ APART void make_codes(const Instruction& I) {
   bool first = true;
   for (u32 t = block() * 4 + mine; t < rows || first; t += blocks() * 4) {
     const float* const row = (const float*)I.x + (u64)t * I.x_stride;
-    if (t < rows) {
-      ROLLED for (u32 v = tid; v < vectors; v += threads) copy_ahead(x + 4 * v, row + 4 * v);
+    // In two halves: the first is added up while the second comes.
+    UNROLL for (u32 part = 0; part < 2; part++) {
+      const u32 end = part == 0 ? half / 4 : vectors;
+      if (t < rows) {
+        ROLLED for (u32 v = part * half / 4 + tid; v < end; v += threads) copy_ahead(x + 4 * v, row + 4 * v);
+      }
+      copies_asked();
     }
-    copies_asked();
-    copies_there<0>();
+    copies_there<1>();
     // All have copied some of the weights.
     if (first) sync();
     else sync_four(mine);
     first = false;
     if (t >= rows) break;
     // Warps of different schedulers. Both halves of a warp alike.
-    if (tid / 32 == mine) {
-      float sum = 0.0f;
-      const float* at = x + (lane & 15);
-      u32 left = n / 128;
-      if (left > 0) {
-        // Eight are loaded while the eight before are added: 4 clocks an addition.
-        float v[8];
-        auto take = [&]() {
-          UNROLL for (u32 k = 0; k < 8; k++) v[k] = at[16 * k];
-          at += 8 * 16;
-        };
+    const bool adds = tid / 32 == mine;
+    float squares = 0.0f;
+    const float* at = x + (lane & 15);
+    auto add_up = [&](u32 left) {
+      if (left == 0) return;
+      // Eight are loaded while the eight before are added: 4 clocks an addition.
+      float v[8];
+      auto take = [&]() {
+        UNROLL for (u32 k = 0; k < 8; k++) v[k] = at[16 * k];
+        at += 8 * 16;
+      };
+      take();
+      UNROLL2 for (; left > 1; left--) {
+        float of[8];
+        UNROLL for (u32 k = 0; k < 8; k++) of[k] = v[k] * v[k];
         take();
-        UNROLL2 for (; left > 1; left--) {
-          float squares[8];
-          UNROLL for (u32 k = 0; k < 8; k++) squares[k] = v[k] * v[k];
-          take();
-          UNROLL for (u32 k = 0; k < 8; k++) sum = sum + squares[k];
-        }
-        UNROLL for (u32 k = 0; k < 8; k++) sum = sum + v[k] * v[k];
+        UNROLL for (u32 k = 0; k < 8; k++) squares = squares + of[k];
       }
-      ROLLED for (; at < x + n; at += 16) sum = sum + *at * *at;
-      sum = fold(sum);
-      if (lane == 0) ours.inverse[mine] = inverse_of(sum, n, I.eps);
+      UNROLL for (u32 k = 0; k < 8; k++) squares = squares + v[k] * v[k];
+    };
+    ROLLED for (u32 part = 0; part < 2; part++) {
+      if (adds) add_up(part == 0 ? half / 128 : n / 128 - half / 128);
+      if (part == 0) {
+        copies_there<0>();
+        sync_four(mine);
+      }
+    }
+    if (adds) {
+      ROLLED for (; at < x + n; at += 16) squares = squares + *at * *at;
+      squares = fold(squares);
+      if (lane == 0) ours.inverse[mine] = inverse_of(squares, n, I.eps);
     }
     sync_four(mine);
     const float r = ours.inverse[mine];

@@ -144,6 +144,9 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
     [wide, 65, 3],
     [wide, 200, 12],
     [wide, 97, 5],
+    // So few that a thread has half as many queries.
+    [wide, 70, 12],
+    [{ ...wide, headDim: 64, hidden: 256, ffn: 324 }, 66, 12],
     [{ ...wide, headDim: 64, hidden: 256, ffn: 324 }, 300, 4],
     [{ ...small, family: 'qwen3' as const, headDim: 64, hidden: 256, ffn: 384 }, 130, 3],
   ])('prompts as 9.0 has them: %o, %i rows, %i multiprocessors', { timeout: 300_000 }, (shape, rows, grid) =>
@@ -167,6 +170,23 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
     }),
   );
 
+  test('of a prompt attention turns the queries, but not those with norms, nor heads of 32', () =>
+    withSettings(CARD_90, async () => {
+      for (const [shape, heads] of [
+        [wide, 0],
+        [small, 4],
+        [{ ...wide, family: 'qwen3' }, 4],
+      ] as const) {
+        using cuda = new CudaExecutable(
+          await newGpu(),
+          randomModel(shape, shape.family === 'qwen3' ? 'full' : 'int8', 600),
+        );
+        const list = cuda.instructionsOf(200, 1, 200, 1);
+        expect(list.find(({ op }) => op === 'ready')!.heads).toBe(heads);
+        expect((list.find(({ op }) => op === 'attendRows')!.rotary ?? 0) > 0).toBe(heads === 0);
+      }
+    }));
+
   test('prompts take every kind of tile, as there are rows and multiprocessors', () =>
     withSettings(CARD_90, async () => {
       const program = randomModel(wide, 'int8', 600);
@@ -177,18 +197,20 @@ describe.skipIf(FAKE_MISSING !== undefined)('several rows on the emulator', () =
       expect(new Set(kinds)).toEqual(new Set([0, 1, 2]));
     }));
 
-  test.each<FaultName>(['half of the columns', 'products that nobody waits for'])(
-    'a planted fault of prompts is found: %s',
-    { timeout: 300_000 },
-    (name) =>
-      withSettings(LATE, async () => {
-        using cuda = new CudaExecutable(await newGpu(driverWithFaults()), bitnet);
-        using js = await jsBackend.load(bitnet, {});
-        const prompt = (e: Executable) => step(e, [[e.createSequence(), someTokens(200, 1)]]);
-        const wanted = await prompt(js);
-        expect(await prompt(cuda)).toEqual(wanted);
-        expect(await withFault(name, () => prompt(cuda))).not.toEqual(wanted);
-      }),
+  test.each<[FaultName, typeof small | typeof wide, number]>([
+    ['half of the columns', small, 200],
+    ['products that nobody waits for', small, 200],
+    ['queries that are not turned', wide, 66],
+  ])('a planted fault of prompts is found: %s', { timeout: 300_000 }, (name, shape, rows) =>
+    withSettings(LATE, async () => {
+      const program = randomModel(shape, 'int8', 600);
+      using cuda = new CudaExecutable(await newGpu(driverWithFaults()), program);
+      using js = await jsBackend.load(program, {});
+      const prompt = (e: Executable) => step(e, [[e.createSequence(), someTokens(rows, 1)]]);
+      const wanted = await prompt(js);
+      expect(await prompt(cuda)).toEqual(wanted);
+      expect(await withFault(name, () => prompt(cuda))).not.toEqual(wanted);
+    }),
   );
 
   test.each<FaultName>(['keys that nobody waits for', 'scores before all are there'])(

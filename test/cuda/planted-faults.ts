@@ -14,7 +14,7 @@ const FAULTS = {
   'a missing barrier': ['products.cuh', '  mark(8);\n  «sync();»\n', ''],
   'a maximum for each score': ['attention.cuh', '= «block_max(score)»;', 'score + 0.0f * block_max(score)'],
   'the code sum forgotten': ['products.cuh', ' - «code_sum») * factor', '0'],
-  'a lane left out': ['attention_rows.cuh', 'sum[k / 4][k % 4] = «two[k / 4][k % 4]» + sum', '0.0f'],
+  'a lane left out': ['attention_rows.cuh', 'sum[k / 4][k % 4] = «four_lanes[k / 4][k % 4]» + sum', '0.0f'],
   'the code sum of some rows forgotten': ['products_many.cuh', ' - «of.code_sum») * divide(scale, of.scale)', '0'],
   'codes that begin at 0': ['products.cuh', '(2 * (in >> 4)) & 3) - «1») * code;', '0'],
 
@@ -45,6 +45,7 @@ const FAULTS = {
 
   'half of the columns': ['products_many.cuh', 'put([](i32& at, i32 v) { «at += v;» });', 'at = v;'],
   'products that nobody waits for': ['products_many.cuh', '    «mma_done<0>();»\n    copies_there', ''],
+  'queries that are not turned': ['attention_rows.cuh', 'I.rotary ? «D / 2» : 0;', '0'],
   'keys that nobody waits for': [
     'attention_rows.cuh',
     'if (BULK) «await_bulk(&mine.arrivals[slot_of(p)], (base + p) / PLACES & 1);»',

@@ -65,6 +65,9 @@ const TILES = 2 * TILE_DIM * 64;
 const ROWS_OF_RUNS = 4;
 /** Dimensions of heads that `ready` knows. */
 const READY_DIMS: readonly number[] = [32, 64, 128];
+/** The least dimensions of heads whose queries `attend_rows` turns, and of those that it multiplies. */
+const LEAST_TURNED_DIM = 64;
+const LEAST_ROWS_DIM = 16;
 /** Positions that the splits of a list grow by, so that a list serves many steps. */
 const SPLIT_STEP = 8;
 
@@ -145,7 +148,7 @@ export function attentionFor(
     ['batch', Math.max((4 + blocks) * Math.ceil(items / grid), (3 * items * blocks) / grid)],
     ['blocks', 15 + 4 * Math.max(1, (tokens * kvHeads * blocks) / grid)],
   ];
-  if (tokens >= ROWS_OF_RUNS * sequences && group <= QUERIES) {
+  if (tokens >= ROWS_OF_RUNS * sequences && group <= QUERIES && headDim >= LEAST_ROWS_DIM) {
     const tiles = Math.ceil(tokens / Math.floor(QUERIES / group)) * kvHeads;
     costs.push(['rows', 10 * blocks * Math.max(1, tiles / grid)]);
   }
@@ -872,18 +875,20 @@ class Encoder {
       this.#attend(attention, { ...fields, fused: 1 });
       return end - i;
     }
+    // Queries are turned where they are multiplied, if one thread has both elements of a pair, and they have no norms.
+    const turnsThere = this.#shape.attention === 'rows' && norms.length === 0 && headDim >= LEAST_TURNED_DIM;
     this.#list.push({
       ...fields,
       op: 'ready',
       rows: this.#shape.tokens,
-      heads: attention.heads,
+      heads: turnsThere ? 0 : attention.heads,
       kvHeads: attention.kvHeads,
       headDim,
       layer: attention.layer,
       x: this.#address(attention.q),
       xStride: this.#width(attention.q),
     });
-    this.#attend(attention, {});
+    this.#attend(attention, turnsThere ? this.#positions() : {});
     return end - i;
   }
 
