@@ -113,6 +113,11 @@ export function selfTests(): SelfTest[] {
     program: groupedSelfTestProgram(7, GROUPS_OF_32),
     bits: '202da0c88f02ed4084ffed3baabdc99c0c52ca0a78469d8946e220e3740aad21',
   };
+  const prompts = {
+    program: selfTestProgram(9, PROMPTS),
+    bits: 'c4c95f1225c02b71cb2096150b9a996b80bfe23dc663b81280e7210c5cfa3f2f',
+    steps: PROMPT_STEPS,
+  };
   return [
     { program: selfTestProgram(), bits: '8b299ba075c534f68f23b6e4e956a34998e0264c0e8fb1138843e800865b9665' },
     { program: groupedSelfTestProgram(), bits: '4626ea4e1fb69613ca40721a1897df4786f9a0188c3d11f79bc2512c73c18d5b' },
@@ -128,11 +133,8 @@ export function selfTests(): SelfTest[] {
     },
     ...[24, 2].map((blocks) => ({ ...wide, options: { blocks } })),
     ...[10, 1].map((blocks) => ({ ...narrow, options: { blocks } })),
-    {
-      program: selfTestProgram(9, PROMPTS),
-      bits: '9e63bd80c9e9b5e98704c3d7e16263cfa63c2a9d56d5a39fef90ef1cbf535937',
-      steps: PROMPT_STEPS,
-    },
+    // Of few blocks attention has more queries each.
+    ...[undefined, 8].map((blocks) => ({ ...prompts, ...(blocks !== undefined && { options: { blocks } }) })),
   ];
 }
 

@@ -39,7 +39,7 @@ export const EVEN_INT8: SelfTestSizes = { ...EVEN, head: 'int8' };
 export const GROUPS_OF_128: SelfTestSizes = { hidden: 128, feedForward: 384, headDim: 64, group: 128 };
 export const GROUPS_OF_32: SelfTestSizes = { hidden: 96, feedForward: 544, headDim: 32, group: 32 };
 /** For long prompts: rows of more columns than a product of many rows has on their way at once. */
-export const PROMPTS: SelfTestSizes = { hidden: 32, feedForward: 960, headDim: 32, head: 'int8', context: 384 };
+export const PROMPTS: SelfTestSizes = { hidden: 32, feedForward: 960, headDim: 64, head: 'int8', context: 384 };
 const VOCABULARY = 96;
 const LAYERS = 2;
 const CONTEXT = 64;
