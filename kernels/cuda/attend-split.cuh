@@ -366,36 +366,36 @@ template <bool PARTS> DEVICE Told attend_split(const Instruction& I, const Input
     }
     mark(0);
   } else {
-  // 16 threads each.
-  if (tid >= THREADS - D) own[D + tid - (THREADS - D)] = load(row_of(count + 1) + tid - (THREADS - D));
-  copies_there<PLACES - 1>();
-  sync();
-  ROLLED for (u32 base = warp * 2; base <= count; base += WARPS * 2) {
-    const u32 h = base + lane / 16, hh = h < count ? h : count;
-    const float* const from = row_of(hh);
-    float v[TILE_DIM / 16];
-    UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) v[k] = 16 * k < D ? load(from + 16 * k + (lane & 15)) : 0.0f;
-    float sum = 0.0f;
-    UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) {
-      if (16 * k < D) sum = sum + v[k] * v[k];
+    // 16 threads each.
+    if (tid >= THREADS - D) own[D + tid - (THREADS - D)] = load(row_of(count + 1) + tid - (THREADS - D));
+    copies_there<PLACES - 1>();
+    sync();
+    ROLLED for (u32 base = warp * 2; base <= count; base += WARPS * 2) {
+      const u32 h = base + lane / 16, hh = h < count ? h : count;
+      const float* const from = row_of(hh);
+      float v[TILE_DIM / 16];
+      UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) v[k] = 16 * k < D ? load(from + 16 * k + (lane & 15)) : 0.0f;
+      float sum = 0.0f;
+      UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) {
+        if (16 * k < D) sum = sum + v[k] * v[k];
+      }
+      sum = fold(sum);
+      const float r = inverse_of(from_bits((u32)broadcast16((i32)bits(sum))), D, I.eps);
+      UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) {
+        if (16 * k < D) v[k] = (v[k] * r) * weight[(hh < count ? 0 : D) + 16 * k + (lane & 15)];
+      }
+      if (h > count) continue;
+      UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) {
+        if (16 * k < D) plain[h * D + 16 * k + (lane & 15)] = v[k];
+      }
     }
-    sum = fold(sum);
-    const float r = inverse_of(from_bits((u32)broadcast16((i32)bits(sum))), D, I.eps);
-    UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) {
-      if (16 * k < D) v[k] = (v[k] * r) * weight[(hh < count ? 0 : D) + 16 * k + (lane & 15)];
+    mark(0);
+    sync();
+    mark(1);
+    ROLLED for (u32 h = tid / TILE_DIM; h <= count; h += THREADS / TILE_DIM) {
+      const float* const x = plain + h * D;
+      if (column < D) turn(h, column, [x](u32 d) { return x[d]; });
     }
-    if (h > count) continue;
-    UNROLL for (u32 k = 0; k < TILE_DIM / 16; k++) {
-      if (16 * k < D) plain[h * D + 16 * k + (lane & 15)] = v[k];
-    }
-  }
-  mark(0);
-  sync();
-  mark(1);
-  ROLLED for (u32 h = tid / TILE_DIM; h <= count; h += THREADS / TILE_DIM) {
-    const float* const x = plain + h * D;
-    if (column < D) turn(h, column, [x](u32 d) { return x[d]; });
-  }
   }
   mark(2);
   if (PARTS && all_at_once(p)) return attend_parts(I, tag, asked, gate);
