@@ -47,14 +47,13 @@ DEVICE const char* quad_at(const Matrix& m, u32 tile, u32 chunk) {
   return quad < m.quads ? (const char*)m.w + (u64)quad * m.stride + chunk * 64 + (lane & 3) * 16 : nullptr;
 }
 
-/** 32 rows x 64 columns x 8 tokens: fields 0 and 1 into low, 2 and 3 into high; of the other half of the columns into low2 and high2. */
-DEVICE void ternary_step(i32 (&low)[4], i32 (&high)[4], i32 (&low2)[4], i32 (&high2)[4], const Words& a, const Words& b) {
+/** 32 rows x 64 columns x 8 tokens: fields 0 and 1 into low, 2 and 3 into high. */
+DEVICE void ternary_step(i32 (&low)[4], i32 (&high)[4], const Words& a, const Words& b) {
   mma_u8(low, a.x & mask_of(0), a.x & mask_of(1), a.y & mask_of(0), a.y & mask_of(1), b.x, b.y);
   mma_u8(high, a.x & mask_of(2), a.x & mask_of(3), a.y & mask_of(2), a.y & mask_of(3), b.x, b.y);
-  mma_u8(low2, a.z & mask_of(0), a.z & mask_of(1), a.w & mask_of(0), a.w & mask_of(1), b.z, b.w);
-  mma_u8(high2, a.z & mask_of(2), a.z & mask_of(3), a.w & mask_of(2), a.w & mask_of(3), b.z, b.w);
+  mma_u8(low, a.z & mask_of(0), a.z & mask_of(1), a.w & mask_of(0), a.w & mask_of(1), b.z, b.w);
+  mma_u8(high, a.z & mask_of(2), a.z & mask_of(3), a.w & mask_of(2), a.w & mask_of(3), b.z, b.w);
 }
-DEVICE void ternary_step(i32 (&low)[4], i32 (&high)[4], const Words& a, const Words& b) { ternary_step(low, high, low, high, a, b); }
 
 /** Of one row `splits` of the block's tiles are staged as they lie in memory: quad after quad, `code_stride` bytes each. */
 DEVICE char* staged_tiles(const Instruction& I) { return shared_memory() + shared_size() - I.splits * 8 * I.code_stride; }

@@ -29,12 +29,8 @@ DEVICE RowShare share_of(const Instruction& I, u32 item) {
   return {item / I.parts, from, from < I.width ? (I.width - from < each ? I.width - from : each) : 0};
 }
 
-/** A number of a row and its id; nothing has the id NOBODY. */
+/** The id of nothing. */
 constexpr u32 NOBODY = 0xffffffffu;
-struct Ranked {
-  float value;
-  u32 id;
-};
 /**
  * Of a candidate: what grows with its value (both zeros alike), and the complement of its id, so that of equals the lowest comes first.
  * Both 0: nothing, or NaN.
@@ -42,9 +38,9 @@ struct Ranked {
 struct Key {
   u32 value, other;
 };
-DEVICE Key key_of(const Ranked& r) {
-  if (r.id == NOBODY || r.value != r.value) return {0, 0};
-  return {lifted(r.value + 0.0f), ~r.id};
+DEVICE Key key_of(float value, u32 id) {
+  if (id == NOBODY || value != value) return {0, 0};
+  return {lifted(value + 0.0f), ~id};
 }
 DEVICE bool before(const Key& a, const Key& b) { return a.value > b.value || (a.value == b.value && a.other > b.other); }
 
@@ -62,7 +58,7 @@ DEVICE Key best_of_block(const Key& mine, u32& round) {
 /** A list of so many ids at most, in shared memory. */
 DEVICE u32* found_ids() { return (u32*)pool() + 4 * WARPS; }
 
-/** The ids of the largest I.group of n candidates, `at(i)` each, in order; NOBODY where there are no more. All may read them. */
+/** The ids of the largest I.group of n candidates, keys `at(i)`, in order; NOBODY where there are no more. All may read them. */
 template <class At> DEVICE const u32* largest_ids(const Instruction& I, u32 n, u32& round, At at) {
   // As many as lists of 40 want: encode.ts.
   constexpr u32 HELD = 5;
@@ -71,7 +67,7 @@ template <class At> DEVICE const u32* largest_ids(const Instruction& I, u32 n, u
   Key mine[HELD];
   UNROLL for (u32 k = 0; k < HELD; k++) {
     const u32 i = thread() + k * THREADS;
-    mine[k] = held && i < n ? key_of(at(i)) : Key{0, 0};
+    mine[k] = held && i < n ? at(i) : Key{0, 0};
   }
   Key last{~0u, ~0u};
   // Who is slow may still read the list before.
@@ -84,7 +80,7 @@ template <class At> DEVICE const u32* largest_ids(const Instruction& I, u32 n, u
       }
     } else {
       ROLLED for (u32 i = thread(); i < n; i += THREADS) {
-        const Key one = key_of(at(i));
+        const Key one = at(i);
         if (before(last, one) && before(one, best)) best = one;
       }
     }
@@ -99,7 +95,7 @@ template <class At> DEVICE const u32* largest_ids(const Instruction& I, u32 n, u
 }
 
 /** Into a list, with the sign that a zero has. */
-DEVICE void note_ranked(const Instruction& I, u32 row, const u32* ids, u32* to) {
+DEVICE void note_list(const Instruction& I, u32 row, const u32* ids, u32* to) {
   const u32 j = thread();
   if (j >= I.group) return;
   to[j] = ids[j];
@@ -107,7 +103,7 @@ DEVICE void note_ranked(const Instruction& I, u32 row, const u32* ids, u32* to) 
 }
 
 /** A list's j-th. */
-DEVICE Ranked ranked(const Instruction& I, const u32* list, u32 j) { return {from_bits(load(list + I.group + j)), load(list + j)}; }
+DEVICE Key listed(const Instruction& I, const u32* list, u32 j) { return key_of(from_bits(load(list + I.group + j)), load(list + j)); }
 
 APART void top_of_shares(const Instruction& I) {
   const TopMemory memory = top_memory(I);
@@ -115,8 +111,8 @@ APART void top_of_shares(const Instruction& I) {
   for (u32 item = block(); item < I.rows * I.parts; item += blocks()) {
     const RowShare share = share_of(I, item);
     const float* const logits = (const float*)I.x + (u64)share.row * I.x_stride + share.from;
-    const u32* const ids = largest_ids(I, share.count, round, [&](u32 i) { return Ranked{load(logits + i), share.from + i}; });
-    note_ranked(I, share.row, ids, memory.shares + (u64)item * 2 * I.group);
+    const u32* const ids = largest_ids(I, share.count, round, [&](u32 i) { return key_of(load(logits + i), share.from + i); });
+    note_list(I, share.row, ids, memory.shares + (u64)item * 2 * I.group);
     if (thread() == 0 && item % I.parts == 0) memory.mass[share.row] = 0, memory.broken[share.row] = 0, memory.ended[share.row] = 0;
   }
 }
@@ -128,8 +124,8 @@ DEVICE u32* told_of(const Instruction& I, u32 row) { return (u32*)I.out + (u64)r
 DEVICE void tell_list(const Instruction& I, u32 row, u32& round) {
   const u32* const lists = top_memory(I).shares + (u64)row * I.parts * 2 * I.group;
   const u32* const ids =
-      largest_ids(I, I.parts * I.group, round, [&](u32 i) { return ranked(I, lists + i / I.group * 2 * I.group, i % I.group); });
-  note_ranked(I, row, ids, told_of(I, row) + 4);
+      largest_ids(I, I.parts * I.group, round, [&](u32 i) { return listed(I, lists + i / I.group * 2 * I.group, i % I.group); });
+  note_list(I, row, ids, told_of(I, row) + 4);
 }
 
 /** Adds the weights of a share, in multiples of 2^-32: their sum has no order. The logits go to the host on the way, where they are wanted (`y`). */
@@ -169,7 +165,7 @@ APART void tell_top(const Instruction& I) {
       const u32* const lists = memory.shares + (u64)row * I.parts * 2 * I.group;
       Key first{0, 0};
       ROLLED for (u32 i = thread(); i < I.parts; i += THREADS) {
-        const Key one = key_of(ranked(I, lists + i * 2 * I.group, 0));
+        const Key one = listed(I, lists + i * 2 * I.group, 0);
         if (before(one, first)) first = one;
       }
       first = best_of_block(first, round);

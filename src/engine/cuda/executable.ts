@@ -351,25 +351,26 @@ export class CudaExecutable implements Executable {
     const list = this.#list(shape);
     const isInline = list.oneRow !== undefined && layout.bytes <= this.#inlineBytes;
     const work: Work[] = isInline ? [] : [{ copy: 'in', to: inputAt, from: input.address, bytes: layout.bytes }];
-    let [count, tag] = [0, 0];
+    const together = list.launches === undefined && list.length > 0;
+    const tags = list.oneRow === undefined ? 0 : 1;
     // Several rows have kernels of their own for what takes longest.
     if (list.launches !== undefined) {
       work.push({ numbers: list.launches });
-    } else if (list.length > 0) {
-      const tags = list.oneRow === undefined ? 0 : 1;
+    } else if (together) {
       const args = [list.address, list.length, 0, isInline ? 0 : inputAt, this.#gpu.barrier, ...(tags > 0 ? [0] : [])];
       const kernel = list.oneRow ?? 'bitnet_step';
       const given = tags > 0 ? { given: input.address } : {};
       work.push({ kernel, grid: this.#blocks, how: 'together', sharedBytes: this.#sharedBytes(shape), ...given, args });
-      const end = writeWork(work).length;
-      count = end - 3 - tags;
-      tag = tags * (end - 1);
     }
+    const numbers = writeWork(work);
+    // Where those zeros are.
+    const count = together ? numbers.length - 3 - tags : 0;
+    const tag = together ? tags * (numbers.length - 1) : 0;
     const words = new Uint32Array(input.memory, 0, layout.bytes / 4);
     writeHeader(words, form, layout);
     const told = top > 0 ? this.#hosts.get('tops')!.memory : undefined;
     const tops = told && { words: new Uint32Array(told), floats: new Float32Array(told) };
-    this.#plan = { form, layout, input: words, list, work: writeWork(work), tops, count, tag };
+    this.#plan = { form, layout, input: words, list, work: numbers, tops, count, tag };
     return this.#plan;
   }
 
